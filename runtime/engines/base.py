@@ -1,0 +1,32 @@
+"""What every engine offers, whatever runs it."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+from edgeasd.runtime.logmel import Float32Array
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """A loaded encoder. Stateless: any number of streams may share one, from one thread at a time.
+
+    `name`, `accelerator` and `precision` are what is really in use and are shown to the user.
+    """
+
+    name: str
+    """Engine and version, with threads and provider where it has them."""
+    accelerator: str
+    """"cpu", "cuda:0", …"""
+    precision: str
+    """"fp32", "fp16", "int8" or "int8-cpu"."""
+    max_batch: int
+    """Largest batch `embed` accepts."""
+
+    def embed(self, batch: Float32Array) -> Float32Array:
+        """Log-mel segments (N, 1, frames, n_mels) float32, 1 <= N <= max_batch, to embeddings (N, D) float32."""
+        ...
+
+    def close(self) -> None:
+        """Free the engine; further calls of embed raise. Safe to call twice."""
+        ...

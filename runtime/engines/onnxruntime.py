@@ -1,0 +1,125 @@
+"""ONNX Runtime as an engine, and the one place where its sessions are made.
+
+Source: https://onnxruntime.ai/docs/api/python/api_summary.html
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgeasd.runtime.errors import DeviceError, InputError
+from edgeasd.runtime.logmel import Float32Array
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+_LARGE_MODEL_BYTES = 32 * 1024 * 1024
+"""From here on a session is optimised at the extended level only: see `optimisation_for`."""
+
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+def default_threads() -> int:
+    """Processors this process may use, the default number of threads."""
+    return len(os.sched_getaffinity(0))
+
+
+def optimisation_for(model_bytes: int) -> str:
+    """"all" for small models, "extended" for large ones.
+
+    The level above extended re-packs convolution weights for the CPU and keeps both copies while
+    it does: for ResNet38 the peak of loading more than doubles for about a tenth of speed. The
+    figures are in docs/results/, made by benchmarks/bench_load.py.
+    """
+    return "extended" if model_bytes >= _LARGE_MODEL_BYTES else "all"
+
+
+def make_session(
+    model: Path | bytes, *, accelerator: str = "cpu", threads: int | None = None, optimisation: str | None = None
+) -> onnxruntime.InferenceSession:
+    """Load an ONNX file or its bytes. Raises DeviceError for an accelerator that is not there.
+
+    `accelerator` is "cpu", "cuda" or "cuda:K". A provider that ONNX Runtime lists but drops while
+    loading counts as absent: nothing falls back to the CPU unseen.
+    """
+    import onnxruntime as ort
+
+    size = len(model) if isinstance(model, bytes) else model.stat().st_size
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads or default_threads()
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    levels = {
+        "none": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+        "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+        "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+        "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+    }
+    options.graph_optimization_level = levels[optimisation or optimisation_for(size)]
+    # Worker threads that spin between runs would keep a core of an idle device busy.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    kind, _, index = accelerator.partition(":")
+    wanted = _PROVIDERS.get(kind)
+    if wanted is None:
+        raise InputError(f"--accelerator {accelerator}: unknown; use cpu, cuda or cuda:0")
+    if wanted not in ort.get_available_providers():
+        raise DeviceError(
+            f"--accelerator {accelerator}: this ONNX Runtime {ort.__version__} has no {wanted} "
+            f"(it has {', '.join(ort.get_available_providers())}); install onnxruntime-gpu or use --accelerator cpu"
+        )
+    provider_options: dict[str, Any] = {}
+    if kind == "cuda":
+        provider_options = {"device_id": index or "0", "use_tf32": "0"}
+    source = model if isinstance(model, bytes) else str(model)
+    try:
+        session = ort.InferenceSession(source, options, providers=[(wanted, provider_options)])
+    except Exception as error:
+        # ONNX Runtime's exception classes share no public base; its message is all there is.
+        place = "model" if isinstance(model, bytes) else model.name
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"{place}: ONNX Runtime {ort.__version__} cannot load it ({reason}); export it again") from None
+    if session.get_providers()[0] != wanted:
+        raise DeviceError(
+            f"--accelerator {accelerator}: ONNX Runtime lists {wanted} but loaded {session.get_providers()[0]}; "
+            "check the CUDA and cuDNN libraries or use --accelerator cpu"
+        )
+    return session
+
+
+class OnnxRuntimeEngine:
+    """The encoder in an ONNX Runtime session. Satisfies edgeasd.runtime.engines.base.Engine."""
+
+    def __init__(
+        self,
+        model: Path | bytes,
+        *,
+        precision: str = "fp32",
+        accelerator: str = "cpu",
+        threads: int | None = None,
+        optimisation: str | None = None,
+        max_batch: int = 10,
+    ) -> None:
+        import onnxruntime as ort
+
+        self._session: Any = make_session(
+            model, accelerator=accelerator, threads=threads, optimisation=optimisation
+        )
+        self._input = self._session.get_inputs()[0].name
+        self._outputs = [self._session.get_outputs()[0].name]
+        self.accelerator = accelerator
+        self.precision = precision
+        self.max_batch = max_batch
+        count = threads or default_threads()
+        provider = self._session.get_providers()[0]
+        self.name = f"onnxruntime {ort.__version__} {provider} {count} thread{'s' if count > 1 else ''}"
+
+    def embed(self, batch: Float32Array) -> Float32Array:
+        """Segments (N, 1, frames, n_mels) float32 to embeddings (N, D) float32."""
+        result: Float32Array = self._session.run(self._outputs, {self._input: batch})[0]
+        return result
+
+    def close(self) -> None:
+        """Drop the session."""
+        self._session = None

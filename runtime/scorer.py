@@ -1,0 +1,70 @@
+"""Segments in, scores out: engine, head and the constants of the manifest, without any stream state."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgeasd.runtime.engines.base import Engine
+from edgeasd.runtime.engines.onnxruntime import make_session
+from edgeasd.runtime.logmel import Amplitude, FeatureSettings, Float32Array
+from edgeasd.runtime.score import ScoreSettings, SegmentScores
+from edgeasd.runtime.segments import SegmentSettings
+
+HEAD_OUTPUTS = ("logit", "q", "p", "d", "d_prime")
+
+
+class Head:
+    """head.onnx: embeddings (N, D) to logit, q, p, d and the factory d′, each (N,) float32. On the CPU."""
+
+    def __init__(self, model: Path | bytes) -> None:
+        # One thread: a dot product of a few hundred numbers is over before a second one wakes.
+        self._session: Any = make_session(model, threads=1, optimisation="all")
+        self._input = self._session.get_inputs()[0].name
+
+    def __call__(self, z: Float32Array) -> dict[str, Float32Array]:
+        """All outputs by name."""
+        return dict(zip(HEAD_OUTPUTS, self._session.run(HEAD_OUTPUTS, {self._input: z}), strict=True))
+
+
+class Scorer:
+    """Scores batches of segments. Holds no stream state; any number of streams may share one."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        head: Head,
+        features: FeatureSettings,
+        amplitude: Amplitude,
+        segments: SegmentSettings,
+        score: ScoreSettings,
+    ) -> None:
+        self.engine = engine
+        self.head = head
+        self.features = features
+        self.amplitude = amplitude
+        self.segments = segments
+        self.score = score
+
+    def embed(self, segments: Float32Array) -> Float32Array:
+        """Log-mel segments (N, frames, n_mels) float32 to embeddings (N, D), in batches the engine takes."""
+        limit = self.engine.max_batch
+        batches = segments[:, None]
+        if len(segments) <= limit:
+            return self.engine.embed(batches)
+        return np.concatenate([self.engine.embed(batches[i : i + limit]) for i in range(0, len(segments), limit)])
+
+    def score_segments(self, segments: Float32Array) -> SegmentScores:
+        """Log-mel segments (N, frames, n_mels) float32, N >= 1, to their scores."""
+        return SegmentScores.from_head(self.head(self.embed(segments)), self.score)
+
+    def score_waiting(self, waiting: Sequence[Float32Array]) -> SegmentScores:
+        """Segments (frames, n_mels) from any streams, stacked into as few batches as the engine allows."""
+        return self.score_segments(np.stack(waiting))
+
+    def close(self) -> None:
+        """Free the engine."""
+        self.engine.close()

@@ -1,0 +1,120 @@
+"""One live sound: samples in, scores out. All stream state is here; the model has none.
+
+    stream = Stream(scorer)
+    for block in source:
+        for score in stream.push(block):
+            ...
+
+Several streams that share a scorer are scored together: `accept` samples into each, then
+`score_streams` runs everything that waits in common batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from edgeasd.runtime.errors import InputError
+from edgeasd.runtime.logmel import Float32Array, LogMelStream, check_samples
+from edgeasd.runtime.score import ClipMean, Score, SegmentScores
+from edgeasd.runtime.scorer import Scorer
+from edgeasd.runtime.segments import SegmentRing
+
+
+class Stream:
+    """Features, segments and the clip mean of one sound (live rule)."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        self.scorer = scorer
+        self._features = LogMelStream(scorer.features, scorer.amplitude)
+        self._ring = SegmentRing(scorer.segments, scorer.features.n_mels)
+        self._mean = ClipMean(scorer.segments.sections)
+        self._waiting: list[tuple[int, Float32Array]] = []
+        self._index = 0
+        # As much as completes about one batch at once, so that a long push stays in bounded memory.
+        self._slice = max(1, scorer.engine.max_batch * scorer.segments.hop * scorer.features.hop_length)
+
+    @property
+    def samples_seen(self) -> int:
+        """Samples accepted since the last reset."""
+        return self._features.samples_seen
+
+    @property
+    def waiting(self) -> int:
+        """Segments accepted and not yet scored."""
+        return len(self._waiting)
+
+    def reset(self) -> None:
+        """Forget everything, segments that wait included; the next sample is sample 0."""
+        self._features.reset()
+        self._ring.reset()
+        self._mean.reset()
+        self._waiting.clear()
+        self._index = 0
+
+    def push(self, samples: Float32Array) -> list[Score]:
+        """Accept samples (n,) float32, any n >= 0, and return a Score for each segment they complete.
+
+        The same samples give the same scores however they are cut. Raises InputError, before
+        anything is accepted, for another dtype or shape and for NaN or infinities.
+        """
+        check_samples(samples, self.samples_seen, self.scorer.features.sample_rate)
+        scores: list[Score] = []
+        for start in range(0, samples.size, self._slice):
+            self.accept(samples[start : start + self._slice])
+            scores += score_streams([self])[0]
+        return scores
+
+    def accept(self, samples: Float32Array) -> int:
+        """Take samples in without scoring; returns the number of segments that now wait.
+
+        Each waiting segment holds 4 * frames * n_mels bytes until `score_streams` is called.
+        """
+        for first, segment in self._ring.push(self._features.push(samples)):
+            self._waiting.append((first, segment.copy()))
+        return len(self._waiting)
+
+    def take_waiting(self) -> list[tuple[int, Float32Array]]:
+        """Hand over (first frame, segment) of everything that waits, for `score_streams`."""
+        waiting, self._waiting = self._waiting, []
+        return waiting
+
+    def finish(self, first_frame: int, scores: SegmentScores, row: int) -> Score:
+        """Make the Score of the segment at `first_frame` from row `row` of a scored batch."""
+        features, length = self.scorer.features, self.scorer.segments.frames
+        value = float(scores.score[row])
+        clip_score, averaged, complete = self._mean.add(value)
+        start = first_frame * features.hop_length
+        result = Score(
+            index=self._index,
+            start_sample=start,
+            end_sample=start + features.sample_count(length),
+            logit=float(scores.logit[row]),
+            q=float(scores.q[row]),
+            d=float(scores.d[row]),
+            d_prime=float(scores.d_prime[row]),
+            score=value,
+            clip_score=clip_score,
+            averaged=averaged,
+            complete=complete,
+        )
+        self._index += 1
+        return result
+
+
+def score_streams(streams: Sequence[Stream]) -> list[list[Score]]:
+    """Score everything that waits in `streams` in common batches; one list of scores per stream.
+
+    All streams must share one scorer (InputError otherwise).
+    """
+    if any(stream.scorer is not streams[0].scorer for stream in streams):
+        raise InputError("score_streams: the streams use different scorers; score them in one call per scorer")
+    taken = [stream.take_waiting() for stream in streams]
+    flat = [segment for waiting in taken for _, segment in waiting]
+    if not flat:
+        return [[] for _ in streams]
+    scored = streams[0].scorer.score_waiting(flat)
+    results, row = [], 0
+    for stream, waiting in zip(streams, taken, strict=True):
+        results.append([stream.finish(first, scored, row + i) for i, (first, _) in enumerate(waiting)])
+        row += len(waiting)
+    return results

@@ -1,0 +1,138 @@
+"""Find the clips of a data set: detect each machine's layout, then let that layout read every name.
+
+A new layout is one class with `name`, `form`, `matches` and `read`, added to LAYOUTS.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Protocol
+
+from edgeasd.runtime.errors import InputError
+from edgeasd.toolkit.data.clips import BadFile, Clip, refuse_bad
+from edgeasd.toolkit.data.dcase import SectionLayout
+from edgeasd.toolkit.data.plain import PlainLayout
+from edgeasd.toolkit.data.tree import audio_files, visible_folders
+
+
+class Layout(Protocol):
+    """How one family of data sets names its files; reads names only, never the sound."""
+
+    @property
+    def name(self) -> str:
+        """One word for reports."""
+
+    @property
+    def form(self) -> str:
+        """The expected path, for error messages."""
+
+    def matches(self, names: Sequence[PurePath]) -> bool:
+        """Whether the audio files of a machine's folder, named relative to it, are in this layout."""
+
+    def read(self, folder: Path, name: PurePath, id_attribute: str | None) -> Clip:
+        """The clip at `folder / name`; raises InputError for a name that is not in this layout."""
+
+
+LAYOUTS: tuple[Layout, ...] = (PlainLayout(), SectionLayout())
+
+
+@dataclass(frozen=True)
+class MachineFolder:
+    """The audio files of one folder below the root; `layout` is None where no layout is recognised."""
+
+    path: Path
+    layout: Layout | None
+    names: tuple[PurePath, ...]
+    """Relative to `path`, in order."""
+
+    def read(self, id_attribute: str | None = None) -> tuple[list[Clip], list[BadFile]]:
+        """(clips in order, files whose place or name does not fit the layout).
+
+        Raises InputError when two ID folders mean the same ID.
+        """
+        clips: list[Clip] = []
+        bad: list[BadFile] = []
+        if self.layout is not None:
+            for name in self.names:
+                try:
+                    clips.append(self.layout.read(self.path, name, id_attribute))
+                except InputError as error:
+                    bad.append((self.path / name, str(error)))
+        self._refuse_shared_ids(clips)
+        return sorted(clips, key=lambda clip: (clip.id, clip.path.as_posix())), bad
+
+    def _refuse_shared_ids(self, clips: Sequence[Clip]) -> None:
+        folders: defaultdict[str, set[str]] = defaultdict(set)
+        for clip in clips:
+            if clip.split is None:
+                folders[clip.id].add(clip.path.relative_to(self.path).parts[0])
+        for id, names in sorted(folders.items()):
+            if len(names) > 1:
+                both = " and ".join(sorted(names))
+                raise InputError(f"{self.path}: the folders {both} both mean ID {id}; merge or rename one")
+
+
+def machine_folders(root: Path, machine: str | None = None) -> list[MachineFolder]:
+    """Every folder below `root` that holds audio files, or the one called `machine`, in order of name.
+
+    Raises InputError for a missing root, a link that leaves it, an unknown machine (with those
+    present), and a folder that is in two layouts at once.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        kind = "not a folder" if root.exists() else "no such folder"
+        raise InputError(f"{root}: {kind}; pass the folder that holds the machines' folders")
+    folders = visible_folders(root, root)
+    if machine is not None:
+        present = [folder.name for folder in folders]
+        folders = [folder for folder in folders if folder.name == machine]
+        if not folders:
+            found = ", ".join(present) or "no folders at all"
+            raise InputError(f"{root}: no machine {machine!r}; present: {found}")
+    inspected = (_inspect(folder, root) for folder in folders)
+    return [folder for folder in inspected if folder.names]
+
+
+def find_clips(root: Path, *, machine: str | None = None, id_attribute: str | None = None) -> list[Clip]:
+    """Every clip below `root`, or of one machine type, sorted by machine, ID and path.
+
+    Each machine's folder is in the field layout or the DCASE section layout (see `plain`,
+    `dcase`); folders in neither are left out, and `scan` lists them. `id_attribute` says what an
+    ID is in the section layout: "section" or an attribute's name; by default the table in
+    `dcase`. No sound is read. Raises InputError where nothing is recognised, and one that names
+    every file whose name or place does not fit.
+    """
+    root = Path(root)
+    found = machine_folders(root, machine)
+    recognised = [folder for folder in found if folder.layout is not None]
+    if not recognised:
+        raise _nothing_recognised(root, machine)
+    clips: list[Clip] = []
+    bad: list[BadFile] = []
+    for folder in recognised:
+        of_folder, unfit = folder.read(id_attribute)
+        clips += of_folder
+        bad += unfit
+    refuse_bad(bad, len(clips) + len(bad))
+    return clips
+
+
+def _inspect(folder: Path, root: Path) -> MachineFolder:
+    names = tuple(path.relative_to(folder) for path in audio_files(folder, root))
+    matching = [layout for layout in LAYOUTS if layout.matches(names)]
+    if len(matching) > 1:
+        forms = " and ".join(layout.form for layout in matching)
+        raise InputError(f"{folder}: mixes the layouts {forms}; move one of them to a root of its own")
+    return MachineFolder(folder, matching[0] if matching else None, names)
+
+
+def _nothing_recognised(root: Path, machine: str | None) -> InputError:
+    forms = " or ".join(layout.form for layout in LAYOUTS)
+    if machine is None and _inspect(root, root).layout is not None:
+        remedy = f"this looks like one machine's folder: pass its parent, {root.resolve().parent}"
+    else:
+        remedy = f"expected {forms}"
+    return InputError(f"{root / machine if machine else root}: no clips in a known layout; {remedy}")

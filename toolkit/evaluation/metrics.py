@@ -1,0 +1,176 @@
+"""How well anomaly scores order clips: AUC, partial AUC, their interval, and two scorings compared."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from edgeasd.runtime.errors import InputError
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A confidence interval of an AUC; `low` and `high` are clipped to [0, 1], `half_width` is not."""
+
+    low: float
+    high: float
+    half_width: float
+
+
+@dataclass(frozen=True)
+class PairDifference:
+    """Pairs of one normal and one anomalous clip, counted over two scorings of the same clips.
+
+    `discordant` pairs are ordered differently by the two (a tie in one only counts as different);
+    `explained_by_ties` of them lie within the tolerance of a tie in at least one scoring.
+    """
+
+    discordant: int
+    explained_by_ties: int
+    total: int
+
+    @property
+    def unexplained(self) -> int:
+        """Discordant pairs that are clear of a tie in both scorings."""
+        return self.discordant - self.explained_by_ties
+
+
+def auc(
+    normal_scores: ArrayLike, anomaly_scores: ArrayLike, *, ties: Literal["half", "zero"] = "half"
+) -> float:
+    """Share of (normal, anomalous) pairs in which the anomaly scores higher; equation 6 of the paper.
+
+    Scores are one finite number per clip, shapes (n_normal,) and (n_anomaly,), higher = more anomalous.
+
+    A tied pair counts one half, as in scikit-learn and in the Mann-Whitney statistic, so that a constant
+    scorer gets 0.5 and negating all scores gives 1 − AUC. `ties="zero"` is equation 6 as printed, with
+    H(0) = 0: there a constant scorer gets 0, and a saturated score (many clips at the same value) is
+    punished for its ties rather than for its order. Use it only to compare with figures made that way.
+
+    Raises InputError where a class is empty (the AUC is then undefined) or a score is not finite.
+    """
+    if ties not in ("half", "zero"):
+        raise InputError(f"ties={ties!r} is not a way to count ties; use 'half' or 'zero'")
+    normals, anomalies = _two_classes(normal_scores, anomaly_scores)
+    normals = np.sort(normals)
+    won = int(np.searchsorted(normals, anomalies, side="left").sum())
+    won_or_tied = int(np.searchsorted(normals, anomalies, side="right").sum())
+    twice = won + won_or_tied if ties == "half" else 2 * won
+    return twice / (2 * normals.size * anomalies.size)
+
+
+def partial_auc(normal_scores: ArrayLike, anomaly_scores: ArrayLike, max_fpr: float = 0.1) -> float:
+    """Area under the ROC curve up to a false-positive rate of `max_fpr`, standardised after McClish (1989).
+
+    0.5 is chance and 1 is perfect, whatever `max_fpr`; this is scikit-learn's
+    `roc_auc_score(max_fpr=...)`, the pAUC of the DCASE challenges. With fewer than 1 / `max_fpr` normals
+    it reads an interpolated piece of one step of the curve.
+
+    Scores as in `auc`. Raises InputError as `auc` does, and for `max_fpr` outside (0, 1].
+    """
+    from sklearn.metrics import roc_auc_score
+
+    if not 0 < max_fpr <= 1:
+        raise InputError(f"max_fpr={max_fpr} is not a false-positive rate; give a number above 0, at most 1")
+    normals, anomalies = _two_classes(normal_scores, anomaly_scores)
+    labels = np.repeat([0, 1], [normals.size, anomalies.size])
+    return float(roc_auc_score(labels, np.concatenate([normals, anomalies]), max_fpr=max_fpr))
+
+
+def hanley_mcneil(auc: float, n_positive: int, n_negative: int, level: float = 0.95) -> Interval:
+    """Confidence interval of an AUC from the standard error of Hanley and McNeil (Radiology 143, 1982).
+
+    SE² = [A(1 − A) + (n₊ − 1)(Q₁ − A²) + (n₋ − 1)(Q₂ − A²)] / (n₊ n₋), Q₁ = A / (2 − A),
+    Q₂ = 2A² / (1 + A); the half-width is the normal quantile of `level` times SE.
+
+    The formula is not symmetric in the two classes. Table II of the paper follows from it with the
+    normal clips as the positive class, over the pooled clips of a machine type. At A = 0 or 1 the
+    standard error is zero: that is the formula's limit, not certainty.
+
+    `auc` is in [0, 1], the counts are clips, `level` lies strictly between 0 and 1. Raises InputError
+    for anything else.
+    """
+    if not 0 <= auc <= 1:
+        raise InputError(f"an AUC of {auc} has no interval; give a share in [0, 1], not a percentage")
+    if n_positive < 1 or n_negative < 1:
+        raise InputError(
+            f"an AUC over {n_positive} positive and {n_negative} negative clips has no interval; "
+            "at least one of each is needed"
+        )
+    if not 0 < level < 1:
+        raise InputError(f"level={level} is not a confidence level; give a number between 0 and 1, like 0.95")
+    both_positives = auc / (2 - auc)
+    both_negatives = 2 * auc**2 / (1 + auc)
+    variance = (
+        auc * (1 - auc)
+        + (n_positive - 1) * (both_positives - auc**2)
+        + (n_negative - 1) * (both_negatives - auc**2)
+    ) / (n_positive * n_negative)
+    # Rounding can leave a variance of −1e-17 next to an AUC of 0 or 1.
+    half_width = NormalDist().inv_cdf((1 + level) / 2) * math.sqrt(max(variance, 0.0))
+    return Interval(max(0.0, auc - half_width), min(1.0, auc + half_width), half_width)
+
+
+def tied_pairs(
+    a_normal: ArrayLike, a_anomaly: ArrayLike, b_normal: ArrayLike, b_anomaly: ArrayLike, tolerance: float
+) -> PairDifference:
+    """Compare how two scorings, `a` and `b`, order every pair of one normal and one anomalous clip.
+
+    Scores as in `auc`, the same clips in the same order in both. The two AUCs differ by at most
+    `discordant` / `total`; where `unexplained` is 0, only pairs tied within `tolerance` (in units of
+    the score) tell the two apart.
+
+    Raises InputError as `auc` does, for scorings of different length, and for a negative or non-finite
+    tolerance.
+    """
+    if not (math.isfinite(tolerance) and tolerance >= 0):
+        raise InputError(f"tolerance={tolerance} is not a distance between scores; give 0 or more")
+    a_normals, a_anomalies = _two_classes(a_normal, a_anomaly)
+    b_normals, b_anomalies = _two_classes(b_normal, b_anomaly)
+    for kind, a, b in (("normal", a_normals, b_normals), ("anomalous", a_anomalies, b_anomalies)):
+        if a.size != b.size:
+            raise InputError(
+                f"{a.size} and {b.size} {kind} scores cannot be compared pair by pair; "
+                "score the same clips in both"
+            )
+    discordant = explained = 0
+    # One normal against all anomalies at a time: memory stays that of one column of the pair matrix.
+    with np.errstate(over="ignore"):  # a difference too large for float64 still has its sign
+        for a_score, b_score in zip(a_normals, b_normals, strict=True):
+            a_gap, b_gap = a_anomalies - a_score, b_anomalies - b_score
+            differs = np.sign(a_gap) != np.sign(b_gap)
+            near_tie = np.minimum(np.abs(a_gap), np.abs(b_gap)) <= tolerance
+            discordant += int(np.count_nonzero(differs))
+            explained += int(np.count_nonzero(differs & near_tie))
+    return PairDifference(discordant, explained, a_normals.size * a_anomalies.size)
+
+
+def _two_classes(normal: ArrayLike, anomaly: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    normals, anomalies = _scores(normal, "normal"), _scores(anomaly, "anomalous")
+    if normals.size == 0 or anomalies.size == 0:
+        missing = " and ".join(
+            kind for kind, scores in (("normal", normals), ("anomalous", anomalies)) if scores.size == 0
+        )
+        raise InputError(
+            f"the AUC is undefined with {normals.size} normal and {anomalies.size} anomalous clips; "
+            f"add {missing} clips to the test set"
+        )
+    return normals, anomalies
+
+
+def _scores(values: ArrayLike, kind: str) -> NDArray[np.float64]:
+    scores = np.asarray(values, dtype=np.float64)
+    if scores.ndim != 1:
+        raise InputError(f"{kind} scores have shape {scores.shape}; give one score per clip")
+    bad = np.flatnonzero(~np.isfinite(scores))
+    if bad.size:
+        raise InputError(
+            f"{kind} score {bad[0]} of {scores.size} is {scores[bad[0]]} "
+            f"({bad.size} such in all); remove the clip or repair the model that scored it"
+        )
+    return scores
