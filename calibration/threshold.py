@@ -37,9 +37,7 @@ def largest_holdout(clip_scores: ArrayLike) -> FittedThreshold:
     if scores.ndim != 1:
         raise InputError(f"held-out clip scores have shape {scores.shape}; give one score per clip")
     if scores.size == 0:
-        raise InputError(
-            "0 held-out normal clips give no threshold; train with a hold-out, or give normal clips by --clips"
-        )
+        raise InputError("0 held-out normal clips give no threshold; train with a hold-out, or give --clips")
     bad = np.flatnonzero(~np.isfinite(scores))
     if bad.size:
         raise InputError(

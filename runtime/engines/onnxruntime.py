@@ -27,7 +27,7 @@ def default_threads() -> int:
 
 
 def optimisation_for(model_bytes: int) -> str:
-    """"all" for small models, "extended" for large ones.
+    """ "all" for small models, "extended" for large ones.
 
     The level above extended re-packs convolution weights for the CPU and keeps both copies while
     it does: for ResNet38 the peak of loading more than doubles for about a tenth of speed. The
@@ -37,7 +37,11 @@ def optimisation_for(model_bytes: int) -> str:
 
 
 def make_session(
-    model: Path | bytes, *, accelerator: str = "cpu", threads: int | None = None, optimisation: str | None = None
+    model: Path | bytes,
+    *,
+    accelerator: str = "cpu",
+    threads: int | None = None,
+    optimisation: str | None = None,
 ) -> onnxruntime.InferenceSession:
     """Load an ONNX file or its bytes. Raises DeviceError for an accelerator that is not there.
 
@@ -79,7 +83,9 @@ def make_session(
         # ONNX Runtime's exception classes share no public base; its message is all there is.
         place = "model" if isinstance(model, bytes) else model.name
         reason = " ".join(str(error).split())[:300]
-        raise InputError(f"{place}: ONNX Runtime {ort.__version__} cannot load it ({reason}); export it again") from None
+        raise InputError(
+            f"{place}: ONNX Runtime {ort.__version__} cannot load it ({reason}); export it again"
+        ) from None
     if session.get_providers()[0] != wanted:
         raise DeviceError(
             f"--accelerator {accelerator}: ONNX Runtime lists {wanted} but loaded {session.get_providers()[0]}; "

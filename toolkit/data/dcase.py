@@ -6,7 +6,8 @@
     <machine>/target_test/section_00_target_test_normal_0001_strength_1_ambient.wav  2021
 
 After the index come attributes, key and value in turn. A last key without a value has the value "",
-and `noAttribute` (machines whose attributes are not disclosed) means none.
+and `noAttribute` (machines whose attributes are not disclosed) means none. What lies in
+`<machine>/supplemental/` (2025: clean machine sound or noise alone) is no clip of a machine at work.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ _SPLIT_FOLDERS: dict[str, SplitName] = {
     "source_test": "test",
     "target_test": "test",
 }
+
+_SET_ASIDE = "supplemental"
 
 _SECTION_NAME = re.compile(
     r"section_(?P<section>[0-9]+)"
@@ -53,20 +56,26 @@ class SectionLayout:
         """Whether any audio file, named relative to the machine's folder, lies directly in a split folder."""
         return any(len(name.parts) == 2 and name.parts[0] in _SPLIT_FOLDERS for name in names)
 
-    def read(self, folder: Path, name: PurePath, id_attribute: str | None) -> Clip:
-        """The clip at `folder / name`, where `folder` is the machine's.
+    def read(self, folder: Path, name: PurePath, id_attribute: str | None) -> Clip | None:
+        """The clip at `folder / name`, where `folder` is the machine's; None for supplemental sound.
 
         `id_attribute` is "section" or an attribute every name must carry; None follows
         MACHINE_ID_ATTRIBUTE. Raises InputError for a name of another form, a name that
         contradicts its folder, and a name without the attribute asked for.
         """
         path = folder / name
+        if name.parts[0] == _SET_ASIDE:
+            return None
         if len(name.parts) != 2 or name.parts[0] not in _SPLIT_FOLDERS:
-            raise InputError(f"{path}: lies outside {self.form}; move it into train or test, or out of the data root")
+            raise InputError(
+                f"{path}: lies outside {self.form}; move it into train or test, or out of the data root"
+            )
         fields = _fields(path)
         split = _SPLIT_FOLDERS[name.parts[0]]
         if fields["split"] not in (None, split):
-            raise InputError(f"{path}: the name says {fields['split']}, the folder {split}; move or rename it")
+            raise InputError(
+                f"{path}: the name says {fields['split']}, the folder {split}; move or rename it"
+            )
         attributes = parse_attributes(fields["attributes"])
         return Clip(
             path=path,

@@ -32,8 +32,11 @@ class Layout(Protocol):
     def matches(self, names: Sequence[PurePath]) -> bool:
         """Whether the audio files of a machine's folder, named relative to it, are in this layout."""
 
-    def read(self, folder: Path, name: PurePath, id_attribute: str | None) -> Clip:
-        """The clip at `folder / name`; raises InputError for a name that is not in this layout."""
+    def read(self, folder: Path, name: PurePath, id_attribute: str | None) -> Clip | None:
+        """The clip at `folder / name`, None for a file the layout sets aside.
+
+        Raises InputError for a name that is not in this layout.
+        """
 
 
 LAYOUTS: tuple[Layout, ...] = (PlainLayout(), SectionLayout())
@@ -58,7 +61,9 @@ class MachineFolder:
         if self.layout is not None:
             for name in self.names:
                 try:
-                    clips.append(self.layout.read(self.path, name, id_attribute))
+                    clip = self.layout.read(self.path, name, id_attribute)
+                    if clip is not None:
+                        clips.append(clip)
                 except InputError as error:
                     bad.append((self.path / name, str(error)))
         self._refuse_shared_ids(clips)

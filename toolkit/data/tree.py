@@ -49,7 +49,9 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
         with os.scandir(folder) as entries:
             return sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
     except OSError as error:
-        raise InputError(f"{folder}: cannot be listed ({error.strerror}); check the path and its permissions") from error
+        raise InputError(
+            f"{folder}: cannot be listed ({error.strerror}); check the path and its permissions"
+        ) from error
 
 
 def _is_folder(entry: os.DirEntry[str], root: Path) -> bool:

@@ -1,7 +1,7 @@
 """Faults of the synthetic machines, and the blocks (noise, rotation, strikes) all their sound is built of.
 
-Everything is a one-dimensional float64 array at 16 kHz, made with whole-array operations; a filter
-is a gain over the frequencies of one FFT.
+Sound is one-dimensional float32 at 16 kHz, made with whole-array operations; a filter is a gain over
+the frequencies of one FFT. Times and shaft angles are float64.
 """
 
 from __future__ import annotations
@@ -12,19 +12,29 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-SAMPLE_RATE = 16000
+from edgeasd.runtime.errors import InputError
 
+SAMPLE_RATE = 16000
+FAULTS: dict[str, tuple[str, ...]] = {
+    "valve": ("leak", "sticking"),
+    "pump": ("bearing", "cavitation"),
+    "fan": ("imbalance", "blockage"),
+}
+NOT_ADDITIVE: tuple[str, ...] = ("sticking", "blockage")
+"""Faults that alter the machine's own sound; their level follows from a severity."""
+
+Sound = npt.NDArray[np.float32]
 Array = npt.NDArray[np.float64]
 Modes = Sequence[tuple[float, float, float]]
 """Resonances of a body: (frequency in Hz, decay to 1/e in s, level) each."""
 
 
-def rms(signal: Array) -> float:
+def rms(signal: Sound) -> float:
     """Root mean square of a signal."""
-    return float(np.sqrt(np.mean(np.square(signal))))
+    return float(np.sqrt(np.mean(np.square(signal), dtype=np.float64)))
 
 
-def unit(signal: Array) -> Array:
+def unit(signal: Sound) -> Sound:
     """The signal scaled to an RMS of 1; silence stays silence."""
     return signal / max(rms(signal), 1e-30)
 
@@ -45,55 +55,56 @@ def band(low_hz: float, high_hz: float, steepness: float = 3.0) -> Callable[[Arr
     return gain
 
 
-def coloured_noise(rng: np.random.Generator, samples: int, gain: Callable[[Array], Array]) -> Array:
+def coloured_noise(rng: np.random.Generator, samples: int, gain: Callable[[Array], Array]) -> Sound:
     """Gaussian noise (samples,) of RMS 1 whose spectrum follows `gain(frequencies in Hz)`."""
     length = _fft_length(samples)
-    white = rng.standard_normal((2, length // 2 + 1))
-    shaped = (white[0] + 1j * white[1]) * gain(np.fft.rfftfreq(length, 1 / SAMPLE_RATE))
-    return unit(np.fft.irfft(shaped, length)[:samples])
+    bins = rng.standard_normal((length // 2 + 1, 2), dtype=np.float32).view(np.complex64)[:, 0]
+    bins *= gain(np.fft.rfftfreq(length, 1 / SAMPLE_RATE)).astype(np.float32)
+    return unit(np.fft.irfft(bins, length)[:samples])
 
 
-def wander(rng: np.random.Generator, samples: int, knots_hz: float) -> Array:
+def wander(rng: np.random.Generator, samples: int, knots_hz: float) -> Sound:
     """A slow random curve (samples,), about unit variance, with `knots_hz` turning points a second."""
     knots = int(samples / SAMPLE_RATE * knots_hz) + 2
-    return np.interp(
-        np.arange(samples) * (knots_hz / SAMPLE_RATE), np.arange(knots), rng.standard_normal(knots)
-    )
+    at = np.arange(samples) * (knots_hz / SAMPLE_RATE)
+    return np.interp(at, np.arange(knots), rng.standard_normal(knots)).astype(np.float32)
 
 
 def rotation(rng: np.random.Generator, samples: int, hz: float, wobble: float) -> Array:
     """Revolutions turned (samples,) by a shaft near `hz` whose speed wanders by the share `wobble`."""
     speed = hz * (1 + wobble * np.clip(wander(rng, samples, 0.7), -3, 3))
-    return rng.random() + np.cumsum(speed) / SAMPLE_RATE
+    return rng.random() + np.cumsum(speed, dtype=np.float64) / SAMPLE_RATE
 
 
-def harmonics(cycles: Array, levels: Sequence[float], offsets: Sequence[float]) -> Array:
+def harmonics(cycles: Array, levels: Sequence[float], offsets: Sequence[float]) -> Sound:
     """Sines at 1, 2, 3, ... times the given revolutions, with levels and phase offsets in cycles."""
-    turn = np.exp(2j * np.pi * cycles)
-    power = np.ones_like(turn)
-    total = np.zeros(len(cycles))
-    for level, offset in zip(levels, offsets, strict=True):
-        power *= turn
-        total += level * (np.cos(2 * np.pi * offset) * power.imag + np.sin(2 * np.pi * offset) * power.real)
-    return total
+    angle = (2 * np.pi * (cycles % 1.0)).astype(np.float32)
+    turn = np.empty(len(cycles), dtype=np.complex64)
+    turn.real, turn.imag = np.cos(angle), np.sin(angle)
+    # Horner's rule: one sine and cosine for all harmonics, which are powers of the same turn.
+    total = np.zeros_like(turn)
+    for level, offset in zip(reversed(levels), reversed(offsets), strict=True):
+        total += np.complex64(level * np.exp(2j * np.pi * offset))
+        total *= turn
+    return total.imag
 
 
-def strikes(times_s: Array, strengths: Array, samples: int, modes: Modes) -> Array:
+def strikes(times_s: Array, strengths: Array, samples: int, modes: Modes) -> Sound:
     """Blows (samples,) at `times_s` on a body that rings with `modes`; blows outside are dropped."""
     where = np.round(times_s * SAMPLE_RATE).astype(int)
     inside = (where >= 0) & (where < samples)
     longest = max(decay for _, decay, _ in modes)
     t = np.arange(int(8 * longest * SAMPLE_RATE)) / SAMPLE_RATE
-    ring = np.zeros(len(t))
+    ring = np.zeros(len(t), dtype=np.float32)
     for hz, decay, level in modes:
         ring += level * np.exp(-t / decay) * np.sin(2 * np.pi * hz * t)
     length = _fft_length(samples + len(ring))
-    blows = np.zeros(length)
-    np.add.at(blows, where[inside], strengths[inside])
+    blows = np.zeros(length, dtype=np.float32)
+    np.add.at(blows, where[inside], strengths[inside].astype(np.float32))
     return np.fft.irfft(np.fft.rfft(blows) * np.fft.rfft(ring, length), length)[:samples]
 
 
-def factory_hall(rng: np.random.Generator, samples: int) -> Array:
+def factory_hall(rng: np.random.Generator, samples: int) -> Sound:
     """Background (samples,), RMS 1: a distant rumble that swells, a hum, now and then a clang."""
     tilt = rng.uniform(0.4, 0.8)
     hall = coloured_noise(rng, samples, lambda hz: np.maximum(hz, 40.0) ** -tilt)
@@ -107,6 +118,39 @@ def factory_hall(rng: np.random.Generator, samples: int) -> Array:
 
 
 @dataclass(frozen=True)
+class Fault:
+    """A fault by name, its level in dB relative to the normal clip, and its start in s (None: always)."""
+
+    name: str
+    snr_db: float
+    start_s: float | None = None
+
+    def check(self, kind: str, seconds: float) -> None:
+        """Raise InputError where this fault cannot occur in a clip of `seconds` of this kind."""
+        if self.name not in FAULTS[kind]:
+            known = " and ".join(FAULTS[kind])
+            raise InputError(f"fault {self.name!r}: a synthetic {kind} has {known}; use one of them")
+        if not -40 <= self.snr_db <= 0:
+            raise InputError(f"fault level {self.snr_db} dB: outside -40 to 0 dB; give a level in that range")
+        if self.start_s is not None and not 0 <= self.start_s < seconds:
+            raise InputError(f"fault start {self.start_s} s: the clip has {seconds} s; start within it")
+
+    @property
+    def severity(self) -> float:
+        """The level as an amplitude ratio, in (0, 1]."""
+        return float(10 ** (self.snr_db / 20))
+
+    def levelled(self, change: Sound, normal: Sound) -> Sound:
+        """`change` (n,) as it joins `normal` (n,): at its level if additive, faded in from the start."""
+        if self.name not in NOT_ADDITIVE:
+            change = unit(change) * (self.severity * rms(normal))
+        if self.start_s is None:
+            return change
+        since = np.arange(len(change)) / SAMPLE_RATE - self.start_s
+        return change * np.clip(since / 0.25, 0.0, 1.0).astype(np.float32)
+
+
+@dataclass(frozen=True)
 class Actuations:
     """When a valve opens and closes (seconds from the start of the clip) and how hard it hits."""
 
@@ -115,7 +159,7 @@ class Actuations:
     strengths: Array
 
 
-def leak(rng: np.random.Generator, samples: int) -> Array:
+def leak(rng: np.random.Generator, samples: int) -> Sound:
     """Valve, additive: air escaping without a pause, 2 to 7 kHz, its strength breathing a little."""
     hiss = coloured_noise(rng, samples, band(rng.uniform(2000, 2600), rng.uniform(5800, 7000)))
     return hiss * (1 + 0.15 * np.clip(wander(rng, samples, 2.0), -3, 3))
@@ -137,7 +181,7 @@ def stick(rng: np.random.Generator, healthy: Actuations, severity: float) -> Act
     )
 
 
-def bearing(rng: np.random.Generator, cycles: Array, order: float, resonance_hz: float) -> Array:
+def bearing(rng: np.random.Generator, cycles: Array, order: float, resonance_hz: float) -> Sound:
     """Pump, additive: a pitted race struck `order` times a revolution.
 
     Each blow rings the housing near `resonance_hz`; rolling elements slip, so the blows jitter by
@@ -154,13 +198,13 @@ def bearing(rng: np.random.Generator, cycles: Array, order: float, resonance_hz:
     return strikes(times_s, strengths, samples, modes)
 
 
-def cavitation(rng: np.random.Generator, samples: int) -> Array:
+def cavitation(rng: np.random.Generator, samples: int) -> Sound:
     """Pump, additive: collapsing bubbles, a crackle of very short blows that comes in bursts."""
     seconds = samples / SAMPLE_RATE
-    times_s = rng.random(rng.poisson(450 * seconds)) * seconds
-    # The cube of a wandering curve is quiet most of the time and crackles now and then.
-    activity = np.clip(0.7 + wander(rng, samples, 6.0), 0.1, 3) ** 2
-    strengths = rng.lognormal(0.0, 0.8, len(times_s)) * rng.choice([-1.0, 1.0], len(times_s))
+    times_s = rng.random(rng.poisson(700 * seconds)) * seconds
+    # Clipped from below, the curve is quiet for a third of the time and crackles in between.
+    activity = np.clip(0.5 + wander(rng, samples, 6.0), 0.1, 2)
+    strengths = rng.lognormal(0.0, 0.5, len(times_s)) * rng.choice([-1.0, 1.0], len(times_s))
     strengths *= activity[(times_s * SAMPLE_RATE).astype(int)]
     modes = [
         (rng.uniform(1500, 2300), 0.0008, 1.0),
@@ -170,7 +214,7 @@ def cavitation(rng: np.random.Generator, samples: int) -> Array:
     return strikes(times_s, strengths, samples, modes)
 
 
-def imbalance(rng: np.random.Generator, cycles: Array, machine: Array) -> Array:
+def imbalance(rng: np.random.Generator, cycles: Array, machine: Sound) -> Sound:
     """Fan, additive: the machine's own sound pumped once a revolution, and a tone at that rate.
 
     Half the power is the modulation (`machine` times a cosine of the shaft angle), half the tone
@@ -178,4 +222,4 @@ def imbalance(rng: np.random.Generator, cycles: Array, machine: Array) -> Array:
     """
     angle = cycles + rng.random()
     tone = harmonics(angle, (1.0, 0.35, 0.15), rng.random(3).tolist())
-    return unit(np.cos(2 * np.pi * angle) * machine) + unit(tone)
+    return unit(harmonics(angle, (1.0,), (0.25,)) * machine) + unit(tone)

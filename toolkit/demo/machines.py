@@ -15,24 +15,37 @@ import numpy.typing as npt
 
 from edgeasd.runtime.errors import InputError
 from edgeasd.toolkit.demo import faults
-from edgeasd.toolkit.demo.faults import SAMPLE_RATE, Actuations, Array, Modes
+from edgeasd.toolkit.demo.faults import (
+    FAULTS,
+    NOT_ADDITIVE,
+    SAMPLE_RATE,
+    Actuations,
+    Array,
+    Fault,
+    Modes,
+    Sound,
+)
+
+__all__ = [
+    "FAULTS",
+    "IDS",
+    "KINDS",
+    "MACHINE_TO_BACKGROUND_DB",
+    "NOT_ADDITIVE",
+    "SAMPLE_RATE",
+    "Clip",
+    "Fault",
+    "compose",
+    "render",
+]
 
 KINDS: tuple[str, ...] = ("valve", "pump", "fan")
 IDS: tuple[str, ...] = ("00", "02", "04", "06")
-FAULTS: dict[str, tuple[str, ...]] = {
-    "valve": ("leak", "sticking"),
-    "pump": ("bearing", "cavitation"),
-    "fan": ("imbalance", "blockage"),
-}
-NOT_ADDITIVE: tuple[str, ...] = ("sticking", "blockage")
-"""Faults that change the machine's own sound; their level follows from a severity (see `render`)."""
-
 MACHINE_TO_BACKGROUND_DB = 6.0
 DEFAULT_FAULT_SNR_DB = -6.0
-CLIP_GAIN_DB = 3.0
+CLIP_GAIN_DB = 4.0
 """Each clip is this much louder or quieter at most, so that loudness says little about health."""
 
-_FAULT_RAMP_S = 0.25
 _RUN, _SOUND, _BACKGROUND, _FAULT = range(4)
 
 
@@ -62,7 +75,7 @@ class Valve:
         closes = opens + self.open_share * period * rng.uniform(0.95, 1.05, len(opens))
         return Actuations(opens, closes, rng.lognormal(0.0, 0.15, len(opens)))
 
-    def sound(self, rng: np.random.Generator, moves: Actuations, samples: int, stuck: float = 0.0) -> Array:
+    def sound(self, rng: np.random.Generator, moves: Actuations, samples: int, stuck: float = 0.0) -> Sound:
         """Sound (samples,) of the given movements; `stuck` in [0, 1] dulls blows and slows the air."""
         drift = rng.uniform(0.98, 1.02) * (1 - 0.3 * stuck)
         modes = [
@@ -73,12 +86,12 @@ class Valve:
         attack, release = 0.008 + 0.05 * stuck, 0.03
         corners = np.stack([moves.opens, moves.opens + attack, moves.closes, moves.closes + release], axis=1)
         flow = np.tile([0.0, 1.0, 1.0, 0.0], len(moves.opens))
-        gate = np.interp(np.arange(samples) / SAMPLE_RATE, corners.ravel(), flow)
+        gate = np.interp(np.arange(samples) / SAMPLE_RATE, corners.ravel(), flow).astype(np.float32)
         hiss = faults.coloured_noise(rng, samples, faults.band(*self.hiss_hz)) * gate
         blows = faults.strikes(moves.opens, moves.strengths, samples, modes)
         blows += faults.strikes(moves.closes, self.closing * moves.strengths, samples, thud)
-        # One blow a period carries little power; 6 puts it well above the hiss it starts.
-        return 6 * blows + self.hiss * hiss
+        # One blow a period carries little power; 4 puts it well above the hiss it starts.
+        return 4 * blows + self.hiss * hiss
 
 
 class Pump:
@@ -102,7 +115,7 @@ class Pump:
         """Revolutions turned at each sample."""
         return faults.rotation(rng, samples, self.shaft_hz * rng.uniform(0.985, 1.015), 0.003)
 
-    def sound(self, rng: np.random.Generator, cycles: Array) -> Array:
+    def sound(self, rng: np.random.Generator, cycles: Array) -> Sound:
         """Sound (samples,) for the given revolutions."""
         samples = len(cycles)
         mains = rng.random() + 50.0 / SAMPLE_RATE * np.arange(samples)
@@ -132,7 +145,7 @@ class Fan:
         """Revolutions turned at each sample."""
         return faults.rotation(rng, samples, self.shaft_hz * rng.uniform(0.975, 1.025), self.wobble)
 
-    def sound(self, rng: np.random.Generator, cycles: Array, blocked: float = 0.0) -> Array:
+    def sound(self, rng: np.random.Generator, cycles: Array, blocked: float = 0.0) -> Sound:
         """Sound (samples,) for the given revolutions; `blocked` in [0, 1] starves the blades.
 
         At 1 the blade-pass tones have lost 80 % of their amplitude, the speed is 6 % up and stalled
@@ -158,11 +171,11 @@ def _generator(kind: str, machine_id: str, *numbers: int) -> np.random.Generator
 
 @dataclass(frozen=True)
 class Clip:
-    """A clip taken apart, float64 (n,) each, at the level they have in it: their sum is the clip."""
+    """A clip taken apart, float32 (n,) each, at the level they have in it: their sum is the clip."""
 
-    machine: Array
-    background: Array
-    fault: Array
+    machine: Sound
+    background: Sound
+    fault: Sound
 
     @property
     def fault_db(self) -> float:
@@ -170,66 +183,63 @@ class Clip:
         return float(20 * np.log10(faults.rms(self.fault) / faults.rms(self.machine + self.background)))
 
 
-def _sounds(
-    kind: str, machine_id: str, samples: int, seed: int, fault: str | None, severity: float
-) -> tuple[Array, Array]:
-    """The healthy machine, and what the fault adds to or changes in it, both at arbitrary scale."""
+def _sounds(kind: str, machine_id: str, samples: int, seed: int, fault: Fault | None) -> tuple[Sound, Sound]:
+    """The healthy machine, and what the fault adds to or changes in it, both at the machine's own scale."""
 
     def generator(stream: int) -> np.random.Generator:
         return _generator(kind, machine_id, 1, seed, stream)
 
     constants, broken = _generator(kind, machine_id, 0), generator(_FAULT)
-    none = np.zeros(samples)
+    name, severity = (fault.name, fault.severity) if fault else ("", 0.0)
+    none = np.zeros(samples, dtype=np.float32)
     if kind == "valve":
         valve = Valve(constants)
         moves = valve.actuations(generator(_RUN), samples / SAMPLE_RATE)
         machine = valve.sound(generator(_SOUND), moves, samples)
-        if fault == "sticking":
+        if name == "sticking":
             late = faults.stick(broken, moves, severity)
             return machine, valve.sound(generator(_SOUND), late, samples, stuck=severity) - machine
-        return machine, faults.leak(broken, samples) if fault == "leak" else none
+        return machine, faults.leak(broken, samples) if name == "leak" else none
     if kind == "pump":
         pump = Pump(constants)
         cycles = pump.shaft(generator(_RUN), samples)
         machine = pump.sound(generator(_SOUND), cycles)
-        if fault == "bearing":
+        if name == "bearing":
             return machine, faults.bearing(broken, cycles, pump.bearing_order, pump.bearing_hz)
-        return machine, faults.cavitation(broken, samples) if fault == "cavitation" else none
+        return machine, faults.cavitation(broken, samples) if name == "cavitation" else none
     fan = Fan(constants)
     cycles = fan.shaft(generator(_RUN), samples)
     machine = fan.sound(generator(_SOUND), cycles)
-    if fault == "blockage":
+    if name == "blockage":
         return machine, fan.sound(generator(_SOUND), cycles, blocked=severity) - machine
-    return machine, faults.imbalance(broken, cycles, machine) if fault == "imbalance" else none
+    return machine, faults.imbalance(broken, cycles, machine) if name == "imbalance" else none
 
 
-def compose(
-    kind: str,
-    machine_id: str,
-    *,
-    seconds: float,
-    seed: int,
-    fault: str | None = None,
-    fault_snr_db: float = DEFAULT_FAULT_SNR_DB,
-    fault_start: float | None = None,
-) -> Clip:
-    """The parts of the clip that `render` returns, with the same arguments and errors."""
-    _check(kind, machine_id, seconds, seed, fault, fault_snr_db, fault_start)
+def compose(kind: str, machine_id: str, *, seconds: float, seed: int, fault: Fault | None = None) -> Clip:
+    """The parts of the clip that `render` returns; raises InputError as `render` does."""
+    if kind not in KINDS:
+        raise InputError(f"machine kind {kind!r}: there is no such synthetic machine; use {', '.join(KINDS)}")
+    if machine_id not in IDS:
+        raise InputError(
+            f"machine ID {machine_id!r}: synthetic machines are {', '.join(IDS)}; use one of them"
+        )
+    if not 2 <= seconds <= 600:
+        raise InputError(
+            f"{seconds} s of synthetic {kind}: outside 2 to 600 s; give a duration in that range"
+        )
+    if seed < 0:
+        raise InputError(f"seed {seed}: seeds are not negative; give 0 or more")
+    if fault is not None:
+        fault.check(kind, seconds)
     samples = round(seconds * SAMPLE_RATE)
-    ratio = 10 ** (fault_snr_db / 20)
-    machine, change = _sounds(kind, machine_id, samples, seed, fault, severity=ratio)
-    rng = _generator(kind, machine_id, 1, seed, _BACKGROUND)
-    level_db = _generator(kind, machine_id, 2).uniform(-31, -28) + rng.uniform(-CLIP_GAIN_DB, CLIP_GAIN_DB)
-    background = faults.factory_hall(rng, samples) * 10 ** (-MACHINE_TO_BACKGROUND_DB / 20)
+    machine, change = _sounds(kind, machine_id, samples, seed, fault)
     scale = 1 / faults.rms(machine)
+    rng = _generator(kind, machine_id, 1, seed, _BACKGROUND)
+    background = faults.factory_hall(rng, samples) * 10 ** (-MACHINE_TO_BACKGROUND_DB / 20)
     normal = machine * scale + background
-    if fault in NOT_ADDITIVE:
-        change = change * scale
-    else:
-        change = faults.unit(change) * (ratio * faults.rms(normal))
-    if fault_start is not None:
-        seconds_in = np.arange(samples) / SAMPLE_RATE - fault_start
-        change = change * np.clip(seconds_in / _FAULT_RAMP_S, 0.0, 1.0)
+    if fault is not None:
+        change = fault.levelled(change * scale, normal)
+    level_db = _generator(kind, machine_id, 2).uniform(-34, -31) + rng.uniform(-CLIP_GAIN_DB, CLIP_GAIN_DB)
     gain = 10 ** (level_db / 20) / faults.rms(normal)
     return Clip(machine * (scale * gain), background * gain, change * gain)
 
@@ -256,48 +266,10 @@ def render(
 
     Raises InputError for an unknown kind, ID or fault and for a number outside its range.
     """
-    clip = compose(
-        kind,
-        machine_id,
-        seconds=seconds,
-        seed=seed,
-        fault=fault,
-        fault_snr_db=fault_snr_db,
-        fault_start=fault_start,
-    )
+    broken = None if fault is None else Fault(fault, fault_snr_db, fault_start)
+    clip = compose(kind, machine_id, seconds=seconds, seed=seed, fault=broken)
     # Levels leave room for any crest; the shoulder above 0.8 is there so that no clip ever clips.
     signal = clip.machine + clip.background + clip.fault
     loud = np.abs(signal) > 0.8
     signal[loud] = np.sign(signal[loud]) * (0.8 + 0.14 * np.tanh((np.abs(signal[loud]) - 0.8) / 0.14))
-    return signal.astype(np.float32)
-
-
-def _check(
-    kind: str,
-    machine_id: str,
-    seconds: float,
-    seed: int,
-    fault: str | None,
-    fault_snr_db: float,
-    fault_start: float | None,
-) -> None:
-    if kind not in KINDS:
-        raise InputError(f"machine kind {kind!r}: there is no such synthetic machine; use {', '.join(KINDS)}")
-    if machine_id not in IDS:
-        raise InputError(
-            f"machine ID {machine_id!r}: synthetic machines are {', '.join(IDS)}; use one of them"
-        )
-    if fault is not None and fault not in FAULTS[kind]:
-        raise InputError(
-            f"fault {fault!r}: a synthetic {kind} has {' and '.join(FAULTS[kind])}; use one of them"
-        )
-    if not 2 <= seconds <= 600:
-        raise InputError(
-            f"{seconds} s of synthetic {kind}: a clip has 2 to 600 s; give a duration in that range"
-        )
-    if seed < 0:
-        raise InputError(f"seed {seed}: seeds are not negative; give 0 or more")
-    if not -40 <= fault_snr_db <= 0:
-        raise InputError(f"fault level {fault_snr_db} dB: outside -40 to 0 dB; give a level in that range")
-    if fault_start is not None and not 0 <= fault_start < seconds:
-        raise InputError(f"fault start {fault_start} s: the clip has {seconds} s; start within it")
+    return signal

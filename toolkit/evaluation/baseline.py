@@ -76,10 +76,10 @@ def _mean_spectrum(clip: NDArray[Any], bands: tuple[int, ...], where: str) -> ND
             f"{where}: a log-mel of shape {array.shape}, expected {expected} with at least one frame; "
             "use the same feature settings for every clip"
         )
-    feature: NDArray[np.float64] = array.mean(axis=0, dtype=np.float64)
-    if not np.isfinite(feature).all():
-        frame, band = np.argwhere(~np.isfinite(array))[0]
+    bad = np.argwhere(~np.isfinite(array))
+    if len(bad):
+        frame, band = bad[0]
         raise InputError(
             f"{where}: log-mel is {array[frame, band]} at frame {frame}, band {band}; remove the clip"
         )
-    return feature
+    return np.asarray(array.mean(axis=0, dtype=np.float64))

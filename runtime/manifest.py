@@ -1,0 +1,142 @@
+"""manifest.json: everything about a bundle that is not a weight.
+
+Unknown fields are kept and ignored, so that an older runtime reads a newer bundle of the same
+schema and writing it back loses nothing. An unknown schema version is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from edgeasd.runtime.alarm_rule import Threshold
+from edgeasd.runtime.errors import BundleError
+from edgeasd.runtime.logmel import Amplitude, FeatureSettings
+from edgeasd.runtime.score import ScoreSettings
+from edgeasd.runtime.segments import SegmentSettings
+
+SCHEMA_VERSION = 1
+LARGEST_MANIFEST = 4 * 1024 * 1024
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+_Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+
+class Machine(_Part):
+    """Which machine the bundle listens to."""
+
+    type: str
+    id: str
+
+
+class FileEntry(_Part):
+    """Hash and size in bytes of a file of the bundle."""
+
+    sha256: _Sha256
+    size: Annotated[int, Field(ge=0, le=8 * 1024**3)]
+
+
+class Tolerance(_Part):
+    """How far golden outputs may be from the stored ones: see `edgeasd.runtime.golden`."""
+
+    z: Annotated[float, Field(gt=0, le=1)]
+    """Of the largest |z|."""
+    logit: Annotated[float, Field(gt=0)]
+    """Times 1 + |logit|."""
+    d: Annotated[float, Field(gt=0)]
+    """Times d_max - d_min."""
+    score: Annotated[float, Field(gt=0)]
+
+
+class Precision(_Part):
+    """One encoder on offer."""
+
+    file: str
+    tolerance: Tolerance
+
+
+class Network(_Part):
+    """Shape of the encoder, for display and for checks."""
+
+    backbone: str
+    embedding: Annotated[int, Field(ge=1, le=65_536)]
+    parameters: Annotated[int, Field(ge=1)]
+    macs_per_segment: Annotated[int, Field(ge=1)]
+
+
+class Manifest(_Part):
+    """The whole manifest."""
+
+    schema_version: int
+    edgeasd_version: str
+    created: str
+    machine: Machine
+    status: Annotated[str, Field(pattern="^(calibrated|uncalibrated)$")]
+    network: Network
+    features: FeatureSettings
+    amplitude: Amplitude
+    segments: SegmentSettings
+    score: ScoreSettings
+    threshold: Threshold | None
+    precisions: Annotated[dict[str, Precision], Field(min_length=1)]
+    files: dict[str, FileEntry]
+    provenance: dict[str, Any] = Field(default_factory=dict)
+    metrics: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Manifest:
+        for name in self.files:
+            if not _FILE_NAME.fullmatch(name):
+                raise ValueError(f"files: {name!r} is not a plain file name inside the bundle")
+        for needed in ["head.onnx", "golden.npz", *(p.file for p in self.precisions.values())]:
+            if needed not in self.files:
+                raise ValueError(f"files: {needed!r} is used but not listed with its hash")
+        if self.status == "calibrated" and self.threshold is None:
+            raise ValueError("status is calibrated, but there is no threshold")
+        return self
+
+
+def parse_manifest(data: bytes, place: str) -> Manifest:
+    """Read manifest.json; `place` names it in errors. Raises BundleError with one line."""
+    if len(data) > LARGEST_MANIFEST:
+        raise BundleError(
+            f"{place}: {len(data)} bytes, at most {LARGEST_MANIFEST} are read; export the bundle again"
+        )
+    try:
+        raw = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{place}: not JSON ({error}); copy the bundle again or export it again") from None
+    if not isinstance(raw, dict):
+        raise BundleError(f"{place}: holds {type(raw).__name__}, expected an object; export the bundle again")
+    version = raw.get("schema_version")
+    if not isinstance(version, int) or isinstance(version, bool) or version != SCHEMA_VERSION:
+        writer = raw.get("edgeasd_version")
+        by = (
+            f" edgeasd {writer}, which wrote it, or newer"
+            if isinstance(writer, str)
+            else " the edgeasd that wrote it"
+        )
+        raise BundleError(
+            f"{place}: schema_version {version!r}, this edgeasd reads {SCHEMA_VERSION}; read it with{by}"
+        )
+    try:
+        return Manifest.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "manifest"
+        value = "" if isinstance(first["input"], dict) else f" {str(first['input'])[:80]!r}"
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        raise BundleError(f"{place}: {where}{value}: {first['msg']}{more}; export the bundle again") from None
+
+
+def dump_manifest(manifest: Manifest) -> bytes:
+    """The manifest as indented UTF-8 JSON, unknown fields included."""
+    value = manifest.model_dump(mode="json")
+    return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()

@@ -1,0 +1,184 @@
+"""What a data set holds: machines, IDs, counts, rates, lengths, damage and copies.
+
+A scan reports what training would refuse, so it never stops at a bad file.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import soundfile
+
+from edgeasd.runtime.audio import read_audio
+from edgeasd.runtime.errors import InputError
+from edgeasd.toolkit.data.clips import BadFile, Clip, Progress, content_hashes
+from edgeasd.toolkit.data.layouts import machine_folders
+
+
+@dataclass(frozen=True)
+class ClipCount:
+    """How many clips of an ID share split, label and domain (None where the layout has none)."""
+
+    split: str | None
+    label: str
+    domain: str | None
+    clips: int
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Shortest, median and longest clip, in seconds."""
+
+    min: float
+    median: float
+    max: float
+
+
+@dataclass(frozen=True)
+class IdReport:
+    """One machine ID; rates, channels and lengths are of its readable clips, as {value: clips}."""
+
+    machine: str
+    id: str
+    layout: str
+    counts: list[ClipCount]
+    sample_rates: dict[int, int]
+    channels: dict[int, int]
+    seconds: Lengths | None
+
+
+@dataclass(frozen=True)
+class ScanReport:
+    """Everything a scan found; paths are text, in the form the root was given."""
+
+    root: str
+    deep: bool
+    ids: list[IdReport]
+    damaged: list[tuple[str, str]]
+    """(path, reason) of files that are no audio, empty, cut off, or wrongly named or placed."""
+    duplicates: list[list[str]]
+    """Groups of files with the same bytes."""
+    unrecognised: dict[str, int]
+    """Folders in no known layout: {path: audio files in it}."""
+    set_aside: dict[str, int]
+    """Machines with files their layout does not use: {machine: files}."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dicts, lists, strings and numbers, ready for json.dumps."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class _Sound:
+    rate: int
+    channels: int
+    seconds: float
+
+
+def scan(root: Path, *, deep: bool = False, progress: Progress | None = None) -> ScanReport:
+    """Read every clip's header, with `deep` every sample too, and every file's bytes for duplicates.
+
+    Raises InputError for a missing root, a link that leaves it, a folder in two layouts, and
+    two folders that mean one ID; files, however damaged, only end up in the report.
+    """
+    found: list[tuple[str, Clip]] = []
+    damaged: list[BadFile] = []
+    unrecognised: dict[str, int] = {}
+    set_aside: dict[str, int] = {}
+    for folder in machine_folders(root):
+        if folder.layout is None:
+            unrecognised[str(folder.path)] = len(folder.names)
+            continue
+        clips, unfit = folder.read()
+        found += [(folder.layout.name, clip) for clip in clips]
+        damaged += unfit
+        if unused := len(folder.names) - len(clips) - len(unfit):
+            set_aside[folder.path.name] = unused
+
+    sounds, unreadable = _read_all([clip.path for _, clip in found], deep, progress)
+    hashes, unhashed = content_hashes([path for path in sounds], skip_bad=True)
+    return ScanReport(
+        root=str(root),
+        deep=deep,
+        ids=_id_reports(found, sounds),
+        damaged=sorted((str(path), reason) for path, reason in (*damaged, *unreadable, *unhashed)),
+        duplicates=_duplicates(hashes),
+        unrecognised=unrecognised,
+        set_aside=set_aside,
+    )
+
+
+def inspect_file(path: Path, *, deep: bool = False) -> _Sound:
+    """Rate (Hz), channels and length (s) of one file; raises InputError where it is damaged.
+
+    Shallow, only the header is believed; `deep` decodes everything by the rules of `read_audio`.
+    """
+    try:
+        info = soundfile.info(str(path))
+    except (soundfile.SoundFileError, OSError) as error:
+        raise InputError(
+            f"{path}: cannot be read as audio ({_reason(error)}); repair or remove it"
+        ) from error
+    if info.frames <= 0 or info.samplerate <= 0:
+        raise InputError(f"{path}: holds no samples; record it again or remove it")
+    if deep:
+        read_audio(path, sample_rate=info.samplerate, mix=info.channels > 1)
+    return _Sound(info.samplerate, info.channels, info.frames / info.samplerate)
+
+
+def _reason(error: Exception) -> str:
+    detail = getattr(error, "error_string", None) or str(error)
+    return " ".join(detail.split()).rstrip(".")
+
+
+def _read_all(
+    paths: Sequence[Path], deep: bool, progress: Progress | None
+) -> tuple[dict[Path, _Sound], list[BadFile]]:
+    sounds: dict[Path, _Sound] = {}
+    bad: list[BadFile] = []
+    for done, path in enumerate(paths, start=1):
+        try:
+            sounds[path] = inspect_file(path, deep=deep)
+        except InputError as error:
+            bad.append((path, str(error)))
+        if progress is not None:
+            progress(done, len(paths))
+    return sounds, bad
+
+
+def _id_reports(found: Sequence[tuple[str, Clip]], sounds: dict[Path, _Sound]) -> list[IdReport]:
+    groups: defaultdict[tuple[str, str, str], list[Clip]] = defaultdict(list)
+    for layout, clip in found:
+        groups[clip.machine, clip.id, layout].append(clip)
+    reports = []
+    for (machine, id, layout), clips in sorted(groups.items()):
+        tally = Counter((clip.split, clip.label, clip.domain) for clip in clips)
+        heard = [sounds[clip.path] for clip in clips if clip.path in sounds]
+        seconds = sorted(sound.seconds for sound in heard)
+        reports.append(
+            IdReport(
+                machine=machine,
+                id=id,
+                layout=layout,
+                counts=[
+                    ClipCount(*key, clips=n)
+                    for key, n in sorted(tally.items(), key=lambda item: str(item[0]))
+                ],
+                sample_rates=dict(sorted(Counter(sound.rate for sound in heard).items())),
+                channels=dict(sorted(Counter(sound.channels for sound in heard).items())),
+                seconds=Lengths(seconds[0], statistics.median(seconds), seconds[-1]) if seconds else None,
+            )
+        )
+    return reports
+
+
+def _duplicates(hashes: dict[Path, str]) -> list[list[str]]:
+    same: defaultdict[str, list[str]] = defaultdict(list)
+    for path, content in hashes.items():
+        same[content].append(str(path))
+    return sorted(sorted(paths) for paths in same.values() if len(paths) > 1)
