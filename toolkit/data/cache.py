@@ -36,18 +36,18 @@ _SMALLEST_STD = 1e-12
 class ClipStatistics(NamedTuple):
     """Amplitude of one clip, or of several merged: all in float64."""
 
-    count: int
+    samples: int
     mean: float
     squares: float
     """Sum of (x - mean)^2, which, unlike the sum of x^2, loses nothing beside a large mean."""
 
     def merge(self, other: ClipStatistics) -> ClipStatistics:
         """Statistics of both together (Chan, Golub & LeVeque 1979)."""
-        count = self.count + other.count
+        samples = self.samples + other.samples
         delta = other.mean - self.mean
-        mean = self.mean + delta * other.count / count
-        squares = self.squares + other.squares + delta * delta * self.count * other.count / count
-        return ClipStatistics(count, mean, squares)
+        mean = self.mean + delta * other.samples / samples
+        squares = self.squares + other.squares + delta * delta * self.samples * other.samples / samples
+        return ClipStatistics(samples, mean, squares)
 
 
 class FeatureCache:
@@ -56,7 +56,6 @@ class FeatureCache:
     def __init__(self, folder: Path, settings: FeatureSettings) -> None:
         self.folder = Path(folder)
         self.settings = settings
-        self._sample_counts: dict[str, int] = {}
 
     def clip_statistics(self, path: Path, content_hash: str) -> ClipStatistics:
         """Number, mean and sum of squared deviations of a clip's samples.
@@ -84,7 +83,7 @@ class FeatureCache:
         pooled = found[0]
         for statistics in found[1:]:
             pooled = pooled.merge(statistics)
-        std = math.sqrt(pooled.squares / pooled.count)
+        std = math.sqrt(pooled.squares / pooled.samples)
         if std <= _SMALLEST_STD:
             raise InputError(
                 f"amplitude: standard deviation {std:g} over {len(found)} clips from {wanted[0][0]} on: "
@@ -102,11 +101,11 @@ class FeatureCache:
         entry = self._feature_path(content_hash, amplitude)
         known = self._known_statistics(content_hash)
         if known is not None:
-            mapped = self._open(entry, known.count)
+            mapped = self._open(entry, known.samples)
             if mapped is not None:
                 return mapped
         samples = self._samples(path)
-        if known is None or known.count != samples.size:
+        if known is None or known.samples != samples.size:
             self._measure(content_hash, samples)
         with atomic_file(entry) as handle:
             np.save(handle, logmel(samples, self.settings, amplitude), allow_pickle=False)
@@ -146,7 +145,6 @@ class FeatureCache:
         wide -= mean
         statistics = ClipStatistics(samples.size, mean, float(np.dot(wide, wide)))
         write_json(self._statistics_path(content_hash), {"sha256": content_hash, **statistics._asdict()})
-        self._sample_counts[content_hash] = statistics.count
         return statistics
 
     def _known_statistics(self, content_hash: str) -> ClipStatistics | None:
@@ -154,10 +152,10 @@ class FeatureCache:
             raw = json.loads(self._statistics_path(content_hash).read_text(encoding="utf-8"))
             if raw["sha256"] != content_hash:
                 return None
-            statistics = ClipStatistics(int(raw["count"]), float(raw["mean"]), float(raw["squares"]))
+            statistics = ClipStatistics(int(raw["samples"]), float(raw["mean"]), float(raw["squares"]))
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        sound = statistics.count > 0 and math.isfinite(statistics.mean) and 0 <= statistics.squares < math.inf
+        sound = statistics.samples > 0 and math.isfinite(statistics.mean) and 0 <= statistics.squares < math.inf
         return statistics if sound else None
 
     def _open(self, entry: Path, samples: int) -> npt.NDArray[np.float32] | None:

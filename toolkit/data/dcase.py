@@ -47,7 +47,7 @@ MACHINE_ID_ATTRIBUTE = {"ToyCar": "car"}
 
 
 class SectionLayout:
-    """Reads the section layout; the ID is the section, or an attribute where the table or the caller says so."""
+    """Reads the section layout; the ID is the section, or an attribute where table or caller say so."""
 
     name = "dcase"
     form = "<machine>/{train,test}/section_00_source_train_normal_0001[_key_value...].{wav,flac}"

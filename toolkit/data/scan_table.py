@@ -50,10 +50,8 @@ def _rows(report: IdReport) -> list[tuple[str, ...]]:
     for split, domain in dict.fromkeys((count.split, count.domain) for count in report.counts):
         by_label = {c.label: c.clips for c in report.counts if (c.split, c.domain) == (split, domain)}
         numbers = (str(by_label.get(label, 0)) for label in ("normal", "anomaly", "unknown"))
-        rows.append(
-            (report.machine, report.id, split or "-", domain or "-", *numbers)
-            + (_values(report.sample_rates), _values(report.channels), _lengths(report))
-        )
+        sound = (_values(report.sample_rates), _values(report.channels), _lengths(report))
+        rows.append((report.machine, report.id, split or "-", domain or "-", *numbers, *sound))
     return rows
 
 

@@ -239,7 +239,7 @@ def compose(kind: str, machine_id: str, *, seconds: float, seed: int, fault: Fau
     normal = machine * scale + background
     if fault is not None:
         change = fault.levelled(change * scale, normal)
-    level_db = _generator(kind, machine_id, 2).uniform(-34, -31) + rng.uniform(-CLIP_GAIN_DB, CLIP_GAIN_DB)
+    level_db = _generator(kind, machine_id, 2).uniform(-36, -33) + rng.uniform(-CLIP_GAIN_DB, CLIP_GAIN_DB)
     gain = 10 ** (level_db / 20) / faults.rms(normal)
     return Clip(machine * (scale * gain), background * gain, change * gain)
 

@@ -1,0 +1,135 @@
+"""Encoders: log-mel segments (N, 1, frames, n_mels) to embeddings (N, D). One interface, several widths."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from edgeasd.runtime.errors import InputError
+from edgeasd.toolkit.models.blocks import ConvBlock, MelNorm, conv, stage
+
+
+class ResNet38(nn.Module):
+    """ResNet38 of PANNs as a feature extractor, global average pooling as the aggregator; D = 2048.
+
+    Batch norm over the mel bands, block dropout 0.1, stage dropout 0.2; no SpecAugment, no fc1.
+    68.5 M parameters, 12.0 GMAC a segment of 256 x 128. (Paper, section IV-A.)
+    """
+
+    embedding_size = 2048
+
+    def __init__(self, n_mels: int = 128, *, zero_init_residual: bool = True) -> None:
+        super().__init__()
+        self.norm = MelNorm(n_mels)
+        self.stem = nn.Sequential(ConvBlock(1, 64), nn.AvgPool2d(2), nn.Dropout(0.2))
+        widths, depths = (64, 128, 256, 512), (3, 4, 6, 3)
+        self.stages = nn.Sequential(
+            *(
+                stage(
+                    widths[max(0, i - 1)],
+                    widths[i],
+                    depths[i],
+                    downsample=i > 0,
+                    dropout=0.1,
+                    zero_init_residual=zero_init_residual,
+                )
+                for i in range(4)
+            )
+        )
+        self.top = nn.Sequential(nn.AvgPool2d(2), nn.Dropout(0.2), ConvBlock(512, 2048), nn.Dropout(0.2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.mean(self.top(self.stages(self.stem(self.norm(x)))), dim=(2, 3))
+
+
+class Quick(nn.Module):
+    """The same shape in small, for CPUs and tests: stem stride 2, stages of 8-16-32-64 channels, D = 64.
+
+    One residual block a stage; under 20 MMAC a segment of 256 x 128.
+    """
+
+    embedding_size = 64
+
+    def __init__(self, n_mels: int = 128, *, zero_init_residual: bool = True) -> None:
+        super().__init__()
+        self.norm = MelNorm(n_mels)
+        self.stem = nn.Sequential(conv(1, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(inplace=True), nn.AvgPool2d(2))
+        widths = (8, 16, 32, 64)
+        self.stages = nn.Sequential(
+            *(
+                stage(
+                    widths[max(0, i - 1)],
+                    widths[i],
+                    1,
+                    downsample=i > 0,
+                    dropout=0.1,
+                    zero_init_residual=zero_init_residual,
+                )
+                for i in range(4)
+            )
+        )
+        self.top = nn.Dropout(0.2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.mean(self.top(self.stages(self.stem(self.norm(x)))), dim=(2, 3))
+
+
+BACKBONES: dict[str, Callable[..., nn.Module]] = {"resnet38": ResNet38, "quick": Quick}
+
+
+class Network(nn.Module):
+    """Encoder and linear head: segments to (logit (N,), embedding (N, D)).
+
+    The logit ℓ = w·z + b is that of *normal*: p = σ(ℓ).
+    """
+
+    def __init__(self, encoder: nn.Module, embedding_size: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = nn.Linear(embedding_size, 1)
+        nn.init.xavier_uniform_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    @property
+    def embedding_size(self) -> int:
+        """D."""
+        return self.head.in_features
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        z = self.encoder(x)
+        return self.head(z).squeeze(1), z
+
+
+def build_network(backbone: str, *, n_mels: int = 128, zero_init_residual: bool = True) -> Network:
+    """A randomly initialised network (seed with torch.manual_seed). InputError for an unknown backbone."""
+    if backbone not in BACKBONES:
+        raise InputError(f"--backbone {backbone}: unknown; use one of {', '.join(BACKBONES)}")
+    encoder = BACKBONES[backbone](n_mels, zero_init_residual=zero_init_residual)
+    return Network(encoder, int(encoder.embedding_size))  # type: ignore[arg-type]
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Trainable parameters."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)
+
+
+def count_macs(module: nn.Module, frames: int = 256, n_mels: int = 128) -> int:
+    """Multiply-accumulates of convolutions and linear layers for one segment."""
+    total = 0
+
+    def add(layer: nn.Module, _: object, output: Tensor) -> None:
+        nonlocal total
+        weight: Tensor = layer.weight  # type: ignore[assignment]
+        total += output[0].numel() * weight[0].numel()
+
+    hooks = [m.register_forward_hook(add) for m in module.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    training = module.training
+    module.eval()
+    with torch.no_grad():
+        module(torch.zeros(1, 1, frames, n_mels, device=next(module.parameters()).device))
+    module.train(training)
+    for hook in hooks:
+        hook.remove()
+    return total
