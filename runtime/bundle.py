@@ -42,9 +42,7 @@ class Bundle:
         self._unpacked: Path | None = None
         self._verified: dict[str, Path] = {}
         if not self.path.exists():
-            raise InputError(
-                f"{self.path}: no such bundle; export one with `edgeasd export` or correct --bundle"
-            )
+            raise InputError(f"{self.path}: no such bundle; export one with `edgeasd export` or correct --bundle")
         if self.path.is_dir():
             data = self._read_manifest_file()
         else:
@@ -139,9 +137,7 @@ class Bundle:
         except KeyError:
             target.unlink(missing_ok=True)
         except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, NotImplementedError) as error:
-            raise BundleError(
-                f"{self.path.name}/{name}: cannot be unpacked ({error}); copy the bundle again"
-            ) from None
+            raise BundleError(f"{self.path.name}/{name}: cannot be unpacked ({error}); copy the bundle again") from None
         return target
 
     def verify_files(self, progress: Callable[[str], None] | None = None) -> None:
@@ -190,8 +186,6 @@ class Bundle:
             threads=threads,
             max_batch=max_batch,
         )
-        scorer = Scorer(
-            loaded, head, manifest.features, manifest.amplitude, manifest.segments, manifest.score
-        )
+        scorer = Scorer(loaded, head, manifest.features, manifest.amplitude, manifest.segments, manifest.score)
         found = check_golden(scorer, self.golden(), offer.tolerance, self.path.name)
         return scorer, found

@@ -32,9 +32,7 @@ class Golden:
         with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
             for name in self.__slots__:
                 member = io.BytesIO()
-                np.lib.format.write_array(
-                    member, np.ascontiguousarray(getattr(self, name)), allow_pickle=False
-                )
+                np.lib.format.write_array(member, np.ascontiguousarray(getattr(self, name)), allow_pickle=False)
                 archive.writestr(zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0)), member.getvalue())
         return buffer.getvalue()
 
@@ -99,9 +97,7 @@ def golden_deviation(scorer: Scorer, golden: Golden) -> Deviation:
     """Run the golden segments through `scorer` and compare."""
     z = scorer.embed(golden.logmel)
     reference = SegmentScores.from_head({"logit": golden.logit, "q": golden.q, "d": golden.d}, scorer.score)
-    return deviation(
-        golden.z, reference, z, SegmentScores.from_head(scorer.head(z), scorer.score), scorer.score
-    )
+    return deviation(golden.z, reference, z, SegmentScores.from_head(scorer.head(z), scorer.score), scorer.score)
 
 
 def check_golden(scorer: Scorer, golden: Golden, tolerance: Tolerance, place: str) -> Deviation:

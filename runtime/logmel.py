@@ -51,9 +51,7 @@ class FeatureSettings(BaseModel):
     @model_validator(mode="after")
     def _consistent(self) -> FeatureSettings:
         if not self.f_min < self.f_max <= self.sample_rate / 2:
-            raise ValueError(
-                f"f_min {self.f_min} < f_max {self.f_max} <= {self.sample_rate / 2} does not hold"
-            )
+            raise ValueError(f"f_min {self.f_min} < f_max {self.f_max} <= {self.sample_rate / 2} does not hold")
         if self.hop_length > self.n_fft:
             raise ValueError(f"hop_length {self.hop_length} is larger than n_fft {self.n_fft}")
         if self.centred:
@@ -82,18 +80,14 @@ class Amplitude(BaseModel):
     std: Annotated[float, Field(allow_inf_nan=False, gt=1e-12, le=1e6)] = 1.0
 
 
-def check_samples(
-    samples: npt.NDArray[np.generic], position: int = 0, sample_rate: int = 16_000
-) -> Float32Array:
+def check_samples(samples: npt.NDArray[np.generic], position: int = 0, sample_rate: int = 16_000) -> Float32Array:
     """Refuse what is not a 1-D float32 array of finite samples.
 
     `position` is the index of samples[0] since the start of the stream; the error names the
     first bad sample counted from there. Raises InputError.
     """
     if not isinstance(samples, np.ndarray) or samples.dtype != np.float32 or samples.ndim != 1:
-        kind = (
-            f"{samples.dtype} {samples.shape}" if isinstance(samples, np.ndarray) else type(samples).__name__
-        )
+        kind = f"{samples.dtype} {samples.shape}" if isinstance(samples, np.ndarray) else type(samples).__name__
         raise InputError(f"samples: {kind}, expected a float32 array of shape (n,); convert with np.float32")
     # One dot product sees NaN, infinities and overflow; the slow search runs only then.
     if samples.size and not np.isfinite(np.dot(samples, samples)):
@@ -124,9 +118,9 @@ class _FrameKernel:
         magnitude32 = np.empty((block, bins), dtype=np.float32)
         magnitude = np.empty((block, bins), dtype=np.float64)
         mel = np.empty((block, settings.n_mels), dtype=np.float64)
-        weights = mel_filter_bank(
-            settings.sample_rate, n_fft, settings.n_mels, settings.f_min, settings.f_max
-        ).astype(np.float64)
+        weights = mel_filter_bank(settings.sample_rate, n_fft, settings.n_mels, settings.f_min, settings.f_max).astype(
+            np.float64
+        )
         bands = _banded(weights)
         # Slices for every frame count, made once: at 6 frames a call slicing is a tenth of the time.
         self._views = [

@@ -106,9 +106,7 @@ class Manifest(_Part):
 def parse_manifest(data: bytes, place: str) -> Manifest:
     """Read manifest.json; `place` names it in errors. Raises BundleError with one line."""
     if len(data) > LARGEST_MANIFEST:
-        raise BundleError(
-            f"{place}: {len(data)} bytes, at most {LARGEST_MANIFEST} are read; export the bundle again"
-        )
+        raise BundleError(f"{place}: {len(data)} bytes, at most {LARGEST_MANIFEST} are read; export the bundle again")
     try:
         raw = json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -118,14 +116,8 @@ def parse_manifest(data: bytes, place: str) -> Manifest:
     version = raw.get("schema_version")
     if not isinstance(version, int) or isinstance(version, bool) or version != SCHEMA_VERSION:
         writer = raw.get("edgeasd_version")
-        by = (
-            f" edgeasd {writer}, which wrote it, or newer"
-            if isinstance(writer, str)
-            else " the edgeasd that wrote it"
-        )
-        raise BundleError(
-            f"{place}: schema_version {version!r}, this edgeasd reads {SCHEMA_VERSION}; read it with{by}"
-        )
+        by = f" edgeasd {writer}, which wrote it, or newer" if isinstance(writer, str) else " the edgeasd that wrote it"
+        raise BundleError(f"{place}: schema_version {version!r}, this edgeasd reads {SCHEMA_VERSION}; read it with{by}")
     try:
         return Manifest.model_validate(raw)
     except ValidationError as error:

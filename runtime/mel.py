@@ -29,9 +29,7 @@ def mel_to_hz(mel: npt.ArrayLike) -> npt.NDArray[np.float64]:
     return np.where(mel < _BREAK_MEL, mel * _LINEAR_HZ_PER_MEL, above)
 
 
-def mel_filter_bank(
-    sample_rate: int, n_fft: int, n_mels: int, f_min: float, f_max: float
-) -> npt.NDArray[np.float32]:
+def mel_filter_bank(sample_rate: int, n_fft: int, n_mels: int, f_min: float, f_max: float) -> npt.NDArray[np.float32]:
     """Weights (n_mels, 1 + n_fft // 2), float32, from FFT magnitude to mel bands.
 
     `f_min` and `f_max` are the outer edges of the first and last triangle in Hz.

@@ -82,9 +82,7 @@ def _tensor_is_external(data: mmap.mmap | bytes, at: int, end: int) -> str | Non
     for number, kind, value, stop in _fields(data, at, end):
         if number == _TENSOR_NAME and kind == _BYTES:
             name = bytes(data[value : min(stop, value + 80)]).decode("utf-8", "replace")
-        elif (
-            number == _TENSOR_DATA_LOCATION and kind == _VARINT and value != 0
-        ) or number == _TENSOR_EXTERNAL_DATA:
+        elif (number == _TENSOR_DATA_LOCATION and kind == _VARINT and value != 0) or number == _TENSOR_EXTERNAL_DATA:
             external = True
     return name if external else None
 
@@ -137,7 +135,5 @@ def inspect_onnx(path: Path) -> OnnxHeader:
             f"{path.name}: tensor {external!r} keeps its data outside the file; export with weights inside"
         )
     if header.ir_version == 0 or not header.opsets:
-        raise BundleError(
-            f"{path.name}: names no IR version or opset, so not an ONNX model; export the bundle again"
-        )
+        raise BundleError(f"{path.name}: names no IR version or opset, so not an ONNX model; export the bundle again")
     return header

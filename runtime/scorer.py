@@ -55,9 +55,7 @@ class Scorer:
         batches = segments[:, None]
         if len(segments) <= limit:
             return self.engine.embed(batches)
-        return np.concatenate(
-            [self.engine.embed(batches[i : i + limit]) for i in range(0, len(segments), limit)]
-        )
+        return np.concatenate([self.engine.embed(batches[i : i + limit]) for i in range(0, len(segments), limit)])
 
     def score_segments(self, segments: Float32Array) -> SegmentScores:
         """Log-mel segments (N, frames, n_mels) float32, N >= 1, to their scores."""

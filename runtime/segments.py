@@ -32,9 +32,7 @@ class SegmentSettings(BaseModel):
     @classmethod
     def for_clip_length(cls, frame_count: int, frames: int = 256, sections: int = 10) -> SegmentSettings:
         """Settings whose live hop equals the clip hop of clips with `frame_count` frames."""
-        return cls(
-            frames=frames, sections=sections, hop=max(1, (frame_count - frames) // max(1, sections - 1))
-        )
+        return cls(frames=frames, sections=sections, hop=max(1, (frame_count - frames) // max(1, sections - 1)))
 
 
 def clip_starts(frame_count: int, settings: SegmentSettings, *, anchored: bool = False) -> list[int]:

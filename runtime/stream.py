@@ -107,9 +107,7 @@ def score_streams(streams: Sequence[Stream]) -> list[list[Score]]:
     All streams must share one scorer (InputError otherwise).
     """
     if any(stream.scorer is not streams[0].scorer for stream in streams):
-        raise InputError(
-            "score_streams: the streams use different scorers; score them in one call per scorer"
-        )
+        raise InputError("score_streams: the streams use different scorers; score them in one call per scorer")
     taken = [stream.take_waiting() for stream in streams]
     flat = [segment for waiting in taken for _, segment in waiting]
     if not flat:

@@ -101,9 +101,7 @@ def dsad_loss(z: Tensor, kind: Tensor, c: Tensor, eta: float, epsilon: float) ->
     return torch.mean(_weight(kind, eta, z) * terms), _largest(inverse[kind != NORMAL])
 
 
-def ddcsad_loss(
-    z: Tensor, kind: Tensor, c_p: Tensor, c_n: Tensor, eta: float, epsilon: float
-) -> tuple[Tensor, Tensor]:
+def ddcsad_loss(z: Tensor, kind: Tensor, c_p: Tensor, c_n: Tensor, eta: float, epsilon: float) -> tuple[Tensor, Tensor]:
     """Equation 3 with y = -1 for outliers. Returns (loss, largest inverse)."""
     d_p, d_n = squared_distance(z, c_p), squared_distance(z, c_n)
     near = torch.where(kind == NORMAL, d_p, d_n)

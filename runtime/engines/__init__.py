@@ -33,6 +33,4 @@ def open_engine(
         )
     from edgeasd.runtime.engines.onnxruntime import OnnxRuntimeEngine
 
-    return OnnxRuntimeEngine(
-        model, precision=precision, accelerator=accelerator, threads=threads, max_batch=max_batch
-    )
+    return OnnxRuntimeEngine(model, precision=precision, accelerator=accelerator, threads=threads, max_batch=max_batch)

@@ -109,9 +109,7 @@ class OnnxRuntimeEngine:
     ) -> None:
         import onnxruntime as ort
 
-        self._session: Any = make_session(
-            model, accelerator=accelerator, threads=threads, optimisation=optimisation
-        )
+        self._session: Any = make_session(model, accelerator=accelerator, threads=threads, optimisation=optimisation)
         self._input = self._session.get_inputs()[0].name
         self._outputs = [self._session.get_outputs()[0].name]
         self.accelerator = accelerator

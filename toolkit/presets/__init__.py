@@ -1,0 +1,86 @@
+"""Presets are data: one TOML file each, read into a checked `Preset`. Every field is stored with the run."""
+
+from __future__ import annotations
+
+from importlib import resources
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from edgeasd.runtime.errors import InputError
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10
+    import tomli as tomllib
+
+PRESETS = ("paper", "quick")
+
+_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
+class Preset(BaseModel):
+    """Everything that decides what a training run computes, apart from the data and the seed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    backbone: str
+    method: str
+    iterations: Annotated[int, Field(ge=1, le=10_000_000)]
+    batch_normal: Annotated[int, Field(ge=1, le=4096)]
+    batch_outlier: Annotated[int, Field(ge=1, le=4096)]
+    learning_rate: _Positive
+    """Of the encoder."""
+    head_learning_rate: _Positive
+    halve_every: Annotated[int, Field(ge=1)]
+    """Iterations after which both learning rates are halved."""
+    lam: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    """λ of equation 4."""
+    eta: _Positive
+    """η of equations 2 and 3."""
+    epsilon: _Positive
+    """Added to d² before it is inverted."""
+    least_epoch_iterations: Annotated[int, Field(ge=1)]
+    """An epoch is one pass over the normals, but at least this many iterations."""
+    centroid_outliers: Annotated[int, Field(ge=0)]
+    """Most outliers that enter c_n; 0 for all."""
+    holdout_fraction: _Fraction
+    test_fraction: _Fraction
+    checkpoint_every: Annotated[int, Field(ge=1)]
+    segment_frames: Annotated[int, Field(ge=8, le=4096)] = 256
+    sections: Annotated[int, Field(ge=1, le=1000)] = 10
+    zero_init_residual: bool = True
+    estimate_norms_first: bool = True
+    """Estimate batch-norm statistics in one pass before the first centroids."""
+
+    def changed(self, **fields: Any) -> Preset:
+        """A copy with the fields that are not None replaced, checked again. Raises InputError."""
+        return _checked({**self.model_dump(), **{k: v for k, v in fields.items() if v is not None}}, self.name)
+
+
+def _checked(raw: dict[str, Any], place: str) -> Preset:
+    try:
+        return Preset.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"preset {place}: {field} = {first['input']!r}: {first['msg']}") from None
+
+
+def load_preset(name: str) -> Preset:
+    """Read a preset by name; InputError for an unknown one."""
+    if name not in PRESETS:
+        raise InputError(f"--preset {name}: unknown; use one of {', '.join(PRESETS)}")
+    return _checked(_read(f"{name}.toml"), name)
+
+
+def table_one_alpha(method: str, machine: str) -> float | None:
+    """α of the paper's Table I, or None where the table has no such cell."""
+    alpha = _read("alpha.toml").get(method, {}).get(machine)
+    return None if alpha is None else float(alpha)
+
+
+def _read(name: str) -> dict[str, Any]:
+    return tomllib.loads(resources.files(__package__).joinpath(name).read_text("utf-8"))

@@ -1,0 +1,179 @@
+"""All that training and evaluation need to know of one machine type: roles, amplitudes, features."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from edgeasd.runtime.errors import InputError
+from edgeasd.runtime.logmel import Amplitude, FeatureSettings, Float32Array
+from edgeasd.toolkit.data.cache import FeatureCache
+from edgeasd.toolkit.data.clips import BadFile, Clip, content_hashes, refuse_bad, select_clips
+from edgeasd.toolkit.data.layouts import find_clips
+from edgeasd.toolkit.data.split import Split, split_clips
+from edgeasd.toolkit.progress import Report, quiet
+
+_DATA_SETS = (frozenset({"fan", "pump", "slider", "valve"}), frozenset({"ToyCar", "ToyConveyor"}))
+"""MIMII and ToyADMOS: machines recorded alike. Outliers come from the same data set (paper, IV-A)."""
+
+Stage = Callable[[str], AbstractContextManager[Report]]
+"""Opens a progress report for a named stage of work."""
+
+
+def _no_stage(_: str) -> AbstractContextManager[Report]:
+    return nullcontext(quiet)
+
+
+@dataclass(frozen=True)
+class Roles:
+    """The clips of one model: one ID against the rest."""
+
+    normals: list[Clip]
+    outliers: list[Clip]
+    holdout_normals: list[Clip]
+    holdout_outliers: list[Clip]
+    test: list[Clip]
+
+
+@dataclass
+class MachineData:
+    """A machine type of a data set with its neighbours, content hashes, amplitudes and feature cache."""
+
+    root: Path
+    machine: str
+    splits: dict[str, dict[str, Split]]
+    """Machine type -> ID -> split; `machine` itself and the types it takes outliers from."""
+    hashes: dict[Path, str]
+    amplitudes: dict[str, Amplitude]
+    cache: FeatureCache
+    bad: list[BadFile] = field(default_factory=list)
+
+    @property
+    def ids(self) -> list[str]:
+        """IDs of the machine type."""
+        return list(self.splits[self.machine])
+
+    @property
+    def amplitude(self) -> Amplitude:
+        """Amplitude of the machine type."""
+        return self.amplitudes[self.machine]
+
+    def roles(self, id: str) -> Roles:
+        """Who plays which part for the model of `id`; InputError for an ID that is not there."""
+        own = self.splits[self.machine]
+        if id not in own:
+            raise InputError(f"{self.machine}: no ID {id!r} in the data; pass one of: {', '.join(own)}")
+        others = [
+            split
+            for machine, splits in self.splits.items()
+            for other, split in splits.items()
+            if (machine, other) != (self.machine, id)
+        ]
+        return Roles(
+            normals=own[id].train,
+            outliers=[clip for split in others for clip in split.train],
+            holdout_normals=own[id].holdout,
+            holdout_outliers=[clip for split in others for clip in split.holdout],
+            test=own[id].test,
+        )
+
+    def trainable(self, id: str) -> Roles:
+        """`roles`, after a check that there is something to train on. Raises InputError."""
+        roles = self.roles(id)
+        if not roles.normals:
+            raise InputError(
+                f"{self.machine} ID {id}: 0 normal training clips in {self.root}; record some with the machine "
+                f"running well into {self.machine}/{id}/normal/, or choose another --id"
+            )
+        if not roles.outliers:
+            raise InputError(
+                f"{self.machine} ID {id}: 0 outlier clips in {self.root}; the method needs normal clips of other "
+                "IDs or other machines recorded alike, so add at least one more machine"
+            )
+        return roles
+
+    def features(self, clip: Clip) -> Float32Array:
+        """Log-mel (T, n_mels) of a clip with its own machine type's amplitude, memory-mapped."""
+        return self.cache.features(clip.path, self.hashes[clip.path], self.amplitudes[clip.machine])
+
+    def prepare(self, clips: Iterable[Clip], report: Report = quiet) -> None:
+        """Fill the feature cache for `clips`; InputError names every clip that cannot be used."""
+        wanted = list(clips)
+        done = 0
+        for machine, amplitude in self.amplitudes.items():
+            of_machine = [(clip.path, self.hashes[clip.path]) for clip in wanted if clip.machine == machine]
+            before = done
+            self.cache.prepare(of_machine, amplitude, lambda n, _, before=before: report(before + n, len(wanted)))  # type: ignore[misc]
+            done += len(of_machine)
+
+    def fingerprint(self, roles: Roles) -> str:
+        """16 hexadecimal digits that change with the content of any training clip or its role."""
+        lines = [
+            f"{role}:{self.hashes[clip.path]}"
+            for role in ("normals", "outliers", "holdout_normals", "holdout_outliers")
+            for clip in getattr(roles, role)
+        ]
+        return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:16]
+
+
+def load_machine(
+    root: Path,
+    machine: str,
+    *,
+    cache_folder: Path,
+    seed: int,
+    holdout_fraction: float,
+    test_fraction: float,
+    id_attribute: str | None = None,
+    settings: FeatureSettings | None = None,
+    skip_bad: bool = False,
+    stage: Stage = _no_stage,
+) -> MachineData:
+    """Find, hash, check and split the clips of `machine` and of the types that lend it outliers.
+
+    Every file is decoded once (its amplitude statistics are cached by content). Raises InputError
+    that names every file that cannot be used, unless `skip_bad`; those are then in `.bad`.
+    """
+    found = find_clips(root, id_attribute=id_attribute)
+    select_clips(found, machine=machine)  # refuses an unknown machine with the list of those present
+    neighbours = next((group for group in _DATA_SETS if machine in group), None)
+    clips = [clip for clip in found if clip.machine == machine or neighbours is None or clip.machine in neighbours]
+    with stage("hashing clips") as report:
+        hashes, unreadable = content_hashes([c.path for c in clips], progress=report, skip_bad=skip_bad)
+    cache = FeatureCache(cache_folder, settings or FeatureSettings())
+    with stage("reading clips") as report:
+        bad = unreadable + _measure(cache, [c for c in clips if c.path in hashes], hashes, report)
+    if not skip_bad:
+        refuse_bad(bad, len(clips))
+    refused = {path for path, _ in bad}
+    clips = [clip for clip in clips if clip.path not in refused]
+    splits, amplitudes = {}, {}
+    for kind in sorted({clip.machine for clip in clips}):
+        splits[kind] = split_clips(
+            [clip for clip in clips if clip.machine == kind],
+            seed=seed,
+            hashes=hashes,
+            holdout_fraction=holdout_fraction,
+            test_fraction=test_fraction,
+        )
+        normals = [(clip.path, hashes[clip.path]) for split in splits[kind].values() for clip in split.train]
+        if normals:
+            amplitudes[kind] = cache.amplitude(normals)
+    if machine not in amplitudes:
+        raise InputError(f"{machine}: 0 normal training clips in {root}; record some with the machine running well")
+    splits = {kind: split for kind, split in splits.items() if kind in amplitudes}
+    return MachineData(Path(root), machine, splits, hashes, amplitudes, cache, bad)
+
+
+def _measure(cache: FeatureCache, clips: list[Clip], hashes: dict[Path, str], report: Report) -> list[BadFile]:
+    bad: list[BadFile] = []
+    for done, clip in enumerate(clips, start=1):
+        try:
+            cache.clip_statistics(clip.path, hashes[clip.path])
+        except InputError as error:
+            bad.append((clip.path, str(error)))
+        report(done, len(clips))
+    return bad

@@ -1,0 +1,131 @@
+"""Checkpoints: everything the next iteration depends on, in safetensors and JSON.
+
+    step-000300/
+      model.safetensors       network parameters and batch-norm statistics, both centroids
+      optimiser.safetensors   Adam moments and steps by parameter name, states of the random generators
+      state.json              iteration, preset, seed, machine, data fingerprint, versions
+
+The learning rate and the sampler's position are functions of the iteration and need no state.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from edgeasd.runtime.atomic import atomic_directory, write_json
+from edgeasd.runtime.errors import InputError
+
+FORMAT = 1
+
+
+@dataclass
+class Checkpoint:
+    """What a checkpoint folder holds."""
+
+    path: Path
+    state: dict[str, Any]
+    model: dict[str, Tensor]
+    optimiser: dict[str, Tensor]
+
+    @property
+    def iteration(self) -> int:
+        """Iterations done."""
+        return int(self.state["iteration"])
+
+    def restore_network(self, network: nn.Module) -> tuple[Tensor, Tensor]:
+        """Load weights and statistics into `network`; returns the centroids (c_p, c_n), each (D,)."""
+        weights = {k.removeprefix("network."): v for k, v in self.model.items() if k.startswith("network.")}
+        try:
+            network.load_state_dict(weights)
+            return self.model["centroid.normal"], self.model["centroid.outlier"]
+        except (RuntimeError, KeyError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(f"{self.path}: does not fit the network of its preset ({reason}); train again") from None
+
+    def restore_optimiser(self, optimiser: torch.optim.Optimizer, names: list[str]) -> None:
+        """Load Adam's moments; `names` are the parameter names in the optimiser's order."""
+        layout = optimiser.state_dict()
+        state = {}
+        for index, name in enumerate(names):
+            entry = {
+                key.rsplit("/", 1)[1]: value for key, value in self.optimiser.items() if key.startswith(f"adam/{name}/")
+            }
+            if entry:
+                state[index] = entry
+        optimiser.load_state_dict({"state": state, "param_groups": layout["param_groups"]})
+
+    def restore_random_states(self) -> None:
+        """Put torch's generators where they were."""
+        torch.set_rng_state(self.optimiser["random/cpu"])
+        if "random/cuda" in self.optimiser and torch.cuda.is_available():
+            torch.cuda.set_rng_state(self.optimiser["random/cuda"])
+
+
+def optimiser_tensors(optimiser: torch.optim.Optimizer, names: list[str]) -> dict[str, Tensor]:
+    """Adam's state by parameter name, and the random states, as one flat dictionary for safetensors."""
+    tensors = {
+        f"adam/{names[index]}/{key}": torch.as_tensor(value).cpu()
+        for index, entry in optimiser.state_dict()["state"].items()
+        for key, value in entry.items()
+    }
+    tensors["random/cpu"] = torch.get_rng_state()
+    if torch.cuda.is_available():
+        tensors["random/cuda"] = torch.cuda.get_rng_state()
+    return tensors
+
+
+def save_checkpoint(
+    folder: Path,
+    network: nn.Module,
+    centroids: tuple[Tensor, Tensor],
+    optimiser: dict[str, Tensor],
+    state: dict[str, Any],
+    keep: int,
+) -> Path:
+    """Write `folder`/step-NNNNNN atomically, then delete all but the newest `keep`."""
+    path = folder / f"step-{state['iteration']:06d}"
+    model = {f"network.{k}": v.detach().cpu().contiguous().clone() for k, v in network.state_dict().items()}
+    model["centroid.normal"], model["centroid.outlier"] = (c.detach().cpu().clone() for c in centroids)
+    with atomic_directory(path, replace=True) as temporary:
+        save_file(model, temporary / "model.safetensors")
+        save_file({k: v.contiguous().clone() for k, v in optimiser.items()}, temporary / "optimiser.safetensors")
+        write_json(temporary / "state.json", {"format": FORMAT, **state})
+    for old in list_checkpoints(folder)[:-keep]:
+        shutil.rmtree(old)
+    return path
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Whole checkpoints in `folder`, oldest first."""
+    found = folder.glob("step-*/state.json") if folder.is_dir() else []
+    return sorted((p.parent for p in found), key=lambda p: int(p.name.removeprefix("step-")))
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint onto the CPU; InputError, naming the file, where one is missing or damaged."""
+    try:
+        state = json.loads((path / "state.json").read_text("utf-8"))
+        if not isinstance(state, dict) or state.get("format") != FORMAT:
+            raise InputError(f"{path}/state.json: format {state.get('format')!r}, this edgeasd reads {FORMAT}")
+        model = load_file(path / "model.safetensors")
+        optimiser = load_file(path / "optimiser.safetensors")
+    except (OSError, ValueError, AttributeError, SafetensorError) as error:
+        raise InputError(f"{path}: not a whole checkpoint ({error}); resume from another or train again") from None
+    return Checkpoint(path, state, model, optimiser)
+
+
+def latest_checkpoint(folder: Path) -> Checkpoint:
+    """The newest checkpoint of a run; InputError where there is none."""
+    found = list_checkpoints(folder)
+    if not found:
+        raise InputError(f"{folder}: holds no checkpoint; train first with `edgeasd train`")
+    return load_checkpoint(found[-1])

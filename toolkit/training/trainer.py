@@ -1,0 +1,243 @@
+"""The training loop of one model: one machine ID against its outliers (paper, sections III and IV-A).
+
+Lightning Fabric moves things to the device and casts to the training precision; the loop, the
+loss and the centroids are here in plain sight.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from edgeasd.runtime.errors import CheckFailed, DeviceError
+from edgeasd.toolkit.losses import NORMAL, OUTLIER, LossParts, Method, method_loss, method_named
+from edgeasd.toolkit.models.backbones import Network, build_network
+from edgeasd.toolkit.presets import Preset
+from edgeasd.toolkit.training.centroids import estimate_norms, mean_embedding
+from edgeasd.toolkit.training.checkpoint import Checkpoint, optimiser_tensors, save_checkpoint
+from edgeasd.toolkit.training.pools import FeaturePool
+from edgeasd.toolkit.training.sampler import BatchSampler
+
+__all__ = ["Interrupted", "StepLog", "Trainer", "open_fabric"]
+
+_KEEP = 2
+
+
+class Interrupted(Exception):
+    """Training was asked to stop and did, after writing a checkpoint."""
+
+    def __init__(self, iteration: int) -> None:
+        super().__init__(f"stopped at iteration {iteration}")
+        self.iteration = iteration
+
+
+@dataclass(frozen=True)
+class StepLog:
+    """What is worth knowing of one iteration."""
+
+    iteration: int
+    loss: float
+    bce: float
+    metric: float
+    largest_inverse: float
+    gradient_norm: float
+    learning_rate: float
+    iterations_per_second: float
+
+
+def open_fabric(accelerator: str) -> Fabric:
+    """Fabric on "cpu", "cuda" or "cuda:K"; bfloat16 autocast on a GPU that has it, float32 elsewhere.
+
+    "auto" takes the first GPU there is. Raises DeviceError for a GPU that is not there.
+    """
+    kind, _, index = accelerator.partition(":")
+    if kind == "auto":
+        kind = "cuda" if torch.cuda.is_available() else "cpu"
+    if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
+        raise DeviceError(f"--accelerator {accelerator}: unknown; use auto, cpu, cuda or cuda:0")
+    if kind == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if int(index or 0) >= count:
+            raise DeviceError(f"--accelerator {accelerator}: torch sees {count} CUDA GPUs; use --accelerator cpu")
+        precision = "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
+        return Fabric(accelerator="cuda", devices=[int(index or 0)], precision=precision)  # type: ignore[arg-type]
+    return Fabric(accelerator="cpu", devices=1, precision="32-true")
+
+
+class Trainer:
+    """Trains one network and holds all its state; `run` goes from `iteration` to the preset's end."""
+
+    def __init__(
+        self,
+        preset: Preset,
+        seed: int,
+        normals: FeaturePool,
+        outliers: FeaturePool,
+        n_mels: int,
+        fabric: Fabric,
+    ) -> None:
+        self.preset, self.seed, self.fabric = preset, seed, fabric
+        self.method: Method = method_named(preset.method)
+        self._normals, self._outliers, self._n_mels = normals, outliers, n_mels
+        self.sampler = BatchSampler(
+            len(normals),
+            len(outliers),
+            batch_normal=preset.batch_normal,
+            batch_outlier=preset.batch_outlier,
+            least_epoch=preset.least_epoch_iterations,
+            seed=seed,
+        )
+        torch.manual_seed(seed)
+        self.network: Network = build_network(
+            preset.backbone, n_mels=n_mels, zero_init_residual=preset.zero_init_residual
+        ).to(memory_format=torch.channels_last)
+        self._names = [name for name, _ in self.network.named_parameters() if not name.startswith("head.")]
+        self._names += [name for name, _ in self.network.named_parameters() if name.startswith("head.")]
+        named = dict(self.network.named_parameters())
+        encoder = [named[name] for name in self._names if not name.startswith("head.")]
+        head = [named[name] for name in self._names if name.startswith("head.")]
+        # capturable/foreach defaults differ between devices; the mathematics is Adam's either way
+        self.optimiser = torch.optim.Adam([{"params": encoder}, {"params": head}], lr=preset.learning_rate)
+        self._model, self._fabric_optimiser = fabric.setup(self.network, self.optimiser)
+        self.centroids: tuple[Tensor, Tensor] | None = None
+        self.iteration = 0
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Continue from `checkpoint`, exactly."""
+        c_p, c_n = checkpoint.restore_network(self.network)
+        self.network.to(self.fabric.device)
+        checkpoint.restore_optimiser(self.optimiser, self._names)
+        checkpoint.restore_random_states()
+        self.centroids = (c_p.to(self.fabric.device), c_n.to(self.fabric.device))
+        self.iteration = checkpoint.iteration
+
+    def run(
+        self,
+        on_step: Callable[[StepLog], None],
+        on_checkpoint: Callable[[], None],
+        should_stop: Callable[[], bool],
+    ) -> None:
+        """Train to the end. `on_checkpoint` is called after the iterations that the preset names, and the last.
+
+        Raises Interrupted when `should_stop` says so, after a checkpoint; CheckFailed when the loss
+        is no longer finite, in which case the last checkpoint stands.
+        """
+        if self.centroids is None:
+            self._begin()
+        self.network.train()
+        clock = time.perf_counter()
+        while self.iteration < self.preset.iterations:
+            parts, gradient_norm, rate = self._step()
+            now = time.perf_counter()
+            on_step(self._log(parts, gradient_norm, rate, 1.0 / max(now - clock, 1e-9)))
+            clock = now
+            if self.iteration % self.sampler.epoch_iterations == 0 and self.method.moving_centroids:
+                self.centroids = self._compute_centroids()
+            if self.iteration == self.preset.iterations:
+                break
+            if should_stop():
+                on_checkpoint()
+                raise Interrupted(self.iteration)
+            if self.iteration % self.preset.checkpoint_every == 0:
+                on_checkpoint()
+        if self.method.metric != "dsad":
+            # "and once at the end"; for plain BCE they serve the exported distance only
+            self.centroids = self._compute_centroids()
+        on_checkpoint()
+
+    def save(self, folder: Path, facts: dict[str, Any]) -> Path:
+        """Write a checkpoint of this moment; `facts` go into its state.json."""
+        assert self.centroids is not None
+        state = {
+            **facts,
+            "iteration": self.iteration,
+            "preset": self.preset.model_dump(),
+            "seed": self.seed,
+            "precision": str(self.fabric._precision.precision),
+            "device": str(self.fabric.device),
+            "threads": torch.get_num_threads(),
+        }
+        return save_checkpoint(
+            folder, self.network, self.centroids, optimiser_tensors(self.optimiser, self._names), state, _KEEP
+        )
+
+    def _begin(self) -> None:
+        frames = self.preset.segment_frames
+        if self.preset.estimate_norms_first:
+            estimate_norms(
+                self._encoder, self._normals, self._outliers, frames, self._n_mels, self.fabric.device, self.seed
+            )
+        self.centroids = self._compute_centroids()
+
+    @property
+    def _encoder(self) -> nn.Module:
+        return self.network.encoder
+
+    def _compute_centroids(self) -> tuple[Tensor, Tensor]:
+        outliers = np.arange(len(self._outliers))
+        limit = self.preset.centroid_outliers
+        if limit and len(outliers) > limit:
+            outliers = np.sort(np.random.default_rng([self.seed, 5, self.iteration]).permutation(outliers)[:limit])
+        frames, device = self.preset.segment_frames, self.fabric.device
+        normals = np.arange(len(self._normals))
+        with self.fabric.autocast():
+            return (
+                mean_embedding(self._encoder, self._normals, normals, frames, self._n_mels, device),
+                mean_embedding(self._encoder, self._outliers, outliers, frames, self._n_mels, device),
+            )
+
+    def _step(self) -> tuple[LossParts, Tensor, float]:
+        assert self.centroids is not None
+        preset, factor = self.preset, 0.5 ** (self.iteration // self.preset.halve_every)
+        for group, rate in zip(
+            self.optimiser.param_groups, (preset.learning_rate, preset.head_learning_rate), strict=True
+        ):
+            group["lr"] = rate * factor
+        segments, kind = self._batch(self.iteration)
+        self._fabric_optimiser.zero_grad()
+        logit, z = self._model(segments)
+        parts = method_loss(
+            self.method, logit, z, kind, *self.centroids, lam=preset.lam, eta=preset.eta, epsilon=preset.epsilon
+        )
+        if not bool(torch.isfinite(parts.total)):
+            raise CheckFailed(
+                f"iteration {self.iteration}: the loss is {float(parts.total)} (bce {float(parts.bce):.3g}, "
+                f"metric {float(parts.metric):.3g}, largest 1/d² {float(parts.largest_inverse):.3g}); the last "
+                "checkpoint stands; train with a smaller learning rate or another seed"
+            )
+        self.fabric.backward(parts.total)
+        gradient_norm = nn.utils.get_total_norm([p.grad for p in self.network.parameters() if p.grad is not None])
+        self._fabric_optimiser.step()
+        self.iteration += 1
+        return parts, gradient_norm, preset.learning_rate * factor
+
+    def _batch(self, iteration: int) -> tuple[Tensor, Tensor]:
+        chosen = self.sampler.batch(iteration)
+        rows = [(self._normals, int(i)) for i in chosen.normals] + [(self._outliers, int(i)) for i in chosen.outliers]
+        batch = np.empty((len(rows), self.preset.segment_frames, self._n_mels), dtype=np.float32)
+        for row, (pool, index) in enumerate(rows):
+            pool.crop(index, float(chosen.crops[row]), batch[row])
+        kind = torch.tensor([NORMAL] * len(chosen.normals) + [OUTLIER] * len(chosen.outliers))
+        device = self.fabric.device
+        segments = torch.from_numpy(batch)[:, None].to(device, memory_format=torch.channels_last)
+        return segments, kind.to(device)
+
+    def _log(self, parts: LossParts, gradient_norm: Tensor, rate: float, speed: float) -> StepLog:
+        return StepLog(
+            iteration=self.iteration,
+            loss=float(parts.total.detach()),
+            bce=float(parts.bce),
+            metric=float(parts.metric),
+            largest_inverse=float(parts.largest_inverse),
+            gradient_norm=float(gradient_norm),
+            learning_rate=rate,
+            iterations_per_second=speed,
+        )
