@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +30,17 @@ class Head:
         return dict(zip(HEAD_OUTPUTS, self._session.run(HEAD_OUTPUTS, {self._input: z}), strict=True))
 
 
+HeadFunction = Callable[[Float32Array], Mapping[str, Float32Array]]
+"""Embeddings (N, D) to at least logit, q and d, each (N,) float32."""
+
+
 class Scorer:
     """Scores batches of segments. Holds no stream state; any number of streams may share one."""
 
     def __init__(
         self,
         engine: Engine,
-        head: Head,
+        head: HeadFunction,
         features: FeatureSettings,
         amplitude: Amplitude,
         segments: SegmentSettings,

@@ -48,9 +48,7 @@ def expected(path: Path, amplitude: Amplitude = AMPLITUDE) -> np.ndarray:
     return logmel(read_audio(path), SETTINGS, amplitude)
 
 
-def test_features_equal_logmel_bit_for_bit_and_cannot_be_written(
-    tmp_path: Path, clips: list[tuple[Path, str]]
-) -> None:
+def test_features_equal_logmel_bit_for_bit_and_cannot_be_written(tmp_path: Path, clips: list[tuple[Path, str]]) -> None:
     cache = FeatureCache(tmp_path / "cache", SETTINGS)
     for path, sha in clips:
         for _ in ("computed", "read back"):
@@ -144,9 +142,7 @@ def damage(kind: str, entry: Path) -> None:
         "archive",
     ],
 )
-def test_a_damaged_or_foreign_entry_is_computed_again(
-    tmp_path: Path, clips: list[tuple[Path, str]], kind: str
-) -> None:
+def test_a_damaged_or_foreign_entry_is_computed_again(tmp_path: Path, clips: list[tuple[Path, str]], kind: str) -> None:
     cache = FeatureCache(tmp_path / "cache", SETTINGS)
     path, sha = clips[0]
     cache.features(path, sha, AMPLITUDE)
@@ -170,9 +166,7 @@ def test_a_damaged_or_foreign_entry_is_computed_again(
         "\xff",
     ],
 )
-def test_damaged_statistics_are_measured_again(
-    tmp_path: Path, clips: list[tuple[Path, str]], text: str
-) -> None:
+def test_damaged_statistics_are_measured_again(tmp_path: Path, clips: list[tuple[Path, str]], text: str) -> None:
     cache = FeatureCache(tmp_path / "cache", SETTINGS)
     before = cache.clip_statistics(*clips[0])
     (entry,) = entries(tmp_path / "cache", "statistics")
@@ -195,9 +189,7 @@ def test_merging_loses_nothing_beside_a_large_mean() -> None:
     parts = [1e8 + rng.standard_normal(n) for n in (1, 1000, 31, 5000)]
     merged = ClipStatistics(1, float(parts[0][0]), 0.0)
     for part in parts[1:]:
-        merged = merged.merge(
-            ClipStatistics(part.size, float(part.mean()), float(((part - part.mean()) ** 2).sum()))
-        )
+        merged = merged.merge(ClipStatistics(part.size, float(part.mean()), float(((part - part.mean()) ** 2).sum())))
     everything = np.concatenate(parts)
     assert merged.samples == everything.size
     assert merged.squares / merged.samples == pytest.approx(everything.var(), rel=1e-6)
@@ -207,15 +199,23 @@ def test_silence_and_nothing_give_no_amplitude(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "silence.wav", np.zeros(16000, np.float32), 16000)
     cache = FeatureCache(tmp_path / "cache", SETTINGS)
     path = tmp_path / "silence.wav"
-    with pytest.raises(InputError, match=r"standard deviation 0 .*silence\.wav"):
+    with pytest.raises(InputError, match=r"standard deviation 0 .*silence\.wav on: silence only"):
         cache.amplitude([(path, content_hash(path))])
     with pytest.raises(InputError, match="no clips"):
         cache.amplitude([])
 
 
-def test_every_bad_clip_is_named_at_once_or_skipped_where_asked(
-    tmp_path: Path, clips: list[tuple[Path, str]]
-) -> None:
+@pytest.mark.parametrize(("peak", "message"), [(1e12, "far outside"), (1e30, r"loud\.wav: sample 5 ")])
+def test_absurd_levels_are_refused(tmp_path: Path, peak: float, message: str) -> None:
+    samples = np.zeros(4000, np.float32)
+    samples[5] = peak
+    soundfile.write(tmp_path / "loud.wav", samples, 16000, subtype="FLOAT")
+    path = tmp_path / "loud.wav"
+    with pytest.raises(InputError, match=message):
+        FeatureCache(tmp_path / "cache", SETTINGS).amplitude([(path, content_hash(path))])
+
+
+def test_every_bad_clip_is_named_at_once_or_skipped_where_asked(tmp_path: Path, clips: list[tuple[Path, str]]) -> None:
     (tmp_path / "text.wav").write_text("not audio")
     (tmp_path / "empty.wav").write_bytes(b"")
     write_clip(tmp_path / "short.wav", 1, seconds=0.05)
@@ -297,9 +297,7 @@ def test_two_processes_fill_one_cache_at_once(tmp_path: Path, clips: list[tuple[
     assert not list((tmp_path / "cache").rglob("*.tmp"))
 
 
-def test_a_writer_killed_before_the_rename_leaves_no_entry(
-    tmp_path: Path, clips: list[tuple[Path, str]]
-) -> None:
+def test_a_writer_killed_before_the_rename_leaves_no_entry(tmp_path: Path, clips: list[tuple[Path, str]]) -> None:
     process = fill(clips, tmp_path / "cache", "die")
     process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL
@@ -310,9 +308,7 @@ def test_a_writer_killed_before_the_rename_leaves_no_entry(
     check_whole(tmp_path / "cache", clips)
 
 
-def test_a_writer_killed_at_any_moment_leaves_only_whole_entries(
-    tmp_path: Path, clips: list[tuple[Path, str]]
-) -> None:
+def test_a_writer_killed_at_any_moment_leaves_only_whole_entries(tmp_path: Path, clips: list[tuple[Path, str]]) -> None:
     for delay in (0.002, 0.01, 0.03):
         process = fill(clips, tmp_path / "cache", "wait")
         assert process.stdin is not None

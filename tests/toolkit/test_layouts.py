@@ -151,9 +151,7 @@ def test_an_id_is_the_section_except_where_the_table_or_the_caller_says(
 def test_toycar_names_without_a_car_fall_back_to_the_section(tmp_path: Path) -> None:
     touch(tmp_path, f"ToyCar/train/{CAR}", "ToyCar/test/section_00_0000.wav")
     assert [c.id for c in find_clips(tmp_path)] == ["00", "B1"]
-    with pytest.raises(
-        InputError, match=r"section_00_0000\.wav: the name carries no attribute 'car'.*'section'"
-    ):
+    with pytest.raises(InputError, match=r"section_00_0000\.wav: the name carries no attribute 'car'.*'section'"):
         find_clips(tmp_path, id_attribute="car")
 
 
@@ -214,9 +212,7 @@ def test_roots_and_machines_that_are_not_there(tmp_path: Path) -> None:
 
 
 def test_choosing_a_machine_and_an_id(tmp_path: Path) -> None:
-    clips = find_clips(
-        touch(tmp_path, "fan/id_00/normal/a.wav", "fan/02/normal/b.wav", "pump/00/normal/c.wav")
-    )
+    clips = find_clips(touch(tmp_path, "fan/id_00/normal/a.wav", "fan/02/normal/b.wav", "pump/00/normal/c.wav"))
     assert len(select_clips(clips, machine="fan")) == 2
     assert select_clips(clips, machine="fan", id="id_02") == select_clips(clips, machine="fan", id="02")
     with pytest.raises(InputError, match="no ID '03' in the data; pass one of: 00, 02"):
@@ -229,9 +225,7 @@ def test_content_hashes_name_every_unreadable_file(tmp_path: Path) -> None:
     touch(tmp_path, "a.wav")
     good, gone, folder = tmp_path / "a.wav", tmp_path / "gone.wav", tmp_path
     expected = {good: hashlib.sha256(b"a.wav").hexdigest()}
-    with pytest.raises(
-        InputError, match=r"2 of 3 files .*gone\.wav: cannot be read \(No such file.*Is a directory"
-    ):
+    with pytest.raises(InputError, match=r"2 of 3 files .*gone\.wav: cannot be read \(No such file.*Is a directory"):
         content_hashes([good, gone, folder])
     hashes, bad = content_hashes([good, gone, folder], skip_bad=True)
     assert hashes == expected

@@ -63,12 +63,18 @@ def test_a_report_of_a_mixed_and_damaged_tree(root: Path) -> None:
     assert bare.seconds is None
     reasons = {Path(path).name: reason for path, reason in report.damaged}
     assert sorted(reasons) == ["empty.wav", "none.wav", "stray.wav", "text.wav"]
-    assert "cannot be read as audio" in reasons["text.wav"]
+    assert "not a sound file" in reasons["text.wav"]
     assert "holds no samples" in reasons["none.wav"]
     assert "lies outside" in reasons["stray.wav"]
     assert [[Path(p).name for p in group] for group in report.duplicates] == [["1.wav", "copy.wav"]]
     assert report.unrecognised == {str(root / "holiday"): 1}
     assert report.set_aside == {"fan": 1}
+
+
+def test_a_cut_off_wav_shows_without_decoding(root: Path) -> None:
+    bad = root / "valve/id_00/normal/2.wav"
+    bad.write_bytes(bad.read_bytes()[:30_000])
+    assert "cut off" in dict(scan(root).damaged)[str(bad)]
 
 
 def test_only_a_deep_scan_decodes(root: Path) -> None:

@@ -55,9 +55,7 @@ fractions = st.sampled_from([0.0, 0.15, 0.2, 0.5, 0.9])
 
 @given(cases(), st.integers(0, 5), fractions, fractions)
 @settings(max_examples=150, deadline=None)
-def test_every_clip_has_one_role_and_copies_share_it(
-    case: Case, seed: int, holdout: float, test: float
-) -> None:
+def test_every_clip_has_one_role_and_copies_share_it(case: Case, seed: int, holdout: float, test: float) -> None:
     clips, hashes = case
     splits = split_clips(clips, seed=seed, hashes=hashes, holdout_fraction=holdout, test_fraction=test)
     placed = [clip for split in splits.values() for clip in (*split.train, *split.holdout, *split.test)]
@@ -80,9 +78,7 @@ def test_order_and_names_do_not_matter(case: Case, rng: random.Random) -> None:
     after = split_clips(moved, seed=3, hashes={Path("/else") / p.name: h for p, h in hashes.items()})
     assert {p.name: r for p, r in roles(before).items()} == {p.name: r for p, r in roles(after).items()}
     for id, split in before.items():
-        assert [hashes[c.path] for c in split.train] == [
-            hashes[Path("/d") / c.path.name] for c in after[id].train
-        ]
+        assert [hashes[c.path] for c in split.train] == [hashes[Path("/d") / c.path.name] for c in after[id].train]
 
 
 @given(cases(copies_across_ids=False), fractions, fractions)
@@ -117,9 +113,7 @@ def join(*parts: Case) -> Case:
 
 
 def test_the_usual_numbers() -> None:
-    clips, hashes = join(
-        make(100, "train"), make(9, "test", start=100), make(9, "test", "anomaly", start=200)
-    )
+    clips, hashes = join(make(100, "train"), make(9, "test", start=100), make(9, "test", "anomaly", start=200))
     split = split_clips(clips, seed=0, hashes=hashes)["00"]
     assert (len(split.train), len(split.holdout), len(split.test)) == (85, 15, 18)
     clips, hashes = join(make(100), make(10, label="anomaly", start=100))
@@ -129,9 +123,7 @@ def test_the_usual_numbers() -> None:
 
 def test_the_seed_chooses_and_a_choice_is_the_same_for_ever() -> None:
     clips, hashes = make(40, "train")
-    first = [
-        sorted(c.path.stem for c in split_clips(clips, seed=s, hashes=hashes)["00"].holdout) for s in (0, 1)
-    ]
+    first = [sorted(c.path.stem for c in split_clips(clips, seed=s, hashes=hashes)["00"].holdout) for s in (0, 1)]
     assert first[0] != first[1]
     ranked = sorted(clips, key=lambda c: hashlib.sha256(f"0:holdout:{hashes[c.path]}".encode()).hexdigest())
     assert first[0] == sorted(c.path.stem for c in ranked[:6])
@@ -161,9 +153,7 @@ def test_an_id_without_normals_is_test_only() -> None:
 
 def test_one_recording_under_two_labels_is_refused() -> None:
     clips, hashes = join(make(3), make(1, label="anomaly", id="01", start=2))
-    with pytest.raises(
-        InputError, match=r"00_2\.wav \(normal\) and .*01_2\.wav \(anomaly\): the same recording"
-    ):
+    with pytest.raises(InputError, match=r"00_2\.wav \(normal\) and .*01_2\.wav \(anomaly\): the same recording"):
         split_clips(clips, seed=0, hashes=hashes)
 
 

@@ -20,17 +20,16 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import ValidationError
 
 from edgeasd.runtime.atomic import atomic_file, write_json
 from edgeasd.runtime.audio import read_audio
 from edgeasd.runtime.errors import InputError
-from edgeasd.runtime.logmel import Amplitude, FeatureSettings, logmel
+from edgeasd.runtime.logmel import Amplitude, FeatureSettings, check_samples, logmel
 from edgeasd.toolkit.data.clips import BadFile, Progress, refuse_bad
 
 CACHE_VERSION = 1
 """Raise it when the arithmetic of log-mel or of reading changes, so that old entries are left alone."""
-
-_SMALLEST_STD = 1e-12
 
 
 class ClipStatistics(NamedTuple):
@@ -84,12 +83,13 @@ class FeatureCache:
         for statistics in found[1:]:
             pooled = pooled.merge(statistics)
         std = math.sqrt(pooled.squares / pooled.samples)
-        if std <= _SMALLEST_STD:
+        try:
+            return Amplitude(mean=pooled.mean, std=std)
+        except ValidationError as error:
             raise InputError(
-                f"amplitude: standard deviation {std:g} over {len(found)} clips from {wanted[0][0]} on: "
-                "they hold silence only; check the microphone and record again"
-            )
-        return Amplitude(mean=pooled.mean, std=std)
+                f"amplitude: mean {pooled.mean:g}, standard deviation {std:g} over {len(found)} clips from "
+                f"{wanted[0][0]} on: silence only, or far outside [-1, 1); check the recordings' level"
+            ) from error
 
     def features(self, path: Path, content_hash: str, amplitude: Amplitude) -> npt.NDArray[np.float32]:
         """Log-mel frames (T, n_mels) float32 of a clip, read-only, memory-mapped.
@@ -137,7 +137,10 @@ class FeatureCache:
             raise InputError(
                 f"{path}: {samples.size} samples, one frame takes {self.settings.n_fft}; record longer clips"
             )
-        return samples
+        try:
+            return check_samples(samples, sample_rate=self.settings.sample_rate)
+        except InputError as error:  # it knows the sample, not the file
+            raise InputError(f"{path}: {error}") from error
 
     def _measure(self, content_hash: str, samples: npt.NDArray[np.float32]) -> ClipStatistics:
         wide = samples.astype(np.float64)

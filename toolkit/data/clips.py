@@ -83,9 +83,7 @@ def refuse_bad(bad: Sequence[BadFile], total: int) -> None:
     if len(bad) == 1:
         raise InputError(bad[0][1])
     listed = "; ".join(f"({i}) {reason}" for i, (_, reason) in enumerate(bad, start=1))
-    raise InputError(
-        f"{len(bad)} of {total} files cannot be used; pass --skip-bad to go on without them: {listed}"
-    )
+    raise InputError(f"{len(bad)} of {total} files cannot be used; pass --skip-bad to go on without them: {listed}")
 
 
 def plain_id(name: str) -> str:
@@ -101,9 +99,7 @@ def select_clips(clips: Sequence[Clip], *, machine: str, id: str | None = None) 
     of_machine = [clip for clip in clips if clip.machine == machine]
     if not of_machine:
         present = sorted({clip.machine for clip in clips})
-        raise InputError(
-            f"machine {machine!r}: not in the data; pass one of: {', '.join(present) or 'none present'}"
-        )
+        raise InputError(f"machine {machine!r}: not in the data; pass one of: {', '.join(present) or 'none present'}")
     if id is None:
         return of_machine
     chosen = [clip for clip in of_machine if clip.id == plain_id(id)]

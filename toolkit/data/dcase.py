@@ -67,15 +67,11 @@ class SectionLayout:
         if name.parts[0] == _SET_ASIDE:
             return None
         if len(name.parts) != 2 or name.parts[0] not in _SPLIT_FOLDERS:
-            raise InputError(
-                f"{path}: lies outside {self.form}; move it into train or test, or out of the data root"
-            )
+            raise InputError(f"{path}: lies outside {self.form}; move it into train or test, or out of the data root")
         fields = _fields(path)
         split = _SPLIT_FOLDERS[name.parts[0]]
         if fields["split"] not in (None, split):
-            raise InputError(
-                f"{path}: the name says {fields['split']}, the folder {split}; move or rename it"
-            )
+            raise InputError(f"{path}: the name says {fields['split']}, the folder {split}; move or rename it")
         attributes = parse_attributes(fields["attributes"])
         return Clip(
             path=path,

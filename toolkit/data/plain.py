@@ -32,9 +32,7 @@ class PlainLayout:
         """
         path = folder / name
         if id_attribute is not None:
-            raise InputError(
-                f"{path}: the plain layout names no attribute {id_attribute!r}; drop id_attribute"
-            )
+            raise InputError(f"{path}: the plain layout names no attribute {id_attribute!r}; drop id_attribute")
         if len(name.parts) != 3 or name.parts[1] not in _LABEL_FOLDERS:
             raise InputError(f"{path}: lies outside {self.form}; move it into a normal or anomaly folder")
         id_folder, label_folder, _ = name.parts

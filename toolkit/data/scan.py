@@ -14,7 +14,7 @@ from typing import Any
 
 import soundfile
 
-from edgeasd.runtime.audio import read_audio
+from edgeasd.runtime.audio import AudioReader, read_audio
 from edgeasd.runtime.errors import InputError
 from edgeasd.toolkit.data.clips import BadFile, Clip, Progress, content_hashes
 from edgeasd.toolkit.data.layouts import machine_folders
@@ -74,7 +74,9 @@ class ScanReport:
 
 
 @dataclass(frozen=True)
-class _Sound:
+class Sound:
+    """What a readable file holds: rate in Hz, channels, length in seconds."""
+
     rate: int
     channels: int
     seconds: float
@@ -113,33 +115,25 @@ def scan(root: Path, *, deep: bool = False, progress: Progress | None = None) ->
     )
 
 
-def inspect_file(path: Path, *, deep: bool = False) -> _Sound:
-    """Rate (Hz), channels and length (s) of one file; raises InputError where it is damaged.
+def inspect_file(path: Path, *, deep: bool = False) -> Sound:
+    """Rate, channels and length of one file; raises InputError where it is damaged.
 
-    Shallow, only the header is believed; `deep` decodes everything by the rules of `read_audio`.
+    Shallow, its header is checked against its size by the rules of `AudioReader`; `deep` decodes
+    every sample as training would.
     """
+    # Any rate and channel count is let through here: a scan reports them, training refuses them.
+    AudioReader(path, sample_rate=16_000, channel=None, mix=True, resample=True).close()
     try:
         info = soundfile.info(str(path))
     except (soundfile.SoundFileError, OSError) as error:
-        raise InputError(
-            f"{path}: cannot be read as audio ({_reason(error)}); repair or remove it"
-        ) from error
-    if info.frames <= 0 or info.samplerate <= 0:
-        raise InputError(f"{path}: holds no samples; record it again or remove it")
+        raise InputError(f"{path}: vanished or changed while it was read; scan again") from error
     if deep:
-        read_audio(path, sample_rate=info.samplerate, mix=info.channels > 1)
-    return _Sound(info.samplerate, info.channels, info.frames / info.samplerate)
+        read_audio(path, sample_rate=info.samplerate, mix=True)
+    return Sound(info.samplerate, info.channels, info.frames / info.samplerate)
 
 
-def _reason(error: Exception) -> str:
-    detail = getattr(error, "error_string", None) or str(error)
-    return " ".join(detail.split()).rstrip(".")
-
-
-def _read_all(
-    paths: Sequence[Path], deep: bool, progress: Progress | None
-) -> tuple[dict[Path, _Sound], list[BadFile]]:
-    sounds: dict[Path, _Sound] = {}
+def _read_all(paths: Sequence[Path], deep: bool, progress: Progress | None) -> tuple[dict[Path, Sound], list[BadFile]]:
+    sounds: dict[Path, Sound] = {}
     bad: list[BadFile] = []
     for done, path in enumerate(paths, start=1):
         try:
@@ -151,7 +145,7 @@ def _read_all(
     return sounds, bad
 
 
-def _id_reports(found: Sequence[tuple[str, Clip]], sounds: dict[Path, _Sound]) -> list[IdReport]:
+def _id_reports(found: Sequence[tuple[str, Clip]], sounds: dict[Path, Sound]) -> list[IdReport]:
     groups: defaultdict[tuple[str, str, str], list[Clip]] = defaultdict(list)
     for layout, clip in found:
         groups[clip.machine, clip.id, layout].append(clip)
@@ -165,10 +159,7 @@ def _id_reports(found: Sequence[tuple[str, Clip]], sounds: dict[Path, _Sound]) -
                 machine=machine,
                 id=id,
                 layout=layout,
-                counts=[
-                    ClipCount(*key, clips=n)
-                    for key, n in sorted(tally.items(), key=lambda item: str(item[0]))
-                ],
+                counts=[ClipCount(*key, clips=n) for key, n in sorted(tally.items(), key=lambda item: str(item[0]))],
                 sample_rates=dict(sorted(Counter(sound.rate for sound in heard).items())),
                 channels=dict(sorted(Counter(sound.channels for sound in heard).items())),
                 seconds=Lengths(seconds[0], statistics.median(seconds), seconds[-1]) if seconds else None,

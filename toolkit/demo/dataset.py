@@ -60,6 +60,7 @@ def _jobs(root: Path, plan: DatasetPlan) -> Iterator[_Job]:
 
 
 def _check(root: Path, plan: DatasetPlan) -> None:
+    """Refuse before the first file what could only fail after some."""
     for kind in (*plan.kinds, *(plan.anomaly_ids or ())):
         if kind not in plan.kinds or kind not in machines.KINDS:
             known = ", ".join(machines.KINDS)
@@ -67,12 +68,15 @@ def _check(root: Path, plan: DatasetPlan) -> None:
     for machine_id in {machine_id for ids in (plan.anomaly_ids or {}).values() for machine_id in ids}:
         if machine_id not in plan.ids:
             known = ", ".join(plan.ids)
-            raise InputError(
-                f"anomaly ID {machine_id!r}: not among the IDs to render ({known}); add it there"
-            )
+            raise InputError(f"anomaly ID {machine_id!r}: not among the IDs to render ({known}); add it there")
     for name, count in (("normals", plan.normals), ("anomalies", plan.anomalies)):
         if not 0 <= count <= _MOST_CLIPS:
             raise InputError(f"{name} {count}: outside 0 to {_MOST_CLIPS} clips a machine; give fewer")
+    for kind in plan.kinds:
+        for machine_id in plan.ids:
+            for fault in machines.FAULTS[kind]:
+                broken = machines.Fault(fault, plan.fault_snr_db)
+                machines.check(kind, machine_id, plan.seconds, plan.seed, broken)
     if root.exists() and not root.is_dir():
         raise InputError(f"{root}: is a file, a folder is needed here; name another place")
     if root.is_dir() and any(root.iterdir()):

@@ -2,7 +2,7 @@
 
 No recording is involved. Each machine ID has its own physical constants, drawn once from a generator
 seeded with its name; each clip varies speed, phase, noise and gain around them. A clip is
-`gain x (machine + background) + fault`, with the background `MACHINE_TO_BACKGROUND_DB` below the machine.
+`gain x (machine + background + fault)`, with the background `MACHINE_TO_BACKGROUND_DB` below the machine.
 """
 
 from __future__ import annotations
@@ -15,29 +15,8 @@ import numpy.typing as npt
 
 from edgeasd.runtime.errors import InputError
 from edgeasd.toolkit.demo import faults
-from edgeasd.toolkit.demo.faults import (
-    FAULTS,
-    NOT_ADDITIVE,
-    SAMPLE_RATE,
-    Actuations,
-    Array,
-    Fault,
-    Modes,
-    Sound,
-)
-
-__all__ = [
-    "FAULTS",
-    "IDS",
-    "KINDS",
-    "MACHINE_TO_BACKGROUND_DB",
-    "NOT_ADDITIVE",
-    "SAMPLE_RATE",
-    "Clip",
-    "Fault",
-    "compose",
-    "render",
-]
+from edgeasd.toolkit.demo.faults import FAULTS as FAULTS
+from edgeasd.toolkit.demo.faults import SAMPLE_RATE, Actuations, Array, Fault, Modes, Sound
 
 KINDS: tuple[str, ...] = ("valve", "pump", "fan")
 IDS: tuple[str, ...] = ("00", "02", "04", "06")
@@ -179,8 +158,9 @@ class Clip:
 
     @property
     def fault_db(self) -> float:
-        """RMS of what the fault changes relative to the normal signal (machine and background), in dB."""
-        return float(20 * np.log10(faults.rms(self.fault) / faults.rms(self.machine + self.background)))
+        """RMS of the fault's part relative to machine and background together, in dB; -inf without one."""
+        with np.errstate(divide="ignore"):
+            return float(20 * np.log10(faults.rms(self.fault) / faults.rms(self.machine + self.background)))
 
 
 def _sounds(kind: str, machine_id: str, samples: int, seed: int, fault: Fault | None) -> tuple[Sound, Sound]:
@@ -215,22 +195,23 @@ def _sounds(kind: str, machine_id: str, samples: int, seed: int, fault: Fault | 
     return machine, faults.imbalance(broken, cycles, machine) if name == "imbalance" else none
 
 
-def compose(kind: str, machine_id: str, *, seconds: float, seed: int, fault: Fault | None = None) -> Clip:
-    """The parts of the clip that `render` returns; raises InputError as `render` does."""
+def check(kind: str, machine_id: str, seconds: float, seed: int, fault: Fault | None = None) -> None:
+    """Raise InputError for a clip that cannot be rendered."""
     if kind not in KINDS:
-        raise InputError(f"machine kind {kind!r}: there is no such synthetic machine; use {', '.join(KINDS)}")
+        raise InputError(f"machine kind {kind!r}: not a synthetic machine; use one of {', '.join(KINDS)}")
     if machine_id not in IDS:
-        raise InputError(
-            f"machine ID {machine_id!r}: synthetic machines are {', '.join(IDS)}; use one of them"
-        )
+        raise InputError(f"machine ID {machine_id!r}: there is no such {kind}; use one of {', '.join(IDS)}")
     if not 2 <= seconds <= 600:
-        raise InputError(
-            f"{seconds} s of synthetic {kind}: outside 2 to 600 s; give a duration in that range"
-        )
+        raise InputError(f"{seconds} s of synthetic {kind}: outside 2 to 600 s; give a length within it")
     if seed < 0:
         raise InputError(f"seed {seed}: seeds are not negative; give 0 or more")
     if fault is not None:
         fault.check(kind, seconds)
+
+
+def compose(kind: str, machine_id: str, *, seconds: float, seed: int, fault: Fault | None = None) -> Clip:
+    """The parts of the clip that `render` returns; raises InputError as `render` does."""
+    check(kind, machine_id, seconds, seed, fault)
     samples = round(seconds * SAMPLE_RATE)
     machine, change = _sounds(kind, machine_id, samples, seed, fault)
     scale = 1 / faults.rms(machine)
@@ -256,9 +237,9 @@ def render(
 ) -> npt.NDArray[np.float32]:
     """One clip of a synthetic machine: float32 (round(seconds x 16000),), |x| < 0.95, 16 kHz mono.
 
-    The same arguments give the same samples, and the clip without the fault is the clip with it minus
-    the fault. `fault_snr_db` (-40 to 0) is the RMS of an additive fault relative to that normal clip,
-    machine and background together, over the whole clip. The faults in `NOT_ADDITIVE` alter the
+    The same arguments give the same samples; a fault joins exactly the clip that is rendered without
+    it. `fault_snr_db` (-40 to 0) is the RMS of an additive fault relative to that normal clip, machine
+    and background together, over the whole clip. The faults in `faults.NOT_ADDITIVE` alter the
     machine's own sound with severity 10 ** (fault_snr_db / 20), in (0, 1], as `faults.stick` and
     `Fan.sound` define it; `compose(...).fault_db` measures what that changed. With `fault_start` (in
     seconds) the fault fades in from there over a quarter of a second, at the level it would have
@@ -266,10 +247,8 @@ def render(
 
     Raises InputError for an unknown kind, ID or fault and for a number outside its range.
     """
+    if fault is None and fault_start is not None:
+        raise InputError(f"fault start {fault_start} s: no fault is named; name one or leave the start out")
     broken = None if fault is None else Fault(fault, fault_snr_db, fault_start)
     clip = compose(kind, machine_id, seconds=seconds, seed=seed, fault=broken)
-    # Levels leave room for any crest; the shoulder above 0.8 is there so that no clip ever clips.
-    signal = clip.machine + clip.background + clip.fault
-    loud = np.abs(signal) > 0.8
-    signal[loud] = np.sign(signal[loud]) * (0.8 + 0.14 * np.tanh((np.abs(signal[loud]) - 0.8) / 0.14))
-    return signal
+    return faults.shoulder(clip.machine + clip.background + clip.fault)

@@ -1,0 +1,89 @@
+"""The frozen constants of a bundle: d′ range, α and the first threshold, from held-out clips."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeasd.calibration.distance import DEFAULT_ALPHA, fit_distance_range
+from edgeasd.calibration.threshold import largest_holdout
+from edgeasd.runtime.alarm_rule import Threshold
+from edgeasd.runtime.score import ScoreSettings, blend, relative_distance
+
+HELD_OUT, TRAINING = "held-out", "training"
+"""What clips are, for the record: kept out of training, or part of it."""
+
+
+@dataclass(frozen=True)
+class SegmentOutputs:
+    """What the head said of the segments of one clip: q and d, each (segments,) float32."""
+
+    q: npt.NDArray[np.float32]
+    d: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class DeployFit:
+    """Constants of equation 5 and, for a calibrated model, a threshold."""
+
+    score: ScoreSettings
+    threshold: Threshold | None
+    """None: nothing was held out to take one from; the bundle raises no alarms."""
+
+    @property
+    def status(self) -> str:
+        """"calibrated" or "uncalibrated", as the manifest has it."""
+        return "calibrated" if self.threshold is not None else "uncalibrated"
+
+
+def fit_deploy(
+    method: str,
+    fixed_alpha: float | None,
+    normals: Sequence[SegmentOutputs],
+    outliers: Sequence[SegmentOutputs],
+    *,
+    normal_origin: str = HELD_OUT,
+    outlier_origin: str = HELD_OUT,
+) -> DeployFit:
+    """Fit the `deploy` constants from normal and outlier clips.
+
+    `fixed_alpha` is α where the method leaves no choice, else None: 0.5, since there are no labels.
+    The origins say what the clips are and end up in the manifest. Normal clips of origin TRAINING are
+    a stand-in: they give no threshold, so the bundle stays uncalibrated. Raises InputError without
+    normals, CheckFailed where normals and outliers do not separate.
+    """
+    found = fit_distance_range([c.d for c in normals], [c.d for c in outliers])
+    alpha, source = DEFAULT_ALPHA, "0.5: no labelled validation clips"
+    if fixed_alpha is not None:
+        alpha, source = fixed_alpha, f"fixed by the method {method}"
+
+    score = ScoreSettings(
+        method=method,
+        alpha=alpha,
+        alpha_source=source,
+        d_min=found.d_min,
+        d_max=found.d_max,
+        d_min_source=found.d_min_source.replace(HELD_OUT, normal_origin),
+        d_max_source=found.d_max_source.replace(HELD_OUT, outlier_origin),
+        mode="deploy",
+    )
+    return DeployFit(score, None if normal_origin == TRAINING else _threshold(score, normals, normal_origin))
+
+
+def clip_scores(score: ScoreSettings, clips: Sequence[SegmentOutputs]) -> list[float]:
+    """Clip scores (mean over segments of equation 5) of clips whose q and d are known."""
+    return [float(np.mean(blend(c.q, relative_distance(c.d, score.d_min, score.d_max), score.alpha))) for c in clips]
+
+
+def _threshold(score: ScoreSettings, normals: Sequence[SegmentOutputs], origin: str) -> Threshold:
+    fitted = largest_holdout(clip_scores(score, normals))
+    return Threshold(
+        clip=fitted.clip,
+        consecutive=fitted.consecutive,
+        found_by=fitted.found_by.replace(HELD_OUT, origin),
+        clips=fitted.clips,
+        warning=fitted.warning,
+    )

@@ -1,0 +1,172 @@
+"""From a trained model and its constants to a bundle: written whole, checked, and only then given its name."""
+
+from __future__ import annotations
+
+import shutil
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+import torch
+from torch import Tensor, nn
+
+import edgeasd
+from edgeasd.calibration.deploy import DeployFit, SegmentOutputs, clip_scores
+from edgeasd.export import encoder_graph
+from edgeasd.export.head_graph import build_head
+from edgeasd.export.parity import EXPORT_LIMITS, LOAD_LIMITS, torch_reference
+from edgeasd.runtime.atomic import atomic_directory, atomic_file, write_bytes, write_json
+from edgeasd.runtime.bundle import MANIFEST, Bundle, hash_file
+from edgeasd.runtime.errors import CheckFailed, InputError
+from edgeasd.runtime.golden import Deviation, Golden, golden_deviation
+from edgeasd.runtime.logmel import Amplitude, FeatureSettings, Float32Array
+from edgeasd.runtime.manifest import (
+    SCHEMA_VERSION,
+    FileEntry,
+    Machine,
+    Manifest,
+    Network,
+    Precision,
+    dump_manifest,
+)
+from edgeasd.runtime.segments import SegmentSettings
+
+PRECISIONS = ("fp32",)
+"""What this version exports."""
+
+_GOLDEN_IN_BUNDLE = 4
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """What export needs to know; nothing here depends on how it was trained."""
+
+    machine: str
+    id: str
+    backbone: str
+    parameters: int
+    macs_per_segment: int
+    encoder: nn.Module
+    weight: Tensor
+    """(D,) of the head."""
+    bias: Tensor
+    """() of the head."""
+    centroid: Tensor
+    """c_p, (D,)."""
+    features: FeatureSettings
+    amplitude: Amplitude
+    segments: SegmentSettings
+    fit: DeployFit
+    normals: Sequence[SegmentOutputs]
+    outliers: Sequence[SegmentOutputs]
+    real_segments: Float32Array
+    """(G, frames, n_mels) of real clips; the first few become the golden segments."""
+    provenance: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+
+def write_bundle(model: TrainedModel, path: Path, step: Callable[[str], None] = lambda _: None) -> Deviation:
+    """Export `model` to the folder `path`, replacing an older bundle there; returns the measured deviation.
+
+    Everything is written to a hidden folder beside `path`, opened again the way a device would and
+    compared with torch on all real segments; only then it takes its name. Raises CheckFailed, and
+    leaves nothing behind, beyond EXPORT_LIMITS.
+    """
+    if path.exists() and not (path / MANIFEST).is_file():
+        raise InputError(f"{path}: is there and is not a bundle; move it away or choose another --output")
+    step("running the torch model")
+    reference = torch_reference(model.encoder, model.weight, model.bias, model.centroid, model.real_segments)
+    with atomic_directory(path, replace=True) as folder:
+        step("writing ONNX")
+        _write_graphs(model, folder)
+        golden = Golden(*(getattr(reference, name)[:_GOLDEN_IN_BUNDLE] for name in Golden.__slots__))
+        write_bytes(folder / "golden.npz", golden.to_bytes())
+        write_json(folder / "calibration.json", _calibration(model))
+        write_bytes(folder / MANIFEST, dump_manifest(_manifest(model, folder)))
+        step("checking ONNX against torch")
+        return _check(folder, reference)
+
+
+def _write_graphs(model: TrainedModel, folder: Path) -> None:
+    score = model.fit.score
+    encoder = encoder_graph.build_encoder(model.encoder, model.segments.frames, model.features.n_mels)
+    encoder_graph.save(encoder, folder / "encoder.fp32.onnx")
+    head = build_head(
+        model.weight.cpu().numpy(), float(model.bias), model.centroid.cpu().numpy(), score.d_min, score.d_max
+    )
+    encoder_graph.save(head, folder / "head.onnx")
+
+
+def _calibration(model: TrainedModel) -> dict[str, Any]:
+    score = model.fit.score
+    return {
+        "score": score.model_dump(),
+        "threshold": model.fit.threshold.model_dump() if model.fit.threshold else None,
+        "normal_clip_scores": clip_scores(score, model.normals),
+        "outlier_clip_scores": clip_scores(score, model.outliers),
+    }
+
+
+def _manifest(model: TrainedModel, folder: Path) -> Manifest:
+    files = {
+        path.name: FileEntry(sha256=hash_file(path), size=path.stat().st_size) for path in sorted(folder.iterdir())
+    }
+    versions = {
+        "edgeasd": edgeasd.__version__,
+        "torch": torch.__version__,
+        "onnx": encoder_graph.onnx.__version__,
+        "onnxruntime": onnxruntime.__version__,
+    }
+    return Manifest(
+        schema_version=SCHEMA_VERSION,
+        edgeasd_version=edgeasd.__version__,
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        machine=Machine(type=model.machine, id=model.id),
+        status=model.fit.status,
+        network=Network(
+            backbone=model.backbone,
+            embedding=len(model.centroid),
+            parameters=model.parameters,
+            macs_per_segment=model.macs_per_segment,
+        ),
+        features=model.features,
+        amplitude=model.amplitude,
+        segments=model.segments,
+        score=model.fit.score,
+        threshold=model.fit.threshold,
+        precisions={"fp32": Precision(file="encoder.fp32.onnx", tolerance=LOAD_LIMITS)},
+        files=files,
+        provenance={**model.provenance, "exported_with": versions},
+        metrics=model.metrics,
+    )
+
+
+def _check(folder: Path, reference: Golden) -> Deviation:
+    """Open the bundle as a device would, then compare all real segments. Raises CheckFailed."""
+    with Bundle(folder) as bundle:
+        bundle.verify_files()
+        scorer, _ = bundle.open_scorer(engine="onnxruntime")
+        found = golden_deviation(scorer, reference)
+        scorer.close()
+    problems = found.beyond(EXPORT_LIMITS)
+    if problems:
+        raise CheckFailed(
+            f"export: ONNX does not reproduce torch on {len(reference.z)} real segments: {'; '.join(problems)}; "
+            "nothing was written; report this with the versions of torch and onnxscript"
+        )
+    return found
+
+
+def zip_bundle(folder: Path) -> Path:
+    """Pack a bundle folder into one zip beside it, atomically; weights do not compress, so they are stored."""
+    target = folder.with_name(folder.name + ".zip")
+    with atomic_file(target) as handle, zipfile.ZipFile(handle, "w", zipfile.ZIP_STORED) as archive:
+        for path in sorted(folder.iterdir()):
+            if path.is_file():
+                with open(path, "rb") as source, archive.open(path.name, "w", force_zip64=True) as sink:
+                    shutil.copyfileobj(source, sink, 1 << 20)
+    return target

@@ -1,0 +1,32 @@
+"""ONNX against torch on real segments: the check that stands between training and a bundle."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from edgeasd.runtime.golden import Golden
+from edgeasd.runtime.logmel import Float32Array
+from edgeasd.runtime.manifest import Tolerance
+
+EXPORT_LIMITS = Tolerance(z=1e-5, logit=1e-4, d=1e-4, score=1e-4)
+"""Beyond these an export fails: max|Δz| / max|z|, |Δℓ| / (1 + |ℓ|), |Δd| / (d_max - d_min), |Δs|."""
+
+LOAD_LIMITS = Tolerance(z=1e-4, logit=1e-3, d=1e-3, score=1e-3)
+"""What a loaded fp32 engine must keep. Wider than EXPORT_LIMITS: other processors sum in another order."""
+
+_BATCH = 8
+
+
+@torch.no_grad()
+def torch_reference(
+    encoder: nn.Module, weight: Tensor, bias: Tensor, centroid: Tensor, segments: Float32Array
+) -> Golden:
+    """Outputs of the torch model for log-mel segments (G, frames, n_mels), on the CPU in float32."""
+    encoder = encoder.eval().cpu()
+    batches = torch.from_numpy(np.ascontiguousarray(segments))[:, None].split(_BATCH)
+    z = torch.cat([encoder(batch) for batch in batches])
+    logit = z @ weight.cpu() + bias.cpu()
+    d = torch.sum((z - centroid.cpu()) ** 2, dim=1)
+    return Golden(segments, z.numpy(), logit.numpy(), torch.sigmoid(-logit).numpy(), d.numpy())

@@ -1,0 +1,119 @@
+"""The listening loop: blocks from a queue, through one stream, to records for whoever wants them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from edgeasd.runtime.alarm_rule import AlarmRule
+from edgeasd.runtime.capture import Block, SampleQueue
+from edgeasd.runtime.logmel import Float32Array
+from edgeasd.runtime.manifest import Manifest
+from edgeasd.runtime.records import engine_facts, machine_facts, score_record
+from edgeasd.runtime.scorer import Scorer
+from edgeasd.runtime.stream import Stream
+
+Record = dict[str, Any]
+_QUIET = 1e-6
+
+
+def level_dbfs(samples: Float32Array) -> float:
+    """RMS level of samples (n,) in dB relative to full scale, at least -120."""
+    power = float(np.mean(np.square(samples, dtype=np.float64))) if samples.size else 0.0
+    return 20.0 * float(np.log10(max(np.sqrt(power), _QUIET)))
+
+
+@dataclass
+class Listener:
+    """Turns blocks of one sound into records; holds its stream, its alarm rule and its place in the sound."""
+
+    scorer: Scorer
+    manifest: Manifest
+
+    def __post_init__(self) -> None:
+        self._stream = Stream(self.scorer)
+        self._alarm = AlarmRule(self.manifest.threshold)
+        self._expected = 0
+        self._offset = 0
+        self.level = -120.0
+        """RMS level of the last block in dBFS."""
+
+    def accept(self, block: Block) -> Iterator[Record]:
+        """Score a block; yields gap, score and alarm records in order.
+
+        A gap (samples lost before this block) resets the stream: no segment ever spans one.
+        """
+        if block.position != self._expected:
+            yield self._gap(block.position)
+        self._expected = block.position + block.samples.size
+        self.level = level_dbfs(block.samples)
+        for score in self._stream.push(block.samples):
+            change = self._alarm.update(score.clip_score, score.complete)
+            record = score_record(score, self.manifest, self._offset, self._alarm.active)
+            yield record
+            if change is not None:
+                yield self._alarm_record(record, raised=change)
+
+    @property
+    def samples_seen(self) -> int:
+        """Samples since the sound began, lost ones included."""
+        return self._expected
+
+    def _gap(self, position: int) -> Record:
+        lost, was = position - self._expected, self._alarm.active
+        self._stream.reset()
+        self._alarm.reset()
+        self._offset = position
+        return {
+            "type": "gap",
+            **machine_facts(self.manifest),
+            "at_sample": position - lost,
+            "lost_samples": lost,
+            "alarm_cleared": was,
+        }
+
+    def _alarm_record(self, record: Record, *, raised: bool) -> Record:
+        threshold = self.manifest.threshold
+        assert threshold is not None
+        return {
+            "type": "alarm",
+            "state": "raised" if raised else "cleared",
+            **{key: record[key] for key in ("machine", "id", "end_sample", "end_seconds", "clip_score", "threshold")},
+            "consecutive": threshold.consecutive,
+        }
+
+
+def start_record(scorer: Scorer, manifest: Manifest, source: str) -> Record:
+    """The first record: what is in use, and how far the golden segments were reproduced is already checked."""
+    return {
+        "type": "start",
+        **machine_facts(manifest),
+        "source": source,
+        **engine_facts(scorer),
+        "status": manifest.status,
+        "threshold": manifest.threshold.clip if manifest.threshold else None,
+        "alpha": manifest.score.alpha,
+        "d_mode": manifest.score.mode,
+    }
+
+
+def listen(
+    listener: Listener, queue: SampleQueue, emit: Callable[[Record], None], idle: Callable[[], None] = lambda: None
+) -> None:
+    """Score everything that comes out of `queue` until its source ends; raises what ended it.
+
+    `idle` is called at least about every half second while nothing comes, so that a display stays alive.
+    """
+    while True:
+        try:
+            block = queue.get(timeout=0.5)
+        except TimeoutError:
+            idle()
+            continue
+        if block is None:
+            return
+        for record in listener.accept(block):
+            emit(record)

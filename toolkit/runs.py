@@ -1,0 +1,153 @@
+"""The workspace: runs/<machine>/id_<id>/ from training, bundles/<machine>-id_<id>/ from export."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgeasd.calibration.deploy import SegmentOutputs
+from edgeasd.runtime.atomic import atomic_file, write_json
+from edgeasd.runtime.errors import InputError
+from edgeasd.runtime.logmel import Amplitude, FeatureSettings, Float32Array
+from edgeasd.runtime.segments import SegmentSettings
+from edgeasd.toolkit.data.clips import plain_id
+
+FORMAT = 1
+
+
+def run_folder(workspace: Path, machine: str, id: str) -> Path:
+    """Where the training run of one ID lives."""
+    return workspace / "runs" / machine / f"id_{id}"
+
+
+def bundle_folder(workspace: Path, machine: str, id: str) -> Path:
+    """Where the bundle of one ID is exported to."""
+    return workspace / "bundles" / f"{machine}-id_{id}"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder and the facts in its run.json."""
+
+    folder: Path
+    facts: dict[str, Any]
+
+    @property
+    def machine(self) -> str:
+        """Machine type."""
+        return str(self.facts["machine"])
+
+    @property
+    def id(self) -> str:
+        """Machine ID."""
+        return str(self.facts["id"])
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.folder / "checkpoints"
+
+    @property
+    def features(self) -> FeatureSettings:
+        """Feature settings of the run."""
+        return FeatureSettings.model_validate(self.facts["features"])
+
+    @property
+    def amplitude(self) -> Amplitude:
+        """Amplitude of the run's machine type."""
+        return Amplitude.model_validate(self.facts["amplitude"])
+
+    @property
+    def segments(self) -> SegmentSettings:
+        """Segment settings of the run."""
+        return SegmentSettings.model_validate(self.facts["segments"])
+
+    def save(self) -> None:
+        """Write run.json atomically."""
+        write_json(self.folder / "run.json", {"format": FORMAT, **self.facts})
+
+    def save_outcome(self, outcome: Outcome) -> None:
+        """Write outcome.npz atomically."""
+        with atomic_file(self.folder / "outcome.npz") as handle:
+            np.savez(handle, allow_pickle=False, **outcome.to_arrays())  # type: ignore[arg-type]
+
+    def outcome(self) -> Outcome:
+        """Read outcome.npz; InputError where training has not finished."""
+        path = self.folder / "outcome.npz"
+        if not path.is_file():
+            raise InputError(f"{self.folder}: training has not finished; continue it with `edgeasd train --resume`")
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return Outcome.from_arrays(dict(arrays))
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(f"{path}: cannot be read ({error}); train again") from None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished training leaves for export and evaluation, so that neither needs the data again."""
+
+    normals: list[SegmentOutputs]
+    outliers: list[SegmentOutputs]
+    held_out: bool
+    """False where nothing was held out and these are training clips."""
+    golden: Float32Array
+    """A few real segments (G, frames, n_mels)."""
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """Flat arrays for npz."""
+        arrays: dict[str, np.ndarray] = {"golden": self.golden, "held_out": np.array(self.held_out)}
+        for role in ("normals", "outliers"):
+            clips: list[SegmentOutputs] = getattr(self, role)
+            empty = np.empty(0, np.float32)
+            arrays[f"{role}_q"] = np.concatenate([empty, *(c.q for c in clips)])
+            arrays[f"{role}_d"] = np.concatenate([empty, *(c.d for c in clips)])
+            arrays[f"{role}_lengths"] = np.array([len(c.q) for c in clips], dtype=np.int64)
+        return arrays
+
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, np.ndarray]) -> Outcome:
+        """The inverse of `to_arrays`."""
+
+        def clips(role: str) -> list[SegmentOutputs]:
+            cuts = np.cumsum(arrays[f"{role}_lengths"])[:-1]
+            q, d = np.split(arrays[f"{role}_q"], cuts), np.split(arrays[f"{role}_d"], cuts)
+            return [SegmentOutputs(*pair) for pair in zip(q, d, strict=True) if len(pair[0])]
+
+        return cls(clips("normals"), clips("outliers"), bool(arrays["held_out"]), arrays["golden"])
+
+
+def load_run(folder: Path) -> Run:
+    """Read a run; InputError where there is none or its run.json is damaged."""
+    path = folder / "run.json"
+    try:
+        facts = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{folder}: no training run here; train first with `edgeasd train`") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); train again") from None
+    needed = {"machine", "id", "preset", "features", "amplitude", "segments"}
+    if not isinstance(facts, dict) or facts.get("format") != FORMAT or not needed <= facts.keys():
+        raise InputError(f"{path}: not a run of this edgeasd (format {FORMAT}); train again")
+    return Run(folder, facts)
+
+
+def find_runs(workspace: Path, machine: str, id: str | None) -> list[Run]:
+    """The runs of a machine, or of one ID; InputError that lists what is there where none fits."""
+    base = workspace / "runs"
+    if id is not None:
+        folder = run_folder(workspace, machine, plain_id(id))
+        if (folder / "run.json").is_file():
+            return [load_run(folder)]
+    else:
+        found = sorted((base / machine).glob("id_*/run.json"))
+        if found:
+            return [load_run(path.parent) for path in found]
+    present = sorted(f"{p.parent.parent.name} {p.parent.name}" for p in base.glob("*/id_*/run.json"))
+    wanted = machine if id is None else f"{machine} id_{plain_id(id)}"
+    there = ", ".join(present) or "none"
+    raise InputError(f"{base}: no run of {wanted} (there: {there}); train first with `edgeasd train` or see --workspace")

@@ -1,0 +1,185 @@
+"""One training run from data to run folder: pools, log, checkpoints, and what export will need."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+
+import edgeasd
+from edgeasd.calibration.deploy import SegmentOutputs
+from edgeasd.runtime.clip import score_features
+from edgeasd.runtime.errors import InputError
+from edgeasd.runtime.scorer import Scorer
+from edgeasd.runtime.segments import SegmentSettings, tile
+from edgeasd.toolkit.data.clips import Clip
+from edgeasd.toolkit.data.machine import MachineData, Roles
+from edgeasd.toolkit.evaluation.torch_scorer import torch_scorer
+from edgeasd.toolkit.presets import Preset
+from edgeasd.toolkit.progress import Report
+from edgeasd.toolkit.runs import Outcome, Run, load_run
+from edgeasd.toolkit.training.checkpoint import latest_checkpoint, list_checkpoints
+from edgeasd.toolkit.training.pools import FeaturePool
+from edgeasd.toolkit.training.trainer import StepLog, Trainer
+
+_GOLDEN_SEGMENTS = 16
+"""Export holds ONNX against torch on all of them and puts the first few into the bundle."""
+_STAND_IN_CLIPS = 200
+
+
+def train_one(
+    data: MachineData,
+    id: str,
+    preset: Preset,
+    seed: int,
+    folder: Path,
+    fabric: Fabric,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    report: Report,
+    should_stop: Callable[[], bool],
+) -> Run:
+    """Train the model of one ID into `folder` and return its run; `data` must hold that machine.
+
+    Raises InputError for an existing run without `resume` or `overwrite`, for a resume with other
+    data or settings, and what `Trainer.run` raises.
+    """
+    roles = data.trainable(id)
+    run = Run(folder, _facts(data, id, roles, preset, seed))
+    _claim(run, resume=resume, overwrite=overwrite)
+    n_mels = data.cache.settings.n_mels
+    pools = [
+        FeaturePool(len(clips), lambda i, clips=clips: data.features(clips[i]), preset.segment_frames)  # type: ignore[misc]
+        for clips in (roles.normals, roles.outliers)
+    ]
+    trainer = Trainer(preset, seed, *pools, n_mels, fabric)
+    if resume and list_checkpoints(run.checkpoints):
+        trainer.restore(latest_checkpoint(run.checkpoints))
+    run.save()
+    with _Log(folder / "log", trainer.iteration) as log:
+
+        def on_step(step: StepLog) -> None:
+            log.add(step)
+            parts = f"loss {step.loss:8.3f} = bce {step.bce:.3f} + metric {step.metric:.3f}"
+            report(step.iteration, preset.iterations, f"{parts}  {step.iterations_per_second:.1f} it/s")
+
+        trainer.run(on_step, lambda: _save(trainer, run), should_stop)
+    run.save_outcome(_outcome(data, roles, run, trainer))
+    return run
+
+
+def _save(trainer: Trainer, run: Run) -> None:
+    trainer.save(run.checkpoints, {key: run.facts[key] for key in ("machine", "id", "data_fingerprint", "versions")})
+
+
+def _facts(data: MachineData, id: str, roles: Roles, preset: Preset, seed: int) -> dict[str, Any]:
+    """Everything a reader of the run, the bundle or a bug report wants to know."""
+    lengths = [len(data.features(clip)) for clip in roles.normals]
+    nominal = int(np.median(lengths))
+    segments = SegmentSettings.for_clip_length(nominal, preset.segment_frames, preset.sections)
+    return {
+        "machine": data.machine,
+        "id": id,
+        "preset": preset.model_dump(),
+        "seed": seed,
+        "data_root": str(data.root.resolve()),
+        "data_fingerprint": data.fingerprint(roles),
+        "clips": {name: len(clips) for name, clips in vars(roles).items()},
+        "nominal_frames": nominal,
+        "features": data.cache.settings.model_dump(),
+        "amplitude": {**data.amplitude.model_dump(), "scope": f"training normals of {data.machine}"},
+        "segments": segments.model_dump(),
+        "versions": {"edgeasd": edgeasd.__version__, "torch": torch.__version__, "python": platform.python_version()},
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def _claim(run: Run, *, resume: bool, overwrite: bool) -> None:
+    """Make sure `run` may write its folder; raises InputError."""
+    if not (run.folder / "run.json").is_file():
+        return
+    if overwrite:
+        shutil.rmtree(run.folder)
+        return
+    known = list_checkpoints(run.checkpoints)
+    at = f"{len(known) and int(known[-1].name.removeprefix('step-'))} of {run.facts['preset']['iterations']} iterations"
+    if not resume:
+        raise InputError(f"{run.folder}: holds a run ({at}); pass --resume to go on with it or --overwrite to start anew")
+    before = load_run(run.folder).facts
+    for name in ("data_fingerprint", "preset", "seed"):
+        if before.get(name) != run.facts[name]:
+            raise InputError(
+                f"{run.folder}: was started with another {name.replace('_', ' ')} "
+                f"({_difference(before.get(name), run.facts[name])}); resume with the same, or pass --overwrite"
+            )
+
+
+def _difference(before: Any, now: Any) -> str:
+    if isinstance(before, dict) and isinstance(now, dict):
+        changed = [key for key in now if before.get(key) != now[key]]
+        return ", ".join(f"{key} {before.get(key)!r}, now {now[key]!r}" for key in changed)
+    return f"{before!r}, now {now!r}"
+
+
+def _outcome(data: MachineData, roles: Roles, run: Run, trainer: Trainer) -> Outcome:
+    """Score what was held out (or, if nothing was, training clips as a stand-in) and pick golden segments."""
+    assert trainer.centroids is not None
+    scorer = torch_scorer(trainer.network, trainer.centroids[0], run.features, run.amplitude, run.segments)
+    held_out = bool(roles.holdout_normals and roles.holdout_outliers)
+    normals = roles.holdout_normals if held_out else roles.normals[:_STAND_IN_CLIPS]
+    outliers = roles.holdout_outliers if held_out else roles.outliers[:_STAND_IN_CLIPS]
+    return Outcome(
+        normals=[_outputs(scorer, data, clip) for clip in normals],
+        outliers=[_outputs(scorer, data, clip) for clip in outliers],
+        held_out=held_out,
+        golden=_golden(data, normals, outliers, run.segments.frames),
+    )
+
+
+def _outputs(scorer: Scorer, data: MachineData, clip: Clip) -> SegmentOutputs:
+    scored = score_features(scorer, data.features(clip), tile_short=True).segments
+    return SegmentOutputs(scored.q, scored.d)
+
+
+def _golden(data: MachineData, normals: list[Clip], outliers: list[Clip], frames: int) -> np.ndarray:
+    """Middle segments of real clips, (G, frames, n_mels) float32: three normals, one outlier, and so on."""
+    chosen = []
+    for index in range(_GOLDEN_SEGMENTS // 4):
+        chosen += normals[3 * index : 3 * index + 3] + outliers[index : index + 1]
+    segments = []
+    for clip in chosen:
+        features = data.features(clip)
+        if len(features) < frames:
+            features = tile(features, frames)
+        start = (len(features) - frames) // 2
+        segments.append(features[start : start + frames])
+    return np.stack(segments)
+
+
+class _Log:
+    """An event file that TensorBoard opens. A resumed run hides what it is about to write again."""
+
+    def __init__(self, folder: Path, iteration: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(folder), purge_step=iteration + 1 if iteration else None)
+
+    def __enter__(self) -> _Log:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._writer.close()
+
+    def add(self, step: StepLog) -> None:
+        for name, value in asdict(step).items():
+            if name != "iteration":
+                self._writer.add_scalar(f"train/{name}", value, step.iteration)
