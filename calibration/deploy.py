@@ -35,7 +35,7 @@ class DeployFit:
 
     @property
     def status(self) -> str:
-        """"calibrated" or "uncalibrated", as the manifest has it."""
+        """ "calibrated" or "uncalibrated", as the manifest has it."""
         return "calibrated" if self.threshold is not None else "uncalibrated"
 
 

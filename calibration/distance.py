@@ -93,9 +93,7 @@ def fit_distance_range(
             f"d_max {d_max:.7g} ({d_max_source}) is not above d_min {d_min:.7g} ({d_min_source}); "
             f"train longer, or check that the {kind} are not this machine's normals"
         )
-    return DistanceRange(
-        d_min, d_max, d_min_source, d_max_source, normals.size, outliers.size, anomalies.size
-    )
+    return DistanceRange(d_min, d_max, d_min_source, d_max_source, normals.size, outliers.size, anomalies.size)
 
 
 def paper_range(d: Distances) -> DistanceRange:
@@ -164,9 +162,7 @@ def _segments(values: Distances, kind: str) -> NDArray[np.float64]:
     for number, clip in enumerate(flat):
         bad = np.flatnonzero(~np.isfinite(clip))
         if bad.size:
-            where = (
-                f"segment {bad[0]}" if isinstance(values, np.ndarray) else f"clip {number}, segment {bad[0]}"
-            )
+            where = f"segment {bad[0]}" if isinstance(values, np.ndarray) else f"clip {number}, segment {bad[0]}"
             raise InputError(
                 f"{kind} {where}: distance {clip[bad[0]]}; remove the clip or repair the model that scored it"
             )

@@ -21,7 +21,7 @@ def build_encoder(encoder: nn.Module, frames: int, n_mels: int) -> onnx.ModelPro
     Raises CheckFailed where the exporter used an operator that opset 19 does not have.
     """
     # A plain copy in the default memory format: the traced graph should not carry layout changes.
-    encoder = encoder.eval().cpu().to(memory_format=torch.contiguous_format)
+    encoder = encoder.eval().cpu().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     # A batch of 2: with 1 the exporter would take the batch for a constant.
     example = torch.zeros(2, 1, frames, n_mels)
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]

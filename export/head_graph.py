@@ -61,10 +61,7 @@ def build_head(
         nodes,
         "edgeasd_head",
         [helper.make_tensor_value_info("z", TensorProto.FLOAT, ["N", size])],
-        [
-            helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N"])
-            for name in ("logit", "q", "p", "d", "d_prime")
-        ],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N"]) for name in ("logit", "q", "p", "d", "d_prime")],
         [*initialisers, axis],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="edgeasd")

@@ -14,7 +14,7 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from .errors import InputError
+from edgeasd.runtime.errors import InputError
 
 Samples = NDArray[np.float32]
 

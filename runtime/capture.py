@@ -15,6 +15,8 @@ from edgeasd.runtime.logmel import Float32Array
 from edgeasd.runtime.sources import Source
 
 PACES = ("block", "drop")
+_WAKE_SECONDS = 0.5
+_JOINED_SAMPLES = 16_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,22 +83,22 @@ class SampleQueue:
             self._abandoned = True
             self._changed.notify_all()
 
-    def get(self, timeout: float | None = None) -> Block | None:
-        """The next block, joined with the ones that follow it without a gap (up to a second's worth of work).
+    def get(self) -> Block | None:
+        """The next block, joined with the ones that follow it without a gap (about a second at most).
 
-        None at the end of the source; raises TimeoutError when nothing came in `timeout` seconds,
-        and whatever ended the source with an error.
+        None at the end of the source; raises whatever ended the source with an error.
         """
         with self._changed:
-            if not self._changed.wait_for(lambda: self._blocks or self._ended, timeout):
-                raise TimeoutError
+            # Woken now and then, so that a signal is answered while no sound comes.
+            while not self._changed.wait_for(lambda: self._blocks or self._ended, _WAKE_SECONDS):
+                pass
             if not self._blocks:
                 if self._error is not None:
                     raise self._error
                 return None
             first = self._blocks.popleft()
             parts, end = [first.samples], first.position + first.samples.size
-            while self._blocks and self._blocks[0].position == end and end - first.position < 16_000:
+            while self._blocks and self._blocks[0].position == end and end - first.position < _JOINED_SAMPLES:
                 part = self._blocks.popleft().samples
                 parts.append(part)
                 end += part.size

@@ -9,15 +9,19 @@ from typing import Any
 import numpy as np
 
 from edgeasd.runtime.alarm_rule import AlarmRule
-from edgeasd.runtime.capture import Block, SampleQueue
+from edgeasd.runtime.bundle import Bundle
+from edgeasd.runtime.capture import Block, Capture, SampleQueue
 from edgeasd.runtime.logmel import Float32Array
 from edgeasd.runtime.manifest import Manifest
 from edgeasd.runtime.records import engine_facts, machine_facts, score_record
 from edgeasd.runtime.scorer import Scorer
+from edgeasd.runtime.sources import Source
 from edgeasd.runtime.stream import Stream
 
 Record = dict[str, Any]
 _QUIET = 1e-6
+BUFFER_SECONDS = 60
+"""Sound that may wait for the scorer, for instance while a large model loads."""
 
 
 def level_dbfs(samples: Float32Array) -> float:
@@ -100,20 +104,51 @@ def start_record(scorer: Scorer, manifest: Manifest, source: str) -> Record:
     }
 
 
-def listen(
-    listener: Listener, queue: SampleQueue, emit: Callable[[Record], None], idle: Callable[[], None] = lambda: None
-) -> None:
-    """Score everything that comes out of `queue` until its source ends; raises what ended it.
+class Session:
+    """One source through one bundle: capture, loading, scoring, and an orderly end.
 
-    `idle` is called at least about every half second while nothing comes, so that a display stays alive.
+    `start` begins to capture before `load` hashes and loads the bundle, so that the seconds a large
+    model takes are not lost; they wait in the queue.
     """
-    while True:
-        try:
-            block = queue.get(timeout=0.5)
-        except TimeoutError:
-            idle()
-            continue
-        if block is None:
-            return
-        for record in listener.accept(block):
-            emit(record)
+
+    def __init__(self, bundle: Bundle, source: Source, *, pace: str | None = None, limit: int | None = None) -> None:
+        """`pace` is "block" or "drop", by default what suits the source; `limit` ends after that many samples."""
+        self._bundle, self._source = bundle, source
+        rate = bundle.manifest.features.sample_rate
+        self._queue = SampleQueue(BUFFER_SECONDS * rate, pace or ("drop" if source.live else "block"))
+        self._capture = Capture(source, self._queue, limit)
+        self.listener: Listener | None = None
+
+    def start(self) -> None:
+        """Begin to capture."""
+        self._capture.start()
+
+    def load(self, **engine: Any) -> Record:
+        """Verify and load the bundle (see `Bundle.open_scorer`); returns the start record."""
+        scorer, _ = self._bundle.open_scorer(**engine)
+        self.listener = Listener(scorer, self._bundle.manifest)
+        return start_record(scorer, self._bundle.manifest, self._source.name)
+
+    def listen(self, emit: Callable[[Record], None]) -> None:
+        """Score until the source ends; raises what ended it, if not its end."""
+        assert self.listener is not None, "load comes first"
+        while (block := self._queue.get()) is not None:
+            for record in self.listener.accept(block):
+                emit(record)
+
+    def stop(self, reason: str) -> Record:
+        """Stop capturing, free the engine and return the end record."""
+        self._capture.stop()
+        samples = 0
+        if self.listener is not None:
+            samples = self.listener.samples_seen
+            self.listener.scorer.close()
+        return {
+            "type": "end",
+            **machine_facts(self._bundle.manifest),
+            "reason": reason,
+            "samples": samples,
+            "seconds": round(samples / self._bundle.manifest.features.sample_rate, 6),
+            "dropped_samples": self._queue.dropped,
+            "overruns": int(getattr(self._source, "overruns", 0)),
+        }

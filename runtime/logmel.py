@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -90,7 +90,9 @@ def check_samples(samples: npt.NDArray[np.generic], position: int = 0, sample_ra
         kind = f"{samples.dtype} {samples.shape}" if isinstance(samples, np.ndarray) else type(samples).__name__
         raise InputError(f"samples: {kind}, expected a float32 array of shape (n,); convert with np.float32")
     # One dot product sees NaN, infinities and overflow; the slow search runs only then.
-    if samples.size and not np.isfinite(np.dot(samples, samples)):
+    with np.errstate(over="ignore", invalid="ignore"):
+        energy = np.dot(samples, samples)
+    if not np.isfinite(energy):
         bad = np.flatnonzero(~(np.abs(samples) <= _LARGEST_SAMPLE))
         if bad.size:
             at = position + int(bad[0])
@@ -98,7 +100,7 @@ def check_samples(samples: npt.NDArray[np.generic], position: int = 0, sample_ra
                 f"sample {at} ({at / sample_rate:.3f} s): {samples[bad[0]]}, expected a finite number "
                 "in [-1, 1); repair the recording or the driver that delivers it"
             )
-    return samples
+    return cast(Float32Array, samples)
 
 
 class _FrameKernel:

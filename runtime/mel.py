@@ -35,7 +35,8 @@ def mel_filter_bank(sample_rate: int, n_fft: int, n_mels: int, f_min: float, f_m
     `f_min` and `f_max` are the outer edges of the first and last triangle in Hz.
     """
     bins = np.linspace(0.0, sample_rate / 2.0, 1 + n_fft // 2)
-    edges = mel_to_hz(np.linspace(*hz_to_mel([f_min, f_max]), n_mels + 2))
+    lowest, highest = hz_to_mel([f_min, f_max])
+    edges = mel_to_hz(np.linspace(lowest, highest, n_mels + 2))
     widths = np.diff(edges)
     rising = (bins - edges[:-2, None]) / widths[:-1, None]
     falling = (edges[2:, None] - bins) / widths[1:, None]

@@ -73,7 +73,7 @@ class Run:
     def save_outcome(self, outcome: Outcome) -> None:
         """Write outcome.npz atomically."""
         with atomic_file(self.folder / "outcome.npz") as handle:
-            np.savez(handle, allow_pickle=False, **outcome.to_arrays())  # type: ignore[arg-type]
+            np.savez(handle, allow_pickle=False, **outcome.to_arrays())
 
     def outcome(self) -> Outcome:
         """Read outcome.npz; InputError where training has not finished."""
@@ -150,4 +150,6 @@ def find_runs(workspace: Path, machine: str, id: str | None) -> list[Run]:
     present = sorted(f"{p.parent.parent.name} {p.parent.name}" for p in base.glob("*/id_*/run.json"))
     wanted = machine if id is None else f"{machine} id_{plain_id(id)}"
     there = ", ".join(present) or "none"
-    raise InputError(f"{base}: no run of {wanted} (there: {there}); train first with `edgeasd train` or see --workspace")
+    raise InputError(
+        f"{base}: no run of {wanted} (there: {there}); train first with `edgeasd train` or see --workspace"
+    )

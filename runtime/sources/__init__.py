@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 
-from ..errors import InputError
-from .alsa import AlsaSource
-from .base import Source
-from .files import FileSource
-from .pcm import PcmSource
+from edgeasd.runtime.errors import InputError
+from edgeasd.runtime.sources.alsa import AlsaSource
+from edgeasd.runtime.sources.base import Source
+from edgeasd.runtime.sources.files import FileSource
+from edgeasd.runtime.sources.pcm import PcmSource
 
 __all__ = ["AlsaSource", "FileSource", "PcmSource", "Source", "open_source"]
 

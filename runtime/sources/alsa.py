@@ -17,9 +17,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import IO, Protocol
 
-from ..audio import Samples, describe_channel, require_channel, select_channel
-from ..errors import DeviceError, InputError
-from .base import MAX_CHANNELS, TICK_SECONDS, DescriptorReader, PcmDecoder
+from edgeasd.runtime.audio import Samples, describe_channel, require_channel, select_channel
+from edgeasd.runtime.errors import DeviceError, InputError
+from edgeasd.runtime.sources.base import MAX_CHANNELS, TICK_SECONDS, DescriptorReader, PcmDecoder
 
 PERIOD = 512  # frames: 32 ms at 16 kHz
 PERIODS = 16  # half a second in the driver before sound is lost
@@ -226,7 +226,9 @@ class _ArecordCapture:
 
     def _check(self, rate: int, channels: int) -> None:
         if not self._log.settled.wait(STALL_SECONDS):
-            raise DeviceError(f"{self._device}: arecord did not open it in {STALL_SECONDS:.0f} s; unplug it once")
+            raise DeviceError(
+                f"{self._device}: arecord did not open it in {STALL_SECONDS:.0f} s; check its plug and its driver"
+            )
         fields = self._log.fields
         if "Channels count" in self._log.complaint:
             offered = re.search(r"\d+", fields.get("CHANNELS", ""))

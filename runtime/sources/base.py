@@ -11,8 +11,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..audio import Samples
-from ..errors import InputError
+from edgeasd.runtime.audio import Samples
+from edgeasd.runtime.errors import InputError
 
 TICK_SECONDS = 0.1  # how long a blocked read() may take to notice close()
 MAX_CHANNELS = 1024

@@ -6,7 +6,7 @@ import threading
 import time
 from pathlib import Path
 
-from ..audio import AudioReader, Samples
+from edgeasd.runtime.audio import AudioReader, Samples
 
 FAST_BLOCK = 16384
 REALTIME_BLOCK = 512  # 32 ms at 16 kHz, the delivery of a capture device with our period

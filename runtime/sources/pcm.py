@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import BinaryIO
 
-from ..audio import Samples, describe_channel, require_channel, require_finite, select_channel
-from ..errors import InputError
-from .base import DescriptorReader, PcmDecoder
+from edgeasd.runtime.audio import Samples, describe_channel, require_channel, require_finite, select_channel
+from edgeasd.runtime.errors import InputError
+from edgeasd.runtime.sources.base import DescriptorReader, PcmDecoder
 
 READ_BYTES = 1 << 16
 _CONTAINERS = {"WAV": (b"RIFF", b"WAVE"), "FLAC": (b"fLaC", b""), "Ogg": (b"OggS", b"")}

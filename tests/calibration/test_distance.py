@@ -83,9 +83,7 @@ def test_a_clip_without_segments_does_not_count_as_an_anomaly() -> None:
 def test_normals_and_outliers_may_come_clip_by_clip_or_as_one_array() -> None:
     clips = [np.array([3.0, 1.0]), np.array([2.0])]
     outliers = [np.array([10.0]), np.array([20.0, 30.0])]
-    assert fit_distance_range(clips, outliers) == fit_distance_range(
-        np.concatenate(clips), np.concatenate(outliers)
-    )
+    assert fit_distance_range(clips, outliers) == fit_distance_range(np.concatenate(clips), np.concatenate(outliers))
 
 
 def test_outliers_are_not_needed_where_the_anomalies_suffice() -> None:
@@ -106,9 +104,7 @@ def test_a_range_is_either_wide_enough_for_the_head_or_refused(
 
 
 def test_a_model_that_does_not_separate_the_outliers_is_refused_with_both_values() -> None:
-    with pytest.raises(
-        CheckFailed, match=r"outliers.* d_max 2 \(.*3 held-out outlier.* d_min 5 \("
-    ) as caught:
+    with pytest.raises(CheckFailed, match=r"outliers.* d_max 2 \(.*3 held-out outlier.* d_min 5 \(") as caught:
         fit_distance_range(np.array([5.0, 9.0]), np.array([2.0, 2.0, 2.0]))
     assert "train longer" in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -232,8 +228,6 @@ def test_damaged_or_unequal_clip_means_are_refused_by_position() -> None:
 
 
 @given(columns(15), columns(15))
-def test_the_auc_here_is_the_auc_of_the_evaluation(
-    normal: NDArray[np.float64], anomaly: NDArray[np.float64]
-) -> None:
+def test_the_auc_here_is_the_auc_of_the_evaluation(normal: NDArray[np.float64], anomaly: NDArray[np.float64]) -> None:
     choice = choose_alpha(*normal, *anomaly, grid=[1.0])
     assert choice.auc == auc(normal[0], anomaly[0])

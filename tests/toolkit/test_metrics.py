@@ -168,16 +168,13 @@ def test_anomalies_as_the_positive_class_would_miss_table_2(kind: str) -> None:
 
 
 @pytest.mark.parametrize(("n_positive", "n_negative"), [(12, 60), (60, 12)])
-def test_the_standard_error_is_the_spread_of_the_auc_over_repeated_samples(
-    n_positive: int, n_negative: int
-) -> None:
+def test_the_standard_error_is_the_spread_of_the_auc_over_repeated_samples(n_positive: int, n_negative: int) -> None:
     """Exact for exponential scores, the model behind Q₁ and Q₂: the positive class decays slower."""
     random = np.random.default_rng(5)
     true_auc = 0.85
     rate = 1 / true_auc - 1
     estimates = [
-        auc(random.exponential(1.0, n_negative), random.exponential(1 / rate, n_positive))
-        for _ in range(6000)
+        auc(random.exponential(1.0, n_negative), random.exponential(1 / rate, n_positive)) for _ in range(6000)
     ]
     half_width = hanley_mcneil(true_auc, n_positive, n_negative, level=0.95).half_width
     # 6,000 draws know a spread to about 1 %; the classes swapped would be 20 % or more off.

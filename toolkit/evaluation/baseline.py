@@ -79,7 +79,5 @@ def _mean_spectrum(clip: NDArray[Any], bands: tuple[int, ...], where: str) -> ND
     bad = np.argwhere(~np.isfinite(array))
     if len(bad):
         frame, band = bad[0]
-        raise InputError(
-            f"{where}: log-mel is {array[frame, band]} at frame {frame}, band {band}; remove the clip"
-        )
+        raise InputError(f"{where}: log-mel is {array[frame, band]} at frame {frame}, band {band}; remove the clip")
     return np.asarray(array.mean(axis=0, dtype=np.float64))

@@ -40,9 +40,7 @@ class PairDifference:
         return self.discordant - self.explained_by_ties
 
 
-def auc(
-    normal_scores: ArrayLike, anomaly_scores: ArrayLike, *, ties: Literal["half", "zero"] = "half"
-) -> float:
+def auc(normal_scores: ArrayLike, anomaly_scores: ArrayLike, *, ties: Literal["half", "zero"] = "half") -> float:
     """Share of (normal, anomalous) pairs in which the anomaly scores higher; equation 6 of the paper.
 
     Scores are one finite number per clip, shapes (n_normal,) and (n_anomaly,), higher = more anomalous.
@@ -107,9 +105,7 @@ def hanley_mcneil(auc: float, n_positive: int, n_negative: int, level: float = 0
     both_positives = auc / (2 - auc)
     both_negatives = 2 * auc**2 / (1 + auc)
     variance = (
-        auc * (1 - auc)
-        + (n_positive - 1) * (both_positives - auc**2)
-        + (n_negative - 1) * (both_negatives - auc**2)
+        auc * (1 - auc) + (n_positive - 1) * (both_positives - auc**2) + (n_negative - 1) * (both_negatives - auc**2)
     ) / (n_positive * n_negative)
     # Rounding can leave a variance of −1e-17 next to an AUC of 0 or 1.
     half_width = NormalDist().inv_cdf((1 + level) / 2) * math.sqrt(max(variance, 0.0))
@@ -135,8 +131,7 @@ def tied_pairs(
     for kind, a, b in (("normal", a_normals, b_normals), ("anomalous", a_anomalies, b_anomalies)):
         if a.size != b.size:
             raise InputError(
-                f"{a.size} and {b.size} {kind} scores cannot be compared pair by pair; "
-                "score the same clips in both"
+                f"{a.size} and {b.size} {kind} scores cannot be compared pair by pair; score the same clips in both"
             )
     discordant = explained = 0
     # One normal against all anomalies at a time: memory stays that of one column of the pair matrix.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import resources
 from typing import Annotated, Any
 
@@ -9,9 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgeasd.runtime.errors import InputError
 
-try:
+if sys.version_info >= (3, 11):
     import tomllib
-except ModuleNotFoundError:  # Python 3.10
+else:
     import tomli as tomllib
 
 PRESETS = ("paper", "quick")

@@ -57,11 +57,8 @@ def train_one(
     run = Run(folder, _facts(data, id, roles, preset, seed))
     _claim(run, resume=resume, overwrite=overwrite)
     n_mels = data.cache.settings.n_mels
-    pools = [
-        FeaturePool(len(clips), lambda i, clips=clips: data.features(clips[i]), preset.segment_frames)  # type: ignore[misc]
-        for clips in (roles.normals, roles.outliers)
-    ]
-    trainer = Trainer(preset, seed, *pools, n_mels, fabric)
+    normals, outliers = _pool(data, roles.normals, preset), _pool(data, roles.outliers, preset)
+    trainer = Trainer(preset, seed, normals, outliers, n_mels, fabric)
     if resume and list_checkpoints(run.checkpoints):
         trainer.restore(latest_checkpoint(run.checkpoints))
     run.save()
@@ -75,6 +72,10 @@ def train_one(
         trainer.run(on_step, lambda: _save(trainer, run), should_stop)
     run.save_outcome(_outcome(data, roles, run, trainer))
     return run
+
+
+def _pool(data: MachineData, clips: list[Clip], preset: Preset) -> FeaturePool:
+    return FeaturePool(len(clips), lambda i: data.features(clips[i]), preset.segment_frames)
 
 
 def _save(trainer: Trainer, run: Run) -> None:
@@ -113,7 +114,9 @@ def _claim(run: Run, *, resume: bool, overwrite: bool) -> None:
     known = list_checkpoints(run.checkpoints)
     at = f"{len(known) and int(known[-1].name.removeprefix('step-'))} of {run.facts['preset']['iterations']} iterations"
     if not resume:
-        raise InputError(f"{run.folder}: holds a run ({at}); pass --resume to go on with it or --overwrite to start anew")
+        raise InputError(
+            f"{run.folder}: holds a run ({at}); pass --resume to go on with it or --overwrite to start anew"
+        )
     before = load_run(run.folder).facts
     for name in ("data_fingerprint", "preset", "seed"):
         if before.get(name) != run.facts[name]:

@@ -68,7 +68,7 @@ def open_fabric(accelerator: str) -> Fabric:
         if int(index or 0) >= count:
             raise DeviceError(f"--accelerator {accelerator}: torch sees {count} CUDA GPUs; use --accelerator cpu")
         precision = "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
-        return Fabric(accelerator="cuda", devices=[int(index or 0)], precision=precision)  # type: ignore[arg-type]
+        return Fabric(accelerator="cuda", devices=[int(index or 0)], precision=precision)
     return Fabric(accelerator="cpu", devices=1, precision="32-true")
 
 
@@ -98,7 +98,8 @@ class Trainer:
         torch.manual_seed(seed)
         self.network: Network = build_network(
             preset.backbone, n_mels=n_mels, zero_init_residual=preset.zero_init_residual
-        ).to(memory_format=torch.channels_last)
+        )
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._names = [name for name, _ in self.network.named_parameters() if not name.startswith("head.")]
         self._names += [name for name, _ in self.network.named_parameters() if name.startswith("head.")]
         named = dict(self.network.named_parameters())

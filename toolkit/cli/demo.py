@@ -1,0 +1,159 @@
+"""edgeasd demo."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgeasd.runtime.errors import CheckFailed, InputError
+
+if TYPE_CHECKING:
+    from edgeasd.runtime.listen import Record
+
+_MACHINE, _ID, _FAULT = "valve", "00", "leak"
+_IDS = ("00", "02", "04")
+_NORMALS, _ANOMALIES = 60, 20
+_FAULT_SNR_DB = -6.0
+_STREAM_SECONDS, _FAULT_AT_SECONDS = 60.0, 30.0
+_SEED = 0
+_MARK = "made-by-edgeasd-demo.txt"
+
+
+def demo(
+    output: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("edgeasd-demo"),
+    iterations: Annotated[int | None, typer.Option(min=1, help="Training iterations; the preset's by default.")] = None,
+) -> None:
+    """Synthetic machines, a model trained on one of them, a bundle, and a fault that begins while it listens.
+
+    Example: edgeasd demo
+    """
+    from edgeasd.toolkit.cli.evaluate import evaluate
+    from edgeasd.toolkit.cli.export import export
+    from edgeasd.toolkit.cli.train import train
+
+    started = time.monotonic()
+    data, stream = output / "recordings", output / "stream.wav"
+    _claim(output)
+    _say(1, "sounds of three kinds of machine, all of them synthetic: no microphone was near them")
+    _make_sounds(data, stream)
+    _say(2, f"training the quick backbone on {_MACHINE} {_ID} against the other machines")
+    train(data=data, machine=_MACHINE, id=_ID, workspace=output, iterations=iterations, seed=_SEED)
+    _say(3, "judging it on clips it has not heard")
+    evaluate(data=data, machine=_MACHINE, id=_ID, workspace=output, baseline=True)
+    _say(4, "exporting the bundle, the only thing that travels to a device")
+    export(machine=_MACHINE, id=_ID, workspace=output)
+    bundle = output / "bundles" / f"{_MACHINE}-id_{_ID}"
+    _say(5, f"listening to {_STREAM_SECONDS:.0f} s in which a {_FAULT} begins at {_FAULT_AT_SECONDS:.0f} s")
+    records = _listen(bundle, stream)
+    _conclude(records, output, data, bundle, stream, time.monotonic() - started)
+
+
+def _say(step: int, text: str) -> None:
+    print(f"\n[{step}/5] {text}", flush=True)
+
+
+def _claim(output: Path) -> None:
+    """Make the folder, or empty the one an earlier demo made; anything else there is not touched."""
+    if output.exists():
+        if not (output / _MARK).is_file():
+            raise InputError(f"{output}: is there and was not made by the demo; choose another --output")
+        shutil.rmtree(output)
+    output.mkdir(parents=True)
+    (output / _MARK).write_text("Everything in this folder was made by `edgeasd demo` and may be deleted.\n")
+
+
+def _make_sounds(data: Path, stream: Path) -> None:
+    import soundfile
+
+    from edgeasd.runtime.atomic import atomic_file
+    from edgeasd.toolkit.demo import machines
+    from edgeasd.toolkit.demo.dataset import DatasetPlan, write_dataset
+    from edgeasd.toolkit.progress import progress
+
+    plan = DatasetPlan(
+        ids=_IDS,
+        normals=_NORMALS,
+        anomalies=_ANOMALIES,
+        anomaly_ids={_MACHINE: (_ID,)},
+        fault_snr_db=_FAULT_SNR_DB,
+        seed=_SEED,
+    )
+    with progress("rendering") as report:
+        write_dataset(data, plan, report)
+    sound = machines.render(
+        _MACHINE,
+        _ID,
+        seconds=_STREAM_SECONDS,
+        seed=10**9 + 7,
+        fault=_FAULT,
+        fault_snr_db=_FAULT_SNR_DB,
+        fault_start=_FAULT_AT_SECONDS,
+    )
+    with atomic_file(stream) as handle:
+        soundfile.write(handle, sound, machines.SAMPLE_RATE, subtype="PCM_16", format="WAV")
+    print(
+        f"{len(plan.kinds)} kinds x {len(_IDS)} IDs x {_NORMALS} normal clips of {plan.seconds:.0f} s, and {_ANOMALIES} "
+        f"clips of {_MACHINE} {_ID} with {' or '.join(machines.FAULTS[_MACHINE])} at {_FAULT_SNR_DB:.0f} dB"
+    )
+
+
+def _listen(bundle: Path, stream: Path) -> list[Record]:
+    from edgeasd.runtime.bundle import Bundle
+    from edgeasd.runtime.listen import Session
+    from edgeasd.runtime.sources import open_source
+    from edgeasd.runtime.terminal import TerminalView
+
+    records: list[Record] = []
+    with Bundle(bundle) as opened:
+        rate = opened.manifest.features.sample_rate
+        session = Session(opened, open_source(input=str(stream), sample_rate=rate))
+        # Plain lines even on a terminal: a minute of sound passes in a second and should stay readable.
+        view = TerminalView(sys.stdout, rate, live=False)
+        session.start()
+        try:
+            session.load()
+            listener = session.listener
+            assert listener is not None
+
+            def emit(record: Record) -> None:
+                records.append(record)
+                view.update(record, listener.level)
+
+            session.listen(emit)
+        finally:
+            session.stop("end of sound")
+            view.close()
+    return records
+
+
+def _conclude(records: list[Record], output: Path, data: Path, bundle: Path, stream: Path, seconds: float) -> None:
+    complete = [r for r in records if r["type"] == "score" and r["complete"]]
+    before = [r["clip_score"] for r in complete if r["end_seconds"] <= _FAULT_AT_SECONDS]
+    after = [r["clip_score"] for r in complete if r["end_seconds"] > _FAULT_AT_SECONDS]
+    raised = [r["end_seconds"] for r in records if r["type"] == "alarm" and r["state"] == "raised"]
+    early = [at for at in raised if at <= _FAULT_AT_SECONDS]
+    late = [at for at in raised if at > _FAULT_AT_SECONDS]
+    print(f"\nlargest clip score before the fault {max(before):.3f}, after it {max(after):.3f}; ", end="")
+    if late:
+        print(f"alarm {late[0] - _FAULT_AT_SECONDS:.1f} s after the fault began, {len(early)} before it")
+    else:
+        print(f"no alarm after the fault began, {len(early)} before it")
+    print(f"""
+Everything is in {output}/ ({seconds:.0f} s). The sounds are synthetic; a real machine will be harder.
+Go on by hand:
+  edgeasd data scan {data}
+  edgeasd train --data {data} --machine pump --id 00 --workspace {output}
+  edgeasd export --machine pump --workspace {output}
+  edgeasd score {bundle} {data}/{_MACHINE}/{_ID}/anomaly
+  edgeasd run --input {stream} --bundle {bundle} --realtime
+  edgeasd run --device hw:1 --bundle {bundle}      (a microphone)""")
+    if not late or early:
+        raise CheckFailed(
+            f"demo: expected the first alarm after {_FAULT_AT_SECONDS:.0f} s, raised at {raised or 'no time'}; "
+            "train longer with --iterations"
+        )

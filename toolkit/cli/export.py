@@ -1,0 +1,161 @@
+"""edgeasd export."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edgeasd.runtime.errors import InputError
+from edgeasd.toolkit.cli.options import AsJson, Machine, MachineId, Workspace
+
+if TYPE_CHECKING:
+    from edgeasd.calibration.deploy import SegmentOutputs
+    from edgeasd.export.bundle_writer import TrainedModel
+    from edgeasd.runtime.golden import Deviation
+    from edgeasd.toolkit.evaluation.trained import Trained
+
+
+def export(
+    machine: Machine,
+    id: MachineId = None,
+    precision: Annotated[str, typer.Option(help="Precisions, separated by commas; fp32 in this version.")] = "fp32",
+    clips: Annotated[
+        Path | None, typer.Option(help="Folder of normal clips for d′ and the threshold, where none were held out.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Bundle folder; only with one ID.")] = None,
+    make_zip: Annotated[bool, typer.Option("--zip", help="Also pack the bundle into one zip beside it.")] = False,
+    workspace: Workspace = Path(),
+    as_json: AsJson = False,
+) -> None:
+    """Export trained models as bundles, after holding ONNX against torch on real segments.
+
+    Example: edgeasd export --machine valve --id 00
+    """
+    from edgeasd.export.bundle_writer import PRECISIONS, write_bundle, zip_bundle
+    from edgeasd.toolkit.evaluation.trained import load_trained
+    from edgeasd.toolkit.runs import bundle_folder, find_runs
+
+    for wanted in precision.split(","):
+        if wanted not in PRECISIONS:
+            raise InputError(f"--precision {wanted}: this version exports {', '.join(PRECISIONS)}; ask for that")
+    runs = find_runs(workspace, machine, id)
+    if output is not None and len(runs) > 1:
+        raise InputError(f"--output {output}: {len(runs)} IDs would go to one folder; name one with --id")
+    for run in runs:
+        trained = load_trained(run)
+        target = output or bundle_folder(workspace, run.machine, run.id)
+        model = _model(trained, None if clips is None else _score_clips(trained, clips))
+        found = write_bundle(model, target, lambda text: print(f"edgeasd: {text}", file=sys.stderr))
+        paths = [target, *([zip_bundle(target)] if make_zip else [])]
+        _report(model, found, paths, as_json)
+
+
+def _model(trained: Trained, normals: list[SegmentOutputs] | None) -> TrainedModel:
+    from edgeasd.export.bundle_writer import TrainedModel
+    from edgeasd.toolkit.models.backbones import count_macs, count_parameters
+
+    run, network = trained.run, trained.network
+    encoder = network.encoder
+    return TrainedModel(
+        machine=run.machine,
+        id=run.id,
+        backbone=trained.preset.backbone,
+        parameters=count_parameters(encoder),
+        macs_per_segment=count_macs(encoder, run.segments.frames, run.features.n_mels),
+        encoder=encoder,
+        weight=network.head.weight.detach()[0],
+        bias=network.head.bias.detach()[0],
+        centroid=trained.centroid,
+        features=run.features,
+        amplitude=run.amplitude,
+        segments=run.segments,
+        fit=trained.deploy(normals),
+        normals=trained.outcome.normals if normals is None else normals,
+        outliers=trained.outcome.outliers,
+        real_segments=trained.outcome.golden,
+        provenance=_provenance(trained),
+        metrics=_metrics(trained),
+    )
+
+
+def _provenance(trained: Trained) -> dict[str, Any]:
+    facts = trained.run.facts
+    kept = ("preset", "seed", "data_fingerprint", "clips", "nominal_frames", "versions", "started")
+    # The folder the data lay in is left out: it says nothing on another machine and may name its owner.
+    return {**{key: facts.get(key) for key in kept}, "iterations": trained.iteration}
+
+
+def _metrics(trained: Trained) -> dict[str, Any]:
+    path = trained.run.folder / "evaluation.json"
+    if not path.is_file():
+        return {}
+    try:
+        measured = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); evaluate again or delete it") from None
+    # Figures of an earlier training of this folder would be a lie in this bundle.
+    return measured if measured.get("trained") == trained.run.facts.get("started") else {}
+
+
+def _score_clips(trained: Trained, folder: Path) -> list[SegmentOutputs]:
+    """q and d of the normal clips in `folder`; InputError names every clip that cannot be used."""
+    from edgeasd.calibration.deploy import SegmentOutputs
+    from edgeasd.runtime.audio import read_audio
+    from edgeasd.runtime.clip import score_features
+    from edgeasd.runtime.logmel import logmel
+    from edgeasd.toolkit.cli.score import expand
+    from edgeasd.toolkit.data.clips import refuse_bad
+    from edgeasd.toolkit.evaluation.torch_scorer import UNFITTED
+    from edgeasd.toolkit.progress import progress
+
+    if not folder.is_dir():
+        raise InputError(f"--clips {folder}: not a folder; name one with normal clips of this machine")
+    scorer = trained.scorer(UNFITTED)
+    paths, found, bad = list(expand([folder])), [], []
+    with progress("scoring clips") as report:
+        for done, path in enumerate(paths, start=1):
+            try:
+                sound = read_audio(path, sample_rate=scorer.features.sample_rate)
+                clip = score_features(scorer, logmel(sound, scorer.features, scorer.amplitude))
+                found.append(SegmentOutputs(clip.segments.q, clip.segments.d))
+            except InputError as error:
+                bad.append((path, str(error) if str(path) in str(error) else f"{path}: {error}"))
+            report(done, len(paths))
+    refuse_bad(bad, len(paths))
+    return found
+
+
+def _report(model: TrainedModel, found: Deviation, paths: list[Path], as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from edgeasd.export.parity import EXPORT_LIMITS
+
+    segments = len(model.real_segments)
+    if as_json:
+        facts = {"bundle": str(paths[0]), "machine": model.machine, "id": model.id, "status": model.fit.status}
+        print(json.dumps({**facts, "segments_compared": segments, "deviation": asdict(found)}))
+        return
+    print(f"{paths[0]}: {model.machine} ID {model.id}, {model.backbone}, fp32, {model.fit.status}")
+    print(f"  ONNX against torch on {segments} real segments, largest deviation (limit):")
+    for name, meaning in (
+        ("z", "max|Δz| / max|z|"),
+        ("logit", "|Δℓ| / (1 + |ℓ|)"),
+        ("d", "|Δd| / (d_max - d_min)"),
+        ("score", "|Δs|"),
+    ):
+        print(f"    {meaning:<24} {getattr(found, name):.1e} ({getattr(EXPORT_LIMITS, name):.0e})")
+    score, threshold = model.fit.score, model.fit.threshold
+    print(f"  α {score.alpha} ({score.alpha_source}); d_min {score.d_min:.4g} ({score.d_min_source});")
+    print(f"  d_max {score.d_max:.4g} ({score.d_max_source})")
+    if threshold is None:
+        print("  uncalibrated: nothing was held out, so no alarms; export again with --clips FOLDER of normal clips")
+    else:
+        print(f"  threshold {threshold.clip:.4f} ({threshold.found_by}, {threshold.clips} clips)")
+        if threshold.warning:
+            print(f"  warning: {threshold.warning}")
+    for path in paths[1:]:
+        print(f"  {path}")

@@ -1,0 +1,80 @@
+"""What stands between a command and its user: every expected failure is one line and an exit code.
+
+0 fine, 1 a check failed, 2 wrong use or bad input, 3 device or engine not available,
+130 stopped by Ctrl-C, 141 the reader of standard output has gone.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar
+
+import typer
+
+from edgeasd.runtime.errors import EdgeasdError
+
+INTERRUPTED, BROKEN_PIPE, BAD_INPUT = 130, 141, 2
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+_EXTRAS = {
+    "torch": "train",
+    "lightning_fabric": "train",
+    "safetensors": "train",
+    "sklearn": "train",
+    "tensorboard": "train",
+    "onnx": "export",
+    "onnxscript": "export",
+}
+_PLAIN_OS_ERRORS = {errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.ENOENT, errno.EPERM, errno.ENOTDIR}
+
+
+def complain(message: str) -> None:
+    """One line on standard error."""
+    print(f"edgeasd: {' '.join(message.split())}", file=sys.stderr, flush=True)
+
+
+def guarded(command: _Command) -> _Command:
+    """Turn the expected failures of a command into one line and the right exit code."""
+
+    @wraps(command)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        try:
+            result = command(*args, **kwargs)
+            # What is still buffered fails here, where it is handled, and not at interpreter exit.
+            sys.stdout.flush()
+            return result
+        except EdgeasdError as error:
+            complain(str(error))
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            complain("stopped by Ctrl-C; nothing half-written was left")
+            raise typer.Exit(INTERRUPTED) from None
+        except BrokenPipeError:
+            _silence_standard_output()
+            complain("standard output was closed by its reader; stopped")
+            raise typer.Exit(BROKEN_PIPE) from None
+        except ModuleNotFoundError as error:
+            extra = _EXTRAS.get((error.name or "").partition(".")[0])
+            if extra is None:
+                raise
+            complain(f"this command needs {error.name}, which is not installed; pip install 'edgeasd[{extra}]'")
+            raise typer.Exit(BAD_INPUT) from None
+        except OSError as error:
+            if error.errno not in _PLAIN_OS_ERRORS:
+                raise
+            place = f"{error.filename}: " if error.filename else ""
+            complain(f"{place}{error.strerror}; make room or correct the path or its permissions")
+            raise typer.Exit(BAD_INPUT) from None
+
+    return run  # type: ignore[return-value]
+
+
+def _silence_standard_output() -> None:
+    """Let the interpreter's last flush go nowhere instead of failing a second time."""
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, sys.stdout.fileno())
+    os.close(devnull)

@@ -1,0 +1,53 @@
+"""Options that several commands share, with one wording each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgeasd.runtime.errors import InputError
+
+Workspace = Annotated[
+    Path, typer.Option(help="Folder that holds runs/ and bundles/.", envvar="EDGEASD_WORKSPACE", show_default="here")
+]
+Machine = Annotated[str, typer.Option(help="Machine type, as its folder is called: valve, pump, ToyCar, …")]
+MachineId = Annotated[str | None, typer.Option("--id", help="One machine ID; all IDs of the machine without it.")]
+Root = Annotated[Path, typer.Option("--data", help="Folder with one folder per machine type.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable result on standard output.")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Go on without files that cannot be used; each is named.")]
+IdAttribute = Annotated[
+    str | None,
+    typer.Option(help="File-name attribute that is the machine ID in DCASE layouts (car, …), or 'section'."),
+]
+Cache = Annotated[
+    Path | None,
+    typer.Option(help="Folder for cached features; <workspace>/cache by default.", envvar="EDGEASD_CACHE"),
+]
+Accelerator = Annotated[str, typer.Option(help="cpu, cuda or cuda:K. Compute, not sound.")]
+Engine = Annotated[str, typer.Option(help="auto, onnxruntime or tensorrt.")]
+Threads = Annotated[int | None, typer.Option(min=1, max=256, help="CPU threads of the engine; all by default.")]
+PrecisionChoice = Annotated[
+    str | None, typer.Option("--precision", help="A precision the bundle offers; fp32 by default.")
+]
+Channel = Annotated[int | None, typer.Option(min=0, help="Channel to use, counted from 0.")]
+Mix = Annotated[bool, typer.Option("--mix", help="Use the mean of all channels.")]
+Resample = Annotated[bool, typer.Option("--resample", help="Convert other sample rates (soxr HQ).")]
+
+
+def cache_folder(cache: Path | None, workspace: Path) -> Path:
+    """Where features are cached."""
+    return cache if cache is not None else workspace / "cache"
+
+
+def find_bundle(bundle: Path | None, workspace: Path) -> Path:
+    """--bundle or EDGEASD_BUNDLE, else the only bundle of the workspace; InputError with the list otherwise."""
+    if bundle is not None:
+        return bundle
+    folder = workspace / "bundles"
+    found = sorted(p.parent for p in folder.glob("*/manifest.json")) or sorted(folder.glob("*.zip"))
+    if len(found) == 1:
+        return found[0]
+    there = ", ".join(str(p) for p in found) or "none"
+    raise InputError(f"{folder}: {len(found)} bundles ({there}); name one with --bundle or EDGEASD_BUNDLE")

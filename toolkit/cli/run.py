@@ -1,0 +1,184 @@
+"""edgeasd run."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
+
+import typer
+
+from edgeasd.runtime.errors import InputError
+from edgeasd.toolkit.cli.options import (
+    Accelerator,
+    Channel,
+    Engine,
+    Mix,
+    PrecisionChoice,
+    Resample,
+    Threads,
+    Workspace,
+    find_bundle,
+)
+
+if TYPE_CHECKING:
+    from edgeasd.runtime.listen import Record, Session
+
+
+END_OF_SOUND = "end of sound"
+
+
+class _Terminated(Exception):
+    """SIGTERM: the orderly end of a service."""
+
+
+def run(
+    device: Annotated[str | None, typer.Option(help="ALSA capture device: hw:1, plughw:1,0, any PCM name.")] = None,
+    input: Annotated[str | None, typer.Option(help="WAV or FLAC file, or - for raw PCM on standard input.")] = None,
+    bundle: Annotated[Path | None, typer.Option(help="Bundle folder or zip.", envvar="EDGEASD_BUNDLE")] = None,
+    workspace: Workspace = Path(),
+    jsonl: Annotated[str | None, typer.Option(help="Append JSON lines to this file, or - for standard output.")] = None,
+    realtime: Annotated[bool, typer.Option("--realtime", help="Play a file at its own speed.")] = False,
+    duration: Annotated[float | None, typer.Option(min=0.001, help="Stop after this many seconds of sound.")] = None,
+    pace: Annotated[
+        str | None, typer.Option(help="When scoring is late: block the source, or drop sound and say so.")
+    ] = None,
+    pcm_format: Annotated[
+        str, typer.Option("--format", help="Of standard input: s16le, s24le, s32le, f32le.")
+    ] = "s16le",
+    pcm_channels: Annotated[int, typer.Option("--channels", min=1, max=64, help="Of standard input.")] = 1,
+    channel: Channel = None,
+    mix: Mix = False,
+    resample: Resample = False,
+    precision: PrecisionChoice = None,
+    engine: Engine = "auto",
+    accelerator: Accelerator = "cpu",
+    threads: Threads = None,
+    alsa_backend: Annotated[str, typer.Option(help="auto, pyalsaaudio or arecord.")] = "auto",
+) -> None:
+    """Listen and score: one record for every segment, an alarm when the score stays above the threshold.
+
+    Example: edgeasd run --device hw:1 --bundle bundles/valve-id_00
+    """
+    from edgeasd.runtime.bundle import Bundle
+    from edgeasd.runtime.capture import PACES
+    from edgeasd.runtime.listen import Session
+    from edgeasd.runtime.sources import open_source
+
+    if pace not in (None, *PACES):
+        raise InputError(f"--pace {pace}: unknown; use {' or '.join(PACES)}")
+    with _terminable(), Bundle(find_bundle(bundle, workspace)) as opened, _json_sink(jsonl) as sink:
+        rate = opened.manifest.features.sample_rate
+        source = open_source(
+            device=device,
+            input=input,
+            sample_rate=rate,
+            channel=channel,
+            mix=mix,
+            resample=resample,
+            realtime=realtime,
+            pcm_format=pcm_format,
+            pcm_channels=pcm_channels,
+            alsa_backend=alsa_backend,
+        )
+        limit = None if duration is None else max(1, round(duration * rate))
+        session = Session(opened, source, pace=pace, limit=limit)
+        session.start()
+        choice = {"precision": precision, "engine": engine, "accelerator": accelerator, "threads": threads}
+        ended = _listen(session, choice, sink, rate)
+        if ended["reason"] == END_OF_SOUND:
+            _refuse_too_short(ended["samples"], opened.manifest, input)
+
+
+def _listen(session: Session, choice: dict[str, Any], sink: TextIO | None, rate: int) -> Record:
+    """Load, listen and stop, whatever ends it; returns the end record."""
+    from edgeasd.runtime.terminal import TerminalView
+
+    view = None if sink is sys.stdout else TerminalView(sys.stdout, rate)
+    reason = "error"
+    try:
+        started = session.load(**choice)
+        print(_introduction(started), file=sys.stderr, flush=True)
+        _write(sink, started)
+        listener = session.listener
+        assert listener is not None
+
+        def emit(record: Record) -> None:
+            _write(sink, record)
+            if view is not None:
+                view.update(record, listener.level)
+
+        session.listen(emit)
+        reason = END_OF_SOUND
+    except KeyboardInterrupt:
+        reason = "Ctrl-C"
+        raise
+    except _Terminated:
+        reason = "SIGTERM"
+    finally:
+        ended = session.stop(reason)
+        if view is not None:
+            view.close()
+        if ended["dropped_samples"] or ended["overruns"]:
+            print("edgeasd: {dropped_samples} samples dropped, {overruns} overruns".format(**ended), file=sys.stderr)
+        _write(sink, ended)
+    return ended
+
+
+def _introduction(record: Record) -> str:
+    limit = "uncalibrated, no alarms" if record["threshold"] is None else f"threshold {record['threshold']:.4f}"
+    return (
+        f"edgeasd: {record['machine']} ID {record['id']} from {record['source']}; "
+        f"{record['precision']} on {record['engine']}, accelerator {record['accelerator']}; {limit}"
+    )
+
+
+def _refuse_too_short(samples: int, manifest: Any, input: str | None) -> None:
+    need = manifest.features.sample_count(manifest.segments.frames)
+    if samples < need:
+        missing = need - samples
+        raise InputError(
+            f"{input or 'source'}: ended after {samples} samples; the first score takes {need}, "
+            f"{missing} ({missing / manifest.features.sample_rate:.2f} s) more; use a longer recording"
+        )
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Make SIGTERM an exception for the time of the block, so that everything is flushed and closed."""
+
+    def stop(*_: object) -> None:
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except _Terminated:
+        pass
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _json_sink(jsonl: str | None) -> Iterator[TextIO | None]:
+    if jsonl is None:
+        yield None
+    elif jsonl == "-":
+        yield sys.stdout
+    else:
+        path = Path(jsonl)
+        if not path.parent.is_dir():
+            raise InputError(f"--jsonl {path}: no such folder {path.parent}; make it first")
+        with open(path, "a", encoding="utf-8") as handle:
+            yield handle
+
+
+def _write(sink: TextIO | None, record: Record) -> None:
+    if sink is not None:
+        # One write a line: a reader of the file or pipe never sees half a record of ours.
+        sink.write(json.dumps(record, ensure_ascii=False) + "\n")
+        sink.flush()

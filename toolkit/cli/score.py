@@ -1,0 +1,164 @@
+"""edgeasd score."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edgeasd.runtime.errors import InputError
+from edgeasd.toolkit.cli.guard import complain
+from edgeasd.toolkit.cli.options import (
+    Accelerator,
+    AsJson,
+    Channel,
+    Engine,
+    Mix,
+    PrecisionChoice,
+    Resample,
+    SkipBad,
+    Threads,
+)
+
+if TYPE_CHECKING:
+    from edgeasd.runtime.clip import ClipScore
+    from edgeasd.runtime.logmel import Float32Array
+
+_SUFFIXES = (".wav", ".flac")
+
+
+def score(
+    bundle: Annotated[Path, typer.Argument(help="Bundle folder or zip.")],
+    files: Annotated[list[Path], typer.Argument(help="WAV or FLAC files, or folders of them.")],
+    live: Annotated[bool, typer.Option("--live", help="The live rule: a record for every segment, as `run`.")] = False,
+    tile: Annotated[bool, typer.Option("--tile", help="Repeat a clip shorter than a segment.")] = False,
+    anchored: Annotated[bool, typer.Option("--anchored", help="Let the last section end with the clip.")] = False,
+    segments: Annotated[bool, typer.Option("--segments", help="Add every segment's values (with --json).")] = False,
+    precision: PrecisionChoice = None,
+    engine: Engine = "auto",
+    accelerator: Accelerator = "cpu",
+    threads: Threads = None,
+    channel: Channel = None,
+    mix: Mix = False,
+    resample: Resample = False,
+    skip_bad: SkipBad = False,
+    as_json: AsJson = False,
+) -> None:
+    """Score recordings with a bundle: one line of CSV, or of JSON, per file.
+
+    Example: edgeasd score bundles/valve-id_00 recordings/*.wav
+    """
+    from edgeasd.runtime.audio import read_audio
+    from edgeasd.runtime.bundle import Bundle
+    from edgeasd.runtime.capture import Block
+    from edgeasd.runtime.clip import score_features
+    from edgeasd.runtime.listen import Listener
+    from edgeasd.runtime.logmel import logmel
+    from edgeasd.runtime.records import engine_facts
+
+    if live and (tile or anchored or segments):
+        raise InputError("--live: goes by the live rule, segment by segment; leave out --tile, --anchored, --segments")
+    paths = list(expand(files))
+    with Bundle(bundle) as opened:
+        manifest = opened.manifest
+        rate, need = manifest.features.sample_rate, manifest.features.sample_count(manifest.segments.frames)
+
+        def load(path: Path) -> Float32Array:
+            sound = read_audio(path, sample_rate=rate, channel=channel, mix=mix, resample=resample)
+            if sound.size < need and not tile:
+                raise InputError(_too_short(path, need - sound.size, need, rate))
+            return sound
+
+        if not skip_bad:
+            _check_all(paths, load)
+        scorer, _ = opened.open_scorer(precision=precision, engine=engine, accelerator=accelerator, threads=threads)
+        print("edgeasd: {precision} on {engine}".format(**engine_facts(scorer)), file=sys.stderr)
+        output = _Output(as_json or live)
+        for path in paths:
+            try:
+                sound = load(path)
+            except InputError as error:
+                complain(f"left out: {error}")
+                continue
+            if live:
+                for record in Listener(scorer, manifest).accept(Block(0, sound)):
+                    output.write({"file": str(path), **record})
+                continue
+            frames = logmel(sound, scorer.features, scorer.amplitude)
+            clip = score_features(scorer, frames, tile_short=tile, anchored=anchored)
+            above = None if manifest.threshold is None else bool(clip.score > manifest.threshold.clip)
+            record = {"file": str(path), "score": clip.score, "segments": len(clip.starts)}
+            record |= {"above_threshold": above, "tiled": clip.tiled}
+            if segments and as_json:
+                record["values"] = _values(clip)
+            output.write(record)
+        scorer.close()
+
+
+class _Output:
+    """CSV with a header, or one JSON object a line, flushed line by line so that a reader sees progress."""
+
+    def __init__(self, as_json: bool) -> None:
+        self._csv = None if as_json else csv.writer(sys.stdout, lineterminator="\n")
+        self._begun = False
+
+    def write(self, record: dict[str, Any]) -> None:
+        if self._csv is None:
+            print(json.dumps(record))
+        else:
+            if not self._begun:
+                self._csv.writerow(record)
+            self._csv.writerow(
+                "" if v is None else str(v).lower() if isinstance(v, bool) else v for v in record.values()
+            )
+        self._begun = True
+        sys.stdout.flush()
+
+
+def _check_all(paths: list[Path], load: Callable[[Path], object]) -> None:
+    """Read every file before the first score is printed; one InputError names all that cannot be used."""
+    bad = []
+    for path in paths:
+        try:
+            load(path)
+        except InputError as error:
+            bad.append(str(error))
+    if len(bad) == 1:
+        raise InputError(bad[0])
+    if bad:
+        listed = "; ".join(f"({i}) {line}" for i, line in enumerate(bad, start=1))
+        raise InputError(
+            f"{len(bad)} of {len(paths)} files cannot be scored; pass --skip-bad to leave them out: {listed}"
+        )
+
+
+def _too_short(path: Path, missing: int, need: int, rate: int) -> str:
+    return (
+        f"{path}: {missing} samples ({missing / rate:.2f} s) short of the {need} that one segment takes; "
+        "use a longer recording or pass --tile"
+    )
+
+
+def expand(files: list[Path]) -> Iterator[Path]:
+    """Files as given; for a folder the WAV and FLAC files below it, sorted. InputError for an empty folder."""
+    for path in files:
+        if not path.is_dir():
+            yield path
+            continue
+        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in _SUFFIXES and not p.name.startswith("."))
+        if not inside:
+            raise InputError(f"{path}: a folder without WAV or FLAC files; name files or another folder")
+        yield from inside
+
+
+def _values(clip: ClipScore) -> list[dict[str, float]]:
+    names = ("score", "q", "d", "d_prime", "logit")
+    return [
+        {"start_frame": start, **{name: float(getattr(clip.segments, name)[row]) for name in names}}
+        for row, start in enumerate(clip.starts)
+    ]

@@ -1,0 +1,164 @@
+"""edgeasd train."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edgeasd.runtime.errors import CheckFailed, InputError
+from edgeasd.toolkit.cli.guard import INTERRUPTED, complain
+from edgeasd.toolkit.cli.options import Cache, IdAttribute, Machine, MachineId, Root, SkipBad, Workspace, cache_folder
+
+if TYPE_CHECKING:
+    from edgeasd.toolkit.data.machine import MachineData
+    from edgeasd.toolkit.presets import Preset
+
+
+def train(
+    data: Root,
+    machine: Machine,
+    id: MachineId = None,
+    preset: Annotated[str, typer.Option(help="paper (the experiment) or quick (minutes on a CPU).")] = "quick",
+    backbone: Annotated[str | None, typer.Option(help="resnet38 or quick; the preset's by default.")] = None,
+    loss: Annotated[str | None, typer.Option(help="bce, dsad, ddcsad, bce+dsad, bce+ddcsad.")] = None,
+    iterations: Annotated[int | None, typer.Option(min=1, help="Iterations; the preset's by default.")] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Decides split, batches and weights.")] = 0,
+    workspace: Workspace = Path(),
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Discard an earlier run of this ID.")] = False,
+    accelerator: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:K.")] = "auto",
+    jobs: Annotated[int | None, typer.Option(min=1, help="IDs at once; one per GPU by default.")] = None,
+    id_attribute: IdAttribute = None,
+    skip_bad: SkipBad = False,
+    cache: Cache = None,
+) -> None:
+    """Train one model per machine ID, each against the other IDs and machines as outliers.
+
+    Example: edgeasd train --data recordings/ --machine valve --id 00
+    """
+    from edgeasd.toolkit.cli.training_data import load_for
+    from edgeasd.toolkit.data.clips import plain_id
+    from edgeasd.toolkit.losses import method_named
+    from edgeasd.toolkit.presets import load_preset
+
+    if resume and overwrite:
+        raise InputError("--resume and --overwrite: one goes on with a run, the other discards it; pass one of them")
+    method_named(loss or "bce")
+    chosen = load_preset(preset).changed(backbone=backbone, method=loss, iterations=iterations)
+    loaded = load_for(
+        data, machine, chosen, seed, cache_folder(cache, workspace), id_attribute=id_attribute, skip_bad=skip_bad
+    )
+    ids = [plain_id(id)] if id is not None else loaded.ids
+    wanted = [clip for one in ids for clip in _training_clips(loaded, one)]
+    _prepare(loaded, wanted)
+    accelerators = _accelerators(accelerator, jobs, len(ids))
+    if len(accelerators) > 1:
+        _train_apart(ids, accelerators)
+        return
+    for one in ids:
+        _train_here(loaded, one, chosen, seed, workspace, accelerators[0], resume=resume, overwrite=overwrite)
+
+
+def _training_clips(loaded: MachineData, id: str) -> list[Any]:
+    roles = loaded.trainable(id)
+    return [*roles.normals, *roles.outliers, *roles.holdout_normals, *roles.holdout_outliers]
+
+
+def _prepare(loaded: MachineData, clips: list[Any]) -> None:
+    from edgeasd.toolkit.progress import progress
+
+    with progress("log-mel features") as report:
+        loaded.prepare(dict.fromkeys(clips), report)
+
+
+def _accelerators(accelerator: str, jobs: int | None, ids: int) -> list[str]:
+    """One entry per process that trains at the same time."""
+    import torch
+
+    gpus = torch.cuda.device_count() if accelerator in ("auto", "cuda") and torch.cuda.is_available() else 0
+    wanted = min(ids, jobs if jobs is not None else max(1, gpus))
+    if wanted <= 1:
+        return [accelerator]
+    return [f"cuda:{k % gpus}" if gpus else accelerator for k in range(wanted)]
+
+
+def _train_here(
+    loaded: MachineData,
+    id: str,
+    preset: Preset,
+    seed: int,
+    workspace: Path,
+    accelerator: str,
+    *,
+    resume: bool,
+    overwrite: bool,
+) -> None:
+    from edgeasd.toolkit.progress import progress
+    from edgeasd.toolkit.runs import run_folder
+    from edgeasd.toolkit.training.session import train_one
+    from edgeasd.toolkit.training.stop import stop_requests
+    from edgeasd.toolkit.training.trainer import Interrupted, open_fabric
+
+    fabric = open_fabric(accelerator)
+    folder = run_folder(workspace, loaded.machine, id)
+    print(
+        f"edgeasd: training {loaded.machine} ID {id}: {preset.backbone}, {preset.method}, {preset.iterations} iterations "
+        f"on {fabric.device} at {fabric._precision.precision}; {_counts(loaded, id)}",
+        file=sys.stderr,
+    )
+    try:
+        with stop_requests() as should_stop, progress(f"{loaded.machine} {id}") as report:
+            run = train_one(
+                loaded,
+                id,
+                preset,
+                seed,
+                folder,
+                fabric,
+                resume=resume,
+                overwrite=overwrite,
+                report=report,
+                should_stop=should_stop,
+            )
+    except Interrupted as stopped:
+        complain(
+            f"training of {loaded.machine} ID {id} stopped at iteration {stopped.iteration} of {preset.iterations}; "
+            f"a checkpoint was written: go on with the same command and --resume"
+        )
+        raise typer.Exit(INTERRUPTED) from None
+    print(f"{run.folder}")
+
+
+def _counts(loaded: MachineData, id: str) -> str:
+    roles = loaded.roles(id)
+    held = len(roles.holdout_normals) + len(roles.holdout_outliers)
+    return f"{len(roles.normals)} normal and {len(roles.outliers)} outlier clips, {held} held out"
+
+
+def _train_apart(ids: list[str], accelerators: list[str]) -> None:
+    """Train each ID in a process of its own, with the arguments this command was given."""
+    from edgeasd.toolkit.training.jobs import Job, run_jobs
+
+    given = _without(sys.argv[1:], ("--jobs", "--accelerator"))
+    codes = run_jobs([Job(id, [*given, "--id", id, "--jobs", "1"]) for id in ids], accelerators)
+    failed = {id: code for id, code in codes.items() if code}
+    if INTERRUPTED in failed.values():
+        raise KeyboardInterrupt
+    if failed:
+        raise CheckFailed(f"training failed for {', '.join(failed)}, see the lines above; the others are trained")
+
+
+def _without(arguments: list[str], options: tuple[str, ...]) -> list[str]:
+    """Drop options with a value, in the forms `--name value` and `--name=value`."""
+    kept, skip = [], False
+    for argument in arguments:
+        if skip:
+            skip = False
+        elif argument in options:
+            skip = True
+        elif not argument.startswith(tuple(f"{option}=" for option in options)):
+            kept.append(argument)
+    return kept

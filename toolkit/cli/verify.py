@@ -1,0 +1,58 @@
+"""edgeasd verify."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgeasd.toolkit.cli.options import Accelerator, AsJson, Engine, Threads
+
+
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="Bundle folder or zip.")],
+    engine: Engine = "auto",
+    accelerator: Accelerator = "cpu",
+    threads: Threads = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check every hash of a bundle and run its golden segments at every precision it offers.
+
+    Example: edgeasd verify bundles/valve-id_00
+    """
+    from dataclasses import asdict
+
+    from edgeasd.runtime.bundle import Bundle
+    from edgeasd.runtime.records import engine_facts, machine_facts
+
+    with Bundle(bundle) as opened:
+        manifest = opened.manifest
+        opened.verify_files()
+        results = []
+        for precision in manifest.precisions:
+            scorer, found = opened.open_scorer(
+                precision=precision, engine=engine, accelerator=accelerator, threads=threads
+            )
+            results.append({**engine_facts(scorer), "golden_deviation": asdict(found)})
+            scorer.close()
+    facts = {
+        **machine_facts(manifest),
+        "status": manifest.status,
+        "files": len(manifest.files),
+        "bytes": sum(entry.size for entry in manifest.files.values()),
+        "engines": results,
+    }
+    if as_json:
+        print(json.dumps(facts, indent=2))
+        return
+    print(f"{bundle}: {manifest.machine.type} ID {manifest.machine.id}, {manifest.network.backbone}, {manifest.status}")
+    print(f"  {facts['files']} files, {facts['bytes']} bytes, every hash as listed")
+    for result in results:
+        worst = ", ".join(f"{name} {value:.1e}" for name, value in result["golden_deviation"].items())
+        print(f"  {result['precision']} on {result['engine']}: golden segments reproduced ({worst})")
+    if manifest.threshold is None:
+        print("  uncalibrated: it scores and raises no alarms; export again with --clips")
+    else:
+        print(f"  threshold {manifest.threshold.clip:.4f}, {manifest.threshold.consecutive} in a row")
