@@ -1,0 +1,58 @@
+# Two commands set everything up on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints/tested.txt
+PYTEST_ARGS ?=
+
+.PHONY: help demo test test-slow test-all lint format bench clean
+
+help:  ## This list.
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+demo: $(VENV)/.workstation  ## Train, export and listen to a synthetic machine (minutes on a CPU).
+	$(BIN)/edgeasd demo
+
+test: $(VENV)/.dev  ## The default test suite.
+	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+
+test-slow: $(VENV)/.dev  ## The tests that take minutes: full ResNet38, whole demo, both sets of versions.
+	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+test-all: test test-slow  ## Both.
+
+lint: $(VENV)/.dev .typing  ## Linter, formatter and type checker.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.dev  ## Put the code into the house format.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.dev  ## All benchmarks, medians and ratios side by side.
+	@for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+clean:  ## Remove the virtual environment and everything made by tools.
+	rm -rf $(VENV) .typing build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+# The type checker cannot follow the editable install's mapping; links show it the installed layout.
+.typing: Makefile
+	rm -rf .typing && mkdir -p .typing/edgeasd
+	cd .typing/edgeasd && ln -s ../../toolkit/_root/* ../../toolkit ../../export ../../runtime ../../calibration .
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+# torch is asked for by its exact version first: an unpinned request may bring gigabytes of CUDA to a CPU box.
+$(VENV)/.workstation: $(VENV)/bin/python pyproject.toml constraints/tested.txt
+	$(PIP) torch
+	$(PIP) -e '.[train,export]'
+	@touch $@
+
+# pyalsaaudio is compiled against ALSA's headers; without them its tests skip and say so.
+$(VENV)/.dev: $(VENV)/.workstation
+	$(PIP) -e '.[train,export,dev]'
+	@if [ -e /usr/include/alsa/asoundlib.h ]; then $(PIP) -e '.[mic]'; \
+	else echo "NOTE: no ALSA headers (apt install libasound2-dev), so pyalsaaudio is not tested here"; fi
+	@touch $@

@@ -1,0 +1,95 @@
+"""The laws of the floor plan: nothing imports upward, and the runtime imports nothing heavy."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.core
+
+FLOORS = {"runtime": 1, "calibration": 2, "export": 3, "toolkit": 4}
+HEAVY = {"torch", "onnx", "onnxscript", "sklearn", "scipy", "matplotlib", "lightning_fabric", "tensorboard", "librosa"}
+PICKLING = {"pickle", "cPickle", "dill", "shelve", "joblib"}
+
+
+def sources(repository: Path, floor: str) -> list[Path]:
+    found = sorted((repository / floor).rglob("*.py"))
+    assert found, f"{floor} has no source files: the test looks in the wrong place"
+    return found
+
+
+def imported(path: Path) -> Iterator[tuple[int, str]]:
+    """(line, module) of every import in a file, functions and TYPE_CHECKING blocks included."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: relative import; the house imports by full name"
+            assert node.module
+            yield node.lineno, node.module
+            for alias in node.names:
+                yield node.lineno, f"{node.module}.{alias.name}"
+
+
+@pytest.mark.parametrize("floor", FLOORS)
+def test_no_floor_imports_upward(repository: Path, floor: str) -> None:
+    upward = [
+        f"{path.relative_to(repository)}:{line}: {module}"
+        for path in sources(repository, floor)
+        for line, module in imported(path)
+        for other, height in FLOORS.items()
+        if module.split(".")[:2] == ["edgeasd", other] and height > FLOORS[floor]
+    ]
+    assert not upward
+
+
+@pytest.mark.parametrize("floor", ["runtime", "calibration"])
+def test_lower_floors_import_nothing_heavy(repository: Path, floor: str) -> None:
+    heavy = [
+        f"{path.relative_to(repository)}:{line}: {module}"
+        for path in sources(repository, floor)
+        for line, module in imported(path)
+        if module.split(".")[0] in HEAVY
+    ]
+    assert not heavy
+
+
+@pytest.mark.parametrize("floor", FLOORS)
+def test_no_pickle_anywhere(repository: Path, floor: str) -> None:
+    for path in sources(repository, floor):
+        text = path.read_text("utf-8")
+        assert "allow_pickle=True" not in text, path
+        assert "torch.load" not in text, path
+        assert "torch.save" not in text, path
+        assert not [m for _, m in imported(path) if m.split(".")[0] in PICKLING], path
+
+
+def test_the_laws_can_be_broken(tmp_path: Path) -> None:
+    """The parser above sees imports wherever they hide."""
+    sample = tmp_path / "sample.py"
+    sample.write_text("def f():\n    from edgeasd.toolkit import losses\n    import torch.nn\n")
+    assert {"edgeasd.toolkit.losses", "torch.nn"} <= {module for _, module in imported(sample)}
+
+
+def test_importing_the_command_line_and_runtime_loads_nothing_heavy() -> None:
+    """Static reading misses what a library drags in; this looks at a real process."""
+    code = (
+        "import sys, edgeasd.toolkit.cli, edgeasd.runtime.bundle, edgeasd.runtime.listen, edgeasd.runtime.sources\n"
+        f"print(sorted({HEAVY!r} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("floor", FLOORS)
+def test_a_floor_refuses_a_second_name(repository: Path, floor: str) -> None:
+    """From the repository root `import runtime` would find a second copy of every class."""
+    done = subprocess.run([sys.executable, "-c", f"import {floor}"], cwd=repository, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert f"import edgeasd.{floor} instead" in done.stderr
