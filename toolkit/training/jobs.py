@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import threading
@@ -38,7 +39,10 @@ def run_jobs(jobs: Sequence[Job], accelerators: Sequence[str]) -> dict[str, int]
             except Empty:
                 return
             command = [sys.executable, "-m", "edgeasd", *job.arguments, "--accelerator", accelerator]
-            process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+            # A session of its own: Ctrl-C reaches this process alone, which then tells each child once.
+            process = subprocess.Popen(
+                command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True
+            )
             running[job.id] = process
             assert process.stderr is not None
             for line in process.stderr:
@@ -56,7 +60,7 @@ def run_jobs(jobs: Sequence[Job], accelerators: Sequence[str]) -> dict[str, int]
     except BaseException:
         stopping.set()
         for process in list(running.values()):
-            process.terminate()
+            process.send_signal(signal.SIGINT)
         for thread in threads:
             thread.join()
         raise

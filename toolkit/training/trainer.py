@@ -67,6 +67,9 @@ def open_fabric(accelerator: str) -> Fabric:
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if int(index or 0) >= count:
             raise DeviceError(f"--accelerator {accelerator}: torch sees {count} CUDA GPUs; use --accelerator cpu")
+        # float32 means float32 (TF32 has 10 bits of mantissa), and a seed means the same run.
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.deterministic = True
         precision = "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
         return Fabric(accelerator="cuda", devices=[int(index or 0)], precision=precision)
     return Fabric(accelerator="cpu", devices=1, precision="32-true")
@@ -160,6 +163,9 @@ class Trainer:
         state = {
             **facts,
             "iteration": self.iteration,
+            "epoch": self.iteration // self.sampler.epoch_iterations,
+            "epoch_position": self.iteration % self.sampler.epoch_iterations,
+            "learning_rates": [group["lr"] for group in self.optimiser.param_groups],
             "preset": self.preset.model_dump(),
             "seed": self.seed,
             "precision": str(self.fabric._precision.precision),

@@ -1,0 +1,129 @@
+"""ALSA capture through an `arecord` child process."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import threading
+import weakref
+from typing import IO
+
+from edgeasd.runtime.errors import DeviceError
+from edgeasd.runtime.sources.alsa_common import (
+    FORMAT,
+    PERIOD,
+    PERIODS,
+    STALL_SECONDS,
+    ChannelsRefused,
+    check_setup,
+    open_error,
+)
+from edgeasd.runtime.sources.base import DescriptorReader
+
+
+class _ArecordLog:
+    """What arecord says on standard error: device limits, the setup in force, overruns, complaints."""
+
+    def __init__(self) -> None:
+        self.fields: dict[str, str] = {}
+        self.complaint = "no reason given"
+        self.overruns = 0
+        self.settled = threading.Event()
+
+    def follow(self, stream: IO[bytes]) -> None:
+        with stream:
+            for raw in stream:
+                self._take(raw.decode(errors="replace").rstrip())
+        self.settled.set()
+
+    def _take(self, line: str) -> None:
+        if "overrun!!!" in line:
+            self.overruns += 1
+        elif match := re.match(r"arecord: (?:\w+:\d+: )?(.+)", line):
+            self.complaint = match[1]
+        elif match := re.match(r"\s*(\w+)\s*: +(.+)", line):
+            self.fields.setdefault(match[1], match[2].strip())  # a plug's slaves follow the setup in force
+            if match[1] == "buffer_size":
+                self.settled.set()
+
+
+def _end_child(process: subprocess.Popen[bytes]) -> None:
+    assert process.stdout is not None
+    process.stdout.close()  # arecord in a full pipe takes no notice of a signal, but of a broken pipe
+    process.terminate()
+    try:
+        process.wait(2.0)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+class ArecordCapture:
+    """An arecord child in a session of its own, so that Ctrl-C is ours to handle; ended at exit at the latest."""
+
+    def __init__(self, device: str, rate: int, channels: int) -> None:
+        self._device = device
+        self._log = _ArecordLog()
+        command = ["arecord", "-D", device, "-t", "raw", "-f", FORMAT, "-r", str(rate), "-c", str(channels)]
+        # -q hides the warning of a rate that is only near; the dumps say what is really set.
+        command += ["-q", "-v", "--dump-hw-params"]
+        command += [f"--period-size={PERIOD}", f"--buffer-size={PERIOD * PERIODS}"]
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            env={**os.environ, "LC_ALL": "C"},
+        )
+        self._end = weakref.finalize(self, _end_child, self._process)
+        assert self._process.stdout is not None
+        self._reader = DescriptorReader(self._process.stdout.fileno())
+        self._follower = threading.Thread(target=self._log.follow, args=(self._process.stderr,), daemon=True)
+        self._follower.start()
+        try:
+            self._check(rate, channels)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def overruns(self) -> int:
+        return self._log.overruns
+
+    def _check(self, rate: int, channels: int) -> None:
+        if not self._log.settled.wait(STALL_SECONDS):
+            raise DeviceError(
+                f"{self._device}: arecord did not open it in {STALL_SECONDS:.0f} s; check its plug and its driver"
+            )
+        fields = self._log.fields
+        if "Channels count" in self._log.complaint:
+            offered = re.search(r"\d+", fields.get("CHANNELS", ""))
+            raise ChannelsRefused(int(offered[0]) if offered else None)
+        if "Sample format" in self._log.complaint:
+            check_setup(self._device, (FORMAT, rate, channels), (fields.get("FORMAT", "others"), 0, 0))
+        if "buffer_size" not in fields:
+            raise open_error(self._device, self._log.complaint.removeprefix("audio open error: "))
+        got = (fields["format"], int(fields["rate"]), int(fields["channels"]))
+        check_setup(self._device, (FORMAT, rate, channels), got)
+
+    def read(self) -> bytes:
+        try:
+            data = self._reader.read(1 << 14, STALL_SECONDS)
+        except TimeoutError:
+            raise DeviceError(
+                f"{self._device}: no sound for {STALL_SECONDS:.0f} s; check its plug and its driver"
+            ) from None
+        if not data and not self._reader.closed:
+            self._follower.join(1.0)
+            raise DeviceError(
+                f"{self._device}: arecord ended by itself ({self._log.complaint}); "
+                "check the plug of the device and start again"
+            )
+        return data
+
+    def close(self) -> None:
+        self._reader.close()  # first, or a reading thread would take the end of the child for a failure
+        self._end()
+        self._follower.join(1.0)

@@ -1,0 +1,98 @@
+"""ALSA capture through pyalsaaudio."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import select
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from edgeasd.runtime.errors import DeviceError
+from edgeasd.runtime.sources.alsa_common import FORMAT, PERIOD, PERIODS, STALL_SECONDS, check_setup, open_error
+from edgeasd.runtime.sources.base import TICK_SECONDS
+
+_IGNORE_LINE = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p)(
+    lambda *_: None
+)
+
+
+@contextmanager
+def _quiet_libasound() -> Iterator[None]:
+    """Keep libasound from printing its own lines beside the one that we raise."""
+    try:
+        set_handler = ctypes.CDLL("libasound.so.2").snd_lib_error_set_handler
+    except (OSError, AttributeError):
+        yield
+        return
+    set_handler(_IGNORE_LINE)
+    try:
+        yield
+    finally:
+        set_handler(None)
+
+
+class PyalsaaudioCapture:
+    """Non-blocking reads and poll: a blocking read could not be ended safely by another thread."""
+
+    def __init__(self, device: str, rate: int, channels: int) -> None:
+        import alsaaudio
+
+        self._device = device
+        self._error = alsaaudio.ALSAAudioError
+        self.overruns = 0
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        try:
+            with _quiet_libasound():
+                self._pcm = alsaaudio.PCM(
+                    alsaaudio.PCM_CAPTURE,
+                    alsaaudio.PCM_NONBLOCK,
+                    device=device,
+                    rate=rate,
+                    channels=channels,
+                    format=alsaaudio.PCM_FORMAT_S16_LE,
+                    periodsize=PERIOD,
+                    periods=PERIODS,
+                )
+        except self._error as error:
+            raise open_error(device, str(error).replace(f" [{device}]", "")) from None
+        try:
+            info = self._pcm.info()
+            got = (info["format_name"], info["rate"], info["channels"])
+            check_setup(device, (FORMAT, rate, channels), got)
+        except BaseException:
+            self.close()
+            raise
+        self._poll = select.poll()
+        for descriptor, events in self._pcm.polldescriptors():
+            self._poll.register(descriptor, events)
+
+    def read(self) -> bytes:
+        deadline = time.monotonic() + STALL_SECONDS
+        while time.monotonic() < deadline:
+            with self._lock:
+                if self._closed.is_set():
+                    return b""
+                if data := self._read_available():
+                    return data
+        raise DeviceError(f"{self._device}: no sound for {STALL_SECONDS:.0f} s; check its plug and its driver")
+
+    def _read_available(self) -> bytes:
+        # The first read starts the device, so it comes before the poll; so it is after an overrun.
+        try:
+            length, data = self._pcm.read()
+            if length == -errno.EPIPE:
+                self.overruns += 1
+            elif not data and (ready := self._poll.poll(int(1000 * TICK_SECONDS))):
+                self._pcm.polldescriptors_revents(ready)  # lets dsnoop and the like clear their timer
+        except self._error as error:
+            raise DeviceError(f"{self._device}: stopped ({error}); check its plug and start again") from None
+        return data
+
+    def close(self) -> None:
+        self._closed.set()
+        with self._lock:  # closing under a read in progress would free memory in use
+            self._pcm.close()
