@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import lzma
 import shutil
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +20,8 @@ from edgeasd.runtime.scorer import Head, Scorer
 
 MANIFEST = "manifest.json"
 _CHUNK = 1 << 20
+_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError, ValueError, RuntimeError)
+"""What zipfile raises for damaged, encrypted (RuntimeError) or unknown data (NotImplementedError, one of these)."""
 
 
 def hash_file(path: Path) -> str:
@@ -80,7 +84,7 @@ class Bundle:
             info = self._zip.getinfo(MANIFEST)
             with self._zip.open(info) as handle:
                 return handle.read(LARGEST_MANIFEST + 1)
-        except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError) as error:
+        except _ZIP_ERRORS as error:
             self.close()
             raise BundleError(
                 f"{self.path}: not a bundle folder and not a readable zip ({error}); copy it again"
@@ -112,7 +116,12 @@ class Bundle:
         size = path.stat().st_size
         if size != entry.size:
             raise BundleError(f"{place}: {size} bytes, the manifest says {entry.size}; copy the bundle again")
-        found = hash_file(path)
+        try:
+            found = hash_file(path)
+        except OSError as error:
+            raise BundleError(
+                f"{place}: cannot be read ({error.strerror}); check its permissions and the disk"
+            ) from None
         if found != entry.sha256:
             raise BundleError(
                 f"{place}: sha256 {found[:12]}…, the manifest says {entry.sha256[:12]}…: "
@@ -136,7 +145,7 @@ class Bundle:
                     left -= len(chunk)
         except KeyError:
             target.unlink(missing_ok=True)
-        except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, NotImplementedError) as error:
+        except _ZIP_ERRORS as error:
             raise BundleError(f"{self.path.name}/{name}: cannot be unpacked ({error}); copy the bundle again") from None
         return target
 

@@ -42,12 +42,13 @@ class Golden:
         try:
             with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
                 golden = cls(**{name: np.asarray(arrays[name], np.float32) for name in cls.__slots__})
-        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
-            raise BundleError(f"{place}: cannot be read ({error}); export the bundle again") from None
-        count = len(golden.logmel)
-        shapes_fit = golden.logmel.ndim == 3 and golden.z.ndim == 2 and count > 0
-        shapes_fit = shapes_fit and all(len(getattr(golden, name)) == count for name in cls.__slots__)
-        if not (shapes_fit and golden.logit.shape == golden.q.shape == golden.d.shape == (count,)):
+        except Exception as error:
+            # Damaged npz makes numpy, zipfile, zlib and tokenize raise; they share no base.
+            reason = " ".join(str(error).split())[:200]
+            raise BundleError(f"{place}: cannot be read ({reason}); export the bundle again") from None
+        count = len(golden.logmel) if golden.logmel.ndim == 3 else 0
+        one_each = golden.logit.shape == golden.q.shape == golden.d.shape == (count,)
+        if not (count and one_each and golden.z.ndim == 2 and len(golden.z) == count):
             raise BundleError(f"{place}: arrays of unexpected shapes; export the bundle again")
         return golden
 
@@ -96,6 +97,10 @@ def deviation(
 def golden_deviation(scorer: Scorer, golden: Golden) -> Deviation:
     """Run the golden segments through `scorer` and compare."""
     z = scorer.embed(golden.logmel)
+    if z.shape != golden.z.shape:
+        raise BundleError(
+            f"golden.npz: embeddings of shape {golden.z.shape}, the encoder gives {z.shape}; export the bundle again"
+        )
     reference = SegmentScores.from_head({"logit": golden.logit, "q": golden.q, "d": golden.d}, scorer.score)
     return deviation(golden.z, reference, z, SegmentScores.from_head(scorer.head(z), scorer.score), scorer.score)
 

@@ -91,7 +91,7 @@ class Listener:
 
 
 def start_record(scorer: Scorer, manifest: Manifest, source: str) -> Record:
-    """The first record: what is in use, and how far the golden segments were reproduced is already checked."""
+    """The first record: what is in use. By then the golden segments have been reproduced."""
     return {
         "type": "start",
         **machine_facts(manifest),

@@ -10,6 +10,7 @@ frame does not depend on how many frames were computed beside it, whatever kerne
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 from typing import Annotated, cast
 
@@ -91,8 +92,8 @@ def check_samples(samples: npt.NDArray[np.generic], position: int = 0, sample_ra
         raise InputError(f"samples: {kind}, expected a float32 array of shape (n,); convert with np.float32")
     # One dot product sees NaN, infinities and overflow; the slow search runs only then.
     with np.errstate(over="ignore", invalid="ignore"):
-        energy = np.dot(samples, samples)
-    if not np.isfinite(energy):
+        energy = float(np.dot(samples, samples))
+    if not math.isfinite(energy):
         bad = np.flatnonzero(~(np.abs(samples) <= _LARGEST_SAMPLE))
         if bad.size:
             at = position + int(bad[0])
@@ -187,11 +188,14 @@ class LogMelStream:
         self.amplitude = amplitude or Amplitude()
         self._kernel = _FrameKernel(self.settings, self.amplitude, block_frames)
         # Plain attributes: at six frames a call, looking them up on the model would show.
-        self._n_fft, self._hop, self._mean = (
+        self._n_fft, self._hop, self._n_mels = (
             self.settings.n_fft,
             self.settings.hop_length,
-            self.amplitude.mean,
+            self.settings.n_mels,
         )
+        # A float64 scalar, not a Python float, with which numpy would subtract in float32: its rounding
+        # noise fills the bands that a tone or band-limited sound leaves empty (up to 4 in log10).
+        self._mean = np.float64(self.amplitude.mean)
         self._filled = 0
         self.samples_seen = 0
         """Samples accepted since the last reset."""
@@ -209,9 +213,12 @@ class LogMelStream:
 
         Raises InputError, and changes nothing, for another dtype or shape and for NaN or infinities.
         """
-        check_samples(samples, self.samples_seen, self.settings.sample_rate)
+        return self.push_checked(check_samples(samples, self.samples_seen, self.settings.sample_rate))
+
+    def push_checked(self, samples: Float32Array) -> Float32Array:
+        """`push` without its check, for samples that `check_samples` has passed."""
         ready = (self._filled + samples.size - self._n_fft) // self._hop + 1
-        out = np.empty((max(0, ready), self.settings.n_mels), dtype=np.float32)
+        out = np.empty((max(0, ready), self._n_mels), dtype=np.float32)
         self._run(samples, out)
         return out
 

@@ -48,11 +48,11 @@ class Tolerance(_Part):
 
     z: Annotated[float, Field(gt=0, le=1)]
     """Of the largest |z|."""
-    logit: Annotated[float, Field(gt=0)]
+    logit: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     """Times 1 + |logit|."""
-    d: Annotated[float, Field(gt=0)]
+    d: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     """Times d_max - d_min."""
-    score: Annotated[float, Field(gt=0)]
+    score: Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Precision(_Part):
@@ -103,12 +103,20 @@ class Manifest(_Part):
         return self
 
 
+def _one_line(text: str, longest: int) -> str:
+    """Text of a manifest as it may be shown: printable characters, no more than `longest`."""
+    shown = "".join(c if c.isprintable() else " " for c in text[: longest + 1])
+    return shown if len(text) <= longest else shown[:longest] + "…"
+
+
 def parse_manifest(data: bytes, place: str) -> Manifest:
     """Read manifest.json; `place` names it in errors. Raises BundleError with one line."""
     if len(data) > LARGEST_MANIFEST:
         raise BundleError(f"{place}: {len(data)} bytes, at most {LARGEST_MANIFEST} are read; export the bundle again")
     try:
         raw = json.loads(data)
+        # Refuse here what Python reads but could not write back: NaN, infinities, lone surrogates.
+        json.dumps(raw, allow_nan=False, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{place}: not JSON ({error}); copy the bundle again or export it again") from None
     if not isinstance(raw, dict):
@@ -116,8 +124,10 @@ def parse_manifest(data: bytes, place: str) -> Manifest:
     version = raw.get("schema_version")
     if not isinstance(version, int) or isinstance(version, bool) or version != SCHEMA_VERSION:
         writer = raw.get("edgeasd_version")
-        by = f" edgeasd {writer}, which wrote it, or newer" if isinstance(writer, str) else " the edgeasd that wrote it"
-        raise BundleError(f"{place}: schema_version {version!r}, this edgeasd reads {SCHEMA_VERSION}; read it with{by}")
+        known = isinstance(writer, str)
+        by = f"edgeasd {_one_line(writer, 40)}, which wrote it, or newer" if known else "the edgeasd that wrote it"
+        given = _one_line(repr(version), 40)
+        raise BundleError(f"{place}: schema_version {given}, this edgeasd reads {SCHEMA_VERSION}; read it with {by}")
     try:
         return Manifest.model_validate(raw)
     except ValidationError as error:
@@ -125,10 +135,16 @@ def parse_manifest(data: bytes, place: str) -> Manifest:
         where = ".".join(str(part) for part in first["loc"]) or "manifest"
         value = "" if isinstance(first["input"], dict) else f" {str(first['input'])[:80]!r}"
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        raise BundleError(f"{place}: {where}{value}: {first['msg']}{more}; export the bundle again") from None
+        what = _one_line(f"{where}{value}: {first['msg']}", 300)
+        raise BundleError(f"{place}: {what}{more}; export the bundle again") from None
 
 
 def dump_manifest(manifest: Manifest) -> bytes:
     """The manifest as indented UTF-8 JSON, unknown fields included."""
-    value = manifest.model_dump(mode="json")
+    try:
+        value = manifest.model_dump(mode="json")
+    except ValueError as error:
+        raise BundleError(
+            f"manifest: cannot be written ({error}); remove the unknown fields that nest so deep"
+        ) from None
     return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()

@@ -61,6 +61,9 @@ def _fields(data: mmap.mmap | bytes, at: int, end: int) -> Iterator[tuple[int, i
     while at < end:
         key, at = _varint(data, at, end)
         number, kind = key >> 3, key & 7
+        # Some protobuf readers cut a longer key down to 32 bits and would see another field than we do.
+        if number == 0 or key >= 1 << 32:
+            raise _Malformed
         if kind == _VARINT:
             value, at = _varint(data, at, end)
             yield number, kind, value, at

@@ -60,16 +60,20 @@ class Stream:
         check_samples(samples, self.samples_seen, self.scorer.features.sample_rate)
         scores: list[Score] = []
         for start in range(0, samples.size, self._slice):
-            self.accept(samples[start : start + self._slice])
+            self._accept_checked(samples[start : start + self._slice])
             scores += score_streams([self])[0]
         return scores
 
     def accept(self, samples: Float32Array) -> int:
         """Take samples in without scoring; returns the number of segments that now wait.
 
-        Each waiting segment holds 4 * frames * n_mels bytes until `score_streams` is called.
+        Each waiting segment holds 4 * frames * n_mels bytes until `score_streams` is called. Raises
+        InputError, and accepts nothing, for another dtype or shape and for NaN or infinities.
         """
-        for first, segment in self._ring.push(self._features.push(samples)):
+        return self._accept_checked(check_samples(samples, self.samples_seen, self.scorer.features.sample_rate))
+
+    def _accept_checked(self, samples: Float32Array) -> int:
+        for first, segment in self._ring.push(self._features.push_checked(samples)):
             self._waiting.append((first, segment.copy()))
         return len(self._waiting)
 

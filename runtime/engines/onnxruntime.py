@@ -6,6 +6,7 @@ Source: https://onnxruntime.ai/docs/api/python/api_summary.html
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ _LARGE_MODEL_BYTES = 32 * 1024 * 1024
 """From here on a session is optimised at the extended level only: see `optimisation_for`."""
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_ACCELERATOR = re.compile(r"cpu|cuda(:[0-9]{1,3})?")
 
 
 def default_threads() -> int:
@@ -64,10 +66,10 @@ def make_session(
     options.graph_optimization_level = levels[optimisation or optimisation_for(size)]
     # Worker threads that spin between runs would keep a core of an idle device busy.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    kind, _, index = accelerator.partition(":")
-    wanted = _PROVIDERS.get(kind)
-    if wanted is None:
+    if not _ACCELERATOR.fullmatch(accelerator):
         raise InputError(f"--accelerator {accelerator}: unknown; use cpu, cuda or cuda:0")
+    kind, _, index = accelerator.partition(":")
+    wanted = _PROVIDERS[kind]
     if wanted not in ort.get_available_providers():
         raise DeviceError(
             f"--accelerator {accelerator}: this ONNX Runtime {ort.__version__} has no {wanted} "

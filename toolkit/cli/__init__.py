@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 import edgeasd
 from edgeasd.toolkit.cli import data, demo, evaluate, export, run, score, train, verify
-from edgeasd.toolkit.cli.guard import guarded
+from edgeasd.toolkit.cli.guard import complain, guarded
 
 app = typer.Typer(
     name="edgeasd",
@@ -21,13 +21,19 @@ app = typer.Typer(
 )
 
 
-@app.callback()
-def _root(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
-) -> None:
-    if version:
+def _show_version(wanted: bool) -> None:
+    if wanted:
         print(edgeasd.__version__)
         raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[  # noqa: ARG001  handled by its callback, before a command is asked for
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_show_version)
+    ] = False,
+) -> None:
+    """Options that come before the command."""
 
 
 for _name, _command in (
@@ -49,4 +55,21 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    app()
+    try:
+        code = app(standalone_mode=False)
+    except Exception as error:
+        # Typer's own complaints about options: which package their classes live in changes with its version.
+        if not hasattr(error, "format_message"):
+            raise
+        sys.exit(_wrong_use(error))
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _wrong_use(error: Any) -> int:
+    """One line for a missing or unknown option, as for every other wrong input; returns the exit code."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+    else:
+        path = getattr(getattr(error, "ctx", None), "command_path", "edgeasd")
+        complain(f"{error.format_message().rstrip('.')}; see `{path} --help`")
+    return int(error.exit_code)

@@ -22,11 +22,14 @@ def _group() -> None:
 @app.command("scan")
 @guarded
 def scan(
-    root: Annotated[Path, typer.Argument(help="Folder with one folder per machine type.")],
-    deep: Annotated[bool, typer.Option("--deep", help="Decode every file to its end.")] = False,
+    root: Annotated[Path, typer.Argument(help="Data root: the folder with one folder per machine type.")],
+    deep: Annotated[bool, typer.Option("--deep", help="Decode every file to its end, as training does.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Say what is there: layouts, machines, IDs, counts, rates, lengths, duplicates, damage.
+    """List machines, IDs, counts, rates and damage.
+
+    Reads names, headers and bytes: also shows lengths, copies of one recording, and folders in no known
+    layout. A damaged file is listed and does not stop the scan.
 
     Example: edgeasd data scan recordings/
     """

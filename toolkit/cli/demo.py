@@ -25,10 +25,16 @@ _MARK = "made-by-edgeasd-demo.txt"
 
 
 def demo(
-    output: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("edgeasd-demo"),
+    output: Annotated[
+        Path, typer.Option(help="Folder for everything the demo makes; that of an earlier demo is replaced.")
+    ] = Path("edgeasd-demo"),
     iterations: Annotated[int | None, typer.Option(min=1, help="Training iterations; the preset's by default.")] = None,
 ) -> None:
-    """Synthetic machines, a model trained on one of them, a bundle, and a fault that begins while it listens.
+    """Train, export and listen, with synthetic machines.
+
+    Renders valves, pumps and fans, trains the quick backbone on one valve against the others, judges it,
+    exports a bundle, and plays a minute of sound through it in which a leak begins half-way. Exit code 1
+    where the alarm does not come, or comes before the leak.
 
     Example: edgeasd demo
     """

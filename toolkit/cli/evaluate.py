@@ -37,10 +37,10 @@ def evaluate(
     machine: Machine,
     id: MachineId = None,
     baseline: Annotated[
-        bool, typer.Option("--baseline", help="Add a Mahalanobis distance on mean log-mel over the same clips.")
+        bool, typer.Option("--baseline", help="Add a baseline: Mahalanobis distance on mean log-mel.")
     ] = False,
     bundle: Annotated[
-        Path | None, typer.Option(help="Also score with this bundle, and count pairs it ranks otherwise.")
+        Path | None, typer.Option(help="Also score with this bundle, and count the pairs of clips it orders otherwise.")
     ] = None,
     workspace: Workspace = Path(),
     id_attribute: IdAttribute = None,
@@ -48,7 +48,11 @@ def evaluate(
     cache: Cache = None,
     as_json: AsJson = False,
 ) -> None:
-    """Judge trained models on labelled test clips: AUC with its 95 % interval and pAUC at 0.1, per ID and mean.
+    """Judge trained models on labelled test clips.
+
+    AUC with its 95 % interval and pAUC at a false-positive rate of 0.1, per ID and as a mean; once with
+    the frozen range of d′ (deploy) and once with that of the test clips themselves (paper). Writes
+    evaluation.json beside the run.
 
     Example: edgeasd evaluate --data recordings/ --machine valve --baseline
     """

@@ -24,14 +24,20 @@ def export(
     id: MachineId = None,
     precision: Annotated[str, typer.Option(help="Precisions, separated by commas; fp32 in this version.")] = "fp32",
     clips: Annotated[
-        Path | None, typer.Option(help="Folder of normal clips for d′ and the threshold, where none were held out.")
+        Path | None,
+        typer.Option(help="Folder of normal clips to take d_min and the threshold from, in place of held-out ones."),
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="Bundle folder; only with one ID.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Bundle folder, in place of bundles/<machine>-id_<id>; with one ID only.")
+    ] = None,
     make_zip: Annotated[bool, typer.Option("--zip", help="Also pack the bundle into one zip beside it.")] = False,
     workspace: Workspace = Path(),
     as_json: AsJson = False,
 ) -> None:
-    """Export trained models as bundles, after holding ONNX against torch on real segments.
+    """Export trained models as bundles for a device.
+
+    Writes bundles/<machine>-id_<id>/ in the workspace. First it compares ONNX with torch on real segments:
+    where they differ it exits with code 1 and leaves nothing behind.
 
     Example: edgeasd export --machine valve --id 00
     """

@@ -1,13 +1,14 @@
 """What stands between a command and its user: every expected failure is one line and an exit code.
 
 0 fine, 1 a check failed, 2 wrong use or bad input, 3 device or engine not available,
-130 stopped by Ctrl-C, 141 the reader of standard output has gone.
+130 stopped by Ctrl-C, 141 the reader of standard output has gone, 143 stopped by SIGTERM.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -17,7 +18,7 @@ import typer
 
 from edgeasd.runtime.errors import EdgeasdError
 
-INTERRUPTED, BROKEN_PIPE, BAD_INPUT = 130, 141, 2
+INTERRUPTED, BROKEN_PIPE, TERMINATED, BAD_INPUT = 130, 141, 143, 2
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _EXTRAS = {
@@ -42,6 +43,8 @@ def guarded(command: _Command) -> _Command:
 
     @wraps(command)
     def run(*args: Any, **kwargs: Any) -> Any:
+        # Without this a SIGTERM ends the process on the spot, and no temporary file is removed.
+        signal.signal(signal.SIGTERM, _terminated)
         try:
             result = command(*args, **kwargs)
             # What is still buffered fails here, where it is handled, and not at interpreter exit.
@@ -71,6 +74,10 @@ def guarded(command: _Command) -> _Command:
             raise typer.Exit(BAD_INPUT) from None
 
     return run  # type: ignore[return-value]
+
+
+def _terminated(*_: object) -> None:
+    raise SystemExit(TERMINATED)
 
 
 def _silence_standard_output() -> None:

@@ -12,28 +12,35 @@ from edgeasd.runtime.errors import InputError
 Workspace = Annotated[
     Path, typer.Option(help="Folder that holds runs/ and bundles/.", envvar="EDGEASD_WORKSPACE", show_default="here")
 ]
-Machine = Annotated[str, typer.Option(help="Machine type, as its folder is called: valve, pump, ToyCar, …")]
+Machine = Annotated[
+    str, typer.Option(help="Machine type, as its folder in the data root is called: valve, pump, ToyCar, …")
+]
 MachineId = Annotated[str | None, typer.Option("--id", help="One machine ID; all IDs of the machine without it.")]
-Root = Annotated[Path, typer.Option("--data", help="Folder with one folder per machine type.")]
+Root = Annotated[Path, typer.Option("--data", help="Data root: the folder with one folder per machine type.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable result on standard output.")]
-SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Go on without files that cannot be used; each is named.")]
+SkipBad = Annotated[
+    bool, typer.Option("--skip-bad", help="Go on without the files that cannot be used; each is named.")
+]
 IdAttribute = Annotated[
     str | None,
     typer.Option(help="File-name attribute that is the machine ID in DCASE layouts (car, …), or 'section'."),
 ]
 Cache = Annotated[
     Path | None,
-    typer.Option(help="Folder for cached features; <workspace>/cache by default.", envvar="EDGEASD_CACHE"),
+    typer.Option(help="Folder for cached features; cache/ in the workspace by default.", envvar="EDGEASD_CACHE"),
 ]
-Accelerator = Annotated[str, typer.Option(help="cpu, cuda or cuda:K. Compute, not sound.")]
-Engine = Annotated[str, typer.Option(help="auto, onnxruntime or tensorrt.")]
-Threads = Annotated[int | None, typer.Option(min=1, max=256, help="CPU threads of the engine; all by default.")]
+Accelerator = Annotated[str, typer.Option(help="Compute, not sound: cpu, cuda or cuda:K.")]
+Engine = Annotated[str, typer.Option(help="auto or onnxruntime; tensorrt is refused by this version.")]
+Threads = Annotated[
+    int | None,
+    typer.Option(min=1, max=256, help="CPU threads of the engine; as many as there are processors by default."),
+]
 PrecisionChoice = Annotated[
     str | None, typer.Option("--precision", help="A precision the bundle offers; fp32 by default.")
 ]
-Channel = Annotated[int | None, typer.Option(min=0, help="Channel to use, counted from 0.")]
+Channel = Annotated[int | None, typer.Option(min=0, help="Channel to use of several, counted from 0.")]
 Mix = Annotated[bool, typer.Option("--mix", help="Use the mean of all channels.")]
-Resample = Annotated[bool, typer.Option("--resample", help="Convert other sample rates (soxr HQ).")]
+Resample = Annotated[bool, typer.Option("--resample", help="Convert a file of another sample rate (soxr HQ).")]
 
 
 def cache_folder(cache: Path | None, workspace: Path) -> Path:

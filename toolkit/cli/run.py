@@ -37,20 +37,29 @@ class _Terminated(Exception):
 
 
 def run(
-    device: Annotated[str | None, typer.Option(help="ALSA capture device: hw:1, plughw:1,0, any PCM name.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="ALSA capture device: hw:1, plughw:1,0 or any name that `arecord -L` lists.")
+    ] = None,
     input: Annotated[str | None, typer.Option(help="WAV or FLAC file, or - for raw PCM on standard input.")] = None,
-    bundle: Annotated[Path | None, typer.Option(help="Bundle folder or zip.", envvar="EDGEASD_BUNDLE")] = None,
+    bundle: Annotated[
+        Path | None,
+        typer.Option(help="Bundle folder or zip; the only one in the workspace by default.", envvar="EDGEASD_BUNDLE"),
+    ] = None,
     workspace: Workspace = Path(),
     jsonl: Annotated[str | None, typer.Option(help="Append JSON lines to this file, or - for standard output.")] = None,
     realtime: Annotated[bool, typer.Option("--realtime", help="Play a file at its own speed.")] = False,
     duration: Annotated[float | None, typer.Option(min=0.001, help="Stop after this many seconds of sound.")] = None,
     pace: Annotated[
-        str | None, typer.Option(help="When scoring is late: block the source, or drop sound and say so.")
+        str | None,
+        typer.Option(
+            help="When scoring is late: block (the source waits) or drop (sound is lost and counted); a device drops, "
+            "all else blocks by default."
+        ),
     ] = None,
     pcm_format: Annotated[
-        str, typer.Option("--format", help="Of standard input: s16le, s24le, s32le, f32le.")
+        str, typer.Option("--format", help="Samples of standard input: s16le, s24le, s32le or f32le.")
     ] = "s16le",
-    pcm_channels: Annotated[int, typer.Option("--channels", min=1, max=64, help="Of standard input.")] = 1,
+    pcm_channels: Annotated[int, typer.Option("--channels", min=1, max=64, help="Channels of standard input.")] = 1,
     channel: Channel = None,
     mix: Mix = False,
     resample: Resample = False,
@@ -58,9 +67,12 @@ def run(
     engine: Engine = "auto",
     accelerator: Accelerator = "cpu",
     threads: Threads = None,
-    alsa_backend: Annotated[str, typer.Option(help="auto, pyalsaaudio or arecord.")] = "auto",
+    alsa_backend: Annotated[str, typer.Option(help="How to capture: auto, pyalsaaudio or arecord.")] = "auto",
 ) -> None:
-    """Listen and score: one record for every segment, an alarm when the score stays above the threshold.
+    """Listen to a machine, score it, raise alarms.
+
+    One record for every segment, and an alarm when several clip scores in a row lie above the threshold of
+    the bundle. Shows level, score and status as text, or writes JSON lines with --jsonl.
 
     Example: edgeasd run --device hw:1 --bundle bundles/valve-id_00
     """

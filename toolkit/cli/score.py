@@ -35,9 +35,13 @@ _SUFFIXES = (".wav", ".flac")
 def score(
     bundle: Annotated[Path, typer.Argument(help="Bundle folder or zip.")],
     files: Annotated[list[Path], typer.Argument(help="WAV or FLAC files, or folders of them.")],
-    live: Annotated[bool, typer.Option("--live", help="The live rule: a record for every segment, as `run`.")] = False,
-    tile: Annotated[bool, typer.Option("--tile", help="Repeat a clip shorter than a segment.")] = False,
-    anchored: Annotated[bool, typer.Option("--anchored", help="Let the last section end with the clip.")] = False,
+    live: Annotated[
+        bool, typer.Option("--live", help="The live rule: a JSON record for every segment, as from `run`.")
+    ] = False,
+    tile: Annotated[
+        bool, typer.Option("--tile", help="Repeat a clip that is shorter than a segment until it fills one.")
+    ] = False,
+    anchored: Annotated[bool, typer.Option("--anchored", help="Let the last segment end with the clip.")] = False,
     segments: Annotated[bool, typer.Option("--segments", help="Add every segment's values (with --json).")] = False,
     precision: PrecisionChoice = None,
     engine: Engine = "auto",
@@ -49,7 +53,10 @@ def score(
     skip_bad: SkipBad = False,
     as_json: AsJson = False,
 ) -> None:
-    """Score recordings with a bundle: one line of CSV, or of JSON, per file.
+    """Score recordings with a bundle, one line for each.
+
+    CSV with a header, or a JSON object a line with --json. A score is the mean over ten segments spread
+    over the recording. All files are checked before the first is scored.
 
     Example: edgeasd score bundles/valve-id_00 recordings/*.wav
     """

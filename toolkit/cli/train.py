@@ -21,21 +21,32 @@ def train(
     data: Root,
     machine: Machine,
     id: MachineId = None,
-    preset: Annotated[str, typer.Option(help="paper (the experiment) or quick (minutes on a CPU).")] = "quick",
+    preset: Annotated[
+        str, typer.Option(help="quick (minutes on a CPU) or paper (the published experiment).")
+    ] = "quick",
     backbone: Annotated[str | None, typer.Option(help="resnet38 or quick; the preset's by default.")] = None,
-    loss: Annotated[str | None, typer.Option(help="bce, dsad, ddcsad, bce+dsad, bce+ddcsad.")] = None,
+    loss: Annotated[
+        str | None, typer.Option(help="bce, dsad, ddcsad, bce+dsad or bce+ddcsad; the preset's by default.")
+    ] = None,
     iterations: Annotated[int | None, typer.Option(min=1, help="Iterations; the preset's by default.")] = None,
-    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Decides split, batches and weights.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Decides splits, batches and first weights.")] = 0,
     workspace: Workspace = Path(),
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Discard an earlier run of this ID.")] = False,
-    accelerator: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:K.")] = "auto",
-    jobs: Annotated[int | None, typer.Option(min=1, help="IDs at once; one per GPU by default.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint, exactly.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Discard an earlier run of the same ID.")] = False,
+    accelerator: Annotated[
+        str, typer.Option(help="Compute: auto (a GPU where there is one), cpu, cuda or cuda:K.")
+    ] = "auto",
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="IDs trained at the same time; one per GPU by default.")
+    ] = None,
     id_attribute: IdAttribute = None,
     skip_bad: SkipBad = False,
     cache: Cache = None,
 ) -> None:
-    """Train one model per machine ID, each against the other IDs and machines as outliers.
+    """Train one model for each machine ID.
+
+    Sets the normal clips of an ID against those of the other IDs and machines, its outliers. Writes
+    runs/<machine>/id_<id>/ in the workspace and prints that folder. Ctrl-C writes a checkpoint and stops.
 
     Example: edgeasd train --data recordings/ --machine valve --id 00
     """
@@ -49,7 +60,7 @@ def train(
     method_named(loss or "bce")
     chosen = load_preset(preset).changed(backbone=backbone, method=loss, iterations=iterations)
     loaded = load_for(
-        data, machine, chosen, seed, cache_folder(cache, workspace), id_attribute=id_attribute, skip_bad=skip_bad
+        data, machine, chosen, seed, cache_folder(cache, workspace), id=id, id_attribute=id_attribute, skip_bad=skip_bad
     )
     ids = [plain_id(id)] if id is not None else loaded.ids
     wanted = [clip for one in ids for clip in _training_clips(loaded, one)]

@@ -17,6 +17,7 @@ def load_for(
     seed: int,
     cache: Path,
     *,
+    id: str | None = None,
     id_attribute: str | None = None,
     skip_bad: bool = False,
 ) -> MachineData:
@@ -28,6 +29,7 @@ def load_for(
         seed=seed,
         holdout_fraction=preset.holdout_fraction,
         test_fraction=preset.test_fraction,
+        id=id,
         id_attribute=id_attribute,
         skip_bad=skip_bad,
         stage=progress,

@@ -127,6 +127,7 @@ def load_machine(
     seed: int,
     holdout_fraction: float,
     test_fraction: float,
+    id: str | None = None,
     id_attribute: str | None = None,
     settings: FeatureSettings | None = None,
     skip_bad: bool = False,
@@ -138,7 +139,7 @@ def load_machine(
     that names every file that cannot be used, unless `skip_bad`; those are then in `.bad`.
     """
     found = find_clips(root, id_attribute=id_attribute)
-    select_clips(found, machine=machine)  # refuses an unknown machine with the list of those present
+    select_clips(found, machine=machine, id=id)  # refuses, before hours of reading, what is not there
     neighbours = next((group for group in _DATA_SETS if machine in group), None)
     clips = [clip for clip in found if clip.machine == machine or neighbours is None or clip.machine in neighbours]
     with stage("hashing clips") as report:

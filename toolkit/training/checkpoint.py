@@ -52,19 +52,24 @@ class Checkpoint:
             raise InputError(f"{self.path}: does not fit the network of its preset ({reason}); train again") from None
 
     def restore_optimiser(self, optimiser: torch.optim.Optimizer, names: list[str]) -> None:
-        """Load Adam's moments; `names` are the parameter names in the optimiser's order."""
+        """Load Adam's moments; `names` are the parameter names in the optimiser's order. Raises InputError."""
         layout = optimiser.state_dict()
         state = {}
         for index, name in enumerate(names):
             entry = {
                 key.rsplit("/", 1)[1]: value for key, value in self.optimiser.items() if key.startswith(f"adam/{name}/")
             }
+            # Methods without a classifier never touch the head, so it may have none.
             if entry:
                 state[index] = entry
+        if not state:
+            raise InputError(f"{self.path}: has no Adam moments; resume from another or train again")
         optimiser.load_state_dict({"state": state, "param_groups": layout["param_groups"]})
 
     def restore_random_states(self) -> None:
-        """Put torch's generators where they were."""
+        """Put torch's generators where they were. Raises InputError."""
+        if "random/cpu" not in self.optimiser:
+            raise InputError(f"{self.path}: has no random state; resume from another or train again")
         torch.set_rng_state(self.optimiser["random/cpu"])
         if "random/cuda" in self.optimiser and torch.cuda.is_available():
             torch.cuda.set_rng_state(self.optimiser["random/cuda"])
@@ -91,13 +96,20 @@ def save_checkpoint(
     state: dict[str, Any],
     keep: int,
 ) -> Path:
-    """Write `folder`/step-NNNNNN atomically, then delete all but the newest `keep`."""
+    """Write `folder`/step-NNNNNN atomically, then delete all but the newest `keep`.
+
+    Raises InputError or OSError, and leaves the earlier ones as they were, where it cannot be written.
+    """
     path = folder / f"step-{state['iteration']:06d}"
     model = {f"network.{k}": v.detach().cpu().contiguous().clone() for k, v in network.state_dict().items()}
     model["centroid.normal"], model["centroid.outlier"] = (c.detach().cpu().clone() for c in centroids)
     with atomic_directory(path, replace=True) as temporary:
-        save_file(model, temporary / "model.safetensors")
-        save_file({k: v.contiguous().clone() for k, v in optimiser.items()}, temporary / "optimiser.safetensors")
+        try:
+            save_file(model, temporary / "model.safetensors")
+            save_file({k: v.contiguous().clone() for k, v in optimiser.items()}, temporary / "optimiser.safetensors")
+        except SafetensorError as error:
+            # Not an OSError, though what it reports is a full disk and the like.
+            raise InputError(f"{path}: cannot be written ({error}); make room and go on with --resume") from None
         write_json(temporary / "state.json", {"format": FORMAT, **state})
     for old in list_checkpoints(folder)[:-keep]:
         shutil.rmtree(old)
@@ -107,7 +119,8 @@ def save_checkpoint(
 def list_checkpoints(folder: Path) -> list[Path]:
     """Whole checkpoints in `folder`, oldest first."""
     found = folder.glob("step-*/state.json") if folder.is_dir() else []
-    return sorted((p.parent for p in found), key=lambda p: int(p.name.removeprefix("step-")))
+    steps = {p.parent: p.parent.name.removeprefix("step-") for p in found}
+    return sorted((p for p, step in steps.items() if step.isdigit()), key=lambda p: int(steps[p]))
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -116,6 +129,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
         state = json.loads((path / "state.json").read_text("utf-8"))
         if not isinstance(state, dict) or state.get("format") != FORMAT:
             raise InputError(f"{path}/state.json: format {state.get('format')!r}, this edgeasd reads {FORMAT}")
+        if not isinstance(state.get("iteration"), int):
+            raise InputError(f"{path}/state.json: iteration {state.get('iteration')!r}; resume from another")
         model = load_file(path / "model.safetensors")
         optimiser = load_file(path / "optimiser.safetensors")
     except (OSError, ValueError, AttributeError, SafetensorError) as error:

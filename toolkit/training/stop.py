@@ -13,15 +13,16 @@ def stop_requests() -> Iterator[Callable[[], bool]]:
     """Yield a function that says whether to stop. A second Ctrl-C raises KeyboardInterrupt at once."""
     asked = False
 
-    def ask(_number: int, _frame: FrameType | None) -> None:
+    def ask(number: int, _frame: FrameType | None) -> None:
         nonlocal asked
-        if asked:
+        # Only Ctrl-C counts twice: a parent that stops its processes adds SIGTERM to the terminal's SIGINT.
+        if asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         asked = True
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {one: signal.signal(one, ask) for one in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield lambda: asked
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for one, handler in before.items():
+            signal.signal(one, handler)

@@ -216,7 +216,7 @@ class Trainer:
         )
         if not bool(torch.isfinite(parts.total)):
             raise CheckFailed(
-                f"iteration {self.iteration}: the loss is {float(parts.total)} (bce {float(parts.bce):.3g}, "
+                f"iteration {self.iteration}: the loss is {float(parts.total.detach())} (bce {float(parts.bce):.3g}, "
                 f"metric {float(parts.metric):.3g}, largest 1/d² {float(parts.largest_inverse):.3g}); the last "
                 "checkpoint stands; train with a smaller learning rate or another seed"
             )

@@ -1,0 +1,104 @@
+"""A bundle with a full ResNet38 and random weights: the size and speed of the real one, nothing learned."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from common import REPOSITORY, SMALL_BUNDLE, say
+
+from edgeasd.runtime.bundle import Bundle
+from edgeasd.runtime.errors import BundleError, InputError
+
+DEFAULT = REPOSITORY / "build" / "benchmarks" / "resnet38"
+"""Made once and used again by every benchmark; delete it to have it made anew."""
+
+
+def full_bundle(path: Path | None = None) -> Path | None:
+    """The bundle at `path`, or the one at DEFAULT, made first where it is missing; None without torch."""
+    if path is not None:
+        return path
+    try:
+        with Bundle(DEFAULT) as bundle:
+            bundle.verify_files()
+        return DEFAULT
+    except (InputError, BundleError):
+        say("making a ResNet38 bundle with random weights (once)")
+    try:
+        _make(DEFAULT)
+    except ModuleNotFoundError as error:
+        say(f"full ResNet38: not measured, making its bundle needs {error.name}; pip install 'edgeasd[export]'")
+        return None
+    return DEFAULT
+
+
+def _make(path: Path) -> None:
+    import torch
+
+    from edgeasd.calibration.deploy import DeployFit
+    from edgeasd.export.bundle_writer import TrainedModel, write_bundle
+    from edgeasd.runtime.score import ScoreSettings
+    from edgeasd.toolkit.models.backbones import build_network, count_macs, count_parameters
+
+    with Bundle(SMALL_BUNDLE) as small:
+        segments, like = small.golden().logmel, small.manifest
+    torch.manual_seed(0)
+    network = build_network("resnet38")
+    _randomise_norms(network.encoder, torch.from_numpy(segments)[:, None])
+    with torch.no_grad():
+        z = network.encoder.eval()(torch.from_numpy(segments)[:, None])
+    centroid = z.mean(dim=0)
+    d = ((z - centroid) ** 2).sum(dim=1).numpy()
+    origin = "random weights"
+    score = ScoreSettings(
+        method="bce+ddcsad",
+        alpha=0.5,
+        alpha_source=origin,
+        d_min=0.0,
+        d_max=float(2.0 * np.max(d)),
+        d_min_source=origin,
+        d_max_source=origin,
+    )
+    model = TrainedModel(
+        machine="benchmark",
+        id="00",
+        backbone="resnet38",
+        parameters=count_parameters(network.encoder),
+        macs_per_segment=count_macs(network.encoder),
+        encoder=network.encoder,
+        weight=network.head.weight.detach()[0],
+        bias=network.head.bias.detach()[0],
+        centroid=centroid,
+        features=like.features,
+        amplitude=like.amplitude,
+        segments=like.segments,
+        fit=DeployFit(score, threshold=None),
+        normals=[],
+        outliers=[],
+        real_segments=segments,
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bundle(model, path, say)
+
+
+def _randomise_norms(encoder: object, segments: object) -> None:
+    """γ from U(0.5, 1.5) (zero-initialised ones leave dead channels), statistics from one pass."""
+    import torch
+    from torch import nn
+
+    assert isinstance(encoder, nn.Module) and isinstance(segments, torch.Tensor)
+    norms = [module for module in encoder.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        nn.init.uniform_(norm.weight, 0.5, 1.5)
+        norm.momentum = None
+        norm.reset_running_stats()
+    encoder.train()
+    with torch.no_grad():
+        encoder(segments)
+
+
+if __name__ == "__main__":
+    made = full_bundle()
+    print(made.relative_to(REPOSITORY) if made else "not made")
+    sys.exit(0 if made else 1)
