@@ -92,9 +92,7 @@ def measure(path: Path, rounds: int, calls: int) -> dict[str, Times]:
         scorer, _ = bundle.open_scorer(engine="onnxruntime")
         offer = bundle.manifest.precisions[scorer.engine.precision]
         session, segments = make_session(bundle.file(offer.file)), bundle.golden().logmel
-        found = {
-            f"batch {size}": times for size, times in batches(scorer, session, segments, rounds, calls).items()
-        }
+        found = {f"batch {size}": times for size, times in batches(scorer, session, segments, rounds, calls).items()}
         found["live, one segment a push"] = live(scorer, session, segments, rounds, calls)
         found["around the encoder"] = around(scorer, segments, rounds)
         scorer.close()
@@ -129,7 +127,7 @@ def main() -> None:
     found = {"small": measure(SMALL_BUNDLE, chosen.rounds, 4)}
     if not chosen.skip_full and (full := full_bundle(chosen.full)) is not None:
         say("full ResNet38 bundle")
-        found["full"] = measure(full, chosen.rounds // 6, 1)
+        found["full"] = measure(full, chosen.rounds // 10, 1)
     titles = {"small": "Small bundle (quick, 8.5 MMAC a segment)", "full": "Full ResNet38 (12.0 GMAC a segment)"}
     text = "\n\n".join([machine_line(facts), *(describe(titles[name], parts) for name, parts in found.items())])
     result = {

@@ -87,7 +87,8 @@ def _randomise_norms(encoder: object, segments: object) -> None:
     import torch
     from torch import nn
 
-    assert isinstance(encoder, nn.Module) and isinstance(segments, torch.Tensor)
+    assert isinstance(encoder, nn.Module)
+    assert isinstance(segments, torch.Tensor)
     norms = [module for module in encoder.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
         nn.init.uniform_(norm.weight, 0.5, 1.5)

@@ -24,6 +24,11 @@ _ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError
 """What zipfile raises for damaged, encrypted (RuntimeError) or unknown data (NotImplementedError, one of these)."""
 
 
+def _reason(error: Exception) -> str:
+    """What a library said, in one line; zipfile quotes whole file names of a damaged directory."""
+    return " ".join(str(error).split())[:200]
+
+
 def hash_file(path: Path) -> str:
     """sha256 of a file as 64 hexadecimal digits, in constant memory."""
     digest = hashlib.sha256()
@@ -87,7 +92,7 @@ class Bundle:
         except _ZIP_ERRORS as error:
             self.close()
             raise BundleError(
-                f"{self.path}: not a bundle folder and not a readable zip ({error}); copy it again"
+                f"{self.path}: not a bundle folder and not a readable zip ({_reason(error)}); copy it again"
             ) from None
         except KeyError:
             self.close()
@@ -146,7 +151,9 @@ class Bundle:
         except KeyError:
             target.unlink(missing_ok=True)
         except _ZIP_ERRORS as error:
-            raise BundleError(f"{self.path.name}/{name}: cannot be unpacked ({error}); copy the bundle again") from None
+            raise BundleError(
+                f"{self.path.name}/{name}: cannot be unpacked ({_reason(error)}); copy the bundle again"
+            ) from None
         return target
 
     def verify_files(self, progress: Callable[[str], None] | None = None) -> None:

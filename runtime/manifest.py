@@ -124,8 +124,9 @@ def parse_manifest(data: bytes, place: str) -> Manifest:
     version = raw.get("schema_version")
     if not isinstance(version, int) or isinstance(version, bool) or version != SCHEMA_VERSION:
         writer = raw.get("edgeasd_version")
-        known = isinstance(writer, str)
-        by = f"edgeasd {_one_line(writer, 40)}, which wrote it, or newer" if known else "the edgeasd that wrote it"
+        by = "the edgeasd that wrote it"
+        if isinstance(writer, str):
+            by = f"edgeasd {_one_line(writer, 40)}, which wrote it, or newer"
         given = _one_line(repr(version), 40)
         raise BundleError(f"{place}: schema_version {given}, this edgeasd reads {SCHEMA_VERSION}; read it with {by}")
     try:

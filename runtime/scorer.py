@@ -15,6 +15,7 @@ from edgeasd.runtime.score import ScoreSettings, SegmentScores
 from edgeasd.runtime.segments import SegmentSettings
 
 HEAD_OUTPUTS = ("logit", "q", "p", "d", "d_prime")
+_SCORED_OUTPUTS = ("logit", "q", "d")
 
 
 class Head:
@@ -27,7 +28,14 @@ class Head:
 
     def __call__(self, z: Float32Array) -> dict[str, Float32Array]:
         """All outputs by name."""
-        return dict(zip(HEAD_OUTPUTS, self._session.run(HEAD_OUTPUTS, {self._input: z}), strict=True))
+        return self._run(HEAD_OUTPUTS, z)
+
+    def scored(self, z: Float32Array) -> dict[str, Float32Array]:
+        """Only logit, q and d, which a score needs: each output fetched costs a small net's score path a little."""
+        return self._run(_SCORED_OUTPUTS, z)
+
+    def _run(self, names: tuple[str, ...], z: Float32Array) -> dict[str, Float32Array]:
+        return dict(zip(names, self._session.run(names, {self._input: z}), strict=True))
 
 
 HeadFunction = Callable[[Float32Array], Mapping[str, Float32Array]]
@@ -63,11 +71,13 @@ class Scorer:
 
     def score_segments(self, segments: Float32Array) -> SegmentScores:
         """Log-mel segments (N, frames, n_mels) float32, N >= 1, to their scores."""
-        return SegmentScores.from_head(self.head(self.embed(segments)), self.score)
+        head = self.head.scored if isinstance(self.head, Head) else self.head
+        return SegmentScores.from_head(head(self.embed(segments)), self.score)
 
     def score_waiting(self, waiting: Sequence[Float32Array]) -> SegmentScores:
         """Segments (frames, n_mels) from any streams, stacked into as few batches as the engine allows."""
-        return self.score_segments(np.stack(waiting))
+        # The usual live case, one segment, needs no copy.
+        return self.score_segments(waiting[0][None] if len(waiting) == 1 else np.stack(waiting))
 
     def close(self) -> None:
         """Free the engine."""

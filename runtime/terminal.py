@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections import deque
@@ -78,8 +79,10 @@ class TerminalView:
         )
 
     def _sparkline(self, threshold: float | None) -> str:
-        top = max([*self._trace, threshold or 0.0, 1e-9])
-        return "".join(_BLOCKS[min(8, max(0, round(8 * value / top)))] for value in self._trace)
+        top = max([*filter(math.isfinite, self._trace), threshold or 0.0, 1e-9])
+        return "".join(
+            _BLOCKS[round(8 * (max(0.0, value) / top))] if math.isfinite(value) else "?" for value in self._trace
+        )
 
     def _line(self, text: str) -> None:
         if self._on_line:

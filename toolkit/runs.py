@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from edgeasd.calibration.deploy import SegmentOutputs
 from edgeasd.runtime.atomic import atomic_file, write_json
@@ -83,7 +86,7 @@ class Run:
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 return Outcome.from_arrays(dict(arrays))
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
             raise InputError(f"{path}: cannot be read ({error}); train again") from None
 
 
@@ -130,10 +133,18 @@ def load_run(folder: Path) -> Run:
         raise InputError(f"{folder}: no training run here; train first with `edgeasd train`") from None
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({error}); train again") from None
-    needed = {"machine", "id", "preset", "features", "amplitude", "segments"}
+    needed = {"machine", "id", "preset", "seed", "features", "amplitude", "segments"}
     if not isinstance(facts, dict) or facts.get("format") != FORMAT or not needed <= facts.keys():
         raise InputError(f"{path}: not a run of this edgeasd (format {FORMAT}); train again")
-    return Run(folder, facts)
+    run = Run(folder, facts)
+    try:
+        # Read now, so that a value out of range is reported with its file and not wherever it is used.
+        _ = run.features, run.amplitude, run.segments
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = f"{error.title} {'.'.join(str(part) for part in first['loc'])}"
+        raise InputError(f"{path}: {field} = {first['input']!r}: {first['msg']}; train again") from None
+    return run
 
 
 def find_runs(workspace: Path, machine: str, id: str | None) -> list[Run]:

@@ -90,7 +90,7 @@ def test_closing_twice_is_allowed_and_a_closed_engine_does_not_answer(encoder: P
     engine = OnnxRuntimeEngine(encoder, threads=1)
     engine.close()
     engine.close()
-    with pytest.raises(Exception, match="."):
+    with pytest.raises((AttributeError, RuntimeError)):
         engine.embed(segments[:1])
 
 

@@ -230,7 +230,7 @@ def test_bad_files_of_machines_that_take_no_part_do_no_harm(root: Path) -> None:
 def test_a_car_of_the_real_set_stands_against_the_other_cars(shared_data: Path, tmp_path: Path) -> None:
     some = tmp_path / "data" / "ToyCar"
     for split, pattern, count in (
-        ("train", "*_train_normal_00[0-9][0-9]_car_{}_*", 6),
+        ("train", "*_train_normal_*_car_{}_*", 6),
         ("test", "*_test_*_car_{}_*", 4),
     ):
         (some / split).mkdir(parents=True)

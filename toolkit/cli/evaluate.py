@@ -116,6 +116,12 @@ def _evaluate_run(run: Run, loader: _Loader, baseline: bool, bundle: Path | None
         if bundle is None:
             return judge(trained, loaded, baseline=baseline, report=report)
         with Bundle(bundle) as opened:
+            of = opened.manifest.machine
+            if (of.type, of.id) != (run.machine, run.id):
+                raise InputError(
+                    f"--bundle {bundle}: is of {of.type} ID {of.id}, {run.machine} ID {run.id} is evaluated; "
+                    "name its own bundle"
+                )
             scorer, _ = opened.open_scorer()
             return judge(trained, loaded, baseline=baseline, bundle=scorer, report=report)
 

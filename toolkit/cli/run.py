@@ -6,7 +6,7 @@ import json
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
@@ -83,7 +83,7 @@ def run(
 
     if pace not in (None, *PACES):
         raise InputError(f"--pace {pace}: unknown; use {' or '.join(PACES)}")
-    with _terminable(), Bundle(find_bundle(bundle, workspace)) as opened, _json_sink(jsonl) as sink:
+    with _terminable(), Bundle(find_bundle(bundle, workspace)) as opened:
         rate = opened.manifest.features.sample_rate
         source = open_source(
             device=device,
@@ -99,9 +99,11 @@ def run(
         )
         limit = None if duration is None else max(1, round(duration * rate))
         session = Session(opened, source, pace=pace, limit=limit)
-        session.start()
         choice = {"precision": precision, "engine": engine, "accelerator": accelerator, "threads": threads}
-        ended = _listen(session, choice, sink, rate)
+        # The log comes after the source: a source that is not there leaves no empty file.
+        with _json_sink(jsonl) as sink:
+            session.start()
+            ended = _listen(session, choice, sink, rate)
         if ended["reason"] == END_OF_SOUND:
             _refuse_too_short(ended["samples"], opened.manifest, input)
 
@@ -133,11 +135,12 @@ def _listen(session: Session, choice: dict[str, Any], sink: TextIO | None, rate:
         reason = "SIGTERM"
     finally:
         ended = session.stop(reason)
-        if view is not None:
-            view.close()
         if ended["dropped_samples"] or ended["overruns"]:
             print("edgeasd: {dropped_samples} samples dropped, {overruns} overruns".format(**ended), file=sys.stderr)
+        # Before the view: a reader that has left standard output must not cost the log its last line.
         _write(sink, ended)
+        if view is not None:
+            view.close()
     return ended
 
 
@@ -185,12 +188,23 @@ def _json_sink(jsonl: str | None) -> Iterator[TextIO | None]:
         path = Path(jsonl)
         if not path.parent.is_dir():
             raise InputError(f"--jsonl {path}: no such folder {path.parent}; make it first")
-        with open(path, "a", encoding="utf-8") as handle:
+        handle = open(path, "a", encoding="utf-8")  # noqa: SIM115  closed below, after every record was flushed
+        try:
             yield handle
+        finally:
+            # Fails only where the flush of a record has failed and been reported, with the file's name.
+            with suppress(OSError):
+                handle.close()
 
 
 def _write(sink: TextIO | None, record: Record) -> None:
     if sink is not None:
         # One write a line: a reader of the file or pipe never sees half a record of ours.
-        sink.write(json.dumps(record, ensure_ascii=False) + "\n")
-        sink.flush()
+        try:
+            sink.write(json.dumps(record, ensure_ascii=False) + "\n")
+            sink.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            error.filename = error.filename or f"--jsonl {sink.name}"
+            raise

@@ -141,6 +141,9 @@ def _train_here(
         )
         raise typer.Exit(INTERRUPTED) from None
     print(f"{run.folder}")
+    if should_stop():
+        # Asked for after the last iteration: this run is whole, and the next ID must not begin.
+        raise KeyboardInterrupt
 
 
 def _counts(loaded: MachineData, id: str) -> str:

@@ -12,7 +12,7 @@ from edgeasd.runtime.scorer import Scorer
 from edgeasd.toolkit.evaluation.torch_scorer import torch_scorer
 from edgeasd.toolkit.losses import Method, method_named
 from edgeasd.toolkit.models.backbones import Network, build_network
-from edgeasd.toolkit.presets import Preset
+from edgeasd.toolkit.presets import Preset, stored_preset
 from edgeasd.toolkit.runs import Outcome, Run
 from edgeasd.toolkit.training.checkpoint import latest_checkpoint
 
@@ -57,7 +57,7 @@ class Trained:
 def load_trained(run: Run) -> Trained:
     """Load the newest checkpoint of a finished run onto the CPU; InputError where it is not finished or damaged."""
     outcome = run.outcome()
-    preset = Preset.model_validate(run.facts["preset"])
+    preset = stored_preset(run.facts["preset"], str(run.folder / "run.json"))
     checkpoint = latest_checkpoint(run.checkpoints)
     network = build_network(preset.backbone, n_mels=run.features.n_mels, zero_init_residual=preset.zero_init_residual)
     centroid, _ = checkpoint.restore_network(network)

@@ -66,7 +66,7 @@ def _checked(raw: dict[str, Any], place: str) -> Preset:
         return Preset.model_validate(raw)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
+        field = ".".join(str(part) for part in first["loc"]) or "all of it"
         raise InputError(f"preset {place}: {field} = {first['input']!r}: {first['msg']}") from None
 
 
@@ -75,6 +75,11 @@ def load_preset(name: str) -> Preset:
     if name not in PRESETS:
         raise InputError(f"--preset {name}: unknown; use one of {', '.join(PRESETS)}")
     return _checked(_read(f"{name}.toml"), name)
+
+
+def stored_preset(raw: Any, place: str) -> Preset:
+    """A preset as a run keeps it, checked again. Raises InputError that names `place`."""
+    return _checked(raw, place)
 
 
 def table_one_alpha(method: str, machine: str) -> float | None:

@@ -11,14 +11,16 @@ import numpy.typing as npt
 from edgeasd.runtime.logmel import Float32Array
 from edgeasd.runtime.segments import tile
 
-_KEPT_OPEN = 200
-"""A mapped file holds a file descriptor, of which a process has about a thousand."""
+_KEPT_BYTES = 512 * 1024 * 1024
+"""Features a pool keeps in memory: about 3,000 ten-second clips."""
 
 
 class FeaturePool:
     """The clips of one role (normals, outliers) as log-mel arrays (T, n_mels), opened when needed.
 
-    `open_clip(i)` returns the features of clip i, memory-mapped; the last few hundred stay open.
+    `open_clip(i)` returns the features of clip i, memory-mapped. The clips used last are kept as copies:
+    a mapping holds a file descriptor, of which a process has about a thousand, and its pages may be
+    dropped and read from disk again in every epoch.
     """
 
     def __init__(self, count: int, open_clip: Callable[[int], Float32Array], frames: int) -> None:
@@ -26,6 +28,7 @@ class FeaturePool:
         self._frames = frames
         self._count = count
         self._kept: OrderedDict[int, Float32Array] = OrderedDict()
+        self._kept_bytes = 0
 
     def __len__(self) -> int:
         return self._count
@@ -34,13 +37,16 @@ class FeaturePool:
         """Features (T, n_mels) of one clip, T >= frames: a shorter one is tiled."""
         features = self._kept.get(index)
         if features is None:
-            features = self._open(index)
-            if len(features) < self._frames:
-                features = tile(features, self._frames)
-            self._kept[index] = features
-            if len(self._kept) > _KEPT_OPEN:
-                self._kept.popitem(last=False)
+            mapped = self._open(index)
+            features = tile(mapped, self._frames) if len(mapped) < self._frames else np.array(mapped)
+            self._keep(index, features)
         return features
+
+    def _keep(self, index: int, features: Float32Array) -> None:
+        self._kept[index] = features
+        self._kept_bytes += features.nbytes
+        while self._kept_bytes > _KEPT_BYTES and len(self._kept) > 1:
+            self._kept_bytes -= self._kept.popitem(last=False)[1].nbytes
 
     def crop(self, index: int, fraction: float, out: Float32Array) -> None:
         """Copy the segment at `fraction` in [0, 1) of the possible starts into out (frames, n_mels)."""

@@ -1,0 +1,296 @@
+"""`edgeasd run` as a process: the same scores from every source, and an orderly end whatever ends it."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+pytestmark = pytest.mark.core
+
+RATE = 16000
+FRAMES_HOP = 512
+Record = dict[str, Any]
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "edgeasd", *map(str, arguments)]
+
+
+def environment(**more: str) -> dict[str, str]:
+    return {k: v for k, v in os.environ.items() if not k.startswith("EDGEASD_")} | more
+
+
+def edgeasd(*arguments: object, cwd: Path, **more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*arguments), cwd=cwd, capture_output=True, text=True, timeout=120, env=environment(**more)
+    )
+
+
+def records(text: str) -> list[Record]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def scores(found: list[Record]) -> list[Record]:
+    return [{k: v for k, v in r.items() if k != "file"} for r in found if r["type"] == "score"]
+
+
+def assert_same_scores(ours: list[Record], theirs: list[Record]) -> None:
+    assert len(ours) == len(theirs) > 0
+    for one, two in zip(ours, theirs, strict=True):
+        assert one.keys() == two.keys()
+        for name, value in one.items():
+            if isinstance(value, float):
+                assert value == pytest.approx(two[name], rel=1e-6), name
+            else:
+                assert value == two[name], name
+
+
+@pytest.fixture(scope="module")
+def samples() -> np.ndarray:
+    """12.34 s of int16: clicks over noise, so that scores differ from segment to segment."""
+    rng = np.random.default_rng(0)
+    sound = rng.standard_normal(int(12.34 * RATE)) * 600
+    for at in range(0, len(sound), 7000):
+        sound[at : at + 300] += rng.standard_normal(len(sound[at : at + 300])) * 6000
+    return sound.clip(-32768, 32767).astype("<i2")
+
+
+@pytest.fixture(scope="module")
+def sound(samples: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("sound") / "sound.wav"
+    soundfile.write(path, samples, RATE, subtype="PCM_16")
+    return path
+
+
+@pytest.fixture(scope="module")
+def offline(sound: Path, small_bundle: Path) -> list[Record]:
+    """What `score --live` says of the same samples."""
+    done = edgeasd("score", small_bundle, sound, "--live", cwd=sound.parent)
+    assert done.returncode == 0, done.stderr
+    return scores(records(done.stdout))
+
+
+def test_a_file_gives_the_live_scores_between_a_start_and_an_end(
+    sound: Path, small_bundle: Path, offline: list[Record], samples: np.ndarray
+) -> None:
+    done = edgeasd("run", "--bundle", small_bundle, "--input", sound, "--jsonl", "-", cwd=sound.parent)
+    assert done.returncode == 0, done.stderr
+    found = records(done.stdout)
+    assert [found[0]["type"], found[-1]["type"]] == ["start", "end"]
+    assert_same_scores(scores(found), offline)
+    start, end = found[0], found[-1]
+    assert (start["machine"], start["id"], start["precision"], start["accelerator"]) == ("valve", "00", "fp32", "cpu")
+    assert start["engine"].startswith("onnxruntime ")
+    assert (end["reason"], end["samples"], end["dropped_samples"], end["overruns"]) == (
+        "end of sound",
+        len(samples),
+        0,
+        0,
+    )
+    assert end["seconds"] == pytest.approx(len(samples) / RATE, abs=1e-6)
+    frames = 1 + (len(samples) - 1024) // FRAMES_HOP
+    assert len(offline) == 1 + (frames - 256) // 6
+    assert [r["start_sample"] for r in offline] == [6 * FRAMES_HOP * i for i in range(len(offline))]
+    assert done.stderr.count("\n") == 1
+    assert "edgeasd: valve ID 00 from" in done.stderr
+
+
+@pytest.mark.parametrize("chunk", [1999, 65537])
+def test_raw_pcm_in_odd_chunks_gives_the_same_scores(
+    sound: Path, small_bundle: Path, offline: list[Record], samples: np.ndarray, chunk: int
+) -> None:
+    data = samples.tobytes()
+    process = subprocess.Popen(
+        command("run", "--bundle", small_bundle, "--input", "-", "--jsonl", "-"),
+        cwd=sound.parent,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment(),
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    for at in range(0, len(data), chunk):
+        process.stdin.write(data[at : at + chunk])
+        process.stdin.flush()
+    process.stdin.close()
+    found = records(process.stdout.read().decode())
+    process.stdout.close()
+    assert process.wait(60) == 0
+    assert_same_scores(scores(found), offline)
+    assert found[-1]["samples"] == len(samples)
+
+
+def _load_helper(repository: Path) -> ModuleType:
+    path = repository / "tests" / "runtime" / "alsa_file_pcm.py"
+    spec = importlib.util.spec_from_file_location("alsa_file_pcm", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("device", ["hw:1", "plughw:1,0"])
+@pytest.mark.parametrize("backend", ["pyalsaaudio", "arecord"])
+def test_a_sound_device_gives_the_same_scores(
+    sound: Path,
+    small_bundle: Path,
+    offline: list[Record],
+    samples: np.ndarray,
+    repository: Path,
+    tmp_path: Path,
+    backend: str,
+    device: str,
+) -> None:
+    helper = _load_helper(repository)
+    present = shutil.which("arecord") if backend == "arecord" else importlib.util.find_spec("alsaaudio")
+    if not present or not helper.STOCK.exists():
+        pytest.skip(f"{backend} or the stock ALSA configuration is not installed here")
+    raw = tmp_path / "sound.raw"
+    raw.write_bytes(samples.tobytes())
+    done = edgeasd(
+        *("run", "--device", device, "--bundle", small_bundle, "--jsonl", "-", "--alsa-backend", backend),
+        *("--pace", "block", "--duration", len(samples) / RATE),
+        cwd=tmp_path,
+        ALSA_CONFIG_PATH=str(helper.write_alsa_config(tmp_path, raw)),
+    )
+    assert done.returncode == 0, done.stderr
+    found = records(done.stdout)
+    assert_same_scores(scores(found), offline)
+    assert found[0]["source"].startswith(f"{device} through {backend}")
+    assert (found[-1]["samples"], found[-1]["dropped_samples"]) == (len(samples), 0)
+
+
+def test_a_ten_second_clip_has_its_clip_score_at_its_tenth_segment(
+    samples: np.ndarray, small_bundle: Path, tmp_path: Path
+) -> None:
+    soundfile.write(tmp_path / "clip.wav", samples[: 10 * RATE], RATE)
+    live = edgeasd("run", "--bundle", small_bundle, "--input", "clip.wav", "--jsonl", "-", cwd=tmp_path)
+    clip = edgeasd("score", small_bundle, "clip.wav", "--json", cwd=tmp_path)
+    found = scores(records(live.stdout))
+    assert len(found) == 10
+    assert [r["complete"] for r in found] == [False] * 9 + [True]
+    assert found[-1]["clip_score"] == pytest.approx(json.loads(clip.stdout)["score"], rel=1e-6)
+    assert found[-1]["clip_score"] == pytest.approx(float(np.mean([r["score"] for r in found])), rel=1e-12)
+
+
+def test_the_text_view_shows_scores_and_a_log_gets_the_records(sound: Path, small_bundle: Path, tmp_path: Path) -> None:
+    arguments = ("run", "--bundle", small_bundle, "--input", sound, "--jsonl", "log.jsonl")
+    for runs in (1, 2):
+        done = edgeasd(*arguments, cwd=tmp_path)
+        assert done.returncode == 0
+        assert "valve 00" in done.stdout
+        assert "dBFS" in done.stdout
+        log = records((tmp_path / "log.jsonl").read_text())
+        assert [r["type"] for r in log].count("end") == runs
+    assert "\x1b" not in done.stdout
+
+
+def test_an_alarm_is_raised_when_three_complete_clip_scores_lie_above(sound: Path, bundle_copy: Path) -> None:
+    manifest = json.loads((bundle_copy / "manifest.json").read_text())
+    manifest["threshold"]["clip"] = -1.0
+    (bundle_copy / "manifest.json").write_text(json.dumps(manifest))
+    done = edgeasd("run", "--bundle", bundle_copy, "--input", sound, "--jsonl", "-", cwd=sound.parent)
+    found = records(done.stdout)
+    alarms = [r for r in found if r["type"] == "alarm"]
+    assert [a["state"] for a in alarms] == ["raised"]
+    third = [r for r in scores(found) if r["complete"]][2]
+    assert alarms[0]["end_sample"] == third["end_sample"]
+    manifest["threshold"] = None
+    manifest["status"] = "uncalibrated"
+    (bundle_copy / "manifest.json").write_text(json.dumps(manifest))
+    silent = edgeasd("run", "--bundle", bundle_copy, "--input", sound, "--jsonl", "-", cwd=sound.parent)
+    assert {r["type"] for r in records(silent.stdout)} == {"start", "score", "end"}
+    assert "uncalibrated, no alarms" in silent.stderr
+
+
+def test_a_duration_ends_the_sound_at_that_sample(sound: Path, small_bundle: Path) -> None:
+    done = edgeasd(
+        *("run", "--bundle", small_bundle, "--input", sound, "--jsonl", "-", "--duration", "9.00003"), cwd=sound.parent
+    )
+    end = records(done.stdout)[-1]
+    assert (done.returncode, end["samples"], end["reason"]) == (0, 144000, "end of sound")
+
+
+def test_other_rates_and_channels_are_converted_where_asked(small_bundle: Path, tmp_path: Path) -> None:
+    stereo = np.random.default_rng(0).standard_normal((9 * 48000, 2)) * 0.1
+    soundfile.write(tmp_path / "a.wav", stereo, 48000)
+    done = edgeasd(
+        *("run", "--bundle", small_bundle, "--input", "a.wav", "--jsonl", "-", "--resample", "--channel", "1"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    found = records(done.stdout)
+    assert found[-1]["samples"] == 9 * RATE
+    assert "48000 Hz resampled to 16000 Hz" in found[0]["source"]
+    assert "channel 1 of 2" in found[0]["source"]
+
+
+def test_the_bundle_is_found_in_the_environment_and_in_the_workspace(
+    sound: Path, small_bundle: Path, tmp_path: Path
+) -> None:
+    by_name = edgeasd("run", "--input", sound, "--jsonl", "-", cwd=tmp_path, EDGEASD_BUNDLE=str(small_bundle))
+    shutil.copytree(small_bundle, tmp_path / "bundles" / "valve-id_00")
+    by_place = edgeasd("run", "--input", sound, "--jsonl", "-", cwd=tmp_path)
+    assert by_name.returncode == by_place.returncode == 0
+    assert by_name.stdout == by_place.stdout
+
+
+@pytest.mark.parametrize(("number", "code", "reason"), [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 0, "SIGTERM")])
+@pytest.mark.parametrize("source", ["file", "pipe"])
+def test_a_signal_ends_it_in_order(
+    sound: Path, small_bundle: Path, number: signal.Signals, code: int, reason: str, source: str
+) -> None:
+    arguments = ("--input", sound, "--realtime") if source == "file" else ("--input", "-")
+    process = subprocess.Popen(
+        command("run", "--bundle", small_bundle, *arguments, "--jsonl", "-"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    )
+    assert process.stdout is not None
+    first = json.loads(process.stdout.readline())
+    assert first["type"] == "start"
+    process.send_signal(number)
+    try:
+        # stdin stays open: a reader blocked on a silent pipe has to be ended too.
+        rest, said = process.stdout.read(), process.stderr.read()  # type: ignore[union-attr]
+        assert process.wait(30) == code, said
+    finally:
+        process.kill()
+        for stream in (process.stdin, process.stdout, process.stderr):
+            assert stream is not None
+            stream.close()
+    last = json.loads(rest.splitlines()[-1])
+    assert (last["type"], last["reason"]) == ("end", reason)
+    assert last["seconds"] < 8
+    assert "Traceback" not in said
+    complaints = [line for line in said.splitlines() if not line.startswith("edgeasd: valve ID 00 from")]
+    assert len(complaints) == (1 if number == signal.SIGINT else 0)
+
+
+def test_realtime_takes_as_long_as_the_sound(sound: Path, small_bundle: Path) -> None:
+    import time
+
+    begin = time.monotonic()
+    done = edgeasd(
+        *("run", "--bundle", small_bundle, "--input", sound, "--realtime", "--duration", "8.5", "--jsonl", "-"),
+        cwd=sound.parent,
+    )
+    assert done.returncode == 0
+    assert 8.4 <= time.monotonic() - begin < 30
+    assert len(scores(records(done.stdout))) == 2

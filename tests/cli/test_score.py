@@ -1,0 +1,162 @@
+"""`edgeasd score` and `verify` as processes: tables that other programs read, and the figures of the runtime."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from edgeasd.runtime.audio import read_audio
+from edgeasd.runtime.bundle import Bundle
+from edgeasd.runtime.clip import ClipScore, score_features
+from edgeasd.runtime.logmel import logmel
+
+pytestmark = pytest.mark.core
+
+RATE = 16000
+
+
+def edgeasd(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("EDGEASD_")}
+    return subprocess.run(
+        [sys.executable, "-m", "edgeasd", *map(str, arguments)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=environment,
+    )
+
+
+@pytest.fixture(scope="module")
+def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Clips of 10 s and 12.5 s, one a frame longer than a segment, one shorter; WAV and FLAC."""
+    folder = tmp_path_factory.mktemp("sounds")
+    rng = np.random.default_rng(0)
+    for name, seconds in (("a.wav", 10.0), ("deep/b.flac", 12.5), ("c.WAV", 8.256)):
+        path = folder / "clips" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, rng.standard_normal(round(seconds * RATE)) * 0.02, RATE, subtype="PCM_16")
+    soundfile.write(folder / "short.wav", rng.standard_normal(3 * RATE) * 0.02, RATE, subtype="PCM_16")
+    return folder
+
+
+def by_the_runtime(bundle: Path, path: Path, **options: bool) -> ClipScore:
+    with Bundle(bundle) as opened:
+        scorer, _ = opened.open_scorer()
+        frames = logmel(read_audio(path), scorer.features, scorer.amplitude)
+        found = score_features(scorer, frames, **options)
+        scorer.close()
+    return found
+
+
+def test_a_folder_as_csv(sounds: Path, small_bundle: Path) -> None:
+    done = edgeasd("score", small_bundle, "clips", cwd=sounds)
+    assert done.returncode == 0, done.stderr
+    rows = list(csv.DictReader(io.StringIO(done.stdout)))
+    assert list(rows[0]) == ["file", "score", "segments", "above_threshold", "tiled"]
+    assert [row["file"] for row in rows] == ["clips/a.wav", "clips/c.WAV", "clips/deep/b.flac"]
+    assert [row["segments"] for row in rows] == ["10", "1", "10"]
+    assert {row["tiled"] for row in rows} == {"false"}
+    with Bundle(small_bundle) as opened:
+        threshold = opened.manifest.threshold
+    assert threshold is not None
+    for row in rows:
+        expected = by_the_runtime(small_bundle, sounds / row["file"]).score
+        assert float(row["score"]) == pytest.approx(expected, rel=1e-6)
+        assert row["above_threshold"] == str(expected > threshold.clip).lower()
+    assert done.stderr.startswith("edgeasd: fp32 on onnxruntime ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_json_with_every_segment(sounds: Path, small_bundle: Path) -> None:
+    done = edgeasd("score", small_bundle, "clips/a.wav", "clips/deep/b.flac", "--json", "--segments", cwd=sounds)
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [one["file"] for one in found] == ["clips/a.wav", "clips/deep/b.flac"]
+    for one, step in zip(found, (6, 14), strict=True):
+        assert [v["start_frame"] for v in one["values"]] == [step * i for i in range(10)]
+        assert one["score"] == pytest.approx(np.mean([v["score"] for v in one["values"]]), rel=1e-12)
+        for v in one["values"]:
+            assert v["q"] == pytest.approx(1 / (1 + np.exp(v["logit"])), rel=1e-5)
+            assert v["score"] == pytest.approx(0.5 * v["q"] + 0.5 * v["d_prime"], rel=1e-9)
+
+
+def test_a_short_clip_is_tiled_where_asked_and_marked(sounds: Path, small_bundle: Path) -> None:
+    done = edgeasd("score", small_bundle, "short.wav", "--tile", "--json", cwd=sounds)
+    found = json.loads(done.stdout)
+    assert (found["tiled"], found["segments"]) == (True, 1)
+    expected = by_the_runtime(small_bundle, sounds / "short.wav", tile_short=True).score
+    assert found["score"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_last_section_can_be_anchored_to_the_end(sounds: Path, small_bundle: Path) -> None:
+    done = edgeasd("score", small_bundle, "clips/a.wav", "--anchored", "--json", "--segments", cwd=sounds)
+    found = json.loads(done.stdout)
+    assert [v["start_frame"] for v in found["values"]] == [*range(0, 54, 6), 311 - 256]
+    expected = by_the_runtime(small_bundle, sounds / "clips" / "a.wav", anchored=True).score
+    assert found["score"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_live_rule_starts_afresh_with_every_file(sounds: Path, small_bundle: Path) -> None:
+    done = edgeasd("score", small_bundle, "clips", "--live", cwd=sounds)
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    counts: dict[str, list[int]] = {}
+    for record in found:
+        if record["type"] == "score":
+            counts.setdefault(record["file"], []).append(record["index"])
+    assert counts == {
+        "clips/a.wav": list(range(10)),
+        "clips/c.WAV": [0],
+        "clips/deep/b.flac": list(range(1 + (389 - 256) // 6)),
+    }
+    assert {r["type"] for r in found} <= {"score", "alarm"}
+
+
+def test_a_zip_scores_as_its_folder_does(sounds: Path, small_bundle: Path, tmp_path: Path) -> None:
+    path = tmp_path / "bundle.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in small_bundle.iterdir():
+            archive.write(file, file.name)
+    packed, folder = (edgeasd("score", bundle, "clips", cwd=sounds) for bundle in (path, small_bundle))
+    assert packed.returncode == 0, packed.stderr
+    assert packed.stdout == folder.stdout
+
+
+def test_threads_change_nothing_but_the_speed(sounds: Path, small_bundle: Path) -> None:
+    one, two = (
+        json.loads(edgeasd("score", small_bundle, "clips/a.wav", "--json", "--threads", n, cwd=sounds).stdout)["score"]
+        for n in (1, 2)
+    )
+    assert one == pytest.approx(two, rel=1e-5)
+
+
+def test_verify_says_what_is_in_use_and_how_far_golden_segments_deviate(small_bundle: Path, tmp_path: Path) -> None:
+    done = edgeasd("verify", small_bundle, "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)
+    assert (facts["machine"], facts["id"], facts["status"], facts["files"]) == ("valve", "00", "calibrated", 4)
+    engine = facts["engines"][0]
+    assert (engine["precision"], engine["accelerator"]) == ("fp32", "cpu")
+    assert 0.0 <= engine["golden_deviation"]["z"] < 1e-4
+    plain = edgeasd("verify", small_bundle, cwd=tmp_path)
+    assert plain.returncode == 0
+    assert "every hash as listed" in plain.stdout
+    assert "threshold" in plain.stdout
+
+
+@pytest.mark.shared_data
+def test_real_clips_of_twelve_seconds_are_scored(shared_data: Path, small_bundle: Path, tmp_path: Path) -> None:
+    clips = sorted((shared_data / "dcase2023_toycar" / "ToyCar" / "test").glob("*.flac"))[:2]
+    done = edgeasd("score", small_bundle, *clips, "--json", cwd=tmp_path)
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [one["segments"] for one in found] == [10, 10]
+    assert all(np.isfinite(one["score"]) for one in found)

@@ -1,0 +1,367 @@
+"""From a folder of sounds to a bundle, with the commands a user types; interrupted, resumed and out of room."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import soundfile
+
+pytest.importorskip("torch")
+pytest.importorskip("onnxscript")
+
+from edgeasd.toolkit.demo.dataset import DatasetPlan, write_dataset  # noqa: E402  what they need is checked first
+
+ITERATIONS = 20
+CHATTER = ("edgeasd: running", "edgeasd: writing", "edgeasd: checking", "edgeasd: training", "edgeasd: fp32 on")
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "edgeasd", *map(str, arguments)]
+
+
+def environment() -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("EDGEASD_")}
+    # One thread: sums in the same order wherever the test runs, and no spinning beside other tests.
+    return kept | {"OMP_NUM_THREADS": "1"}
+
+
+def edgeasd(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*arguments), cwd=cwd, capture_output=True, text=True, timeout=240, env=environment()
+    )
+
+
+def start(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        command(*arguments),
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+        start_new_session=True,
+    )
+
+
+def complaints(said: str) -> list[str]:
+    return [line for line in said.splitlines() if line.startswith("edgeasd: ") and not line.startswith(CHATTER)]
+
+
+def wait_for(happened: Callable[[], object], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while not happened():
+        assert process.poll() is None, "it ended before it could be interrupted"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def weights(workspace: Path, machine: str = "valve", id: str = "00") -> bytes:
+    (newest,) = (workspace / "runs" / machine / f"id_{id}" / "checkpoints").iterdir()
+    return (newest / "model.safetensors").read_bytes()
+
+
+def no_litter(folder: Path) -> None:
+    assert [p for p in folder.rglob("*") if p.name.endswith(".tmp")] == []
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `data`, from which every command starts."""
+    home = tmp_path_factory.mktemp("home")
+    plan = DatasetPlan(ids=("00", "02"), normals=10, anomalies=4, anomaly_ids={"valve": ("00",), "pump": ("00",)})
+    write_dataset(home / "data", plan)
+    return home
+
+
+def train(*options: object, iterations: int = ITERATIONS, machine: str = "valve", id: str | None = "00") -> list[object]:
+    which = [] if id is None else ["--id", id]
+    words: list[object] = ["train", "--data", "data", "--machine", machine, *which, "--iterations", iterations]
+    return [*words, "--accelerator", "cpu", "--cache", "cache", *options]
+
+
+@pytest.fixture(scope="module")
+def trained(home: Path) -> subprocess.CompletedProcess[str]:
+    return edgeasd(*train(), cwd=home)
+
+
+@pytest.fixture(scope="module")
+def exported(home: Path, trained: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    """The evaluation, then the bundle: what `export --zip --json` printed."""
+    evaluated = edgeasd(
+        *("evaluate", "--data", "data", "--machine", "valve", "--cache", "cache", "--baseline", "--json"), cwd=home
+    )
+    assert evaluated.returncode == 0, evaluated.stderr
+    done = edgeasd("export", "--machine", "valve", "--id", "00", "--zip", "--json", cwd=home)
+    assert done.returncode == 0, done.stderr
+    return {"evaluation": json.loads(evaluated.stdout), "export": json.loads(done.stdout)}
+
+
+def test_data_scan_counts_what_is_there(home: Path) -> None:
+    plain = edgeasd("data", "scan", "data", cwd=home)
+    assert plain.returncode == 0
+    assert "valve" in plain.stdout
+    found = json.loads(edgeasd("data", "scan", "data", "--json", cwd=home).stdout)
+    counts = {(one["machine"], one["id"]): sum(c["clips"] for c in one["counts"]) for one in found["ids"]}
+    assert counts == {
+        ("fan", "00"): 10,
+        ("fan", "02"): 10,
+        ("pump", "00"): 14,
+        ("pump", "02"): 10,
+        ("valve", "00"): 14,
+        ("valve", "02"): 10,
+    }
+    assert found["damaged"] == []
+
+
+def test_train_prints_the_run_and_leaves_a_whole_one(home: Path, trained: subprocess.CompletedProcess[str]) -> None:
+    assert trained.returncode == 0, trained.stderr
+    assert trained.stdout == "runs/valve/id_00\n"
+    assert f"{ITERATIONS} iterations on cpu" in trained.stderr
+    run = home / "runs" / "valve" / "id_00"
+    assert sorted(p.name for p in run.iterdir() if p.name != "evaluation.json") == [
+        "checkpoints",
+        "log",
+        "outcome.npz",
+        "run.json",
+    ]
+    assert [p.name for p in (run / "checkpoints").iterdir()] == [f"step-{ITERATIONS:06d}"]
+    no_litter(home)
+
+
+def test_evaluate_judges_by_deploy_paper_and_baseline(home: Path, exported: dict[str, Any]) -> None:
+    (one,) = exported["evaluation"]["ids"]
+    assert (one["machine"], one["id"], one["normals"], one["anomalies"]) == ("valve", "00", 2, 4)
+    assert set(one["figures"]) == {"deploy", "paper", "baseline"}
+    assert exported["evaluation"]["mean"]["deploy"]["auc"] == one["figures"]["deploy"]["auc"]
+    table = edgeasd("evaluate", "--data", "data", "--machine", "valve", "--cache", "cache", cwd=home)
+    assert table.returncode == 0, table.stderr
+    assert "AUC % [95 % interval]" in table.stdout
+    assert f"{100 * one['figures']['deploy']['auc']:.1f}" in table.stdout
+
+
+def test_export_leaves_a_bundle_that_verifies_as_folder_and_zip(home: Path, exported: dict[str, Any]) -> None:
+    told = exported["export"]
+    assert (told["bundle"], told["machine"], told["id"], told["status"]) == (
+        "bundles/valve-id_00",
+        "valve",
+        "00",
+        "calibrated",
+    )
+    assert told["segments_compared"] > 0
+    assert told["deviation"]["z"] <= 1e-5
+    assert sorted(p.name for p in (home / "bundles").iterdir()) == ["valve-id_00", "valve-id_00.zip"]
+    for bundle in ("bundles/valve-id_00", "bundles/valve-id_00.zip"):
+        done = edgeasd("verify", bundle, cwd=home)
+        assert done.returncode == 0, done.stderr
+        assert "every hash as listed" in done.stdout
+    manifest = json.loads((home / "bundles" / "valve-id_00" / "manifest.json").read_text())
+    assert manifest["metrics"]["figures"] == exported["evaluation"]["ids"][0]["figures"]
+    assert str(home) not in (home / "bundles" / "valve-id_00" / "manifest.json").read_text()
+
+
+def test_the_bundle_ranks_the_clips_as_the_checkpoint_does(home: Path, exported: dict[str, Any]) -> None:
+    done = edgeasd(
+        *("evaluate", "--data", "data", "--machine", "valve", "--cache", "cache", "--json"),
+        *("--bundle", "bundles/valve-id_00"),
+        cwd=home,
+    )
+    assert done.returncode == 0, done.stderr
+    (one,) = json.loads(done.stdout)["ids"]
+    bundle = one["figures"]["bundle"]
+    assert bundle["pairs"] == 8
+    assert bundle["pairs_in_another_order"] == bundle["of_these_tied_within_1e-4"]
+    assert bundle["largest_score_difference"] < 1e-4
+    if not bundle["pairs_in_another_order"]:
+        assert bundle["auc"] == one["figures"]["deploy"]["auc"]
+    scored = edgeasd("score", "bundles/valve-id_00", "data/valve/00/anomaly", "--json", cwd=home)
+    by_name = {Path(r["file"]).name: r["score"] for r in map(json.loads, scored.stdout.splitlines())}
+    anomalies = [clip for clip in one["clips"] if clip["label"] == "anomaly"]
+    assert len(anomalies) == 4
+    for clip in anomalies:
+        assert by_name[clip["file"]] == pytest.approx(clip["bundle"], rel=1e-6)
+        assert by_name[clip["file"]] == pytest.approx(clip["deploy"], abs=1e-4)
+
+
+def test_the_bundle_of_another_id_is_not_judged_as_this_one(home: Path, exported: dict[str, Any]) -> None:
+    other = Path(shutil.copytree(home / "bundles" / "valve-id_00", home / "other"))
+    manifest = json.loads((other / "manifest.json").read_text())
+    manifest["machine"]["id"] = "07"
+    (other / "manifest.json").write_text(json.dumps(manifest))
+    done = edgeasd(
+        *("evaluate", "--data", "data", "--machine", "valve", "--cache", "cache", "--bundle", "other"), cwd=home
+    )
+    shutil.rmtree(other)
+    assert done.returncode == 2
+    assert complaints(done.stderr) == [
+        "edgeasd: --bundle other: is of valve ID 07, valve ID 00 is evaluated; name its own bundle"
+    ]
+
+
+def test_an_existing_run_is_neither_overwritten_nor_resumed_unasked(home: Path, exported: dict[str, Any]) -> None:
+    before = weights(home)
+    refused = edgeasd(*train(), cwd=home)
+    assert refused.returncode == 2
+    (line,) = complaints(refused.stderr)
+    assert f"runs/valve/id_00: holds a run ({ITERATIONS} of {ITERATIONS} iterations); pass --resume" in line
+    changed = edgeasd(*train("--resume", "--seed", 1), cwd=home)
+    assert changed.returncode == 2
+    assert "started with another" in complaints(changed.stderr)[0]
+    assert weights(home) == before
+    resumed = edgeasd(*train("--resume"), cwd=home)
+    assert resumed.returncode == 0, resumed.stderr
+    assert weights(home) == before
+
+
+def test_ctrl_c_writes_a_checkpoint_and_a_resume_ends_where_no_interrupt_would(
+    home: Path, trained: subprocess.CompletedProcess[str], tmp_path: Path
+) -> None:
+    process = start(*train("--workspace", tmp_path), cwd=home)
+    wait_for((tmp_path / "runs" / "valve" / "id_00" / "run.json").is_file, process)
+    process.send_signal(signal.SIGINT)
+    out, said = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, ""), said
+    assert "Traceback" not in said
+    (line,) = complaints(said)
+    stopped = int(line.split("stopped at iteration ")[1].split(" ")[0])
+    assert 1 <= stopped < ITERATIONS
+    assert "go on with the same command and --resume" in line
+    checkpoints = tmp_path / "runs" / "valve" / "id_00" / "checkpoints"
+    assert [p.name for p in checkpoints.iterdir()] == [f"step-{stopped:06d}"]
+    early = edgeasd("export", "--machine", "valve", "--workspace", tmp_path, cwd=home)
+    assert early.returncode == 2
+    assert "training has not finished; continue it with `edgeasd train --resume`" in complaints(early.stderr)[0]
+    done = edgeasd(*train("--workspace", tmp_path, "--resume"), cwd=home)
+    assert done.returncode == 0, done.stderr
+    newest = checkpoints / f"step-{ITERATIONS:06d}" / "model.safetensors"
+    assert newest.read_bytes() == weights(home)
+    no_litter(tmp_path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_export_leaves_nothing(home: Path, exported: dict[str, Any], number: signal.Signals) -> None:
+    process = start("export", "--machine", "valve", "--output", "interrupted/bundle", cwd=home)
+    assert process.stderr is not None
+    line = process.stderr.readline()
+    while line and "writing ONNX" not in line:
+        line = process.stderr.readline()
+    assert line
+    time.sleep(0.5)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == (130 if number == signal.SIGINT else 143), said
+    assert "Traceback" not in said
+    assert len(complaints(said)) == (1 if number == signal.SIGINT else len(complaints(said)))
+    assert not (home / "interrupted" / "bundle").exists()
+    no_litter(home)
+
+
+def test_two_jobs_train_two_ids_at_once(home: Path, trained: subprocess.CompletedProcess[str]) -> None:
+    done = edgeasd(*train("--jobs", 2, iterations=2, machine="pump", id=None), cwd=home)
+    assert done.returncode == 0, done.stderr
+    assert {line.split("]")[0] for line in done.stderr.splitlines() if line.startswith("[")} == {"[00", "[02"}
+    for id in ("00", "02"):
+        run = home / "runs" / "pump" / f"id_{id}"
+        assert (run / "outcome.npz").is_file()
+        assert [p.name for p in (run / "checkpoints").iterdir()] == ["step-000002"]
+    refused = edgeasd(*train("--jobs", 2, iterations=2, machine="pump", id=None), cwd=home)
+    assert refused.returncode == 1
+    assert "training failed for " in complaints(refused.stderr)[-1]
+    assert "Traceback" not in refused.stderr
+
+
+def test_ctrl_c_stops_all_jobs_with_a_checkpoint_each(home: Path, tmp_path: Path) -> None:
+    process = start(*train("--jobs", 2, "--workspace", tmp_path, iterations=400, machine="fan", id=None), cwd=home)
+    runs = [tmp_path / "runs" / "fan" / f"id_{id}" for id in ("00", "02")]
+    wait_for(lambda: all((run / "run.json").is_file() for run in runs), process)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to every process in its foreground
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "Traceback" not in said
+    assert len(complaints(said)) == 1
+    assert [len(list((run / "checkpoints").iterdir())) for run in runs] == [1, 1]
+    no_litter(tmp_path)
+
+
+def test_a_model_with_nothing_held_out_is_calibrated_by_clips(home: Path, tmp_path: Path) -> None:
+    words = train("--preset", "paper", "--backbone", "quick", "--workspace", tmp_path, iterations=6)
+    done = edgeasd(*words, cwd=home)
+    assert done.returncode == 0, done.stderr
+    assert "0 held out" in done.stderr
+    export = ["export", "--machine", "valve", "--workspace", tmp_path]
+    first = edgeasd(*export, cwd=home)
+    assert first.returncode == 0, first.stderr
+    assert "uncalibrated: nothing was held out, so no alarms; export again with --clips" in first.stdout
+    bundle = tmp_path / "bundles" / "valve-id_00"
+    heard = edgeasd("run", "--bundle", bundle, "--input", "data/valve/00/anomaly/0000_leak.flac", cwd=home)
+    assert heard.returncode == 0, heard.stderr
+    assert "uncalibrated" in heard.stdout
+    clips = Path(shutil.copytree(home / "data" / "valve" / "00" / "normal", tmp_path / "clips"))
+    (clips / "empty.wav").write_bytes(b"")
+    before = (bundle / "manifest.json").read_bytes()
+    bad = edgeasd(*export, "--clips", clips, cwd=home)
+    assert bad.returncode == 2
+    assert "empty.wav: is empty (0 bytes)" in complaints(bad.stderr)[0]
+    assert (bundle / "manifest.json").read_bytes() == before
+    (clips / "empty.wav").unlink()
+    second = edgeasd(*export, "--clips", clips, cwd=home)
+    assert second.returncode == 0, second.stderr
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    assert (manifest["status"], manifest["threshold"]["clips"]) == ("calibrated", 10)
+    assert manifest["threshold"]["found_by"] == "largest given clip score"
+    scored = edgeasd("score", bundle, clips, "--json", cwd=home)
+    scores = [json.loads(line)["score"] for line in scored.stdout.splitlines()]
+    assert max(scores) == pytest.approx(manifest["threshold"]["clip"], rel=1e-4)
+
+
+def test_export_refuses_what_it_cannot_do(home: Path, exported: dict[str, Any], tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", [0.0] * 16000, 16000)
+    (home / "mine").mkdir(exist_ok=True)
+    for options, expected in (
+        (["--precision", "int3"], "--precision int3: this version exports fp32"),
+        (["--output", "mine"], "mine: is there and is not a bundle; move it away or choose another --output"),
+        (["--clips", "nowhere"], "--clips nowhere: not a folder"),
+        (["--clips", tmp_path], "a.wav: "),
+    ):
+        done = edgeasd("export", "--machine", "valve", *options, cwd=home)
+        assert done.returncode == 2, done.stderr
+        (line,) = complaints(done.stderr)
+        assert expected in line
+        assert "Traceback" not in done.stderr
+    no_litter(home)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system with room for less than a checkpoint or a bundle."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", folder], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"cannot mount a tmpfs here: {done.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_full_disk_stops_training_and_export_without_litter(
+    home: Path, exported: dict[str, Any], small_disk: Path
+) -> None:
+    exporting = edgeasd("export", "--machine", "valve", "--output", small_disk / "bundle", cwd=home)
+    training = edgeasd(*train("--workspace", small_disk, iterations=1), cwd=home)
+    for done in (exporting, training):
+        assert done.returncode == 2, done.stderr
+        assert "Traceback" not in done.stderr
+        (line,) = complaints(done.stderr)
+        assert "No space left on device" in line
+    assert not (small_disk / "bundle").exists()
+    assert list((small_disk / "runs").rglob("step-*")) == []
+    no_litter(small_disk)
