@@ -96,7 +96,9 @@ def machine_line(facts: Mapping[str, Any]) -> str:
 def memory(pid: int | str = "self") -> dict[str, float]:
     """Resident and peak resident memory of a process in MiB, from /proc/PID/status."""
     fields = dict(
-        line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines() if ":" in line
+        line.split(":", 1)
+        for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
+        if ":" in line
     )
     return {name: int(fields[key].split()[0]) / 1024 for name, key in (("resident", "VmRSS"), ("peak", "VmHWM"))}
 

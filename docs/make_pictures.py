@@ -33,7 +33,9 @@ def draw(records: list[dict[str, Any]], fault_at: float, target: Path) -> None:
     complete = [r for r in scores if r["complete"]]
     figure, axes = plt.subplots(figsize=(8.0, 3.4))
     axes.axvspan(fault_at, scores[-1]["end_seconds"], color="#f6ddcc", alpha=0.6, linewidth=0, label="fault present")
-    axes.plot([r["end_seconds"] for r in scores], [r["score"] for r in scores], color=_SCORE, lw=1, label="segment score")
+    axes.plot(
+        [r["end_seconds"] for r in scores], [r["score"] for r in scores], color=_SCORE, lw=1, label="segment score"
+    )
     axes.plot(
         [r["end_seconds"] for r in complete],
         [r["clip_score"] for r in complete],
