@@ -44,18 +44,19 @@ def fit_deploy(
     fixed_alpha: float | None,
     normals: Sequence[SegmentOutputs],
     outliers: Sequence[SegmentOutputs],
+    anomalies: Sequence[SegmentOutputs] = (),
     *,
     normal_origin: str = HELD_OUT,
     outlier_origin: str = HELD_OUT,
 ) -> DeployFit:
-    """Fit the `deploy` constants from normal and outlier clips.
+    """Fit the `deploy` constants from normal and outlier clips, and known anomalies where there are enough.
 
     `fixed_alpha` is α where the method leaves no choice, else None: 0.5, since there are no labels.
     The origins say what the clips are and end up in the manifest. Normal clips of origin TRAINING are
     a stand-in: they give no threshold, so the bundle stays uncalibrated. Raises InputError without
     normals, CheckFailed where normals and outliers do not separate.
     """
-    found = fit_distance_range([c.d for c in normals], [c.d for c in outliers])
+    found = fit_distance_range([c.d for c in normals], [c.d for c in outliers], [c.d for c in anomalies])
     alpha, source = DEFAULT_ALPHA, "0.5: no labelled validation clips"
     if fixed_alpha is not None:
         alpha, source = fixed_alpha, f"fixed by the method {method}"

@@ -20,11 +20,19 @@ from edgeasd.runtime.segments import SegmentSettings
 from edgeasd.toolkit.data.clips import plain_id
 
 FORMAT = 1
+BASE = "none"
+"""--update none: the model as it was trained, without known anomalies."""
+_ROLES = ("normals", "outliers", "anomalies")
 
 
 def run_folder(workspace: Path, machine: str, id: str) -> Path:
     """Where the training run of one ID lives."""
     return workspace / "runs" / machine / f"id_{id}"
+
+
+def update_folder(workspace: Path, machine: str, id: str, count: int, seed: int) -> Path:
+    """Where an update of that ID with `count` known anomalies lives."""
+    return run_folder(workspace, machine, id) / "updates" / f"n{count:03d}-s{seed}"
 
 
 def bundle_folder(workspace: Path, machine: str, id: str) -> Path:
@@ -48,6 +56,35 @@ class Run:
     def id(self) -> str:
         """Machine ID."""
         return str(self.facts["id"])
+
+    @property
+    def known_anomalies(self) -> int:
+        """Known anomalies in training; 0 for a model trained without."""
+        return len(self.facts.get("update", {}).get("known_anomalies", []))
+
+    @property
+    def candidates(self) -> frozenset[str]:
+        """Content hashes of every anomaly the user offered; none of them may judge an update."""
+        return frozenset(self.facts.get("update", {}).get("candidates", []))
+
+    def updates(self) -> list[Run]:
+        """Finished updates of this run, oldest first."""
+        found = [load_run(path.parent) for path in self.folder.glob("updates/*/run.json")]
+        finished = [run for run in found if (run.folder / "outcome.npz").is_file()]
+        return sorted(finished, key=lambda run: (str(run.facts.get("started")), run.folder.name))
+
+    def chosen(self, update: str | None) -> Run:
+        """This run for "none", a named update, or by default the newest finished update where there is one."""
+        if update == BASE:
+            return self
+        updates = self.updates()
+        if update is None:
+            return updates[-1] if updates else self
+        named = [run for run in updates if run.folder.name == update]
+        if not named:
+            there = ", ".join(run.folder.name for run in updates) or "none finished"
+            raise InputError(f"--update {update}: not in {self.folder}/updates (there: {there}); name one of them")
+        return named[0]
 
     @property
     def checkpoints(self) -> Path:
@@ -96,6 +133,8 @@ class Outcome:
 
     normals: list[SegmentOutputs]
     outliers: list[SegmentOutputs]
+    anomalies: list[SegmentOutputs]
+    """Known anomalies the model was updated with; empty for a model trained without."""
     held_out: bool
     """False where nothing was held out and these are training clips."""
     golden: Float32Array
@@ -104,7 +143,7 @@ class Outcome:
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Flat arrays for npz."""
         arrays: dict[str, np.ndarray] = {"golden": self.golden, "held_out": np.array(self.held_out)}
-        for role in ("normals", "outliers"):
+        for role in _ROLES:
             clips: list[SegmentOutputs] = getattr(self, role)
             empty = np.empty(0, np.float32)
             arrays[f"{role}_q"] = np.concatenate([empty, *(c.q for c in clips)])
@@ -121,7 +160,8 @@ class Outcome:
             q, d = np.split(arrays[f"{role}_q"], cuts), np.split(arrays[f"{role}_d"], cuts)
             return [SegmentOutputs(*pair) for pair in zip(q, d, strict=True) if len(pair[0])]
 
-        return cls(clips("normals"), clips("outliers"), bool(arrays["held_out"]), arrays["golden"])
+        normals, outliers, anomalies = (clips(role) for role in _ROLES)
+        return cls(normals, outliers, anomalies, bool(arrays["held_out"]), arrays["golden"])
 
 
 def load_run(folder: Path) -> Run:

@@ -153,9 +153,7 @@ def test_the_parts_add_up_and_name_the_largest_inverse() -> None:
     logit, z, kind, c_p, c_n = arrays
     parts = ours("bce+ddcsad", arrays, 0.7, 2.0)
     assert float(parts.total) == pytest.approx(float(parts.bce) + 0.7 * float(parts.metric), rel=1e-14)
-    inverses = [
-        1 / (sum((row - (c_n if k == NORMAL else c_p)) ** 2) + EPSILON) for row, k in zip(z, kind, strict=True)
-    ]
+    inverses = [1 / (sum((row - (c_n if k == NORMAL else c_p)) ** 2) + EPSILON) for row, k in zip(z, kind, strict=True)]
     assert float(parts.largest_inverse) == pytest.approx(max(inverses), rel=1e-12)
     only_normals = ours("dsad", (logit[:2], z[:2], kind[:2], c_p, c_n), 1.0, 2.0)
     assert float(only_normals.largest_inverse) == 0.0

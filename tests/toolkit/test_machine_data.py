@@ -60,9 +60,7 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    return write_tree(
-        tmp_path / "data", {("valve", "00"): (10, 3), ("valve", "02"): (8, 1), ("fan", "00"): (8, 0)}
-    )
+    return write_tree(tmp_path / "data", {("valve", "00"): (10, 3), ("valve", "02"): (8, 1), ("fan", "00"): (8, 0)})
 
 
 @pytest.mark.parametrize(

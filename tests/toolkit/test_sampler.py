@@ -18,9 +18,7 @@ SEEDS = st.integers(0, 2**31 - 1)
 
 
 def make(normals: int, outliers: int, batch: int = 8, least_epoch: int = 1, seed: int = 0) -> BatchSampler:
-    return BatchSampler(
-        normals, outliers, batch_normal=batch, batch_outlier=batch, least_epoch=least_epoch, seed=seed
-    )
+    return BatchSampler(normals, outliers, batch_normal=batch, batch_outlier=batch, least_epoch=least_epoch, seed=seed)
 
 
 def equal(a: Batch, b: Batch) -> bool:

@@ -321,9 +321,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> MachineData:
         for i in range(8):
             sound = np.convolve(rng.standard_normal(16000 * 9), [1.0, gain * 4])[: 16000 * 9] * gain
             soundfile.write(folder / f"{i}.wav", sound.clip(-1, 1).astype(np.float32), 16000)
-    return load_machine(
-        root, "valve", cache_folder=root / "cache", seed=0, holdout_fraction=0.15, test_fraction=0.2
-    )
+    return load_machine(root, "valve", cache_folder=root / "cache", seed=0, holdout_fraction=0.15, test_fraction=0.2)
 
 
 def session_preset(**fields: Any) -> Preset:

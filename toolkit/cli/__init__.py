@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 import edgeasd
-from edgeasd.toolkit.cli import data, demo, evaluate, export, run, score, train, verify
+from edgeasd.toolkit.cli import data, demo, evaluate, export, finetune, run, score, train, verify
 from edgeasd.toolkit.cli.guard import complain, guarded
 
 app = typer.Typer(
@@ -39,6 +39,7 @@ def _root(
 for _name, _command in (
     ("demo", demo.demo),
     ("train", train.train),
+    ("finetune", finetune.finetune),
     ("evaluate", evaluate.evaluate),
     ("export", export.export),
     ("verify", verify.verify),

@@ -19,6 +19,7 @@ from edgeasd.toolkit.cli.options import (
     MachineId,
     Root,
     SkipBad,
+    Update,
     Workspace,
     cache_folder,
 )
@@ -42,6 +43,10 @@ def evaluate(
     bundle: Annotated[
         Path | None, typer.Option(help="Also score with this bundle, and count the pairs of clips it orders otherwise.")
     ] = None,
+    update: Update = None,
+    without: Annotated[
+        Path | None, typer.Option(help="Leave these recordings out of the test: a folder, or a text file of paths.")
+    ] = None,
     workspace: Workspace = Path(),
     id_attribute: IdAttribute = None,
     skip_bad: SkipBad = False,
@@ -59,13 +64,14 @@ def evaluate(
     from edgeasd.runtime.atomic import write_json
     from edgeasd.toolkit.runs import find_runs
 
-    runs = find_runs(workspace, machine, id)
+    runs = [run.chosen(update) for run in find_runs(workspace, machine, id)]
+    excluded = _contents(without)
     if bundle is not None and len(runs) > 1:
         raise InputError(f"--bundle {bundle}: belongs to one ID, and {len(runs)} are evaluated; name one with --id")
     found = []
     loader = _Loader(data, cache_folder(cache, workspace), id_attribute, skip_bad)
     for run in runs:
-        one = _evaluate_run(run, loader, baseline, bundle)
+        one = _evaluate_run(run, loader, baseline, bundle, excluded)
         write_json(run.folder / "evaluation.json", one.to_json())
         found.append(one)
         for note in one.notes:
@@ -104,7 +110,17 @@ class _Loader:
         return replace(loaded, amplitudes={**loaded.amplitudes, run.machine: run.amplitude})
 
 
-def _evaluate_run(run: Run, loader: _Loader, baseline: bool, bundle: Path | None) -> Evaluation:
+def _contents(source: Path | None) -> frozenset[str]:
+    """Content hashes of the recordings that are not to judge."""
+    from edgeasd.toolkit.data.clips import content_hashes
+    from edgeasd.toolkit.data.known import offered_files
+
+    return frozenset() if source is None else frozenset(content_hashes(offered_files(source))[0].values())
+
+
+def _evaluate_run(
+    run: Run, loader: _Loader, baseline: bool, bundle: Path | None, excluded: frozenset[str]
+) -> Evaluation:
     from edgeasd.runtime.bundle import Bundle
     from edgeasd.toolkit.evaluation.evaluate import evaluate as judge
     from edgeasd.toolkit.evaluation.trained import load_trained
@@ -114,7 +130,7 @@ def _evaluate_run(run: Run, loader: _Loader, baseline: bool, bundle: Path | None
     loaded = loader(trained)
     with progress(f"{run.machine} {run.id}") as report:
         if bundle is None:
-            return judge(trained, loaded, baseline=baseline, report=report)
+            return judge(trained, loaded, baseline=baseline, excluded=excluded, report=report)
         with Bundle(bundle) as opened:
             of = opened.manifest.machine
             if (of.type, of.id) != (run.machine, run.id):
@@ -123,7 +139,7 @@ def _evaluate_run(run: Run, loader: _Loader, baseline: bool, bundle: Path | None
                     "name its own bundle"
                 )
             scorer, _ = opened.open_scorer()
-            return judge(trained, loaded, baseline=baseline, bundle=scorer, report=report)
+            return judge(trained, loaded, baseline=baseline, bundle=scorer, excluded=excluded, report=report)
 
 
 def _means(found: list[Evaluation]) -> dict[str, dict[str, Any]]:
@@ -158,6 +174,10 @@ def _print_table(found: list[Evaluation], means: dict[str, dict[str, Any]]) -> N
         ]
         print("  ".join([f"{'mean':<6}", f"{'':>9}", *(f"{cell:<28}" for cell in cells)]).rstrip())
     for one in found:
+        if one.known_anomalies:
+            print(
+                f"ID {one.id}: updated with {one.known_anomalies} known anomalies; none that were offered is in the test"
+            )
         facts = one.figures["bundle"].facts if "bundle" in one.figures else {}
         if "pairs" in facts:
             print(

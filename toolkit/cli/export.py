@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgeasd.runtime.errors import InputError
-from edgeasd.toolkit.cli.options import AsJson, Machine, MachineId, Workspace
+from edgeasd.toolkit.cli.options import AsJson, Machine, MachineId, Update, Workspace
 
 if TYPE_CHECKING:
     from edgeasd.calibration.deploy import SegmentOutputs
@@ -31,6 +31,7 @@ def export(
         Path | None, typer.Option(help="Bundle folder, in place of bundles/<machine>-id_<id>; with one ID only.")
     ] = None,
     make_zip: Annotated[bool, typer.Option("--zip", help="Also pack the bundle into one zip beside it.")] = False,
+    update: Update = None,
     workspace: Workspace = Path(),
     as_json: AsJson = False,
 ) -> None:
@@ -52,7 +53,10 @@ def export(
     if output is not None and len(runs) > 1:
         raise InputError(f"--output {output}: {len(runs)} IDs would go to one folder; name one with --id")
     for run in runs:
-        trained = load_trained(run)
+        trained = load_trained(run.chosen(update))
+        if trained.run.known_anomalies:
+            name, known = trained.run.folder.name, trained.run.known_anomalies
+            print(f"edgeasd: {run.machine} ID {run.id}: update {name}, {known} known anomalies", file=sys.stderr)
         target = output or bundle_folder(workspace, run.machine, run.id)
         model = _model(trained, None if clips is None else _score_clips(trained, clips))
         found = write_bundle(model, target, lambda text: print(f"edgeasd: {text}", file=sys.stderr))
@@ -90,7 +94,7 @@ def _model(trained: Trained, normals: list[SegmentOutputs] | None) -> TrainedMod
 
 def _provenance(trained: Trained) -> dict[str, Any]:
     facts = trained.run.facts
-    kept = ("preset", "seed", "data_fingerprint", "clips", "nominal_frames", "versions", "started")
+    kept = ("preset", "seed", "data_fingerprint", "clips", "nominal_frames", "versions", "started", "update")
     # The folder the data lay in is left out: it says nothing on another machine and may name its owner.
     return {**{key: facts.get(key) for key in kept}, "iterations": trained.iteration}
 

@@ -43,6 +43,12 @@ Mix = Annotated[bool, typer.Option("--mix", help="Use the mean of all channels."
 Resample = Annotated[bool, typer.Option("--resample", help="Convert a file of another sample rate (soxr HQ).")]
 
 
+Update = Annotated[
+    str | None,
+    typer.Option(help="An update by name (n004-s0), or none for the model without known anomalies; newest by default."),
+]
+
+
 def cache_folder(cache: Path | None, workspace: Path) -> Path:
     """Where features are cached."""
     return cache if cache is not None else workspace / "cache"

@@ -53,6 +53,8 @@ class Evaluation:
     normals: int
     anomalies: int
     tiled: int
+    known_anomalies: int
+    """That the model was updated with."""
     figures: dict[str, Figures]
     clips: list[dict[str, Any]]
     trained: str
@@ -67,6 +69,7 @@ class Evaluation:
             "normals": self.normals,
             "anomalies": self.anomalies,
             "tiled": self.tiled,
+            "known_anomalies": self.known_anomalies,
             "figures": {name: figures.to_json() for name, figures in self.figures.items()},
             "notes": self.notes,
             "clips": self.clips,
@@ -89,12 +92,18 @@ def evaluate(
     *,
     baseline: bool = False,
     bundle: Scorer | None = None,
+    excluded: frozenset[str] = frozenset(),
     report: Report = quiet,
 ) -> Evaluation:
-    """Score the labelled test clips of the run's ID. Raises InputError where there are none."""
+    """Score the labelled test clips of the run's ID. Raises InputError where there are none.
+
+    Anomalies that were offered for an update never judge it, the ones left unused included;
+    `excluded` (content hashes) leaves out more, so that several models face the same test set.
+    """
     run = trained.run
     roles = data.roles(run.id)
-    clips = [clip for clip in roles.test if clip.label != "unknown"]
+    offered = run.candidates | excluded
+    clips = [clip for clip in roles.test if clip.label != "unknown" and data.hashes[clip.path] not in offered]
     if not clips:
         raise InputError(f"{run.machine} ID {run.id}: 0 labelled test clips in {data.root}; add some to judge by")
     labels = np.array([clip.label == "anomaly" for clip in clips])
@@ -117,6 +126,7 @@ def evaluate(
         normals=int(np.sum(~labels)),
         anomalies=int(np.sum(labels)),
         tiled=sum(len(data.features(clip)) < frames for clip in clips),
+        known_anomalies=run.known_anomalies,
         figures={name: _figures(np.asarray(values), labels, facts[name]) for name, values in scores.items()},
         clips=[
             {"file": clip.path.name, "label": clip.label, **{name: float(scores[name][i]) for name in scores}}

@@ -49,6 +49,7 @@ class Trained:
             self.method.fixed_alpha,
             normals,
             self.outcome.outliers,
+            self.outcome.anomalies,
             normal_origin=normal_origin,
             outlier_origin=origin,
         )

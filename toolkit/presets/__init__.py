@@ -21,6 +21,16 @@ _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
+class FinetunePlan(BaseModel):
+    """What changes when known anomalies join the training (paper, section IV-C)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    iterations: Annotated[int, Field(ge=1, le=10_000_000)] = 2000
+    batch_outlier: Annotated[int, Field(ge=1, le=4096)] = 31
+    batch_anomaly: Annotated[int, Field(ge=1, le=4096)] = 1
+
+
 class Preset(BaseModel):
     """Everything that decides what a training run computes, apart from the data and the seed."""
 
@@ -32,6 +42,8 @@ class Preset(BaseModel):
     iterations: Annotated[int, Field(ge=1, le=10_000_000)]
     batch_normal: Annotated[int, Field(ge=1, le=4096)]
     batch_outlier: Annotated[int, Field(ge=1, le=4096)]
+    batch_anomaly: Annotated[int, Field(ge=0, le=4096)] = 0
+    """Known anomalies in each batch; 0 but in fine-tuning."""
     learning_rate: _Positive
     """Of the encoder."""
     head_learning_rate: _Positive
@@ -55,6 +67,14 @@ class Preset(BaseModel):
     zero_init_residual: bool = True
     estimate_norms_first: bool = True
     """Estimate batch-norm statistics in one pass before the first centroids."""
+
+    anomalies_in_centroid: bool = False
+    """Let known anomalies enter c_n beside the outliers."""
+    finetune: FinetunePlan = FinetunePlan()
+
+    def for_finetuning(self) -> Preset:
+        """The preset of an update with known anomalies: `finetune` applied, all else as it was."""
+        return self.changed(**self.finetune.model_dump())
 
     def changed(self, **fields: Any) -> Preset:
         """A copy with the fields that are not None replaced, checked again. Raises InputError."""

@@ -12,20 +12,21 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-_NORMALS, _OUTLIERS, _CROPS = 1, 2, 3
+_NORMALS, _OUTLIERS, _CROPS, _ANOMALIES = 1, 2, 3, 6
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Indices into the normal and the outlier pool, and one number in [0, 1) per sample for its crop."""
+    """Indices into the pools, and one number in [0, 1) per sample for its crop, in the same order."""
 
     normals: npt.NDArray[np.int64]
     outliers: npt.NDArray[np.int64]
+    anomalies: npt.NDArray[np.int64]
     crops: npt.NDArray[np.float64]
 
 
 class BatchSampler:
-    """32 normals and 32 outliers an iteration (paper, section IV-A).
+    """32 normals and 32 outliers an iteration (paper, section IV-A), or 32, 31 and 1 anomaly (IV-C).
 
     Each epoch shuffles both pools anew. Normals run through their pool, again and again where the
     epoch asks for more than there are; so does a small outlier pool, which is what drawing with
@@ -33,10 +34,19 @@ class BatchSampler:
     """
 
     def __init__(
-        self, normals: int, outliers: int, *, batch_normal: int, batch_outlier: int, least_epoch: int, seed: int
+        self,
+        normals: int,
+        outliers: int,
+        *,
+        batch_normal: int,
+        batch_outlier: int,
+        least_epoch: int,
+        seed: int,
+        anomalies: int = 0,
+        batch_anomaly: int = 0,
     ) -> None:
-        self._normals, self._outliers = normals, outliers
-        self._batch_normal, self._batch_outlier = batch_normal, batch_outlier
+        self._normals, self._outliers, self._anomalies = normals, outliers, anomalies
+        self._batch_normal, self._batch_outlier, self._batch_anomaly = batch_normal, batch_outlier, batch_anomaly
         self._seed = seed
         self.epoch_iterations = max(least_epoch, normals // batch_normal, 1)
         """Iterations from one shuffle, and one centroid update, to the next."""
@@ -48,10 +58,13 @@ class BatchSampler:
         return Batch(
             self._draw(_NORMALS, self._normals, epoch, position, self._batch_normal),
             self._draw(_OUTLIERS, self._outliers, epoch, position, self._batch_outlier),
-            crops.random(self._batch_normal + self._batch_outlier),
+            self._draw(_ANOMALIES, self._anomalies, epoch, position, self._batch_anomaly),
+            crops.random(self._batch_normal + self._batch_outlier + self._batch_anomaly),
         )
 
     def _draw(self, pool: int, size: int, epoch: int, position: int, count: int) -> npt.NDArray[np.int64]:
+        if not count:
+            return np.empty(0, dtype=np.int64)
         wanted = np.arange(position * count, (position + 1) * count)
         passes, within = np.divmod(wanted, size)
         out = np.empty(count, dtype=np.int64)

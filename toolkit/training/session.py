@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
@@ -21,6 +21,7 @@ from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.scorer import Scorer
 from edgeasd.runtime.segments import SegmentSettings, tile
 from edgeasd.toolkit.data.clips import Clip
+from edgeasd.toolkit.data.known import KnownAnomalies
 from edgeasd.toolkit.data.machine import MachineData, Roles
 from edgeasd.toolkit.evaluation.torch_scorer import torch_scorer
 from edgeasd.toolkit.presets import Preset
@@ -59,19 +60,63 @@ def train_one(
     n_mels = data.cache.settings.n_mels
     normals, outliers = _pool(data, roles.normals, preset), _pool(data, roles.outliers, preset)
     trainer = Trainer(preset, seed, normals, outliers, n_mels, fabric)
+    _train(trainer, run, resume, report, should_stop)
+    run.save_outcome(_outcome(data, roles, run, trainer))
+    return run
+
+
+def finetune_one(
+    data: MachineData,
+    base: Run,
+    known: KnownAnomalies,
+    preset: Preset,
+    seed: int,
+    folder: Path,
+    fabric: Fabric,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    report: Report,
+    should_stop: Callable[[], bool],
+) -> Run:
+    """Update the model of `base` with known anomalies into `folder` (paper, section IV-C).
+
+    `preset` is that of the base run, `for_finetuning` applied. Features, amplitude and segments are
+    those of the base run. Raises what `train_one` raises.
+    """
+    roles = data.trainable(base.id)
+    facts = _facts(data, base.id, roles, preset, seed)
+    facts |= {name: base.facts[name] for name in ("features", "amplitude", "segments", "nominal_frames")}
+    start = latest_checkpoint(base.checkpoints)
+    facts["update"] = {
+        "known_anomalies": [data.hashes[clip.path] for clip in known.used],
+        "candidates": sorted(data.hashes[clip.path] for clip in known.candidates),
+        "base_iteration": start.iteration,
+        "base_started": base.facts.get("started"),
+    }
+    run = Run(folder, facts)
+    _claim(run, resume=resume, overwrite=overwrite)
+    pools = [_pool(data, clips, preset) for clips in (roles.normals, roles.outliers, known.used)]
+    trainer = Trainer(preset, seed, pools[0], pools[1], data.cache.settings.n_mels, fabric, anomalies=pools[2])
+    trainer.start_from(start)
+    _train(trainer, run, resume, report, should_stop)
+    run.save_outcome(_outcome(data, roles, run, trainer, known.used))
+    return run
+
+
+def _train(trainer: Trainer, run: Run, resume: bool, report: Report, should_stop: Callable[[], bool]) -> None:
+    """Run a trainer to its end, from the newest checkpoint of `run` where asked to resume."""
     if resume and list_checkpoints(run.checkpoints):
         trainer.restore(latest_checkpoint(run.checkpoints))
     run.save()
-    with _Log(folder / "log", trainer.iteration) as log:
+    with _Log(run.folder / "log", trainer.iteration) as log:
 
         def on_step(step: StepLog) -> None:
             log.add(step)
             parts = f"loss {step.loss:8.3f} = bce {step.bce:.3f} + metric {step.metric:.3f}"
-            report(step.iteration, preset.iterations, f"{parts}  {step.iterations_per_second:.1f} it/s")
+            report(step.iteration, trainer.preset.iterations, f"{parts}  {step.iterations_per_second:.1f} it/s")
 
         trainer.run(on_step, lambda: _save(trainer, run), should_stop)
-    run.save_outcome(_outcome(data, roles, run, trainer))
-    return run
 
 
 def _pool(data: MachineData, clips: list[Clip], preset: Preset) -> FeaturePool:
@@ -118,11 +163,11 @@ def _claim(run: Run, *, resume: bool, overwrite: bool) -> None:
             f"{run.folder}: holds a run ({at}); pass --resume to go on with it or --overwrite to start anew"
         )
     before = load_run(run.folder).facts
-    for name in ("data_fingerprint", "preset", "seed"):
-        if before.get(name) != run.facts[name]:
+    for name in ("data_fingerprint", "preset", "seed", "update"):
+        if before.get(name) != run.facts.get(name):
             raise InputError(
                 f"{run.folder}: was started with another {name.replace('_', ' ')} "
-                f"({_difference(before.get(name), run.facts[name])}); resume with the same, or pass --overwrite"
+                f"({_difference(before.get(name), run.facts.get(name))}); resume with the same, or pass --overwrite"
             )
 
 
@@ -133,7 +178,7 @@ def _difference(before: Any, now: Any) -> str:
     return f"{before!r}, now {now!r}"
 
 
-def _outcome(data: MachineData, roles: Roles, run: Run, trainer: Trainer) -> Outcome:
+def _outcome(data: MachineData, roles: Roles, run: Run, trainer: Trainer, anomalies: Sequence[Clip] = ()) -> Outcome:
     """Score what was held out (or, if nothing was, training clips as a stand-in) and pick golden segments."""
     assert trainer.centroids is not None
     scorer = torch_scorer(trainer.network, trainer.centroids[0], run.features, run.amplitude, run.segments)
@@ -143,6 +188,7 @@ def _outcome(data: MachineData, roles: Roles, run: Run, trainer: Trainer) -> Out
     return Outcome(
         normals=[_outputs(scorer, data, clip) for clip in normals],
         outliers=[_outputs(scorer, data, clip) for clip in outliers],
+        anomalies=[_outputs(scorer, data, clip) for clip in anomalies],
         held_out=held_out,
         golden=_golden(data, normals, outliers, run.segments.frames),
     )

@@ -18,7 +18,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from edgeasd.runtime.errors import CheckFailed, DeviceError
-from edgeasd.toolkit.losses import NORMAL, OUTLIER, LossParts, Method, method_loss, method_named
+from edgeasd.toolkit.losses import ANOMALY, NORMAL, OUTLIER, LossParts, Method, method_loss, method_named
 from edgeasd.toolkit.models.backbones import Network, build_network
 from edgeasd.toolkit.presets import Preset
 from edgeasd.toolkit.training.centroids import estimate_norms, mean_embedding
@@ -86,10 +86,14 @@ class Trainer:
         outliers: FeaturePool,
         n_mels: int,
         fabric: Fabric,
+        anomalies: FeaturePool | None = None,
     ) -> None:
+        """`anomalies` are the known ones of fine-tuning, as many a batch as `preset.batch_anomaly` says."""
+        if bool(preset.batch_anomaly) != bool(anomalies):
+            raise ValueError("known anomalies and a preset with batch_anomaly come together or not at all")
         self.preset, self.seed, self.fabric = preset, seed, fabric
         self.method: Method = method_named(preset.method)
-        self._normals, self._outliers, self._n_mels = normals, outliers, n_mels
+        self._normals, self._outliers, self._anomalies, self._n_mels = normals, outliers, anomalies, n_mels
         self.sampler = BatchSampler(
             len(normals),
             len(outliers),
@@ -97,6 +101,8 @@ class Trainer:
             batch_outlier=preset.batch_outlier,
             least_epoch=preset.least_epoch_iterations,
             seed=seed,
+            anomalies=len(anomalies) if anomalies else 0,
+            batch_anomaly=preset.batch_anomaly,
         )
         torch.manual_seed(seed)
         self.network: Network = build_network(
@@ -122,6 +128,15 @@ class Trainer:
         checkpoint.restore_random_states()
         self.centroids = (c_p.to(self.fabric.device), c_n.to(self.fabric.device))
         self.iteration = checkpoint.iteration
+
+    def start_from(self, checkpoint: Checkpoint) -> None:
+        """Begin at iteration 0 with the weights and centroids of `checkpoint`: fine-tuning.
+
+        Adam, the schedule and the random states start afresh (paper, section IV-C).
+        """
+        c_p, c_n = checkpoint.restore_network(self.network)
+        self.network.to(self.fabric.device)
+        self.centroids = (c_p.to(self.fabric.device), c_n.to(self.fabric.device))
 
     def run(
         self,
@@ -196,10 +211,14 @@ class Trainer:
         frames, device = self.preset.segment_frames, self.fabric.device
         normals = np.arange(len(self._normals))
         with self.fabric.autocast():
-            return (
-                mean_embedding(self._encoder, self._normals, normals, frames, self._n_mels, device),
-                mean_embedding(self._encoder, self._outliers, outliers, frames, self._n_mels, device),
-            )
+            c_p = mean_embedding(self._encoder, self._normals, normals, frames, self._n_mels, device)
+            c_n = mean_embedding(self._encoder, self._outliers, outliers, frames, self._n_mels, device)
+            if self._anomalies is not None and self.preset.anomalies_in_centroid:
+                known = np.arange(len(self._anomalies))
+                c_a = mean_embedding(self._encoder, self._anomalies, known, frames, self._n_mels, device)
+                share = len(known) / (len(known) + len(outliers))
+                c_n = torch.lerp(c_n, c_a, share)
+        return c_p, c_n
 
     def _step(self) -> tuple[LossParts, Tensor, float]:
         assert self.centroids is not None
@@ -229,10 +248,13 @@ class Trainer:
     def _batch(self, iteration: int) -> tuple[Tensor, Tensor]:
         chosen = self.sampler.batch(iteration)
         rows = [(self._normals, int(i)) for i in chosen.normals] + [(self._outliers, int(i)) for i in chosen.outliers]
+        if self._anomalies is not None:
+            rows += [(self._anomalies, int(i)) for i in chosen.anomalies]
         batch = np.empty((len(rows), self.preset.segment_frames, self._n_mels), dtype=np.float32)
         for row, (pool, index) in enumerate(rows):
             pool.crop(index, float(chosen.crops[row]), batch[row])
-        kind = torch.tensor([NORMAL] * len(chosen.normals) + [OUTLIER] * len(chosen.outliers))
+        counts = torch.tensor([len(chosen.normals), len(chosen.outliers), len(chosen.anomalies)])
+        kind = torch.repeat_interleave(torch.tensor([NORMAL, OUTLIER, ANOMALY]), counts)
         device = self.fabric.device
         segments = torch.from_numpy(batch)[:, None].to(device, memory_format=torch.channels_last)
         return segments, kind.to(device)

@@ -1,0 +1,100 @@
+"""edgeasd finetune."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgeasd.runtime.errors import InputError
+from edgeasd.toolkit.cli.guard import INTERRUPTED, complain
+from edgeasd.toolkit.cli.options import Cache, IdAttribute, Machine, Root, SkipBad, Workspace, cache_folder
+
+
+def finetune(
+    data: Root,
+    machine: Machine,
+    id: Annotated[str, typer.Option("--id", help="Machine ID whose model is updated.")],
+    anomalies: Annotated[Path, typer.Option(help="Folder of clips of faults, or a text file of their paths.")],
+    count: Annotated[int | None, typer.Option(min=1, help="Use that many, chosen by the seed; all by default.")] = None,
+    iterations: Annotated[int | None, typer.Option(min=1, help="Iterations; the preset's by default.")] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Decides the choice and the batches.")] = 0,
+    workspace: Workspace = Path(),
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Discard an earlier update of this size.")] = False,
+    accelerator: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:K.")] = "auto",
+    id_attribute: IdAttribute = None,
+    skip_bad: SkipBad = False,
+    cache: Cache = None,
+) -> None:
+    """Update a trained model with a few known anomalies, one of them in every batch.
+
+    The updated model stands beside the first one, and `evaluate` and `export` take the newest.
+
+    Example: edgeasd finetune --data recordings/ --machine valve --id 00 --anomalies faults/
+    """
+    from edgeasd.toolkit.cli.training_data import load_for
+    from edgeasd.toolkit.data.known import choose_known, offered_files
+    from edgeasd.toolkit.presets import Preset
+    from edgeasd.toolkit.progress import progress
+    from edgeasd.toolkit.runs import find_runs, update_folder
+    from edgeasd.toolkit.training.session import finetune_one
+    from edgeasd.toolkit.training.stop import stop_requests
+    from edgeasd.toolkit.training.trainer import Interrupted, open_fabric
+
+    if resume and overwrite:
+        raise InputError(
+            "--resume and --overwrite: one goes on with an update, the other discards it; pass one of them"
+        )
+    base = find_runs(workspace, machine, id)[0]
+    base.outcome()  # refuses a run that has not finished
+    files = offered_files(anomalies)
+    preset = Preset.model_validate(base.facts["preset"]).for_finetuning().changed(iterations=iterations)
+    loaded = load_for(
+        data,
+        machine,
+        preset,
+        int(base.facts["seed"]),
+        cache_folder(cache, workspace),
+        id=base.id,
+        id_attribute=id_attribute,
+        skip_bad=skip_bad,
+    )
+    loaded = replace(loaded, amplitudes={**loaded.amplitudes, machine: base.amplitude})
+    known = choose_known(loaded, base.id, files, count=count, seed=seed)
+    roles = loaded.trainable(base.id)
+    wanted = [*roles.normals, *roles.outliers, *roles.holdout_normals, *roles.holdout_outliers, *known.used]
+    with progress("log-mel features") as report:
+        loaded.prepare(dict.fromkeys(wanted), report)
+    fabric = open_fabric(accelerator)
+    folder = update_folder(workspace, machine, base.id, len(known.used), seed)
+    print(
+        f"edgeasd: updating {machine} ID {base.id} with {len(known.used)} of {len(known.candidates)} known anomalies: "
+        f"{preset.iterations} iterations on {fabric.device}",
+        file=sys.stderr,
+    )
+    try:
+        with stop_requests() as should_stop, progress(f"{machine} {base.id}") as report:
+            run = finetune_one(
+                loaded,
+                base,
+                known,
+                preset,
+                seed,
+                folder,
+                fabric,
+                resume=resume,
+                overwrite=overwrite,
+                report=report,
+                should_stop=should_stop,
+            )
+    except Interrupted as stopped:
+        complain(
+            f"update of {machine} ID {base.id} stopped at iteration {stopped.iteration} of {preset.iterations}; "
+            "a checkpoint was written: go on with the same command and --resume"
+        )
+        raise typer.Exit(INTERRUPTED) from None
+    print(f"{run.folder}")
