@@ -21,10 +21,14 @@ _JOINED_SAMPLES = 16_000
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Samples (n,) float32, the first of which has index `position` since capture began."""
+    """Samples (n,) float32, the first of which has index `position` since capture began.
+
+    `after_loss`: the driver lost an unknown number of samples just before them, which no position tells.
+    """
 
     position: int
     samples: Float32Array
+    after_loss: bool = False
 
 
 class SampleQueue:
@@ -52,7 +56,7 @@ class SampleQueue:
         """Samples that wait."""
         return self._held
 
-    def put(self, samples: Float32Array) -> bool:
+    def put(self, samples: Float32Array, after_loss: bool = False) -> bool:
         """Add samples; False where nobody reads any more and the writer should stop."""
         with self._changed:
             if self._blocking:
@@ -63,7 +67,7 @@ class SampleQueue:
             if self._abandoned:
                 return False
             if self._held + samples.size <= self._capacity or not self._held:
-                self._blocks.append(Block(self._position, samples))
+                self._blocks.append(Block(self._position, samples, after_loss))
                 self._held += samples.size
                 self._changed.notify_all()
             else:
@@ -98,13 +102,17 @@ class SampleQueue:
                 return None
             first = self._blocks.popleft()
             parts, end = [first.samples], first.position + first.samples.size
-            while self._blocks and self._blocks[0].position == end and end - first.position < _JOINED_SAMPLES:
+            while self._continues(end) and end - first.position < _JOINED_SAMPLES:
                 part = self._blocks.popleft().samples
                 parts.append(part)
                 end += part.size
             self._held -= end - first.position
             self._changed.notify_all()
-        return first if len(parts) == 1 else Block(first.position, np.concatenate(parts))
+        return first if len(parts) == 1 else Block(first.position, np.concatenate(parts), first.after_loss)
+
+    def _continues(self, end: int) -> bool:
+        """Whether the next block follows sample `end` without a gap."""
+        return bool(self._blocks) and self._blocks[0].position == end and not self._blocks[0].after_loss
 
 
 class Capture:
@@ -125,7 +133,7 @@ class Capture:
         self._thread.join(timeout=5.0)
 
     def _run(self) -> None:
-        left = self._limit
+        left, overruns = self._limit, 0
         try:
             while left is None or left > 0:
                 samples = self._source.read()
@@ -134,8 +142,10 @@ class Capture:
                 if left is not None:
                     samples = samples[:left]
                     left -= samples.size
-                if not self._queue.put(samples):
+                lost = getattr(self._source, "overruns", 0)
+                if not self._queue.put(samples, after_loss=lost != overruns):
                     break
+                overruns = lost
             self._queue.end()
         except BaseException as error:  # handed to the reader, which is in the main thread
             self._queue.end(error)

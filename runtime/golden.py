@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgeasd.runtime.errors import BundleError, CheckFailed
+from edgeasd.runtime.errors import BundleError, CheckFailed, EdgeasdError
 from edgeasd.runtime.logmel import Float32Array
 from edgeasd.runtime.manifest import Tolerance
 from edgeasd.runtime.score import ScoreSettings, SegmentScores
@@ -110,7 +110,14 @@ def check_golden(scorer: Scorer, golden: Golden, tolerance: Tolerance, place: st
     expected = (scorer.segments.frames, scorer.features.n_mels)
     if golden.logmel.shape[1:] != expected:
         raise BundleError(f"{place}: golden segments of shape {golden.logmel.shape[1:]}, expected {expected}")
-    found = golden_deviation(scorer, golden)
+    try:
+        found = golden_deviation(scorer, golden)
+    except EdgeasdError:
+        raise
+    except Exception as error:
+        # The engine's own exceptions share no base; what they mean here is a model of another shape.
+        reason = " ".join(str(error).split())[:200]
+        raise BundleError(f"{place}: its models do not fit its manifest ({reason}); export the bundle again") from None
     problems = found.beyond(tolerance)
     if problems:
         raise CheckFailed(

@@ -13,7 +13,7 @@ from edgeasd.runtime.bundle import Bundle
 from edgeasd.runtime.capture import Block, Capture, SampleQueue
 from edgeasd.runtime.logmel import Float32Array
 from edgeasd.runtime.manifest import Manifest
-from edgeasd.runtime.records import engine_facts, machine_facts, score_record
+from edgeasd.runtime.records import engine_facts, record_of, score_record
 from edgeasd.runtime.scorer import Scorer
 from edgeasd.runtime.sources import Source
 from edgeasd.runtime.stream import Stream
@@ -48,10 +48,11 @@ class Listener:
     def accept(self, block: Block) -> Iterator[Record]:
         """Score a block; yields gap, score and alarm records in order.
 
-        A gap (samples lost before this block) resets the stream: no segment ever spans one.
+        A gap (samples lost before this block, by the queue or by the driver) resets the stream: no
+        segment ever spans one.
         """
-        if block.position != self._expected:
-            yield self._gap(block.position)
+        if block.position != self._expected or block.after_loss:
+            yield self._gap(block)
         self._expected = block.position + block.samples.size
         self.level = level_dbfs(block.samples)
         for score in self._stream.push(block.samples):
@@ -66,16 +67,16 @@ class Listener:
         """Samples since the sound began, lost ones included."""
         return self._expected
 
-    def _gap(self, position: int) -> Record:
-        lost, was = position - self._expected, self._alarm.active
+    def _gap(self, block: Block) -> Record:
+        lost, was = block.position - self._expected, self._alarm.active
         self._stream.reset()
         self._alarm.reset()
-        self._offset = position
+        self._offset = block.position
         return {
-            "type": "gap",
-            **machine_facts(self.manifest),
-            "at_sample": position - lost,
+            **record_of("gap", self.manifest),
+            "at_sample": self._expected,
             "lost_samples": lost,
+            "driver_overrun": block.after_loss,
             "alarm_cleared": was,
         }
 
@@ -83,9 +84,9 @@ class Listener:
         threshold = self.manifest.threshold
         assert threshold is not None
         return {
-            "type": "alarm",
+            **record_of("alarm", self.manifest),
             "state": "raised" if raised else "cleared",
-            **{key: record[key] for key in ("machine", "id", "end_sample", "end_seconds", "clip_score", "threshold")},
+            **{key: record[key] for key in ("end_sample", "end_seconds", "clip_score", "threshold")},
             "consecutive": threshold.consecutive,
         }
 
@@ -93,8 +94,7 @@ class Listener:
 def start_record(scorer: Scorer, manifest: Manifest, source: str) -> Record:
     """The first record: what is in use. By then the golden segments have been reproduced."""
     return {
-        "type": "start",
-        **machine_facts(manifest),
+        **record_of("start", manifest),
         "source": source,
         **engine_facts(scorer),
         "status": manifest.status,
@@ -144,8 +144,7 @@ class Session:
             samples = self.listener.samples_seen
             self.listener.scorer.close()
         return {
-            "type": "end",
-            **machine_facts(self._bundle.manifest),
+            **record_of("end", self._bundle.manifest),
             "reason": reason,
             "samples": samples,
             "seconds": round(samples / self._bundle.manifest.features.sample_rate, 6),

@@ -24,6 +24,9 @@ _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 _Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
+_Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
+"""Ends up on terminals, in topics and file names: no control characters."""
+
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -32,8 +35,8 @@ class _Part(BaseModel):
 class Machine(_Part):
     """Which machine the bundle listens to."""
 
-    type: str
-    id: str
+    type: _Name
+    id: _Name
 
 
 class FileEntry(_Part):

@@ -25,14 +25,17 @@ def machine_facts(manifest: Manifest) -> dict[str, Any]:
     return {"machine": manifest.machine.type, "id": manifest.machine.id}
 
 
+def record_of(kind: str, manifest: Manifest) -> dict[str, Any]:
+    """The beginning of every record: its type, the version of its form, the machine."""
+    return {"type": kind, "version": RECORD_VERSION, **machine_facts(manifest)}
+
+
 def score_record(score: Score, manifest: Manifest, offset: int, alarm: bool) -> dict[str, Any]:
     """One live score. Positions are samples since the sound began; `offset` is where the stream was last reset."""
     rate = manifest.features.sample_rate
     start, end = offset + score.start_sample, offset + score.end_sample
     return {
-        "type": "score",
-        "version": RECORD_VERSION,
-        **machine_facts(manifest),
+        **record_of("score", manifest),
         "index": score.index,
         "start_sample": start,
         "end_sample": end,

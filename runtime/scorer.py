@@ -10,6 +10,7 @@ import numpy as np
 
 from edgeasd.runtime.engines.base import Engine
 from edgeasd.runtime.engines.onnxruntime import make_session
+from edgeasd.runtime.errors import CheckFailed
 from edgeasd.runtime.logmel import Amplitude, FeatureSettings, Float32Array
 from edgeasd.runtime.score import ScoreSettings, SegmentScores
 from edgeasd.runtime.segments import SegmentSettings
@@ -72,7 +73,13 @@ class Scorer:
     def score_segments(self, segments: Float32Array) -> SegmentScores:
         """Log-mel segments (N, frames, n_mels) float32, N >= 1, to their scores."""
         head = self.head.scored if isinstance(self.head, Head) else self.head
-        return SegmentScores.from_head(head(self.embed(segments)), self.score)
+        scores = SegmentScores.from_head(head(self.embed(segments)), self.score)
+        if not np.isfinite(scores.score).all():
+            # A NaN is above no threshold: passed on, it would silence the alarm for good.
+            raise CheckFailed(
+                f"{self.engine.name}: gave a score that is not a number; check device and bundle with `edgeasd verify`"
+            )
+        return scores
 
     def score_waiting(self, waiting: Sequence[Float32Array]) -> SegmentScores:
         """Segments (frames, n_mels) from any streams, stacked into as few batches as the engine allows."""

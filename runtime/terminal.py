@@ -39,8 +39,10 @@ class TerminalView:
                 f"{record['clip_score']:.3f}, threshold {record['threshold']:.3f}, {record['consecutive']} in a row"
             )
         elif kind == "gap":
-            seconds = record["lost_samples"] / self._rate
-            self._line(f"LOST    {record['machine']} {record['id']}: {seconds:.2f} s of sound; scoring starts afresh")
+            lost = f"{record['lost_samples'] / self._rate:.2f} s of sound"
+            if record["driver_overrun"]:
+                lost = "sound in the driver, nobody knows how much"
+            self._line(f"LOST    {record['machine']} {record['id']}: {lost}; scoring starts afresh")
 
     def close(self) -> None:
         """Leave the cursor on a line of its own."""

@@ -16,9 +16,7 @@ pytestmark = pytest.mark.core
 def clips(count: int, seed: int, low: float, high: float, segments: int = 10) -> list[SegmentOutputs]:
     rng = np.random.default_rng(seed)
     return [
-        SegmentOutputs(
-            rng.random(segments, np.float32), (low + (high - low) * rng.random(segments)).astype(np.float32)
-        )
+        SegmentOutputs(rng.random(segments, np.float32), (low + (high - low) * rng.random(segments)).astype(np.float32))
         for _ in range(count)
     ]
 

@@ -26,9 +26,7 @@ def environment() -> dict[str, str]:
 
 
 def demo(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(*arguments), cwd=cwd, capture_output=True, text=True, timeout=280, env=environment()
-    )
+    return subprocess.run(command(*arguments), cwd=cwd, capture_output=True, text=True, timeout=280, env=environment())
 
 
 def assert_whole(folder: Path) -> None:

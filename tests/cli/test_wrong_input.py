@@ -110,7 +110,9 @@ def test_score_names_every_bad_file_and_goes_on_only_where_asked(place: Path, sm
     for kind, name in (("empty", "one.wav"), ("stereo", "two.wav")):
         WRITERS[kind][0](place / name)
     command = ("score", small_bundle, place)
-    line = refused(place, 2, r"2 of 3 files cannot be scored; pass --skip-bad", r"one\.wav", r"two\.wav", command=command)
+    line = refused(
+        place, 2, r"2 of 3 files cannot be scored; pass --skip-bad", r"one\.wav", r"two\.wav", command=command
+    )
     assert "good.wav" not in line
     done = edgeasd("score", small_bundle, place, "--skip-bad", cwd=place)
     assert done.returncode == 0
@@ -177,8 +179,14 @@ BUNDLES: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
         (r"manifest\.json: schema_version 99", "read it with edgeasd 7.1.0"),
     ),
     "climbing name": (edit_manifest(climb), (r"manifest\.json: .*passwd", "not a plain file name")),
-    "climbing precision": (edit_manifest(climb_by_precision), (r"manifest\.json: .*\.\./encoder\.fp32\.onnx", "export")),
-    "no manifest": (lambda b: (b / "manifest.json").unlink(), (r"has no manifest\.json", "name a folder made by export")),
+    "climbing precision": (
+        edit_manifest(climb_by_precision),
+        (r"manifest\.json: .*\.\./encoder\.fp32\.onnx", "export"),
+    ),
+    "no manifest": (
+        lambda b: (b / "manifest.json").unlink(),
+        (r"has no manifest\.json", "name a folder made by export"),
+    ),
     "half a manifest": (lambda b: os.truncate(b / "manifest.json", 99), ("not JSON", "copy the bundle again")),
 }
 
@@ -229,10 +237,12 @@ def test_no_bundle_one_bundle_several_bundles(place: Path, small_bundle: Path) -
         target = place / "work" / "bundles" / name
         target.mkdir(parents=True)
         for file in small_bundle.iterdir():
-            (target / file.name).symlink_to(file) if file.suffix != ".json" else target.joinpath(
-                file.name
-            ).write_bytes(file.read_bytes())
-    refused(place, 2, r"2 bundles \(bundles/fan-id_00, bundles/valve-id_00\)", "name one with --bundle", command=command)
+            (target / file.name).symlink_to(file) if file.suffix != ".json" else target.joinpath(file.name).write_bytes(
+                file.read_bytes()
+            )
+    refused(
+        place, 2, r"2 bundles \(bundles/fan-id_00, bundles/valve-id_00\)", "name one with --bundle", command=command
+    )
     refused(place, 2, "nowhere: no such bundle", "export", command=(*command, "--bundle", "nowhere"))
 
 

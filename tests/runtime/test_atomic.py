@@ -93,7 +93,7 @@ def test_an_exception_leaves_nothing_new(tmp_path: Path, error: type[BaseExcepti
     path = tmp_path / "x"
     if existed:
         path.write_bytes(OLD)
-    with pytest.raises(error), atomic_file(path) as handle:  # noqa: PT012
+    with pytest.raises(error), atomic_file(path) as handle:
         handle.write(b"half")
         raise error
     assert os.listdir(tmp_path) == (["x"] if existed else [])
@@ -207,7 +207,7 @@ def test_a_failure_keeps_the_old_directory_and_nothing_else(tmp_path: Path, exis
     if existed:
         (tmp_path / "x").mkdir()
         (tmp_path / "x" / "old").write_bytes(OLD)
-    with pytest.raises(ZeroDivisionError), atomic_directory(tmp_path / "x", replace=True) as folder:  # noqa: PT012
+    with pytest.raises(ZeroDivisionError), atomic_directory(tmp_path / "x", replace=True) as folder:
         (folder / "new").write_bytes(b"new")
         raise ZeroDivisionError
     assert os.listdir(tmp_path) == (["x"] if existed else [])

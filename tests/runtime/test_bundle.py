@@ -262,7 +262,7 @@ def test_close_removes_what_was_unpacked(zipped: Path, temporary: Path) -> None:
 
 
 def test_an_error_in_the_block_also_removes_it(zipped: Path, temporary: Path) -> None:
-    with pytest.raises(ZeroDivisionError), Bundle(zipped) as bundle:  # noqa: PT012
+    with pytest.raises(ZeroDivisionError), Bundle(zipped) as bundle:
         bundle.verify_files()
         raise ZeroDivisionError
     assert list(temporary.iterdir()) == []

@@ -242,3 +242,32 @@ def test_nothing_is_lost_before_the_first_read() -> None:
     np.testing.assert_array_equal(got, counting(50_000))
     assert queue.dropped == 0
     capture.stop()
+
+
+def test_an_overrun_of_the_source_marks_the_block_after_it() -> None:
+    class Overrunning:
+        name, sample_rate, live, overruns = "overrunning", 16_000, True, 0
+
+        def __init__(self) -> None:
+            self.blocks = iter(range(4))
+
+        def read(self) -> np.ndarray | None:
+            number = next(self.blocks, None)
+            if number is None:
+                return None
+            self.overruns = int(number >= 2)
+            return np.full(10, number, np.float32)
+
+        def close(self) -> None:
+            pass
+
+    queue = SampleQueue(1000, "block")
+    capture = Capture(Overrunning(), queue)
+    capture.start()
+    blocks = []
+    while (block := queue.get()) is not None:
+        blocks.append(block)
+    capture.stop()
+    samples = np.concatenate([block.samples for block in blocks])
+    assert samples.tolist() == [0.0] * 10 + [1.0] * 10 + [2.0] * 10 + [3.0] * 10
+    assert [block.position for block in blocks if block.after_loss] == [20]

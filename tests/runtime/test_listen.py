@@ -173,10 +173,12 @@ def test_a_gap_resets_the_stream_and_clears_the_alarm(opened: tuple[Scorer, Mani
     after = list(listening.accept(Block(length + lost, sound(length, 1))))
     assert after[0] == {
         "type": "gap",
+        "version": 1,
         "machine": "valve",
         "id": "00",
         "at_sample": length,
         "lost_samples": lost,
+        "driver_overrun": False,
         "alarm_cleared": True,
     }
     fresh = list(listener(opened, threshold(-1e9)).accept(Block(0, sound(length, 1))))
@@ -285,3 +287,12 @@ def test_bad_samples_stop_the_session_with_their_position(small_bundle: Path) ->
     samples[43_210] = np.nan
     with Bundle(small_bundle) as bundle, pytest.raises(InputError, match=r"sample 43210 \(2\.701 s\)"):
         run(bundle, Chunks(samples))
+
+
+def test_a_loss_in_the_driver_is_a_gap_of_unknown_length(opened: tuple[Scorer, Manifest]) -> None:
+    """After an overrun positions go on as if nothing was lost; a segment must not span it all the same."""
+    listening = listener(opened, threshold(1e9))
+    list(listening.accept(Block(0, sound(FIRST - 1))))
+    after = list(listening.accept(Block(FIRST - 1, sound(FIRST, 1), after_loss=True)))
+    assert (after[0]["type"], after[0]["lost_samples"], after[0]["driver_overrun"]) == ("gap", 0, True)
+    assert [record["start_sample"] for record in after if record["type"] == "score"] == [FIRST - 1]

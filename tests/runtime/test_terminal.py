@@ -54,6 +54,7 @@ def alarm(state: str) -> dict[str, Any]:
 
 
 GAP = {"type": "gap", "machine": "valve", "id": "00", "lost_samples": 8000, "at_sample": 0, "alarm_cleared": False}
+GAP["driver_overrun"] = False
 
 
 def plain(*records: dict[str, Any], level: float = -30.0) -> list[str]:

@@ -161,7 +161,9 @@ def test_the_held_out_clips_in_the_outcome_are_scored_by_the_final_network(train
         np.testing.assert_allclose(one.q, two.q, rtol=1e-4)
 
 
-def test_one_kind_of_test_clip_leaves_the_auc_undefined_and_says_so(trained: Trained, root: Path, tmp_path: Path) -> None:
+def test_one_kind_of_test_clip_leaves_the_auc_undefined_and_says_so(
+    trained: Trained, root: Path, tmp_path: Path
+) -> None:
     shutil.copytree(root, tmp_path / "data")
     shutil.rmtree(tmp_path / "data" / "valve" / "00" / "anomaly")
     found = evaluate(trained, load(tmp_path / "data"))

@@ -96,7 +96,13 @@ def cut(data: bytes) -> bytes:
 
 @pytest.mark.parametrize(
     "damage",
-    [cut, lambda _: b"", lambda _: b"PK\x03\x04 not a zip", lambda d: d[:200] + bytes(8) + d[208:], lambda _: b"\x80\x04K\x01."],
+    [
+        cut,
+        lambda _: b"",
+        lambda _: b"PK\x03\x04 not a zip",
+        lambda d: d[:200] + bytes(8) + d[208:],
+        lambda _: b"\x80\x04K\x01.",
+    ],
     ids=["cut off", "empty", "no zip", "changed bytes", "a pickle"],
 )
 def test_a_damaged_outcome_is_an_input_error(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:

@@ -108,7 +108,10 @@ def _metrics(trained: Trained) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({error}); evaluate again or delete it") from None
     # Figures of an earlier training of this folder would be a lie in this bundle.
-    return measured if measured.get("trained") == trained.run.facts.get("started") else {}
+    if measured.get("trained") != trained.run.facts.get("started"):
+        return {}
+    # Names of single recordings stay in the workspace; the bundle travels.
+    return {key: value for key, value in measured.items() if key != "clips"}
 
 
 def _score_clips(trained: Trained, folder: Path) -> list[SegmentOutputs]:
