@@ -22,6 +22,8 @@ Record = dict[str, Any]
 _QUIET = 1e-6
 BUFFER_SECONDS = 60
 """Sound that may wait for the scorer, for instance while a large model loads."""
+LATE_SECONDS = 5.0
+"""Scoring that much behind a live sound is said, and again for every such step."""
 
 
 def level_dbfs(samples: Float32Array) -> float:
@@ -118,6 +120,7 @@ class Session:
         self._queue = SampleQueue(BUFFER_SECONDS * rate, pace or ("drop" if source.live else "block"))
         self._capture = Capture(source, self._queue, limit)
         self.listener: Listener | None = None
+        self._late_said = 0.0
 
     def start(self) -> None:
         """Begin to capture."""
@@ -135,6 +138,18 @@ class Session:
         while (block := self._queue.get()) is not None:
             for record in self.listener.accept(block):
                 emit(record)
+            if self._source.live:
+                self._say_if_late(emit)
+
+    def _say_if_late(self, emit: Callable[[Record], None]) -> None:
+        """A record each time the sound that waits has grown by some seconds: a slow device is not to be silent."""
+        manifest = self._bundle.manifest
+        behind = self._queue.held / manifest.features.sample_rate
+        if behind < 1.0:
+            self._late_said = 0.0
+        elif behind >= self._late_said + LATE_SECONDS:
+            self._late_said = behind
+            emit({**record_of("late", manifest), "behind_seconds": round(behind, 3), "dropping_at": BUFFER_SECONDS})
 
     def stop(self, reason: str) -> Record:
         """Stop capturing, free the engine and return the end record."""

@@ -38,6 +38,11 @@ class TerminalView:
                 f"{what} {record['machine']} {record['id']} at {record['end_seconds']:.2f} s: clip score "
                 f"{record['clip_score']:.3f}, threshold {record['threshold']:.3f}, {record['consecutive']} in a row"
             )
+        elif kind == "late":
+            self._line(
+                f"LATE    {record['machine']} {record['id']}: scoring is {record['behind_seconds']:.1f} s behind the "
+                f"sound, which is dropped from {record['dropping_at']} s on"
+            )
         elif kind == "gap":
             lost = f"{record['lost_samples'] / self._rate:.2f} s of sound"
             if record["driver_overrun"]:

@@ -32,8 +32,8 @@ def optimisation_for(model_bytes: int) -> str:
     """ "all" for small models, "extended" for large ones.
 
     The level above extended re-packs convolution weights for the CPU and keeps both copies while it
-    does: for ResNet38 the peak of loading more than doubles (from 1.7 to 4 times the weights) and 100 MiB
-    more stay, for about a sixth of a segment's time. A small model gains as much and costs 1 MiB. The
+    does: for ResNet38 the peak of loading more than doubles (from 1.8 to 4.1 times the weights) and
+    100 MiB more stay, for about a sixth of a segment's time. A small model pays 1 MiB for it. The
     figures are in docs/results/runtime.md, made by benchmarks/bench_load.py.
     """
     return "extended" if model_bytes >= _LARGE_MODEL_BYTES else "all"
@@ -65,8 +65,8 @@ def make_session(
         "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
     }
     options.graph_optimization_level = levels[optimisation or optimisation_for(size)]
-    # Worker threads that spin between runs take a fifth of a core from an idle device, and at one segment
-    # every 192 ms are no faster (docs/results/runtime.md).
+    # With a small net at one segment every 192 ms, worker threads that spin between runs take a fifth of a
+    # core from an idle device and are no faster (docs/results/runtime.md).
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if not _ACCELERATOR.fullmatch(accelerator):
         raise InputError(f"--accelerator {accelerator}: unknown; use cpu, cuda or cuda:0")

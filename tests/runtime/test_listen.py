@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
@@ -296,3 +297,33 @@ def test_a_loss_in_the_driver_is_a_gap_of_unknown_length(opened: tuple[Scorer, M
     after = list(listening.accept(Block(FIRST - 1, sound(FIRST, 1), after_loss=True)))
     assert (after[0]["type"], after[0]["lost_samples"], after[0]["driver_overrun"]) == ("gap", 0, True)
     assert [record["start_sample"] for record in after if record["type"] == "score"] == [FIRST - 1]
+
+
+def test_scoring_that_falls_behind_a_live_sound_says_so(small_bundle: Path) -> None:
+    """A source that delivers a minute at once: what waits is reported, and no longer once it is worked off."""
+
+    class Flood:
+        name, sample_rate, live = "flood", 16_000, True
+
+        def __init__(self) -> None:
+            self.left = 40
+
+        def read(self) -> np.ndarray | None:
+            self.left -= 1
+            return sound(16_000) if self.left >= 0 else None
+
+        def close(self) -> None:
+            pass
+
+    records: list[dict[str, object]] = []
+    with Bundle(small_bundle) as bundle:
+        session = Session(bundle, Flood(), pace="block")
+        session.start()
+        session.load(threads=1)
+        time.sleep(0.2)
+        session.listen(records.append)
+        session.stop("end of sound")
+    late = [record for record in records if record["type"] == "late"]
+    assert late
+    assert all(5.0 <= float(str(record["behind_seconds"])) <= 60.0 for record in late)
+    assert len(late) < 12, "one record for every block would be noise"

@@ -26,7 +26,6 @@ from edgeasd.toolkit.evaluation.trained import Trained, load_trained
 from edgeasd.toolkit.models.backbones import build_network
 from edgeasd.toolkit.presets import load_preset
 from edgeasd.toolkit.progress import quiet
-from edgeasd.toolkit.runs import Outcome
 from edgeasd.toolkit.training.session import train_one
 from edgeasd.toolkit.training.trainer import open_fabric
 
@@ -188,8 +187,7 @@ def test_no_test_clips_is_an_input_error(trained: Trained, data: MachineData) ->
 
 def test_a_model_that_does_not_separate_is_still_judged_in_paper_mode(trained: Trained, data: MachineData) -> None:
     far = [SegmentOutputs(c.q, c.d + 1000) for c in trained.outcome.normals]
-    outcome = Outcome(far, trained.outcome.outliers, True, trained.outcome.golden)
-    useless = replace(trained, outcome=outcome)
+    useless = replace(trained, outcome=replace(trained.outcome, normals=far))
     with pytest.raises(CheckFailed, match="does not separate"):
         useless.deploy()
     found = evaluate(useless, data)

@@ -38,9 +38,9 @@ def outputs(lengths: list[int], seed: int) -> list[SegmentOutputs]:
     return [SegmentOutputs(rng.random(n, np.float32), rng.random(n, np.float32)) for n in lengths]
 
 
-def outcome(normals: list[int], outliers: list[int]) -> Outcome:
+def outcome(normals: list[int], outliers: list[int], anomalies: list[int] | None = None) -> Outcome:
     golden = np.random.default_rng(5).random((3, 256, 128), np.float32)
-    return Outcome(outputs(normals, 1), outputs(outliers, 2), True, golden)
+    return Outcome(outputs(normals, 1), outputs(outliers, 2), outputs(anomalies or [], 3), True, golden)
 
 
 def save(workspace: Path, machine: str = "valve", id: str = "00") -> Run:
@@ -68,13 +68,18 @@ def test_a_run_is_read_back_as_it_was_written(tmp_path: Path) -> None:
 @given(
     normals=st.lists(st.integers(1, 12), max_size=8),
     outliers=st.lists(st.integers(1, 12), max_size=8),
+    anomalies=st.lists(st.integers(1, 12), max_size=3),
     held_out=st.booleans(),
 )
-def test_an_outcome_survives_its_arrays(normals: list[int], outliers: list[int], held_out: bool) -> None:
-    before = Outcome(outputs(normals, 1), outputs(outliers, 2), held_out, np.zeros((1, 4, 2), np.float32))
+def test_an_outcome_survives_its_arrays(
+    normals: list[int], outliers: list[int], anomalies: list[int], held_out: bool
+) -> None:
+    golden = np.zeros((1, 4, 2), np.float32)
+    before = Outcome(outputs(normals, 1), outputs(outliers, 2), outputs(anomalies, 3), held_out, golden)
     after = Outcome.from_arrays(before.to_arrays())
     assert after.held_out is held_out
-    for ours, theirs in ((before.normals, after.normals), (before.outliers, after.outliers)):
+    for role in ("normals", "outliers", "anomalies"):
+        ours, theirs = getattr(before, role), getattr(after, role)
         assert len(ours) == len(theirs)
         for a, b in zip(ours, theirs, strict=True):
             np.testing.assert_array_equal(a.q, b.q)
@@ -82,7 +87,7 @@ def test_an_outcome_survives_its_arrays(normals: list[int], outliers: list[int],
 
 
 def test_an_outcome_is_stored_without_objects(tmp_path: Path) -> None:
-    run, before = save(tmp_path), outcome([10, 1, 7], [10, 10])
+    run, before = save(tmp_path), outcome([10, 1, 7], [10, 10], [10])
     run.save_outcome(before)
     after = run.outcome()
     np.testing.assert_equal(after.to_arrays(), before.to_arrays())
