@@ -26,6 +26,12 @@ def temporary_sibling(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
 
 
+def _name_place(error: BaseException, path: Path) -> None:
+    """A full disk says so without a file name, or with that of the temporary file; the user knows `path`."""
+    if isinstance(error, OSError) and (error.filename is None or str(error.filename).endswith(".tmp")):
+        error.filename = str(path)
+
+
 @contextmanager
 def atomic_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
     """Open a temporary file that becomes `path` when the block ends without an error.
@@ -42,8 +48,9 @@ def atomic_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
             handle.flush()
             os.fsync(handle.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        _name_place(error, path)
         raise
     _fsync_directory(path.parent)
 
@@ -91,7 +98,8 @@ def atomic_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
             shutil.rmtree(aside, ignore_errors=True)
         else:
             os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        _name_place(error, path)
         raise
     _fsync_directory(path.parent)

@@ -26,7 +26,7 @@ def environment() -> dict[str, str]:
 
 
 def demo(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*arguments), cwd=cwd, capture_output=True, text=True, timeout=280, env=environment())
+    return subprocess.run(command(*arguments), cwd=cwd, capture_output=True, text=True, timeout=840, env=environment())
 
 
 def assert_whole(folder: Path) -> None:
@@ -90,6 +90,7 @@ def test_what_the_demo_did_not_make_is_not_touched(tmp_path: Path, kind: str) ->
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_demo_hears_the_fault_and_nothing_before_it(tmp_path: Path) -> None:
     done = demo(cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -248,7 +248,7 @@ def test_ctrl_c_writes_a_checkpoint_and_a_resume_ends_where_no_interrupt_would(
     no_litter(tmp_path)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_an_interrupted_export_leaves_nothing(home: Path, exported: dict[str, Any], number: signal.Signals) -> None:
     process = start("export", "--machine", "valve", "--output", "interrupted/bundle", cwd=home)
     assert process.stderr is not None
@@ -261,7 +261,7 @@ def test_an_interrupted_export_leaves_nothing(home: Path, exported: dict[str, An
     _, said = process.communicate(timeout=60)
     assert process.returncode == (130 if number == signal.SIGINT else 143), said
     assert "Traceback" not in said
-    assert len(complaints(said)) == (1 if number == signal.SIGINT else len(complaints(said)))
+    assert len(complaints(said)) == (1 if number == signal.SIGINT else 0)
     assert not (home / "interrupted" / "bundle").exists()
     no_litter(home)
 

@@ -344,7 +344,6 @@ def test_train_needs_normals_and_outliers(place: Path, data: Path) -> None:
         (("--machine", "lathe"), ("'lathe': not in the data", "pass one of: valve")),
         (("--id", "77"), ("valve: no ID '77'", "pass one of: 00, 02")),
         (("--backbone", "vgg"), ("--backbone vgg: unknown", "resnet38, quick")),
-        (("--loss", "hinge"), ("--loss hinge: unknown", "bce, dsad")),
         (("--resume", "--overwrite"), ("--resume and --overwrite",)),
     ],
 )

@@ -72,7 +72,12 @@ def assert_keeps_the_rules(model: onnx.ModelProto) -> None:
     assert "Dropout" not in {node.op_type for node in model.graph.node}
 
 
-def assert_says_nothing_of_this_machine(data: bytes, repository: Path) -> None:
+def assert_says_nothing_of_this_machine(path: Path, repository: Path) -> None:
+    model = onnx.load(path)
+    for tensor in model.graph.initializer:
+        # Among millions of random weights any three letters turn up sooner or later.
+        tensor.ClearField("raw_data")
+    data = model.SerializeToString()
     places = {str(Path.home()), str(repository), str(Path.cwd()), sys.prefix, "site-packages", ".py", "torch.nn"}
     places |= {getpass.getuser() + "/", socket.gethostname() + "."}
     places -= {"/", "root/", ""}
@@ -90,7 +95,7 @@ def test_quick_keeps_the_bundle_s_rules(model: onnx.ModelProto, tmp_path: Path, 
     save(model, tmp_path / "encoder.onnx")
     header = inspect_onnx(tmp_path / "encoder.onnx")
     assert (header.ir_version, header.opsets) == (9, {"": 19})
-    assert_says_nothing_of_this_machine((tmp_path / "encoder.onnx").read_bytes(), repository)
+    assert_says_nothing_of_this_machine(tmp_path / "encoder.onnx", repository)
 
 
 def test_the_same_encoder_gives_the_same_bytes(quick: nn.Module, model: onnx.ModelProto, tmp_path: Path) -> None:
@@ -151,5 +156,5 @@ def test_resnet38_equals_torch_and_keeps_the_rules(tmp_path: Path, repository: P
     model = build_encoder(encoder, 256, 128)
     assert_keeps_the_rules(model)
     save(model, tmp_path / "encoder.onnx")
-    assert_says_nothing_of_this_machine((tmp_path / "encoder.onnx").read_bytes(), repository)
+    assert_says_nothing_of_this_machine(tmp_path / "encoder.onnx", repository)
     assert_parity(encoder, tmp_path / "encoder.onnx", (1, 3))

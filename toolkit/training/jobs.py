@@ -40,9 +40,7 @@ def run_jobs(jobs: Sequence[Job], accelerators: Sequence[str]) -> dict[str, int]
                 return
             command = [sys.executable, "-m", "edgeasd", *job.arguments, "--accelerator", accelerator]
             # A session of its own: Ctrl-C reaches this process alone, which then tells each child once.
-            process = subprocess.Popen(
-                command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True
-            )
+            process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
             running[job.id] = process
             assert process.stderr is not None
             for line in process.stderr:
