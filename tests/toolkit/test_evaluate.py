@@ -188,7 +188,7 @@ def test_no_test_clips_is_an_input_error(trained: Trained, data: MachineData) ->
 
 def test_a_model_that_does_not_separate_is_still_judged_in_paper_mode(trained: Trained, data: MachineData) -> None:
     far = [SegmentOutputs(c.q, c.d + 1000) for c in trained.outcome.normals]
-    outcome = Outcome(far, trained.outcome.outliers, True, trained.outcome.golden)
+    outcome = Outcome(far, trained.outcome.outliers, [], True, trained.outcome.golden)
     useless = replace(trained, outcome=outcome)
     with pytest.raises(CheckFailed, match="does not separate"):
         useless.deploy()
