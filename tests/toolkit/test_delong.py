@@ -34,7 +34,7 @@ def naive(a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.ndarray]) ->
 
 
 @given(PAIRS, PAIRS)
-@settings(deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_it_is_the_definition_over_all_pairs(
     normals: list[tuple[float, float]], anomalies: list[tuple[float, float]]
 ) -> None:

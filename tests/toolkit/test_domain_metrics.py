@@ -27,7 +27,7 @@ CLIPS = st.lists(
 
 
 @given(CLIPS)
-@settings(deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_the_official_selection_of_clips_since_2022(clips: list[tuple[float, bool, str]]) -> None:
     """The selection that the official scripts make: normals of one domain with every anomaly."""
     scores, labels, domains = (list(column) for column in zip(*clips))
@@ -44,7 +44,7 @@ def test_the_official_selection_of_clips_since_2022(clips: list[tuple[float, boo
 
 
 @given(CLIPS)
-@settings(deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_in_2021_each_domain_is_a_test_of_its_own(clips: list[tuple[float, bool, str]]) -> None:
     scores, labels, domains = (list(column) for column in zip(*clips))
     found = domain_figures(scores, labels, domains, "2021")
@@ -90,7 +90,7 @@ def test_a_zero_makes_the_harmonic_mean_zero_and_nonsense_is_refused() -> None:
 
 
 @given(CLIPS)
-@settings(deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_the_area_under_the_curve_is_the_auc(clips: list[tuple[float, bool, str]]) -> None:
     normal, anomaly = ([s for s, label, _ in clips if label is kind] for kind in (False, True))
     if not normal or not anomaly:
@@ -208,11 +208,9 @@ def test_means_over_ids_are_arithmetic_and_harmonic() -> None:
     mean = over_ids([stored(0.5), stored(1.0)])["deploy"]
     assert (mean["ids"], mean["auc"]) == (2, 0.75)
     assert mean["auc_harmonic"] == pytest.approx(2 / 3)
-    assert (
-        mean["domains"]["2022-2026"]["harmonic_mean"] == pytest.approx(harmonic_mean([0.5, 1.0, 0.5, 0.5, 0.6, 0.6]))
-        if "domains" in mean
-        else True
-    )
+    official = harmonic_mean([0.5, 1.0, 0.5, 0.5, 0.6, 0.6])
+    assert mean["domains"]["2022-2026"]["harmonic_mean"] == pytest.approx(official)
+    assert "2021" not in mean["domains"], "a variant that lacks a figure has no official score"
 
 
 def test_models_are_paired_by_path_and_never_by_position() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -85,7 +85,7 @@ def evaluate(
     for run in runs:
         trained, loaded, one = _evaluate_run(run, loader, baseline, bundle, excluded, unlabelled=dcase is not None)
         if dcase is not None:
-            official += _official_results(trained, one)
+            official += _official_results(trained, loaded, one)
         write_json(run.folder / "evaluation.json", one.to_json())
         found.append(one)
         judged.append(loaded)
@@ -112,8 +112,9 @@ def _check_outputs(dcase: Path | None, report: Path | None, report_audio: bool) 
         raise InputError(f"--dcase {dcase}: is not a folder; name one, it is made where it is missing")
 
 
-def _official_results(trained: Trained, one: Evaluation) -> list[Result]:
-    from edgeasd.toolkit.evaluation.dcase_files import result_of
+def _official_results(trained: Trained, data: MachineData, one: Evaluation) -> list[Result]:
+    """Scores and decisions of every test clip; how well the decisions do is added to the figures."""
+    from edgeasd.toolkit.evaluation.dcase_files import judge_decisions, result_of
     from edgeasd.toolkit.evaluation.evaluate import decision_threshold
 
     threshold = decision_threshold(trained)
@@ -122,9 +123,16 @@ def _official_results(trained: Trained, one: Evaluation) -> list[Result]:
         f"{one.machine} ID {one.id}: decisions at {threshold.value:.6g}, the {threshold.quantile} quantile of a gamma "
         f"distribution fitted to {threshold.clips} {origin} normal clips"
     )
-    return [
+    left_out = len(data.roles(one.id).test) - len(one.sources)
+    if left_out:
+        complain(
+            f"{one.machine} ID {one.id}: {left_out} test clips were offered for training or left out, and are not written"
+        )
+    results = [
         result_of(clip, float(row["deploy"]), threshold.value) for clip, row in zip(one.sources, one.clips, strict=True)
     ]
+    one.figures["deploy"].facts["decisions"] = {**asdict(threshold), "clips_are": origin, **judge_decisions(results)}
+    return results
 
 
 def _write_official(folder: Path, results: list[Result]) -> None:

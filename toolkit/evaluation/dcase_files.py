@@ -20,6 +20,7 @@ from pathlib import Path
 from edgeasd.runtime.atomic import write_bytes
 from edgeasd.runtime.errors import InputError
 from edgeasd.toolkit.data.clips import Clip
+from edgeasd.toolkit.evaluation.decision import decision_figures
 
 KINDS = ("anomaly_score", "decision_result")
 
@@ -77,6 +78,19 @@ def write_official(folder: Path, results: Iterable[Result]) -> list[Path]:
             write_bytes(path, text.getvalue().encode("utf-8", "surrogateescape"))
             written.append(path)
     return written
+
+
+def judge_decisions(results: Iterable[Result]) -> dict[str, dict[str, float | None]]:
+    """Precision, recall and F1 over the labelled clips: of all, and of each domain by itself, as since 2021."""
+    labelled = [result for result in results if result.clip.label != "unknown"]
+    groups = {"all": labelled}
+    for domain in ("source", "target"):
+        groups[domain] = [result for result in labelled if result.clip.domain == domain]
+    return {
+        name: decision_figures([r.decision for r in group], [r.clip.label == "anomaly" for r in group])
+        for name, group in groups.items()
+        if group
+    }
 
 
 def read_official(path: Path) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""A decision threshold as the DCASE baselines take it: a quantile of a gamma distribution over normal scores."""
+"""Decisions as the DCASE baselines make them: above a quantile of a gamma distribution over normal scores."""
 
 from __future__ import annotations
 
@@ -58,3 +58,16 @@ def gamma_threshold(normal_scores: ArrayLike, quantile: float = QUANTILE) -> Gam
             break
     scale = float(scores.mean() / shape)
     return GammaThreshold(float(gammaincinv(shape, quantile) * scale), float(shape), scale, quantile, scores.size)
+
+
+def decision_figures(decisions: ArrayLike, anomalous: ArrayLike) -> dict[str, float | None]:
+    """precision, recall and f1 of decisions (1: anomalous) against labels, (clips,) each.
+
+    None where a figure is 0 / 0: nothing was called anomalous, or nothing was. (The official scripts print 0.)
+    """
+    called, labels = np.asarray(decisions, bool), np.asarray(anomalous, bool)
+    hits = int(np.sum(called & labels))
+    precision = hits / int(called.sum()) if called.any() else None
+    recall = hits / int(labels.sum()) if labels.any() else None
+    both = int(called.sum()) + int(labels.sum())
+    return {"precision": precision, "recall": recall, "f1": 2 * hits / both if both else None}

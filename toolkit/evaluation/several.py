@@ -59,8 +59,8 @@ def over_seeds(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, 
 def over_ids(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """{way of scoring: arithmetic and harmonic means} over IDs, of the figures that are defined.
 
-    auc, pauc_0.1 and their *_harmonic; `ids` is how many count. Where every such ID has domains, `domains` has
-    for each variant the mean of each figure, and `harmonic_mean` over all AUCs and pAUCs: the official score.
+    auc, pauc_0.1 and their *_harmonic; `ids` is how many count. Where every such ID has all figures of a variant, `domains` has
+    for that variant the mean of each figure, and `harmonic_mean` over all AUCs and pAUCs: the official score.
     """
     means: dict[str, dict[str, Any]] = {}
     for name in dict.fromkeys(name for one in evaluations for name in one["figures"]):
@@ -72,10 +72,8 @@ def over_ids(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, An
         for figure in ("auc", "pauc_0.1"):
             values = [float(one[figure]) for one in defined]
             means[name] |= {figure: statistics.fmean(values), f"{figure}_harmonic": harmonic_mean(values)}
-        domains = {
-            variant: _domain_means([one.get("domains", {}).get(variant) for one in defined]) for variant in VARIANTS
-        }
-        if all(domains.values()):
+        of_variants = {v: _domain_means([one.get("domains", {}).get(v) for one in defined]) for v in VARIANTS}
+        if domains := {variant: found for variant, found in of_variants.items() if found}:
             means[name]["domains"] = domains
     return means
 
