@@ -85,7 +85,7 @@ def evaluate(
     for run in runs:
         trained, loaded, one = _evaluate_run(run, loader, baseline, bundle, excluded, unlabelled=dcase is not None)
         if dcase is not None:
-            official += _official_results(trained, loaded, one)
+            official += _official_results(trained, one)
         write_json(run.folder / "evaluation.json", one.to_json())
         found.append(one)
         judged.append(loaded)
@@ -97,7 +97,7 @@ def evaluate(
     else:
         print_table(found, means)
     if dcase is not None:
-        _write_official(dcase, official)
+        _write_official(dcase, official, judged[0])
     if report is not None:
         _write_report(report, found, judged, means, report_audio)
 
@@ -112,7 +112,7 @@ def _check_outputs(dcase: Path | None, report: Path | None, report_audio: bool) 
         raise InputError(f"--dcase {dcase}: is not a folder; name one, it is made where it is missing")
 
 
-def _official_results(trained: Trained, data: MachineData, one: Evaluation) -> list[Result]:
+def _official_results(trained: Trained, one: Evaluation) -> list[Result]:
     """Scores and decisions of every test clip; how well the decisions do is added to the figures."""
     from edgeasd.toolkit.evaluation.dcase_files import judge_decisions, result_of
     from edgeasd.toolkit.evaluation.evaluate import decision_threshold
@@ -123,11 +123,6 @@ def _official_results(trained: Trained, data: MachineData, one: Evaluation) -> l
         f"{one.machine} ID {one.id}: decisions at {threshold.value:.6g}, the {threshold.quantile} quantile of a gamma "
         f"distribution fitted to {threshold.clips} {origin} normal clips"
     )
-    left_out = len(data.roles(one.id).test) - len(one.sources)
-    if left_out:
-        complain(
-            f"{one.machine} ID {one.id}: {left_out} test clips were offered for training or left out, and are not written"
-        )
     results = [
         result_of(clip, float(row["deploy"]), threshold.value) for clip, row in zip(one.sources, one.clips, strict=True)
     ]
@@ -135,11 +130,19 @@ def _official_results(trained: Trained, data: MachineData, one: Evaluation) -> l
     return results
 
 
-def _write_official(folder: Path, results: list[Result]) -> None:
-    from edgeasd.toolkit.evaluation.dcase_files import write_official
+def _write_official(folder: Path, results: list[Result], data: MachineData) -> None:
+    from edgeasd.toolkit.evaluation.dcase_files import official_stem, write_official
 
     for path in write_official(folder, results):
         complain(f"wrote {path}")
+    stems, written = {official_stem(r.clip) for r in results}, {r.clip.path for r in results}
+    tests = [clip for split in data.splits[data.machine].values() for clip in split.test]
+    missing = [clip.path.name for clip in tests if clip.path not in written and official_stem(clip) in stems]
+    if missing:
+        complain(
+            f"the files lack {len(missing)} test clips ({missing[0]} first): of IDs that were not evaluated, offered "
+            "as known anomalies, or left out by --without; the official figures need all"
+        )
 
 
 def _write_report(

@@ -104,7 +104,10 @@ def compare(a: Mapping[str, Any], b: Mapping[str, Any], scoring: str = "deploy")
         raise InputError(f"{odd[0][0]}: is not judged alike in both evaluations; compare models on the same clips")
     scores = [{_key(clip): float(clip[scoring]) for clip in one["clips"]} for one in (a, b)]
     normals, anomalies = (sorted(key for key in labels if labels[key] == kind) for kind in ("normal", "anomaly"))
-    return delong(*([of[key] for key in keys] for of in scores for keys in (normals, anomalies)))
+    (a_normal, a_anomaly), (b_normal, b_anomaly) = (
+        ([of[key] for key in normals], [of[key] for key in anomalies]) for of in scores
+    )
+    return delong(a_normal, a_anomaly, b_normal, b_anomaly)
 
 
 def _labels(one: Mapping[str, Any]) -> dict[str, str]:

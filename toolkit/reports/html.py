@@ -32,7 +32,7 @@ thead th { font-size: .85rem; color: var(--faint); font-weight: 600; } tr.total 
 figure { margin: 0; padding: .75rem; background: var(--card); border: 1px solid var(--rule); border-radius: .5rem; }
 figure svg { display: block; width: 100%; height: auto; } figure img { display: block; width: 100%; height: 9rem;
   border-radius: .25rem; } figure audio { width: 100%; margin-top: .5rem; } figcaption { margin-top: .5rem; }
-figcaption b { color: var(--ink); } .key { display: inline-block; width: .8em; height: .8em; margin-right: .35em; }
+figcaption b { color: var(--ink); } .key { display: inline-block; width: .8em; height: .8em; margin-right: .35em; opacity: .7; }
 svg text { fill: var(--faint); font: 12px system-ui, sans-serif; } svg .axis { stroke: var(--rule); stroke-width: 1; }
 svg .mark { stroke: var(--mark); stroke-dasharray: 5 4; stroke-width: 1.5; fill: none; }
 svg .line { fill: none; stroke-width: 2; stroke-linejoin: round; } svg .band { opacity: .18; } svg .bar { opacity: .55; }
