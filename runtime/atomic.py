@@ -28,7 +28,9 @@ def temporary_sibling(path: Path) -> Path:
 
 def _name_place(error: BaseException, path: Path) -> None:
     """A full disk says so without a file name, or with that of the temporary file; the user knows `path`."""
-    if isinstance(error, OSError) and (error.filename is None or str(error.filename).endswith(".tmp")):
+    if not isinstance(error, OSError) or error.errno is None:
+        return
+    if error.filename is None or str(error.filename).endswith(".tmp"):
         error.filename = str(path)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from contextlib import ExitStack
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,11 +27,10 @@ from edgeasd.toolkit.cli.options import (
 
 if TYPE_CHECKING:
     from edgeasd.toolkit.data.machine import MachineData
-    from edgeasd.toolkit.evaluation.evaluate import Evaluation, Figures
+    from edgeasd.toolkit.evaluation.dcase_files import Result
+    from edgeasd.toolkit.evaluation.evaluate import Evaluation
     from edgeasd.toolkit.evaluation.trained import Trained
     from edgeasd.toolkit.runs import Run
-
-_HEADINGS = {"deploy": "deploy d′", "paper": "paper d′", "bundle": "bundle", "baseline": "Mahalanobis"}
 
 
 def evaluate(
@@ -47,6 +47,15 @@ def evaluate(
     without: Annotated[
         Path | None, typer.Option(help="Leave these recordings out of the test: a folder, or a text file of paths.")
     ] = None,
+    dcase: Annotated[
+        Path | None, typer.Option(help="Write the official score and decision files of DCASE Task 2 into this folder.")
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Write a report to this file: one HTML page, opens offline.")
+    ] = None,
+    report_audio: Annotated[
+        bool, typer.Option("--report-audio", help="Put the sound of the clips shown into the report.")
+    ] = False,
     workspace: Workspace = Path(),
     id_attribute: IdAttribute = None,
     skip_bad: SkipBad = False,
@@ -57,30 +66,93 @@ def evaluate(
 
     AUC with its 95 % interval and pAUC at a false-positive rate of 0.1, per ID and as a mean; once with
     the frozen range of d′ (deploy) and once with that of the test clips themselves (paper). Writes
-    evaluation.json beside the run.
+    evaluation.json beside the run, and a report or the official DCASE files where asked.
 
     Example: edgeasd evaluate --data recordings/ --machine valve --baseline
     """
     from edgeasd.runtime.atomic import write_json
+    from edgeasd.toolkit.cli.evaluate_table import print_table
+    from edgeasd.toolkit.evaluation.several import over_ids
     from edgeasd.toolkit.runs import find_runs
 
+    _check_outputs(dcase, report, report_audio)
     runs = [run.chosen(update) for run in find_runs(workspace, machine, id)]
     excluded = _contents(without)
     if bundle is not None and len(runs) > 1:
         raise InputError(f"--bundle {bundle}: belongs to one ID, and {len(runs)} are evaluated; name one with --id")
-    found = []
+    found, judged, official = [], [], []
     loader = _Loader(data, cache_folder(cache, workspace), id_attribute, skip_bad)
     for run in runs:
-        one = _evaluate_run(run, loader, baseline, bundle, excluded)
+        trained, loaded, one = _evaluate_run(run, loader, baseline, bundle, excluded, unlabelled=dcase is not None)
+        if dcase is not None:
+            official += _official_results(trained, one)
         write_json(run.folder / "evaluation.json", one.to_json())
         found.append(one)
+        judged.append(loaded)
         for note in one.notes:
             complain(f"{one.machine} ID {one.id}: {note}")
-    means = _means(found)
+    means = over_ids([one.to_json() for one in found])
     if as_json:
         print(json.dumps({"ids": [one.to_json() for one in found], "mean": means}, indent=2))
     else:
-        _print_table(found, means)
+        print_table(found, means)
+    if dcase is not None:
+        _write_official(dcase, official, judged[0])
+    if report is not None:
+        _write_report(report, found, judged, means, report_audio)
+
+
+def _check_outputs(dcase: Path | None, report: Path | None, report_audio: bool) -> None:
+    """Refuse, before minutes of work, what could not be written."""
+    if report_audio and report is None:
+        raise InputError("--report-audio: there is no report to put the sound into; add --report FILE.html")
+    if report is not None and report.is_dir():
+        raise InputError(f"--report {report}: is a folder; name a file in it, like {report / 'report.html'}")
+    if dcase is not None and dcase.exists() and not dcase.is_dir():
+        raise InputError(f"--dcase {dcase}: is not a folder; name one, it is made where it is missing")
+
+
+def _official_results(trained: Trained, one: Evaluation) -> list[Result]:
+    """Scores and decisions of every test clip; how well the decisions do is added to the figures."""
+    from edgeasd.toolkit.evaluation.dcase_files import judge_decisions, result_of
+    from edgeasd.toolkit.evaluation.evaluate import decision_threshold
+
+    threshold = decision_threshold(trained)
+    origin = "held-out" if trained.outcome.held_out else "training"
+    complain(
+        f"{one.machine} ID {one.id}: decisions at {threshold.value:.6g}, the {threshold.quantile} quantile of a gamma "
+        f"distribution fitted to {threshold.clips} {origin} normal clips"
+    )
+    results = [
+        result_of(clip, float(row["deploy"]), threshold.value) for clip, row in zip(one.sources, one.clips, strict=True)
+    ]
+    one.figures["deploy"].facts["decisions"] = {**asdict(threshold), "clips_are": origin, **judge_decisions(results)}
+    return results
+
+
+def _write_official(folder: Path, results: list[Result], data: MachineData) -> None:
+    from edgeasd.toolkit.evaluation.dcase_files import official_stem, write_official
+
+    for path in write_official(folder, results):
+        complain(f"wrote {path}")
+    stems, written = {official_stem(r.clip) for r in results}, {r.clip.path for r in results}
+    tests = [clip for split in data.splits[data.machine].values() for clip in split.test]
+    missing = [clip.path.name for clip in tests if clip.path not in written and official_stem(clip) in stems]
+    if missing:
+        complain(
+            f"the files lack {len(missing)} test clips ({missing[0]} first): of IDs that were not evaluated, offered "
+            "as known anomalies, or left out by --without; the official figures need all"
+        )
+
+
+def _write_report(
+    path: Path, found: list[Evaluation], judged: list[MachineData], means: dict[str, dict[str, Any]], audio: bool
+) -> None:
+    from edgeasd.runtime.atomic import write_bytes
+    from edgeasd.toolkit.reports.evaluation import evaluation_report
+
+    write_bytes(path, evaluation_report(list(zip(found, judged, strict=True)), means, audio=audio).encode())
+    complain(f"wrote {path}")
 
 
 class _Loader:
@@ -119,8 +191,14 @@ def _contents(source: Path | None) -> frozenset[str]:
 
 
 def _evaluate_run(
-    run: Run, loader: _Loader, baseline: bool, bundle: Path | None, excluded: frozenset[str]
-) -> Evaluation:
+    run: Run,
+    loader: _Loader,
+    baseline: bool,
+    bundle: Path | None,
+    excluded: frozenset[str],
+    *,
+    unlabelled: bool,
+) -> tuple[Trained, MachineData, Evaluation]:
     from edgeasd.runtime.bundle import Bundle
     from edgeasd.toolkit.evaluation.evaluate import evaluate as judge
     from edgeasd.toolkit.evaluation.trained import load_trained
@@ -128,10 +206,10 @@ def _evaluate_run(
 
     trained = load_trained(run)
     loaded = loader(trained)
-    with progress(f"{run.machine} {run.id}") as report:
-        if bundle is None:
-            return judge(trained, loaded, baseline=baseline, excluded=excluded, report=report)
-        with Bundle(bundle) as opened:
+    with progress(f"{run.machine} {run.id}") as report, ExitStack() as opened_bundle:
+        scorer = None
+        if bundle is not None:
+            opened = opened_bundle.enter_context(Bundle(bundle))
             of = opened.manifest.machine
             if (of.type, of.id) != (run.machine, run.id):
                 raise InputError(
@@ -139,58 +217,13 @@ def _evaluate_run(
                     "name its own bundle"
                 )
             scorer, _ = opened.open_scorer()
-            return judge(trained, loaded, baseline=baseline, bundle=scorer, excluded=excluded, report=report)
-
-
-def _means(found: list[Evaluation]) -> dict[str, dict[str, Any]]:
-    """Mean AUC and pAUC over the IDs where they are defined, per way of scoring."""
-    means = {}
-    for name in _HEADINGS:
-        of_name = [one.figures[name] for one in found if name in one.figures]
-        defined = [f for f in of_name if f.auc is not None]
-        if defined:
-            means[name] = {
-                "auc": sum(f.auc for f in defined if f.auc is not None) / len(defined),
-                "pauc_0.1": sum(f.pauc for f in defined if f.pauc is not None) / len(defined),
-                "ids": len(defined),
-            }
-    return means
-
-
-def _print_table(found: list[Evaluation], means: dict[str, dict[str, Any]]) -> None:
-    names = [name for name in _HEADINGS if any(name in one.figures for one in found)]
-    print(f"{found[0].machine}: AUC % [95 % interval] / pAUC(0.1) %, normal against anomalous test clips")
-    print("  ".join([f"{'ID':<6}", f"{'clips':>9}", *(f"{_HEADINGS[name]:<28}" for name in names)]).rstrip())
-    for one in found:
-        cells = [_cell(one.figures.get(name)) for name in names]
-        counts = f"{one.normals}/{one.anomalies}"
-        print("  ".join([f"{one.id:<6}", f"{counts:>9}", *(f"{cell:<28}" for cell in cells)]).rstrip())
-    if len(found) > 1:
-        cells = [
-            f"{100 * means[n]['auc']:5.1f} / {100 * means[n]['pauc_0.1']:5.1f} ({means[n]['ids']} IDs)"
-            if n in means
-            else "undefined"
-            for n in names
-        ]
-        print("  ".join([f"{'mean':<6}", f"{'':>9}", *(f"{cell:<28}" for cell in cells)]).rstrip())
-    for one in found:
-        if one.known_anomalies:
-            print(
-                f"ID {one.id}: updated with {one.known_anomalies} known anomalies; none that were offered is in the test"
-            )
-        facts = one.figures["bundle"].facts if "bundle" in one.figures else {}
-        if "pairs" in facts:
-            print(
-                f"ID {one.id}: bundle against checkpoint: {facts['pairs_in_another_order']} of {facts['pairs']} pairs in "
-                f"another order, {facts['of_these_tied_within_1e-4']} of them tied within 1e-4; "
-                f"largest score difference {facts['largest_score_difference']:.1e}"
-            )
-
-
-def _cell(figures: Figures | None) -> str:
-    if figures is None:
-        return "-"
-    if figures.auc is None or figures.interval is None or figures.pauc is None:
-        return str(figures.facts["undefined"])
-    low, high = figures.interval
-    return f"{100 * figures.auc:5.1f} [{100 * low:.1f}, {100 * high:.1f}] / {100 * figures.pauc:5.1f}"
+        one = judge(
+            trained,
+            loaded,
+            baseline=baseline,
+            bundle=scorer,
+            excluded=excluded,
+            unlabelled=unlabelled,
+            report=report,
+        )
+    return trained, loaded, one

@@ -25,6 +25,7 @@ _EXTRAS = {
     "torch": "train",
     "lightning_fabric": "train",
     "safetensors": "train",
+    "scipy": "train",
     "sklearn": "train",
     "tensorboard": "train",
     "onnx": "export",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,36 +12,17 @@ from edgeasd.calibration.deploy import SegmentOutputs, clip_scores
 from edgeasd.calibration.distance import paper_range
 from edgeasd.runtime.clip import score_features
 from edgeasd.runtime.errors import CheckFailed, InputError
-from edgeasd.runtime.score import ScoreSettings
+from edgeasd.runtime.score import ScoreSettings, blend, relative_distance
 from edgeasd.runtime.scorer import Scorer
 from edgeasd.toolkit.data.clips import Clip
 from edgeasd.toolkit.data.machine import MachineData
 from edgeasd.toolkit.evaluation.baseline import MahalanobisBaseline
-from edgeasd.toolkit.evaluation.metrics import auc, hanley_mcneil, partial_auc, tied_pairs
+from edgeasd.toolkit.evaluation.decision import GammaThreshold, gamma_threshold
+from edgeasd.toolkit.evaluation.figures import Figures, Labels, agreement, difference, figures_of
 from edgeasd.toolkit.evaluation.torch_scorer import UNFITTED
 from edgeasd.toolkit.evaluation.trained import Trained
 from edgeasd.toolkit.presets import table_one_alpha
 from edgeasd.toolkit.progress import Report, quiet
-
-TIE = 1e-4
-"""Clip scores closer than this count as tied when two scorings of the same clips are compared."""
-
-
-@dataclass(frozen=True)
-class Figures:
-    """What one way of scoring achieves on one ID. AUC and pAUC are None where they are undefined."""
-
-    auc: float | None
-    interval: tuple[float, float] | None
-    """95 %, Hanley and McNeil, normal as the positive class."""
-    pauc: float | None
-    """At a false-positive rate of 0.1, McClish-standardised."""
-    facts: dict[str, Any] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """A plain dictionary."""
-        interval = None if self.interval is None else list(self.interval)
-        return {"auc": self.auc, "interval95": interval, "pauc_0.1": self.pauc, **self.facts}
 
 
 @dataclass(frozen=True)
@@ -59,6 +40,10 @@ class Evaluation:
     clips: list[dict[str, Any]]
     trained: str
     notes: list[str]
+    alpha_is_free: bool
+    """Whether the method blends q and d′, so that α matters."""
+    sources: list[Clip]
+    """Where `clips` come from, in the same order; not stored."""
 
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary."""
@@ -93,9 +78,10 @@ def evaluate(
     baseline: bool = False,
     bundle: Scorer | None = None,
     excluded: frozenset[str] = frozenset(),
+    unlabelled: bool = False,
     report: Report = quiet,
 ) -> Evaluation:
-    """Score the labelled test clips of the run's ID. Raises InputError where there are none.
+    """Score the labelled test clips of the run's ID, with `unlabelled` the others too. InputError where there are none.
 
     Anomalies that were offered for an update never judge it, the ones left unused included;
     `excluded` (content hashes) leaves out more, so that several models face the same test set.
@@ -103,50 +89,87 @@ def evaluate(
     run = trained.run
     roles = data.roles(run.id)
     offered = run.candidates | excluded
-    clips = [clip for clip in roles.test if clip.label != "unknown" and data.hashes[clip.path] not in offered]
+    clips = [
+        clip for clip in roles.test if (unlabelled or clip.label != "unknown") and data.hashes[clip.path] not in offered
+    ]
     if not clips:
-        raise InputError(f"{run.machine} ID {run.id}: 0 labelled test clips in {data.root}; add some to judge by")
-    labels = np.array([clip.label == "anomaly" for clip in clips])
+        kind = "" if unlabelled else "labelled "
+        raise InputError(f"{run.machine} ID {run.id}: 0 {kind}test clips in {data.root}; add some to judge by")
+    labels = Labels(
+        anomalous=np.array([clip.label == "anomaly" for clip in clips]),
+        known=np.array([clip.label != "unknown" for clip in clips]),
+        domains=[clip.domain for clip in clips],
+    )
     outputs = collect(trained.scorer(UNFITTED), data, clips, report)
-    scores, facts, notes = _both_modes(trained, outputs)
+    modes, facts, notes = _both_modes(trained, outputs)
+    scores = {name: clip_scores(settings, outputs) for name, settings in modes.items()}
+    medians = {name: _clip_medians(settings, outputs) for name, settings in modes.items()}
     if bundle is not None:
         of_bundle = collect(bundle, data, clips, report)
         scores["bundle"] = clip_scores(bundle.score, of_bundle)
-        facts["bundle"] = _constants(bundle.score) | _agreement(scores, labels)
+        facts["bundle"] = _constants(bundle.score)
+        if "deploy" in scores:
+            facts["bundle"] |= agreement(scores["deploy"], scores["bundle"], labels)
     if baseline:
         model = MahalanobisBaseline().fit([data.features(clip) for clip in roles.normals])
         scores["baseline"] = [model.score(data.features(clip)) for clip in clips]
         facts["baseline"] = {"kind": "Mahalanobis distance on mean log-mel", "clips": len(roles.normals)}
+    for name in ("bundle", "baseline"):
+        if name in scores and "deploy" in scores:
+            facts[name] |= difference(scores["deploy"], scores[name], labels)
     if run.facts.get("data_fingerprint") != data.fingerprint(roles):
         notes.append("the training clips in the data folder are not those the model was trained on")
     frames = run.segments.frames
+    # The first mode: deploy where there is one, so that the parts of a clip add up to its deploy score.
+    parts = _parts(next(iter(modes.values())), outputs)
     return Evaluation(
         machine=run.machine,
         id=run.id,
-        normals=int(np.sum(~labels)),
-        anomalies=int(np.sum(labels)),
+        normals=int(np.sum(labels.known & ~labels.anomalous)),
+        anomalies=int(np.sum(labels.anomalous)),
         tiled=sum(len(data.features(clip)) < frames for clip in clips),
         known_anomalies=run.known_anomalies,
-        figures={name: _figures(np.asarray(values), labels, facts[name]) for name, values in scores.items()},
+        figures={name: figures_of(values, labels, facts[name], medians.get(name)) for name, values in scores.items()},
         clips=[
-            {"file": clip.path.name, "label": clip.label, **{name: float(scores[name][i]) for name in scores}}
+            {
+                "file": clip.path.name,
+                "path": clip.path.relative_to(data.root).as_posix(),
+                "label": clip.label,
+                **({"domain": clip.domain} if clip.domain else {}),
+                **parts[i],
+                **{name: float(scores[name][i]) for name in scores},
+            }
             for i, clip in enumerate(clips)
         ],
         trained=str(run.facts.get("started")),
         notes=notes,
+        alpha_is_free=trained.method.fixed_alpha is None,
+        sources=clips,
     )
+
+
+def decision_threshold(trained: Trained) -> GammaThreshold:
+    """The threshold of official decision files: gamma fit, 0.9 quantile, of the run's held-out normal clips.
+
+    Of its training normals where nothing was held out. On the scale of the `deploy` scores. Raises CheckFailed
+    where the model has no such scale, InputError where the scores have no fit.
+    """
+    try:
+        return gamma_threshold(clip_scores(trained.deploy().score, trained.outcome.normals))
+    except InputError as error:
+        raise InputError(f"{trained.run.machine} ID {trained.run.id}: {error}") from None
 
 
 def _both_modes(
     trained: Trained, outputs: Sequence[SegmentOutputs]
-) -> tuple[dict[str, list[float]], dict[str, dict[str, Any]], list[str]]:
-    """Clip scores with frozen constants (`deploy`) and with those of the evaluation set itself (`paper`)."""
-    scores: dict[str, list[float]] = {}
+) -> tuple[dict[str, ScoreSettings], dict[str, dict[str, Any]], list[str]]:
+    """Score constants: frozen (`deploy`), and those of the evaluation set itself (`paper`)."""
+    modes: dict[str, ScoreSettings] = {}
     facts: dict[str, dict[str, Any]] = {}
     notes = []
     try:
         fit = trained.deploy()
-        scores["deploy"] = clip_scores(fit.score, outputs)
+        modes["deploy"] = fit.score
         facts["deploy"] = _constants(fit.score)
         if fit.threshold is not None:
             facts["deploy"]["threshold"] = fit.threshold.clip
@@ -164,9 +187,23 @@ def _both_modes(
         d_max_source=span.d_max_source,
         mode="paper",
     )
-    scores["paper"] = clip_scores(settings, outputs)
+    modes["paper"] = settings
     facts["paper"] = _constants(settings)
-    return scores, facts, notes
+    return modes, facts, notes
+
+
+def _clip_medians(score: ScoreSettings, clips: Sequence[SegmentOutputs]) -> list[float]:
+    """Clip scores with the median over sections in place of the mean."""
+    scored = (blend(c.q, relative_distance(c.d, score.d_min, score.d_max), score.alpha) for c in clips)
+    return [float(np.median(one)) for one in scored]
+
+
+def _parts(score: ScoreSettings, clips: Sequence[SegmentOutputs]) -> list[dict[str, float]]:
+    """Mean q and d′ of every clip: enough for its score at any α."""
+    return [
+        {"q": float(np.mean(c.q)), "d_prime": float(np.mean(relative_distance(c.d, score.d_min, score.d_max)))}
+        for c in clips
+    ]
 
 
 def _paper_alpha(trained: Trained) -> tuple[float, str]:
@@ -180,30 +217,3 @@ def _paper_alpha(trained: Trained) -> tuple[float, str]:
 
 def _constants(score: ScoreSettings) -> dict[str, Any]:
     return {"alpha": score.alpha, "alpha_source": score.alpha_source, "d_min": score.d_min, "d_max": score.d_max}
-
-
-def _figures(scores: np.ndarray, labels: np.ndarray, facts: dict[str, Any]) -> Figures:
-    normal, anomaly = scores[~labels], scores[labels]
-    if not normal.size or not anomaly.size:
-        why = f"AUC undefined: {normal.size} normal and {anomaly.size} anomalous test clips"
-        return Figures(None, None, None, {**facts, "undefined": why})
-    value = auc(normal, anomaly)
-    interval = hanley_mcneil(value, normal.size, anomaly.size)
-    return Figures(value, (interval.low, interval.high), partial_auc(normal, anomaly), facts)
-
-
-def _agreement(scores: dict[str, list[float]], labels: np.ndarray) -> dict[str, Any]:
-    """How the bundle ranks the clips beside the checkpoint: pairs in another order, and those that are ties."""
-    if "deploy" not in scores:
-        return {}
-    ours, theirs = np.asarray(scores["deploy"]), np.asarray(scores["bundle"])
-    largest = float(np.max(np.abs(ours - theirs)))
-    if labels.all() or not labels.any():
-        return {"largest_score_difference": largest}
-    pairs = tied_pairs(ours[~labels], ours[labels], theirs[~labels], theirs[labels], TIE)
-    return {
-        "largest_score_difference": largest,
-        "pairs": pairs.total,
-        "pairs_in_another_order": pairs.discordant,
-        "of_these_tied_within_1e-4": pairs.explained_by_ties,
-    }

@@ -54,7 +54,7 @@ def auc(normal_scores: ArrayLike, anomaly_scores: ArrayLike, *, ties: Literal["h
     """
     if ties not in ("half", "zero"):
         raise InputError(f"ties={ties!r} is not a way to count ties; use 'half' or 'zero'")
-    normals, anomalies = _two_classes(normal_scores, anomaly_scores)
+    normals, anomalies = checked_classes(normal_scores, anomaly_scores)
     normals = np.sort(normals)
     won = int(np.searchsorted(normals, anomalies, side="left").sum())
     won_or_tied = int(np.searchsorted(normals, anomalies, side="right").sum())
@@ -75,7 +75,7 @@ def partial_auc(normal_scores: ArrayLike, anomaly_scores: ArrayLike, max_fpr: fl
 
     if not 0 < max_fpr <= 1:
         raise InputError(f"max_fpr={max_fpr} is not a false-positive rate; give a number above 0, at most 1")
-    normals, anomalies = _two_classes(normal_scores, anomaly_scores)
+    normals, anomalies = checked_classes(normal_scores, anomaly_scores)
     labels = np.repeat([0, 1], [normals.size, anomalies.size])
     return float(roc_auc_score(labels, np.concatenate([normals, anomalies]), max_fpr=max_fpr))
 
@@ -126,8 +126,8 @@ def tied_pairs(
     """
     if not (math.isfinite(tolerance) and tolerance >= 0):
         raise InputError(f"tolerance={tolerance} is not a distance between scores; give 0 or more")
-    a_normals, a_anomalies = _two_classes(a_normal, a_anomaly)
-    b_normals, b_anomalies = _two_classes(b_normal, b_anomaly)
+    a_normals, a_anomalies = checked_classes(a_normal, a_anomaly)
+    b_normals, b_anomalies = checked_classes(b_normal, b_anomaly)
     for kind, a, b in (("normal", a_normals, b_normals), ("anomalous", a_anomalies, b_anomalies)):
         if a.size != b.size:
             raise InputError(
@@ -145,7 +145,8 @@ def tied_pairs(
     return PairDifference(discordant, explained, a_normals.size * a_anomalies.size)
 
 
-def _two_classes(normal: ArrayLike, anomaly: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def checked_classes(normal: ArrayLike, anomaly: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Both kinds of score as float64, (n_normal,) and (n_anomaly,); InputError as `auc` says."""
     normals, anomalies = _scores(normal, "normal"), _scores(anomaly, "anomalous")
     if normals.size == 0 or anomalies.size == 0:
         missing = " and ".join(
