@@ -14,6 +14,7 @@ from edgeasd.toolkit.cli.guard import complain
 from edgeasd.toolkit.cli.options import (
     AsJson,
     Cache,
+    ChannelOfRun,
     IdAttribute,
     Machine,
     MachineId,
@@ -47,8 +48,12 @@ def evaluate(
     without: Annotated[
         Path | None, typer.Option(help="Leave these recordings out of the test: a folder, or a text file of paths.")
     ] = None,
+    ground_truth: Annotated[
+        Path | None, typer.Option(help="Folder with published labels of unlabelled test clips (DCASE), as CSV.")
+    ] = None,
     workspace: Workspace = Path(),
     id_attribute: IdAttribute = None,
+    channel: ChannelOfRun = None,
     skip_bad: SkipBad = False,
     cache: Cache = None,
     as_json: AsJson = False,
@@ -69,7 +74,7 @@ def evaluate(
     if bundle is not None and len(runs) > 1:
         raise InputError(f"--bundle {bundle}: belongs to one ID, and {len(runs)} are evaluated; name one with --id")
     found = []
-    loader = _Loader(data, cache_folder(cache, workspace), id_attribute, skip_bad)
+    loader = _Loader(data, cache_folder(cache, workspace), id_attribute, channel, ground_truth, skip_bad)
     for run in runs:
         one = _evaluate_run(run, loader, baseline, bundle, excluded)
         write_json(run.folder / "evaluation.json", one.to_json())
@@ -86,15 +91,25 @@ def evaluate(
 class _Loader:
     """Loads a machine's data once for all runs that split it alike."""
 
-    def __init__(self, root: Path, cache: Path, id_attribute: str | None, skip_bad: bool) -> None:
+    def __init__(
+        self,
+        root: Path,
+        cache: Path,
+        id_attribute: str | None,
+        channel: int | None,
+        ground_truth: Path | None,
+        skip_bad: bool,
+    ) -> None:
         self._root, self._cache, self._id_attribute, self._skip_bad = root, cache, id_attribute, skip_bad
+        self._channel, self._ground_truth = channel, ground_truth
         self._loaded: dict[tuple[object, ...], MachineData] = {}
 
     def __call__(self, trained: Trained) -> MachineData:
         from edgeasd.toolkit.cli.training_data import load_for
 
         run, preset, seed = trained.run, trained.preset, int(trained.run.facts["seed"])
-        key = (run.machine, seed, preset.holdout_fraction, preset.test_fraction)
+        channel = run.channel if self._channel is None else self._channel
+        key = (run.machine, seed, preset.holdout_fraction, preset.test_fraction, channel)
         if key not in self._loaded:
             self._loaded[key] = load_for(
                 self._root,
@@ -103,6 +118,8 @@ class _Loader:
                 seed,
                 self._cache,
                 id_attribute=self._id_attribute,
+                channel=channel,
+                ground_truth=self._ground_truth,
                 skip_bad=self._skip_bad,
             )
         loaded = self._loaded[key]

@@ -119,6 +119,11 @@ def evaluate(
         facts["baseline"] = {"kind": "Mahalanobis distance on mean log-mel", "clips": len(roles.normals)}
     if run.facts.get("data_fingerprint") != data.fingerprint(roles):
         notes.append("the training clips in the data folder are not those the model was trained on")
+    if data.cache.channel != run.channel:
+        heard, trained_on = (
+            "the only channel" if c is None else f"channel {c}" for c in (data.cache.channel, run.channel)
+        )
+        notes.append(f"the clips were heard on {heard}, the model was trained on {trained_on}")
     frames = run.segments.frames
     return Evaluation(
         machine=run.machine,
