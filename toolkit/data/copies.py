@@ -49,4 +49,4 @@ def describe_copies(copies: Sequence[Copy]) -> str:
     """One line for the user that names the first few."""
     named = ", ".join(f"{trained} = {judging}" for trained, judging in copies[:_NAMED])
     more = f" and {len(copies) - _NAMED} more" if len(copies) > _NAMED else ""
-    return f"{len(copies)} training clips are copies of test clips; they judge and do not train: {named}{more}"
+    return f"{len(copies)} training clips are copies of test clips and are not trained on: {named}{more}"

@@ -103,9 +103,15 @@ def evaluate(
     run = trained.run
     roles = data.roles(run.id)
     offered = run.candidates | excluded
-    clips = [clip for clip in roles.test if clip.label != "unknown" and data.hashes[clip.path] not in offered]
+    copied = {path for path, _ in data.copies}  # the test clip they equal judges for them
+    labelled = [clip for clip in roles.test if clip.label != "unknown" and clip.path not in copied]
+    clips = [clip for clip in labelled if data.hashes[clip.path] not in offered]
     if not clips:
-        raise InputError(f"{run.machine} ID {run.id}: 0 labelled test clips in {data.root}; add some to judge by")
+        unlabelled = sum(clip.label == "unknown" for clip in roles.test)
+        remedy = f", or label {unlabelled} that are there with --ground-truth" if unlabelled else ""
+        raise InputError(
+            f"{run.machine} ID {run.id}: 0 labelled test clips in {data.root}; add some to judge by{remedy}"
+        )
     labels = np.array([clip.label == "anomaly" for clip in clips])
     outputs = collect(trained.scorer(UNFITTED), data, clips, report)
     scores, facts, notes = _both_modes(trained, outputs)
