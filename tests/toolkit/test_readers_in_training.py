@@ -20,6 +20,7 @@ import torch
 
 from edgeasd.runtime.errors import InputError
 from edgeasd.toolkit.cli import main
+from edgeasd.toolkit.cli.export import _provenance, _score_clips
 from edgeasd.toolkit.data.machine import MachineData, load_machine
 from edgeasd.toolkit.evaluation.evaluate import evaluate
 from edgeasd.toolkit.evaluation.trained import load_trained
@@ -185,3 +186,16 @@ def test_evaluate_takes_labels_published_later_and_names_copies(
     partial = edgeasd(*words, "--ground-truth", "labels", cwd=tmp_path)
     assert partial.code == 2
     assert "4 test clips without a label: id_03_00000000.wav, " in partial.said
+
+
+def test_an_update_and_an_export_hear_the_channel_of_the_run(home: Path, edgeasd: Callable[..., Command]) -> None:
+    words = ("finetune", "--data", "data", "--machine", "fan", "--id", "00", "--iterations", 1, "--accelerator", "cpu")
+    faults = home / "data/6_dB_fan/fan/id_00/abnormal"
+    done = edgeasd(*words, "--anomalies", faults, "--count", 1, cwd=home)
+    assert done.code == 0, done.said
+    assert load_run(home / "runs/fan/id_00/updates/n001-s0").channel == 5
+    trained = load_trained(load_run(home / "runs/fan/id_00"))
+    assert _provenance(trained)["channel"] == 5
+    own, same, other = (_score_clips(trained, faults, channel) for channel in (None, 5, 0))
+    np.testing.assert_array_equal(own[0].d, same[0].d)
+    assert not np.array_equal(own[0].d, other[0].d)
