@@ -25,6 +25,14 @@ UNKNOWN_FRAMES = 1 << 62  # libsndfile's answer for a FLAC stream without a leng
 STREAMED = 0xFFFFFFFF  # the data size that a WAV writer leaves when it could not seek back
 
 
+class SeveralChannels(InputError):
+    """A sound of several channels of which none was chosen; `count` says how many there are."""
+
+    def __init__(self, message: str, count: int) -> None:
+        super().__init__(message)
+        self.count = count
+
+
 def require_channel(label: str, count: int, channel: int | None, mix: bool) -> None:
     """Raise InputError unless `channel` (counted from 0) or `mix` picks one signal out of `count` channels."""
     if channel is not None and mix:
@@ -35,9 +43,10 @@ def require_channel(label: str, count: int, channel: int | None, mix: bool) -> N
             f"pass --channel 0{f' to {count - 1}' if count > 1 else ''}"
         )
     if count > 1 and channel is None and not mix:
-        raise InputError(
+        raise SeveralChannels(
             f"{label}: {count} channels, one signal is needed; "
-            f"pass --channel 0 to {count - 1} (counted from 0) or --mix for their mean"
+            f"pass --channel 0 to {count - 1} (counted from 0) or --mix for their mean",
+            count,
         )
 
 

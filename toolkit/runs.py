@@ -102,6 +102,11 @@ class Run:
         return Amplitude.model_validate(self.facts["amplitude"])
 
     @property
+    def channel(self) -> int | None:
+        """The channel heard of clips with several, counted from 0; None where all had one."""
+        return self.facts.get("channel")
+
+    @property
     def segments(self) -> SegmentSettings:
         """Segment settings of the run."""
         return SegmentSettings.model_validate(self.facts["segments"])
@@ -177,6 +182,8 @@ def load_run(folder: Path) -> Run:
     if not isinstance(facts, dict) or facts.get("format") != FORMAT or not needed <= facts.keys():
         raise InputError(f"{path}: not a run of this edgeasd (format {FORMAT}); train again")
     run = Run(folder, facts)
+    if run.channel is not None and (type(run.channel) is not int or run.channel < 0):
+        raise InputError(f"{path}: channel = {run.channel!r} is no channel number; train again")
     try:
         # Read now, so that a value out of range is reported with its file and not wherever it is used.
         _ = run.features, run.amplitude, run.segments

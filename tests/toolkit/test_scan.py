@@ -96,7 +96,7 @@ def test_the_report_is_json_and_a_table(root: Path) -> None:
     lines = format_report(report).splitlines()
     assert lines[0].split()[:4] == ["machine", "id", "split", "domain"]
     (valve,) = [line for line in lines if line.startswith("valve    00")]
-    assert " ".join(valve.split()) == "valve 00 - - 4 1 0 16000,44100 1,2 1.00 / 2.00 / 4.00"
+    assert " ".join(valve.split()) == "valve 00 - - 4 1 0 16000,44100 1,2 1.00 / 2.00 / 4.00 plain"
     text = "\n".join(lines)
     for expected in (
         "10 clips, machines: 2, IDs: 3, damaged: 4",

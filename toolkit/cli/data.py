@@ -28,8 +28,8 @@ def scan(
 ) -> None:
     """List machines, IDs, counts, rates and damage.
 
-    Reads names, headers and bytes: also shows lengths, copies of one recording, and folders in no known
-    layout. A damaged file is listed and does not stop the scan.
+    Reads names, headers and bytes: also shows channels, lengths, layouts, copies of one recording, and
+    folders in no known layout. A damaged file is listed and does not stop the scan.
 
     Example: edgeasd data scan recordings/
     """

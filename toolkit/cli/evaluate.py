@@ -15,6 +15,7 @@ from edgeasd.toolkit.cli.guard import complain
 from edgeasd.toolkit.cli.options import (
     AsJson,
     Cache,
+    ChannelOfRun,
     IdAttribute,
     Machine,
     MachineId,
@@ -56,8 +57,12 @@ def evaluate(
     report_audio: Annotated[
         bool, typer.Option("--report-audio", help="Put the sound of the clips shown into the report.")
     ] = False,
+    ground_truth: Annotated[
+        Path | None, typer.Option(help="Folder with published labels of unlabelled test clips (DCASE), as CSV.")
+    ] = None,
     workspace: Workspace = Path(),
     id_attribute: IdAttribute = None,
+    channel: ChannelOfRun = None,
     skip_bad: SkipBad = False,
     cache: Cache = None,
     as_json: AsJson = False,
@@ -81,7 +86,7 @@ def evaluate(
     if bundle is not None and len(runs) > 1:
         raise InputError(f"--bundle {bundle}: belongs to one ID, and {len(runs)} are evaluated; name one with --id")
     found, judged, official = [], [], []
-    loader = _Loader(data, cache_folder(cache, workspace), id_attribute, skip_bad)
+    loader = _Loader(data, cache_folder(cache, workspace), id_attribute, channel, ground_truth, skip_bad)
     for run in runs:
         trained, loaded, one = _evaluate_run(run, loader, baseline, bundle, excluded, unlabelled=dcase is not None)
         if dcase is not None:
@@ -158,15 +163,25 @@ def _write_report(
 class _Loader:
     """Loads a machine's data once for all runs that split it alike."""
 
-    def __init__(self, root: Path, cache: Path, id_attribute: str | None, skip_bad: bool) -> None:
+    def __init__(
+        self,
+        root: Path,
+        cache: Path,
+        id_attribute: str | None,
+        channel: int | None,
+        ground_truth: Path | None,
+        skip_bad: bool,
+    ) -> None:
         self._root, self._cache, self._id_attribute, self._skip_bad = root, cache, id_attribute, skip_bad
+        self._channel, self._ground_truth = channel, ground_truth
         self._loaded: dict[tuple[object, ...], MachineData] = {}
 
     def __call__(self, trained: Trained) -> MachineData:
         from edgeasd.toolkit.cli.training_data import load_for
 
         run, preset, seed = trained.run, trained.preset, int(trained.run.facts["seed"])
-        key = (run.machine, seed, preset.holdout_fraction, preset.test_fraction)
+        channel = run.channel if self._channel is None else self._channel
+        key = (run.machine, seed, preset.holdout_fraction, preset.test_fraction, channel)
         if key not in self._loaded:
             self._loaded[key] = load_for(
                 self._root,
@@ -175,6 +190,8 @@ class _Loader:
                 seed,
                 self._cache,
                 id_attribute=self._id_attribute,
+                channel=channel,
+                ground_truth=self._ground_truth,
                 skip_bad=self._skip_bad,
             )
         loaded = self._loaded[key]

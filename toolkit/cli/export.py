@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgeasd.runtime.errors import InputError
-from edgeasd.toolkit.cli.options import AsJson, Machine, MachineId, Update, Workspace
+from edgeasd.toolkit.cli.options import AsJson, ChannelOfRun, Machine, MachineId, Update, Workspace
 
 if TYPE_CHECKING:
     from edgeasd.calibration.deploy import SegmentOutputs
@@ -27,6 +27,7 @@ def export(
         Path | None,
         typer.Option(help="Folder of normal clips to take d_min and the threshold from, in place of held-out ones."),
     ] = None,
+    channel: ChannelOfRun = None,
     output: Annotated[
         Path | None, typer.Option(help="Bundle folder, in place of bundles/<machine>-id_<id>; with one ID only.")
     ] = None,
@@ -58,7 +59,7 @@ def export(
             name, known = trained.run.folder.name, trained.run.known_anomalies
             print(f"edgeasd: {run.machine} ID {run.id}: update {name}, {known} known anomalies", file=sys.stderr)
         target = output or bundle_folder(workspace, run.machine, run.id)
-        model = _model(trained, None if clips is None else _score_clips(trained, clips))
+        model = _model(trained, None if clips is None else _score_clips(trained, clips, channel))
         found = write_bundle(model, target, lambda text: print(f"edgeasd: {text}", file=sys.stderr))
         paths = [target, *([zip_bundle(target)] if make_zip else [])]
         _report(model, found, paths, as_json)
@@ -94,7 +95,7 @@ def _model(trained: Trained, normals: list[SegmentOutputs] | None) -> TrainedMod
 
 def _provenance(trained: Trained) -> dict[str, Any]:
     facts = trained.run.facts
-    kept = ("preset", "seed", "data_fingerprint", "clips", "nominal_frames", "versions", "started", "update")
+    kept = ("preset", "seed", "data_fingerprint", "clips", "channel", "nominal_frames", "versions", "started", "update")
     # The folder the data lay in is left out: it says nothing on another machine and may name its owner.
     return {**{key: facts.get(key) for key in kept}, "iterations": trained.iteration}
 
@@ -114,13 +115,13 @@ def _metrics(trained: Trained) -> dict[str, Any]:
     return {key: value for key, value in measured.items() if key != "clips"}
 
 
-def _score_clips(trained: Trained, folder: Path) -> list[SegmentOutputs]:
+def _score_clips(trained: Trained, folder: Path, channel: int | None) -> list[SegmentOutputs]:
     """q and d of the normal clips in `folder`; InputError names every clip that cannot be used."""
     from edgeasd.calibration.deploy import SegmentOutputs
-    from edgeasd.runtime.audio import read_audio
     from edgeasd.runtime.clip import score_features
     from edgeasd.runtime.logmel import logmel
     from edgeasd.toolkit.cli.score import expand
+    from edgeasd.toolkit.data.cache import read_clip
     from edgeasd.toolkit.data.clips import refuse_bad
     from edgeasd.toolkit.evaluation.torch_scorer import UNFITTED
     from edgeasd.toolkit.progress import progress
@@ -128,11 +129,12 @@ def _score_clips(trained: Trained, folder: Path) -> list[SegmentOutputs]:
     if not folder.is_dir():
         raise InputError(f"--clips {folder}: not a folder; name one with normal clips of this machine")
     scorer = trained.scorer(UNFITTED)
+    heard = trained.run.channel if channel is None else channel
     paths, found, bad = list(expand([folder])), [], []
     with progress("scoring clips") as report:
         for done, path in enumerate(paths, start=1):
             try:
-                sound = read_audio(path, sample_rate=scorer.features.sample_rate)
+                sound = read_clip(path, scorer.features.sample_rate, heard)
                 clip = score_features(scorer, logmel(sound, scorer.features, scorer.amplitude))
                 found.append(SegmentOutputs(clip.segments.q, clip.segments.d))
             except InputError as error:

@@ -11,7 +11,16 @@ import typer
 
 from edgeasd.runtime.errors import InputError
 from edgeasd.toolkit.cli.guard import INTERRUPTED, complain
-from edgeasd.toolkit.cli.options import Cache, IdAttribute, Machine, Root, SkipBad, Workspace, cache_folder
+from edgeasd.toolkit.cli.options import (
+    Cache,
+    ChannelOfRun,
+    IdAttribute,
+    Machine,
+    Root,
+    SkipBad,
+    Workspace,
+    cache_folder,
+)
 
 
 def finetune(
@@ -27,6 +36,7 @@ def finetune(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Discard an earlier update of this size.")] = False,
     accelerator: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:K.")] = "auto",
     id_attribute: IdAttribute = None,
+    channel: ChannelOfRun = None,
     skip_bad: SkipBad = False,
     cache: Cache = None,
 ) -> None:
@@ -61,6 +71,7 @@ def finetune(
         cache_folder(cache, workspace),
         id=base.id,
         id_attribute=id_attribute,
+        channel=base.channel if channel is None else channel,
         skip_bad=skip_bad,
     )
     loaded = replace(loaded, amplitudes={**loaded.amplitudes, machine: base.amplitude})

@@ -39,6 +39,9 @@ PrecisionChoice = Annotated[
     str | None, typer.Option("--precision", help="A precision the bundle offers; fp32 by default.")
 ]
 Channel = Annotated[int | None, typer.Option(min=0, help="Channel to use of several, counted from 0.")]
+ChannelOfRun = Annotated[
+    int | None, typer.Option("--channel", min=0, help="As for train; the one the model was trained on by default.")
+]
 Mix = Annotated[bool, typer.Option("--mix", help="Use the mean of all channels.")]
 Resample = Annotated[bool, typer.Option("--resample", help="Convert a file of another sample rate (soxr HQ).")]
 

@@ -10,7 +10,17 @@ import typer
 
 from edgeasd.runtime.errors import CheckFailed, InputError
 from edgeasd.toolkit.cli.guard import INTERRUPTED, complain
-from edgeasd.toolkit.cli.options import Cache, IdAttribute, Machine, MachineId, Root, SkipBad, Workspace, cache_folder
+from edgeasd.toolkit.cli.options import (
+    Cache,
+    Channel,
+    IdAttribute,
+    Machine,
+    MachineId,
+    Root,
+    SkipBad,
+    Workspace,
+    cache_folder,
+)
 
 if TYPE_CHECKING:
     from edgeasd.toolkit.data.machine import MachineData
@@ -40,6 +50,7 @@ def train(
         int | None, typer.Option(min=1, help="IDs trained at the same time; one per GPU by default.")
     ] = None,
     id_attribute: IdAttribute = None,
+    channel: Channel = None,
     skip_bad: SkipBad = False,
     cache: Cache = None,
 ) -> None:
@@ -60,7 +71,15 @@ def train(
     method_named(loss or "bce")
     chosen = load_preset(preset).changed(backbone=backbone, method=loss, iterations=iterations)
     loaded = load_for(
-        data, machine, chosen, seed, cache_folder(cache, workspace), id=id, id_attribute=id_attribute, skip_bad=skip_bad
+        data,
+        machine,
+        chosen,
+        seed,
+        cache_folder(cache, workspace),
+        id=id,
+        id_attribute=id_attribute,
+        channel=channel,
+        skip_bad=skip_bad,
     )
     ids = [plain_id(id)] if id is not None else loaded.ids
     wanted = [clip for one in ids for clip in _training_clips(loaded, one)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgeasd.toolkit.cli.guard import complain
+from edgeasd.toolkit.data.copies import describe_copies
 from edgeasd.toolkit.data.machine import MachineData, load_machine
 from edgeasd.toolkit.presets import Preset
 from edgeasd.toolkit.progress import progress
@@ -19,9 +20,11 @@ def load_for(
     *,
     id: str | None = None,
     id_attribute: str | None = None,
+    channel: int | None = None,
+    ground_truth: Path | None = None,
     skip_bad: bool = False,
 ) -> MachineData:
-    """`load_machine` with the fractions of `preset`; names every file it leaves out."""
+    """`load_machine` with the fractions of `preset`; names every file it leaves out, and copies of test clips."""
     loaded = load_machine(
         root,
         machine,
@@ -31,9 +34,13 @@ def load_for(
         test_fraction=preset.test_fraction,
         id=id,
         id_attribute=id_attribute,
+        channel=channel,
+        ground_truth=ground_truth,
         skip_bad=skip_bad,
         stage=progress,
     )
     for _, reason in loaded.bad:
         complain(f"left out: {reason}")
+    if loaded.copies:
+        complain(describe_copies(loaded.copies))
     return loaded

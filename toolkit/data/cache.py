@@ -23,7 +23,7 @@ import numpy.typing as npt
 from pydantic import ValidationError
 
 from edgeasd.runtime.atomic import atomic_file, write_json
-from edgeasd.runtime.audio import read_audio
+from edgeasd.runtime.audio import SeveralChannels, read_audio
 from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.logmel import Amplitude, FeatureSettings, check_samples, logmel
 from edgeasd.toolkit.data.clips import BadFile, Progress, refuse_bad
@@ -50,11 +50,15 @@ class ClipStatistics(NamedTuple):
 
 
 class FeatureCache:
-    """Features of clips by content, for one set of feature settings; any number of processes may share it."""
+    """Features of clips by content, for one set of feature settings; any number of processes may share it.
 
-    def __init__(self, folder: Path, settings: FeatureSettings) -> None:
+    `channel`, counted from 0, is the one taken of clips that have several; without it they are refused.
+    """
+
+    def __init__(self, folder: Path, settings: FeatureSettings, channel: int | None = None) -> None:
         self.folder = Path(folder)
         self.settings = settings
+        self.channel = channel
 
     def clip_statistics(self, path: Path, content_hash: str) -> ClipStatistics:
         """Number, mean and sum of squared deviations of a clip's samples.
@@ -94,7 +98,7 @@ class FeatureCache:
     def features(self, path: Path, content_hash: str, amplitude: Amplitude) -> npt.NDArray[np.float32]:
         """Log-mel frames (T, n_mels) float32 of a clip, read-only, memory-mapped.
 
-        Equal bit for bit to `logmel(read_audio(path), settings, amplitude)`. While the result or a
+        Equal bit for bit to `logmel(read_audio(path, channel=channel), settings, amplitude)`. While the result or a
         view of it lives it holds one file descriptor: copy the part you need and let go of the rest.
         Raises InputError for a clip that `read_audio` refuses or that is shorter than one window.
         """
@@ -132,7 +136,7 @@ class FeatureCache:
         return bad
 
     def _samples(self, path: Path) -> npt.NDArray[np.float32]:
-        samples = read_audio(path, sample_rate=self.settings.sample_rate)
+        samples = read_clip(path, self.settings.sample_rate, self.channel)
         if self.settings.frame_count(samples.size) == 0:
             raise InputError(
                 f"{path}: {samples.size} samples, one frame takes {self.settings.n_fft}; record longer clips"
@@ -175,12 +179,30 @@ class FeatureCache:
         return mapped if whole else None
 
     def _feature_path(self, content_hash: str, amplitude: Amplitude) -> Path:
-        key = _key("features", self.settings.fingerprint(), amplitude.mean.hex(), amplitude.std.hex())
+        key = _key(
+            "features", self.settings.fingerprint(), amplitude.mean.hex(), amplitude.std.hex(), *self._of_channel
+        )
         return self.folder / f"features-{key}" / content_hash[:2] / f"{content_hash}.npy"
 
     def _statistics_path(self, content_hash: str) -> Path:
-        key = _key("statistics", str(self.settings.sample_rate))
+        key = _key("statistics", str(self.settings.sample_rate), *self._of_channel)
         return self.folder / f"statistics-{key}" / content_hash[:2] / f"{content_hash}.json"
+
+    @property
+    def _of_channel(self) -> tuple[str, ...]:
+        """Empty without a channel: what was cached before there was a choice stays of use."""
+        return () if self.channel is None else (f"channel {self.channel}",)
+
+
+def read_clip(path: Path, sample_rate: int, channel: int | None) -> npt.NDArray[np.float32]:
+    """`read_audio` for data sets, where a channel can be chosen and a mean of all cannot."""
+    try:
+        return read_audio(path, sample_rate=sample_rate, channel=channel)
+    except SeveralChannels as error:
+        raise InputError(
+            f"{path}: {error.count} channels, a model hears one; choose it with --channel 0 to {error.count - 1} "
+            "(counted from 0)"
+        ) from None
 
 
 def _key(*parts: str) -> str:

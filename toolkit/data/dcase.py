@@ -1,13 +1,14 @@
 """The section layout of DCASE Task 2, 2020 to 2026: everything about a clip is in its file name.
 
     <machine>/train/section_00_source_train_normal_0001_car_B1_spd_31V_mic_1.flac    since 2021
-    <machine>/test/section_00_0001.wav                                               unlabelled evaluation
+    <machine>/test/section_00_test_0001.wav, section_00_0001.wav                     unlabelled evaluation
     <machine>/test/anomaly_id_00_00000001.wav                                        2020
     <machine>/target_test/section_00_target_test_normal_0001_strength_1_ambient.wav  2021
 
 After the index come attributes, key and value in turn. A last key without a value has the value "",
 and `noAttribute` (machines whose attributes are not disclosed) means none. What lies in
-`<machine>/supplemental/` (2025: clean machine sound or noise alone) is no clip of a machine at work.
+`<machine>/supplemental/` (2025: clean machine sound or noise alone) is no clip of a machine at work,
+and `<machine>/test_rename/` holds copies of `test/` that the official baseline makes.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _SPLIT_FOLDERS: dict[str, SplitName] = {
     "target_test": "test",
 }
 
-_SET_ASIDE = "supplemental"
+_SET_ASIDE = ("supplemental", "test_rename")
 
 _SECTION_NAME = re.compile(
     r"section_(?P<section>[0-9]+)"
@@ -57,14 +58,14 @@ class SectionLayout:
         return any(len(name.parts) == 2 and name.parts[0] in _SPLIT_FOLDERS for name in names)
 
     def read(self, folder: Path, name: PurePath, id_attribute: str | None) -> Clip | None:
-        """The clip at `folder / name`, where `folder` is the machine's; None for supplemental sound.
+        """The clip at `folder / name`, where `folder` is the machine's; None for what is set aside.
 
         `id_attribute` is "section" or an attribute every name must carry; None follows
         MACHINE_ID_ATTRIBUTE. Raises InputError for a name of another form, a name that
         contradicts its folder, and a name without the attribute asked for.
         """
         path = folder / name
-        if name.parts[0] == _SET_ASIDE:
+        if name.parts[0] in _SET_ASIDE:
             return None
         if len(name.parts) != 2 or name.parts[0] not in _SPLIT_FOLDERS:
             raise InputError(f"{path}: lies outside {self.form}; move it into train or test, or out of the data root")

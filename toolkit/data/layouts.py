@@ -16,6 +16,7 @@ from edgeasd.toolkit.data.clips import BadFile, Clip, refuse_bad
 from edgeasd.toolkit.data.dcase import SectionLayout
 from edgeasd.toolkit.data.plain import PlainLayout
 from edgeasd.toolkit.data.tree import audio_files, visible_folders
+from edgeasd.toolkit.data.wrappers import is_wrapper, noise_level
 
 
 class Layout(Protocol):
@@ -50,6 +51,15 @@ class MachineFolder:
     layout: Layout | None
     names: tuple[PurePath, ...]
     """Relative to `path`, in order."""
+    level: str | None = None
+    """Noise level of MIMII ("6 dB") where a folder around this one names it."""
+
+    @property
+    def layout_name(self) -> str | None:
+        """For reports: `plain`, `dcase`, or `mimii 6 dB`."""
+        if self.layout is None:
+            return None
+        return self.layout.name if self.level is None else f"mimii {self.level}"
 
     def read(self, id_attribute: str | None = None) -> tuple[list[Clip], list[BadFile]]:
         """(clips in order, files whose place or name does not fit the layout).
@@ -90,31 +100,51 @@ def machine_folders(root: Path, machine: str | None = None) -> list[MachineFolde
     if not root.is_dir():
         kind = "not a folder" if root.exists() else "no such folder"
         raise InputError(f"{root}: {kind}; pass the folder that holds the machines' folders")
-    folders = visible_folders(root, root)
+    found = _below(root, root, None)
     if machine is not None:
-        present = [folder.name for folder in folders]
-        folders = [folder for folder in folders if folder.name == machine]
-        if not folders:
-            found = ", ".join(present) or "no folders at all"
-            raise InputError(f"{root}: no machine {machine!r}; present: {found}")
-    inspected = (_inspect(folder, root) for folder in folders)
+        present = ", ".join(dict.fromkeys(path.name for path, _, _ in found)) or "no folders at all"
+        found = [entry for entry in found if entry[0].name == machine]
+        if not found:
+            raise InputError(f"{root}: no machine {machine!r}; present: {present}")
+    inspected = [known or _inspect(path, root, level) for path, level, known in found]
     return [folder for folder in inspected if folder.names]
+
+
+_Entry = tuple[Path, "str | None", "MachineFolder | None"]
+"""A folder that may be a machine's, the noise level above it, and what it holds where that is known."""
+
+
+def _below(folder: Path, root: Path, level: str | None) -> list[_Entry]:
+    """The machines' folders in `folder`, those inside folders around them included."""
+    found: list[_Entry] = []
+    for path in visible_folders(folder, root):
+        inspected = _inspect(path, root, level) if is_wrapper(path.name) else None
+        if inspected is None or inspected.layout is not None:
+            found.append((path, level, inspected))
+            continue
+        found += _below(path, root, noise_level(path.name) or level)
+        beside = tuple(name for name in inspected.names if len(name.parts) == 1)
+        if beside:
+            found.append((path, level, MachineFolder(path, None, beside)))
+    return found
 
 
 def find_clips(root: Path, *, machine: str | None = None, id_attribute: str | None = None) -> list[Clip]:
     """Every clip below `root`, or of one machine type, sorted by machine, ID and path.
 
     Each machine's folder is in the field layout or the DCASE section layout (see `plain`,
-    `dcase`); folders in neither are left out, and `scan` lists them. `id_attribute` says what an
+    `dcase`), below the root or in a folder of `wrappers`; folders in neither layout are left out,
+    and `scan` lists them. `id_attribute` says what an
     ID is in the section layout: "section" or an attribute's name; by default the table in
-    `dcase`. No sound is read. Raises InputError where nothing is recognised, and one that names
-    every file whose name or place does not fit.
+    `dcase`. No sound is read. Raises InputError where nothing is recognised, for several
+    noise levels of MIMII at once, and one that names every file whose name or place does not fit.
     """
     root = Path(root)
     found = machine_folders(root, machine)
     recognised = [folder for folder in found if folder.layout is not None]
     if not recognised:
         raise _nothing_recognised(root, machine)
+    _refuse_mixed_levels(root, recognised)
     clips: list[Clip] = []
     bad: list[BadFile] = []
     for folder in recognised:
@@ -122,16 +152,26 @@ def find_clips(root: Path, *, machine: str | None = None, id_attribute: str | No
         clips += of_folder
         bad += unfit
     refuse_bad(bad, len(clips) + len(bad))
-    return clips
+    return sorted(clips, key=lambda clip: (clip.machine, clip.id, clip.path.as_posix()))
 
 
-def _inspect(folder: Path, root: Path) -> MachineFolder:
+def _refuse_mixed_levels(root: Path, folders: Sequence[MachineFolder]) -> None:
+    levels = {folder.level: folder.path.parent for folder in folders if folder.level is not None}
+    if len(levels) > 1:
+        listed = ", ".join(f"{level} ({path})" for level, path in levels.items())
+        raise InputError(
+            f"{root}: {len(levels)} noise levels: {listed}; they are the same machines in other noise, "
+            "so move each level to a root of its own and pass one of them"
+        )
+
+
+def _inspect(folder: Path, root: Path, level: str | None = None) -> MachineFolder:
     names = tuple(path.relative_to(folder) for path in audio_files(folder, root))
     matching = [layout for layout in LAYOUTS if layout.matches(names)]
     if len(matching) > 1:
         forms = " and ".join(layout.form for layout in matching)
         raise InputError(f"{folder}: mixes the layouts {forms}; move one of them to a root of its own")
-    return MachineFolder(folder, matching[0] if matching else None, names)
+    return MachineFolder(folder, matching[0] if matching else None, names, level)
 
 
 def _nothing_recognised(root: Path, machine: str | None) -> InputError:

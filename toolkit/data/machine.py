@@ -12,6 +12,8 @@ from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.logmel import Amplitude, FeatureSettings, Float32Array
 from edgeasd.toolkit.data.cache import FeatureCache
 from edgeasd.toolkit.data.clips import BadFile, Clip, content_hashes, refuse_bad, select_clips
+from edgeasd.toolkit.data.copies import Copy, copies_across, without
+from edgeasd.toolkit.data.ground_truth import label_clips, read_ground_truth
 from edgeasd.toolkit.data.layouts import find_clips
 from edgeasd.toolkit.data.split import Split, split_clips
 from edgeasd.toolkit.progress import Report, quiet
@@ -50,6 +52,8 @@ class MachineData:
     amplitudes: dict[str, Amplitude]
     cache: FeatureCache
     bad: list[BadFile] = field(default_factory=list)
+    copies: list[Copy] = field(default_factory=list)
+    """Training clips that are copies of test clips of the machine type, and so do not train."""
 
     @property
     def ids(self) -> list[str]:
@@ -130,28 +134,34 @@ def load_machine(
     id: str | None = None,
     id_attribute: str | None = None,
     settings: FeatureSettings | None = None,
+    channel: int | None = None,
+    ground_truth: Path | None = None,
     skip_bad: bool = False,
     stage: Stage = _no_stage,
 ) -> MachineData:
     """Find, hash, check and split the clips of `machine` and of the types that lend it outliers.
 
-    Every file is decoded once (its amplitude statistics are cached by content). Raises InputError
-    that names every file that cannot be used, unless `skip_bad`; those are then in `.bad`.
+    `channel`, counted from 0, is the one heard of clips with several; `ground_truth` is a folder of
+    lists that label the machine's unlabelled test clips. Every file is decoded once (its amplitude
+    statistics are cached by content). Raises InputError that names every file that cannot be used,
+    unless `skip_bad`; those are then in `.bad`.
     """
     found = find_clips(root, id_attribute=id_attribute)
     select_clips(found, machine=machine, id=id)  # refuses, before hours of reading, what is not there
+    if ground_truth is not None:
+        found = label_clips(found, machine, read_ground_truth(ground_truth, machine), ground_truth)
     neighbours = next((group for group in _DATA_SETS if machine in group), None)
     clips = [clip for clip in found if clip.machine == machine or neighbours is None or clip.machine in neighbours]
     with stage("hashing clips") as report:
         hashes, unreadable = content_hashes([c.path for c in clips], progress=report, skip_bad=skip_bad)
-    cache = FeatureCache(cache_folder, settings or FeatureSettings())
+    cache = FeatureCache(cache_folder, settings or FeatureSettings(), channel)
     with stage("reading clips") as report:
         bad = unreadable + _measure(cache, [c for c in clips if c.path in hashes], hashes, report)
     if not skip_bad:
         refuse_bad(bad, len(clips))
     refused = {path for path, _ in bad}
     clips = [clip for clip in clips if clip.path not in refused]
-    splits, amplitudes = {}, {}
+    splits = {}
     for kind in sorted({clip.machine for clip in clips}):
         splits[kind] = split_clips(
             [clip for clip in clips if clip.machine == kind],
@@ -160,13 +170,18 @@ def load_machine(
             holdout_fraction=holdout_fraction,
             test_fraction=test_fraction,
         )
+    copies = copies_across(clips, splits.get(machine, {}), hashes)
+    judging = frozenset(hashes[path] for _, path in copies)
+    splits = {kind: split if kind == machine else without(split, judging, hashes) for kind, split in splits.items()}
+    amplitudes = {}
+    for kind in splits:
         normals = [(clip.path, hashes[clip.path]) for split in splits[kind].values() for clip in split.train]
         if normals:
             amplitudes[kind] = cache.amplitude(normals)
     if machine not in amplitudes:
         raise InputError(f"{machine}: 0 normal training clips in {root}; record some with the machine running well")
     splits = {kind: split for kind, split in splits.items() if kind in amplitudes}
-    return MachineData(Path(root), machine, splits, hashes, amplitudes, cache, bad)
+    return MachineData(Path(root), machine, splits, hashes, amplitudes, cache, bad, copies)
 
 
 def _measure(cache: FeatureCache, clips: list[Clip], hashes: dict[Path, str], report: Report) -> list[BadFile]:

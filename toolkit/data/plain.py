@@ -1,6 +1,7 @@
 """The field layout: <root>/<machine>/<id>/{normal,anomaly}/*.{wav,flac}, no split, no domains.
 
-MIMII's own folders have the same shape (`fan/id_00/abnormal/00000001.wav`) and are read as well.
+MIMII's own folders have the same shape (`fan/id_00/abnormal/00000001.wav`) and are read as well,
+also inside the folders its archives unpack to (see `wrappers`).
 """
 
 from __future__ import annotations

@@ -46,6 +46,7 @@ class IdReport:
     machine: str
     id: str
     layout: str
+    """`plain`, `dcase`, or `mimii` with its noise level."""
     counts: list[ClipCount]
     sample_rates: dict[int, int]
     channels: dict[int, int]
@@ -97,10 +98,10 @@ def scan(root: Path, *, deep: bool = False, progress: Progress | None = None) ->
             unrecognised[str(folder.path)] = len(folder.names)
             continue
         clips, unfit = folder.read()
-        found += [(folder.layout.name, clip) for clip in clips]
+        found += [(str(folder.layout_name), clip) for clip in clips]
         damaged += unfit
         if unused := len(folder.names) - len(clips) - len(unfit):
-            set_aside[folder.path.name] = unused
+            set_aside[folder.path.name] = set_aside.get(folder.path.name, 0) + unused
 
     sounds, unreadable = _read_all([clip.path for _, clip in found], deep, progress)
     hashes, unhashed = content_hashes([path for path in sounds], skip_bad=True)

@@ -17,6 +17,7 @@ _HEADINGS = (
     "rate Hz",
     "channels",
     "seconds",
+    "layout",
 )
 _SHOWN = 10
 """Lines of a list before the rest is counted; --json has them all."""
@@ -50,7 +51,7 @@ def _rows(report: IdReport) -> list[tuple[str, ...]]:
     for split, domain in dict.fromkeys((count.split, count.domain) for count in report.counts):
         by_label = {c.label: c.clips for c in report.counts if (c.split, c.domain) == (split, domain)}
         numbers = (str(by_label.get(label, 0)) for label in ("normal", "anomaly", "unknown"))
-        sound = (_values(report.sample_rates), _values(report.channels), _lengths(report))
+        sound = (_values(report.sample_rates), _values(report.channels), _lengths(report), report.layout)
         rows.append((report.machine, report.id, split or "-", domain or "-", *numbers, *sound))
     return rows
 

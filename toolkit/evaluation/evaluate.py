@@ -89,12 +89,17 @@ def evaluate(
     run = trained.run
     roles = data.roles(run.id)
     offered = run.candidates | excluded
+    copied = {path for path, _ in data.copies}  # the test clip they equal judges for them
     clips = [
-        clip for clip in roles.test if (unlabelled or clip.label != "unknown") and data.hashes[clip.path] not in offered
+        clip
+        for clip in roles.test
+        if (unlabelled or clip.label != "unknown") and clip.path not in copied and data.hashes[clip.path] not in offered
     ]
     if not clips:
         kind = "" if unlabelled else "labelled "
-        raise InputError(f"{run.machine} ID {run.id}: 0 {kind}test clips in {data.root}; add some to judge by")
+        waiting = sum(clip.label == "unknown" for clip in roles.test)
+        remedy = f", or label {waiting} that are there with --ground-truth" if waiting else ""
+        raise InputError(f"{run.machine} ID {run.id}: 0 {kind}test clips in {data.root}; add some to judge by{remedy}")
     labels = Labels(
         anomalous=np.array([clip.label == "anomaly" for clip in clips]),
         known=np.array([clip.label != "unknown" for clip in clips]),
@@ -119,6 +124,11 @@ def evaluate(
             facts[name] |= difference(scores["deploy"], scores[name], labels)
     if run.facts.get("data_fingerprint") != data.fingerprint(roles):
         notes.append("the training clips in the data folder are not those the model was trained on")
+    if data.cache.channel != run.channel:
+        heard, trained_on = (
+            "the only channel" if c is None else f"channel {c}" for c in (data.cache.channel, run.channel)
+        )
+        notes.append(f"the clips were heard on {heard}, the model was trained on {trained_on}")
     frames = run.segments.frames
     # The first mode: deploy where there is one, so that the parts of a clip add up to its deploy score.
     parts = _parts(next(iter(modes.values())), outputs)

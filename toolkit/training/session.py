@@ -141,6 +141,7 @@ def _facts(data: MachineData, id: str, roles: Roles, preset: Preset, seed: int) 
         "data_fingerprint": data.fingerprint(roles),
         "clips": {name: len(clips) for name, clips in vars(roles).items()},
         "nominal_frames": nominal,
+        "channel": data.cache.channel,
         "features": data.cache.settings.model_dump(),
         "amplitude": {**data.amplitude.model_dump(), "scope": f"training normals of {data.machine}"},
         "segments": segments.model_dump(),
@@ -163,7 +164,7 @@ def _claim(run: Run, *, resume: bool, overwrite: bool) -> None:
             f"{run.folder}: holds a run ({at}); pass --resume to go on with it or --overwrite to start anew"
         )
     before = load_run(run.folder).facts
-    for name in ("data_fingerprint", "preset", "seed", "update"):
+    for name in ("data_fingerprint", "preset", "seed", "channel", "update"):
         if before.get(name) != run.facts.get(name):
             raise InputError(
                 f"{run.folder}: was started with another {name.replace('_', ' ')} "
