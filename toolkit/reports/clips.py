@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import soundfile
 
-from edgeasd.runtime.audio import read_audio
+from edgeasd.toolkit.data.cache import read_clip
 from edgeasd.toolkit.data.machine import MachineData
 from edgeasd.toolkit.evaluation.evaluate import Evaluation
 from edgeasd.toolkit.reports.html import Html, data_uri, figure, grid, joined, tag
@@ -92,7 +92,7 @@ def _verdict(label: str, above: bool) -> str:
 def _sound(one: Evaluation, data: MachineData, index: int) -> str:
     """The clip as the model hears it (one channel at its rate), FLAC of 16 bits."""
     path, rate = one.sources[index].path, data.cache.settings.sample_rate
-    samples = read_audio(path, sample_rate=rate)
+    samples = read_clip(path, rate, data.cache.channel)
     held = io.BytesIO()
     soundfile.write(held, samples, rate, format="FLAC", subtype="PCM_16")
     return data_uri("audio/flac", held.getvalue())
