@@ -90,7 +90,9 @@ def write_bundle(model: TrainedModel, path: Path, step: Callable[[str], None] = 
         write_json(folder / "calibration.json", _calibration(model))
         write_bytes(folder / MANIFEST, dump_manifest(_manifest(model, folder)))
         step("checking ONNX against torch")
-        return _check(folder, reference)
+        found = _check(folder, reference)
+        step("moving the bundle into place")
+        return found
 
 
 def _write_graphs(model: TrainedModel, folder: Path) -> None:

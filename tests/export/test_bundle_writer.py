@@ -197,7 +197,12 @@ def test_an_interrupt_in_the_middle_leaves_nothing(model: TrainedModel, tmp_path
 
     with pytest.raises(KeyboardInterrupt):
         write_bundle(model, tmp_path / "b", stop_late)
-    assert steps == ["running the torch model", "writing ONNX", "checking ONNX against torch"]
+    assert steps == [
+        "running the torch model",
+        "writing ONNX",
+        "checking ONNX against torch",
+        "moving the bundle into place",
+    ]
     assert list(tmp_path.iterdir()) == []
 
 

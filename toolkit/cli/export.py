@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from edgeasd.runtime.errors import InputError
+from edgeasd.toolkit.cli.guard import remembered_interrupts
 from edgeasd.toolkit.cli.options import AsJson, ChannelOfRun, Machine, MachineId, Update, Workspace
 
 if TYPE_CHECKING:
@@ -60,9 +62,16 @@ def export(
             print(f"edgeasd: {run.machine} ID {run.id}: update {name}, {known} known anomalies", file=sys.stderr)
         target = output or bundle_folder(workspace, run.machine, run.id)
         model = _model(trained, None if clips is None else _score_clips(trained, clips, channel))
-        found = write_bundle(model, target, lambda text: print(f"edgeasd: {text}", file=sys.stderr))
+        with remembered_interrupts() as check:
+            found = write_bundle(model, target, lambda text: _step(text, check))
         paths = [target, *([zip_bundle(target)] if make_zip else [])]
         _report(model, found, paths, as_json)
+
+
+def _step(text: str, check: Callable[[], None]) -> None:
+    """Say what comes next, unless the user has asked to stop."""
+    check()
+    print(f"edgeasd: {text}", file=sys.stderr)
 
 
 def _model(trained: Trained, normals: list[SegmentOutputs] | None) -> TrainedModel:

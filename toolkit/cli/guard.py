@@ -10,7 +10,8 @@ import errno
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any, TypeVar
 
@@ -75,6 +76,32 @@ def guarded(command: _Command) -> _Command:
             raise typer.Exit(BAD_INPUT) from None
 
     return run  # type: ignore[return-value]
+
+
+@contextmanager
+def remembered_interrupts() -> Iterator[Callable[[], None]]:
+    """Yield a check that raises again the Ctrl-C or SIGTERM of this block, should a library have swallowed it.
+
+    An interrupt that arrives inside an import or a finaliser is printed or turned into something else;
+    work that goes on regardless would then end as if nobody had asked it to stop.
+    """
+    asked: list[BaseException] = []
+
+    def ask(number: int, _: object) -> None:
+        asked.append(KeyboardInterrupt() if number == signal.SIGINT else SystemExit(TERMINATED))
+        raise asked[-1]
+
+    def check() -> None:
+        if asked:
+            raise asked[-1]
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield check
+        check()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _terminated(*_: object) -> None:

@@ -1,0 +1,49 @@
+"""Interrupts that a library swallows are raised again before anything is given its name."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+
+import pytest
+
+from edgeasd.toolkit.cli.guard import TERMINATED, remembered_interrupts
+
+pytestmark = pytest.mark.core
+
+
+def swallow(number: int) -> None:
+    """What an import machinery or a finaliser may do to an interrupt."""
+    try:
+        os.kill(os.getpid(), number)
+        signal.sigtimedwait([], 0)
+    except BaseException:
+        return
+    raise AssertionError("the signal did not arrive")
+
+
+@pytest.mark.parametrize(("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+def test_a_swallowed_interrupt_is_raised_at_the_next_check(number: int, raised: type[BaseException]) -> None:
+    def work(check: Callable[[], None]) -> None:
+        check()
+        swallow(number)
+        check()
+        raise AssertionError("the check let it pass")
+
+    with pytest.raises(raised) as caught, remembered_interrupts() as check:
+        work(check)
+    if raised is SystemExit:
+        assert caught.value.code == TERMINATED  # type: ignore[attr-defined]
+
+
+def test_a_swallowed_interrupt_is_raised_at_the_end_at_the_latest() -> None:
+    with pytest.raises(KeyboardInterrupt), remembered_interrupts():
+        swallow(signal.SIGINT)
+
+
+def test_handlers_are_put_back() -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with remembered_interrupts() as check:
+        check()
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
