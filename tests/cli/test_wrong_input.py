@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -252,6 +253,10 @@ def test_no_bundle_one_bundle_several_bundles(place: Path, small_bundle: Path) -
 @pytest.mark.parametrize("backend", ["pyalsaaudio", "arecord"])
 @pytest.mark.parametrize("device", ["hw:77", "plughw:77,0"])
 def test_no_such_sound_device_is_exit_3(place: Path, small_bundle: Path, device: str, backend: str) -> None:
+    if backend == "pyalsaaudio":
+        pytest.importorskip("alsaaudio", reason="pyalsaaudio is not installed here")
+    elif shutil.which("arecord") is None:
+        pytest.skip("arecord (alsa-utils) is not installed here")
     command = ("run", "--device", device, "--bundle", small_bundle, "--alsa-backend", backend)
     refused(place, 3, device if backend == "pyalsaaudio" else "arecord|" + device, command=command)
 
