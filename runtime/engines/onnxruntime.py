@@ -33,7 +33,7 @@ def optimisation_for(model_bytes: int) -> str:
 
     The level above extended re-packs convolution weights for the CPU and keeps both copies while it
     does: for ResNet38 the peak of loading more than doubles (from 1.8 to 4.1 times the weights) and
-    100 MiB more stay, for about a sixth of a segment's time. A small model pays 1 MiB for it. The
+    100 MiB more stay, for about a fifth of a segment's time. A small model pays 1 MiB for it. The
     figures are in docs/results/runtime.md, made by benchmarks/bench_load.py.
     """
     return "extended" if model_bytes >= _LARGE_MODEL_BYTES else "all"
