@@ -186,10 +186,10 @@ def test_a_graph_that_does_not_reproduce_torch_leaves_nothing_and_keeps_the_old_
     assert {p.name: p.read_bytes() for p in path.iterdir()} == before
 
 
-@pytest.mark.usefixtures("graph_at_hand")
 STEPS = ["running the torch model", "writing ONNX", "checking ONNX against torch", "moving the bundle into place"]
 
 
+@pytest.mark.usefixtures("graph_at_hand")
 @pytest.mark.parametrize("last", [2, 3])
 def test_an_interrupt_in_the_middle_leaves_nothing(model: TrainedModel, tmp_path: Path, last: int) -> None:
     steps: list[str] = []
