@@ -10,7 +10,6 @@ from typing import Annotated
 import typer
 
 from edgeasd.runtime.errors import InputError
-from edgeasd.toolkit.cli.guard import INTERRUPTED, complain
 from edgeasd.toolkit.cli.options import (
     Cache,
     ChannelOfRun,
@@ -46,14 +45,14 @@ def finetune(
 
     Example: edgeasd finetune --data recordings/ --machine valve --id 00 --anomalies faults/
     """
+    from edgeasd.toolkit.cli.stoppable import stoppable
     from edgeasd.toolkit.cli.training_data import load_for
     from edgeasd.toolkit.data.known import choose_known, offered_files
     from edgeasd.toolkit.presets import Preset
     from edgeasd.toolkit.progress import progress
     from edgeasd.toolkit.runs import find_runs, update_folder
     from edgeasd.toolkit.training.session import finetune_one
-    from edgeasd.toolkit.training.stop import stop_requests
-    from edgeasd.toolkit.training.trainer import Interrupted, open_fabric
+    from edgeasd.toolkit.training.trainer import open_fabric
 
     if resume and overwrite:
         raise InputError(
@@ -87,25 +86,21 @@ def finetune(
         f"{preset.iterations} iterations on {fabric.device}",
         file=sys.stderr,
     )
-    try:
-        with stop_requests() as should_stop, progress(f"{machine} {base.id}") as report:
-            run = finetune_one(
-                loaded,
-                base,
-                known,
-                preset,
-                seed,
-                folder,
-                fabric,
-                resume=resume,
-                overwrite=overwrite,
-                report=report,
-                should_stop=should_stop,
-            )
-    except Interrupted as stopped:
-        complain(
-            f"update of {machine} ID {base.id} stopped at iteration {stopped.iteration} of {preset.iterations}; "
-            "a checkpoint was written: go on with the same command and --resume"
+    with stoppable(f"update of {machine} ID {base.id}", f"{machine} {base.id}", preset.iterations) as (
+        should_stop,
+        report,
+    ):
+        run = finetune_one(
+            loaded,
+            base,
+            known,
+            preset,
+            seed,
+            folder,
+            fabric,
+            resume=resume,
+            overwrite=overwrite,
+            report=report,
+            should_stop=should_stop,
         )
-        raise typer.Exit(INTERRUPTED) from None
     print(f"{run.folder}")

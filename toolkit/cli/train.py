@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgeasd.runtime.errors import CheckFailed, InputError
-from edgeasd.toolkit.cli.guard import INTERRUPTED, complain
+from edgeasd.toolkit.cli.guard import INTERRUPTED
 from edgeasd.toolkit.cli.options import (
     Cache,
     Channel,
@@ -126,11 +126,10 @@ def _train_here(
     resume: bool,
     overwrite: bool,
 ) -> None:
-    from edgeasd.toolkit.progress import progress
+    from edgeasd.toolkit.cli.stoppable import stoppable
     from edgeasd.toolkit.runs import run_folder
     from edgeasd.toolkit.training.session import train_one
-    from edgeasd.toolkit.training.stop import stop_requests
-    from edgeasd.toolkit.training.trainer import Interrupted, open_fabric
+    from edgeasd.toolkit.training.trainer import open_fabric
 
     fabric = open_fabric(accelerator)
     folder = run_folder(workspace, loaded.machine, id)
@@ -139,26 +138,22 @@ def _train_here(
         f"on {fabric.device} at {fabric._precision.precision}; {_counts(loaded, id)}",
         file=sys.stderr,
     )
-    try:
-        with stop_requests() as should_stop, progress(f"{loaded.machine} {id}") as report:
-            run = train_one(
-                loaded,
-                id,
-                preset,
-                seed,
-                folder,
-                fabric,
-                resume=resume,
-                overwrite=overwrite,
-                report=report,
-                should_stop=should_stop,
-            )
-    except Interrupted as stopped:
-        complain(
-            f"training of {loaded.machine} ID {id} stopped at iteration {stopped.iteration} of {preset.iterations}; "
-            f"a checkpoint was written: go on with the same command and --resume"
+    with stoppable(f"training of {loaded.machine} ID {id}", f"{loaded.machine} {id}", preset.iterations) as (
+        should_stop,
+        report,
+    ):
+        run = train_one(
+            loaded,
+            id,
+            preset,
+            seed,
+            folder,
+            fabric,
+            resume=resume,
+            overwrite=overwrite,
+            report=report,
+            should_stop=should_stop,
         )
-        raise typer.Exit(INTERRUPTED) from None
     print(f"{run.folder}")
     if should_stop():
         # Asked for after the last iteration: this run is whole, and the next ID must not begin.
