@@ -60,7 +60,12 @@ def load_trained(run: Run) -> Trained:
     outcome = run.outcome()
     preset = stored_preset(run.facts["preset"], str(run.folder / "run.json"))
     checkpoint = latest_checkpoint(run.checkpoints)
-    network = build_network(preset.backbone, n_mels=run.features.n_mels, zero_init_residual=preset.zero_init_residual)
+    network = build_network(
+        preset.backbone,
+        n_mels=run.features.n_mels,
+        zero_init_residual=preset.zero_init_residual,
+        embedding_size=preset.embedding_size,
+    )
     centroid, _ = checkpoint.restore_network(network)
     network.eval()
     return Trained(run, preset, method_named(preset.method), network, centroid, outcome, checkpoint.iteration)

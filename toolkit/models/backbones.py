@@ -18,10 +18,11 @@ class ResNet38(nn.Module):
     68.5 M parameters, 12.0 GMAC a segment of 256 x 128. (Paper, section IV-A.)
     """
 
-    embedding_size = 2048
+    default_embedding_size = 2048
 
-    def __init__(self, n_mels: int = 128, *, zero_init_residual: bool = True) -> None:
+    def __init__(self, n_mels: int = 128, *, zero_init_residual: bool = True, embedding_size: int = 0) -> None:
         super().__init__()
+        self.embedding_size = embedding_size or self.default_embedding_size
         self.norm = MelNorm(n_mels)
         self.stem = nn.Sequential(ConvBlock(1, 64), nn.AvgPool2d(2), nn.Dropout(0.2))
         widths, depths = (64, 128, 256, 512), (3, 4, 6, 3)
@@ -38,7 +39,7 @@ class ResNet38(nn.Module):
                 for i in range(4)
             )
         )
-        self.top = nn.Sequential(nn.AvgPool2d(2), nn.Dropout(0.2), ConvBlock(512, 2048), nn.Dropout(0.2))
+        self.top = nn.Sequential(nn.AvgPool2d(2), nn.Dropout(0.2), ConvBlock(512, self.embedding_size), nn.Dropout(0.2))
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.mean(self.top(self.stages(self.stem(self.norm(x)))), dim=(2, 3))
@@ -50,13 +51,14 @@ class Quick(nn.Module):
     One residual block a stage; under 20 MMAC a segment of 256 x 128.
     """
 
-    embedding_size = 64
+    default_embedding_size = 64
 
-    def __init__(self, n_mels: int = 128, *, zero_init_residual: bool = True) -> None:
+    def __init__(self, n_mels: int = 128, *, zero_init_residual: bool = True, embedding_size: int = 0) -> None:
         super().__init__()
+        self.embedding_size = embedding_size or self.default_embedding_size
         self.norm = MelNorm(n_mels)
         self.stem = nn.Sequential(conv(1, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(inplace=True), nn.AvgPool2d(2))
-        widths = (8, 16, 32, 64)
+        widths = (8, 16, 32, self.embedding_size)
         self.stages = nn.Sequential(
             *(
                 stage(
@@ -102,11 +104,16 @@ class Network(nn.Module):
         return self.head(z).squeeze(1), z
 
 
-def build_network(backbone: str, *, n_mels: int = 128, zero_init_residual: bool = True) -> Network:
-    """A randomly initialised network (seed with torch.manual_seed). InputError for an unknown backbone."""
+def build_network(
+    backbone: str, *, n_mels: int = 128, zero_init_residual: bool = True, embedding_size: int = 0
+) -> Network:
+    """A randomly initialised network (seed with torch.manual_seed); an `embedding_size` of 0 is the backbone's own.
+
+    InputError for an unknown backbone.
+    """
     if backbone not in BACKBONES:
         raise InputError(f"--backbone {backbone}: unknown; use one of {', '.join(BACKBONES)}")
-    encoder = BACKBONES[backbone](n_mels, zero_init_residual=zero_init_residual)
+    encoder = BACKBONES[backbone](n_mels, zero_init_residual=zero_init_residual, embedding_size=embedding_size)
     return Network(encoder, int(encoder.embedding_size))  # type: ignore[arg-type]
 
 

@@ -65,6 +65,8 @@ class Preset(BaseModel):
     segment_frames: Annotated[int, Field(ge=8, le=4096)] = 256
     sections: Annotated[int, Field(ge=1, le=1000)] = 10
     zero_init_residual: bool = True
+    embedding_size: Annotated[int, Field(ge=0, le=65_536)] = 0
+    """D; 0 for the backbone's own (2048 for resnet38, 64 for quick)."""
     estimate_norms_first: bool = True
     """Estimate batch-norm statistics in one pass before the first centroids."""
 

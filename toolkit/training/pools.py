@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
@@ -29,18 +30,21 @@ class FeaturePool:
         self._count = count
         self._kept: OrderedDict[int, Float32Array] = OrderedDict()
         self._kept_bytes = 0
+        # Batches are made in a thread of their own, centroids in the one that trains.
+        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return self._count
 
     def clip(self, index: int) -> Float32Array:
         """Features (T, n_mels) of one clip, T >= frames: a shorter one is tiled."""
-        features = self._kept.get(index)
-        if features is None:
-            mapped = self._open(index)
-            features = tile(mapped, self._frames) if len(mapped) < self._frames else np.array(mapped)
-            self._keep(index, features)
-        return features
+        with self._lock:
+            features = self._kept.get(index)
+            if features is None:
+                mapped = self._open(index)
+                features = tile(mapped, self._frames) if len(mapped) < self._frames else np.array(mapped)
+                self._keep(index, features)
+            return features
 
     def _keep(self, index: int, features: Float32Array) -> None:
         self._kept[index] = features

@@ -113,8 +113,9 @@ def _train(trainer: Trainer, run: Run, resume: bool, report: Report, should_stop
 
         def on_step(step: StepLog) -> None:
             log.add(step)
+            speed = f"{step.iterations_per_second:.1f} it/s, {step.waiting:.1%} waiting for data"
             parts = f"loss {step.loss:8.3f} = bce {step.bce:.3f} + metric {step.metric:.3f}"
-            report(step.iteration, trainer.preset.iterations, f"{parts}  {step.iterations_per_second:.1f} it/s")
+            report(step.iteration, trainer.preset.iterations, f"{parts}  {speed}")
 
         trainer.run(on_step, lambda: _save(trainer, run), should_stop)
 

@@ -6,9 +6,10 @@ loss and the centroids are here in plain sight.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,19 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from edgeasd.runtime.errors import CheckFailed, DeviceError
+from edgeasd.runtime.errors import CheckFailed, DeviceError, InputError
 from edgeasd.toolkit.losses import ANOMALY, NORMAL, OUTLIER, LossParts, Method, method_loss, method_named
 from edgeasd.toolkit.models.backbones import Network, build_network
 from edgeasd.toolkit.presets import Preset
+from edgeasd.toolkit.training.batches import Ahead
 from edgeasd.toolkit.training.centroids import estimate_norms, mean_embedding
 from edgeasd.toolkit.training.checkpoint import Checkpoint, optimiser_tensors, save_checkpoint
 from edgeasd.toolkit.training.pools import FeaturePool
 from edgeasd.toolkit.training.sampler import BatchSampler
 
 __all__ = ["Interrupted", "StepLog", "Trainer", "open_fabric"]
+
+TRAINING_PRECISIONS = ("auto", "fp32", "bf16")
 
 _KEEP = 2
 
@@ -51,13 +55,19 @@ class StepLog:
     gradient_norm: float
     learning_rate: float
     iterations_per_second: float
+    waiting: float
+    """Share of this run's time so far that was spent waiting for batches, 0 to 1."""
 
 
-def open_fabric(accelerator: str) -> Fabric:
-    """Fabric on "cpu", "cuda" or "cuda:K"; bfloat16 autocast on a GPU that has it, float32 elsewhere.
+def open_fabric(accelerator: str, precision: str = "auto") -> Fabric:
+    """Fabric on "cpu", "cuda" or "cuda:K", training in "fp32" or with "bf16" autocast.
 
-    "auto" takes the first GPU there is. Raises DeviceError for a GPU that is not there.
+    An accelerator of "auto" is the first GPU there is, else the CPU. A precision of "auto" is bfloat16 on
+    a GPU that has it, float32 elsewhere: on CPUs it pays on some only. Raises DeviceError for what is not
+    there, InputError for an unknown precision.
     """
+    if precision not in TRAINING_PRECISIONS:
+        raise InputError(f"--training-precision {precision}: unknown; use one of {', '.join(TRAINING_PRECISIONS)}")
     kind, _, index = accelerator.partition(":")
     if kind == "auto":
         kind = "cuda" if torch.cuda.is_available() else "cpu"
@@ -70,9 +80,12 @@ def open_fabric(accelerator: str) -> Fabric:
         # float32 means float32 (TF32 has 10 bits of mantissa), and a seed means the same run.
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         torch.backends.cudnn.deterministic = True
-        precision = "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
-        return Fabric(accelerator="cuda", devices=[int(index or 0)], precision=precision)
-    return Fabric(accelerator="cpu", devices=1, precision="32-true")
+        able = torch.cuda.is_bf16_supported()
+        if precision == "bf16" and not able:
+            raise DeviceError(f"--training-precision bf16: {accelerator} has no bfloat16; use fp32")
+        mixed = able and precision != "fp32"
+        return Fabric(accelerator="cuda", devices=[int(index or 0)], precision="bf16-mixed" if mixed else "32-true")
+    return Fabric(accelerator="cpu", devices=1, precision="bf16-mixed" if precision == "bf16" else "32-true")
 
 
 class Trainer:
@@ -87,8 +100,12 @@ class Trainer:
         n_mels: int,
         fabric: Fabric,
         anomalies: FeaturePool | None = None,
+        compile_network: bool = False,
     ) -> None:
-        """`anomalies` are the known ones of fine-tuning, as many a batch as `preset.batch_anomaly` says."""
+        """`anomalies` are the known ones of fine-tuning, as many a batch as `preset.batch_anomaly` says.
+
+        `compile_network` has torch.compile fuse the network: worth its minute of compilation on long runs.
+        """
         if bool(preset.batch_anomaly) != bool(anomalies):
             raise ValueError("known anomalies and a preset with batch_anomaly come together or not at all")
         self.preset, self.seed, self.fabric = preset, seed, fabric
@@ -106,7 +123,10 @@ class Trainer:
         )
         torch.manual_seed(seed)
         self.network: Network = build_network(
-            preset.backbone, n_mels=n_mels, zero_init_residual=preset.zero_init_residual
+            preset.backbone,
+            n_mels=n_mels,
+            zero_init_residual=preset.zero_init_residual,
+            embedding_size=preset.embedding_size,
         )
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._names = [name for name, _ in self.network.named_parameters() if not name.startswith("head.")]
@@ -116,6 +136,8 @@ class Trainer:
         head = [named[name] for name in self._names if name.startswith("head.")]
         # capturable/foreach defaults differ between devices; the mathematics is Adam's either way
         self.optimiser = torch.optim.Adam([{"params": encoder}, {"params": head}], lr=preset.learning_rate)
+        if compile_network:
+            self.network.compile()
         self._model, self._fabric_optimiser = fabric.setup(self.network, self.optimiser)
         self.centroids: tuple[Tensor, Tensor] | None = None
         self.iteration = 0
@@ -152,11 +174,26 @@ class Trainer:
         if self.centroids is None:
             self._begin()
         self.network.train()
-        clock = time.perf_counter()
+        with Ahead(self._batch, self.iteration, self.preset.iterations) as batches:
+            self._iterate(batches, on_step, on_checkpoint, should_stop)
+        if self.method.metric != "dsad":
+            # "and once at the end"; for plain BCE they serve the exported distance only
+            self.centroids = self._compute_centroids()
+        on_checkpoint()
+
+    def _iterate(
+        self,
+        batches: Ahead[tuple[Tensor, Tensor]],
+        on_step: Callable[[StepLog], None],
+        on_checkpoint: Callable[[], None],
+        should_stop: Callable[[], bool],
+    ) -> None:
+        begun = clock = time.perf_counter()
         while self.iteration < self.preset.iterations:
-            parts, gradient_norm, rate = self._step()
+            log = self._step(*batches.next())
             now = time.perf_counter()
-            on_step(self._log(parts, gradient_norm, rate, 1.0 / max(now - clock, 1e-9)))
+            waiting = batches.waited / max(now - begun, 1e-9)
+            on_step(replace(log, iterations_per_second=1.0 / max(now - clock, 1e-9), waiting=waiting))
             clock = now
             if self.iteration % self.sampler.epoch_iterations == 0 and self.method.moving_centroids:
                 self.centroids = self._compute_centroids()
@@ -167,10 +204,6 @@ class Trainer:
                 raise Interrupted(self.iteration)
             if self.iteration % self.preset.checkpoint_every == 0:
                 on_checkpoint()
-        if self.method.metric != "dsad":
-            # "and once at the end"; for plain BCE they serve the exported distance only
-            self.centroids = self._compute_centroids()
-        on_checkpoint()
 
     def save(self, folder: Path, facts: dict[str, Any]) -> Path:
         """Write a checkpoint of this moment; `facts` go into its state.json."""
@@ -220,30 +253,33 @@ class Trainer:
                 c_n = torch.lerp(c_n, c_a, share)
         return c_p, c_n
 
-    def _step(self) -> tuple[LossParts, Tensor, float]:
+    def _step(self, segments: Tensor, kind: Tensor) -> StepLog:
         assert self.centroids is not None
         preset, factor = self.preset, 0.5 ** (self.iteration // self.preset.halve_every)
         for group, rate in zip(
             self.optimiser.param_groups, (preset.learning_rate, preset.head_learning_rate), strict=True
         ):
             group["lr"] = rate * factor
-        segments, kind = self._batch(self.iteration)
+        device = self.fabric.device
+        segments = segments.to(device, non_blocking=True)
+        kind = kind.to(device, non_blocking=True)
         self._fabric_optimiser.zero_grad()
         logit, z = self._model(segments)
         parts = method_loss(
             self.method, logit, z, kind, *self.centroids, lam=preset.lam, eta=preset.eta, epsilon=preset.epsilon
         )
-        if not bool(torch.isfinite(parts.total)):
-            raise CheckFailed(
-                f"iteration {self.iteration}: the loss is {float(parts.total.detach())} (bce {float(parts.bce):.3g}, "
-                f"metric {float(parts.metric):.3g}, largest 1/d² {float(parts.largest_inverse):.3g}); the last "
-                "checkpoint stands; train with a smaller learning rate or another seed"
-            )
         self.fabric.backward(parts.total)
         gradient_norm = nn.utils.get_total_norm([p.grad for p in self.network.parameters() if p.grad is not None])
+        log = _log(self.iteration + 1, parts, gradient_norm, preset.learning_rate * factor)
+        if not math.isfinite(log.loss):
+            raise CheckFailed(
+                f"iteration {self.iteration}: the loss is {log.loss} (bce {log.bce:.3g}, metric {log.metric:.3g}, "
+                f"largest 1/d² {log.largest_inverse:.3g}); the last checkpoint stands; "
+                "train with a smaller learning rate or another seed"
+            )
         self._fabric_optimiser.step()
         self.iteration += 1
-        return parts, gradient_norm, preset.learning_rate * factor
+        return log
 
     def _batch(self, iteration: int) -> tuple[Tensor, Tensor]:
         chosen = self.sampler.batch(iteration)
@@ -255,18 +291,15 @@ class Trainer:
             pool.crop(index, float(chosen.crops[row]), batch[row])
         counts = torch.tensor([len(chosen.normals), len(chosen.outliers), len(chosen.anomalies)])
         kind = torch.repeat_interleave(torch.tensor([NORMAL, OUTLIER, ANOMALY]), counts)
-        device = self.fabric.device
-        segments = torch.from_numpy(batch)[:, None].to(device, memory_format=torch.channels_last)
-        return segments, kind.to(device)
+        segments = torch.from_numpy(batch)[:, None].contiguous(memory_format=torch.channels_last)
+        if self.fabric.device.type == "cuda":
+            # Only from pinned memory does the copy run beside the step before it.
+            return segments.pin_memory(), kind.pin_memory()
+        return segments, kind
 
-    def _log(self, parts: LossParts, gradient_norm: Tensor, rate: float, speed: float) -> StepLog:
-        return StepLog(
-            iteration=self.iteration,
-            loss=float(parts.total.detach()),
-            bce=float(parts.bce),
-            metric=float(parts.metric),
-            largest_inverse=float(parts.largest_inverse),
-            gradient_norm=float(gradient_norm),
-            learning_rate=rate,
-            iterations_per_second=speed,
-        )
+
+def _log(iteration: int, parts: LossParts, gradient_norm: Tensor, rate: float) -> StepLog:
+    """The numbers of a step, brought from the device in one transfer."""
+    on_device = [parts.total.detach(), parts.bce, parts.metric, parts.largest_inverse, gradient_norm]
+    loss, bce, metric, largest_inverse, norm = torch.stack([value.double() for value in on_device]).tolist()
+    return StepLog(iteration, loss, bce, metric, largest_inverse, norm, rate, iterations_per_second=0.0, waiting=0.0)
