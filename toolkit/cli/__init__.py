@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 import edgeasd
-from edgeasd.toolkit.cli import data, demo, evaluate, export, finetune, run, score, train, verify
+from edgeasd.toolkit.cli import data, demo, evaluate, export, finetune, preset, run, score, train, verify
 from edgeasd.toolkit.cli.guard import complain, guarded
 
 app = typer.Typer(
@@ -48,6 +48,7 @@ for _name, _command in (
 ):
     app.command(_name)(guarded(_command))
 app.add_typer(data.app, name="data")
+app.add_typer(preset.app, name="preset")
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ from edgeasd.toolkit.cli.options import (
     IdAttribute,
     Machine,
     Root,
+    Settings,
     SkipBad,
     Workspace,
     cache_folder,
@@ -29,6 +30,7 @@ def finetune(
     anomalies: Annotated[Path, typer.Option(help="Folder of clips of faults, or a text file of their paths.")],
     count: Annotated[int | None, typer.Option(min=1, help="Use that many, chosen by the seed; all by default.")] = None,
     iterations: Annotated[int | None, typer.Option(min=1, help="Iterations; the preset's by default.")] = None,
+    settings: Settings = [],  # noqa: B006 - typer reads it and never changes it
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Decides the choice and the batches.")] = 0,
     workspace: Workspace = Path(),
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")] = False,
@@ -48,7 +50,8 @@ def finetune(
     from edgeasd.toolkit.cli.stoppable import stoppable
     from edgeasd.toolkit.cli.training_data import load_for
     from edgeasd.toolkit.data.known import choose_known, offered_files
-    from edgeasd.toolkit.presets import Preset
+    from edgeasd.toolkit.presets import stored_preset
+    from edgeasd.toolkit.presets.settings import FIXED_IN_AN_UPDATE, with_settings
     from edgeasd.toolkit.progress import progress
     from edgeasd.toolkit.runs import find_runs, update_folder
     from edgeasd.toolkit.training.session import finetune_one
@@ -61,7 +64,10 @@ def finetune(
     base = find_runs(workspace, machine, id)[0]
     base.outcome()  # refuses a run that has not finished
     files = offered_files(anomalies)
-    preset = Preset.model_validate(base.facts["preset"]).for_finetuning().changed(iterations=iterations)
+    planned = stored_preset(base.facts["preset"], str(base.folder / "run.json")).for_finetuning()
+    preset = with_settings(planned, settings, FIXED_IN_AN_UPDATE, {"iterations": iterations})
+    if preset.batch_anomaly < 1:
+        raise InputError("--set batch_anomaly=0: an update has known anomalies in every batch; set 1 or more")
     loaded = load_for(
         data,
         machine,

@@ -17,6 +17,7 @@ from edgeasd.toolkit.cli.options import (
     Machine,
     MachineId,
     Root,
+    Settings,
     SkipBad,
     Workspace,
     cache_folder,
@@ -39,6 +40,13 @@ def train(
         str | None, typer.Option(help="bce, dsad, ddcsad, bce+dsad or bce+ddcsad; the preset's by default.")
     ] = None,
     iterations: Annotated[int | None, typer.Option(min=1, help="Iterations; the preset's by default.")] = None,
+    lam: Annotated[
+        float | None, typer.Option(metavar="NUMBER", help="λ of equation 4; the preset's by default.")
+    ] = None,
+    eta: Annotated[
+        float | None, typer.Option(metavar="NUMBER", help="η of equations 2 and 3; the preset's by default.")
+    ] = None,
+    settings: Settings = [],  # noqa: B006 - typer reads it and never changes it
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Decides splits, batches and first weights.")] = 0,
     workspace: Workspace = Path(),
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint, exactly.")] = False,
@@ -65,11 +73,13 @@ def train(
     from edgeasd.toolkit.data.clips import plain_id
     from edgeasd.toolkit.losses import method_named
     from edgeasd.toolkit.presets import load_preset
+    from edgeasd.toolkit.presets.settings import FIXED_IN_TRAINING, with_settings
 
     if resume and overwrite:
         raise InputError("--resume and --overwrite: one goes on with a run, the other discards it; pass one of them")
-    method_named(loss or "bce")
-    chosen = load_preset(preset).changed(backbone=backbone, method=loss, iterations=iterations)
+    options = {"backbone": backbone, "method": loss, "iterations": iterations, "lam": lam, "eta": eta}
+    chosen = with_settings(load_preset(preset), settings, FIXED_IN_TRAINING, options)
+    method_named(chosen.method)
     loaded = load_for(
         data,
         machine,
@@ -135,7 +145,7 @@ def _train_here(
     folder = run_folder(workspace, loaded.machine, id)
     print(
         f"edgeasd: training {loaded.machine} ID {id}: {preset.backbone}, {preset.method}, {preset.iterations} iterations "
-        f"on {fabric.device} at {fabric._precision.precision}; {_counts(loaded, id)}",
+        f"on {fabric.device} at {fabric._precision.precision}; {_counts(loaded, id)}{_changes(preset)}",
         file=sys.stderr,
     )
     with stoppable(f"training of {loaded.machine} ID {id}", f"{loaded.machine} {id}", preset.iterations) as (
@@ -164,6 +174,15 @@ def _counts(loaded: MachineData, id: str) -> str:
     roles = loaded.roles(id)
     held = len(roles.holdout_normals) + len(roles.holdout_outliers)
     return f"{len(roles.normals)} normal and {len(roles.outliers)} outlier clips, {held} held out"
+
+
+def _changes(preset: Preset) -> str:
+    """The fields that are not as the preset has them; nothing falls back or changes silently."""
+    from edgeasd.toolkit.presets import load_preset
+    from edgeasd.toolkit.presets.settings import describe_changes
+
+    changes = describe_changes(load_preset(preset.name), preset)
+    return f"; {preset.name} with {changes}" if changes else ""
 
 
 def _train_apart(ids: list[str], accelerators: list[str]) -> None:
