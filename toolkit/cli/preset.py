@@ -13,7 +13,9 @@ from edgeasd.toolkit.cli.options import AsJson
 if TYPE_CHECKING:
     from edgeasd.toolkit.presets import Preset
 
-app = typer.Typer(help="Look at presets: every value that decides a training.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="Look at presets: every value that decides a training.", no_args_is_help=True, rich_markup_mode=None
+)
 
 
 @app.command("list")
@@ -76,4 +78,8 @@ def _print(preset: Preset) -> None:
     machines = list(dict.fromkeys(machine for cells in table.values() for machine in cells))
     print("  ".join([f"{'':<10}", *machines]))
     for method, cells in table.items():
-        print("  ".join([f"{method:<10}", *(f"{cells.get(machine, '-'):<{len(machine)}}" for machine in machines)]).rstrip())
+        print(
+            "  ".join(
+                [f"{method:<10}", *(f"{cells.get(machine, '-'):<{len(machine)}}" for machine in machines)]
+            ).rstrip()
+        )

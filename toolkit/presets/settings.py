@@ -57,7 +57,9 @@ def with_settings(
         if not equals or not value:
             raise InputError(f"--set {text}: expected FIELD=VALUE, such as lam=0.5; `edgeasd preset show` lists them")
         if name not in known:
-            raise InputError(f"--set {text}: unknown field {name!r}; use one of {', '.join(sorted({*known} - {*fixed}))}")
+            raise InputError(
+                f"--set {text}: unknown field {name!r}; use one of {', '.join(sorted({*known} - {*fixed}))}"
+            )
         if name in fixed:
             raise InputError(f"--set {text}: {name} stays as it is: {fixed[name]}")
         if name in changes:

@@ -17,7 +17,7 @@ from lightning_fabric import Fabric
 import edgeasd
 from edgeasd.calibration.deploy import SegmentOutputs
 from edgeasd.runtime.clip import score_features
-from edgeasd.runtime.errors import InputError
+from edgeasd.runtime.errors import CheckFailed, InputError
 from edgeasd.runtime.scorer import Scorer
 from edgeasd.runtime.segments import SegmentSettings, tile
 from edgeasd.toolkit.data.clips import Clip
@@ -29,7 +29,7 @@ from edgeasd.toolkit.progress import Report
 from edgeasd.toolkit.runs import Outcome, Run, load_run
 from edgeasd.toolkit.training.checkpoint import latest_checkpoint, list_checkpoints
 from edgeasd.toolkit.training.pools import FeaturePool
-from edgeasd.toolkit.training.trainer import StepLog, Trainer
+from edgeasd.toolkit.training.trainer import NotFinite, StepLog, Trainer
 
 _GOLDEN_SEGMENTS = 16
 """Export holds ONNX against torch on all of them and puts the first few into the bundle."""
@@ -116,7 +116,19 @@ def _train(trainer: Trainer, run: Run, resume: bool, report: Report, should_stop
             parts = f"loss {step.loss:8.3f} = bce {step.bce:.3f} + metric {step.metric:.3f}"
             report(step.iteration, trainer.preset.iterations, f"{parts}  {step.iterations_per_second:.1f} it/s")
 
-        trainer.run(on_step, lambda: _save(trainer, run), should_stop)
+        try:
+            trainer.run(on_step, lambda: _save(trainer, run), should_stop)
+        except NotFinite as error:
+            raise CheckFailed(f"{run.folder}: {error.found}; {_last_good(run, error)}; {error.remedy}") from None
+
+
+def _last_good(run: Run, error: NotFinite) -> str:
+    """Delete the checkpoint whose weights gave no finite loss, and say which one stands."""
+    for path in list_checkpoints(run.checkpoints):
+        if int(path.name.removeprefix("step-")) >= error.iteration:
+            shutil.rmtree(path)
+    good = list_checkpoints(run.checkpoints)
+    return f"the checkpoint {good[-1].name} is good and stands" if good else "it came before the first checkpoint"
 
 
 def _pool(data: MachineData, clips: list[Clip], preset: Preset) -> FeaturePool:

@@ -18,7 +18,16 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from edgeasd.runtime.errors import CheckFailed, DeviceError
-from edgeasd.toolkit.losses import ANOMALY, NORMAL, OUTLIER, LossParts, Method, method_loss, method_named
+from edgeasd.toolkit.losses import (
+    ANOMALY,
+    NORMAL,
+    OUTLIER,
+    LossParts,
+    Method,
+    method_loss,
+    method_named,
+    squared_distance,
+)
 from edgeasd.toolkit.models.backbones import Network, build_network
 from edgeasd.toolkit.presets import Preset
 from edgeasd.toolkit.training.centroids import estimate_norms, mean_embedding
@@ -26,7 +35,7 @@ from edgeasd.toolkit.training.checkpoint import Checkpoint, optimiser_tensors, s
 from edgeasd.toolkit.training.pools import FeaturePool
 from edgeasd.toolkit.training.sampler import BatchSampler
 
-__all__ = ["Interrupted", "StepLog", "Trainer", "open_fabric"]
+__all__ = ["Interrupted", "NotFinite", "StepLog", "Trainer", "open_fabric"]
 
 _KEEP = 2
 
@@ -37,6 +46,16 @@ class Interrupted(Exception):
     def __init__(self, iteration: int) -> None:
         super().__init__(f"stopped at iteration {iteration}")
         self.iteration = iteration
+
+
+class NotFinite(CheckFailed):
+    """The loss is no longer finite: the weights before `iteration` are to blame, those of an earlier one were good."""
+
+    def __init__(self, iteration: int, found: str) -> None:
+        self.iteration, self.found = iteration, f"iteration {iteration}: {found}"
+        super().__init__(f"{self.found}; the last checkpoint stands; {self.remedy}")
+
+    remedy = "train anew with --overwrite and a smaller learning rate (--set learning_rate=...) or another --seed"
 
 
 @dataclass(frozen=True)
@@ -146,8 +165,8 @@ class Trainer:
     ) -> None:
         """Train to the end. `on_checkpoint` is called after the iterations that the preset names, and the last.
 
-        Raises Interrupted when `should_stop` says so, after a checkpoint; CheckFailed when the loss
-        is no longer finite, in which case the last checkpoint stands.
+        Raises Interrupted when `should_stop` says so, after a checkpoint; NotFinite when the loss, or what the
+        final network says, is no longer finite. A checkpoint of that very iteration has the weights that did it.
         """
         if self.centroids is None:
             self._begin()
@@ -170,7 +189,20 @@ class Trainer:
         if self.method.metric != "dsad":
             # "and once at the end"; for plain BCE they serve the exported distance only
             self.centroids = self._compute_centroids()
+        self._check_final()
         on_checkpoint()
+
+    def _check_final(self) -> None:
+        """No loss follows the last step to tell whether its weights are any good. Raises NotFinite."""
+        assert self.centroids is not None
+        segments, _ = self._batch(self.iteration)
+        self.network.eval()
+        with torch.no_grad():
+            logit, z = self._model(segments)
+        self.network.train()
+        d = squared_distance(z.float(), self.centroids[0])
+        if not bool(torch.isfinite(logit).all() and torch.isfinite(d).all()):
+            raise NotFinite(self.iteration, "the trained network gives logits or distances that are not finite")
 
     def save(self, folder: Path, facts: dict[str, Any]) -> Path:
         """Write a checkpoint of this moment; `facts` go into its state.json."""
@@ -234,10 +266,10 @@ class Trainer:
             self.method, logit, z, kind, *self.centroids, lam=preset.lam, eta=preset.eta, epsilon=preset.epsilon
         )
         if not bool(torch.isfinite(parts.total)):
-            raise CheckFailed(
-                f"iteration {self.iteration}: the loss is {float(parts.total.detach())} (bce {float(parts.bce):.3g}, "
-                f"metric {float(parts.metric):.3g}, largest 1/d² {float(parts.largest_inverse):.3g}); the last "
-                "checkpoint stands; train with a smaller learning rate or another seed"
+            raise NotFinite(
+                self.iteration,
+                f"the loss is {float(parts.total.detach())} (bce {float(parts.bce):.3g}, "
+                f"metric {float(parts.metric):.3g}, largest 1/d² {float(parts.largest_inverse):.3g})",
             )
         self.fabric.backward(parts.total)
         gradient_norm = nn.utils.get_total_norm([p.grad for p in self.network.parameters() if p.grad is not None])
