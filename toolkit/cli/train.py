@@ -72,6 +72,7 @@ def train(
     from edgeasd.toolkit.cli.training_data import load_for
     from edgeasd.toolkit.data.clips import plain_id
     from edgeasd.toolkit.losses import method_named
+    from edgeasd.toolkit.models.backbones import check_segment
     from edgeasd.toolkit.presets import load_preset
     from edgeasd.toolkit.presets.settings import FIXED_IN_TRAINING, with_settings
 
@@ -80,6 +81,7 @@ def train(
     options = {"backbone": backbone, "method": loss, "iterations": iterations, "lam": lam, "eta": eta}
     chosen = with_settings(load_preset(preset), settings, FIXED_IN_TRAINING, options)
     method_named(chosen.method)
+    check_segment(chosen.backbone, chosen.segment_frames)
     loaded = load_for(
         data,
         machine,

@@ -27,6 +27,9 @@ FORMAT = 1
 FEW_CLIPS = 10
 """Below this many of a kind the choice is little more than chance."""
 
+CHOSEN = "chosen on"
+"""How the source of a chosen α begins."""
+
 _Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 _Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
@@ -55,7 +58,7 @@ class ChosenAlpha(BaseModel):
     @property
     def setting(self) -> Alpha:
         """The value with its source, as a manifest states it."""
-        source = f"chosen on {self.normals} normal and {self.anomalies} anomalous validation clips"
+        source = f"{CHOSEN} {self.normals} normal and {self.anomalies} anomalous validation clips"
         return Alpha(self.alpha, source)
 
 
@@ -111,7 +114,7 @@ def load_chosen(run: Run) -> ChosenAlpha | None:
     return chosen
 
 
-_REMEDY = "delete the file, and choose again with `edgeasd alpha`"
+_REMEDY = "choose again with `edgeasd alpha`, or delete the file"
 
 
 def _path(run: Run) -> Path:

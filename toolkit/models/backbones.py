@@ -110,6 +110,25 @@ def build_network(backbone: str, *, n_mels: int = 128, zero_init_residual: bool 
     return Network(encoder, int(encoder.embedding_size))  # type: ignore[arg-type]
 
 
+_ENOUGH_FRAMES = 64
+"""Every backbone takes as many; asking torch costs seconds of imports."""
+
+
+def check_segment(backbone: str, frames: int, n_mels: int = 128) -> None:
+    """InputError where `backbone` pools a segment of `frames` frames down to nothing; no arithmetic is done."""
+    if frames >= _ENOUGH_FRAMES:
+        return
+    with torch.device("meta"):
+        network = build_network(backbone, n_mels=n_mels).eval()
+        try:
+            network(torch.zeros(1, 1, frames, n_mels))
+        except RuntimeError:
+            raise InputError(
+                f"segment_frames = {frames}: too few for the backbone {backbone}, which halves them several times; "
+                f"set {_ENOUGH_FRAMES} or more"
+            ) from None
+
+
 def count_parameters(module: nn.Module) -> int:
     """Trainable parameters."""
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
