@@ -102,10 +102,15 @@ class Network(nn.Module):
         return self.head(z).squeeze(1), z
 
 
-def build_network(backbone: str, *, n_mels: int = 128, zero_init_residual: bool = True) -> Network:
-    """A randomly initialised network (seed with torch.manual_seed). InputError for an unknown backbone."""
+def check_backbone(backbone: str) -> None:
+    """InputError for an unknown name."""
     if backbone not in BACKBONES:
         raise InputError(f"--backbone {backbone}: unknown; use one of {', '.join(BACKBONES)}")
+
+
+def build_network(backbone: str, *, n_mels: int = 128, zero_init_residual: bool = True) -> Network:
+    """A randomly initialised network (seed with torch.manual_seed). InputError for an unknown backbone."""
+    check_backbone(backbone)
     encoder = BACKBONES[backbone](n_mels, zero_init_residual=zero_init_residual)
     return Network(encoder, int(encoder.embedding_size))  # type: ignore[arg-type]
 
@@ -115,7 +120,8 @@ _ENOUGH_FRAMES = 64
 
 
 def check_segment(backbone: str, frames: int, n_mels: int = 128) -> None:
-    """InputError where `backbone` pools a segment of `frames` frames down to nothing; no arithmetic is done."""
+    """InputError for an unknown backbone, or one that pools `frames` frames down to nothing. Computes nothing."""
+    check_backbone(backbone)
     if frames >= _ENOUGH_FRAMES:
         return
     with torch.device("meta"):
