@@ -7,8 +7,9 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -207,6 +208,26 @@ def test_a_nan_loss_stops_and_names_iteration_and_checkpoint(home: Path, edgeasd
     assert not (home / "nan" / RUN / "outcome.npz").exists()
 
 
+def test_the_checkpoint_before_the_weights_that_failed_is_kept_and_named(
+    home: Path, edgeasd: Edgeasd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgeasd.toolkit.training import trainer
+
+    real, calls = trainer.method_loss, iter(range(99))
+
+    def poisoned(*args: Any, **kwargs: Any) -> Any:
+        parts = real(*args, **kwargs)
+        return replace(parts, total=parts.total * float("nan")) if next(calls) == 4 else parts
+
+    monkeypatch.setattr(trainer, "method_loss", poisoned)
+    words = ("train", *BASE, "--id", "00", "--workspace", "kept", "--accelerator", "cpu", *SMALL)
+    done = edgeasd(*words, "--set", "checkpoint_every=2", "--iterations", 6, cwd=home)
+    assert done.code == 1
+    assert "iteration 4: the loss is nan" in done.lines[-1]
+    assert "the checkpoint step-000002 is good and stands; train anew with --overwrite" in done.lines[-1]
+    assert [path.name for path in (home / "kept" / RUN / "checkpoints").iterdir()] == ["step-000002"]
+
+
 # α
 
 
@@ -226,6 +247,11 @@ def test_alpha_is_chosen_on_clips_that_then_no_longer_judge(own: Path, edgeasd: 
     assert one["figures"]["deploy"]["alpha"] == told["alpha"]
     assert one["figures"]["deploy"]["alpha_source"] == told["alpha_source"]
     assert one["figures"]["paper"]["alpha_source"] == "0.5: Table I has no gear"
+    # A finished training that is resumed keeps its weights, and so its α.
+    resumed = edgeasd(
+        "train", *words, "--accelerator", "cpu", "--iterations", 6, *SMALL, "--lam", 0.5, "--resume", cwd=own
+    )
+    assert resumed.code == 0, resumed.said
     assert "none of them is in the test" in edgeasd("evaluate", *words, cwd=own).out
 
 

@@ -52,7 +52,7 @@ def with_settings(
     given = {name: value for name, value in (options or {}).items() if value is not None}
     changes: dict[str, Any] = dict(given)
     known = field_meanings()
-    for text in settings:
+    for text in (" ".join(setting.split()) for setting in settings):
         name, equals, value = (part.strip() for part in text.partition("="))
         if not equals or not value:
             raise InputError(f"--set {text}: expected FIELD=VALUE, such as lam=0.5; `edgeasd preset show` lists them")
