@@ -18,6 +18,14 @@ HELD_OUT, TRAINING = "held-out", "training"
 
 
 @dataclass(frozen=True)
+class Alpha:
+    """α of equation 5, in [0, 1], and who chose it."""
+
+    value: float
+    source: str
+
+
+@dataclass(frozen=True)
 class SegmentOutputs:
     """What the head said of the segments of one clip: q and d, each (segments,) float32."""
 
@@ -46,25 +54,27 @@ def fit_deploy(
     outliers: Sequence[SegmentOutputs],
     anomalies: Sequence[SegmentOutputs] = (),
     *,
+    alpha: Alpha | None = None,
     normal_origin: str = HELD_OUT,
     outlier_origin: str = HELD_OUT,
 ) -> DeployFit:
     """Fit the `deploy` constants from normal and outlier clips, and known anomalies where there are enough.
 
-    `fixed_alpha` is α where the method leaves no choice, else None: 0.5, since there are no labels.
+    `fixed_alpha` is α where the method leaves no choice; else `alpha` is taken, and 0.5 where that is None, since
+    there are no labels.
     The origins say what the clips are and end up in the manifest. Normal clips of origin TRAINING are
     a stand-in: they give no threshold, so the bundle stays uncalibrated. Raises InputError without
     normals, CheckFailed where normals and outliers do not separate.
     """
     found = fit_distance_range([c.d for c in normals], [c.d for c in outliers], [c.d for c in anomalies])
-    alpha, source = DEFAULT_ALPHA, "0.5: no labelled validation clips"
     if fixed_alpha is not None:
-        alpha, source = fixed_alpha, f"fixed by the method {method}"
-
+        alpha = Alpha(fixed_alpha, f"fixed by the method {method}")
+    elif alpha is None:
+        alpha = Alpha(DEFAULT_ALPHA, "0.5: no labelled validation clips")
     score = ScoreSettings(
         method=method,
-        alpha=alpha,
-        alpha_source=source,
+        alpha=alpha.value,
+        alpha_source=alpha.source,
         d_min=found.d_min,
         d_max=found.d_max,
         d_min_source=found.d_min_source.replace(HELD_OUT, normal_origin),

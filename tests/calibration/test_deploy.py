@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeasd.calibration.deploy import HELD_OUT, TRAINING, SegmentOutputs, clip_scores, fit_deploy
+from edgeasd.calibration.deploy import HELD_OUT, TRAINING, Alpha, SegmentOutputs, clip_scores, fit_deploy
 from edgeasd.runtime.errors import CheckFailed, InputError
 
 pytestmark = pytest.mark.core
@@ -45,6 +45,17 @@ def test_the_threshold_is_the_largest_held_out_clip_score_three_in_a_row() -> No
     assert fit.threshold.clip == pytest.approx(largest, rel=1e-12)
     assert fit.threshold.clip == max(clip_scores(fit.score, NORMALS))
     assert (fit.threshold.consecutive, fit.threshold.clips, fit.threshold.warning) == (3, 12, None)
+
+
+def test_a_chosen_alpha_sets_scores_and_threshold_unless_the_method_fixes_it() -> None:
+    chosen = Alpha(0.2, "chosen on 12 normal and 20 anomalous validation clips")
+    fit = fit_deploy("bce+ddcsad", None, NORMALS, OUTLIERS, alpha=chosen)
+    assert (fit.score.alpha, fit.score.alpha_source) == (chosen.value, chosen.source)
+    assert fit.threshold is not None
+    largest = max(by_hand(c, 0.2, fit.score.d_min, fit.score.d_max) for c in NORMALS)
+    assert fit.threshold.clip == pytest.approx(largest, rel=1e-12)
+    fixed = fit_deploy("bce", 1.0, NORMALS, OUTLIERS, alpha=chosen).score
+    assert (fixed.alpha, fixed.alpha_source) == (1.0, "fixed by the method bce")
 
 
 def test_a_threshold_from_few_clips_warns() -> None:

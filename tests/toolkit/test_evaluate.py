@@ -222,6 +222,15 @@ def test_the_torch_head_keeps_q_where_one_minus_p_is_zero() -> None:
     np.testing.assert_allclose(found["p"], 1.0 / (1.0 + np.exp(-logits)), rtol=2e-5)
 
 
+def test_the_torch_head_ranks_clips_whose_one_minus_p_is_equally_zero() -> None:
+    network = build_network("quick")
+    torch.nn.init.constant_(network.head.weight, 1 / 64)
+    logits = np.linspace(18.0, 80.0, 200)
+    found = TorchHead(network, torch.zeros(64))(np.repeat(logits[:, None], 64, axis=1).astype(np.float32))
+    assert not np.any(1 - found["p"])
+    assert np.all(np.diff(found["q"]) < 0)
+
+
 def test_the_torch_scorer_is_the_runtime_clip_rule(trained: Trained, data: MachineData) -> None:
     scorer = trained.scorer(trained.deploy().score)
     clip = long_clip(data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -202,6 +203,55 @@ def test_under_autocast_the_loss_is_computed_in_float32(dtype: torch.dtype) -> N
         arrays = [t.double().numpy() for t in (logit, z)]
         exact = written_out(name, *arrays, kind.numpy(), *(c.double().numpy() for c in centroids), 1.0, 2.0, EPSILON)
         assert float(parts.total) == pytest.approx(exact, rel=1e-5), name
+
+
+# Distances of one coordinate from the centroid; near 1e-5 the gradient of 1 / (d² + ε) is steepest, about 1e7.
+NEAR = [0.0, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("offset", NEAR)
+@pytest.mark.parametrize("name", ["dsad", "ddcsad", "bce+dsad", "bce+ddcsad"])
+def test_in_low_precision_nothing_is_nan_as_d_goes_to_0(name: str, offset: float, dtype: torch.dtype) -> None:
+    """An embedding of 2048 dimensions that autocast rounds, beside float32 centroids that are not rounded."""
+    on = torch.ones(2048)
+    weight = torch.ones(3, 2048, requires_grad=True)
+    logit = torch.tensor([9.0, -9.0, 0.0], requires_grad=True)
+    kind = torch.tensor([OUTLIER, ANOMALY, NORMAL])
+    # Outlier and anomaly sit on c_p; the normal sits on c_n as well, which for DDCSAD is the side that is inverted.
+    c_p, c_n = on + offset, on - offset
+    with torch.autocast("cpu", dtype=dtype):
+        z = weight.to(dtype)
+        parts = method_loss(METHODS[name], logit.to(dtype), z, kind, c_p, c_n, lam=1.0, eta=2.0, epsilon=EPSILON)
+    parts.total.backward()
+    assert parts.total.dtype == torch.float32
+    assert bool(torch.isfinite(parts.total))
+    assert weight.grad is not None
+    assert not bool(torch.isnan(weight.grad).any())
+    if dtype == torch.bfloat16:
+        assert bool(torch.isfinite(weight.grad).all())
+    else:
+        # float16 ends at 65,504: the steepest gradients are infinite there, which is why no training offers it.
+        steepest = 2 * offset / (2048 * offset**2 + EPSILON) ** 2
+        assert bool(torch.isfinite(weight.grad).all()) or steepest > 20_000
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_cross_entropy_of_low_precision_logits_keeps_its_gradient(dtype: torch.dtype) -> None:
+    """Right answers of 20 and 40 still differ: log1p(exp(-ℓ)) is not formed from a rounded p."""
+    logit = torch.tensor([-40.0, -20.0, 20.0, 40.0], dtype=dtype)
+    kind = torch.tensor([NORMAL, NORMAL, OUTLIER, OUTLIER])
+    centroid = torch.zeros(4)
+
+    def loss(x: torch.Tensor, kinds: torch.Tensor) -> float:
+        with torch.autocast("cpu", dtype=dtype):
+            z = torch.zeros(len(x), 4, dtype=dtype)
+            of_all = method_loss(METHODS["bce"], x, z, kinds, centroid, centroid, lam=1.0, eta=2.0, epsilon=EPSILON)
+        return float(of_all.total)
+
+    assert loss(logit, kind) == pytest.approx(30.0)
+    right = [loss(torch.tensor([x], dtype=dtype), torch.tensor([NORMAL])) for x in (10.0, 20.0, 40.0, 80.0)]
+    assert all(one > two > 0 for one, two in pairwise(right))
 
 
 def test_cross_entropy_is_exact_at_huge_logits() -> None:

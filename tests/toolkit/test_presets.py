@@ -6,9 +6,19 @@ import json
 import re
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from edgeasd.runtime.errors import InputError
 from edgeasd.toolkit.presets import PRESETS, Preset, load_preset, table_one_alpha
+from edgeasd.toolkit.presets.settings import (
+    FIXED_IN_AN_UPDATE,
+    FIXED_IN_TRAINING,
+    describe_changes,
+    field_meanings,
+    field_values,
+    with_settings,
+)
 
 pytestmark = pytest.mark.core
 
@@ -80,3 +90,37 @@ def test_alpha_is_table_one_cell_by_cell() -> None:
             assert table_one_alpha(method, machine) == alpha
     assert table_one_alpha("bce+ddcsad", "lathe") is None
     assert table_one_alpha("bce", "fan") is None
+
+
+def test_every_field_has_one_meaning_and_a_value() -> None:
+    meanings = field_meanings()
+    assert set(meanings) == set(field_values(load_preset("paper")))
+    assert "finetune.batch_anomaly" in meanings
+    assert all(meaning.endswith(".") and "\n" not in meaning for meaning in meanings.values())
+    assert {*FIXED_IN_TRAINING, *FIXED_IN_AN_UPDATE} <= set(meanings)
+
+
+def test_settings_are_read_as_the_type_of_their_field() -> None:
+    quick = load_preset("quick")
+    texts = ["eta=3", "learning_rate = 5e-4", "estimate_norms_first=no", "finetune.iterations=9", "centroid_outliers=0"]
+    found = with_settings(quick, texts, FIXED_IN_TRAINING, {"lam": 0.25, "iterations": None})
+    assert (found.eta, found.learning_rate, found.estimate_norms_first, found.lam) == (3.0, 5e-4, False, 0.25)
+    assert (found.finetune.iterations, found.finetune.batch_outlier) == (9, quick.finetune.batch_outlier)
+    assert found.iterations == quick.iterations
+    assert describe_changes(quick, found) == (
+        "learning_rate = 0.0005, lam = 0.25, eta = 3.0, centroid_outliers = 0, estimate_norms_first = False, "
+        "finetune.iterations = 9"
+    )
+    assert describe_changes(quick, quick) == ""
+
+
+@given(st.sampled_from(sorted(field_meanings())), st.text(max_size=12))
+@example("lam", "\n")
+def test_whatever_is_set_is_a_preset_or_one_line(name: str, value: str) -> None:
+    said = None
+    try:
+        found = with_settings(load_preset("quick"), [f"{name}={value}"], {})
+        assert Preset.model_validate(found.model_dump()) == found
+    except InputError as error:
+        said = str(error)
+    assert said is None or "\n" not in said

@@ -8,7 +8,21 @@ from typing import Annotated, Any
 import typer
 
 import edgeasd
-from edgeasd.toolkit.cli import data, demo, evaluate, export, finetune, run, score, train, verify
+from edgeasd.toolkit.cli import (
+    alpha,
+    compare,
+    data,
+    demo,
+    evaluate,
+    export,
+    finetune,
+    preset,
+    run,
+    score,
+    seeds,
+    train,
+    verify,
+)
 from edgeasd.toolkit.cli.guard import complain, guarded
 
 app = typer.Typer(
@@ -40,7 +54,10 @@ for _name, _command in (
     ("demo", demo.demo),
     ("train", train.train),
     ("finetune", finetune.finetune),
+    ("alpha", alpha.alpha),
     ("evaluate", evaluate.evaluate),
+    ("compare", compare.compare),
+    ("seeds", seeds.seeds),
     ("export", export.export),
     ("verify", verify.verify),
     ("score", score.score),
@@ -48,6 +65,7 @@ for _name, _command in (
 ):
     app.command(_name)(guarded(_command))
 app.add_typer(data.app, name="data")
+app.add_typer(preset.app, name="preset")
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ import typer
 from edgeasd.runtime.errors import InputError
 from edgeasd.toolkit.cli.guard import complain
 from edgeasd.toolkit.cli.options import (
+    Alpha,
     AsJson,
     Cache,
     ChannelOfRun,
@@ -44,6 +45,7 @@ def evaluate(
     bundle: Annotated[
         Path | None, typer.Option(help="Also score with this bundle, and count the pairs of clips it orders otherwise.")
     ] = None,
+    alpha: Alpha = None,
     update: Update = None,
     without: Annotated[
         Path | None, typer.Option(help="Leave these recordings out of the test: a folder, or a text file of paths.")
@@ -88,7 +90,9 @@ def evaluate(
     found, judged, official = [], [], []
     loader = _Loader(data, cache_folder(cache, workspace), id_attribute, channel, ground_truth, skip_bad)
     for run in runs:
-        trained, loaded, one = _evaluate_run(run, loader, baseline, bundle, excluded, unlabelled=dcase is not None)
+        trained, loaded, one = _evaluate_run(
+            run, loader, alpha, baseline, bundle, excluded, unlabelled=dcase is not None
+        )
         if dcase is not None:
             official += _official_results(trained, one)
         write_json(run.folder / "evaluation.json", one.to_json())
@@ -146,7 +150,7 @@ def _write_official(folder: Path, results: list[Result], data: MachineData) -> N
     if missing:
         complain(
             f"the files lack {len(missing)} test clips ({missing[0]} first): of IDs that were not evaluated, offered "
-            "as known anomalies, or left out by --without; the official figures need all"
+            "as known anomalies, spent on choosing α, or left out by --without; the official figures need all"
         )
 
 
@@ -210,6 +214,7 @@ def _contents(source: Path | None) -> frozenset[str]:
 def _evaluate_run(
     run: Run,
     loader: _Loader,
+    alpha: float | None,
     baseline: bool,
     bundle: Path | None,
     excluded: frozenset[str],
@@ -221,7 +226,7 @@ def _evaluate_run(
     from edgeasd.toolkit.evaluation.trained import load_trained
     from edgeasd.toolkit.progress import progress
 
-    trained = load_trained(run)
+    trained = load_trained(run).with_alpha(alpha)
     loaded = loader(trained)
     with progress(f"{run.machine} {run.id}") as report, ExitStack() as opened_bundle:
         scorer = None

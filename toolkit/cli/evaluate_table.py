@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from edgeasd.toolkit.evaluation.chosen_alpha import CHOSEN
 from edgeasd.toolkit.evaluation.evaluate import Evaluation
 from edgeasd.toolkit.evaluation.figures import Figures
 
@@ -50,6 +51,9 @@ def _remarks(one: Evaluation) -> list[str]:
     if one.known_anomalies:
         lines.append(f"updated with {one.known_anomalies} known anomalies; none that were offered is in the test")
     judged = next((one.figures[name] for name in HEADINGS if name in one.figures), None)
+    source = "" if judged is None else str(judged.facts.get("alpha_source", ""))
+    if judged is not None and source.startswith(CHOSEN):
+        lines.append(f"α {judged.facts['alpha']:g} was {source}; none of them is in the test")
     domains = {} if judged is None else judged.facts.get("domains", {}).get("2022-2026", {})
     parts = [
         f"{key.removeprefix('auc_')} AUC {100 * domains[key]:.1f}"

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgeasd.runtime.errors import InputError
-from edgeasd.toolkit.cli.guard import remembered_interrupts
-from edgeasd.toolkit.cli.options import AsJson, ChannelOfRun, Machine, MachineId, Update, Workspace
+from edgeasd.toolkit.cli.guard import complain, remembered_interrupts
+from edgeasd.toolkit.cli.options import Alpha, AsJson, ChannelOfRun, Machine, MachineId, Update, Workspace
 
 if TYPE_CHECKING:
-    from edgeasd.calibration.deploy import SegmentOutputs
+    from edgeasd.calibration.deploy import DeployFit, SegmentOutputs
     from edgeasd.export.bundle_writer import TrainedModel
     from edgeasd.runtime.golden import Deviation
     from edgeasd.toolkit.evaluation.trained import Trained
@@ -33,6 +33,7 @@ def export(
     output: Annotated[
         Path | None, typer.Option(help="Bundle folder, in place of bundles/<machine>-id_<id>; with one ID only.")
     ] = None,
+    alpha: Alpha = None,
     make_zip: Annotated[bool, typer.Option("--zip", help="Also pack the bundle into one zip beside it.")] = False,
     update: Update = None,
     workspace: Workspace = Path(),
@@ -56,7 +57,7 @@ def export(
     if output is not None and len(runs) > 1:
         raise InputError(f"--output {output}: {len(runs)} IDs would go to one folder; name one with --id")
     for run in runs:
-        trained = load_trained(run.chosen(update))
+        trained = load_trained(run.chosen(update)).with_alpha(alpha)
         if trained.run.known_anomalies:
             name, known = trained.run.folder.name, trained.run.known_anomalies
             print(f"edgeasd: {run.machine} ID {run.id}: update {name}, {known} known anomalies", file=sys.stderr)
@@ -78,7 +79,7 @@ def _model(trained: Trained, normals: list[SegmentOutputs] | None) -> TrainedMod
     from edgeasd.export.bundle_writer import TrainedModel
     from edgeasd.toolkit.models.backbones import count_macs, count_parameters
 
-    run, network = trained.run, trained.network
+    run, network, fit = trained.run, trained.network, trained.deploy(normals)
     encoder = network.encoder
     return TrainedModel(
         machine=run.machine,
@@ -93,12 +94,12 @@ def _model(trained: Trained, normals: list[SegmentOutputs] | None) -> TrainedMod
         features=run.features,
         amplitude=run.amplitude,
         segments=run.segments,
-        fit=trained.deploy(normals),
+        fit=fit,
         normals=trained.outcome.normals if normals is None else normals,
         outliers=trained.outcome.outliers,
         real_segments=trained.outcome.golden,
         provenance=_provenance(trained),
-        metrics=_metrics(trained),
+        metrics=_metrics(trained, fit),
     )
 
 
@@ -109,16 +110,23 @@ def _provenance(trained: Trained) -> dict[str, Any]:
     return {**{key: facts.get(key) for key in kept}, "iterations": trained.iteration}
 
 
-def _metrics(trained: Trained) -> dict[str, Any]:
-    path = trained.run.folder / "evaluation.json"
+def _metrics(trained: Trained, fit: DeployFit) -> dict[str, Any]:
+    from edgeasd.toolkit.evaluation.stored import NAME, read_evaluation
+
+    path = trained.run.folder / NAME
     if not path.is_file():
         return {}
-    try:
-        measured = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); evaluate again or delete it") from None
+    measured = read_evaluation(path)
     # Figures of an earlier training of this folder would be a lie in this bundle.
-    if measured.get("trained") != trained.run.facts.get("started"):
+    if measured["trained"] != trained.run.facts.get("started"):
+        return {}
+    # So would those of another α.
+    alpha, judged_at = fit.score.alpha, measured["figures"].get("deploy", {}).get("alpha", fit.score.alpha)
+    if judged_at != alpha:
+        complain(
+            f"{path}: judged with α {judged_at}, the bundle scores with {alpha}; its figures are left out of the "
+            "bundle, evaluate again to have them"
+        )
         return {}
     # Names of single recordings stay in the workspace; the bundle travels.
     return {key: value for key, value in measured.items() if key != "clips"}

@@ -13,10 +13,13 @@ from edgeasd.runtime.errors import InputError
 from edgeasd.toolkit.cli.options import (
     Cache,
     ChannelOfRun,
+    Compile,
     IdAttribute,
     Machine,
     Root,
+    Settings,
     SkipBad,
+    TrainingPrecision,
     Workspace,
     cache_folder,
 )
@@ -29,11 +32,14 @@ def finetune(
     anomalies: Annotated[Path, typer.Option(help="Folder of clips of faults, or a text file of their paths.")],
     count: Annotated[int | None, typer.Option(min=1, help="Use that many, chosen by the seed; all by default.")] = None,
     iterations: Annotated[int | None, typer.Option(min=1, help="Iterations; the preset's by default.")] = None,
+    settings: Settings = [],  # noqa: B006 - typer reads it and never changes it
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Decides the choice and the batches.")] = 0,
     workspace: Workspace = Path(),
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Discard an earlier update of this size.")] = False,
     accelerator: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:K.")] = "auto",
+    training_precision: TrainingPrecision = "auto",
+    compile_network: Compile = False,
     id_attribute: IdAttribute = None,
     channel: ChannelOfRun = None,
     skip_bad: SkipBad = False,
@@ -48,7 +54,8 @@ def finetune(
     from edgeasd.toolkit.cli.stoppable import stoppable
     from edgeasd.toolkit.cli.training_data import load_for
     from edgeasd.toolkit.data.known import choose_known, offered_files
-    from edgeasd.toolkit.presets import Preset
+    from edgeasd.toolkit.presets import stored_preset
+    from edgeasd.toolkit.presets.settings import FIXED_IN_AN_UPDATE, with_settings
     from edgeasd.toolkit.progress import progress
     from edgeasd.toolkit.runs import find_runs, update_folder
     from edgeasd.toolkit.training.session import finetune_one
@@ -60,8 +67,12 @@ def finetune(
         )
     base = find_runs(workspace, machine, id)[0]
     base.outcome()  # refuses a run that has not finished
+    fabric = open_fabric(accelerator, training_precision)
     files = offered_files(anomalies)
-    preset = Preset.model_validate(base.facts["preset"]).for_finetuning().changed(iterations=iterations)
+    planned = stored_preset(base.facts["preset"], str(base.folder / "run.json")).for_finetuning()
+    preset = with_settings(planned, settings, FIXED_IN_AN_UPDATE, {"iterations": iterations})
+    if preset.batch_anomaly < 1:
+        raise InputError("--set batch_anomaly=0: an update has known anomalies in every batch; set 1 or more")
     loaded = load_for(
         data,
         machine,
@@ -79,7 +90,6 @@ def finetune(
     wanted = [*roles.normals, *roles.outliers, *roles.holdout_normals, *roles.holdout_outliers, *known.used]
     with progress("log-mel features") as report:
         loaded.prepare(dict.fromkeys(wanted), report)
-    fabric = open_fabric(accelerator)
     folder = update_folder(workspace, machine, base.id, len(known.used), seed)
     print(
         f"edgeasd: updating {machine} ID {base.id} with {len(known.used)} of {len(known.candidates)} known anomalies: "
@@ -100,6 +110,7 @@ def finetune(
             fabric,
             resume=resume,
             overwrite=overwrite,
+            compile_network=compile_network,
             report=report,
             should_stop=should_stop,
         )

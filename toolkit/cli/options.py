@@ -44,8 +44,19 @@ ChannelOfRun = Annotated[
 ]
 Mix = Annotated[bool, typer.Option("--mix", help="Use the mean of all channels.")]
 Resample = Annotated[bool, typer.Option("--resample", help="Convert a file of another sample rate (soxr HQ).")]
-
-
+Settings = Annotated[
+    list[str],
+    typer.Option(
+        "--set",
+        metavar="FIELD=VALUE",
+        help="Set a field of the preset; may be repeated. `edgeasd preset show` lists them.",
+        show_default=False,
+    ),
+]
+Alpha = Annotated[
+    float | None,
+    typer.Option(metavar="NUMBER", help="α of equation 5, from 0 (distance alone) to 1 (classifier alone)."),
+]
 Update = Annotated[
     str | None,
     typer.Option(help="An update by name (n004-s0), or none for the model without known anomalies; newest by default."),
@@ -67,3 +78,11 @@ def find_bundle(bundle: Path | None, workspace: Path) -> Path:
         return found[0]
     there = ", ".join(str(p) for p in found) or "none"
     raise InputError(f"{folder}: {len(found)} bundles ({there}); name one with --bundle or EDGEASD_BUNDLE")
+
+
+TrainingPrecision = Annotated[
+    str, typer.Option("--training-precision", help="auto (bf16 on a GPU that has it, else fp32), fp32 or bf16.")
+]
+Compile = Annotated[
+    bool, typer.Option("--compile", help="Fuse the network with torch.compile first: for long runs on a GPU.")
+]

@@ -13,16 +13,21 @@ from edgeasd.toolkit.cli.guard import INTERRUPTED
 from edgeasd.toolkit.cli.options import (
     Cache,
     Channel,
+    Compile,
     IdAttribute,
     Machine,
     MachineId,
     Root,
+    Settings,
     SkipBad,
+    TrainingPrecision,
     Workspace,
     cache_folder,
 )
 
 if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
     from edgeasd.toolkit.data.machine import MachineData
     from edgeasd.toolkit.presets import Preset
 
@@ -39,6 +44,13 @@ def train(
         str | None, typer.Option(help="bce, dsad, ddcsad, bce+dsad or bce+ddcsad; the preset's by default.")
     ] = None,
     iterations: Annotated[int | None, typer.Option(min=1, help="Iterations; the preset's by default.")] = None,
+    lam: Annotated[
+        float | None, typer.Option(metavar="NUMBER", help="λ of equation 4; the preset's by default.")
+    ] = None,
+    eta: Annotated[
+        float | None, typer.Option(metavar="NUMBER", help="η of equations 2 and 3; the preset's by default.")
+    ] = None,
+    settings: Settings = [],  # noqa: B006 - typer reads it and never changes it
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Decides splits, batches and first weights.")] = 0,
     workspace: Workspace = Path(),
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint, exactly.")] = False,
@@ -49,6 +61,8 @@ def train(
     jobs: Annotated[
         int | None, typer.Option(min=1, help="IDs trained at the same time; one per GPU by default.")
     ] = None,
+    training_precision: TrainingPrecision = "auto",
+    compile_network: Compile = False,
     id_attribute: IdAttribute = None,
     channel: Channel = None,
     skip_bad: SkipBad = False,
@@ -64,12 +78,18 @@ def train(
     from edgeasd.toolkit.cli.training_data import load_for
     from edgeasd.toolkit.data.clips import plain_id
     from edgeasd.toolkit.losses import method_named
+    from edgeasd.toolkit.models.backbones import check_segment
     from edgeasd.toolkit.presets import load_preset
+    from edgeasd.toolkit.presets.settings import FIXED_IN_TRAINING, with_settings
+    from edgeasd.toolkit.training.trainer import open_fabric
 
     if resume and overwrite:
         raise InputError("--resume and --overwrite: one goes on with a run, the other discards it; pass one of them")
-    method_named(loss or "bce")
-    chosen = load_preset(preset).changed(backbone=backbone, method=loss, iterations=iterations)
+    options = {"backbone": backbone, "method": loss, "iterations": iterations, "lam": lam, "eta": eta}
+    chosen = with_settings(load_preset(preset), settings, FIXED_IN_TRAINING, options)
+    method_named(chosen.method)
+    check_segment(chosen.backbone, chosen.segment_frames)
+    fabric = open_fabric(accelerator, training_precision)
     loaded = load_for(
         data,
         machine,
@@ -89,7 +109,17 @@ def train(
         _train_apart(ids, accelerators)
         return
     for one in ids:
-        _train_here(loaded, one, chosen, seed, workspace, accelerators[0], resume=resume, overwrite=overwrite)
+        _train_here(
+            loaded,
+            one,
+            chosen,
+            seed,
+            workspace,
+            fabric,
+            resume=resume,
+            overwrite=overwrite,
+            compile_network=compile_network,
+        )
 
 
 def _training_clips(loaded: MachineData, id: str) -> list[Any]:
@@ -121,21 +151,20 @@ def _train_here(
     preset: Preset,
     seed: int,
     workspace: Path,
-    accelerator: str,
+    fabric: Fabric,
     *,
     resume: bool,
     overwrite: bool,
+    compile_network: bool,
 ) -> None:
     from edgeasd.toolkit.cli.stoppable import stoppable
     from edgeasd.toolkit.runs import run_folder
     from edgeasd.toolkit.training.session import train_one
-    from edgeasd.toolkit.training.trainer import open_fabric
 
-    fabric = open_fabric(accelerator)
     folder = run_folder(workspace, loaded.machine, id)
     print(
         f"edgeasd: training {loaded.machine} ID {id}: {preset.backbone}, {preset.method}, {preset.iterations} iterations "
-        f"on {fabric.device} at {fabric._precision.precision}; {_counts(loaded, id)}",
+        f"on {fabric.device} at {fabric._precision.precision}; {_counts(loaded, id)}{_changes(preset)}",
         file=sys.stderr,
     )
     with stoppable(f"training of {loaded.machine} ID {id}", f"{loaded.machine} {id}", preset.iterations) as (
@@ -151,6 +180,7 @@ def _train_here(
             fabric,
             resume=resume,
             overwrite=overwrite,
+            compile_network=compile_network,
             report=report,
             should_stop=should_stop,
         )
@@ -164,6 +194,15 @@ def _counts(loaded: MachineData, id: str) -> str:
     roles = loaded.roles(id)
     held = len(roles.holdout_normals) + len(roles.holdout_outliers)
     return f"{len(roles.normals)} normal and {len(roles.outliers)} outlier clips, {held} held out"
+
+
+def _changes(preset: Preset) -> str:
+    """The fields that are not as the preset has them; nothing falls back or changes silently."""
+    from edgeasd.toolkit.presets import load_preset
+    from edgeasd.toolkit.presets.settings import describe_changes
+
+    changes = describe_changes(load_preset(preset.name), preset)
+    return f"; {preset.name} with {changes}" if changes else ""
 
 
 def _train_apart(ids: list[str], accelerators: list[str]) -> None:

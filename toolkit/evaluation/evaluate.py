@@ -20,7 +20,7 @@ from edgeasd.toolkit.evaluation.baseline import MahalanobisBaseline
 from edgeasd.toolkit.evaluation.decision import GammaThreshold, gamma_threshold
 from edgeasd.toolkit.evaluation.figures import Figures, Labels, agreement, difference, figures_of
 from edgeasd.toolkit.evaluation.torch_scorer import UNFITTED
-from edgeasd.toolkit.evaluation.trained import Trained
+from edgeasd.toolkit.evaluation.trained import GIVEN, Trained
 from edgeasd.toolkit.presets import table_one_alpha
 from edgeasd.toolkit.progress import Report, quiet
 
@@ -84,11 +84,11 @@ def evaluate(
     """Score the labelled test clips of the run's ID, with `unlabelled` the others too. InputError where there are none.
 
     Anomalies that were offered for an update never judge it, the ones left unused included;
-    `excluded` (content hashes) leaves out more, so that several models face the same test set.
+    nor do the clips that chose its α; `excluded` (content hashes) leaves out more, so that several models face the same test set.
     """
     run = trained.run
     roles = data.roles(run.id)
-    offered = run.candidates | excluded
+    offered = run.candidates | trained.validation | excluded
     copied = {path for path, _ in data.copies}  # the test clip they equal judges for them
     clips = [
         clip
@@ -219,6 +219,8 @@ def _parts(score: ScoreSettings, clips: Sequence[SegmentOutputs]) -> list[dict[s
 def _paper_alpha(trained: Trained) -> tuple[float, str]:
     if trained.method.fixed_alpha is not None:
         return trained.method.fixed_alpha, f"fixed by the method {trained.method.name}"
+    if trained.alpha is not None and trained.alpha.source == GIVEN:
+        return trained.alpha.value, GIVEN
     listed = table_one_alpha(trained.method.name, trained.run.machine)
     if listed is not None:
         return listed, "Table I"

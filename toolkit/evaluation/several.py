@@ -27,12 +27,14 @@ class Spread:
     runs: int
 
 
-def over_seeds(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Spread]]:
+def over_seeds(
+    evaluations: Sequence[Mapping[str, Any]], names: Sequence[object] | None = None
+) -> dict[str, dict[str, Spread]]:
     """{way of scoring: {figure: Spread}} over evaluations of one machine ID that differ in their seed.
 
     Figures are auc and pauc_0.1; a way of scoring that is missing or undefined in one run is left out of
     the result. Raises InputError for none, for different IDs and for different test clips: a mean over those
-    would mix two causes.
+    would mix two causes. `names` are what errors call the evaluations; their positions by default.
     """
     if not evaluations:
         raise InputError("0 evaluations have no mean; give at least one")
@@ -41,10 +43,11 @@ def over_seeds(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, 
         names = ", ".join(f"{machine} ID {id}" for machine, id in sorted(which))
         raise InputError(f"evaluations of {names}: seeds are averaged for one ID; give those of one")
     first = _labels(evaluations[0])
-    for number, one in enumerate(evaluations):
+    called = [f"evaluation {number}" for number in range(len(evaluations))] if names is None else names
+    for name, one in zip(called, evaluations, strict=True):
         if _labels(one) != first:
             raise InputError(
-                f"evaluation {number} has other test clips than evaluation 0; judge all seeds on the same clips "
+                f"{name} has other test clips than {called[0]}; judge all seeds on the same clips "
                 "(a layout with its own test split, or --without)"
             )
     found: dict[str, dict[str, Spread]] = {}

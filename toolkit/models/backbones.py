@@ -104,6 +104,12 @@ class Network(nn.Module):
         return self.head(z).squeeze(1), z
 
 
+def check_backbone(backbone: str) -> None:
+    """InputError for an unknown name."""
+    if backbone not in BACKBONES:
+        raise InputError(f"--backbone {backbone}: unknown; use one of {', '.join(BACKBONES)}")
+
+
 def build_network(
     backbone: str, *, n_mels: int = 128, zero_init_residual: bool = True, embedding_size: int = 0
 ) -> Network:
@@ -111,10 +117,29 @@ def build_network(
 
     InputError for an unknown backbone.
     """
-    if backbone not in BACKBONES:
-        raise InputError(f"--backbone {backbone}: unknown; use one of {', '.join(BACKBONES)}")
+    check_backbone(backbone)
     encoder = BACKBONES[backbone](n_mels, zero_init_residual=zero_init_residual, embedding_size=embedding_size)
     return Network(encoder, int(encoder.embedding_size))  # type: ignore[arg-type]
+
+
+_ENOUGH_FRAMES = 64
+"""Every backbone takes as many; asking torch costs seconds of imports."""
+
+
+def check_segment(backbone: str, frames: int, n_mels: int = 128) -> None:
+    """InputError for an unknown backbone, or one that pools `frames` frames down to nothing. Computes nothing."""
+    check_backbone(backbone)
+    if frames >= _ENOUGH_FRAMES:
+        return
+    with torch.device("meta"):
+        network = build_network(backbone, n_mels=n_mels).eval()
+        try:
+            network(torch.zeros(1, 1, frames, n_mels))
+        except RuntimeError:
+            raise InputError(
+                f"segment_frames = {frames}: too few for the backbone {backbone}, which halves them several times; "
+                f"set {_ENOUGH_FRAMES} or more"
+            ) from None
 
 
 def count_parameters(module: nn.Module) -> int:

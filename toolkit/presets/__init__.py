@@ -19,60 +19,78 @@ PRESETS = ("paper", "quick")
 
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+_DESCRIBED = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+"""The docstring of a field is its description, which `edgeasd preset show` prints."""
 
 
 class FinetunePlan(BaseModel):
     """What changes when known anomalies join the training (paper, section IV-C)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = _DESCRIBED
 
     iterations: Annotated[int, Field(ge=1, le=10_000_000)] = 2000
+    """Training steps of an update."""
     batch_outlier: Annotated[int, Field(ge=1, le=4096)] = 31
+    """Outliers in each batch of an update."""
     batch_anomaly: Annotated[int, Field(ge=1, le=4096)] = 1
+    """Known anomalies in each batch of an update."""
 
 
 class Preset(BaseModel):
     """Everything that decides what a training run computes, apart from the data and the seed."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = _DESCRIBED
 
     name: str
+    """The preset that the values come from."""
     backbone: str
+    """Network that maps log-mel to an embedding: resnet38 or quick."""
     method: str
+    """Loss and score: bce, dsad, ddcsad, bce+dsad or bce+ddcsad."""
     iterations: Annotated[int, Field(ge=1, le=10_000_000)]
+    """Training steps, one batch each."""
     batch_normal: Annotated[int, Field(ge=1, le=4096)]
+    """Normal segments in each batch."""
     batch_outlier: Annotated[int, Field(ge=1, le=4096)]
+    """Outlier segments in each batch."""
     batch_anomaly: Annotated[int, Field(ge=0, le=4096)] = 0
     """Known anomalies in each batch; 0 but in fine-tuning."""
     learning_rate: _Positive
-    """Of the encoder."""
+    """Learning rate of the encoder (Adam), at the start."""
     head_learning_rate: _Positive
+    """Learning rate of the head (Adam), at the start."""
     halve_every: Annotated[int, Field(ge=1)]
     """Iterations after which both learning rates are halved."""
     lam: Annotated[float, Field(ge=0, allow_inf_nan=False)]
-    """λ of equation 4."""
+    """λ of equation 4: weight of the metric loss beside the cross-entropy."""
     eta: _Positive
-    """η of equations 2 and 3."""
+    """η of equations 2 and 3: weight of normals and known anomalies beside outliers."""
     epsilon: _Positive
-    """Added to d² before it is inverted."""
+    """Added to d² before it is inverted, in units of d²."""
     least_epoch_iterations: Annotated[int, Field(ge=1)]
     """An epoch is one pass over the normals, but at least this many iterations."""
     centroid_outliers: Annotated[int, Field(ge=0)]
-    """Most outliers that enter c_n; 0 for all."""
+    """Most outlier clips that enter c_n; 0 for all."""
     holdout_fraction: _Fraction
+    """Share of the training normals kept out for d′, α and the threshold."""
     test_fraction: _Fraction
+    """Share of the normals that judge, where the layout has no test folder."""
     checkpoint_every: Annotated[int, Field(ge=1)]
+    """Iterations between two checkpoints."""
     segment_frames: Annotated[int, Field(ge=8, le=4096)] = 256
+    """Log-mel frames of a segment, 32 ms each."""
     sections: Annotated[int, Field(ge=1, le=1000)] = 10
+    """Segments of a clip whose scores are averaged."""
     zero_init_residual: bool = True
+    """Start the second batch norm of each residual block at 0."""
     embedding_size: Annotated[int, Field(ge=0, le=65_536)] = 0
-    """D; 0 for the backbone's own (2048 for resnet38, 64 for quick)."""
+    """D, the numbers in an embedding; 0 for the backbone's own (2048 for resnet38, 64 for quick)."""
     estimate_norms_first: bool = True
     """Estimate batch-norm statistics in one pass before the first centroids."""
-
     anomalies_in_centroid: bool = False
     """Let known anomalies enter c_n beside the outliers."""
     finetune: FinetunePlan = FinetunePlan()
+    """What an update with known anomalies does otherwise."""
 
     def for_finetuning(self) -> Preset:
         """The preset of an update with known anomalies: `finetune` applied, all else as it was."""
@@ -106,8 +124,15 @@ def stored_preset(raw: Any, place: str) -> Preset:
 
 def table_one_alpha(method: str, machine: str) -> float | None:
     """α of the paper's Table I, or None where the table has no such cell."""
-    alpha = _read("alpha.toml").get(method, {}).get(machine)
-    return None if alpha is None else float(alpha)
+    return table_one().get(method, {}).get(machine)
+
+
+def table_one() -> dict[str, dict[str, float]]:
+    """α of the paper's Table I: {method: {machine type: α}}."""
+    return {
+        method: {machine: float(alpha) for machine, alpha in cells.items()}
+        for method, cells in _read("alpha.toml").items()
+    }
 
 
 def _read(name: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from lightning_fabric import Fabric
 import edgeasd
 from edgeasd.calibration.deploy import SegmentOutputs
 from edgeasd.runtime.clip import score_features
-from edgeasd.runtime.errors import InputError
+from edgeasd.runtime.errors import CheckFailed, InputError
 from edgeasd.runtime.scorer import Scorer
 from edgeasd.runtime.segments import SegmentSettings, tile
 from edgeasd.toolkit.data.clips import Clip
@@ -29,7 +29,7 @@ from edgeasd.toolkit.progress import Report
 from edgeasd.toolkit.runs import Outcome, Run, load_run
 from edgeasd.toolkit.training.checkpoint import latest_checkpoint, list_checkpoints
 from edgeasd.toolkit.training.pools import FeaturePool
-from edgeasd.toolkit.training.trainer import StepLog, Trainer
+from edgeasd.toolkit.training.trainer import NotFinite, StepLog, Trainer
 
 _GOLDEN_SEGMENTS = 16
 """Export holds ONNX against torch on all of them and puts the first few into the bundle."""
@@ -46,6 +46,7 @@ def train_one(
     *,
     resume: bool = False,
     overwrite: bool = False,
+    compile_network: bool = False,
     report: Report,
     should_stop: Callable[[], bool],
 ) -> Run:
@@ -59,7 +60,7 @@ def train_one(
     _claim(run, resume=resume, overwrite=overwrite)
     n_mels = data.cache.settings.n_mels
     normals, outliers = _pool(data, roles.normals, preset), _pool(data, roles.outliers, preset)
-    trainer = Trainer(preset, seed, normals, outliers, n_mels, fabric)
+    trainer = Trainer(preset, seed, normals, outliers, n_mels, fabric, compile_network=compile_network)
     _train(trainer, run, resume, report, should_stop)
     run.save_outcome(_outcome(data, roles, run, trainer))
     return run
@@ -76,6 +77,7 @@ def finetune_one(
     *,
     resume: bool = False,
     overwrite: bool = False,
+    compile_network: bool = False,
     report: Report,
     should_stop: Callable[[], bool],
 ) -> Run:
@@ -97,7 +99,16 @@ def finetune_one(
     run = Run(folder, facts)
     _claim(run, resume=resume, overwrite=overwrite)
     pools = [_pool(data, clips, preset) for clips in (roles.normals, roles.outliers, known.used)]
-    trainer = Trainer(preset, seed, pools[0], pools[1], data.cache.settings.n_mels, fabric, anomalies=pools[2])
+    trainer = Trainer(
+        preset,
+        seed,
+        pools[0],
+        pools[1],
+        data.cache.settings.n_mels,
+        fabric,
+        anomalies=pools[2],
+        compile_network=compile_network,
+    )
     trainer.start_from(start)
     _train(trainer, run, resume, report, should_stop)
     run.save_outcome(_outcome(data, roles, run, trainer, known.used))
@@ -117,7 +128,19 @@ def _train(trainer: Trainer, run: Run, resume: bool, report: Report, should_stop
             parts = f"loss {step.loss:8.3f} = bce {step.bce:.3f} + metric {step.metric:.3f}"
             report(step.iteration, trainer.preset.iterations, f"{parts}  {speed}")
 
-        trainer.run(on_step, lambda: _save(trainer, run), should_stop)
+        try:
+            trainer.run(on_step, lambda: _save(trainer, run), should_stop)
+        except NotFinite as error:
+            raise CheckFailed(f"{run.folder}: {error.found}; {_last_good(run, error)}; {error.remedy}") from None
+
+
+def _last_good(run: Run, error: NotFinite) -> str:
+    """Delete the checkpoint whose weights gave no finite loss, and say which one stands."""
+    for path in list_checkpoints(run.checkpoints):
+        if int(path.name.removeprefix("step-")) >= error.iteration:
+            shutil.rmtree(path)
+    good = list_checkpoints(run.checkpoints)
+    return f"the checkpoint {good[-1].name} is good and stands" if good else "it came before the first checkpoint"
 
 
 def _pool(data: MachineData, clips: list[Clip], preset: Preset) -> FeaturePool:

@@ -19,7 +19,16 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from edgeasd.runtime.errors import CheckFailed, DeviceError, InputError
-from edgeasd.toolkit.losses import ANOMALY, NORMAL, OUTLIER, LossParts, Method, method_loss, method_named
+from edgeasd.toolkit.losses import (
+    ANOMALY,
+    NORMAL,
+    OUTLIER,
+    LossParts,
+    Method,
+    method_loss,
+    method_named,
+    squared_distance,
+)
 from edgeasd.toolkit.models.backbones import Network, build_network
 from edgeasd.toolkit.presets import Preset
 from edgeasd.toolkit.training.batches import Ahead
@@ -28,7 +37,7 @@ from edgeasd.toolkit.training.checkpoint import Checkpoint, optimiser_tensors, s
 from edgeasd.toolkit.training.pools import FeaturePool
 from edgeasd.toolkit.training.sampler import BatchSampler
 
-__all__ = ["Interrupted", "StepLog", "Trainer", "open_fabric"]
+__all__ = ["Interrupted", "NotFinite", "StepLog", "Trainer", "open_fabric"]
 
 TRAINING_PRECISIONS = ("auto", "fp32", "bf16")
 
@@ -41,6 +50,16 @@ class Interrupted(Exception):
     def __init__(self, iteration: int) -> None:
         super().__init__(f"stopped at iteration {iteration}")
         self.iteration = iteration
+
+
+class NotFinite(CheckFailed):
+    """The loss is no longer finite: the weights before `iteration` are to blame, those of an earlier one were good."""
+
+    def __init__(self, iteration: int, found: str) -> None:
+        self.iteration, self.found = iteration, f"iteration {iteration}: {found}"
+        super().__init__(f"{self.found}; the last checkpoint stands; {self.remedy}")
+
+    remedy = "train anew with --overwrite and a smaller learning rate (--set learning_rate=...) or another --seed"
 
 
 @dataclass(frozen=True)
@@ -168,8 +187,8 @@ class Trainer:
     ) -> None:
         """Train to the end. `on_checkpoint` is called after the iterations that the preset names, and the last.
 
-        Raises Interrupted when `should_stop` says so, after a checkpoint; CheckFailed when the loss
-        is no longer finite, in which case the last checkpoint stands.
+        Raises Interrupted when `should_stop` says so, after a checkpoint; NotFinite when the loss, or what the
+        final network says, is no longer finite. A checkpoint of that very iteration has the weights that did it.
         """
         if self.centroids is None:
             self._begin()
@@ -179,6 +198,7 @@ class Trainer:
         if self.method.metric != "dsad":
             # "and once at the end"; for plain BCE they serve the exported distance only
             self.centroids = self._compute_centroids()
+        self._check_final()
         on_checkpoint()
 
     def _iterate(
@@ -204,6 +224,18 @@ class Trainer:
                 raise Interrupted(self.iteration)
             if self.iteration % self.preset.checkpoint_every == 0:
                 on_checkpoint()
+
+    def _check_final(self) -> None:
+        """No loss follows the last step to tell whether its weights are any good. Raises NotFinite."""
+        assert self.centroids is not None
+        segments, _ = self._batch(self.iteration)
+        self.network.eval()
+        with torch.no_grad():
+            logit, z = self._model(segments.to(self.fabric.device))
+        self.network.train()
+        d = squared_distance(z.float(), self.centroids[0])
+        if not bool(torch.isfinite(logit).all() and torch.isfinite(d).all()):
+            raise NotFinite(self.iteration, "the trained network gives logits or distances that are not finite")
 
     def save(self, folder: Path, facts: dict[str, Any]) -> Path:
         """Write a checkpoint of this moment; `facts` go into its state.json."""
@@ -272,10 +304,10 @@ class Trainer:
         gradient_norm = nn.utils.get_total_norm([p.grad for p in self.network.parameters() if p.grad is not None])
         log = _log(self.iteration + 1, parts, gradient_norm, preset.learning_rate * factor)
         if not math.isfinite(log.loss):
-            raise CheckFailed(
-                f"iteration {self.iteration}: the loss is {log.loss} (bce {log.bce:.3g}, metric {log.metric:.3g}, "
-                f"largest 1/d² {log.largest_inverse:.3g}); the last checkpoint stands; "
-                "train with a smaller learning rate or another seed"
+            raise NotFinite(
+                self.iteration,
+                f"the loss is {log.loss} (bce {log.bce:.3g}, metric {log.metric:.3g}, "
+                f"largest 1/d² {log.largest_inverse:.3g})",
             )
         self._fabric_optimiser.step()
         self.iteration += 1
