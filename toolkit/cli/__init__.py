@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 import edgeasd
-from edgeasd.toolkit.cli import data, demo, evaluate, export, finetune, run, score, train, verify
+from edgeasd.toolkit.cli import data, demo, evaluate, export, finetune, reproduce, run, score, train, verify
 from edgeasd.toolkit.cli.guard import complain, guarded
 
 app = typer.Typer(
@@ -41,6 +41,7 @@ for _name, _command in (
     ("train", train.train),
     ("finetune", finetune.finetune),
     ("evaluate", evaluate.evaluate),
+    ("reproduce", reproduce.reproduce),
     ("export", export.export),
     ("verify", verify.verify),
     ("score", score.score),
