@@ -181,6 +181,7 @@ def _show(
 ) -> None:
     from edgeasd.runtime.atomic import write_bytes, write_json
     from edgeasd.toolkit.reproduction import table
+    from edgeasd.toolkit.reproduction.figure import figure_two
     from edgeasd.toolkit.reproduction.summary import summarise
 
     stored = {job.name: job.result() for job in jobs}
@@ -193,4 +194,8 @@ def _show(
         stem = {"table2": "table2", "fig2": "figure2"}[what]
         write_json(output / f"{stem}.json", whole)
         write_bytes(output / f"{stem}.md", table.as_markdown(title, cells).encode())
-        complain(f"wrote {output}/{stem}.md and {stem}.json")
+        names = [f"{stem}.md", f"{stem}.json"]
+        if what == "fig2":
+            write_bytes(output / f"{stem}.svg", f"{figure_two(title, cells)}\n".encode())
+            names.append(f"{stem}.svg")
+        complain(f"wrote {', '.join(names)} to {output}")
