@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,16 @@ from edgeasd.toolkit.cli.options import AsJson, Cache, Channel, IdAttribute, Roo
 if TYPE_CHECKING:
     from edgeasd.toolkit.reproduction.board import Board
     from edgeasd.toolkit.reproduction.plan import ModelJob
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Where --ray points, what its nodes must see, and what a job takes of it."""
+
+    address: str
+    data: Path
+    job_cpus: float
+    job_gpus: float | None
 
 
 def reproduce(
@@ -46,6 +57,13 @@ def reproduce(
         int | None, typer.Option(min=1, help="Models at the same time; one per GPU, or one on the CPU, by default.")
     ] = None,
     accelerator: Annotated[str, typer.Option(help="Compute: auto, cpu, cuda or cuda:K.")] = "auto",
+    ray: Annotated[
+        str | None, typer.Option(help="Run the jobs on this Ray cluster: auto, or host:port as `ray start` prints it.")
+    ] = None,
+    job_cpus: Annotated[float, typer.Option(min=0.01, help="With --ray: CPUs of a job.")] = 1.0,
+    job_gpus: Annotated[
+        float | None, typer.Option(min=0.0, help="With --ray: GPUs of a job; 1 where the cluster has any.")
+    ] = None,
     ground_truth: Annotated[
         Path | None, typer.Option(help="Folder with published labels of unlabelled test clips (DCASE), as CSV.")
     ] = None,
@@ -78,7 +96,8 @@ def reproduce(
         complain(f"{len(board.done)} of {len(planned)} models are done already")
     stopped = False
     if board.waiting:
-        stopped = _run(board, accelerator, jobs, workspace)
+        cluster = None if ray is None else Cluster(ray, data.absolute(), job_cpus, job_gpus)
+        stopped = _run(board, accelerator, jobs, workspace.absolute(), cluster)
     _show(what, planned, facts, scale, output, as_json)
     if stopped:
         complain(f"stopped with {len(board.done)} of {len(planned)} models done; go on with the same command")
@@ -143,15 +162,18 @@ def _plan(
     if apart:
         with progress("counting anomalies") as report:
             check_most(found, apart, report)
-    shared = {"root": root, "cache": cache_folder(cache, workspace).absolute(), "ground_truth": labels}
-    sources = [
-        (
-            one.machine,
-            one.ids,
-            DataSource(**shared, id_attribute=id_attribute, channel=channel, listing=one.listing(root)),
+    features = cache_folder(cache, workspace).absolute()
+    sources = []
+    for one in found:
+        source = DataSource(
+            root=root,
+            cache=features,
+            id_attribute=id_attribute,
+            channel=channel,
+            ground_truth=labels,
+            listing=one.listing(root),
         )
-        for one in found
-    ]
+        sources.append((one.machine, one.ids, source))
     facts = {
         "preset": preset,
         "backbone": chosen[0].backbone,
@@ -162,17 +184,26 @@ def _plan(
     return expand(what, sources, chosen, of_seeds, numbers, apart, workspace), facts
 
 
-def _run(board: Board, accelerator: str, jobs: int | None, workspace: Path) -> bool:
+def _run(board: Board, accelerator: str, jobs: int | None, workspace: Path, cluster: Cluster | None) -> bool:
     """Do what waits; whether the user stopped it."""
-    from edgeasd.toolkit.reproduction.local import run_local, slots
     from edgeasd.toolkit.training.stop import stop_requests
 
+    complain(f"{board.waiting} models to make")
+    if cluster is not None:
+        from edgeasd.toolkit.reproduction.ray_backend import run_on_ray
+
+        with stop_requests() as should_stop:
+            run_on_ray(
+                board, cluster.address, cluster.data, workspace, accelerator, cluster.job_cpus, cluster.job_gpus, jobs,
+                complain, should_stop,
+            )  # fmt: skip
+            return should_stop()
+    from edgeasd.toolkit.reproduction.local import run_local, slots
+
     accelerators = slots(accelerator, jobs)
-    complain(
-        f"{board.waiting} models to make, {len(accelerators)} at a time on {', '.join(dict.fromkeys(accelerators))}"
-    )
+    complain(f"{len(accelerators)} at a time on {', '.join(dict.fromkeys(accelerators))}")
     with stop_requests() as should_stop:
-        run_local(board, accelerators, workspace.absolute() / "reproduce" / "logs", complain, should_stop)
+        run_local(board, accelerators, workspace / "reproduce" / "logs", complain, should_stop)
         return should_stop()
 
 

@@ -23,7 +23,7 @@ class Board:
         self._say = say
         self._changed = threading.Condition()
         self._stopping = False
-        self._total = len(jobs)
+        self.total = len(jobs)
         self._attempts: dict[str, int] = {}
         self._running: dict[str, str] = {}
         self._started = time.monotonic()
@@ -108,7 +108,7 @@ class Board:
             self.failed[other.name] = f"needs {job.name}, which failed"
 
     def _count(self) -> str:
-        return f"[{len(self.done)}/{self._total}]"
+        return f"[{len(self.done)}/{self.total}]"
 
     def _left(self) -> str:
         made, left = len(self.done) - self._before, len(self._waiting) + len(self._running)
