@@ -144,18 +144,32 @@ def _plan(
     from edgeasd.toolkit.data.layouts import find_clips
     from edgeasd.toolkit.progress import progress
     from edgeasd.toolkit.reproduction.choices import counts_of, presets_of, seeds_of
+    from edgeasd.toolkit.reproduction.dcase2020 import differs, is_dcase2020, require_all
     from edgeasd.toolkit.reproduction.paper import paper_rows
     from edgeasd.toolkit.reproduction.plan import DataSource, expand
     from edgeasd.toolkit.reproduction.survey import check_most, find_machine
 
-    wanted = list(dict.fromkeys(machines)) if machines else list(paper_rows())
     chosen, of_seeds = presets_of(preset, methods, backbone, iterations), seeds_of(seeds)
     numbers, apart = counts_of(counts, most) if what == "fig2" else ([0], 0)
     # Absolute: workers and other nodes have working folders of their own.
     root, workspace = root.absolute(), workspace.absolute()
     labels = None if ground_truth is None else ground_truth.absolute()
     clips = find_clips(root, id_attribute=id_attribute)
-    found = [find_machine(clips, name, ids, labels) for name in wanted]
+    if not machines:
+        require_all(root, clips, labels)
+    wanted = list(dict.fromkeys(machines)) if machines else list(paper_rows())
+    published = {}
+    found = []
+    for name in wanted:
+        of_paper = is_dcase2020(clips, name)
+        # Table II is on the evaluation IDs; figures of development IDs must not stand beside it.
+        there = {clip.id for clip in clips if clip.machine == name}
+        judged = [one for one in paper_rows()[name].evaluation_ids if one in there] if of_paper else []
+        found.append(find_machine(clips, name, ids or judged or None, labels))
+        if of_paper and (why := ["other IDs were asked for"] if ids else differs(clips, name, labels)):
+            complain(f"{name}: the paper's figures are not shown beside ours: {'; '.join(why)}")
+        elif of_paper:
+            published[name] = paper_rows()[name].auc
     for one in found:
         for left, why in one.left_out.items():
             complain(f"{one.machine} ID {left} is left out: {why}")
@@ -179,7 +193,7 @@ def _plan(
         "backbone": chosen[0].backbone,
         "iterations": chosen[0].iterations,
         "seeds": of_seeds,
-        "published": {},
+        "published": published,
     }
     return expand(what, sources, chosen, of_seeds, numbers, apart, workspace), facts
 

@@ -15,7 +15,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +50,13 @@ def run_on_ray(
     where Ray is not installed, the cluster does not answer or a node cannot run the jobs, InputError where a
     node does not see `data` or `workspace`.
     """
+    log = workspace / "reproduce" / "logs" / "ray.log"
     ray = _connect(address)
     stop_file = workspace / "reproduce" / f".stop-{uuid.uuid4().hex[:12]}"
+    aside = ExitStack()
     try:
+        # Ray prints on standard output when a worker dies. Only results belong there; the board says what happened.
+        aside.enter_context(_aside(log))
         nodes = [node for node in ray.nodes() if node["Alive"]]
         say(f"Ray {ray.__version__} at {address}: {len(nodes)} nodes, {_resources(ray.cluster_resources())}")
         _check_nodes(ray, nodes, data, workspace)
@@ -63,7 +67,16 @@ def run_on_ray(
         _follow(ray, board, task, (kind, max(1, int(cpus)), str(stop_file)), at_once, stop_file, say, should_stop)
     finally:
         ray.shutdown()
+        aside.close()
         stop_file.unlink(missing_ok=True)
+
+
+@contextmanager
+def _aside(log: Path) -> Iterator[None]:
+    """What is printed goes to a file meanwhile."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "w", encoding="utf-8", errors="backslashreplace") as handle, redirect_stdout(handle):
+        yield
 
 
 def _connect(address: str) -> Any:
@@ -126,7 +139,7 @@ def _check_nodes(ray: Any, nodes: list[dict[str, Any]], data: Path, workspace: P
                 version, problem = ray.get(one)
             except Exception as error:  # what a node may fail with, an old edgeasd or none included
                 raise DeviceError(
-                    f"--ray: {seen[one]} cannot run edgeasd ({_first_line(error)}); install edgeasd "
+                    f"--ray: {seen[one]} cannot run edgeasd ({_in_a_line(error)}); install edgeasd "
                     f"{edgeasd.__version__} with the extra `train` there"
                 ) from None
             if version != edgeasd.__version__:
@@ -220,7 +233,7 @@ def _end(ray: Any, board: Board, job: ModelJob, reference: Any, stopping: bool) 
         if stopping:
             board.put_back(job)
         else:
-            board.fail(job, f"{type(error).__name__}: {_first_line(error)}", again=True)
+            board.fail(job, f"{type(error).__name__}: {_in_a_line(error)}", again=True)
         return
     if event["event"] == "finished":
         result = job.result()
@@ -268,5 +281,10 @@ def _resources(found: dict[str, Any]) -> str:
     return f"{found.get('CPU', 0):g} CPUs, {found.get('GPU', 0):g} GPUs"
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+def _in_a_line(error: Exception) -> str:
+    """The cause where Ray passes on the traceback of a task, else the first line of what Ray says."""
+    cause = getattr(error, "cause", None)
+    if cause is not None:
+        return f"{type(cause).__name__}: {cause}"[:200]
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+    return (lines[-1] if "Traceback" in str(error) else lines[0])[:200]
