@@ -42,6 +42,7 @@ def wait_for(what: Callable[[], bool], process: subprocess.Popen[str]) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_stopped_and_then_killed_it_ends_with_what_an_uninterrupted_run_gives(gears: Path, tmp_path: Path) -> None:
     arguments = command("table2", gears, tmp_path / "a", *ONE, "--iterations", "12", "--json")
     run = tmp_path / "a" / "reproduce" / "gear" / "id_00" / "bce" / "seed-0"
@@ -78,6 +79,7 @@ def test_stopped_and_then_killed_it_ends_with_what_an_uninterrupted_run_gives(ge
     assert len(other.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_figure_2_goes_on_from_the_models_of_table_2(gears: Path, tmp_path: Path) -> None:
     choice = [*ONE, "--iterations", "2"]
     assert finish(command("table2", gears, tmp_path, *choice)).returncode == 0
@@ -104,6 +106,28 @@ def test_figure_2_goes_on_from_the_models_of_table_2(gears: Path, tmp_path: Path
     again = finish(arguments)
     assert "3 of 3 models are done already" in again.stderr
     assert json.loads(again.stdout)["cells"] == cells
+
+
+def test_a_job_trains_once_and_judges_for_both_experiments_on_the_same_clips(gears: Path, tmp_path: Path) -> None:
+    from edgeasd.toolkit.progress import quiet
+    from edgeasd.toolkit.reproduction.choices import presets_of
+    from edgeasd.toolkit.reproduction.job import Stopped, run_job
+    from edgeasd.toolkit.reproduction.plan import DataSource, expand
+
+    source = DataSource(root=gears, cache=tmp_path / "cache", listing="0")
+    presets = presets_of("quick", ["bce"], None, 1)
+    (table,) = expand("table2", [("gear", ["00"], source)], presets, [0], [0], 0, tmp_path)
+    base, update = expand("fig2", [("gear", ["00"], source)], presets, [0], [0, 1], 2, tmp_path)
+    with pytest.raises(Stopped):
+        run_job(table, "cpu", quiet, lambda: True)
+    first, second, third = (run_job(job, "cpu", quiet, lambda: False) for job in (table, base, update))
+    assert table.result() == first
+    assert [one["trained_here"] for one in (first, second, third)] == [True, False, True]
+    assert [one["attempts"] for one in (first, second, third)] == [2, 1, 1]
+    files = [{clip["path"] for clip in one["evaluation"]["clips"]} for one in (first, second, third)]
+    assert files[1] == files[2] < files[0]
+    assert len(files[0]) - len(files[1]) == 2
+    assert third["evaluation"]["known_anomalies"] == 1
 
 
 @pytest.mark.parametrize(
@@ -146,7 +170,7 @@ def test_ids_without_anomalies_are_left_out_and_named(tmp_path: Path, capsys: py
     from edgeasd.toolkit.data.layouts import find_clips
     from edgeasd.toolkit.reproduction.survey import find_machine
 
-    data = write_gears(tmp_path, normals=2, anomalies=1)
+    data = write_gears(tmp_path, normals=3, anomalies=1)
     (data / "gear" / "01" / "anomaly" / "00.wav").unlink()
     found = find_machine(find_clips(data), "gear", None, None)
     assert found.ids == ["00"]
