@@ -115,7 +115,8 @@ def test_a_job_trains_once_and_judges_for_both_experiments_on_the_same_clips(gea
     from edgeasd.toolkit.reproduction.plan import DataSource, expand
 
     source = DataSource(root=gears, cache=tmp_path / "cache", listing="0")
-    presets = presets_of("quick", ["bce"], None, 1)
+    small = {"batch_normal": 2, "batch_outlier": 2, "finetune": {"iterations": 1, "batch_outlier": 1}}
+    presets = [preset.changed(**small) for preset in presets_of("quick", ["bce"], None, 1)]
     (table,) = expand("table2", [("gear", ["00"], source)], presets, [0], [0], 0, tmp_path)
     base, update = expand("fig2", [("gear", ["00"], source)], presets, [0], [0, 1], 2, tmp_path)
     with pytest.raises(Stopped):

@@ -166,8 +166,8 @@ def _plan(
         there = {clip.id for clip in clips if clip.machine == name}
         judged = [one for one in paper_rows()[name].evaluation_ids if one in there] if of_paper else []
         found.append(find_machine(clips, name, ids or judged or None, labels))
-        if of_paper and (why := ["other IDs were asked for"] if ids else differs(clips, name, labels)):
-            complain(f"{name}: the paper's figures are not shown beside ours: {'; '.join(why)}")
+        if of_paper and (unlike := ["other IDs were asked for"] if ids else differs(clips, name, labels)):
+            complain(f"{name}: the paper's figures are not shown beside ours: {'; '.join(unlike)}")
         elif of_paper:
             published[name] = paper_rows()[name].auc
     for one in found:
