@@ -165,6 +165,7 @@ def test_other_data_under_a_name_of_the_paper_is_not_dcase_2020(tmp_path: Path) 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_protocol_runs_on_the_official_names_and_counts(tmp_path: Path) -> None:
     root = tmp_path / "data"
     write_tree(root, MIMII)
@@ -176,7 +177,7 @@ def test_the_protocol_runs_on_the_official_names_and_counts(tmp_path: Path) -> N
         capture_output=True,
         text=True,
         env=one_thread(),
-        timeout=280,
+        timeout=800,
         check=False,
     )
     assert done.returncode == 0, done.stderr

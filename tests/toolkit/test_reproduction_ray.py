@@ -101,6 +101,7 @@ def cluster() -> Iterator[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_worker_killed_on_a_cluster_of_two_nodes_costs_its_own_job_one_more_attempt(
     cluster: str, tmp_path: Path
 ) -> None:
@@ -124,7 +125,7 @@ def test_a_worker_killed_on_a_cluster_of_two_nodes_costs_its_own_job_one_more_at
     assert begun, running.communicate()
     victim = begun[0]
     os.kill(json.loads((victim / "attempts.json").read_text())[-1]["pid"], signal.SIGKILL)
-    out, said = running.communicate(timeout=240)
+    out, said = running.communicate(timeout=400)
     assert running.returncode == 0, said
     assert "attempt 1 failed" in said
     results = {path.parent: json.loads(path.read_text()) for path in folder.glob("*/*/*/table2.json")}
@@ -139,6 +140,7 @@ def test_a_worker_killed_on_a_cluster_of_two_nodes_costs_its_own_job_one_more_at
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_stopped_on_a_cluster_it_keeps_a_checkpoint_and_goes_on(cluster: str, tmp_path: Path) -> None:
     data, workspace = write_gears(tmp_path / "data"), tmp_path / "workspace"
     choice = ["--machine", "gear", "--id", "00", "--method", "bce", "--ray", cluster, "--json"]
@@ -161,7 +163,7 @@ def test_stopped_on_a_cluster_it_keeps_a_checkpoint_and_goes_on(cluster: str, tm
         capture_output=True,
         text=True,
         env=one_thread(),
-        timeout=240,
+        timeout=400,
         check=False,
     )
     assert again.returncode == 0, again.stderr
