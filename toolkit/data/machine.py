@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -123,6 +123,12 @@ class MachineData:
         return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:16]
 
 
+def recorded_alike(clips: Sequence[Clip], machine: str) -> list[Clip]:
+    """The clips that bear on a model of `machine`: its own, and those of the types that lend it outliers."""
+    neighbours = next((group for group in _DATA_SETS if machine in group), None)
+    return [clip for clip in clips if clip.machine == machine or neighbours is None or clip.machine in neighbours]
+
+
 def load_machine(
     root: Path,
     machine: str,
@@ -150,8 +156,7 @@ def load_machine(
     select_clips(found, machine=machine, id=id)  # refuses, before hours of reading, what is not there
     if ground_truth is not None:
         found = label_clips(found, machine, read_ground_truth(ground_truth, machine), ground_truth)
-    neighbours = next((group for group in _DATA_SETS if machine in group), None)
-    clips = [clip for clip in found if clip.machine == machine or neighbours is None or clip.machine in neighbours]
+    clips = recorded_alike(found, machine)
     with stage("hashing clips") as report:
         hashes, unreadable = content_hashes([c.path for c in clips], progress=report, skip_bad=skip_bad)
     cache = FeatureCache(cache_folder, settings or FeatureSettings(), channel)

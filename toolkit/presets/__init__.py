@@ -135,5 +135,10 @@ def table_one() -> dict[str, dict[str, float]]:
     }
 
 
+def published_table_two() -> dict[str, Any]:
+    """Table II of the paper as table2.toml has it: machine type -> IDs, clip counts, {method: [AUC %, half-width]}."""
+    return _read("table2.toml")
+
+
 def _read(name: str) -> dict[str, Any]:
     return tomllib.loads(resources.files(__package__).joinpath(name).read_text("utf-8"))
