@@ -56,7 +56,8 @@ class AlarmCurve:
     def lowest_threshold(self, alarms: float) -> float:
         """The lowest threshold from which on upwards there are never more than `alarms` alarms.
 
-        It is always the level of some moment; at the largest there is no alarm. NaN where there are no levels.
+        It is sought among the levels where rises begin and end; at the largest there is no alarm. NaN where
+        there are no levels.
         """
         if not len(self._highs):
             return float("nan")
@@ -92,11 +93,14 @@ class Stretches:
         return np.maximum.reduceat(self.levels[above], first), np.add.reduceat(raised, first), above[first]
 
     def threshold_for(self, wanted: int) -> float:
-        """The highest threshold with at least `wanted` stretches; the one with the most where none has so many."""
+        """The highest threshold with at least `wanted` stretches, with at most a fifth of all moments above it.
+
+        The one with the most stretches where none has so many: further down there is no tail.
+        """
         best, most = float("nan"), -1
         ordered = np.sort(self.levels)
         # Finer towards the top: the number of stretches grows in proportion to the moments above.
-        for beyond in np.unique(np.geomspace(1, max(1, len(ordered) // 2), 160).astype(int)):
+        for beyond in np.unique(np.geomspace(1, max(1, len(ordered) // 5), 160).astype(int)):
             threshold = float(ordered[len(ordered) - 1 - beyond]) if beyond < len(ordered) else float(ordered[0])
             found = len(self.at(threshold)[0])
             if found >= wanted:

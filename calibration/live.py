@@ -18,7 +18,7 @@ Array = NDArray[np.float64]
 
 UNCORRELATED = 0.1
 """Scores whose autocorrelation has fallen to this count as apart."""
-LONGEST_CORRELATION_SECONDS = 600.0
+LONGEST_CORRELATION_SECONDS = 120.0
 """Slower changes are told by how alarms are spread over the hours, not by gaps between them."""
 _BLOCK = 1 << 16
 
@@ -79,7 +79,7 @@ class LiveNormals:
         """Hops after which two scores count as apart.
 
         At least the sound they share (a mean over ten overlapping segments remembers its window), and
-        more where the measured autocorrelation takes longer to fall to 0.1; at most 10 minutes.
+        more where the measured autocorrelation takes longer to fall to 0.1; at most 2 minutes.
         """
         shared = int(np.ceil(self.window_seconds / self.hop_seconds))
         limit = max(shared, int(LONGEST_CORRELATION_SECONDS / self.hop_seconds))

@@ -24,6 +24,8 @@ STRETCHES_NEEDED = 20
 """Fewer separate high stretches give no tail: its interval would span orders of magnitude."""
 STRETCHES_WANTED = 200
 _BLOCK_EXPECTS = 5
+_WHOLE = 1e-3
+"""A rule that needs three scores in a row listens a moment less than the recording lasts: 0.999 alarms are one."""
 FEW_ALARMS = 10
 FAR = 20.0
 """A rate this many times below what the recordings can show is warned of: normal sound changes meanwhile."""
@@ -75,14 +77,14 @@ def threshold_by_alarms(
     evidence = _evidence(normals, consecutive)
     allowed = per_day / 24 * evidence.hours
     tail, problem = _tail(evidence, normals)
-    if allowed >= 1:
+    extrapolation = allowed < 1 - _WHOLE
+    if not extrapolation:
         fitted = _counted(evidence, allowed, tail)
     elif tail is None:
         raise InputError(f"{per_day:g} false alarms a day: {normals.hours:.3g} h of normals can show {problem}")
     else:
         fitted = _extrapolated(evidence, per_day / 24, tail)
     threshold, interval, (low, high), expected, warnings = fitted
-    extrapolation = allowed < 1
     how = (
         f"extrapolation by a generalised Pareto tail from {_hours(normals.hours)}"
         if extrapolation
@@ -148,7 +150,7 @@ def _tail(evidence: _Evidence, normals: LiveNormals) -> tuple[Tail | None, str]:
     """The tail, or why there is none."""
     highest, _, _ = evidence.stretches.at(evidence.base)
     if len(highest) < STRETCHES_NEEDED:
-        needed = 30 * STRETCHES_NEEDED * evidence.stretches.apart * normals.hop_seconds / 3600
+        needed = 10 * STRETCHES_NEEDED * evidence.stretches.apart * normals.hop_seconds / 3600
         return None, (
             f"{24 / evidence.hours:.3g} a day by counting, and their {len(highest)} separate high stretches are too "
             f"few for a tail ({STRETCHES_NEEDED} needed); record about {needed:.2g} h, or allow more alarms"
@@ -157,14 +159,12 @@ def _tail(evidence: _Evidence, normals: LiveNormals) -> tuple[Tail | None, str]:
 
 
 def _counted(evidence: _Evidence, allowed: float, tail: Tail | None) -> _Fit:
-    alarms = math.floor(allowed + 1e-9) - 1
+    alarms = math.floor(allowed + _WHOLE) - 1
     threshold = evidence.curve.lowest_threshold(alarms)
     _, biased = evidence.alarms_per_stretch(threshold)
     # Counts of clumped events vary like `spread` times a Poisson count of mean / spread.
     spread = biased * evidence.dispersion
-    low, high = (
-        spread * gamma_quantile(p, max(1.0, (alarms + 1) / spread)) / evidence.hours for p in (0.025, 0.975)
-    )
+    low, high = (spread * gamma_quantile(p, max(1.0, (alarms + 1) / spread)) / evidence.hours for p in (0.025, 0.975))
     fewest, most = (spread * poisson_quantile(p, allowed / spread) for p in (0.025, 0.975))
     lower = evidence.curve.lowest_threshold(most)
     upper: float | None = None
