@@ -14,13 +14,13 @@ Array = NDArray[np.float64]
 Marginal = Callable[[Array], Array]
 
 CHUNK = 1 << 20
-"""Scores made at once (56 hours at 0.192 s); each chunk is a recording of its own."""
+"""Scores made at once, less the lags (56 hours at 0.192 s); each chunk is a recording of its own."""
 
 
 def simulated_scores(
     autocorrelation: ArrayLike, count: int, rng: np.random.Generator, marginal: Marginal = np.asarray
 ) -> Iterator[Array]:
-    """`count` scores in chunks of at most 2^20 (56 h): stationary, of this autocorrelation, each chunk independent.
+    """`count` scores in chunks of about 2^20 (56 h): stationary, of this autocorrelation, each chunk independent.
 
     `autocorrelation` is (lags + 1,) from lag 0 on, 1 at 0, and 0 beyond its end; parts of its spectrum
     below 0 (it need not be exactly positive definite) are cut off. The process is Gaussian with mean 0
@@ -28,21 +28,19 @@ def simulated_scores(
     order of all alarms as it was. Raises InputError for more lags than half a chunk.
     """
     lags = np.asarray(autocorrelation, dtype=np.float64)
+    if lags.ndim != 1 or not 1 <= len(lags) <= CHUNK // 2:
+        raise InputError(f"autocorrelation of shape {lags.shape}: give 1 to {CHUNK // 2} lags")
     left = count
     while left > 0:
-        size = min(CHUNK, left)
-        # The circle of the transform is longer than what is used by the correlation, so its ends do not meet.
-        circle = size + len(lags)
-        if lags.ndim != 1 or not len(lags) or len(lags) > CHUNK // 2:
-            raise InputError(f"autocorrelation of shape {lags.shape}: give 1 to {CHUNK // 2} lags")
-        circle = 1 << max(1, circle - 1).bit_length()
+        # The circle of the transform is longer than what is used of it by the correlation, so its ends do not meet.
+        size = min(CHUNK - len(lags), left)
+        circle = 1 << (size + len(lags) - 1).bit_length()
         row = np.zeros(circle)
         row[: len(lags)] = lags
         row[circle - len(lags) + 1 :] += lags[:0:-1]
         power = np.maximum(np.fft.rfft(row).real, 0.0)
         noise = np.fft.rfft(rng.standard_normal(circle))
-        scores = np.fft.irfft(noise * np.sqrt(power), circle)[:size]
-        yield marginal(scores)
+        yield marginal(np.fft.irfft(noise * np.sqrt(power), circle)[:size])
         left -= size
 
 

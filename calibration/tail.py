@@ -59,8 +59,10 @@ class Tail:
             # The density is S^(1 + ξ) / σ.
             with np.errstate(invalid="ignore"):
                 loglik[part] = ((1 + xi[part, None]) * logs).sum(axis=1) - len(excesses) * np.log(sigma[part])
-        self._xi, self._sigma = xi, sigma
-        self._loglik = np.where(np.isfinite(loglik), loglik, -np.inf)
+        loglik = np.where(np.isfinite(loglik), loglik, -np.inf)
+        # No rate can make up for more than what an interval may lose: the rest never decides one.
+        near = loglik >= loglik.max() - 1.01 * _HALF_CHI2_95 * self.dispersion
+        self._xi, self._sigma, self._loglik = xi[near], sigma[near], loglik[near]
 
     def rate(self, excess: float) -> float:
         """Stretches an hour that rise more than `excess` above the base."""
@@ -85,13 +87,17 @@ class Tail:
 
     def rate_interval(self, excess: float) -> tuple[float, float]:
         """95 % interval of `rate(excess)`; the lower end is 0 where the tail may end below."""
-        middle = max(self.rate(excess), 1e-12 / self.hours)
 
         def kept(rate: float) -> bool:
             return self._profile(excess, rate) >= -_HALF_CHI2_95
 
-        low = 0.0 if kept(0.0) else _edge(kept, middle, 0.5)
-        return low, _edge(kept, middle, 2.0)
+        fitted = self.rate(excess)
+        low = 0.0 if kept(0.0) else _edge(kept, fitted, 0.5)
+        # From above, since a fitted rate of 0 is no place to start from.
+        high = 4 * self.count / self.hours
+        while not kept(high) and high > 1e-12 * self.count / self.hours:
+            high /= 1.5
+        return low, _edge(kept, high, 1.5)
 
     def excess_interval(self, rate: float) -> tuple[float, float]:
         """95 % interval of `excess_at(rate)`."""

@@ -62,7 +62,8 @@ def threshold_by_alarms(
 
     - μ >= 1: the lowest threshold above which there are never more than ⌊μ⌋ − 1 alarms in the recordings.
       It lies on the level of one more, so ⌊μ⌋ is what is to be expected of as many new hours.
-    - μ < 1: extrapolation by the tail, for stretches times the alarms that a stretch raises.
+    - μ < 1: extrapolation by the tail, for stretches times the alarms that a stretch raises; never below the
+      highest level of the recordings.
 
     Intervals (95 %) take stretches, not alarms and not scores, as independent, widened by how unevenly they
     are spread over time: of counts by the gamma distribution (exact for a Poisson process), of the tail
@@ -184,7 +185,9 @@ def _counted(evidence: _Evidence, allowed: float, tail: Tail | None) -> _Fit:
 
 def _extrapolated(evidence: _Evidence, per_hour: float, tail: Tail) -> _Fit:
     mean, _ = evidence.alarms_per_stretch(np.inf)
-    excess = tail.excess_at(per_hour / mean)
+    # Never below the highest level heard: fewer alarms must not be a lower threshold than one in all hours.
+    highest = evidence.curve.lowest_threshold(0) - evidence.base
+    excess = max(tail.excess_at(per_hour / mean), highest)
     low, high = (mean * rate for rate in tail.rate_interval(excess))
     below, above = tail.excess_interval(per_hour / mean)
     warnings = [
@@ -196,8 +199,9 @@ def _extrapolated(evidence: _Evidence, per_hour: float, tail: Tail) -> _Fit:
             f"the rate is {1 / (per_hour * evidence.hours):.0f} times smaller than the recordings can show; record "
             f"{_hours(1 / per_hour / FAR)} or more"
         )
-    interval = (evidence.base + below, evidence.base + above)
-    return evidence.base + excess, interval, (low, high), per_hour, warnings
+    interval = (evidence.base + below, evidence.base + max(above, excess))
+    expected = min(per_hour, mean * tail.rate(excess))
+    return evidence.base + excess, interval, (low, high), expected, warnings
 
 
 def _general_warnings(normals: LiveNormals, evidence: _Evidence, allowed: float) -> list[str]:

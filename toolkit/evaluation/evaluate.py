@@ -10,8 +10,8 @@ import numpy as np
 
 from edgeasd.calibration.deploy import SegmentOutputs, clip_scores
 from edgeasd.calibration.distance import paper_range
-from edgeasd.runtime.clip import score_features
 from edgeasd.calibration.threshold_gamma import GammaThreshold, gamma_threshold
+from edgeasd.runtime.clip import score_features
 from edgeasd.runtime.errors import CheckFailed, InputError
 from edgeasd.runtime.score import ScoreSettings, blend, relative_distance
 from edgeasd.runtime.scorer import Scorer
