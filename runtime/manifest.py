@@ -63,6 +63,14 @@ class Precision(_Part):
 
     file: str
     tolerance: Tolerance
+    recalibrate: bool = False
+    """True where what it was calibrated on no longer holds; it is refused until it was calibrated again."""
+    recalibrate_reason: str | None = None
+
+    @property
+    def stale(self) -> str:
+        """Why it must be calibrated again, or nothing."""
+        return (self.recalibrate_reason or "its manifest says so") if self.recalibrate else ""
 
 
 class Network(_Part):
