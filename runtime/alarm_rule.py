@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
 _Interval = tuple[_Finite | None, _Finite | None]
@@ -55,6 +55,13 @@ class Threshold(BaseModel):
     """Hours of normal sound behind the threshold."""
     sources: tuple[ThresholdSource, ...] = ()
     """The recordings, as far as they are listed; `clips` counts all."""
+
+    @model_serializer(mode="wrap")
+    def _as_found(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without the fields that nothing is known for: an older manifest is written back as it was."""
+        absent = {name for name in ("interval95", "promise", "hours") if getattr(self, name) is None}
+        absent |= set() if self.sources else {"sources"}
+        return {name: value for name, value in dump(self).items() if name not in absent}
 
 
 class AlarmRule:
