@@ -61,9 +61,17 @@ class AlarmCurve:
         """
         if not len(self._highs):
             return float("nan")
-        steps = np.unique(np.concatenate([self._lows[np.isfinite(self._lows)], self._highs]))
-        beyond = np.flatnonzero(self.count(steps) > alarms)
-        return float(steps[beyond[-1] + 1] if beyond.size else steps[0])
+        looked_at = 4 * int(alarms) + 64
+        while True:
+            # From the top downwards: where alarms are few, the rest need not be sorted together.
+            bottom = self._highs[max(0, len(self._highs) - looked_at)] if looked_at < len(self._highs) else -np.inf
+            parts = [part[np.searchsorted(part, bottom) :] for part in (self._lows, self._highs)]
+            steps = np.unique(np.concatenate(parts))
+            steps = steps[np.isfinite(steps)]
+            beyond = np.flatnonzero(self.count(steps) > alarms)
+            if beyond.size or bottom == -np.inf:
+                return float(steps[beyond[-1] + 1] if beyond.size else steps[0])
+            looked_at *= 8
 
 
 class Stretches:
@@ -77,6 +85,7 @@ class Stretches:
         levels = [alarm_levels(scores, consecutive) for scores in recordings]
         self.apart = apart
         self.levels = np.concatenate([*levels, np.empty(0)])
+        self._ordered = np.sort(self.levels)
         # Recordings lie further apart than any stretch can bridge.
         offsets = np.cumsum([0] + [len(one) + apart + 1 for one in levels])
         self._at = np.concatenate([np.arange(len(one)) + o for one, o in zip(levels, offsets, strict=False)] + [[]])
@@ -98,7 +107,7 @@ class Stretches:
         The one with the most stretches where none has so many: further down there is no tail.
         """
         best, most = float("nan"), -1
-        ordered = np.sort(self.levels)
+        ordered = self._ordered
         # Finer towards the top: the number of stretches grows in proportion to the moments above.
         for beyond in np.unique(np.geomspace(1, max(1, len(ordered) // 5), 160).astype(int)):
             threshold = float(ordered[len(ordered) - 1 - beyond]) if beyond < len(ordered) else float(ordered[0])
