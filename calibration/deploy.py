@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -91,10 +91,4 @@ def clip_scores(score: ScoreSettings, clips: Sequence[SegmentOutputs]) -> list[f
 
 def _threshold(score: ScoreSettings, normals: Sequence[SegmentOutputs], origin: str) -> Threshold:
     fitted = largest_holdout(clip_scores(score, normals))
-    return Threshold(
-        clip=fitted.clip,
-        consecutive=fitted.consecutive,
-        found_by=fitted.found_by.replace(HELD_OUT, origin),
-        clips=fitted.clips,
-        warning=fitted.warning,
-    )
+    return replace(fitted, found_by=fitted.found_by.replace(HELD_OUT, origin)).stored()

@@ -2,9 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+
+_Finite = Annotated[float, Field(allow_inf_nan=False)]
+_Interval = tuple[_Finite | None, _Finite | None]
+"""Lower and upper end; None where the recordings set no such end."""
+
+
+class Promise(BaseModel):
+    """How often normal sound is said to lie above a threshold, and how well that is known."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    kind: Annotated[str, Field(pattern="^(alarms_per_day|false_positive_rate)$")]
+    target: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    """What was allowed."""
+    expected: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    """What is expected at this threshold, in the unit of `target`."""
+    interval95: _Interval
+    """The 95 % interval of it."""
+    extrapolation: bool = False
+    """True where the rate is so small that no recording shows it, and a fitted tail gave the threshold."""
+
+
+class ThresholdSource(BaseModel):
+    """A recording a threshold was taken from: base name and sha256 of its file."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    name: str
+    sha256: str
 
 
 class Threshold(BaseModel):
@@ -19,6 +48,20 @@ class Threshold(BaseModel):
     found_by: str
     clips: Annotated[int, Field(ge=0)]
     warning: str | None = None
+    interval95: _Interval | None = None
+    """95 % interval of `clip`, in units of the score; None for a threshold that came without one."""
+    promise: Promise | None = None
+    hours: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    """Hours of normal sound behind the threshold."""
+    sources: tuple[ThresholdSource, ...] = ()
+    """The recordings, as far as they are listed; `clips` counts all."""
+
+    @model_serializer(mode="wrap")
+    def _as_found(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without the fields that nothing is known for: an older manifest is written back as it was."""
+        absent = {name for name in ("interval95", "promise", "hours") if getattr(self, name) is None}
+        absent |= set() if self.sources else {"sources"}
+        return {name: value for name, value in dump(self).items() if name not in absent}
 
 
 class AlarmRule:

@@ -24,9 +24,14 @@ _ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError
 """What zipfile raises for damaged, encrypted (RuntimeError) or unknown data (NotImplementedError, one of these)."""
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception | str) -> str:
     """What a library said, in one line; zipfile quotes whole file names of a damaged directory."""
     return " ".join(str(error).split())[:200]
+
+
+def _instead(usable: list[str], manifest: Manifest) -> str:
+    fresh = [name for name in usable if not manifest.precisions[name].stale]
+    return f"use --precision {fresh[0]} until then" if fresh else "export the bundle again with fp32"
 
 
 def hash_file(path: Path) -> str:
@@ -187,12 +192,19 @@ class Bundle:
         Raises BundleError, DeviceError, or CheckFailed where the golden segments are not reproduced.
         """
         manifest = self.manifest
-        chosen = precision or ("fp32" if "fp32" in manifest.precisions else next(iter(manifest.precisions)))
+        usable = [name for name, offer in manifest.precisions.items() if not offer.stale] or list(manifest.precisions)
+        chosen = precision or ("fp32" if "fp32" in usable else usable[0])
         if chosen not in manifest.precisions:
             raise InputError(
                 f"--precision {chosen}: {self.path.name} offers {', '.join(manifest.precisions)}; choose one of them"
             )
         offer = manifest.precisions[chosen]
+        if offer.stale:
+            # Refused and not warned of: values beyond their ranges are clipped, and a clipped fault sounds normal.
+            raise BundleError(
+                f"--precision {chosen}: {self.path.name} needs it to be calibrated again ({_reason(offer.stale)}); "
+                f"{_instead(usable, manifest)}"
+            )
         head = Head(self.file("head.onnx"))
         loaded = open_engine(
             self.file(offer.file),

@@ -10,7 +10,15 @@ import json
 import re
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from edgeasd.runtime.alarm_rule import Threshold
 from edgeasd.runtime.errors import BundleError
@@ -63,6 +71,21 @@ class Precision(_Part):
 
     file: str
     tolerance: Tolerance
+    recalibrate: bool = False
+    """True where what it was calibrated on no longer holds; it is refused until it was calibrated again."""
+    recalibrate_reason: str | None = None
+
+    @model_serializer(mode="wrap")
+    def _as_found(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without the mark where there is none: an older manifest is written back as it was."""
+        unmarked = set() if self.recalibrate else {"recalibrate"}
+        unmarked |= {"recalibrate_reason"} if self.recalibrate_reason is None else set()
+        return {name: value for name, value in dump(self).items() if name not in unmarked}
+
+    @property
+    def stale(self) -> str:
+        """Why it must be calibrated again, or nothing."""
+        return (self.recalibrate_reason or "its manifest says so") if self.recalibrate else ""
 
 
 class Network(_Part):

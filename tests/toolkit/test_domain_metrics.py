@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from edgeasd.runtime.errors import InputError
 from edgeasd.toolkit.evaluation.alpha import Sweep, choose_alpha, sweep_alpha
-from edgeasd.toolkit.evaluation.decision import gamma_threshold
 from edgeasd.toolkit.evaluation.domains import domain_figures, harmonic_mean, variant_of
 from edgeasd.toolkit.evaluation.roc import roc_band, roc_points
 from edgeasd.toolkit.evaluation.several import compare, over_ids, over_seeds
@@ -136,37 +135,6 @@ def test_the_choice_is_the_best_alpha_and_the_middle_of_a_plateau() -> None:
         sweep_alpha([0.1, 0.2], [0.1, 0.2], [False, True], (1.5,))
     with pytest.raises(InputError, match="0 normal"):
         sweep_alpha([0.1, 0.2], [0.1, 0.2], [True, True])
-
-
-# --- threshold ---
-
-
-@given(st.integers(0, 10_000), st.floats(0.3, 50.0), st.floats(1e-4, 1e3))
-@settings(max_examples=40, deadline=None)
-def test_the_gamma_fit_is_scipys_with_the_location_fixed(seed: int, shape: float, scale: float) -> None:
-    stats = pytest.importorskip("scipy.stats")
-    scores = np.random.default_rng(seed).gamma(shape, scale, 50)
-    if scores.min() <= 0:
-        return
-    found = gamma_threshold(scores)
-    k, _, theta = stats.gamma.fit(scores, floc=0)
-    assert found.shape == pytest.approx(k, rel=1e-6)
-    assert found.value == pytest.approx(stats.gamma.ppf(0.9, k, scale=theta), rel=1e-6)
-    assert (found.quantile, found.clips) == (0.9, 50)
-
-
-@pytest.mark.parametrize(
-    ("scores", "message"),
-    [
-        ([0.5], "1 normal clip scores"),
-        ([0.5, 0.0, 0.2], "score 1 of 3 is 0.0"),
-        ([0.5, 0.2, float("inf")], "score 2 of 3 is inf"),
-        ([0.25] * 4, "all 4 normal clip scores are 0.25"),
-    ],
-)
-def test_scores_without_a_fit_are_refused(scores: list[float], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        gamma_threshold(scores)
 
 
 # --- several evaluations ---

@@ -20,8 +20,9 @@ def verify(
 ) -> None:
     """Check a bundle: every hash, and its golden segments.
 
-    Runs the golden segments at every precision the bundle offers. Exit code 1 where they are not
-    reproduced, 2 where a file is damaged, 3 where the engine is not available.
+    Runs the golden segments at every precision the bundle offers, less those that a re-fit has marked to be
+    calibrated again. Exit code 1 where they are not reproduced, 2 where a file is damaged, 3 where the engine
+    is not available.
 
     Example: edgeasd verify bundles/valve-id_00
     """
@@ -34,7 +35,10 @@ def verify(
         manifest = opened.manifest
         opened.verify_files()
         results = []
+        stale = {name: offer.stale for name, offer in manifest.precisions.items() if offer.stale}
         for precision in manifest.precisions:
+            if precision in stale and len(stale) < len(manifest.precisions):
+                continue
             scorer, found = opened.open_scorer(
                 precision=precision, engine=engine, accelerator=accelerator, threads=threads
             )
@@ -46,6 +50,7 @@ def verify(
         "files": len(manifest.files),
         "bytes": sum(entry.size for entry in manifest.files.values()),
         "engines": results,
+        "recalibrate": stale,
     }
     if as_json:
         print(json.dumps(facts, indent=2))
@@ -55,6 +60,8 @@ def verify(
     for result in results:
         worst = ", ".join(f"{name} {value:.1e}" for name, value in result["golden_deviation"].items())
         print(f"  {result['precision']} on {result['engine']}: golden segments reproduced ({worst})")
+    for precision, reason in stale.items():
+        print(f"  {precision} is not in use until it is calibrated again: {reason}")
     if manifest.threshold is None:
         print("  uncalibrated: it scores and raises no alarms; export again with --clips")
     else:
