@@ -38,6 +38,10 @@ BATCH = 4
 _BATCHES_PER_SAVE = 8
 
 
+Report = Callable[[int, int], None]
+"""Called with (done, total)."""
+
+
 class Segments(Protocol):
     """Log-mel segments (N, frames, n_mels) float32 that need not lie in memory: an array, a memory map, a reader."""
 
@@ -59,12 +63,15 @@ class Collected:
     histograms: npt.NDArray[np.int64]
     """(tensors, BINS), each of even width from minus to plus the tensor's reach."""
 
-    def ranges(self, method: str, percentile: float = PERCENTILE) -> dict[str, tuple[float, float]]:
+    def ranges(
+        self, method: str, percentile: float = PERCENTILE, report: Report = lambda done, total: None
+    ) -> dict[str, tuple[float, float]]:
         """Lowest and highest value to quantise, by tensor.
 
         "minmax": all that was seen. "percentile": the middle `percentile` per cent of the values.
         "entropy": the width that keeps most of the distribution's information in 128 steps. The last
-        two never exceed the first. Raises InputError for another method or percentile.
+        two never exceed the first. Entropy takes about half a second a tensor, so `report` is called with
+        (done, total) tensors. Raises InputError for another method or percentile.
         """
         if method not in METHODS:
             raise InputError(f"range method {method}: unknown; use one of {', '.join(METHODS)}")
@@ -77,6 +84,7 @@ class Collected:
                 seeded = seed_histograms([tensor], [low], [high], self.histograms[index : index + 1])
                 low, high = threshold(method, seeded[tensor], percentile)
             found[tensor] = (low, high)
+            report(index + 1, len(self.tensors))
         return found
 
 
@@ -85,7 +93,7 @@ def collect(
     segments: Segments,
     *,
     state: Path | None = None,
-    report: Callable[[int, int], None] = lambda done, total: None,
+    report: Report = lambda done, total: None,
 ) -> Collected:
     """Run `segments` through the float32 `encoder` twice and return what its activations were.
 

@@ -83,7 +83,8 @@ def graph_at_hand(graph: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) -> No
 def exported(model: TrainedModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("export") / "bundles" / "valve-id_00"
     found = write_bundle(model, path)
-    assert not found.beyond(EXPORT_LIMITS)
+    assert list(found) == ["fp32"]
+    assert not found["fp32"].beyond(EXPORT_LIMITS)
     return path
 
 
