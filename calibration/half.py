@@ -30,7 +30,9 @@ def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
     _round_weights(graph)
     # Tensor -> is it float16? Integers, of which Q/DQ makes some, never meet a cast.
     half: dict[str, bool] = {value.name: False for value in graph.input}
-    integer: set[str] = {t.name for t in graph.initializer if t.data_type not in (TensorProto.FLOAT, TensorProto.FLOAT16)}
+    integer: set[str] = {
+        t.name for t in graph.initializer if t.data_type not in (TensorProto.FLOAT, TensorProto.FLOAT16)
+    }
     fixed = {tensor.name for tensor in graph.initializer}
     nodes: list[onnx.NodeProto] = []
     casts: dict[tuple[str, bool], str] = {}
@@ -59,7 +61,9 @@ def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _cast(tensor: str, result: str, to_half: bool) -> onnx.NodeProto:
-    return helper.make_node("Cast", [tensor], [result], result, to=TensorProto.FLOAT16 if to_half else TensorProto.FLOAT)
+    return helper.make_node(
+        "Cast", [tensor], [result], result, to=TensorProto.FLOAT16 if to_half else TensorProto.FLOAT
+    )
 
 
 def _cast_output(nodes: list[onnx.NodeProto], output: str) -> None:

@@ -25,7 +25,13 @@ import onnx
 import onnxruntime
 
 from edgeasd.calibration.encoder_parts import prepare
-from edgeasd.calibration.ort_calibrators import BINS, histogram_calibrator, minmax_calibrator, seed_histograms, threshold
+from edgeasd.calibration.ort_calibrators import (
+    BINS,
+    histogram_calibrator,
+    minmax_calibrator,
+    seed_histograms,
+    threshold,
+)
 from edgeasd.calibration.placement import calibrated_tensors
 from edgeasd.calibration.range_state import RangeState
 from edgeasd.runtime.errors import CheckFailed, InputError
@@ -101,7 +107,7 @@ def collect(
     done so far is saved every 32 segments, whole or not at all, and a later call with the same encoder
     and segments goes on from there; a state of others is ignored. The caller deletes it. Memory does not
     depend on the number of segments. The same input gives the same result. Raises InputError without segments,
-    CheckFailed where an activation is not finite.
+    CheckFailed where a segment or an activation is not finite.
     """
     if len(segments) == 0:
         raise InputError("ranges: no segments to collect them from; give normal clips")
@@ -134,7 +140,7 @@ def _find_reach(
         pairs = np.array([[np.min(seen[t].lowest), np.max(seen[t].highest)] for t in tensors], np.float32)
         if not np.isfinite(pairs).all():
             worst = tensors[int(np.argmin(np.isfinite(pairs).all(axis=1)))]
-            raise CheckFailed(f"ranges: {worst} is not finite on these clips; check them and the model")
+            raise CheckFailed(f"ranges: {worst} is not finite on these clips; train the model again")
         work.lowest = np.minimum(work.lowest, pairs[:, 0])
         work.highest = np.maximum(work.highest, pairs[:, 1])
 
@@ -165,6 +171,11 @@ def _batches(
     starts = range(work.done - offset, len(segments), BATCH)
     for number, start in enumerate(starts, start=1):
         part = np.asarray(segments[start : min(start + BATCH, len(segments))], np.float32)
+        # Checked here too: ONNX Runtime's ReLU and minimum make a number of what is none.
+        if not np.isfinite(part).all():
+            raise CheckFailed(
+                f"ranges: a value of segments {start} to {start + len(part) - 1} is not finite; check the clips"
+            )
         yield part[:, None]
         work.done += len(part)
         if state is not None and (number % _BATCHES_PER_SAVE == 0 or number == len(starts)):

@@ -315,7 +315,10 @@ def test_export_refuses_what_it_cannot_do(home: Path, exported: dict[str, Any], 
     (home / "mine").mkdir(exist_ok=True)
     for options, expected in (
         (["--precision", "int3"], "--precision int3: export makes fp32, fp16; ask for one of them"),
-        (["--precision", "fp32,int8"], "--precision int8: INT8 needs normal clips; export without it, then `edgeasd calib"),
+        (
+            ["--precision", "fp32,int8"],
+            "--precision int8: INT8 needs normal clips; export without it, then `edgeasd calib",
+        ),
         (["--precision", "int8-cpu"], "--precision int8-cpu: INT8 needs normal clips"),
         (["--output", "mine"], "mine: is there and is not a bundle; move it away or choose another --output"),
         (["--clips", "nowhere"], "--clips nowhere: not a folder"),

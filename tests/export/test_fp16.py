@@ -38,7 +38,9 @@ def damaged(model: onnx.ModelProto, name: str, change: Callable[[np.ndarray], np
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_the_graph_keeps_the_rules(backbone: str, random_encoder: Callable[..., onnx.ModelProto], tmp_path: Path) -> None:
+def test_the_graph_keeps_the_rules(
+    backbone: str, random_encoder: Callable[..., onnx.ModelProto], tmp_path: Path
+) -> None:
     model = build_fp16(random_encoder(backbone))
     onnx.checker.check_model(model, full_check=True)
     (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
@@ -81,12 +83,16 @@ def test_the_original_is_left_alone_and_the_result_is_the_same_every_time(
 
 
 @pytest.mark.parametrize("value", [65520.0, 1e30, np.inf, np.nan])
-def test_a_weight_beyond_float16_is_refused_by_name(random_encoder: Callable[..., onnx.ModelProto], value: float) -> None:
+def test_a_weight_beyond_float16_is_refused_by_name(
+    random_encoder: Callable[..., onnx.ModelProto], value: float
+) -> None:
     def change(array: np.ndarray) -> np.ndarray:
         array.flat[3] = value
         return array
 
-    with pytest.raises(CheckFailed, match=r"^stages\.2\.0\.conv1\.weight: a weight of .* lies beyond float16") as caught:
+    with pytest.raises(
+        CheckFailed, match=r"^stages\.2\.0\.conv1\.weight: a weight of .* lies beyond float16"
+    ) as caught:
         build_fp16(damaged(random_encoder("quick"), "stages.2.0.conv1.weight", change))
     assert "\n" not in str(caught.value)
 
@@ -112,7 +118,12 @@ def test_tolerance_follows_the_measurement_between_its_bounds() -> None:
     quiet = load_limits(Tolerance(z=1e-6, logit=1e-6, d=1e-6, score=1e-6))
     assert quiet == Tolerance(**{k: v / 4 for k, v in FP16_LIMITS.model_dump().items()})
     loud = load_limits(Tolerance(z=2e-2, logit=1e-2, d=1e-2, score=4e-3))
-    assert (loud.z, loud.logit, loud.d, loud.score) == (FP16_LIMITS.z, FP16_LIMITS.logit, FP16_LIMITS.d, FP16_LIMITS.score)
+    assert (loud.z, loud.logit, loud.d, loud.score) == (
+        FP16_LIMITS.z,
+        FP16_LIMITS.logit,
+        FP16_LIMITS.d,
+        FP16_LIMITS.score,
+    )
 
 
 def test_the_trained_bundle_in_fp16_is_verified_and_scored(small_bundle: Path, bundle_copy: Path) -> None:
