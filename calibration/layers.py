@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import onnx
 from onnx import helper
 
 from edgeasd.calibration.encoder_parts import convolutions
+from edgeasd.calibration.ranges import Report, unreported
 from edgeasd.runtime.engines.onnxruntime import make_session
 from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.logmel import Float32Array
@@ -49,7 +50,7 @@ def signal_to_noise(
     *,
     batch: int = 2,
     threads: int | None = None,
-    report: Callable[[int, int], None] = lambda done, total: None,
+    report: Report = unreported,
 ) -> dict[str, float]:
     """10 log10(Σ reference² / Σ (variant - reference)²) of every convolution's output and of "z", in dB.
 

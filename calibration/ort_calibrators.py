@@ -54,7 +54,7 @@ def histogram_calibrator(model: onnx.ModelProto, tensors: Sequence[str], folder:
 def _only(base: Any, tensors: Sequence[str]) -> Any:
     """A subclass of a calibrator that looks at `tensors`; by itself it takes all inputs and outputs of a kind of node."""
 
-    class Only(base):  # type: ignore[misc]
+    class Only(base):
         def select_tensors_to_calibrate(self, model: Any) -> tuple[list[str], dict[str, Any]]:
             _, infos = super().select_tensors_to_calibrate(model)
             return list(tensors), infos

@@ -28,10 +28,9 @@ class RangeState:
     def load_or_new(cls, path: Path | None, fingerprint: str, tensors: int, bins: int) -> RangeState:
         """What `path` holds where it is of the same work, else an empty state."""
         found = None if path is None else _read(path)
-        shapes = ((tensors,), (tensors,), (tensors, bins))
         if found is not None and found.fingerprint == fingerprint:
-            arrays = (found.lowest, found.highest, found.histograms)
-            if all(array.shape == shape for array, shape in zip(arrays, shapes, strict=True)):
+            shapes = (found.lowest.shape, found.highest.shape, found.histograms.shape)
+            if shapes == ((tensors,), (tensors,), (tensors, bins)):
                 return found
         return cls(
             fingerprint,

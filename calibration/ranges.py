@@ -14,6 +14,7 @@ import contextlib
 import hashlib
 import io
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,10 @@ Report = Callable[[int, int], None]
 """Called with (done, total)."""
 
 
+def unreported(done: int, total: int) -> None:
+    """A report that says nothing."""
+
+
 class Segments(Protocol):
     """Log-mel segments (N, frames, n_mels) float32 that need not lie in memory: an array, a memory map, a reader."""
 
@@ -70,7 +75,7 @@ class Collected:
     """(tensors, BINS), each of even width from minus to plus the tensor's reach."""
 
     def ranges(
-        self, method: str, percentile: float = PERCENTILE, report: Report = lambda done, total: None
+        self, method: str, percentile: float = PERCENTILE, report: Report = unreported
     ) -> dict[str, tuple[float, float]]:
         """Lowest and highest value to quantise, by tensor.
 
@@ -99,7 +104,7 @@ def collect(
     segments: Segments,
     *,
     state: Path | None = None,
-    report: Report = lambda done, total: None,
+    report: Report = unreported,
 ) -> Collected:
     """Run `segments` through the float32 `encoder` twice and return what its activations were.
 
@@ -196,8 +201,9 @@ class _Reader:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """ONNX Runtime's calibrators print to standard output, which belongs to our results."""
-    with contextlib.redirect_stdout(io.StringIO()):
+    """ONNX Runtime's calibrators print to standard output, which belongs to our results, and warn of what we refuse."""
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         yield
 
 

@@ -6,6 +6,7 @@ import onnx
 
 from edgeasd.calibration.encoder_parts import prepare
 from edgeasd.calibration.half import to_half
+from edgeasd.runtime.golden import Deviation
 from edgeasd.runtime.manifest import Tolerance
 
 FP16_LIMITS = Tolerance(z=3e-2, logit=3e-2, d=2e-2, score=1e-2)
@@ -25,7 +26,7 @@ def build_fp16(encoder: onnx.ModelProto) -> onnx.ModelProto:
     return to_half(prepare(encoder))
 
 
-def load_limits(measured: Tolerance) -> Tolerance:
+def load_limits(measured: Deviation) -> Tolerance:
     """What a loaded fp16 engine must keep, from the deviation `measured` at export.
 
     Four times that, since an engine may sum in float16 where ONNX Runtime's CPU kernels sum in

@@ -101,7 +101,7 @@ def test_noise_is_told_layer_by_layer_in_running_order(
     model, x = random_encoder("quick"), segments(5)
     reference, told = prepare(model), []
     found = signal_to_noise(reference, int8_graph(model, ranges), x, report=lambda done, of: told.append((done, of)))
-    assert list(found)[0] == "stem.0"
+    assert next(iter(found)) == "stem.0"
     assert list(found)[-1] == "z"
     assert told == [(2, 5), (4, 5), (5, 5)]
     assert found["stem.0"] > 60, "float16, not quantised"

@@ -16,6 +16,7 @@ from edgeasd.calibration.half import vanishing_weights
 from edgeasd.export.fp16 import FP16_LIMITS, build_fp16, load_limits
 from edgeasd.runtime.engines.onnxruntime import make_session
 from edgeasd.runtime.errors import CheckFailed
+from edgeasd.runtime.golden import Deviation
 from edgeasd.runtime.manifest import Tolerance
 from edgeasd.runtime.onnx_guard import inspect_onnx
 
@@ -115,9 +116,9 @@ def test_weights_that_vanish_are_counted(random_encoder: Callable[..., onnx.Mode
 
 
 def test_tolerance_follows_the_measurement_between_its_bounds() -> None:
-    quiet = load_limits(Tolerance(z=1e-6, logit=1e-6, d=1e-6, score=1e-6))
+    quiet = load_limits(Deviation(z=1e-6, logit=1e-6, d=1e-6, score=1e-6))
     assert quiet == Tolerance(**{k: v / 4 for k, v in FP16_LIMITS.model_dump().items()})
-    loud = load_limits(Tolerance(z=2e-2, logit=1e-2, d=1e-2, score=4e-3))
+    loud = load_limits(Deviation(z=2e-2, logit=1e-2, d=1e-2, score=4e-3))
     assert (loud.z, loud.logit, loud.d, loud.score) == (
         FP16_LIMITS.z,
         FP16_LIMITS.logit,
@@ -132,7 +133,7 @@ def test_the_trained_bundle_in_fp16_is_verified_and_scored(small_bundle: Path, b
     data = build_fp16(onnx.load(small_bundle / "encoder.fp32.onnx")).SerializeToString()
     (bundle_copy / "encoder.fp16.onnx").write_bytes(data)
     manifest = json.loads((bundle_copy / "manifest.json").read_text())
-    tolerance = load_limits(Tolerance(z=2e-3, logit=1e-3, d=1e-3, score=6e-4)).model_dump()
+    tolerance = load_limits(Deviation(z=2e-3, logit=1e-3, d=1e-3, score=6e-4)).model_dump()
     manifest["precisions"]["fp16"] = {"file": "encoder.fp16.onnx", "tolerance": tolerance}
     manifest["files"]["encoder.fp16.onnx"] = {
         "sha256": hash_file(bundle_copy / "encoder.fp16.onnx"),
