@@ -45,11 +45,11 @@ def export(
 
     Example: edgeasd export --machine valve --id 00
     """
+    precisions = _precisions(precision)
     from edgeasd.export.bundle_writer import write_bundle, zip_bundle
     from edgeasd.toolkit.evaluation.trained import load_trained
     from edgeasd.toolkit.runs import bundle_folder, find_runs
 
-    precisions = _precisions(precision)
     runs = find_runs(workspace, machine, id)
     if output is not None and len(runs) > 1:
         raise InputError(f"--output {output}: {len(runs)} IDs would go to one folder; name one with --id")
@@ -68,14 +68,16 @@ def export(
 
 def _precisions(given: str) -> list[str]:
     """Names of a list with commas; InputError for one that export does not make."""
-    from edgeasd.export.bundle_writer import PRECISIONS
-
     names = given.split(",")
     for name in names:
         if name in ("int8", "int8-cpu"):
             raise InputError(
                 f"--precision {name}: INT8 needs normal clips; export without it, then `edgeasd calibrate` adds it"
             )
+    # After the refusal above: this loads torch.
+    from edgeasd.export.bundle_writer import PRECISIONS
+
+    for name in names:
         if name not in PRECISIONS:
             raise InputError(f"--precision {name}: export makes {', '.join(PRECISIONS)}; ask for one of them")
     return names
