@@ -140,6 +140,8 @@ def _find_reach(
         calibrator = minmax_calibrator(model, tensors, folder)
     for batch in _batches(segments, work, 0, state, told):
         with _quiet():
+            # Of this batch alone: what came before is in `work`, where it can be saved.
+            calibrator.calibrate_tensors_range = None
             calibrator.collect_data(_Reader(calibrator, batch))
             seen = calibrator.compute_data().data
         pairs = np.array([[np.min(seen[t].lowest), np.max(seen[t].highest)] for t in tensors], np.float32)
