@@ -90,13 +90,17 @@ def _round_weights(graph: onnx.GraphProto) -> None:
     for tensor in graph.initializer:
         if tensor.data_type == TensorProto.FLOAT and readers.get(tensor.name) == {True}:
             values = numpy_helper.to_array(tensor)
-            largest = float(np.max(np.abs(values), initial=0.0))
-            if not largest <= LARGEST_HALF:
-                raise CheckFailed(
-                    f"{tensor.name}: a weight of {largest:.4g} lies beyond float16 ({LARGEST_HALF:.0f}); "
-                    "leave fp16 and int8 out of --precision, or train again"
-                )
+            check_half(tensor.name, "a weight", float(np.max(np.abs(values), initial=0.0)))
             tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float16), tensor.name))
+
+
+def check_half(name: str, what: str, largest: float) -> None:
+    """CheckFailed where the magnitude `largest` of `what` in the tensor `name` lies beyond float16 or is no number."""
+    if not largest <= LARGEST_HALF:
+        raise CheckFailed(
+            f"{name}: {what} of {largest:.4g} lies beyond float16 ({LARGEST_HALF:.0f}); "
+            "leave fp16 and int8 out, or train again"
+        )
 
 
 def vanishing_weights(model: onnx.ModelProto) -> dict[str, int]:

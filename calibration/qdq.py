@@ -9,7 +9,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from edgeasd.calibration.encoder_parts import finish, prepare, weights
-from edgeasd.calibration.half import to_half
+from edgeasd.calibration.half import check_half, to_half
 from edgeasd.calibration.placement import Edge, Target, has_quantised_weights, quantised_edges
 from edgeasd.calibration.scales import Quantisation, asymmetric, quantise_bias, quantise_weights, symmetric
 from edgeasd.runtime.errors import InputError
@@ -24,7 +24,7 @@ def int8_graph(encoder: onnx.ModelProto, ranges: Ranges, keep: Collection[str] =
     Weights are int8 initialisers with one scale for each output channel, biases float16. Where Q/DQ is
     placed, and where not, is in edgeasd.calibration.placement. Nodes named in `keep`, as
     edgeasd.calibration.encoder_parts.prepare names them, are left in float16. Raises InputError for an
-    unknown name or a missing range, CheckFailed where a weight lies beyond float16.
+    unknown name or a missing range, CheckFailed where a weight or a range lies beyond float16.
     """
     return to_half(_quantise(prepare(encoder), ranges, Target.TENSORRT, keep))
 
@@ -80,7 +80,10 @@ def _activation(tensor: str, ranges: Ranges, target: Target) -> Quantisation:
     low, high = ranges[tensor]
     if not (np.isfinite(low) and np.isfinite(high) and low <= high):
         raise InputError(f"ranges: {tensor} has {low}..{high}; collect them again")
-    return symmetric(low, high) if target is Target.TENSORRT else asymmetric(low, high)
+    if target is Target.ONNXRUNTIME:
+        return asymmetric(low, high)
+    check_half(tensor, "an activation", max(abs(low), abs(high)))
+    return symmetric(low, high)
 
 
 def _quantise_node(graph: onnx.GraphProto, tensor: str, found: Quantisation) -> onnx.NodeProto:
@@ -101,6 +104,7 @@ def _dequantise_weights(
 ) -> list[onnx.NodeProto]:
     weight, bias = weights(graph, conv.input[1]), weights(graph, conv.input[2]) if len(conv.input) > 2 else None
     if target is Target.TENSORRT:
+        check_half(conv.input[1], "a weight", float(np.max(np.abs(weight), initial=0.0)))
         steps, scale = quantise_weights(weight, "float16")
         nodes = [_constant(graph, f"{conv.name}.weight", steps, scale)]
     else:

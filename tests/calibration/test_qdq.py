@@ -182,13 +182,21 @@ def test_wrong_ranges_and_names_are_refused_in_one_line(random_encoder: Encoder)
         assert "\n" not in str(caught.value)
 
 
-def test_a_bias_beyond_float16_is_refused(random_encoder: Encoder) -> None:
+@pytest.mark.parametrize("name", ["stages.1.0.conv1.weight", "stages.1.0.conv1.weight_bias"])
+def test_what_lies_beyond_float16_is_refused_for_tensorrt_alone(name: str, random_encoder: Encoder) -> None:
     model = onnx.ModelProto()
     model.CopyFrom(random_encoder("quick"))
-    tensor = next(t for t in model.graph.initializer if t.name == "stages.1.0.conv1.weight_bias")
-    tensor.CopyFrom(numpy_helper.from_array(np.full(16, 1e6, np.float32), tensor.name))
-    with pytest.raises(CheckFailed, match=r"weight_bias: a weight of 1e\+06 lies beyond float16"):
+    tensor = next(t for t in model.graph.initializer if t.name == name)
+    tensor.CopyFrom(numpy_helper.from_array(np.full(tuple(tensor.dims), 1e6, np.float32), name))
+    with pytest.raises(CheckFailed, match=rf"^{name}: a weight of 1e\+06 lies beyond float16"):
         int8_graph(model, any_ranges(model))
+    int8_cpu_graph(model, any_ranges(model))
+
+
+def test_activations_that_reach_beyond_float16_are_refused_for_tensorrt(random_encoder: Encoder) -> None:
+    wide = {**any_ranges(random_encoder("quick")), "stem.0.relu": (0.0, 7e4)}
+    with pytest.raises(CheckFailed, match=r"^stem\.0\.relu: an activation of 7e\+04 lies beyond float16"):
+        int8_graph(random_encoder("quick"), wide)
 
 
 def test_the_same_ranges_give_the_same_bytes(random_encoder: Encoder) -> None:
