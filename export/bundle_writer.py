@@ -17,6 +17,7 @@ from torch import Tensor, nn
 import edgeasd
 from edgeasd.calibration.deploy import DeployFit, SegmentOutputs, clip_scores
 from edgeasd.export import encoder_graph
+from edgeasd.export.fp16 import FP16_LIMITS, build_fp16, load_limits
 from edgeasd.export.head_graph import build_head
 from edgeasd.export.parity import EXPORT_LIMITS, LOAD_LIMITS, torch_reference
 from edgeasd.runtime.atomic import atomic_directory, atomic_file, write_bytes, write_json
@@ -37,8 +38,14 @@ from edgeasd.runtime.manifest import (
 from edgeasd.runtime.scorer import Head, Scorer
 from edgeasd.runtime.segments import SegmentSettings
 
-PRECISIONS = ("fp32",)
-"""What this version exports."""
+PRECISIONS = ("fp32", "fp16")
+"""What export makes by itself; INT8 needs normal clips, so `edgeasd calibrate` makes it."""
+
+_LIMITS = {"fp32": EXPORT_LIMITS, "fp16": FP16_LIMITS}
+_FAILURES = {
+    "fp32": ("ONNX", "report this with the versions of torch and onnxscript"),
+    "fp16": ("fp16", "this model does not fit float16: leave fp16 out of --precision"),
+}
 
 _GOLDEN_IN_BUNDLE = 4
 
@@ -71,34 +78,45 @@ class TrainedModel:
     metrics: dict[str, Any] = field(default_factory=dict)
 
 
-def write_bundle(model: TrainedModel, path: Path, step: Callable[[str], None] = lambda _: None) -> Deviation:
-    """Export `model` to the folder `path`, replacing an older bundle there; returns the measured deviation.
+def write_bundle(
+    model: TrainedModel,
+    path: Path,
+    step: Callable[[str], None] = lambda _: None,
+    precisions: Sequence[str] = ("fp32",),
+) -> dict[str, Deviation]:
+    """Export `model` to the folder `path`, replacing an older bundle there; returns the deviation of each precision.
 
-    Everything is written to a hidden folder beside `path`, opened again the way a device would and
-    compared with torch on all real segments; only then it takes its name. Raises CheckFailed, and
-    leaves nothing behind, beyond EXPORT_LIMITS.
+    fp32 is always written, as the reference of all others. Everything is written to a hidden folder
+    beside `path`, opened again the way a device would and compared with torch on all real segments;
+    only then it takes its name. Raises CheckFailed, and leaves nothing behind, beyond EXPORT_LIMITS for
+    fp32 and FP16_LIMITS for fp16.
     """
+    wanted = ["fp32", *(name for name in PRECISIONS[1:] if name in precisions)]
     if path.exists() and not (path / MANIFEST).is_file():
         raise InputError(f"{path}: is there and is not a bundle; move it away or choose another --output")
     step("running the torch model")
     reference = torch_reference(model.encoder, model.weight, model.bias, model.centroid, model.real_segments)
     with atomic_directory(path, replace=True) as folder:
         step("writing ONNX")
-        _write_graphs(model, folder)
+        _write_graphs(model, folder, wanted)
         golden = Golden(*(getattr(reference, name)[:_GOLDEN_IN_BUNDLE] for name in Golden.__slots__))
         write_bytes(folder / "golden.npz", golden.to_bytes())
         write_json(folder / "calibration.json", _calibration(model))
-        write_bytes(folder / MANIFEST, dump_manifest(_manifest(model, folder)))
+        manifest = _manifest(model, folder, wanted)
+        write_bytes(folder / MANIFEST, dump_manifest(manifest))
         step("checking ONNX against torch")
         found = _check(folder, reference)
+        write_bytes(folder / MANIFEST, dump_manifest(_with_tolerances(manifest, found)))
         step("moving the bundle into place")
         return found
 
 
-def _write_graphs(model: TrainedModel, folder: Path) -> None:
+def _write_graphs(model: TrainedModel, folder: Path, precisions: Sequence[str]) -> None:
     score = model.fit.score
     encoder = encoder_graph.build_encoder(model.encoder, model.segments.frames, model.features.n_mels)
     encoder_graph.save(encoder, folder / "encoder.fp32.onnx")
+    if "fp16" in precisions:
+        encoder_graph.save(build_fp16(encoder), folder / "encoder.fp16.onnx")
     head = build_head(
         model.weight.cpu().numpy(), float(model.bias), model.centroid.cpu().numpy(), score.d_min, score.d_max
     )
@@ -115,7 +133,7 @@ def _calibration(model: TrainedModel) -> dict[str, Any]:
     }
 
 
-def _manifest(model: TrainedModel, folder: Path) -> Manifest:
+def _manifest(model: TrainedModel, folder: Path, precisions: Sequence[str]) -> Manifest:
     files = {
         path.name: FileEntry(sha256=hash_file(path), size=path.stat().st_size) for path in sorted(folder.iterdir())
     }
@@ -142,30 +160,45 @@ def _manifest(model: TrainedModel, folder: Path) -> Manifest:
         segments=model.segments,
         score=model.fit.score,
         threshold=model.fit.threshold,
-        precisions={"fp32": Precision(file="encoder.fp32.onnx", tolerance=LOAD_LIMITS)},
+        precisions={name: Precision(file=f"encoder.{name}.onnx", tolerance=_LIMITS[name]) for name in precisions},
         files=files,
         provenance={**model.provenance, "exported_with": versions},
         metrics=model.metrics,
     )
 
 
-def _check(folder: Path, reference: Golden) -> Deviation:
-    """Load the bundle from its verified files and compare all real segments. Raises CheckFailed."""
+def _with_tolerances(manifest: Manifest, found: dict[str, Deviation]) -> Manifest:
+    """What a device must keep: for fp32 fixed, for fp16 from what this model was measured to do."""
+    precisions = {
+        name: offer.model_copy(update={"tolerance": LOAD_LIMITS if name == "fp32" else load_limits(found[name])})
+        for name, offer in manifest.precisions.items()
+    }
+    return manifest.model_copy(update={"precisions": precisions})
+
+
+def _check(folder: Path, reference: Golden) -> dict[str, Deviation]:
+    """Load the bundle from its verified files and compare all real segments at every precision. Raises CheckFailed."""
     with Bundle(folder) as bundle:
         bundle.verify_files()
-        # Not Bundle.open_scorer: its golden check would come first, with wider limits and another remedy.
-        engine = open_engine(bundle.file("encoder.fp32.onnx"), precision="fp32", engine="onnxruntime")
-        head, manifest = Head(bundle.file("head.onnx")), bundle.manifest
-        scorer = Scorer(engine, head, manifest.features, manifest.amplitude, manifest.segments, manifest.score)
-        found = golden_deviation(scorer, reference)
-        problems = found.beyond(EXPORT_LIMITS)
-        if problems:
-            raise CheckFailed(
-                f"export: ONNX does not reproduce torch on {len(reference.z)} real segments: {'; '.join(problems)}; "
-                "nothing was written; report this with the versions of torch and onnxscript"
-            )
-        check_golden(scorer, bundle.golden(), LOAD_LIMITS, folder.name)
-        scorer.close()
+        return {name: _check_precision(bundle, name, reference) for name in bundle.manifest.precisions}
+
+
+def _check_precision(bundle: Bundle, precision: str, reference: Golden) -> Deviation:
+    manifest = bundle.manifest
+    # Not Bundle.open_scorer: its golden check would come first, with wider limits and another remedy.
+    engine = open_engine(bundle.file(manifest.precisions[precision].file), precision=precision, engine="onnxruntime")
+    head = Head(bundle.file("head.onnx"))
+    scorer = Scorer(engine, head, manifest.features, manifest.amplitude, manifest.segments, manifest.score)
+    found = golden_deviation(scorer, reference)
+    problems = found.beyond(_LIMITS[precision])
+    if problems:
+        what, remedy = _FAILURES[precision]
+        raise CheckFailed(
+            f"export: {what} does not reproduce torch on {len(reference.z)} real segments: {'; '.join(problems)}; "
+            f"nothing was written; {remedy}"
+        )
+    check_golden(scorer, bundle.golden(), LOAD_LIMITS if precision == "fp32" else load_limits(found), bundle.path.name)
+    scorer.close()
     return found
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 TESTS = Path(__file__).parent
@@ -37,6 +41,63 @@ def shared_data() -> Path:
     if not (root / "dcase2023_toycar").is_dir():
         pytest.skip(f"REAL SOUND ABSENT: no dcase2023_toycar in {root}; set EDGEASD_TEST_DATA to run this test")
     return root
+
+
+def random_segments(count: int, seed: int = 0) -> np.ndarray:
+    """(count, 256, 128) float32 with about the mean and spread of log-mel."""
+    return np.random.default_rng(seed).normal(-1.0, 1.0, (count, 256, 128)).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def segments() -> Callable[..., np.ndarray]:
+    """`random_segments`."""
+    return random_segments
+
+
+def without_branches(model: Any) -> Any:
+    """A copy whose residual branches end in zeros, as the zero-initialised batch norms of PANNs leave them."""
+    from onnx import ModelProto, numpy_helper
+
+    made = ModelProto()
+    made.CopyFrom(model)
+    for tensor in made.graph.initializer:
+        if ".conv2.weight" in tensor.name:
+            zeros = np.zeros_like(numpy_helper.to_array(tensor))
+            tensor.CopyFrom(numpy_helper.from_array(zeros, tensor.name))
+    return made
+
+
+@pytest.fixture(scope="session")
+def random_encoder() -> Callable[..., Any]:
+    """(backbone, dead=False) to its float32 ONNX graph; the same graph at every call, so read-only.
+
+    Random weights as training might leave them: γ from U(0.5, 1.5), batch-norm statistics estimated.
+    With `dead`, every residual branch ends in zeros.
+    """
+
+    @functools.cache
+    def make(backbone: str, dead: bool = False) -> Any:
+        torch = pytest.importorskip("torch")
+        if dead:
+            return without_branches(make(backbone))
+        from edgeasd.export.encoder_graph import build_encoder
+        from edgeasd.toolkit.models.backbones import build_network
+
+        torch.manual_seed(0)
+        encoder = build_network(backbone, zero_init_residual=False).encoder
+        encoder.train()
+        for layer in encoder.modules():
+            if isinstance(layer, torch.nn.BatchNorm2d):
+                layer.momentum = None
+                torch.nn.init.uniform_(layer.weight, 0.5, 1.5)
+                torch.nn.init.normal_(layer.bias, 0.0, 0.1)
+            elif isinstance(layer, torch.nn.Dropout):
+                layer.eval()
+        with torch.no_grad():
+            encoder(torch.from_numpy(random_segments(2, seed=9))[:, None])
+        return build_encoder(encoder, 256, 128)
+
+    return make
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:

@@ -31,6 +31,13 @@ def open_engine(
         raise DeviceError(
             "--engine tensorrt: this version of edgeasd has no TensorRT engine yet; use --engine onnxruntime"
         )
-    from edgeasd.runtime.engines.onnxruntime import OnnxRuntimeEngine
+    from edgeasd.runtime.engines.onnxruntime import OnnxRuntimeEngine, optimisation_of
 
-    return OnnxRuntimeEngine(model, precision=precision, accelerator=accelerator, threads=threads, max_batch=max_batch)
+    return OnnxRuntimeEngine(
+        model,
+        precision=precision,
+        accelerator=accelerator,
+        threads=threads,
+        optimisation=optimisation_of(precision),
+        max_batch=max_batch,
+    )

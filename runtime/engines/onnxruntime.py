@@ -39,6 +39,16 @@ def optimisation_for(model_bytes: int) -> str:
     return "extended" if model_bytes >= _LARGE_MODEL_BYTES else "all"
 
 
+def optimisation_of(precision: str) -> str | None:
+    """Level for a precision; None leaves it to the size of the file.
+
+    fp16 and int8 are made for TensorRT and run here as they are written: ONNX Runtime's optimiser
+    miscomputes graphs of float16 with Q/DQ on the CPU. int8-cpu needs all of it, because only then Q/DQ
+    become integer kernels, in the layout that suits them.
+    """
+    return {"fp16": "none", "int8": "none", "int8-cpu": "all"}.get(precision)
+
+
 def make_session(
     model: Path | bytes,
     *,
@@ -121,7 +131,8 @@ class OnnxRuntimeEngine:
         self.max_batch = max_batch
         count = threads or default_threads()
         provider = self._session.get_providers()[0]
-        self.name = f"onnxruntime {ort.__version__} {provider} {count} thread{'s' if count > 1 else ''}"
+        as_written = ", graph not optimised" if optimisation == "none" else ""
+        self.name = f"onnxruntime {ort.__version__} {provider} {count} thread{'s' if count > 1 else ''}{as_written}"
 
     def embed(self, batch: Float32Array) -> Float32Array:
         """Segments (N, 1, frames, n_mels) float32 to embeddings (N, D) float32."""

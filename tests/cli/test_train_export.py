@@ -102,7 +102,8 @@ def exported(home: Path, trained: subprocess.CompletedProcess[str]) -> dict[str,
         *("evaluate", "--data", "data", "--machine", "valve", "--cache", "cache", "--baseline", "--json"), cwd=home
     )
     assert evaluated.returncode == 0, evaluated.stderr
-    done = edgeasd("export", "--machine", "valve", "--id", "00", "--zip", "--json", cwd=home)
+    wanted = ("--precision", "fp32,fp16")
+    done = edgeasd("export", "--machine", "valve", "--id", "00", "--zip", "--json", *wanted, cwd=home)
     assert done.returncode == 0, done.stderr
     return {"evaluation": json.loads(evaluated.stdout), "export": json.loads(done.stdout)}
 
@@ -168,6 +169,33 @@ def test_export_leaves_a_bundle_that_verifies_as_folder_and_zip(home: Path, expo
     manifest = json.loads((home / "bundles" / "valve-id_00" / "manifest.json").read_text())
     assert manifest["metrics"]["figures"] == exported["evaluation"]["ids"][0]["figures"]
     assert str(home) not in (home / "bundles" / "valve-id_00" / "manifest.json").read_text()
+
+
+def test_fp16_is_chosen_by_name_and_said_to_be_in_use(home: Path, exported: dict[str, Any]) -> None:
+    deviation = exported["export"]["deviation_of"]["fp16"]
+    assert exported["export"]["deviation"]["z"] < deviation["z"] < 3e-2
+    bundle, clips = "bundles/valve-id_00", home / "data" / "valve" / "00" / "normal"
+    verified = edgeasd("verify", bundle, cwd=home).stdout
+    assert "fp32 on onnxruntime" in verified
+    assert re.search(r"fp16 on onnxruntime \S+ CPUExecutionProvider .*, graph not optimised: golden", verified)
+    only = json.loads(edgeasd("verify", bundle, "--precision", "fp16", "--json", cwd=home).stdout)
+    assert [one["precision"] for one in only["engines"]] == ["fp16"]
+    scores = {}
+    for precision in ("fp32", "fp16"):
+        done = edgeasd("score", bundle, clips, "--precision", precision, "--json", cwd=home)
+        assert done.returncode == 0, done.stderr
+        scores[precision] = [json.loads(line)["score"] for line in done.stdout.splitlines()]
+    assert scores["fp16"] != scores["fp32"]
+    assert scores["fp16"] == pytest.approx(scores["fp32"], abs=1e-2)
+    clip = sorted(clips.iterdir())[0]
+    ran = edgeasd("run", "--input", clip, "--bundle", bundle, "--precision", "fp16", "--jsonl", "-", cwd=home)
+    assert "; fp16 on onnxruntime" in ran.stderr
+    assert json.loads(ran.stdout.splitlines()[0])["precision"] == "fp16"
+    refused = edgeasd("verify", bundle, "--precision", "int8", cwd=home)
+    assert (refused.returncode, complaints(refused.stderr)) == (
+        2,
+        ["edgeasd: --precision int8: valve-id_00 offers fp32, fp16; choose one of them"],
+    )
 
 
 def test_the_bundle_ranks_the_clips_as_the_checkpoint_does(home: Path, exported: dict[str, Any]) -> None:
@@ -314,7 +342,12 @@ def test_export_refuses_what_it_cannot_do(home: Path, exported: dict[str, Any], 
     soundfile.write(tmp_path / "a.wav", [0.0] * 16000, 16000)
     (home / "mine").mkdir(exist_ok=True)
     for options, expected in (
-        (["--precision", "int3"], "--precision int3: this version exports fp32"),
+        (["--precision", "int3"], "--precision int3: export makes fp32, fp16; ask for one of them"),
+        (
+            ["--precision", "fp32,int8"],
+            "--precision int8: INT8 needs normal clips; export without it, then `edgeasd calib",
+        ),
+        (["--precision", "int8-cpu"], "--precision int8-cpu: INT8 needs normal clips"),
         (["--output", "mine"], "mine: is there and is not a bundle; move it away or choose another --output"),
         (["--clips", "nowhere"], "--clips nowhere: not a folder"),
         (["--clips", tmp_path], "a.wav: "),

@@ -15,9 +15,10 @@ import pytest
 import torch
 
 from edgeasd.calibration.deploy import TRAINING, SegmentOutputs, clip_scores, fit_deploy
-from edgeasd.export import encoder_graph
+from edgeasd.export import bundle_writer, encoder_graph, fp16
 from edgeasd.export.bundle_writer import TrainedModel, write_bundle, zip_bundle
-from edgeasd.export.parity import EXPORT_LIMITS, torch_reference
+from edgeasd.export.fp16 import load_limits
+from edgeasd.export.parity import EXPORT_LIMITS, LOAD_LIMITS, torch_reference
 from edgeasd.runtime.bundle import Bundle
 from edgeasd.runtime.errors import CheckFailed, InputError
 from edgeasd.runtime.logmel import Amplitude, FeatureSettings
@@ -83,7 +84,8 @@ def graph_at_hand(graph: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) -> No
 def exported(model: TrainedModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("export") / "bundles" / "valve-id_00"
     found = write_bundle(model, path)
-    assert not found.beyond(EXPORT_LIMITS)
+    assert list(found) == ["fp32"]
+    assert not found["fp32"].beyond(EXPORT_LIMITS)
     return path
 
 
@@ -107,6 +109,46 @@ def test_the_runtime_opens_it_and_computes_what_torch_computes(exported: Path, m
         np.testing.assert_allclose(found.d_prime, expected, rtol=0, atol=0)
         assert len(bundle.golden().z) == 4
         scorer.close()
+
+
+def test_fp16_lies_beside_fp32_with_a_tolerance_of_its_own(
+    graph: onnx.ModelProto, model: TrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoder_graph, "build_encoder", lambda *_: graph)
+    found = write_bundle(model, tmp_path / "b", precisions=["fp16"])
+    assert list(found) == ["fp32", "fp16"], "fp32 is the reference of all others"
+    with Bundle(tmp_path / "b") as bundle:
+        offers = bundle.manifest.precisions
+        assert {name: offer.file for name, offer in offers.items()} == {
+            "fp32": "encoder.fp32.onnx",
+            "fp16": "encoder.fp16.onnx",
+        }
+        assert offers["fp32"].tolerance == LOAD_LIMITS
+        assert offers["fp16"].tolerance == load_limits(found["fp16"])
+        assert found["fp32"].z < found["fp16"].z < offers["fp16"].tolerance.z
+        bundle.verify_files()
+        scorer, again = bundle.open_scorer(precision="fp16")
+        assert again.z <= found["fp16"].z
+        scorer.close()
+
+
+@pytest.mark.parametrize("why", ["wrong", "too large"])
+def test_a_failed_fp16_leaves_nothing(
+    graph: onnx.ModelProto, model: TrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    monkeypatch.setattr(encoder_graph, "build_encoder", lambda *_: graph)
+    if why == "wrong":
+        made = fp16.build_fp16(corrupted(graph, 0.5)())
+        monkeypatch.setattr(bundle_writer, "build_fp16", lambda _: made)
+        expected = "export: fp16 does not reproduce torch on 6 real segments: z deviates by .* leave fp16 out"
+    else:
+        heavy = corrupted(graph, 1e7)()
+        monkeypatch.setattr(bundle_writer, "build_fp16", lambda _: fp16.build_fp16(heavy))
+        expected = "lies beyond float16"
+    with pytest.raises(CheckFailed, match=expected) as caught:
+        write_bundle(model, tmp_path / "b", precisions=["fp32", "fp16"])
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_manifest_says_what_the_model_is(exported: Path, model: TrainedModel) -> None:

@@ -53,7 +53,7 @@ def prose(text: str) -> str:
 
 
 def test_the_pages_that_users_are_sent_to_are_there() -> None:
-    docs = "README quickstart command-line bundle definitions training data-layouts listening architecture python-api limits"
+    docs = "README quickstart command-line bundle precision definitions training data-layouts listening architecture python-api limits"
     expected = {"README.md", "CONTRIBUTING.md", "CHANGELOG.md", *(f"docs/{name}.md" for name in docs.split())}
     assert expected <= set(NAMES)
 

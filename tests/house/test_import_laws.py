@@ -14,6 +14,17 @@ pytestmark = pytest.mark.core
 
 FLOORS = {"runtime": 1, "calibration": 2, "export": 3, "toolkit": 4}
 HEAVY = {"torch", "onnx", "onnxscript", "sklearn", "scipy", "matplotlib", "lightning_fabric", "tensorboard", "librosa"}
+GRAPH_MODULES = {
+    "encoder_parts.py",
+    "fold.py",
+    "half.py",
+    "layers.py",
+    "ort_calibrators.py",
+    "placement.py",
+    "qdq.py",
+    "ranges.py",
+}
+"""Of calibration: those that read and write ONNX graphs, and may import onnx; never torch."""
 PICKLING = {"pickle", "cPickle", "dill", "shelve", "joblib"}
 
 
@@ -49,15 +60,31 @@ def test_no_floor_imports_upward(repository: Path, floor: str) -> None:
     assert not upward
 
 
-@pytest.mark.parametrize("floor", ["runtime", "calibration"])
-def test_lower_floors_import_nothing_heavy(repository: Path, floor: str) -> None:
-    heavy = [
-        f"{path.relative_to(repository)}:{line}: {module}"
+def heavy_imports(repository: Path, floor: str) -> list[tuple[str, str]]:
+    """(file, heavy package) of every such import on a floor."""
+    return [
+        (str(path.relative_to(repository / floor)), package)
         for path in sources(repository, floor)
-        for line, module in imported(path)
-        if module.split(".")[0] in HEAVY
+        for _, module in imported(path)
+        if (package := module.split(".")[0]) in HEAVY
     ]
-    assert not heavy
+
+
+def test_the_runtime_imports_nothing_heavy(repository: Path) -> None:
+    assert not heavy_imports(repository, "runtime")
+
+
+def test_calibration_imports_onnx_in_its_graph_modules_only(repository: Path) -> None:
+    found = set(heavy_imports(repository, "calibration"))
+    assert {package for _, package in found} == {"onnx"}
+    assert {file for file, _ in found} <= GRAPH_MODULES
+
+
+@pytest.mark.parametrize("module", ["deploy", "distance", "threshold"])
+def test_fitting_constants_needs_the_core_only(module: str) -> None:
+    code = f"import sys, edgeasd.calibration.{module}\nprint(sorted({HEAVY!r} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize("floor", FLOORS)

@@ -14,6 +14,7 @@ from edgeasd.runtime.engines.onnxruntime import (
     default_threads,
     make_session,
     optimisation_for,
+    optimisation_of,
 )
 from edgeasd.runtime.errors import DeviceError, InputError
 from edgeasd.runtime.golden import Golden
@@ -46,6 +47,17 @@ def test_name_states_version_provider_and_threads(encoder: Path) -> None:
         assert f"onnxruntime {onnxruntime.__version__} CPUExecutionProvider {stated}" in engine.name
         assert (engine.accelerator, engine.precision, engine.max_batch) == ("cpu", "fp32", 10)
         assert isinstance(engine, Engine)
+
+
+def test_what_tensorrt_is_meant_to_run_is_run_as_written_and_said_so(encoder: Path) -> None:
+    """ONNX Runtime's optimiser miscomputes float16 with Q/DQ; int8-cpu is nothing without it."""
+    stated = {
+        precision: "graph not optimised" in open_engine(encoder, precision=precision, threads=1).name
+        for precision in ("fp32", "fp16", "int8", "int8-cpu")
+    }
+    assert stated == {"fp32": False, "fp16": True, "int8": True, "int8-cpu": False}
+    assert optimisation_of("int8-cpu") == "all"
+    assert optimisation_of("fp32") is None
 
 
 def test_the_stated_threads_are_those_of_the_session(encoder: Path) -> None:

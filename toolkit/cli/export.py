@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def export(
     machine: Machine,
     id: MachineId = None,
-    precision: Annotated[str, typer.Option(help="Precisions, separated by commas; fp32 in this version.")] = "fp32",
+    precision: Annotated[str, typer.Option(help="fp32, or fp32,fp16; fp32 is always written.")] = "fp32",
     clips: Annotated[
         Path | None,
         typer.Option(help="Folder of normal clips to take d_min and the threshold from, in place of held-out ones."),
@@ -46,13 +46,11 @@ def export(
 
     Example: edgeasd export --machine valve --id 00
     """
-    from edgeasd.export.bundle_writer import PRECISIONS, write_bundle, zip_bundle
+    precisions = _precisions(precision)
+    from edgeasd.export.bundle_writer import write_bundle, zip_bundle
     from edgeasd.toolkit.evaluation.trained import load_trained
     from edgeasd.toolkit.runs import bundle_folder, find_runs
 
-    for wanted in precision.split(","):
-        if wanted not in PRECISIONS:
-            raise InputError(f"--precision {wanted}: this version exports {', '.join(PRECISIONS)}; ask for that")
     runs = find_runs(workspace, machine, id)
     if output is not None and len(runs) > 1:
         raise InputError(f"--output {output}: {len(runs)} IDs would go to one folder; name one with --id")
@@ -64,9 +62,26 @@ def export(
         target = output or bundle_folder(workspace, run.machine, run.id)
         model = _model(trained, None if clips is None else _score_clips(trained, clips, channel))
         with remembered_interrupts() as check:
-            found = write_bundle(model, target, lambda text: _step(text, check))
+            found = write_bundle(model, target, lambda text: _step(text, check), precisions)
         paths = [target, *([zip_bundle(target)] if make_zip else [])]
         _report(model, found, paths, as_json)
+
+
+def _precisions(given: str) -> list[str]:
+    """Names of a list with commas; InputError for one that export does not make."""
+    names = given.split(",")
+    for name in names:
+        if name in ("int8", "int8-cpu"):
+            raise InputError(
+                f"--precision {name}: INT8 needs normal clips; export without it, then `edgeasd calibrate` adds it"
+            )
+    # After the refusal above: this loads torch.
+    from edgeasd.export.bundle_writer import PRECISIONS
+
+    for name in names:
+        if name not in PRECISIONS:
+            raise InputError(f"--precision {name}: export makes {', '.join(PRECISIONS)}; ask for one of them")
+    return names
 
 
 def _step(text: str, check: Callable[[], None]) -> None:
@@ -161,17 +176,20 @@ def _score_clips(trained: Trained, folder: Path, channel: int | None) -> list[Se
     return found
 
 
-def _report(model: TrainedModel, found: Deviation, paths: list[Path], as_json: bool) -> None:
+def _report(model: TrainedModel, found: dict[str, Deviation], paths: list[Path], as_json: bool) -> None:
     from dataclasses import asdict
 
+    from edgeasd.export.fp16 import FP16_LIMITS
     from edgeasd.export.parity import EXPORT_LIMITS
 
     segments = len(model.real_segments)
     if as_json:
         facts = {"bundle": str(paths[0]), "machine": model.machine, "id": model.id, "status": model.fit.status}
-        print(json.dumps({**facts, "segments_compared": segments, "deviation": asdict(found)}))
+        others = {name: asdict(deviation) for name, deviation in found.items() if name != "fp32"}
+        deviations = {"deviation": asdict(found["fp32"]), "deviation_of": others}
+        print(json.dumps({**facts, "segments_compared": segments, **deviations}))
         return
-    print(f"{paths[0]}: {model.machine} ID {model.id}, {model.backbone}, fp32, {model.fit.status}")
+    print(f"{paths[0]}: {model.machine} ID {model.id}, {model.backbone}, {', '.join(found)}, {model.fit.status}")
     print(f"  ONNX against torch on {segments} real segments, largest deviation (limit):")
     for name, meaning in (
         ("z", "max|Δz| / max|z|"),
@@ -179,7 +197,10 @@ def _report(model: TrainedModel, found: Deviation, paths: list[Path], as_json: b
         ("d", "|Δd| / (d_max - d_min)"),
         ("score", "|Δs|"),
     ):
-        print(f"    {meaning:<24} {getattr(found, name):.1e} ({getattr(EXPORT_LIMITS, name):.0e})")
+        columns = [f"{getattr(found['fp32'], name):.1e} ({getattr(EXPORT_LIMITS, name):.0e})"]
+        if "fp16" in found:
+            columns.append(f"fp16 {getattr(found['fp16'], name):.1e} ({getattr(FP16_LIMITS, name):.0e})")
+        print(f"    {meaning:<24} {', '.join(columns)}")
     score, threshold = model.fit.score, model.fit.threshold
     print(f"  α {score.alpha} ({score.alpha_source}); d_min {score.d_min:.4g} ({score.d_min_source});")
     print(f"  d_max {score.d_max:.4g} ({score.d_max_source})")

@@ -13,6 +13,9 @@ from edgeasd.toolkit.cli.options import Accelerator, AsJson, Engine, Threads
 
 def verify(
     bundle: Annotated[Path, typer.Argument(help="Bundle folder or zip.")],
+    precision: Annotated[
+        str | None, typer.Option(help="Only this precision of the bundle; all of them by default.")
+    ] = None,
     engine: Engine = "auto",
     accelerator: Accelerator = "cpu",
     threads: Threads = None,
@@ -20,9 +23,9 @@ def verify(
 ) -> None:
     """Check a bundle: every hash, and its golden segments.
 
-    Runs the golden segments at every precision the bundle offers, less those that a re-fit has marked to be
-    calibrated again. Exit code 1 where they are not reproduced, 2 where a file is damaged, 3 where the engine
-    is not available.
+    Runs the golden segments at every precision the bundle offers, or at one, less those that a re-fit has marked
+    to be calibrated again. Exit code 1 where they are not reproduced, 2 where a file is damaged, 3 where the
+    engine is not available.
 
     Example: edgeasd verify bundles/valve-id_00
     """
@@ -36,11 +39,11 @@ def verify(
         opened.verify_files()
         results = []
         stale = {name: offer.stale for name, offer in manifest.precisions.items() if offer.stale}
-        for precision in manifest.precisions:
-            if precision in stale and len(stale) < len(manifest.precisions):
+        for chosen in manifest.precisions if precision is None else [precision]:
+            if precision is None and chosen in stale and len(stale) < len(manifest.precisions):
                 continue
             scorer, found = opened.open_scorer(
-                precision=precision, engine=engine, accelerator=accelerator, threads=threads
+                precision=chosen, engine=engine, accelerator=accelerator, threads=threads
             )
             results.append({**engine_facts(scorer), "golden_deviation": asdict(found)})
             scorer.close()
