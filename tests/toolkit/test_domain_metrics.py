@@ -14,7 +14,7 @@ from edgeasd.runtime.errors import InputError
 from edgeasd.toolkit.evaluation.alpha import Sweep, choose_alpha, sweep_alpha
 from edgeasd.toolkit.evaluation.domains import domain_figures, harmonic_mean, variant_of
 from edgeasd.toolkit.evaluation.roc import roc_band, roc_points
-from edgeasd.toolkit.evaluation.several import compare, over_ids, over_seeds
+from edgeasd.toolkit.evaluation.several import compare, over_ids, over_seeds, pooled
 
 reference = pytest.importorskip("sklearn.metrics")
 
@@ -192,3 +192,29 @@ def test_models_are_paired_by_path_and_never_by_position() -> None:
         compare(a, b)
     with pytest.raises(InputError, match="not scored by 'paper'"):
         compare(a, a, "paper")
+
+
+def test_pooled_figures_are_those_of_all_clips_under_one_threshold() -> None:
+    one, two = stored(0.5, shift=1.0, id="00"), stored(0.5, shift=1.0, id="01")
+    for clip in two["clips"]:
+        clip["deploy"] += 100.0  # a model whose scale lies elsewhere cannot share a threshold
+    for evaluation, domain in ((one, "source"), (two, "target")):
+        for clip in evaluation["clips"]:
+            clip["domain"] = domain
+    clips = [*one["clips"], *two["clips"]]
+    truth, scores = [clip["label"] == "anomaly" for clip in clips], [clip["deploy"] for clip in clips]
+    found = pooled([one, two])["deploy"]
+    assert found["auc"] == pytest.approx(reference.roc_auc_score(truth, scores))
+    assert found["pauc_0.1"] == pytest.approx(reference.roc_auc_score(truth, scores, max_fpr=0.1))
+    source = [i for i, clip in enumerate(clips) if clip["domain"] == "source" or truth[i]]
+    expected = reference.roc_auc_score([truth[i] for i in source], [scores[i] for i in source])
+    assert found["domains"]["2022-2026"]["auc_source"] == pytest.approx(expected)
+    assert expected > found["domains"]["2022-2026"]["auc_target"]
+
+
+def test_a_way_of_scoring_that_one_id_lacks_is_not_pooled() -> None:
+    one, two = stored(0.5), stored(0.5, id="01")
+    for clip in two["clips"]:
+        clip["paper"] = 0.1
+    two["figures"]["paper"] = two["figures"]["deploy"]
+    assert set(pooled([one, two])) == {"deploy"}

@@ -79,7 +79,7 @@ def evaluate(
     """
     from edgeasd.runtime.atomic import write_json
     from edgeasd.toolkit.cli.evaluate_table import print_table
-    from edgeasd.toolkit.evaluation.several import over_ids
+    from edgeasd.toolkit.evaluation.several import over_ids, pooled
     from edgeasd.toolkit.runs import find_runs
 
     _check_outputs(dcase, report, report_audio)
@@ -100,11 +100,12 @@ def evaluate(
         judged.append(loaded)
         for note in one.notes:
             complain(f"{one.machine} ID {one.id}: {note}")
-    means = over_ids([one.to_json() for one in found])
+    stored = [one.to_json() for one in found]
+    means, together = over_ids(stored), pooled(stored)
     if as_json:
-        print(json.dumps({"ids": [one.to_json() for one in found], "mean": means}, indent=2))
+        print(json.dumps({"ids": stored, "mean": means, "pooled": together}, indent=2))
     else:
-        print_table(found, means)
+        print_table(found, means, together)
     if dcase is not None:
         _write_official(dcase, official, judged[0])
     if report is not None:

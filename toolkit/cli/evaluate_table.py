@@ -13,8 +13,10 @@ HEADINGS = {"deploy": "deploy d′", "paper": "paper d′", "bundle": "bundle", 
 """Ways of scoring, in the order of the columns."""
 
 
-def print_table(found: Sequence[Evaluation], means: Mapping[str, Mapping[str, Any]]) -> None:
-    """Print evaluations of one machine type and their means."""
+def print_table(
+    found: Sequence[Evaluation], means: Mapping[str, Mapping[str, Any]], together: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Print evaluations of one machine type, their means, and the figures over all their clips `together`."""
     names = [name for name in HEADINGS if any(name in one.figures for one in found)]
     print(f"{found[0].machine}: AUC % [95 % interval] / pAUC(0.1) %, normal against anomalous test clips")
     _row("ID", "clips", [HEADINGS[name] for name in names])
@@ -22,9 +24,14 @@ def print_table(found: Sequence[Evaluation], means: Mapping[str, Mapping[str, An
         _row(one.id, f"{one.normals}/{one.anomalies}", [_cell(one.figures.get(name)) for name in names])
     if len(found) > 1:
         _row("mean", "", [_mean_cell(means.get(name)) for name in names])
+        _row("pooled", "", [_pooled_cell(together.get(name)) for name in names])
     for one in found:
         for line in _remarks(one):
             print(f"ID {one.id}: {line}")
+    if len(found) > 1:
+        first = next((together[name] for name in HEADINGS if name in together), {})
+        for line in _domain_line(first):
+            print(f"pooled: {line}")
 
 
 def _row(first: str, second: str, cells: Sequence[str]) -> None:
@@ -46,6 +53,23 @@ def _mean_cell(mean: Mapping[str, Any] | None) -> str:
     return f"{100 * mean['auc']:5.1f} / {100 * mean['pauc_0.1']:5.1f} ({mean['ids']} IDs)"
 
 
+def _pooled_cell(figures: Mapping[str, Any] | None) -> str:
+    if figures is None or figures["auc"] is None:
+        return "undefined"
+    low, high = figures["interval95"]
+    return f"{100 * figures['auc']:5.1f} [{100 * low:.1f}, {100 * high:.1f}] / {100 * figures['pauc_0.1']:5.1f}"
+
+
+def _domain_line(facts: Mapping[str, Any]) -> list[str]:
+    domains = facts.get("domains", {}).get("2022-2026", {})
+    parts = [
+        f"{key.removeprefix('auc_')} AUC {100 * domains[key]:.1f}"
+        for key in ("auc_source", "auc_target")
+        if key in domains
+    ]
+    return [f"{', '.join(parts)}, pAUC over both {100 * domains['pauc']:.1f} (%; DCASE 2022 to 2026)"] if parts else []
+
+
 def _remarks(one: Evaluation) -> list[str]:
     lines = []
     if one.known_anomalies:
@@ -54,14 +78,7 @@ def _remarks(one: Evaluation) -> list[str]:
     source = "" if judged is None else str(judged.facts.get("alpha_source", ""))
     if judged is not None and source.startswith(CHOSEN):
         lines.append(f"α {judged.facts['alpha']:g} was {source}; none of them is in the test")
-    domains = {} if judged is None else judged.facts.get("domains", {}).get("2022-2026", {})
-    parts = [
-        f"{key.removeprefix('auc_')} AUC {100 * domains[key]:.1f}"
-        for key in ("auc_source", "auc_target")
-        if key in domains
-    ]
-    if parts:
-        lines.append(f"{', '.join(parts)}, pAUC over both {100 * domains['pauc']:.1f} (%; DCASE 2022 to 2026)")
+    lines += [] if judged is None else _domain_line(judged.facts)
     for name, figures in one.figures.items():
         lines += _comparison(HEADINGS[name], figures.facts)
     return lines

@@ -10,9 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from edgeasd.runtime.errors import InputError
 from edgeasd.toolkit.evaluation.delong import PairedComparison, delong
 from edgeasd.toolkit.evaluation.domains import VARIANTS, harmonic_mean
+from edgeasd.toolkit.evaluation.figures import Labels, figures_of
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,26 @@ def over_ids(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, An
         if domains := {variant: found for variant, found in of_variants.items() if found}:
             means[name]["domains"] = domains
     return means
+
+
+def pooled(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """{way of scoring: figures} over the clips of all IDs together, as if one threshold served them all.
+
+    Each clip keeps the score of its own ID's model. This is the protocol of a section that holds several IDs
+    (DCASE 2021 to 2026). A way of scoring that one of the IDs lacks is left out.
+    """
+    clips = [clip for one in evaluations for clip in one["clips"]]
+    labels = Labels(
+        anomalous=np.array([clip["label"] == "anomaly" for clip in clips]),
+        known=np.array([clip["label"] != "unknown" for clip in clips]),
+        domains=[clip.get("domain") for clip in clips],
+    )
+    names = dict.fromkeys(name for one in evaluations for name in one["figures"])
+    return {
+        name: figures_of([float(clip[name]) for clip in clips], labels, {"ids": len(evaluations)}).to_json()
+        for name in names
+        if all(name in clip for clip in clips)
+    }
 
 
 def _domain_means(of_ids: Sequence[Mapping[str, float] | None]) -> dict[str, float]:
