@@ -161,7 +161,9 @@ def _write_report(
     from edgeasd.runtime.atomic import write_bytes
     from edgeasd.toolkit.reports.evaluation import evaluation_report
 
-    write_bytes(path, evaluation_report(list(zip(found, judged, strict=True)), means, audio=audio).encode())
+    write_bytes(
+        path, evaluation_report(list(zip(found, judged, strict=True)), means, audio=audio).encode("utf-8", "replace")
+    )
     complain(f"wrote {path}")
 
 
@@ -206,10 +208,11 @@ class _Loader:
 
 def _contents(source: Path | None) -> frozenset[str]:
     """Content hashes of the recordings that are not to judge."""
-    from edgeasd.toolkit.data.clips import content_hashes
-    from edgeasd.toolkit.data.known import offered_files
+    from edgeasd.toolkit.data.offered import offered_files, offered_hashes
 
-    return frozenset() if source is None else frozenset(content_hashes(offered_files(source))[0].values())
+    if source is None:
+        return frozenset()
+    return frozenset(offered_hashes(offered_files(source, "--without"), source, "--without").values())
 
 
 def _evaluate_run(

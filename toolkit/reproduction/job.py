@@ -14,6 +14,7 @@ from typing import Any
 
 from edgeasd.runtime.atomic import write_bytes, write_json
 from edgeasd.runtime.errors import EdgeasdError, InputError
+from edgeasd.toolkit.data.clips import REPAIR
 from edgeasd.toolkit.data.known import KnownAnomalies, choose_known
 from edgeasd.toolkit.data.machine import MachineData, load_machine
 from edgeasd.toolkit.evaluation.evaluate import evaluate
@@ -146,6 +147,7 @@ def _machine_data(job: ModelJob, report: Report) -> MachineData:
         id_attribute=source.id_attribute,
         channel=source.channel,
         ground_truth=source.ground_truth,
+        bad_remedy=REPAIR,
         stage=stage,
     )
     _last = (key, data)
@@ -156,8 +158,8 @@ def _known(job: ModelJob, data: MachineData) -> KnownAnomalies | None:
     """The anomalies set apart, by rank under the seed: the first n of them are those of the update with n."""
     if not job.most:
         return None
-    files = [clip.path for clip in data.roles(job.id).test if clip.label == "anomaly"]
-    chosen = choose_known(data, job.id, files, count=job.most, seed=job.seed)
+    offered = {clip.path: data.hashes[clip.path] for clip in data.roles(job.id).test if clip.label == "anomaly"}
+    chosen = choose_known(data, job.id, offered, count=job.most, seed=job.seed)
     return KnownAnomalies(used=[], candidates=chosen.used)
 
 
