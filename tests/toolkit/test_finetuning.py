@@ -21,8 +21,9 @@ from edgeasd.toolkit.presets import load_preset
 from edgeasd.toolkit.progress import quiet
 from edgeasd.toolkit.runs import Run, update_folder
 from edgeasd.toolkit.training.checkpoint import latest_checkpoint
+from edgeasd.toolkit.training.fabric import open_fabric
 from edgeasd.toolkit.training.session import finetune_one, train_one
-from edgeasd.toolkit.training.trainer import Interrupted, open_fabric
+from edgeasd.toolkit.training.trainer import Interrupted
 
 PRESET = load_preset("quick").changed(iterations=2, batch_normal=4, batch_outlier=4, least_epoch_iterations=2)
 

@@ -59,8 +59,8 @@ def finetune(
     from edgeasd.toolkit.presets.settings import FIXED_IN_AN_UPDATE, with_settings
     from edgeasd.toolkit.progress import progress
     from edgeasd.toolkit.runs import find_runs, update_folder
+    from edgeasd.toolkit.training.fabric import open_fabric
     from edgeasd.toolkit.training.session import finetune_one
-    from edgeasd.toolkit.training.trainer import open_fabric
 
     if resume and overwrite:
         raise InputError(
