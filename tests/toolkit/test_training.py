@@ -391,6 +391,19 @@ def test_a_resume_with_other_settings_is_refused_and_says_which(data: MachineDat
     assert len(list((tmp_path / "run" / "log").iterdir())) == 1
 
 
+def test_what_an_overwrite_that_was_killed_left_is_not_taken_for_the_next_run(
+    data: MachineData, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    train_session(data, folder, session_preset())
+    (folder / "run.json").unlink()  # as when the process dies while the folder is being emptied
+    asked = iter([False, True])
+    with pytest.raises(Interrupted):
+        train_session(data, folder, session_preset(), resume=True, should_stop=lambda: next(asked))
+    assert [path.name for path in list_checkpoints(folder / "checkpoints")] == ["step-000002"]
+    assert not (folder / "outcome.npz").exists()
+
+
 def test_a_stop_request_is_remembered_and_a_second_ctrl_c_interrupts() -> None:
     import signal
 

@@ -33,8 +33,6 @@ from edgeasd.toolkit.training.pools import FeaturePool
 from edgeasd.toolkit.training.sampler import BatchSampler
 from edgeasd.toolkit.training.steps import Interrupted, NotFinite, StepLog, step_log
 
-__all__ = ["Interrupted", "NotFinite", "StepLog", "Trainer"]
-
 _KEEP = 2
 
 
