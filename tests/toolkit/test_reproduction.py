@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 pytest.importorskip("torch")
@@ -88,6 +88,7 @@ def test_methods_come_in_the_order_of_the_table_and_updates_take_half_the_iterat
 # Jobs
 
 
+@settings(deadline=None)
 @given(
     st.sets(st.integers(0, 64)),
     st.sets(st.sampled_from(list(METHODS)), min_size=1),
