@@ -53,3 +53,13 @@ def test_it_is_free_again_after_an_error(tmp_path: Path) -> None:
         raise RuntimeError("of the job")
     with claimed(tmp_path, 0.0):
         pass
+
+
+def test_waiting_can_be_broken_off(tmp_path: Path) -> None:
+    def asked_to_stop() -> None:
+        raise KeyboardInterrupt
+
+    with holder(tmp_path) as other:
+        with pytest.raises(KeyboardInterrupt), claimed(tmp_path, 30.0, asked_to_stop):
+            pass
+        other.kill()

@@ -8,22 +8,24 @@ from __future__ import annotations
 import errno
 import fcntl
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from edgeasd.runtime.errors import InputError
 
-WAIT_SECONDS = 20.0
-"""A worker whose command was killed notices within a step or two, and a step of ResNet38 on a CPU takes seconds."""
+WAIT_SECONDS = 60.0
+"""A worker whose command was killed notices within a step, and a step of ResNet38 on a CPU takes half a minute."""
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS}
 
 
 @contextmanager
-def claimed(folder: Path, wait_seconds: float = WAIT_SECONDS) -> Iterator[None]:
+def claimed(
+    folder: Path, wait_seconds: float = WAIT_SECONDS, waiting: Callable[[], None] = lambda: None
+) -> Iterator[None]:
     """Hold `folder` while the block runs; the system lets go of it when the process dies, however that happens.
 
-    A file system without locks is taken at its word: there nothing is held. Raises InputError where another
+    `waiting` is called again and again while it waits, and may raise. A file system without locks is taken at its word: there nothing is held. Raises InputError where another
     process still works there after `wait_seconds`.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -35,6 +37,7 @@ def claimed(folder: Path, wait_seconds: float = WAIT_SECONDS) -> Iterator[None]:
                     f"{folder}: another process works on this model; wait until it has ended and give the command "
                     "again, or use another --workspace"
                 )
+            waiting()
             time.sleep(0.2)
         yield
 

@@ -45,7 +45,12 @@ def run_job(job: ModelJob, accelerator: str, report: Report, should_stop: Callab
     Where another process did it meanwhile, its result. Raises Stopped where `should_stop` says so, and what
     `claimed`, training and evaluation raise.
     """
-    with claimed(job.folder):
+
+    def waiting() -> None:
+        if should_stop():
+            raise Stopped(f"{job.name}: stopped")
+
+    with claimed(job.folder, waiting=waiting):
         done = job.result()
         return _do(job, accelerator, report, should_stop) if done is None else done
 
