@@ -62,8 +62,8 @@ def judge(model: Model, workspace: Path) -> dict[str, Any]:
     from edgeasd.toolkit.evaluation.trained import load_trained
     from edgeasd.toolkit.presets import load_preset
     from edgeasd.toolkit.progress import quiet
+    from edgeasd.toolkit.training.fabric import open_fabric
     from edgeasd.toolkit.training.session import train_one
-    from edgeasd.toolkit.training.trainer import open_fabric
 
     folder = model.folder(workspace)
     kept = folder / "evaluation.json"

@@ -64,8 +64,12 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON to `path` atomically; NaN and infinity are refused."""
-    write_bytes(path, (json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode())
+    """Write `value` as indented JSON to `path` atomically; NaN and infinity are refused.
+
+    A file name that is not UTF-8 keeps its bytes as `\\udcXX`, which JSON reads back as it was.
+    """
+    text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False)
+    write_bytes(path, f"{text}\n".encode("utf-8", "backslashreplace"))
 
 
 @contextmanager

@@ -22,6 +22,8 @@ from edgeasd.toolkit.data.clips import plain_id
 FORMAT = 1
 BASE = "none"
 """--update none: the model as it was trained, without known anomalies."""
+_KINDS = {"machine": str, "id": str, "preset": dict, "seed": int, "update": dict}
+"""Facts of a run that its readers rely on; `update` is there only in one."""
 _ROLES = ("normals", "outliers", "anomalies")
 
 
@@ -176,11 +178,14 @@ def load_run(folder: Path) -> Run:
         facts = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise InputError(f"{folder}: no training run here; train first with `edgeasd train`") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read ({error}); train again") from None
-    needed = {"machine", "id", "preset", "seed", "features", "amplitude", "segments"}
+    needed = {*_KINDS, "features", "amplitude", "segments"} - {"update"}
     if not isinstance(facts, dict) or facts.get("format") != FORMAT or not needed <= facts.keys():
         raise InputError(f"{path}: not a run of this edgeasd (format {FORMAT}); train again")
+    for name, kind in _KINDS.items():
+        if name in facts and type(facts[name]) is not kind:
+            raise InputError(f"{path}: {name} = {facts[name]!r} is no {kind.__name__}; train again")
     run = Run(folder, facts)
     if run.channel is not None and (type(run.channel) is not int or run.channel < 0):
         raise InputError(f"{path}: channel = {run.channel!r} is no channel number; train again")

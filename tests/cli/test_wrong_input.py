@@ -445,3 +445,19 @@ def test_a_reader_that_leaves_is_exit_141_and_one_line(
     assert process.wait(60) == 141, said
     lines = [line for line in said.splitlines() if not INFORMATION.match(line)]
     assert lines == ["edgeasd: standard output was closed by its reader; stopped"]
+
+
+def test_a_name_too_long_for_the_file_system_is_one_line(place: Path) -> None:
+    for command in (("data", "scan", "x" * 300), ("compare", "x" * 300, "b"), ("seeds", "x" * 300)):
+        refused(place, 2, "File name too long", command=command)
+
+
+def test_a_name_that_is_not_utf8_is_scanned_and_shown_as_its_bytes(place: Path, data: Path) -> None:
+    folder = data / "valve" / "00" / "normal"
+    whole = next(iter(sorted(folder.glob("*.wav")))).read_bytes()
+    names = (b"caf\xe9.wav", b"caf\xea.wav")
+    for name in names:
+        Path(os.fsdecode(os.path.join(os.fsencode(folder), name))).write_bytes(whole)
+    done = subprocess.run([sys.executable, "-m", "edgeasd", "data", "scan", str(data)], capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert all(name in done.stdout for name in names)

@@ -37,8 +37,8 @@ def dcase_workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     from edgeasd.toolkit.presets import load_preset
     from edgeasd.toolkit.progress import quiet
     from edgeasd.toolkit.runs import run_folder
+    from edgeasd.toolkit.training.fabric import open_fabric
     from edgeasd.toolkit.training.session import train_one
-    from edgeasd.toolkit.training.trainer import open_fabric
 
     folder = tmp_path_factory.mktemp("dcase")
     data = folder / "data"

@@ -26,8 +26,8 @@ from edgeasd.toolkit.evaluation.trained import Trained, load_trained
 from edgeasd.toolkit.models.backbones import build_network
 from edgeasd.toolkit.presets import load_preset
 from edgeasd.toolkit.progress import quiet
+from edgeasd.toolkit.training.fabric import open_fabric
 from edgeasd.toolkit.training.session import train_one
-from edgeasd.toolkit.training.trainer import open_fabric
 
 SHORT = 16000 * 4
 

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from edgeasd.runtime.errors import InputError
-from edgeasd.toolkit.data.known import KnownAnomalies, choose_known, offered_files
+from edgeasd.toolkit.data.known import KnownAnomalies, choose_known
 from edgeasd.toolkit.data.machine import MachineData, load_machine
+from edgeasd.toolkit.data.offered import offered_files, offered_hashes
 from edgeasd.toolkit.demo.dataset import DatasetPlan, write_dataset
 from edgeasd.toolkit.evaluation.evaluate import evaluate
 from edgeasd.toolkit.evaluation.trained import load_trained
@@ -20,8 +21,9 @@ from edgeasd.toolkit.presets import load_preset
 from edgeasd.toolkit.progress import quiet
 from edgeasd.toolkit.runs import Run, update_folder
 from edgeasd.toolkit.training.checkpoint import latest_checkpoint
+from edgeasd.toolkit.training.fabric import open_fabric
 from edgeasd.toolkit.training.session import finetune_one, train_one
-from edgeasd.toolkit.training.trainer import Interrupted, open_fabric
+from edgeasd.toolkit.training.trainer import Interrupted
 
 PRESET = load_preset("quick").changed(iterations=2, batch_normal=4, batch_outlier=4, least_epoch_iterations=2)
 
@@ -58,7 +60,9 @@ def update(workspace: Path, data: MachineData, base: Run) -> Callable[..., Run]:
 
 
 def known(data: MachineData, count: int) -> KnownAnomalies:
-    return choose_known(data, "00", offered_files(data.root / "valve" / "00" / "anomaly"), count=count, seed=0)
+    folder = data.root / "valve" / "00" / "anomaly"
+    offered = offered_hashes(offered_files(folder, "--anomalies"), folder, "--anomalies")
+    return choose_known(data, "00", offered, count=count, seed=0)
 
 
 def test_an_update_stands_beside_its_base_and_is_the_newest(

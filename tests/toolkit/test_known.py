@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from edgeasd.runtime.errors import InputError
-from edgeasd.toolkit.data.known import choose_known, offered_files
+from edgeasd.toolkit.data.known import choose_known
 from edgeasd.toolkit.data.machine import MachineData, load_machine
+from edgeasd.toolkit.data.offered import offered_files, offered_hashes
 from edgeasd.toolkit.demo.dataset import DatasetPlan, write_dataset
 from edgeasd.toolkit.presets import load_preset
 from edgeasd.toolkit.training.sampler import BatchSampler
@@ -31,13 +32,17 @@ def data(root: Path, tmp_path: Path) -> MachineData:
 
 @pytest.fixture
 def files(root: Path) -> list[Path]:
-    return offered_files(root / "valve" / "00" / "anomaly")
+    return offered_files(root / "valve" / "00" / "anomaly", "--anomalies")
+
+
+def hashed(files: list[Path]) -> dict[Path, str]:
+    return offered_hashes(files, Path("faults"), "--anomalies")
 
 
 def test_a_folder_and_a_list_offer_the_same(tmp_path: Path, files: list[Path]) -> None:
     listing = tmp_path / "faults.txt"
     listing.write_text("# met in March\n\n" + "\n".join(map(str, files)) + "\n")
-    assert offered_files(listing) == files
+    assert offered_files(listing, "--anomalies") == files
     assert len(files) == 8
 
 
@@ -46,47 +51,66 @@ def test_a_list_of_nothing_is_refused(tmp_path: Path, content: str) -> None:
     listing = tmp_path / "faults.txt"
     listing.write_text(content)
     with pytest.raises(InputError, match="0 clips"):
-        offered_files(listing)
+        offered_files(listing, "--anomalies")
 
 
 def test_a_missing_source_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no such folder or list"):
-        offered_files(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="^--without .*nowhere: no such folder or list"):
+        offered_files(tmp_path / "nowhere", "--without")
 
 
 def test_subsets_of_one_seed_are_nested_and_seeds_differ(data: MachineData, files: list[Path]) -> None:
-    chosen = [[c.path for c in choose_known(data, "00", files, count=n, seed=1).used] for n in (1, 2, 4, 8)]
+    chosen = [[c.path for c in choose_known(data, "00", hashed(files), count=n, seed=1).used] for n in (1, 2, 4, 8)]
     for smaller, larger in itertools.pairwise(chosen):
         assert larger[: len(smaller)] == smaller
-    other = [c.path for c in choose_known(data, "00", files, count=4, seed=2).used]
+    other = [c.path for c in choose_known(data, "00", hashed(files), count=4, seed=2).used]
     assert other != chosen[2]
 
 
 def test_the_choice_does_not_depend_on_the_order_offered(data: MachineData, files: list[Path]) -> None:
-    forward = choose_known(data, "00", files, count=3, seed=1)
-    backward = choose_known(data, "00", files[::-1], count=3, seed=1)
+    forward = choose_known(data, "00", hashed(files), count=3, seed=1)
+    backward = choose_known(data, "00", hashed(files[::-1]), count=3, seed=1)
     assert forward.used == backward.used
 
 
 def test_more_than_offered_names_the_number(data: MachineData, files: list[Path]) -> None:
     with pytest.raises(InputError, match="--count 9: 8 different clips"):
-        choose_known(data, "00", files, count=9, seed=0)
+        choose_known(data, "00", hashed(files), count=9, seed=0)
 
 
 def test_copies_count_once(data: MachineData, files: list[Path], tmp_path: Path) -> None:
     copy = tmp_path / "copy.flac"
     copy.write_bytes(files[0].read_bytes())
-    assert len(choose_known(data, "00", [*files, copy], count=None, seed=0).candidates) == 8
+    assert len(choose_known(data, "00", hashed([*files, copy]), count=None, seed=0).candidates) == 8
 
 
 def test_a_training_normal_is_no_anomaly(data: MachineData) -> None:
     normal = data.roles("00").normals[0].path
-    with pytest.raises(InputError, match="is a training normal"):
-        choose_known(data, "00", [normal], count=None, seed=0)
+    with pytest.raises(InputError, match="is a normal of the machine"):
+        choose_known(data, "00", hashed([normal]), count=None, seed=0)
+
+
+def test_a_test_normal_is_no_anomaly_either(data: MachineData) -> None:
+    normal = next(clip.path for clip in data.roles("00").test if clip.label == "normal")
+    with pytest.raises(InputError, match="is a normal of the machine"):
+        choose_known(data, "00", hashed([normal]), count=None, seed=0)
+
+
+def test_a_list_with_a_byte_order_mark_is_read(tmp_path: Path, files: list[Path]) -> None:
+    listing = tmp_path / "faults.txt"
+    listing.write_text(f"{files[0]}\n", "utf-8-sig")
+    assert offered_files(listing, "--anomalies") == files[:1]
+
+
+def test_paths_that_lead_nowhere_are_named_with_the_list_and_not_with_another_option(tmp_path: Path) -> None:
+    gone = [tmp_path / "one.wav", tmp_path / "two.wav"]
+    with pytest.raises(InputError, match=r"correct --without list.txt: .*one\.wav.*two\.wav") as refused:
+        offered_hashes(gone, Path("list.txt"), "--without")
+    assert "--skip-bad" not in str(refused.value)
 
 
 def test_features_of_a_chosen_clip_can_be_had(data: MachineData, files: list[Path]) -> None:
-    known = choose_known(data, "00", files, count=1, seed=0)
+    known = choose_known(data, "00", hashed(files), count=1, seed=0)
     assert data.features(known.used[0]).shape[1] == 128
 
 

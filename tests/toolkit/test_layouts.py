@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -230,6 +231,22 @@ def test_content_hashes_name_every_unreadable_file(tmp_path: Path) -> None:
     hashes, bad = content_hashes([good, gone, folder], skip_bad=True)
     assert hashes == expected
     assert [path for path, _ in bad] == [gone, folder]
+
+
+def test_a_file_that_changed_is_hashed_again(tmp_path: Path) -> None:
+    clip = tmp_path / "a.wav"
+    for content in (b"first", b"other", b"longer than before"):
+        clip.write_bytes(content)
+        os.utime(clip, ns=(0, 0))
+        assert content_hash(clip) == hashlib.sha256(content).hexdigest()
+        time.sleep(0.02)
+
+
+def test_a_file_that_did_not_change_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(tmp_path, "a.wav")
+    first = content_hash(tmp_path / "a.wav")
+    monkeypatch.setattr("builtins.open", None)
+    assert content_hash(tmp_path / "a.wav") == first
 
 
 words = st.text(st.characters(categories=("L", "N"), include_characters="-."), min_size=1, max_size=6)

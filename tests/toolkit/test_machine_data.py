@@ -210,6 +210,16 @@ def test_every_bad_file_is_named_and_only_left_out_where_asked(root: Path) -> No
     assert not used & {path for path, _ in data.bad}
 
 
+def test_files_out_of_place_are_left_out_like_any_other_bad_file(root: Path) -> None:
+    whole = (root / "valve" / "00" / "normal" / "0.wav").read_bytes()
+    for name in ("one.wav", "two.wav"):
+        (root / "valve" / "00" / name).write_bytes(whole)
+    with pytest.raises(InputError, match=r"^2 of \d+ files cannot be used; pass --skip-bad .*one\.wav.*two\.wav"):
+        load(root, "valve")
+    data = load(root, "valve", skip_bad=True)
+    assert sorted(path.name for path, _ in data.bad) == ["one.wav", "two.wav"]
+
+
 def test_one_bad_file_is_its_own_message(root: Path) -> None:
     (root / "valve" / "00" / "normal" / "0.wav").write_bytes(b"")
     with pytest.raises(InputError, match=r"normal/0\.wav: is empty \(0 bytes\)"):

@@ -27,8 +27,8 @@ from edgeasd.toolkit.evaluation.trained import load_trained
 from edgeasd.toolkit.presets import load_preset
 from edgeasd.toolkit.progress import quiet
 from edgeasd.toolkit.runs import Run, load_run
+from edgeasd.toolkit.training.fabric import open_fabric
 from edgeasd.toolkit.training.session import train_one
-from edgeasd.toolkit.training.trainer import open_fabric
 
 SECONDS = (6, 8, 10, 12, 18)
 """Lengths of DCASE clips; the first two are shorter than a segment."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 pytest.importorskip("torch")
@@ -42,8 +42,9 @@ def jobs_of(tmp_path: Path, what: Any = "fig2", **changed: Any) -> list[ModelJob
 
 
 def result(job: ModelJob, auc: float | None, normals: int = 50, anomalies: int = 40) -> dict[str, Any]:
-    figures = {"paper": {"auc": auc}} if auc is not None else {"paper": {"auc": None, "undefined": "AUC undefined: 0"}}
-    evaluation = {"normals": normals, "anomalies": anomalies, "figures": figures, "notes": []}
+    figures = {"auc": auc, "pauc_0.1": auc, **({"undefined": "AUC undefined: 0"} if auc is None else {})}
+    evaluation: dict[str, Any] = {"machine": job.machine, "id": job.id, "trained": "once", "clips": [], "notes": []}
+    evaluation |= {"normals": normals, "anomalies": anomalies, "figures": {"paper": figures}}
     return {"format": 1, "settings": job.settings(), "seconds": {"all": 1.0}, "evaluation": evaluation}
 
 
@@ -87,6 +88,7 @@ def test_methods_come_in_the_order_of_the_table_and_updates_take_half_the_iterat
 # Jobs
 
 
+@settings(deadline=None)
 @given(
     st.sets(st.integers(0, 64)),
     st.sets(st.sampled_from(list(METHODS)), min_size=1),
@@ -119,8 +121,25 @@ def test_a_result_of_other_settings_is_refused_with_the_difference(tmp_path: Pat
     changed = job.model_copy(update={"data": job.data.model_copy(update={"listing": "def"})})
     with pytest.raises(InputError, match="clips 'abc', now 'def'"):
         changed.result()
-    job.result_path.write_text("{")
-    with pytest.raises(InputError, match=r"fig2\.json"):
+
+
+@pytest.mark.parametrize("damaged", ["{", "[]", '{"format": 1}', "[" * 100_000])
+def test_a_result_that_is_none_is_refused_with_its_file(damaged: str, tmp_path: Path) -> None:
+    job = jobs_of(tmp_path)[0]
+    job.result_path.parent.mkdir(parents=True)
+    job.result_path.write_text(damaged)
+    with pytest.raises(InputError, match=r"fig2\.json: .*delete it to make it again"):
+        job.result()
+
+
+@pytest.mark.parametrize("auc", ["much", 93.1, True])
+def test_a_result_without_figures_in_it_is_refused(auc: object, tmp_path: Path) -> None:
+    job = jobs_of(tmp_path)[0]
+    stored = result(job, 0.5)
+    stored["evaluation"]["figures"]["paper"]["auc"] = auc
+    job.result_path.parent.mkdir(parents=True)
+    job.result_path.write_text(json.dumps(stored))
+    with pytest.raises(InputError, match=r"fig2\.json: evaluation figures\.paper is no set of figures; delete it"):
         job.result()
 
 

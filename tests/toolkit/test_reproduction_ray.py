@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from reproduction_data import command, one_thread, write_gears
 
 from edgeasd.runtime.errors import DeviceError, InputError
-from edgeasd.toolkit.reproduction.ray_backend import _connect, _room
+from edgeasd.toolkit.reproduction.ray_cluster import connect, room
 
 _NODE = ["--num-cpus=1", "--object-store-memory=80000000", "--disable-usage-stats", "--block"]
 
@@ -43,7 +43,7 @@ def wait_for(what: Callable[[], object], seconds: float) -> None:
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(DeviceError, match=r"edgeasd\[cluster\]"):
-        _connect("auto")
+        connect("auto")
 
 
 def test_an_address_where_nothing_listens_is_refused_at_once() -> None:
@@ -51,7 +51,7 @@ def test_an_address_where_nothing_listens_is_refused_at_once() -> None:
     address = f"127.0.0.1:{free_port()}"
     began = time.monotonic()
     with pytest.raises(DeviceError, match=address):
-        _connect(address)
+        connect(address)
     assert time.monotonic() - began < 20
 
 
@@ -59,15 +59,15 @@ def test_an_address_where_nothing_listens_is_refused_at_once() -> None:
 def test_an_address_of_another_form_is_refused(address: str) -> None:
     pytest.importorskip("ray")
     with pytest.raises(InputError, match="host:port"):
-        _connect(address)
+        connect(address)
 
 
 def test_a_job_that_fits_no_node_is_refused_and_does_not_wait_for_ever() -> None:
     nodes = [{"Resources": {"CPU": 4.0}}, {"Resources": {"CPU": 3.0, "GPU": 1.0}}]
-    assert _room(nodes, 2.0, 0.0) == 3
-    assert _room(nodes, 1.0, 0.5) == 2
+    assert room(nodes, 2.0, 0.0) == 3
+    assert room(nodes, 1.0, 0.5) == 2
     with pytest.raises(DeviceError, match="8 CPUs"):
-        _room(nodes, 8.0, 0.0)
+        room(nodes, 8.0, 0.0)
 
 
 @pytest.fixture

@@ -21,10 +21,11 @@ from edgeasd.toolkit.progress import quiet
 from edgeasd.toolkit.training import trainer as trainer_module
 from edgeasd.toolkit.training.centroids import estimate_norms, mean_embedding
 from edgeasd.toolkit.training.checkpoint import latest_checkpoint, list_checkpoints
+from edgeasd.toolkit.training.fabric import open_fabric
 from edgeasd.toolkit.training.pools import FeaturePool
 from edgeasd.toolkit.training.session import train_one
 from edgeasd.toolkit.training.stop import stop_requests
-from edgeasd.toolkit.training.trainer import Interrupted, StepLog, Trainer, open_fabric
+from edgeasd.toolkit.training.trainer import Interrupted, StepLog, Trainer
 
 FRAMES, MELS = 64, 32
 ITERATIONS, EPOCH = 12, 4
@@ -388,6 +389,19 @@ def test_a_resume_with_other_settings_is_refused_and_says_which(data: MachineDat
     again = train_session(data, tmp_path / "run", session_preset(eta=3.0), overwrite=True)
     assert again.facts["preset"]["eta"] == 3.0
     assert len(list((tmp_path / "run" / "log").iterdir())) == 1
+
+
+def test_what_an_overwrite_that_was_killed_left_is_not_taken_for_the_next_run(
+    data: MachineData, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    train_session(data, folder, session_preset())
+    (folder / "run.json").unlink()  # as when the process dies while the folder is being emptied
+    asked = iter([False, True])
+    with pytest.raises(Interrupted):
+        train_session(data, folder, session_preset(), resume=True, should_stop=lambda: next(asked))
+    assert [path.name for path in list_checkpoints(folder / "checkpoints")] == ["step-000002"]
+    assert not (folder / "outcome.npz").exists()
 
 
 def test_a_stop_request_is_remembered_and_a_second_ctrl_c_interrupts() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,6 +28,7 @@ from edgeasd.toolkit.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from edgeasd.toolkit.cli.training_data import RunLoader
     from edgeasd.toolkit.data.machine import MachineData
     from edgeasd.toolkit.evaluation.dcase_files import Result
     from edgeasd.toolkit.evaluation.evaluate import Evaluation
@@ -79,6 +80,7 @@ def evaluate(
     """
     from edgeasd.runtime.atomic import write_json
     from edgeasd.toolkit.cli.evaluate_table import print_table
+    from edgeasd.toolkit.cli.training_data import RunLoader
     from edgeasd.toolkit.evaluation.several import over_ids, pooled
     from edgeasd.toolkit.runs import find_runs
 
@@ -88,7 +90,7 @@ def evaluate(
     if bundle is not None and len(runs) > 1:
         raise InputError(f"--bundle {bundle}: belongs to one ID, and {len(runs)} are evaluated; name one with --id")
     found, judged, official = [], [], []
-    loader = _Loader(data, cache_folder(cache, workspace), id_attribute, channel, ground_truth, skip_bad)
+    loader = RunLoader(data, cache_folder(cache, workspace), id_attribute, channel, ground_truth, skip_bad)
     for run in runs:
         trained, loaded, one = _evaluate_run(
             run, loader, alpha, baseline, bundle, excluded, unlabelled=dcase is not None
@@ -161,60 +163,24 @@ def _write_report(
     from edgeasd.runtime.atomic import write_bytes
     from edgeasd.toolkit.reports.evaluation import evaluation_report
 
-    write_bytes(path, evaluation_report(list(zip(found, judged, strict=True)), means, audio=audio).encode())
+    write_bytes(
+        path, evaluation_report(list(zip(found, judged, strict=True)), means, audio=audio).encode("utf-8", "replace")
+    )
     complain(f"wrote {path}")
-
-
-class _Loader:
-    """Loads a machine's data once for all runs that split it alike."""
-
-    def __init__(
-        self,
-        root: Path,
-        cache: Path,
-        id_attribute: str | None,
-        channel: int | None,
-        ground_truth: Path | None,
-        skip_bad: bool,
-    ) -> None:
-        self._root, self._cache, self._id_attribute, self._skip_bad = root, cache, id_attribute, skip_bad
-        self._channel, self._ground_truth = channel, ground_truth
-        self._loaded: dict[tuple[object, ...], MachineData] = {}
-
-    def __call__(self, trained: Trained) -> MachineData:
-        from edgeasd.toolkit.cli.training_data import load_for
-
-        run, preset, seed = trained.run, trained.preset, int(trained.run.facts["seed"])
-        channel = run.channel if self._channel is None else self._channel
-        key = (run.machine, seed, preset.holdout_fraction, preset.test_fraction, channel)
-        if key not in self._loaded:
-            self._loaded[key] = load_for(
-                self._root,
-                run.machine,
-                preset,
-                seed,
-                self._cache,
-                id_attribute=self._id_attribute,
-                channel=channel,
-                ground_truth=self._ground_truth,
-                skip_bad=self._skip_bad,
-            )
-        loaded = self._loaded[key]
-        # The model must hear with the amplitude it was trained with, whatever has joined the folder since.
-        return replace(loaded, amplitudes={**loaded.amplitudes, run.machine: run.amplitude})
 
 
 def _contents(source: Path | None) -> frozenset[str]:
     """Content hashes of the recordings that are not to judge."""
-    from edgeasd.toolkit.data.clips import content_hashes
-    from edgeasd.toolkit.data.known import offered_files
+    from edgeasd.toolkit.data.offered import offered_files, offered_hashes
 
-    return frozenset() if source is None else frozenset(content_hashes(offered_files(source))[0].values())
+    if source is None:
+        return frozenset()
+    return frozenset(offered_hashes(offered_files(source, "--without"), source, "--without").values())
 
 
 def _evaluate_run(
     run: Run,
-    loader: _Loader,
+    loader: RunLoader,
     alpha: float | None,
     baseline: bool,
     bundle: Path | None,

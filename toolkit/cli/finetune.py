@@ -53,13 +53,14 @@ def finetune(
     """
     from edgeasd.toolkit.cli.stoppable import stoppable
     from edgeasd.toolkit.cli.training_data import load_for
-    from edgeasd.toolkit.data.known import choose_known, offered_files
+    from edgeasd.toolkit.data.known import choose_known
+    from edgeasd.toolkit.data.offered import offered_files, offered_hashes
     from edgeasd.toolkit.presets import stored_preset
     from edgeasd.toolkit.presets.settings import FIXED_IN_AN_UPDATE, with_settings
     from edgeasd.toolkit.progress import progress
     from edgeasd.toolkit.runs import find_runs, update_folder
+    from edgeasd.toolkit.training.fabric import open_fabric
     from edgeasd.toolkit.training.session import finetune_one
-    from edgeasd.toolkit.training.trainer import open_fabric
 
     if resume and overwrite:
         raise InputError(
@@ -68,7 +69,7 @@ def finetune(
     base = find_runs(workspace, machine, id)[0]
     base.outcome()  # refuses a run that has not finished
     fabric = open_fabric(accelerator, training_precision)
-    files = offered_files(anomalies)
+    offered = offered_hashes(offered_files(anomalies, "--anomalies"), anomalies, "--anomalies")
     planned = stored_preset(base.facts["preset"], str(base.folder / "run.json")).for_finetuning()
     preset = with_settings(planned, settings, FIXED_IN_AN_UPDATE, {"iterations": iterations})
     if preset.batch_anomaly < 1:
@@ -85,7 +86,7 @@ def finetune(
         skip_bad=skip_bad,
     )
     loaded = replace(loaded, amplitudes={**loaded.amplitudes, machine: base.amplitude})
-    known = choose_known(loaded, base.id, files, count=count, seed=seed)
+    known = choose_known(loaded, base.id, offered, count=count, seed=seed)
     roles = loaded.trainable(base.id)
     wanted = [*roles.normals, *roles.outliers, *roles.holdout_normals, *roles.holdout_outliers, *known.used]
     with progress("log-mel features") as report:

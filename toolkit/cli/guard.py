@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import signal
 import sys
@@ -32,7 +33,10 @@ _EXTRAS = {
     "onnx": "export",
     "onnxscript": "export",
 }
-_PLAIN_OS_ERRORS = {errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.ENOENT, errno.EPERM, errno.ENOTDIR}
+_PLAIN_OS_ERRORS = {
+    *(errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.ENOENT, errno.EPERM, errno.ENOTDIR),
+    *(errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EIO, errno.EMFILE),
+}
 
 
 def complain(message: str) -> None:
@@ -47,6 +51,7 @@ def guarded(command: _Command) -> _Command:
     def run(*args: Any, **kwargs: Any) -> Any:
         # Without this a SIGTERM ends the process on the spot, and no temporary file is removed.
         signal.signal(signal.SIGTERM, _terminated)
+        _print_any_name()
         try:
             result = command(*args, **kwargs)
             # What is still buffered fails here, where it is handled, and not at interpreter exit.
@@ -102,6 +107,12 @@ def remembered_interrupts() -> Iterator[Callable[[], None]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _print_any_name() -> None:
+    """A file name that is not UTF-8 goes to standard output as the bytes it has on disk, and not into a traceback."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")
 
 
 def _terminated(*_: object) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,7 +16,9 @@ from edgeasd.toolkit.cli.options import AsJson, Cache, Channel, IdAttribute, Roo
 
 if TYPE_CHECKING:
     from edgeasd.toolkit.reproduction.board import Board
-    from edgeasd.toolkit.reproduction.plan import ModelJob
+    from edgeasd.toolkit.reproduction.plan import What
+    from edgeasd.toolkit.reproduction.request import Planned
+    from edgeasd.toolkit.reproduction.summary import Cell
 
 
 @dataclass(frozen=True)
@@ -85,117 +88,69 @@ def reproduce(
     Example: edgeasd reproduce table2 --data dcase2020/ --ground-truth labels/
     """
     from edgeasd.toolkit.reproduction.board import Board
+    from edgeasd.toolkit.reproduction.request import Request, plan_request
 
-    _check_choices(what, scale, counts, most, output)
-    planned, facts = _plan(
-        what, data, machine, id, method, seeds, preset, backbone, iterations, counts, most, ground_truth, workspace,
-        id_attribute, channel, cache,
-    )  # fmt: skip
-    board = Board(planned, complain)
+    asked = Request(
+        what=_experiment(what, scale, counts, most),
+        root=data.absolute(),
+        workspace=workspace.absolute(),
+        cache=cache_folder(cache, workspace).absolute(),
+        ground_truth=None if ground_truth is None else ground_truth.absolute(),
+        machines=machine,
+        ids=id,
+        methods=method,
+        seeds=seeds,
+        preset=preset,
+        backbone=backbone,
+        iterations=iterations,
+        counts=counts,
+        most=most,
+        id_attribute=id_attribute,
+        channel=channel,
+    )
+    _check_output(output)
+    planned = plan_request(asked, complain)
+    board = Board(planned.jobs, complain)
     if board.done:
-        complain(f"{len(board.done)} of {len(planned)} models are done already")
+        complain(f"{len(board.done)} of {board.total} models are done already")
     stopped = False
     if board.waiting:
-        cluster = None if ray is None else Cluster(ray, data.absolute(), job_cpus, job_gpus)
-        stopped = _run(board, accelerator, jobs, workspace.absolute(), cluster)
-    _show(what, planned, facts, scale, output, as_json)
+        cluster = None if ray is None else Cluster(ray, asked.root, job_cpus, job_gpus)
+        stopped = _run(board, accelerator, jobs, asked.workspace, cluster)
+    _show(asked.what, planned, scale, output, as_json)
     if stopped:
-        complain(f"stopped with {len(board.done)} of {len(planned)} models done; go on with the same command")
+        complain(f"stopped with {len(board.done)} of {board.total} models done; go on with the same command")
         raise typer.Exit(INTERRUPTED)
     if board.failed:
         raise CheckFailed(
-            f"{len(board.failed)} of {len(planned)} models failed, see the lines above: {', '.join(board.failed)}; "
+            f"{len(board.failed)} of {board.total} models failed, see the lines above: {', '.join(board.failed)}; "
             "the same command tries them again"
         )
 
 
-def _check_choices(what: str, scale: str, counts: str | None, most: int | None, output: Path | None) -> None:
+def _experiment(what: str, scale: str, counts: str | None, most: int | None) -> What:
+    """`what` as one of the experiments; InputError where it is none, or an option does not belong to it."""
     from edgeasd.toolkit.reproduction.plan import EXPERIMENTS
 
-    if what not in EXPERIMENTS:
+    named = next((one for one in EXPERIMENTS if one == what), None)
+    if named is None:
         raise InputError(f"reproduce {what}: unknown; use one of {', '.join(EXPERIMENTS)}")
     if scale not in ("paper", "deploy"):
         raise InputError(f"--scale {scale}: unknown; use paper or deploy")
-    if what == "table2" and (counts is not None or most is not None):
+    if named == "table2" and (counts is not None or most is not None):
         raise InputError("--counts and --most: Table II has no known anomalies; use them with reproduce fig2")
-    if output is not None and output.exists() and not output.is_dir():
+    return named
+
+
+def _check_output(output: Path | None) -> None:
+    """Refuse, before hours of work, a folder that could not be written to; makes it where it is missing."""
+    if output is None:
+        return
+    if output.exists() and not output.is_dir():
         raise InputError(f"--output {output}: is not a folder; name one, it is made where it is missing")
-
-
-def _plan(
-    what: Any,
-    root: Path,
-    machines: list[str] | None,
-    ids: list[str] | None,
-    methods: list[str] | None,
-    seeds: str,
-    preset: str,
-    backbone: str | None,
-    iterations: int | None,
-    counts: str | None,
-    most: int | None,
-    ground_truth: Path | None,
-    workspace: Path,
-    id_attribute: str | None,
-    channel: int | None,
-    cache: Path | None,
-) -> tuple[list[ModelJob], dict[str, Any]]:
-    """Every job, and what the table says of them; all that can be refused is refused here."""
-    from edgeasd.toolkit.data.layouts import find_clips
-    from edgeasd.toolkit.progress import progress
-    from edgeasd.toolkit.reproduction.choices import counts_of, presets_of, seeds_of
-    from edgeasd.toolkit.reproduction.dcase2020 import differs, is_dcase2020, require_all
-    from edgeasd.toolkit.reproduction.paper import paper_rows
-    from edgeasd.toolkit.reproduction.plan import DataSource, expand
-    from edgeasd.toolkit.reproduction.survey import check_most, find_machine
-
-    chosen, of_seeds = presets_of(preset, methods, backbone, iterations), seeds_of(seeds)
-    numbers, apart = counts_of(counts, most) if what == "fig2" else ([0], 0)
-    # Absolute: workers and other nodes have working folders of their own.
-    root, workspace = root.absolute(), workspace.absolute()
-    labels = None if ground_truth is None else ground_truth.absolute()
-    clips = find_clips(root, id_attribute=id_attribute)
-    if not machines:
-        require_all(root, clips, labels)
-    wanted = list(dict.fromkeys(machines)) if machines else list(paper_rows())
-    published = {}
-    found = []
-    for name in wanted:
-        of_paper = is_dcase2020(clips, name)
-        # Table II is on the evaluation IDs; figures of development IDs must not stand beside it.
-        there = {clip.id for clip in clips if clip.machine == name}
-        judged = [one for one in paper_rows()[name].evaluation_ids if one in there] if of_paper else []
-        found.append(find_machine(clips, name, ids or judged or None, labels))
-        if of_paper and (unlike := ["other IDs were asked for"] if ids else differs(clips, name, labels)):
-            complain(f"{name}: the paper's figures are not shown beside ours: {'; '.join(unlike)}")
-        elif of_paper:
-            published[name] = paper_rows()[name].auc
-    for one in found:
-        for left, why in one.left_out.items():
-            complain(f"{one.machine} ID {left} is left out: {why}")
-    if apart:
-        with progress("counting anomalies") as report:
-            check_most(found, apart, report)
-    features = cache_folder(cache, workspace).absolute()
-    sources = []
-    for one in found:
-        source = DataSource(
-            root=root,
-            cache=features,
-            id_attribute=id_attribute,
-            channel=channel,
-            ground_truth=labels,
-            listing=one.listing(root),
-        )
-        sources.append((one.machine, one.ids, source))
-    facts = {
-        "preset": preset,
-        "backbone": chosen[0].backbone,
-        "iterations": chosen[0].iterations,
-        "seeds": of_seeds,
-        "published": published,
-    }
-    return expand(what, sources, chosen, of_seeds, numbers, apart, workspace), facts
+    output.mkdir(parents=True, exist_ok=True)
+    if not os.access(output, os.W_OK | os.X_OK):
+        raise InputError(f"--output {output}: cannot be written to; name another folder or correct its permissions")
 
 
 def _run(board: Board, accelerator: str, jobs: int | None, workspace: Path, cluster: Cluster | None) -> bool:
@@ -221,26 +176,30 @@ def _run(board: Board, accelerator: str, jobs: int | None, workspace: Path, clus
         return should_stop()
 
 
-def _show(
-    what: Any, jobs: list[ModelJob], facts: dict[str, Any], scale: str, output: Path | None, as_json: bool
-) -> None:
+def _show(what: What, planned: Planned, scale: str, output: Path | None, as_json: bool) -> None:
+    from edgeasd.toolkit.reproduction import table
+    from edgeasd.toolkit.reproduction.summary import summarise
+
+    stored = {job.name: job.result() for job in planned.jobs}
+    results = {name: result for name, result in stored.items() if result is not None}
+    cells = summarise(planned.jobs, results, scale, planned.published)
+    title = table.title_of(what, scale, planned.facts)
+    whole = {**table.as_json(what, scale, cells), **planned.facts}
+    print(json.dumps(whole, indent=2) if as_json else table.as_text(title, cells))
+    if output is not None:
+        _write(what, title, cells, whole, output)
+
+
+def _write(what: What, title: str, cells: list[Cell], whole: dict[str, Any], output: Path) -> None:
     from edgeasd.runtime.atomic import write_bytes, write_json
     from edgeasd.toolkit.reproduction import table
     from edgeasd.toolkit.reproduction.figure import figure_two
-    from edgeasd.toolkit.reproduction.summary import summarise
 
-    stored = {job.name: job.result() for job in jobs}
-    results = {name: result for name, result in stored.items() if result is not None}
-    cells = summarise(jobs, results, scale, facts["published"])
-    title = table.title_of(what, scale, facts)
-    whole = {**table.as_json(what, scale, cells), **{name: facts[name] for name in facts if name != "published"}}
-    print(json.dumps(whole, indent=2) if as_json else table.as_text(title, cells))
-    if output is not None:
-        stem = {"table2": "table2", "fig2": "figure2"}[what]
-        write_json(output / f"{stem}.json", whole)
-        write_bytes(output / f"{stem}.md", table.as_markdown(title, cells).encode())
-        names = [f"{stem}.md", f"{stem}.json"]
-        if what == "fig2":
-            write_bytes(output / f"{stem}.svg", f"{figure_two(title, cells)}\n".encode())
-            names.append(f"{stem}.svg")
-        complain(f"wrote {', '.join(names)} to {output}")
+    stem = {"table2": "table2", "fig2": "figure2"}[what]
+    write_json(output / f"{stem}.json", whole)
+    write_bytes(output / f"{stem}.md", table.as_markdown(title, cells).encode())
+    names = [f"{stem}.md", f"{stem}.json"]
+    if what == "fig2":
+        write_bytes(output / f"{stem}.svg", f"{figure_two(title, cells)}\n".encode())
+        names.append(f"{stem}.svg")
+    complain(f"wrote {', '.join(names)} to {output}")

@@ -81,7 +81,7 @@ def train(
     from edgeasd.toolkit.models.backbones import check_segment
     from edgeasd.toolkit.presets import load_preset
     from edgeasd.toolkit.presets.settings import FIXED_IN_TRAINING, with_settings
-    from edgeasd.toolkit.training.trainer import open_fabric
+    from edgeasd.toolkit.training.fabric import open_fabric
 
     if resume and overwrite:
         raise InputError("--resume and --overwrite: one goes on with a run, the other discards it; pass one of them")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +18,10 @@ Domain = Literal["source", "target"]
 
 Progress = Callable[[int, int], None]
 """Called with (files done, files in all)."""
+
+SKIP = "pass --skip-bad to go on without them"
+REPAIR = "repair or remove them"
+"""What to do about files that cannot be used, in commands with --skip-bad and in those without."""
 
 BadFile = tuple[Path, str]
 """A file that cannot be used, and the line that says why and what to do; the line names the file."""
@@ -41,16 +47,23 @@ class Clip:
 def content_hash(path: Path) -> str:
     """SHA-256 of the file's bytes, 64 hexadecimal digits; read in pieces of 1 MiB.
 
-    Raises InputError when the file cannot be read.
+    A file is read again only when its time, size or inode has changed since. Raises InputError when it cannot be read.
     """
-    digest = hashlib.sha256()
     try:
-        with open(path, "rb") as handle:
-            while piece := handle.read(1 << 20):
-                digest.update(piece)
+        found = os.stat(path)
+        return _digest(path, found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino, found.st_dev)
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise InputError(f"{path}: cannot be read ({reason}); repair or remove it") from error
+
+
+@lru_cache(maxsize=200_000)
+def _digest(path: Path, *_version: int) -> str:
+    """Jobs of one process differ in their seed and share their clips: more than all of DCASE 2020 is kept."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as handle:
+        while piece := handle.read(1 << 20):
+            digest.update(piece)
     return digest.hexdigest()
 
 
@@ -76,14 +89,17 @@ def content_hashes(
     return hashes, bad
 
 
-def refuse_bad(bad: Sequence[BadFile], total: int) -> None:
-    """Raise one InputError that names every file in `bad`, with its reason; nothing if there is none."""
+def refuse_bad(bad: Sequence[BadFile], total: int, remedy: str = SKIP) -> None:
+    """Raise one InputError that names every file in `bad`, with its reason; nothing if there is none.
+
+    `remedy` is what to do about several: not every command can go on without them.
+    """
     if not bad:
         return
     if len(bad) == 1:
         raise InputError(bad[0][1])
     listed = "; ".join(f"({i}) {reason}" for i, (_, reason) in enumerate(bad, start=1))
-    raise InputError(f"{len(bad)} of {total} files cannot be used; pass --skip-bad to go on without them: {listed}")
+    raise InputError(f"{len(bad)} of {total} files cannot be used; {remedy}: {listed}")
 
 
 def plain_id(name: str) -> str:

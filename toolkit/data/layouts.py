@@ -12,7 +12,7 @@ from pathlib import Path, PurePath
 from typing import Protocol
 
 from edgeasd.runtime.errors import InputError
-from edgeasd.toolkit.data.clips import BadFile, Clip, refuse_bad
+from edgeasd.toolkit.data.clips import REPAIR, BadFile, Clip, refuse_bad
 from edgeasd.toolkit.data.dcase import SectionLayout
 from edgeasd.toolkit.data.plain import PlainLayout
 from edgeasd.toolkit.data.tree import audio_files, visible_folders
@@ -130,14 +130,23 @@ def _below(folder: Path, root: Path, level: str | None) -> list[_Entry]:
 
 
 def find_clips(root: Path, *, machine: str | None = None, id_attribute: str | None = None) -> list[Clip]:
-    """Every clip below `root`, or of one machine type, sorted by machine, ID and path.
+    """`clips_and_unfit`, with one InputError that names every file whose name or place does not fit."""
+    clips, bad = clips_and_unfit(root, machine=machine, id_attribute=id_attribute)
+    refuse_bad(bad, len(clips) + len(bad), REPAIR)
+    return clips
+
+
+def clips_and_unfit(
+    root: Path, *, machine: str | None = None, id_attribute: str | None = None
+) -> tuple[list[Clip], list[BadFile]]:
+    """Every clip below `root`, or of one machine type, sorted by machine, ID and path; and files that are none.
 
     Each machine's folder is in the field layout or the DCASE section layout (see `plain`,
     `dcase`), below the root or in a folder of `wrappers`; folders in neither layout are left out,
     and `scan` lists them. `id_attribute` says what an
     ID is in the section layout: "section" or an attribute's name; by default the table in
-    `dcase`. No sound is read. Raises InputError where nothing is recognised, for several
-    noise levels of MIMII at once, and one that names every file whose name or place does not fit.
+    `dcase`. No sound is read. Raises InputError where nothing is recognised, and for several
+    noise levels of MIMII at once.
     """
     root = Path(root)
     found = machine_folders(root, machine)
@@ -151,8 +160,7 @@ def find_clips(root: Path, *, machine: str | None = None, id_attribute: str | No
         of_folder, unfit = folder.read(id_attribute)
         clips += of_folder
         bad += unfit
-    refuse_bad(bad, len(clips) + len(bad))
-    return sorted(clips, key=lambda clip: (clip.machine, clip.id, clip.path.as_posix()))
+    return sorted(clips, key=lambda clip: (clip.machine, clip.id, clip.path.as_posix())), bad
 
 
 def _refuse_mixed_levels(root: Path, folders: Sequence[MachineFolder]) -> None:

@@ -11,10 +11,10 @@ from pathlib import Path
 from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.logmel import Amplitude, FeatureSettings, Float32Array
 from edgeasd.toolkit.data.cache import FeatureCache
-from edgeasd.toolkit.data.clips import BadFile, Clip, content_hashes, refuse_bad, select_clips
+from edgeasd.toolkit.data.clips import SKIP, BadFile, Clip, content_hashes, refuse_bad, select_clips
 from edgeasd.toolkit.data.copies import Copy, copies_across, without
 from edgeasd.toolkit.data.ground_truth import label_clips, read_ground_truth
-from edgeasd.toolkit.data.layouts import find_clips
+from edgeasd.toolkit.data.layouts import clips_and_unfit
 from edgeasd.toolkit.data.split import Split, split_clips
 from edgeasd.toolkit.progress import Report, quiet
 
@@ -143,6 +143,7 @@ def load_machine(
     channel: int | None = None,
     ground_truth: Path | None = None,
     skip_bad: bool = False,
+    bad_remedy: str = SKIP,
     stage: Stage = _no_stage,
 ) -> MachineData:
     """Find, hash, check and split the clips of `machine` and of the types that lend it outliers.
@@ -150,20 +151,22 @@ def load_machine(
     `channel`, counted from 0, is the one heard of clips with several; `ground_truth` is a folder of
     lists that label the machine's unlabelled test clips. Every file is decoded once (its amplitude
     statistics are cached by content). Raises InputError that names every file that cannot be used,
-    unless `skip_bad`; those are then in `.bad`.
+    whose name or place does not fit included, unless `skip_bad`; those are then in `.bad`.
     """
-    found = find_clips(root, id_attribute=id_attribute)
+    found, unfit = clips_and_unfit(root, id_attribute=id_attribute)
+    if not skip_bad:
+        refuse_bad(unfit, len(found) + len(unfit), bad_remedy)
     select_clips(found, machine=machine, id=id)  # refuses, before hours of reading, what is not there
     if ground_truth is not None:
         found = label_clips(found, machine, read_ground_truth(ground_truth, machine), ground_truth)
     clips = recorded_alike(found, machine)
     with stage("hashing clips") as report:
-        hashes, unreadable = content_hashes([c.path for c in clips], progress=report, skip_bad=skip_bad)
+        hashes, unreadable = content_hashes([c.path for c in clips], progress=report, skip_bad=True)
     cache = FeatureCache(cache_folder, settings or FeatureSettings(), channel)
     with stage("reading clips") as report:
         bad = unreadable + _measure(cache, [c for c in clips if c.path in hashes], hashes, report)
     if not skip_bad:
-        refuse_bad(bad, len(clips))
+        refuse_bad(bad, len(clips), bad_remedy)
     refused = {path for path, _ in bad}
     clips = [clip for clip in clips if clip.path not in refused]
     splits = {}
@@ -186,7 +189,7 @@ def load_machine(
     if machine not in amplitudes:
         raise InputError(f"{machine}: 0 normal training clips in {root}; record some with the machine running well")
     splits = {kind: split for kind, split in splits.items() if kind in amplitudes}
-    return MachineData(Path(root), machine, splits, hashes, amplitudes, cache, bad, copies)
+    return MachineData(Path(root), machine, splits, hashes, amplitudes, cache, unfit + bad, copies)
 
 
 def _measure(cache: FeatureCache, clips: list[Clip], hashes: dict[Path, str], report: Report) -> list[BadFile]:

@@ -5,6 +5,7 @@ A scan reports what training would refuse, so it never stops at a bad file.
 
 from __future__ import annotations
 
+import os
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ import soundfile
 
 from edgeasd.runtime.audio import AudioReader, read_audio
 from edgeasd.runtime.errors import InputError
-from edgeasd.toolkit.data.clips import BadFile, Clip, Progress, content_hashes
+from edgeasd.toolkit.data.clips import BadFile, Clip, Progress, content_hash
 from edgeasd.toolkit.data.layouts import machine_folders
 
 
@@ -103,13 +104,12 @@ def scan(root: Path, *, deep: bool = False, progress: Progress | None = None) ->
         if unused := len(folder.names) - len(clips) - len(unfit):
             set_aside[folder.path.name] = set_aside.get(folder.path.name, 0) + unused
 
-    sounds, unreadable = _read_all([clip.path for _, clip in found], deep, progress)
-    hashes, unhashed = content_hashes([path for path in sounds], skip_bad=True)
+    sounds, hashes, unreadable = _read_all([clip.path for _, clip in found], deep, progress)
     return ScanReport(
         root=str(root),
         deep=deep,
         ids=_id_reports(found, sounds),
-        damaged=sorted((str(path), reason) for path, reason in (*damaged, *unreadable, *unhashed)),
+        damaged=sorted((str(path), reason) for path, reason in (*damaged, *unreadable)),
         duplicates=_duplicates(hashes),
         unrecognised=unrecognised,
         set_aside=set_aside,
@@ -125,7 +125,7 @@ def inspect_file(path: Path, *, deep: bool = False) -> Sound:
     # Any rate and channel count is let through here: a scan reports them, training refuses them.
     AudioReader(path, sample_rate=16_000, channel=None, mix=True, resample=True).close()
     try:
-        info = soundfile.info(str(path))
+        info = soundfile.info(os.fsencode(path))  # as bytes: a name need not be UTF-8
     except (soundfile.SoundFileError, OSError) as error:
         raise InputError(f"{path}: vanished or changed while it was read; scan again") from error
     if deep:
@@ -133,17 +133,21 @@ def inspect_file(path: Path, *, deep: bool = False) -> Sound:
     return Sound(info.samplerate, info.channels, info.frames / info.samplerate)
 
 
-def _read_all(paths: Sequence[Path], deep: bool, progress: Progress | None) -> tuple[dict[Path, Sound], list[BadFile]]:
+def _read_all(
+    paths: Sequence[Path], deep: bool, progress: Progress | None
+) -> tuple[dict[Path, Sound], dict[Path, str], list[BadFile]]:
     sounds: dict[Path, Sound] = {}
+    hashes: dict[Path, str] = {}
     bad: list[BadFile] = []
     for done, path in enumerate(paths, start=1):
         try:
-            sounds[path] = inspect_file(path, deep=deep)
+            sound, content = inspect_file(path, deep=deep), content_hash(path)
+            sounds[path], hashes[path] = sound, content
         except InputError as error:
             bad.append((path, str(error)))
         if progress is not None:
             progress(done, len(paths))
-    return sounds, bad
+    return sounds, hashes, bad
 
 
 def _id_reports(found: Sequence[tuple[str, Clip]], sounds: dict[Path, Sound]) -> list[IdReport]:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgeasd.runtime.errors import InputError
-from edgeasd.toolkit.data.clips import Clip, Label, content_hashes
+from edgeasd.toolkit.data.clips import Clip, Label
 from edgeasd.toolkit.data.machine import MachineData
+from edgeasd.toolkit.data.offered import offered_hashes, path_lines
 from edgeasd.toolkit.data.tree import audio_files
 
 _LABELS: tuple[Label, Label] = ("normal", "anomaly")
@@ -39,7 +40,7 @@ def validation_clips(
     """
     labelled = _of_folder(source) if source.is_dir() else None
     paths = _listed(source, data.root) if labelled is None else list(labelled)
-    hashes, _ = content_hashes(paths)
+    hashes = offered_hashes(paths, source, "--clips")
     known = _known(data)
     if labelled is None:
         labelled = {path: _told(path, known.get(hashes[path]), data, id) for path in paths}
@@ -76,12 +77,7 @@ def _of_folder(source: Path) -> dict[Path, Label]:
 
 
 def _listed(source: Path, root: Path) -> list[Path]:
-    try:
-        lines = [line.strip() for line in source.read_text("utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"--clips {source}: not a folder or a list of paths ({reason}); name one of the two") from None
-    return [_found(line, source, root) for line in lines if line and not line.startswith("#")]
+    return [_found(line, source, root) for line in path_lines(source, "--clips")]
 
 
 def _found(line: str, source: Path, root: Path) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,19 +87,7 @@ def evaluate(
     nor do the clips that chose its α; `excluded` (content hashes) leaves out more, so that several models face the same test set.
     """
     run = trained.run
-    roles = data.roles(run.id)
-    offered = run.candidates | trained.validation | excluded
-    copied = {path for path, _ in data.copies}  # the test clip they equal judges for them
-    clips = [
-        clip
-        for clip in roles.test
-        if (unlabelled or clip.label != "unknown") and clip.path not in copied and data.hashes[clip.path] not in offered
-    ]
-    if not clips:
-        kind = "" if unlabelled else "labelled "
-        waiting = sum(clip.label == "unknown" for clip in roles.test)
-        remedy = f", or label {waiting} that are there with --ground-truth" if waiting else ""
-        raise InputError(f"{run.machine} ID {run.id}: 0 {kind}test clips in {data.root}; add some to judge by{remedy}")
+    clips = _test_clips(trained, data, excluded, unlabelled)
     labels = Labels(
         anomalous=np.array([clip.label == "anomaly" for clip in clips]),
         known=np.array([clip.label != "unknown" for clip in clips]),
@@ -110,26 +98,18 @@ def evaluate(
     scores = {name: clip_scores(settings, outputs) for name, settings in modes.items()}
     medians = {name: _clip_medians(settings, outputs) for name, settings in modes.items()}
     if bundle is not None:
-        of_bundle = collect(bundle, data, clips, report)
-        scores["bundle"] = clip_scores(bundle.score, of_bundle)
+        scores["bundle"] = clip_scores(bundle.score, collect(bundle, data, clips, report))
         facts["bundle"] = _constants(bundle.score)
         if "deploy" in scores:
             facts["bundle"] |= agreement(scores["deploy"], scores["bundle"], labels)
     if baseline:
-        model = MahalanobisBaseline().fit([data.features(clip) for clip in roles.normals])
+        normals = data.roles(run.id).normals
+        model = MahalanobisBaseline().fit([data.features(clip) for clip in normals])
         scores["baseline"] = [model.score(data.features(clip)) for clip in clips]
-        facts["baseline"] = {"kind": "Mahalanobis distance on mean log-mel", "clips": len(roles.normals)}
+        facts["baseline"] = {"kind": "Mahalanobis distance on mean log-mel", "clips": len(normals)}
     for name in ("bundle", "baseline"):
         if name in scores and "deploy" in scores:
             facts[name] |= difference(scores["deploy"], scores[name], labels)
-    if run.facts.get("data_fingerprint") != data.fingerprint(roles):
-        notes.append("the training clips in the data folder are not those the model was trained on")
-    if data.cache.channel != run.channel:
-        heard, trained_on = (
-            "the only channel" if c is None else f"channel {c}" for c in (data.cache.channel, run.channel)
-        )
-        notes.append(f"the clips were heard on {heard}, the model was trained on {trained_on}")
-    frames = run.segments.frames
     # The first mode: deploy where there is one, so that the parts of a clip add up to its deploy score.
     parts = _parts(next(iter(modes.values())), outputs)
     return Evaluation(
@@ -137,25 +117,67 @@ def evaluate(
         id=run.id,
         normals=int(np.sum(labels.known & ~labels.anomalous)),
         anomalies=int(np.sum(labels.anomalous)),
-        tiled=sum(len(data.features(clip)) < frames for clip in clips),
+        tiled=sum(len(data.features(clip)) < run.segments.frames for clip in clips),
         known_anomalies=run.known_anomalies,
         figures={name: figures_of(values, labels, facts[name], medians.get(name)) for name, values in scores.items()},
-        clips=[
-            {
-                "file": clip.path.name,
-                "path": clip.path.relative_to(data.root).as_posix(),
-                "label": clip.label,
-                **({"domain": clip.domain} if clip.domain else {}),
-                **parts[i],
-                **{name: float(scores[name][i]) for name in scores},
-            }
-            for i, clip in enumerate(clips)
-        ],
+        clips=_rows(data, clips, parts, scores),
         trained=str(run.facts.get("started")),
-        notes=notes,
+        notes=[*notes, *_doubts(trained, data)],
         alpha_is_free=trained.method.fixed_alpha is None,
         sources=clips,
     )
+
+
+def _test_clips(trained: Trained, data: MachineData, excluded: frozenset[str], unlabelled: bool) -> list[Clip]:
+    """The clips that judge the model. Raises InputError where there are none."""
+    run = trained.run
+    test = data.roles(run.id).test
+    offered = run.candidates | trained.validation | excluded
+    copied = {path for path, _ in data.copies}  # the test clip they equal judges for them
+    clips = [
+        clip
+        for clip in test
+        if (unlabelled or clip.label != "unknown") and clip.path not in copied and data.hashes[clip.path] not in offered
+    ]
+    if not clips:
+        kind = "" if unlabelled else "labelled "
+        waiting = sum(clip.label == "unknown" for clip in test)
+        remedy = f", or label {waiting} that are there with --ground-truth" if waiting else ""
+        raise InputError(f"{run.machine} ID {run.id}: 0 {kind}test clips in {data.root}; add some to judge by{remedy}")
+    return clips
+
+
+def _doubts(trained: Trained, data: MachineData) -> list[str]:
+    """What a reader must know of the figures: other training clips, or another channel, than the model had."""
+    run, found = trained.run, []
+    if run.facts.get("data_fingerprint") != data.fingerprint(data.roles(run.id)):
+        found.append("the training clips in the data folder are not those the model was trained on")
+    if data.cache.channel != run.channel:
+        heard, trained_on = (
+            "the only channel" if c is None else f"channel {c}" for c in (data.cache.channel, run.channel)
+        )
+        found.append(f"the clips were heard on {heard}, the model was trained on {trained_on}")
+    return found
+
+
+def _rows(
+    data: MachineData,
+    clips: Sequence[Clip],
+    parts: Sequence[Mapping[str, float]],
+    scores: Mapping[str, Sequence[float]],
+) -> list[dict[str, Any]]:
+    """One for each clip: its name, place and label, the parts of its score, and its score in every way."""
+    return [
+        {
+            "file": clip.path.name,
+            "path": clip.path.relative_to(data.root).as_posix(),
+            "label": clip.label,
+            **({"domain": clip.domain} if clip.domain else {}),
+            **parts[i],
+            **{name: float(scores[name][i]) for name in scores},
+        }
+        for i, clip in enumerate(clips)
+    ]
 
 
 def decision_threshold(trained: Trained) -> GammaThreshold:
@@ -210,10 +232,8 @@ def _clip_medians(score: ScoreSettings, clips: Sequence[SegmentOutputs]) -> list
 
 def _parts(score: ScoreSettings, clips: Sequence[SegmentOutputs]) -> list[dict[str, float]]:
     """Mean q and d′ of every clip: enough for its score at any α."""
-    return [
-        {"q": float(np.mean(c.q)), "d_prime": float(np.mean(relative_distance(c.d, score.d_min, score.d_max)))}
-        for c in clips
-    ]
+    scored = ((c.q, relative_distance(c.d, score.d_min, score.d_max)) for c in clips)
+    return [{"q": float(np.mean(q)), "d_prime": float(np.mean(d_prime))} for q, d_prime in scored]
 
 
 def _paper_alpha(trained: Trained) -> tuple[float, str]:
@@ -222,9 +242,7 @@ def _paper_alpha(trained: Trained) -> tuple[float, str]:
     if trained.alpha is not None and trained.alpha.source == GIVEN:
         return trained.alpha.value, GIVEN
     listed = table_one_alpha(trained.method.name, trained.run.machine)
-    if listed is not None:
-        return listed, "Table I"
-    return 0.5, f"0.5: Table I has no {trained.run.machine}"
+    return (0.5, f"0.5: Table I has no {trained.run.machine}") if listed is None else (listed, "Table I")
 
 
 def _constants(score: ScoreSettings) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def read_evaluation(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: no evaluation here; make it with `edgeasd evaluate`") from None
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read ({error}); evaluate again or delete it") from None
-    wrong = _wrong(content)
+    wrong = wrong_in(content)
     if wrong:
         raise InputError(f"{path}: {wrong}; evaluate again or delete it")
     return dict(content)
@@ -61,7 +61,7 @@ def stored_evaluation(source: Path, update: str | None = None) -> StoredEvaluati
     return StoredEvaluation(path, content, run)
 
 
-def _wrong(content: Any) -> str | None:
+def wrong_in(content: Any) -> str | None:
     """What keeps `content` from being an evaluation, or None."""
     if not isinstance(content, dict):
         return f"holds {type(content).__name__}, expected an object"

@@ -12,17 +12,22 @@ from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any
 
+from lightning_fabric import Fabric
+
 from edgeasd.runtime.atomic import write_bytes, write_json
 from edgeasd.runtime.errors import EdgeasdError, InputError
+from edgeasd.toolkit.data.clips import REPAIR
 from edgeasd.toolkit.data.known import KnownAnomalies, choose_known
 from edgeasd.toolkit.data.machine import MachineData, load_machine
 from edgeasd.toolkit.evaluation.evaluate import evaluate
 from edgeasd.toolkit.evaluation.trained import load_trained
 from edgeasd.toolkit.progress import Report
+from edgeasd.toolkit.reproduction.claim import claimed
 from edgeasd.toolkit.reproduction.plan import FORMAT, ModelJob
 from edgeasd.toolkit.runs import Run, load_run
+from edgeasd.toolkit.training.fabric import open_fabric
 from edgeasd.toolkit.training.session import finetune_one, train_one
-from edgeasd.toolkit.training.trainer import Interrupted, open_fabric
+from edgeasd.toolkit.training.trainer import Interrupted
 
 ATTEMPTS = "attempts.json"
 
@@ -37,8 +42,20 @@ class Stopped(Exception):
 def run_job(job: ModelJob, accelerator: str, report: Report, should_stop: Callable[[], bool]) -> dict[str, Any]:
     """Do a job, from its newest checkpoint where an earlier attempt left one, and return its result.
 
-    Raises Stopped where `should_stop` says so, and what training and evaluation raise.
+    Where another process did it meanwhile, its result. Raises Stopped where `should_stop` says so, and what
+    `claimed`, training and evaluation raise.
     """
+
+    def waiting() -> None:
+        if should_stop():
+            raise Stopped(f"{job.name}: stopped")
+
+    with claimed(job.folder, waiting=waiting):
+        done = job.result()
+        return _do(job, accelerator, report, should_stop) if done is None else done
+
+
+def _do(job: ModelJob, accelerator: str, report: Report, should_stop: Callable[[], bool]) -> dict[str, Any]:
     attempt = _note_attempt(job)
     started = time.monotonic()
 
@@ -51,21 +68,8 @@ def run_job(job: ModelJob, accelerator: str, report: Report, should_stop: Callab
     data = _machine_data(job, watched)
     known = _known(job, data)
     _prepare(job, data, watched)
-    run = _finished_run(job, data)
-    trained_here = run is None
-    if run is None:
-        options: dict[str, Any] = {"resume": (job.folder / "run.json").is_file()}
-        options |= {"report": report, "should_stop": should_stop}
-        try:
-            if job.count:
-                assert known is not None
-                known = replace(known, used=known.candidates[: job.count])
-                base = load_run(job.base)
-                run = finetune_one(data, base, known, job.training_preset, job.seed, job.folder, fabric, **options)
-            else:
-                run = train_one(data, job.id, job.preset, job.seed, job.folder, fabric, **options)
-        except Interrupted as stopped:
-            raise Stopped(f"{job.name}: {stopped}") from None
+    finished = _finished_run(job, data)
+    run = _train(job, data, known, fabric, report, should_stop) if finished is None else finished
     training_seconds = time.monotonic() - started
     trained = load_trained(run)
     trained.network.to(fabric.device)
@@ -79,12 +83,34 @@ def run_job(job: ModelJob, accelerator: str, report: Report, should_stop: Callab
         "versions": run.facts.get("versions"),
         "device": str(fabric.device),
         "attempts": attempt,
-        "trained_here": trained_here,
+        "trained_here": finished is None,
         "seconds": {"training": round(training_seconds, 3), "all": round(time.monotonic() - started, 3)},
         "evaluation": judged.to_json(),
     }
     write_json(job.result_path, result)
     return result
+
+
+def _train(
+    job: ModelJob,
+    data: MachineData,
+    known: KnownAnomalies | None,
+    fabric: Fabric,
+    report: Report,
+    should_stop: Callable[[], bool],
+) -> Run:
+    """The run of the job, trained or updated to its end."""
+    options: dict[str, Any] = {"resume": (job.folder / "run.json").is_file()}
+    options |= {"report": report, "should_stop": should_stop}
+    try:
+        if not job.count:
+            return train_one(data, job.id, job.preset, job.seed, job.folder, fabric, **options)
+        assert known is not None
+        used = replace(known, used=known.candidates[: job.count])
+        base = load_run(job.base)
+        return finetune_one(data, base, used, job.training_preset, job.seed, job.folder, fabric, **options)
+    except Interrupted as stopped:
+        raise Stopped(f"{job.name}: {stopped}") from None
 
 
 def failure(job: ModelJob, error: Exception) -> tuple[str, bool]:
@@ -146,6 +172,7 @@ def _machine_data(job: ModelJob, report: Report) -> MachineData:
         id_attribute=source.id_attribute,
         channel=source.channel,
         ground_truth=source.ground_truth,
+        bad_remedy=REPAIR,
         stage=stage,
     )
     _last = (key, data)
@@ -156,8 +183,8 @@ def _known(job: ModelJob, data: MachineData) -> KnownAnomalies | None:
     """The anomalies set apart, by rank under the seed: the first n of them are those of the update with n."""
     if not job.most:
         return None
-    files = [clip.path for clip in data.roles(job.id).test if clip.label == "anomaly"]
-    chosen = choose_known(data, job.id, files, count=job.most, seed=job.seed)
+    offered = {clip.path: data.hashes[clip.path] for clip in data.roles(job.id).test if clip.label == "anomaly"}
+    chosen = choose_known(data, job.id, offered, count=job.most, seed=job.seed)
     return KnownAnomalies(used=[], candidates=chosen.used)
 
 

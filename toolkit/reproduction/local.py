@@ -26,7 +26,7 @@ def slots(accelerator: str, jobs: int | None) -> list[str]:
     """
     import torch
 
-    from edgeasd.toolkit.training.trainer import open_fabric
+    from edgeasd.toolkit.training.fabric import open_fabric
 
     open_fabric(accelerator)
     if accelerator not in ("auto", "cuda"):

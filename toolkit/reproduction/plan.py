@@ -18,6 +18,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from edgeasd.runtime.errors import InputError
+from edgeasd.toolkit.evaluation.stored import wrong_in
 from edgeasd.toolkit.presets import Preset
 
 FORMAT = 1
@@ -110,6 +111,8 @@ class ModelJob(BaseModel):
             stored = _read(self.result_path)
             if stored.get("format") != FORMAT or not isinstance(stored.get("settings"), dict):
                 raise InputError(f"{self.result_path}: not a result of this edgeasd; delete it to make it again")
+            if wrong := wrong_in(stored.get("evaluation")):
+                raise InputError(f"{self.result_path}: evaluation {wrong}; delete it to make it again")
             self._compare(stored["settings"], self.settings(), self.result_path)
             return stored
         if (self.folder / "run.json").is_file():
@@ -176,7 +179,7 @@ def _differences(before: dict[str, Any], now: dict[str, Any], within: str = "") 
 def _read(path: Path) -> dict[str, Any]:
     try:
         stored = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read ({error}); delete it to make it again") from None
     if not isinstance(stored, dict):
         raise InputError(f"{path}: not a result of this edgeasd; delete it to make it again")

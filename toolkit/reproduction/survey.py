@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgeasd.runtime.errors import InputError
-from edgeasd.toolkit.data.clips import Clip, content_hashes, plain_id
+from edgeasd.toolkit.data.clips import REPAIR, Clip, content_hashes, plain_id, refuse_bad
 from edgeasd.toolkit.data.ground_truth import label_clips, read_ground_truth
 from edgeasd.toolkit.data.machine import recorded_alike
 from edgeasd.toolkit.progress import Report, quiet
@@ -93,7 +93,8 @@ def check_most(found: Sequence[MachineFound], most: int, report: Report = quiet)
     wanted = [(one, id, one.anomalies(id)) for one in found for id in one.ids]
     total, done, short = sum(len(paths) for _, _, paths in wanted), 0, []
     for one, id, paths in wanted:
-        hashes, _ = content_hashes(paths, progress=lambda n, _, done=done: report(done + n, total))  # type: ignore[misc]
+        hashes, bad = content_hashes(paths, progress=lambda n, _, done=done: report(done + n, total), skip_bad=True)  # type: ignore[misc]
+        refuse_bad(bad, len(paths), REPAIR)
         done += len(paths)
         if len(set(hashes.values())) <= most:
             short.append(f"{one.machine} ID {id} has {len(set(hashes.values()))}")

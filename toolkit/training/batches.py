@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from queue import Empty, Full, Queue
 from types import TracebackType
 from typing import Generic, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from edgeasd.toolkit.losses import ANOMALY, NORMAL, OUTLIER
+from edgeasd.toolkit.training.pools import FeaturePool
+from edgeasd.toolkit.training.sampler import Batch
 
 T = TypeVar("T")
 
@@ -71,3 +79,22 @@ class Ahead(Generic[T]):
             except Full:
                 continue
         return False
+
+
+def assemble(
+    chosen: Batch, pools: Sequence[FeaturePool], frames: int, n_mels: int, pinned: bool
+) -> tuple[Tensor, Tensor]:
+    """Segments (N, 1, frames, n_mels) float32, channels last, and their kinds (N,) int64.
+
+    `pools` are those of normals, outliers and, where the batch has any, known anomalies. With `pinned` both
+    tensors lie in page-locked memory.
+    """
+    indices = (chosen.normals, chosen.outliers, chosen.anomalies)
+    rows = [(pool, int(index)) for pool, of_pool in zip(pools, indices, strict=False) for index in of_pool]
+    batch = np.empty((len(rows), frames, n_mels), dtype=np.float32)
+    for row, (pool, index) in enumerate(rows):
+        pool.crop(index, float(chosen.crops[row]), batch[row])
+    counts = torch.tensor([len(of_pool) for of_pool in indices])
+    kind = torch.repeat_interleave(torch.tensor([NORMAL, OUTLIER, ANOMALY]), counts)
+    segments = torch.from_numpy(batch)[:, None].contiguous(memory_format=torch.channels_last)
+    return (segments.pin_memory(), kind.pin_memory()) if pinned else (segments, kind)

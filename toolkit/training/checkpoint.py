@@ -25,6 +25,7 @@ from edgeasd.runtime.atomic import atomic_directory, write_json
 from edgeasd.runtime.errors import InputError
 
 FORMAT = 1
+_REMEDY = "delete that folder and go on from the checkpoint before it, or train anew with --overwrite"
 
 
 @dataclass
@@ -63,13 +64,13 @@ class Checkpoint:
             if entry:
                 state[index] = entry
         if not state:
-            raise InputError(f"{self.path}: has no Adam moments; resume from another or train again")
+            raise InputError(f"{self.path}: has no Adam moments; {_REMEDY}")
         optimiser.load_state_dict({"state": state, "param_groups": layout["param_groups"]})
 
     def restore_random_states(self) -> None:
         """Put torch's generators where they were. Raises InputError."""
         if "random/cpu" not in self.optimiser:
-            raise InputError(f"{self.path}: has no random state; resume from another or train again")
+            raise InputError(f"{self.path}: has no random state; {_REMEDY}")
         torch.set_rng_state(self.optimiser["random/cpu"])
         if "random/cuda" in self.optimiser and torch.cuda.is_available():
             torch.cuda.set_rng_state(self.optimiser["random/cuda"])
@@ -130,11 +131,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
         if not isinstance(state, dict) or state.get("format") != FORMAT:
             raise InputError(f"{path}/state.json: format {state.get('format')!r}, this edgeasd reads {FORMAT}")
         if not isinstance(state.get("iteration"), int):
-            raise InputError(f"{path}/state.json: iteration {state.get('iteration')!r}; resume from another")
+            raise InputError(f"{path}/state.json: iteration {state.get('iteration')!r}; {_REMEDY}")
         model = load_file(path / "model.safetensors")
         optimiser = load_file(path / "optimiser.safetensors")
     except (OSError, ValueError, AttributeError, SafetensorError) as error:
-        raise InputError(f"{path}: not a whole checkpoint ({error}); resume from another or train again") from None
+        raise InputError(f"{path}: not a whole checkpoint ({error}); {_REMEDY}") from None
     return Checkpoint(path, state, model, optimiser)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
@@ -15,25 +15,18 @@ import torch
 from lightning_fabric import Fabric
 
 import edgeasd
-from edgeasd.calibration.deploy import SegmentOutputs
-from edgeasd.runtime.clip import score_features
 from edgeasd.runtime.errors import CheckFailed, InputError
-from edgeasd.runtime.scorer import Scorer
-from edgeasd.runtime.segments import SegmentSettings, tile
+from edgeasd.runtime.segments import SegmentSettings
 from edgeasd.toolkit.data.clips import Clip
 from edgeasd.toolkit.data.known import KnownAnomalies
 from edgeasd.toolkit.data.machine import MachineData, Roles
-from edgeasd.toolkit.evaluation.torch_scorer import torch_scorer
 from edgeasd.toolkit.presets import Preset
 from edgeasd.toolkit.progress import Report
-from edgeasd.toolkit.runs import Outcome, Run, load_run
+from edgeasd.toolkit.runs import Run, load_run
 from edgeasd.toolkit.training.checkpoint import latest_checkpoint, list_checkpoints
+from edgeasd.toolkit.training.outcome import outcome_of
 from edgeasd.toolkit.training.pools import FeaturePool
 from edgeasd.toolkit.training.trainer import NotFinite, StepLog, Trainer
-
-_GOLDEN_SEGMENTS = 16
-"""Export holds ONNX against torch on all of them and puts the first few into the bundle."""
-_STAND_IN_CLIPS = 200
 
 
 def train_one(
@@ -62,7 +55,7 @@ def train_one(
     normals, outliers = _pool(data, roles.normals, preset), _pool(data, roles.outliers, preset)
     trainer = Trainer(preset, seed, normals, outliers, n_mels, fabric, compile_network=compile_network)
     _train(trainer, run, resume, report, should_stop)
-    run.save_outcome(_outcome(data, roles, run, trainer))
+    run.save_outcome(outcome_of(data, roles, run, trainer))
     return run
 
 
@@ -111,7 +104,7 @@ def finetune_one(
     )
     trainer.start_from(start)
     _train(trainer, run, resume, report, should_stop)
-    run.save_outcome(_outcome(data, roles, run, trainer, known.used))
+    run.save_outcome(outcome_of(data, roles, run, trainer, known.used))
     return run
 
 
@@ -177,8 +170,11 @@ def _facts(data: MachineData, id: str, roles: Roles, preset: Preset, seed: int) 
 def _claim(run: Run, *, resume: bool, overwrite: bool) -> None:
     """Make sure `run` may write its folder; raises InputError."""
     if not (run.folder / "run.json").is_file():
+        _clear(run.folder)
         return
     if overwrite:
+        # run.json goes first: should this be cut short, what is left is of a run that is no more.
+        (run.folder / "run.json").unlink()
         shutil.rmtree(run.folder)
         return
     known = list_checkpoints(run.checkpoints)
@@ -196,47 +192,20 @@ def _claim(run: Run, *, resume: bool, overwrite: bool) -> None:
             )
 
 
+def _clear(folder: Path) -> None:
+    """Delete what a run without a run.json left: its checkpoints would be taken for those of the next one."""
+    for name in ("checkpoints", "log", "updates"):
+        if (folder / name).is_dir():
+            shutil.rmtree(folder / name)
+    for name in ("outcome.npz", "evaluation.json", "alpha.json"):
+        (folder / name).unlink(missing_ok=True)
+
+
 def _difference(before: Any, now: Any) -> str:
     if isinstance(before, dict) and isinstance(now, dict):
         changed = [key for key in now if before.get(key) != now[key]]
         return ", ".join(f"{key} {before.get(key)!r}, now {now[key]!r}" for key in changed)
     return f"{before!r}, now {now!r}"
-
-
-def _outcome(data: MachineData, roles: Roles, run: Run, trainer: Trainer, anomalies: Sequence[Clip] = ()) -> Outcome:
-    """Score what was held out (or, if nothing was, training clips as a stand-in) and pick golden segments."""
-    assert trainer.centroids is not None
-    scorer = torch_scorer(trainer.network, trainer.centroids[0], run.features, run.amplitude, run.segments)
-    held_out = bool(roles.holdout_normals and roles.holdout_outliers)
-    normals = roles.holdout_normals if held_out else roles.normals[:_STAND_IN_CLIPS]
-    outliers = roles.holdout_outliers if held_out else roles.outliers[:_STAND_IN_CLIPS]
-    return Outcome(
-        normals=[_outputs(scorer, data, clip) for clip in normals],
-        outliers=[_outputs(scorer, data, clip) for clip in outliers],
-        anomalies=[_outputs(scorer, data, clip) for clip in anomalies],
-        held_out=held_out,
-        golden=_golden(data, normals, outliers, run.segments.frames),
-    )
-
-
-def _outputs(scorer: Scorer, data: MachineData, clip: Clip) -> SegmentOutputs:
-    scored = score_features(scorer, data.features(clip), tile_short=True).segments
-    return SegmentOutputs(scored.q, scored.d)
-
-
-def _golden(data: MachineData, normals: list[Clip], outliers: list[Clip], frames: int) -> np.ndarray:
-    """Middle segments of real clips, (G, frames, n_mels) float32: three normals, one outlier, and so on."""
-    chosen = []
-    for index in range(_GOLDEN_SEGMENTS // 4):
-        chosen += normals[3 * index : 3 * index + 3] + outliers[index : index + 1]
-    segments = []
-    for clip in chosen:
-        features = data.features(clip)
-        if len(features) < frames:
-            features = tile(features, frames)
-        start = (len(features) - frames) // 2
-        segments.append(features[start : start + frames])
-    return np.stack(segments)
 
 
 class _Log:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from edgeasd.runtime.errors import CheckFailed, DeviceError, InputError
 from edgeasd.toolkit.losses import (
-    ANOMALY,
-    NORMAL,
-    OUTLIER,
-    LossParts,
     Method,
     method_loss,
     method_named,
@@ -31,80 +26,14 @@ from edgeasd.toolkit.losses import (
 )
 from edgeasd.toolkit.models.backbones import Network, build_network
 from edgeasd.toolkit.presets import Preset
-from edgeasd.toolkit.training.batches import Ahead
+from edgeasd.toolkit.training.batches import Ahead, assemble
 from edgeasd.toolkit.training.centroids import estimate_norms, mean_embedding
 from edgeasd.toolkit.training.checkpoint import Checkpoint, optimiser_tensors, save_checkpoint
 from edgeasd.toolkit.training.pools import FeaturePool
 from edgeasd.toolkit.training.sampler import BatchSampler
-
-__all__ = ["Interrupted", "NotFinite", "StepLog", "Trainer", "open_fabric"]
-
-TRAINING_PRECISIONS = ("auto", "fp32", "bf16")
+from edgeasd.toolkit.training.steps import Interrupted, NotFinite, StepLog, step_log
 
 _KEEP = 2
-
-
-class Interrupted(Exception):
-    """Training was asked to stop and did, after writing a checkpoint."""
-
-    def __init__(self, iteration: int) -> None:
-        super().__init__(f"stopped at iteration {iteration}")
-        self.iteration = iteration
-
-
-class NotFinite(CheckFailed):
-    """The loss is no longer finite: the weights before `iteration` are to blame, those of an earlier one were good."""
-
-    def __init__(self, iteration: int, found: str) -> None:
-        self.iteration, self.found = iteration, f"iteration {iteration}: {found}"
-        super().__init__(f"{self.found}; the last checkpoint stands; {self.remedy}")
-
-    remedy = "train anew with --overwrite and a smaller learning rate (--set learning_rate=...) or another --seed"
-
-
-@dataclass(frozen=True)
-class StepLog:
-    """What is worth knowing of one iteration."""
-
-    iteration: int
-    loss: float
-    bce: float
-    metric: float
-    largest_inverse: float
-    gradient_norm: float
-    learning_rate: float
-    iterations_per_second: float
-    waiting: float
-    """Share of this run's time so far that was spent waiting for batches, 0 to 1."""
-
-
-def open_fabric(accelerator: str, precision: str = "auto") -> Fabric:
-    """Fabric on "cpu", "cuda" or "cuda:K", training in "fp32" or with "bf16" autocast.
-
-    An accelerator of "auto" is the first GPU there is, else the CPU. A precision of "auto" is bfloat16 on
-    a GPU that has it, float32 elsewhere: on CPUs it pays on some only. Raises DeviceError for what is not
-    there, InputError for an unknown precision.
-    """
-    if precision not in TRAINING_PRECISIONS:
-        raise InputError(f"--training-precision {precision}: unknown; use one of {', '.join(TRAINING_PRECISIONS)}")
-    kind, _, index = accelerator.partition(":")
-    if kind == "auto":
-        kind = "cuda" if torch.cuda.is_available() else "cpu"
-    if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
-        raise DeviceError(f"--accelerator {accelerator}: unknown; use auto, cpu, cuda or cuda:0")
-    if kind == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if int(index or 0) >= count:
-            raise DeviceError(f"--accelerator {accelerator}: torch sees {count} CUDA GPUs; use --accelerator cpu")
-        # float32 means float32 (TF32 has 10 bits of mantissa), and a seed means the same run.
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-        torch.backends.cudnn.deterministic = True
-        able = torch.cuda.is_bf16_supported()
-        if precision == "bf16" and not able:
-            raise DeviceError(f"--training-precision bf16: {accelerator} has no bfloat16; use fp32")
-        mixed = able and precision != "fp32"
-        return Fabric(accelerator="cuda", devices=[int(index or 0)], precision="bf16-mixed" if mixed else "32-true")
-    return Fabric(accelerator="cpu", devices=1, precision="bf16-mixed" if precision == "bf16" else "32-true")
 
 
 class Trainer:
@@ -148,13 +77,7 @@ class Trainer:
             embedding_size=preset.embedding_size,
         )
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._names = [name for name, _ in self.network.named_parameters() if not name.startswith("head.")]
-        self._names += [name for name, _ in self.network.named_parameters() if name.startswith("head.")]
-        named = dict(self.network.named_parameters())
-        encoder = [named[name] for name in self._names if not name.startswith("head.")]
-        head = [named[name] for name in self._names if name.startswith("head.")]
-        # capturable/foreach defaults differ between devices; the mathematics is Adam's either way
-        self.optimiser = torch.optim.Adam([{"params": encoder}, {"params": head}], lr=preset.learning_rate)
+        self._names, self.optimiser = _adam(self.network, preset)
         if compile_network:
             self.network.compile()
         self._model, self._fabric_optimiser = fabric.setup(self.network, self.optimiser)
@@ -260,13 +183,9 @@ class Trainer:
         frames = self.preset.segment_frames
         if self.preset.estimate_norms_first:
             estimate_norms(
-                self._encoder, self._normals, self._outliers, frames, self._n_mels, self.fabric.device, self.seed
+                self.network.encoder, self._normals, self._outliers, frames, self._n_mels, self.fabric.device, self.seed
             )
         self.centroids = self._compute_centroids()
-
-    @property
-    def _encoder(self) -> nn.Module:
-        return self.network.encoder
 
     def _compute_centroids(self) -> tuple[Tensor, Tensor]:
         outliers = np.arange(len(self._outliers))
@@ -276,11 +195,11 @@ class Trainer:
         frames, device = self.preset.segment_frames, self.fabric.device
         normals = np.arange(len(self._normals))
         with self.fabric.autocast():
-            c_p = mean_embedding(self._encoder, self._normals, normals, frames, self._n_mels, device)
-            c_n = mean_embedding(self._encoder, self._outliers, outliers, frames, self._n_mels, device)
+            c_p = mean_embedding(self.network.encoder, self._normals, normals, frames, self._n_mels, device)
+            c_n = mean_embedding(self.network.encoder, self._outliers, outliers, frames, self._n_mels, device)
             if self._anomalies is not None and self.preset.anomalies_in_centroid:
                 known = np.arange(len(self._anomalies))
-                c_a = mean_embedding(self._encoder, self._anomalies, known, frames, self._n_mels, device)
+                c_a = mean_embedding(self.network.encoder, self._anomalies, known, frames, self._n_mels, device)
                 share = len(known) / (len(known) + len(outliers))
                 c_n = torch.lerp(c_n, c_a, share)
         return c_p, c_n
@@ -302,7 +221,7 @@ class Trainer:
         )
         self.fabric.backward(parts.total)
         gradient_norm = nn.utils.get_total_norm([p.grad for p in self.network.parameters() if p.grad is not None])
-        log = _log(self.iteration + 1, parts, gradient_norm, preset.learning_rate * factor)
+        log = step_log(self.iteration + 1, parts, gradient_norm, preset.learning_rate * factor)
         if not math.isfinite(log.loss):
             raise NotFinite(
                 self.iteration,
@@ -314,24 +233,17 @@ class Trainer:
         return log
 
     def _batch(self, iteration: int) -> tuple[Tensor, Tensor]:
-        chosen = self.sampler.batch(iteration)
-        rows = [(self._normals, int(i)) for i in chosen.normals] + [(self._outliers, int(i)) for i in chosen.outliers]
-        if self._anomalies is not None:
-            rows += [(self._anomalies, int(i)) for i in chosen.anomalies]
-        batch = np.empty((len(rows), self.preset.segment_frames, self._n_mels), dtype=np.float32)
-        for row, (pool, index) in enumerate(rows):
-            pool.crop(index, float(chosen.crops[row]), batch[row])
-        counts = torch.tensor([len(chosen.normals), len(chosen.outliers), len(chosen.anomalies)])
-        kind = torch.repeat_interleave(torch.tensor([NORMAL, OUTLIER, ANOMALY]), counts)
-        segments = torch.from_numpy(batch)[:, None].contiguous(memory_format=torch.channels_last)
-        if self.fabric.device.type == "cuda":
-            # Only from pinned memory does the copy run beside the step before it.
-            return segments.pin_memory(), kind.pin_memory()
-        return segments, kind
+        pools = [self._normals, self._outliers, *([] if self._anomalies is None else [self._anomalies])]
+        # Only from pinned memory does the copy to a GPU run beside the step before it.
+        pinned = self.fabric.device.type == "cuda"
+        return assemble(self.sampler.batch(iteration), pools, self.preset.segment_frames, self._n_mels, pinned)
 
 
-def _log(iteration: int, parts: LossParts, gradient_norm: Tensor, rate: float) -> StepLog:
-    """The numbers of a step, brought from the device in one transfer."""
-    on_device = [parts.total.detach(), parts.bce, parts.metric, parts.largest_inverse, gradient_norm]
-    loss, bce, metric, largest_inverse, norm = torch.stack([value.double() for value in on_device]).tolist()
-    return StepLog(iteration, loss, bce, metric, largest_inverse, norm, rate, iterations_per_second=0.0, waiting=0.0)
+def _adam(network: nn.Module, preset: Preset) -> tuple[list[str], torch.optim.Adam]:
+    """Names of the parameters in the optimiser's order, and Adam with the encoder as group 0, the head as group 1."""
+    named = dict(network.named_parameters())
+    encoder = [name for name in named if not name.startswith("head.")]
+    head = [name for name in named if name.startswith("head.")]
+    groups = [{"params": [named[name] for name in names]} for names in (encoder, head)]
+    # capturable/foreach defaults differ between devices; the mathematics is Adam's either way
+    return [*encoder, *head], torch.optim.Adam(groups, lr=preset.learning_rate)
