@@ -20,6 +20,7 @@ from edgeasd.runtime.errors import CheckFailed, InputError
 from edgeasd.runtime.logmel import logmel
 from edgeasd.toolkit.data.clips import Clip
 from edgeasd.toolkit.data.machine import MachineData, load_machine
+from edgeasd.toolkit.evaluation.baseline import MahalanobisBaseline
 from edgeasd.toolkit.evaluation.evaluate import collect, evaluate
 from edgeasd.toolkit.evaluation.torch_scorer import UNFITTED, TorchHead
 from edgeasd.toolkit.evaluation.trained import Trained, load_trained
@@ -99,6 +100,18 @@ def test_the_figures_are_those_of_the_listed_clip_scores(trained: Trained, data:
     plain = json.loads(json.dumps(found.to_json(), allow_nan=False))
     assert plain["figures"]["deploy"]["pauc_0.1"] == found.figures["deploy"].pauc
     assert [clip["file"] for clip in plain["clips"]] == [c.path.name for c in data.roles("00").test]
+
+
+def test_a_baseline_that_cannot_be_fitted_is_a_remark_and_costs_nothing_else(
+    trained: Trained, data: MachineData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def one_clip(_self: object, _clips: object) -> None:
+        raise InputError("1 normal clips cannot give a covariance; train on 2 or more")
+
+    monkeypatch.setattr(MahalanobisBaseline, "fit", one_clip)
+    found = evaluate(trained, data, baseline=True)
+    assert set(found.figures) == {"deploy", "paper"}
+    assert found.notes == ["no baseline: 1 normal clips cannot give a covariance; train on 2 or more"]
 
 
 def test_each_mode_says_which_constants_it_used(trained: Trained, data: MachineData) -> None:

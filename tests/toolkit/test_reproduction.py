@@ -20,10 +20,12 @@ from edgeasd.toolkit.losses import METHODS
 from edgeasd.toolkit.reproduction.board import RETRIES, Board
 from edgeasd.toolkit.reproduction.choices import counts_of, presets_of, seeds_of
 from edgeasd.toolkit.reproduction.figure import figure_two
+from edgeasd.toolkit.reproduction.job import failure
 from edgeasd.toolkit.reproduction.paper import paper_rows
 from edgeasd.toolkit.reproduction.plan import DataSource, ModelJob, expand
 from edgeasd.toolkit.reproduction.summary import Cell, machine_average, summarise
 from edgeasd.toolkit.reproduction.table import as_json, as_markdown, as_text
+from edgeasd.toolkit.training.steps import NotFinite
 
 
 def jobs_of(tmp_path: Path, what: Any = "fig2", **changed: Any) -> list[ModelJob]:
@@ -170,6 +172,23 @@ def test_a_job_is_tried_three_times_at_the_most(tmp_path: Path) -> None:
         board.fail(job, "killed", again=True)
     assert board.take(wait=False) is None
     assert list(board.failed) == ["gear 00 bce seed 0"]
+
+
+def test_copies_across_training_and_test_are_named_once(tmp_path: Path) -> None:
+    said: list[str] = []
+    board = Board(jobs_of(tmp_path, "table2", ids=["00"], seeds=[0], counts=[0], most=0), said.append)
+    copies = "1 training clips are copies of test clips and are not trained on: train/a.wav = test/b.wav"
+    while (job := board.take(wait=False)) is not None:
+        board.finish(job, {**result(job, 0.9), "copies": copies})
+    assert len(board.done) > 1
+    assert [line for line in said if "copies" in line] == [f"gear: {copies}"]
+
+
+def test_a_loss_that_is_not_finite_has_a_remedy_that_reproduce_has(tmp_path: Path) -> None:
+    job = jobs_of(tmp_path, "table2", ids=["00"], seeds=[0], methods=["bce"], counts=[0], most=0)[0]
+    reason, again = failure(job, NotFinite(7, "the loss is nan"))
+    assert reason == "iteration 7: the loss is nan; take other --seeds, or another --preset"
+    assert not again
 
 
 # Figures

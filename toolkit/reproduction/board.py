@@ -32,6 +32,7 @@ class Board:
         self._waiting = {job.name: job for job, finished in found if not finished}
         self.failed: dict[str, str] = {}
         self._before = len(self.done)
+        self._said: set[str] = set()
 
     @property
     def waiting(self) -> int:
@@ -64,6 +65,10 @@ class Board:
             self._running.pop(job.name, None)
             self.done.add(job.name)
             self._say(f"{self._count()} {job.name}: {headline(result)}{self._left()}")
+            copies = result.get("copies")
+            if copies and copies not in self._said:
+                self._said.add(copies)
+                self._say(f"{job.machine}: {copies}")
             self._changed.notify_all()
 
     def fail(self, job: ModelJob, reason: str, *, again: bool) -> None:

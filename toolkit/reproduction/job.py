@@ -17,6 +17,7 @@ from lightning_fabric import Fabric
 from edgeasd.runtime.atomic import write_bytes, write_json
 from edgeasd.runtime.errors import EdgeasdError, InputError
 from edgeasd.toolkit.data.clips import REPAIR
+from edgeasd.toolkit.data.copies import describe_copies
 from edgeasd.toolkit.data.known import KnownAnomalies, choose_known
 from edgeasd.toolkit.data.machine import MachineData, load_machine
 from edgeasd.toolkit.evaluation.evaluate import evaluate
@@ -27,6 +28,7 @@ from edgeasd.toolkit.reproduction.plan import FORMAT, ModelJob
 from edgeasd.toolkit.runs import Run, load_run
 from edgeasd.toolkit.training.fabric import open_fabric
 from edgeasd.toolkit.training.session import finetune_one, train_one
+from edgeasd.toolkit.training.steps import NotFinite
 from edgeasd.toolkit.training.trainer import Interrupted
 
 ATTEMPTS = "attempts.json"
@@ -85,6 +87,7 @@ def _do(job: ModelJob, accelerator: str, report: Report, should_stop: Callable[[
         "attempts": attempt,
         "trained_here": finished is None,
         "seconds": {"training": round(training_seconds, 3), "all": round(time.monotonic() - started, 3)},
+        "copies": describe_copies(data.copies) if data.copies else None,
         "evaluation": judged.to_json(),
     }
     write_json(job.result_path, result)
@@ -115,6 +118,8 @@ def _train(
 
 def failure(job: ModelJob, error: Exception) -> tuple[str, bool]:
     """(one line on why the job failed, whether another attempt may help); keeps the traceback of a surprise."""
+    if isinstance(error, NotFinite):
+        return f"{error.found}; take other --seeds, or another --preset", False
     if isinstance(error, EdgeasdError):
         return str(error), False
     if isinstance(error, OSError):
