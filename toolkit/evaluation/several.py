@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from edgeasd.calibration.delong import PairedComparison, delong
 from edgeasd.runtime.errors import InputError
-from edgeasd.toolkit.evaluation.delong import PairedComparison, delong
 from edgeasd.toolkit.evaluation.domains import VARIANTS, harmonic_mean
 
 
