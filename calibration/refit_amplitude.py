@@ -71,7 +71,7 @@ def refit_amplitude(
     with open_folder(path) as bundle:
         bundle.verify_files()
         old = bundle.manifest
-        golden = _golden(bundle, amplitude)
+        golden = golden_under(bundle, amplitude)
     reason = f"the amplitude was fitted again: std {old.amplitude.std:.6g} became {amplitude.std:.6g}"
     with atomic_directory(path, replace=True) as folder:
         link_all(path, folder, (MANIFEST, _GOLDEN))
@@ -95,8 +95,13 @@ def refit_amplitude(
     return new
 
 
-def _golden(bundle: Bundle, amplitude: Amplitude) -> Golden:
-    """The golden segments under `amplitude`, with what fp32 and the head make of them."""
+def golden_under(bundle: Bundle, amplitude: Amplitude) -> Golden:
+    """The golden segments under `amplitude`, with what fp32 and the head make of them; as stored under the old one.
+
+    Raises InputError for a bundle without fp32, and what `Bundle.open_scorer` raises.
+    """
+    if amplitude == bundle.manifest.amplitude:
+        return bundle.golden()
     if "fp32" not in bundle.manifest.precisions:
         raise InputError(f"{bundle.path}: has no fp32 encoder to make golden segments with; export it with fp32")
     scorer, _ = bundle.open_scorer(precision="fp32", engine="onnxruntime")

@@ -98,7 +98,7 @@ def update_bundle(
     with open_folder(path) as bundle:
         bundle.verify_files()
         old = bundle.manifest
-        stored = _stored_record(bundle)
+        stored = stored_record(bundle)
     with atomic_directory(path, replace=True) as folder:
         link_all(path, folder, ())
         step("writing the bundle")
@@ -116,8 +116,8 @@ def update_bundle(
     return manifest
 
 
-def _stored_record(bundle: Bundle) -> dict[str, Any]:
-    """calibration.json as it is: what export wrote stays in it."""
+def stored_record(bundle: Bundle) -> dict[str, Any]:
+    """calibration.json as it is: what export wrote stays in it. Raises BundleError for one that is damaged."""
     if CALIBRATION not in bundle.manifest.files:
         return {}
     try:

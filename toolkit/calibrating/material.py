@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,13 +14,11 @@ from edgeasd.runtime.segments import SegmentSettings
 from edgeasd.toolkit.data.cache import FeatureCache
 from edgeasd.toolkit.data.clips import BadFile, content_hashes, refuse_bad
 from edgeasd.toolkit.data.tree import audio_files
+from edgeasd.toolkit.progress import Report
 
 _STILL = 1e-6
 """A log-mel that moves less than this in every band is of digital silence or of a dead input."""
 _NAMED = 5
-
-Report = Callable[[int, int], None]
-"""Called with (done, total)."""
 
 
 @dataclass(frozen=True)

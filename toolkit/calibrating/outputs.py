@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,8 @@ from edgeasd.runtime.atomic import write_bytes
 from edgeasd.runtime.logmel import Float32Array
 from edgeasd.runtime.scorer import Scorer
 from edgeasd.runtime.segments import clip_starts, live_starts
-from edgeasd.toolkit.calibrating.material import GivenClip, Material, Report
+from edgeasd.toolkit.calibrating.material import GivenClip, Material
+from edgeasd.toolkit.progress import Report
 
 _BATCH = 10
 _LIVE_PART = 500
@@ -53,9 +54,7 @@ class Fp32Outputs:
                 parts.append(self._kept(f"{clip.sha256}-live{number:05d}.npz", clip, part))
                 done += len(part)
                 report(done, total)
-            found.append(
-                SegmentOutputs(np.concatenate([p.q for p in parts]), np.concatenate([p.d for p in parts]))
-            )
+            found.append(SegmentOutputs(np.concatenate([p.q for p in parts]), np.concatenate([p.d for p in parts])))
         return found
 
     def _kept(self, name: str, clip: GivenClip, starts: Sequence[int]) -> SegmentOutputs:
@@ -89,7 +88,3 @@ def _read(path: Path, count: int) -> SegmentOutputs | None:
         # Damaged npz makes numpy, zipfile, zlib and tokenize raise; they share no base.
         return None
     return found if found.q.shape == found.d.shape == (count,) else None
-
-
-Progress = Callable[[str], Report]
-"""From the name of a piece of work to its report."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from edgeasd.calibration.drift_limits import DriftLimits
 from edgeasd.calibration.selection import SEGMENTS
 from edgeasd.runtime.bundle import MANIFEST, Bundle
 from edgeasd.runtime.errors import BundleError, InputError
@@ -17,6 +18,9 @@ from edgeasd.toolkit.runs import bundle_folder
 PRECISIONS = ("fp16", "int8", "int8-cpu")
 """What calibrate makes, in this order; fp32 is the reference and always there."""
 NO_PRECISION = "none"
+
+
+METHODS = ("minmax", "entropy", "percentile")
 
 
 @dataclass(frozen=True)
@@ -30,12 +34,27 @@ class Request:
     refit_distance: bool = False
     refit_amplitude: bool = False
     segments: int = SEGMENTS
-    budget: int = 16
+    methods: tuple[str, ...] = METHODS
+    """Ways to find ranges; the gate takes the one with the least drift."""
+    budget: int = 40
     limits: dict[str, float] = field(default_factory=dict)
     """Limits of the drift gate by name, where they are not the defaults."""
     channel: int | None = None
     force: bool = False
     skip_bad: bool = False
+
+    def check(self) -> None:
+        """Refuse wrong use before any work: InputError."""
+        self.wish.check(rescaled=self.refit_distance or self.refit_amplitude)
+        for kind in self.precisions:
+            self.limits_of(kind)
+        for name in self.methods:
+            if name not in METHODS:
+                raise InputError(f"--range-methods {name}: unknown; use some of {','.join(METHODS)}")
+
+    def limits_of(self, kind: str) -> DriftLimits:
+        """The gate's limits for a precision; InputError for one out of range."""
+        return replace(DriftLimits.defaults(kind), **self.limits)
 
 
 def parse_precisions(given: str) -> tuple[str, ...]:
@@ -102,6 +121,7 @@ class Reference:
     d_max: float
     alpha: float
     scores: tuple[float, ...]
+    threshold: float | None
 
 
 def normal_reference(bundle: Bundle) -> Reference | None:
@@ -113,6 +133,8 @@ def normal_reference(bundle: Bundle) -> Reference | None:
         raw = json.loads(bundle.file("calibration.json").read_bytes())
         score = raw["score"]
         scores = tuple(float(one) for one in raw["normal_clip_scores"])
-        return Reference(float(score["d_min"]), float(score["d_max"]), float(score["alpha"]), scores) if scores else None
+        threshold = None if raw.get("threshold") is None else float(raw["threshold"]["clip"])
+        scale = (float(score[name]) for name in ("d_min", "d_max", "alpha"))
+        return Reference(*scale, scores, threshold) if scores else None
     except (ValueError, TypeError, KeyError) as error:
         raise BundleError(f"{place}: holds no normal clip scores ({error!r}); export the bundle again") from None

@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from edgeasd.toolkit.calibrating.material import Report
-from edgeasd.toolkit.progress import progress
+from edgeasd.toolkit.progress import Report, progress
 
 
 @dataclass(frozen=True)
@@ -28,8 +27,12 @@ class Work:
         self.check()
         with progress(label) as report:
 
-            def told(done: int, total: int) -> None:
+            def told(done: int, total: int, text: str = "") -> None:
                 self.check()
-                report(done, total)
+                report(done, total, text)
 
             yield told
+
+    def beat(self, done: int, total: int, text: str = "") -> None:  # noqa: ARG002
+        """A report that says nothing and is a chance to stop."""
+        self.check()

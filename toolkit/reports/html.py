@@ -37,6 +37,7 @@ svg text { fill: var(--faint); font: 12px system-ui, sans-serif; } svg .axis { s
 svg .mark { stroke: var(--mark); stroke-dasharray: 5 4; stroke-width: 1.5; fill: none; }
 svg .line { fill: none; stroke-width: 2; stroke-linejoin: round; } svg .band { opacity: .18; } svg .bar { opacity: .55; }
 svg .chance { stroke: var(--faint); stroke-dasharray: 2 4; fill: none; }
+details { margin: 1rem 0; } summary { cursor: pointer; color: var(--accent); }
 @media print { body { max-width: none; } figure { break-inside: avoid; } }
 """
 
