@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +30,7 @@ def describe(features: Float32Array, starts: Sequence[int], frames: int, name: s
     if not np.isfinite(values).all():
         raise InputError(f"{name or 'a clip'}: its log-mel has a value that is not finite; remove the clip")
     edges = np.linspace(0, values.shape[1], min(BANDS, values.shape[1]) + 1).astype(int)
-    bands = np.stack([values[:, a:b].mean(axis=1) for a, b in zip(edges[:-1], edges[1:], strict=True)], axis=1)
+    bands = np.stack([values[:, a:b].mean(axis=1) for a, b in pairwise(edges)], axis=1)
     if bands.shape[1] < BANDS:
         bands = np.pad(bands, ((0, 0), (0, BANDS - bands.shape[1])), mode="edge")
     level = values.mean(axis=1)

@@ -9,7 +9,7 @@ that were drawn before, so that a rare loud or oddly coloured one, which sets a 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Protocol
 
 import numpy as np
@@ -78,7 +78,7 @@ def _evenly(
     levels = [float(one[:, 0].mean()) for one in described]
     order = sorted(range(len(candidates)), key=lambda i: (levels[candidates[i].clip], candidates[i]))
     edges = np.linspace(0, len(order), count + 1).astype(int)
-    return [order[int(draw.integers(a, b))] for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    return [order[int(draw.integers(a, b))] for a, b in pairwise(edges)]
 
 
 def _farthest(place: NDArray[np.float64], drawn: list[int], count: int) -> list[int]:

@@ -15,14 +15,18 @@ pytestmark = pytest.mark.core
 FLOORS = {"runtime": 1, "calibration": 2, "export": 3, "toolkit": 4}
 HEAVY = {"torch", "onnx", "onnxscript", "sklearn", "scipy", "matplotlib", "lightning_fabric", "tensorboard", "librosa"}
 GRAPH_MODULES = {
+    "candidate.py",
     "encoder_parts.py",
     "fold.py",
+    "gate.py",
+    "gate_result.py",
     "half.py",
     "layers.py",
     "ort_calibrators.py",
     "placement.py",
     "qdq.py",
     "ranges.py",
+    "sensitivity.py",
 }
 """Of calibration: those that read and write ONNX graphs, and may import onnx; never torch."""
 PICKLING = {"pickle", "cPickle", "dill", "shelve", "joblib"}
