@@ -134,7 +134,7 @@ def normal_reference(bundle: Bundle) -> Reference | None:
         score = raw["score"]
         scores = tuple(float(one) for one in raw["normal_clip_scores"])
         threshold = None if raw.get("threshold") is None else float(raw["threshold"]["clip"])
-        scale = (float(score[name]) for name in ("d_min", "d_max", "alpha"))
-        return Reference(*scale, scores, threshold) if scores else None
+        d_min, d_max, alpha = (float(score[name]) for name in ("d_min", "d_max", "alpha"))
+        return Reference(d_min, d_max, alpha, scores, threshold) if scores else None
     except (ValueError, TypeError, KeyError) as error:
         raise BundleError(f"{place}: holds no normal clip scores ({error!r}); export the bundle again") from None

@@ -21,7 +21,7 @@ def print_calibration(found: Calibration, report: Path) -> None:
     if request.refit_distance or request.refit_amplitude:
         print(f"  d_min {score.d_min:.4g} ({score.d_min_source}); d_max {score.d_max:.4g} ({score.d_max_source})")
     if request.refit_amplitude:
-        print(f"  amplitude: std {found.normals.amplitude.std:.4g} ({found.normals.amplitude.scope})")
+        print(f"  amplitude: std {found.normals.amplitude.std:.4g} ({len(found.normals.clips)} given clips)")
     _print_threshold(found)
     if not found.written:
         print("  nothing to change: the bundle is as it was")

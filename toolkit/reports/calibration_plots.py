@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from edgeasd.calibration.drift import Drift
-from edgeasd.calibration.layers import LARGEST_DB
 from edgeasd.toolkit.calibrating.variants import VariantResult
 from edgeasd.toolkit.reports.html import Html, colour_key, figure, grid, joined, table, tag
 from edgeasd.toolkit.reports.plots import Plot, shared_edges
 
+_HIGHEST_DB = 80.0
+"""Layers that a variant leaves as they are have 150; bars of that height would flatten all others."""
 _KINDS = (("normal", "normal"), ("anomaly", "known anomaly"))
 
 
@@ -19,8 +20,9 @@ def variant_section(one: VariantResult) -> Html:
     parts: list[object] = [tag("h2", one.name), tag("p", verdict)]
     if one.gate.drift is not None:
         drift = one.gate.drift
-        pictures = [_scatter(one.name, drift), _changes(one, drift), _scores(one.name, drift)]
-        parts.append(grid(*pictures, *([_noise(one)] if one.gate.noise else [])))
+        # Two rows of two: four in one grid stand three and one on a wide screen.
+        parts.append(grid(_scatter(one.name, drift), _changes(one, drift)))
+        parts.append(grid(_scores(one.name, drift), *([_noise(one)] if one.gate.noise else [])))
     parts += [_methods(one), _kept(one), _layers(one)]
     return joined(parts)
 
@@ -32,7 +34,7 @@ def _groups(drift: Drift) -> list[tuple[str, list[tuple[float, float]]]]:
 
 
 def _keys(drift: Drift) -> Html:
-    return joined(colour_key(colour, f"{word} ") for colour, word in _KINDS[: 2 if drift.anomalies else 1])
+    return joined(colour_key(colour, word) for colour, word in _KINDS[: 2 if drift.anomalies else 1])
 
 
 def _scatter(name: str, drift: Drift) -> Html:
@@ -53,7 +55,7 @@ def _scatter(name: str, drift: Drift) -> Html:
         plot.points([a for a, _ in pairs], [b for _, b in pairs], colour)
     if drift.threshold is not None:
         plot.vertical(drift.threshold, "threshold")
-    return figure(plot.svg(), joined([_keys(drift), "Dotted: no change."]))
+    return figure(plot.svg(), joined([_keys(drift), tag("br"), "Dotted: no change."]))
 
 
 def _changes(one: VariantResult, drift: Drift) -> Html:
@@ -95,11 +97,13 @@ def _scores(name: str, drift: Drift) -> Html:
         plot.bars(edges, count, colour)
     if drift.threshold is not None:
         plot.vertical(drift.threshold, "threshold")
-    return figure(plot.svg(), joined([colour_key("normal", "fp32"), colour_key("mark", name), "The same clips."]))
+    return figure(
+        plot.svg(), joined([colour_key("normal", "fp32"), colour_key("mark", name), tag("br"), "The same clips."])
+    )
 
 
 def _noise(one: VariantResult) -> Html:
-    levels = [max(0.0, value) for value in one.gate.noise.values()]
+    levels = [float(np.clip(value, 0.0, _HIGHEST_DB)) for value in one.gate.noise.values()]
     names = list(one.gate.noise)
     worst = int(np.argmin(list(one.gate.noise.values())))
     plot = Plot(
@@ -108,10 +112,14 @@ def _noise(one: VariantResult) -> Html:
         "layer, in the order in which they run",
         "signal to noise, dB",
         (0, len(levels)),
-        (0, 1.1 * max(min(max(levels), LARGEST_DB), 1.0)),
+        (0, 1.1 * max(*levels, 1.0)),
     )
     plot.bars(np.arange(len(levels) + 1), levels, "accent")
-    return figure(plot.svg(), f"Lowest: {names[worst]}, {one.gate.noise[names[worst]]:.1f} dB. Reported, not limited.")
+    return figure(
+        plot.svg(),
+        f"Lowest: {names[worst]}, {one.gate.noise[names[worst]]:.1f} dB. Bars end at "
+        f"{_HIGHEST_DB:.0f} dB. Reported, not limited.",
+    )
 
 
 def _methods(one: VariantResult) -> Html:
