@@ -24,8 +24,10 @@ from edgeasd.runtime.errors import BundleError, CheckFailed, DeviceError, InputE
 from edgeasd.toolkit.cli.calibrate import calibrate
 from edgeasd.toolkit.demo.machines import render
 
-RATE, SECONDS, CLIPS = 16_000, 8.6, 40
-METHODS = "minmax,percentile"
+RATE, SECONDS, CLIPS = 16_000, 10.0, 40
+METHODS = "minmax"
+LOOSE = 0.98
+"""Least rank correlation where a test is about something else: 24 clips of one machine differ by little."""
 HOSTILE = "<img src=x onerror=alert(1)>\u202e.flac"
 
 
@@ -74,13 +76,14 @@ def manifest_of(workspace: Path) -> dict[str, Any]:
 
 def run(home: Path, workspace: Path, **options: Any) -> None:
     """In this process; features come from one cache for all tests."""
-    given = {"clips": home / "clips", "machine": "valve", "cache": home / "cache", "range_methods": METHODS, **options}
-    calibrate(workspace=workspace, **given)
+    given = {"clips": home / "clips", "machine": "valve", "cache": home / "cache", "range_methods": METHODS}
+    calibrate(workspace=workspace, **{**given, "min_rank_correlation": LOOSE, **options})
 
 
 def words(home: Path, workspace: Path, *more: object) -> list[str]:
     fixed = ["calibrate", "--machine", "valve", "--clips", home / "clips", "--cache", home / "cache"]
     fixed += ["--anomalies", home / "faults", "--range-methods", METHODS, "--workspace", workspace]
+    fixed += ["--min-rank-correlation", LOOSE]
     return [sys.executable, "-m", "edgeasd", *map(str, [*fixed, *more])]
 
 
@@ -110,8 +113,8 @@ def test_every_variant_is_in_the_bundle_with_what_was_measured(calibrated: Path)
     for name in ("int8", "int8-cpu"):
         offer = manifest["precisions"][name]
         assert offer["file"] == f"encoder.{name}.onnx"
-        assert offer["drift"]["rank_correlation"] >= 0.99
-        assert offer["range_method"] in METHODS.split(",")
+        assert offer["drift"]["rank_correlation"] >= LOOSE
+        assert offer["range_method"] == METHODS
         assert offer["kept_layers"] == []
         assert "recalibrate" not in offer
     assert manifest["threshold"] == json.loads((Path(__file__).parents[1] / "data/valve-id_00/manifest.json").read_text())["threshold"]  # fmt: skip
@@ -140,7 +143,8 @@ def test_the_record_names_each_clip_once_with_its_role(calibrated: Path) -> None
     roles = [clip["roles"] for clip in clips]
     assert roles.count(["anomaly"]) == 3
     assert roles.count(["ranges"]) + roles.count(["drift"]) == CLIPS, "a copy counts once, and no clip has both roles"
-    assert roles.count(["drift"]) >= 20
+    assert roles.count(["drift"]) == 24
+    assert record["calibration"]["segments"] == 128
     assert len({clip["sha256"] for clip in clips}) == len(clips)
     for name, variant in record["calibration"]["variants"].items():
         assert len(variant["drift"]["pairs"]) == roles.count(["drift"]) + 3, name
@@ -157,7 +161,7 @@ def test_the_result_for_programs_says_what_it_took(calibrated: Path) -> None:
         assert cost["seconds"] > 0
         assert 5e7 < cost["peak_bytes"] < 4e9
     said = (calibrated / "said.txt").read_text("utf-8")
-    assert "1 files are copies" in said
+    assert "1 file is a copy of another clip" in said
 
 
 def test_two_runs_give_the_same_bytes(calibrated: Path, home: Path, workspace: Path) -> None:
@@ -353,7 +357,7 @@ def test_one_odd_clip_is_a_warning(home: Path, workspace: Path, tmp_path: Path, 
     clips = folder_of(tmp_path, home, CLIPS)
     write(clips / "pump.flac", render("pump", "00", seconds=SECONDS, seed=1))
     quick(home, workspace, clips=clips, false_positive_rate=0.1)
-    assert "warning: 1 of 41 clips score outside" in capsys.readouterr().err
+    assert "warning: 1 of 40 clips score outside" in capsys.readouterr().err
 
 
 def test_a_clip_under_two_labels(home: Path, workspace: Path, tmp_path: Path) -> None:

@@ -113,8 +113,8 @@ def prepare_material(
 
 
 def named(clips: Iterable[GivenClip]) -> str:
-    """The names of the first few clips, and how many more there are."""
-    names = [clip.name for clip in clips]
+    """The first few clips by name, and how many more there are."""
+    names = sorted(clip.name for clip in clips)
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return f"{', '.join(names[:_NAMED])}{more}"
 

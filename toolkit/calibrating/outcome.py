@@ -34,6 +34,8 @@ class Calibration:
     score: ScoreSettings
     threshold: FoundThreshold
     variants: list[VariantResult]
+    range_segments: int
+    """Segments that gave ranges: as many as were asked for, or all there are."""
     warnings: list[str] = field(default_factory=list)
 
     @property

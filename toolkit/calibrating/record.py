@@ -31,7 +31,7 @@ def calibration_record(found: Calibration, earlier: Mapping[str, Any]) -> dict[s
     return {
         KEY: {
             "clips": clip_roles(found),
-            "segments": found.request.segments if found.roles is not None else 0,
+            "segments": found.range_segments,
             "scale": scale,
             "scores": {"normal": found.normal_scores, "anomaly": found.anomaly_scores},
             "histogram": _histogram(found.normal_scores, found.anomaly_scores),
@@ -64,7 +64,7 @@ def provenance(found: Calibration) -> dict[str, Any]:
         "clips": len(found.normals.clips),
         "anomalies": len(found.anomalies.clips) if found.anomalies is not None else 0,
         "clips_fingerprint": hashlib.sha256(contents.encode()).hexdigest()[:16],
-        "segments": found.request.segments if found.roles is not None else 0,
+        "segments": found.range_segments,
         "versions": {
             "edgeasd": edgeasd.__version__,
             "onnx": onnx.__version__,

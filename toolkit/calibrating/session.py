@@ -96,7 +96,8 @@ def _calibrate(session: _Session, before: bytes) -> Calibration:
     if request.precisions:
         assign_roles(list(files.paths))
     if files.copies:
-        session.warnings.append(f"{files.copies} files are copies of other clips and are left out")
+        which = "file is a copy of another clip" if files.copies == 1 else "files are copies of other clips"
+        session.warnings.append(f"{files.copies} {which}; each recording counts once")
     amplitude = _amplitude(session, files)
     normals = _material(session, files, amplitude, "features of clips")
     anomalies = None if faults is None else _material(session, faults, amplitude, "features of anomalies")
@@ -117,9 +118,10 @@ def _calibrate(session: _Session, before: bytes) -> Calibration:
     scorer.score = score
     threshold = _threshold(session, score, normals, heard, outputs)
     variants: list[VariantResult] = []
+    range_segments = 0
     if roles is not None:
         maker = VariantMaker(session.bundle, scorer, threshold.threshold.clip, request, session.state, work)
-        variants = maker.make(normals, roles, heard, anomalies, fault_outputs)
+        variants, range_segments = maker.make(normals, roles, heard, anomalies, fault_outputs)
     scorer.close()
     found = Calibration(
         bundle=session.bundle.path,
@@ -134,6 +136,7 @@ def _calibrate(session: _Session, before: bytes) -> Calibration:
         score=score,
         threshold=threshold,
         variants=variants,
+        range_segments=range_segments,
         warnings=session.warnings,
     )
     return _write(session, found, before, amplitude)

@@ -103,8 +103,8 @@ class VariantMaker:
         heard: Sequence[SegmentOutputs],
         anomalies: Material | None,
         fault_outputs: Sequence[SegmentOutputs],
-    ) -> list[VariantResult]:
-        """All precisions of the request. `heard` and `fault_outputs` are what fp32 says of all clips, in their order.
+    ) -> tuple[list[VariantResult], int]:
+        """All precisions of the request, and how many segments gave ranges. `heard` and `fault_outputs` are what fp32 says of all clips, in their order.
 
         Ranges and drift are of different clips. Raises InputError or CheckFailed where ranges cannot be collected.
         """
@@ -125,15 +125,16 @@ class VariantMaker:
         collected = None
         if set(self.request.precisions) - {"fp16"}:
             collected = self._collect(encoder, ClipView([(normals, normals.clips[i]) for i in roles.ranges]))
-        return [self._one(kind, encoder, collected, measure, compared) for kind in self.request.precisions]
+        made = [self._one(kind, encoder, collected, measure, compared) for kind in self.request.precisions]
+        return made, 0 if collected is None else collected.segments
 
     def _segments(self, clips: ClipView, count: int) -> SegmentView:
         settings = self.scorer.segments
         return SegmentView(clips, choose_segments(clips, count, settings), settings.frames)
 
     def _collect(self, encoder: onnx.ModelProto, clips: ClipView) -> Collected:
-        self.work.step(f"ranges from {self.request.segments} segments of {len(clips)} clips")
         chosen = self._segments(clips, self.request.segments)
+        self.work.step(f"ranges from {len(chosen)} segments of {len(clips)} clips")
         with self.work.part("ranges") as report:
             found = collect(encoder, chosen, state=self.state / "ranges.npz", report=report)
         return _Remembered(found.segments, found.tensors, found.lowest, found.highest, found.histograms)
