@@ -91,7 +91,7 @@ def test_each_limit_has_its_reason() -> None:
     noise = np.random.default_rng(3).normal(0, 0.08, (140, 1))
     reasons = broken(exact, noise)
     assert len(reasons) == 5
-    for reason, start in zip(reasons, ("rank correlation 0.", "a normal clip's score", "", "AUC 0", "partial AUC")):
+    for reason, start in zip(reasons, ("rank correlation 0.", "a normal clip's score", "", "AUC 1", "partial AUC")):
         assert reason.startswith(start)
     assert "of 120 normal clips change sides of the threshold; allowed 2" in reasons[2]
     assert broken(exact, 0.0) == []

@@ -146,7 +146,7 @@ def test_limits_that_nothing_keeps_end_with_the_budget(plain: Setting) -> None:
     found = plain.gate("int8-cpu", DriftLimits(rank_correlation=1, largest_change=0), budget=2)
     assert not found.passed
     assert found.trials == 2
-    assert any(reason.startswith("rank correlation") for reason in found.reasons) or len(found.reasons) == 1
+    assert any(reason.startswith("a normal clip's score") for reason in found.reasons)
     assert plain.gate("int8-cpu", DriftLimits(largest_change=0), budget=5, seconds=0.0).trials == 0
 
 
@@ -204,7 +204,8 @@ def test_fp16_takes_the_same_measure_without_ranges(plain: Setting) -> None:
     assert found.passed, found.reasons
     assert found.method is None
     assert found.drift is not None
-    assert 0 < found.drift.rms < 1e-3
+    assert 0 < found.drift.relative < 0.1
+    assert found.by_method == {"fp16": found.drift}
     assert found.noise["z"] > 50
 
 
