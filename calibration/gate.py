@@ -95,7 +95,9 @@ def pass_gate(
         reasons = tuple(f"{name}: {why}" for name, why in refused.items())
         return GateResult(kind, limits, None, None, None, {}, refused, (), {}, {}, 0, reasons)
     chosen = min(by_method, key=lambda name: (by_method[name].used_up(limits) > 1.0, by_method[name].rms))
-    drift, kept, sensitivity, trials = by_method[chosen], [], {}, 0
+    drift, trials = by_method[chosen], 0
+    kept: list[KeptLayer] = []
+    sensitivity: dict[str, float] = {}
     if kind != "fp16" and budget > 0 and drift.beyond(limits):
         sensitivity = work.sensitivities(chosen)
         drift, kept, trials = work.put_back(chosen, drift, sensitivity, budget, seconds)

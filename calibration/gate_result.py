@@ -27,7 +27,7 @@ class KeptLayer:
         """One readable line."""
         return (
             f"{self.name}: alone in eight bits it leaves the embedding {self.decibels:.1f} dB above its noise; "
-            f"put back, the score change falls from {self.rms_before:.3g} to {self.rms_after:.3g} rms"
+            f"with it put back, scores change by {self.rms_after:.3g} rms, before by {self.rms_before:.3g}"
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -2,10 +2,10 @@
 
 With n normal clips of reference, the next one lies beyond their largest score with a probability of
 1 / (n + 1): far too often to accuse a clip. So the bound lies once more the distance from the median to the
-largest beyond that. Where scores fall off exponentially, the distance grows like ln n, and the next normal clip
-lies beyond the bound with a probability of about 1 / n²: 2 % with 7 clips of reference, one in 10,000 with 100.
-A single stranger may be chance or a bad recording. Half of all clips cannot be: even with 7 clips of reference,
-8 of 16 have a probability below 1e-9.
+largest beyond that. Where scores fall off exponentially, the next normal clip lies beyond the bound with a
+probability of 4 / ((n + 1) (n + 2)): 6 % with 7 clips of reference, one in 2,600 with 100. A single stranger may
+be chance or a bad recording. Half of all clips hardly can be: for that the reference itself must have come out too
+low, which happens to 7 clips 3 times in 1,000 and to 10 clips once in 7,000.
 """
 
 from __future__ import annotations
