@@ -12,7 +12,8 @@ import onnxruntime
 
 from edgeasd.calibration.deploy import SegmentOutputs
 from edgeasd.calibration.drift import Drift, measure_drift
-from edgeasd.calibration.ranges import BATCH, Report, unreported
+from edgeasd.calibration.ranges import BATCH
+from edgeasd.calibration.reporting import Report, unreported
 from edgeasd.calibration.selection import ClipFeatures
 from edgeasd.runtime.engines.onnxruntime import OnnxRuntimeEngine, optimisation_of
 from edgeasd.runtime.logmel import Float32Array

@@ -71,7 +71,7 @@ def pass_gate(
     the machine, and a result that it cut short is not the same every time. All else is.
 
     "fp16" takes neither ranges nor methods and is measured once. `segments` (N, frames, n_mels) are a few real
-    ones, 8 say, on which layers are compared. With `state`, a file, every measurement is kept, whole or not at all,
+    ones, 8 say, of different clips, on which layers are compared. With `state`, a file, every measurement is kept, whole or not at all,
     and a later call with the same encoder, ranges, segments and `evidence` (a hash of what `measure` rests on:
     DriftMeasure.evidence) goes on from there; the caller deletes it. `report` is called with (done, total,
     text). Raises InputError for an unknown kind or method, without ranges or segments, and for a negative budget.
@@ -141,7 +141,9 @@ class _Gate:
         if self.collected is None or self.kind == "fp16":
             return to_half(self.encoder)
         if method not in self._ranges:
-            self._ranges[method] = self.collected.ranges(method)
+            self._ranges[method] = self.collected.ranges(
+                method, report=lambda done, of: self.report(self.done, self.total, f"{method} ranges {done}/{of}")
+            )
         make = int8_graph if self.kind == "int8" else int8_cpu_graph
         return make(self.encoder, self._ranges[method], keep)
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeasd.calibration.descriptors import describe, standardised
+from edgeasd.calibration.reporting import Report, unreported
 from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.logmel import Float32Array
 from edgeasd.runtime.segments import SegmentSettings, live_starts
@@ -40,13 +41,15 @@ class Chosen:
     start: int
 
 
-def choose_segments(clips: ClipFeatures, count: int, segments: SegmentSettings, seed: int = 0) -> list[Chosen]:
+def choose_segments(
+    clips: ClipFeatures, count: int, segments: SegmentSettings, seed: int = 0, *, report: Report = unreported
+) -> list[Chosen]:
     """`count` distinct segments that cover level, spectrum and time of the clips, in order of clip and start.
 
     Candidates are the live segments, one every `segments.hop` frames; where there are no more than `count`,
     all are taken. The same clips in the same order, count and seed give the same segments. Every clip is opened
-    once; memory is that of one clip and a dozen numbers for each candidate. Raises InputError for a count
-    below 1, without clips, for a clip shorter than a segment, and for a value that is not finite.
+    once; memory is that of one clip and a dozen numbers for each candidate. `report` is called with (done,
+    total) clips. Raises InputError for a count below 1, without clips, for a clip shorter than a segment, and for a value that is not finite.
     """
     if count < 1:
         raise InputError(f"{count} calibration segments: choose 1 or more")
@@ -63,6 +66,7 @@ def choose_segments(clips: ClipFeatures, count: int, segments: SegmentSettings, 
             )
         described.append(describe(features, starts, segments.frames, f"clip {index}"))
         candidates += [Chosen(index, start) for start in starts]
+        report(index + 1, len(clips))
     if count >= len(candidates):
         return candidates
     place = standardised(np.concatenate(described))
@@ -113,7 +117,10 @@ class SegmentView:
         return len(self._chosen)
 
     def __getitem__(self, part: slice, /) -> Float32Array:
-        """Segments (n, frames, n_mels) float32; neighbours of one clip open it once."""
+        """Segments (n, frames, n_mels) float32; neighbours of one clip open it once.
+
+        A step is allowed: `view[:: max(1, len(view) // 8)]` is some eight of them from all over the clips.
+        """
         found = []
         for clip, members in groupby(self._chosen[part], key=lambda one: one.clip):
             features = self._clips[clip]

@@ -94,14 +94,17 @@ def test_another_seed_draws_others() -> None:
 
 def test_each_clip_is_opened_once_to_choose_and_once_to_read() -> None:
     opened = Opened(clips(10))
-    chosen = choose_segments(opened, 30, SMALL)
+    told: list[tuple[int, int]] = []
+    chosen = choose_segments(opened, 30, SMALL, report=lambda done, total: told.append((done, total)))
     assert opened.asked == list(range(10))
+    assert told == [(i, 10) for i in range(1, 11)]
     view = SegmentView(opened, chosen, 16)
     opened.asked.clear()
     assert view[0:30].shape == (30, 16, 24)
     assert opened.asked == sorted({one.clip for one in chosen})
     expected = np.stack([opened.found[one.clip][one.start : one.start + 16] for one in chosen])
     np.testing.assert_array_equal(np.concatenate([view[i : i + 7] for i in range(0, len(view), 7)]), expected)
+    np.testing.assert_array_equal(view[::10], expected[::10])
 
 
 @pytest.mark.parametrize(

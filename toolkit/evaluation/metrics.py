@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
+from edgeasd.calibration import ordering
 from edgeasd.calibration.labelled import checked_classes
 from edgeasd.runtime.errors import InputError
 
@@ -72,13 +73,9 @@ def partial_auc(normal_scores: ArrayLike, anomaly_scores: ArrayLike, max_fpr: fl
 
     Scores as in `auc`. Raises InputError as `auc` does, and for `max_fpr` outside (0, 1].
     """
-    from sklearn.metrics import roc_auc_score
-
     if not 0 < max_fpr <= 1:
         raise InputError(f"max_fpr={max_fpr} is not a false-positive rate; give a number above 0, at most 1")
-    normals, anomalies = checked_classes(normal_scores, anomaly_scores)
-    labels = np.repeat([0, 1], [normals.size, anomalies.size])
-    return float(roc_auc_score(labels, np.concatenate([normals, anomalies]), max_fpr=max_fpr))
+    return ordering.partial_auc(*checked_classes(normal_scores, anomaly_scores), max_fpr)
 
 
 def hanley_mcneil(auc: float, n_positive: int, n_negative: int, level: float = 0.95) -> Interval:
