@@ -288,6 +288,18 @@ def test_a_refit_of_the_amplitude_makes_int8_stale_unless_it_is_made_anew(
     assert edgeasd("verify", bundle_of(tmp_path)).returncode == 0
 
 
+def test_a_bundle_without_a_threshold_gets_the_largest_score(home: Path, workspace: Path, capsys: Any) -> None:
+    path = bundle_of(workspace) / "manifest.json"
+    bare = manifest_of(workspace) | {"threshold": None, "status": "uncalibrated"}
+    path.write_text(json.dumps(bare), "utf-8")
+    with pytest.raises(InputError, match="--keep-threshold: the bundle has none"):
+        quick(home, workspace, keep_threshold=True)
+    manifest = quick(home, workspace)
+    assert manifest["status"] == "calibrated"
+    assert manifest["threshold"]["found_by"] == "largest clip score of the given clips"
+    assert f"0 of the {CLIPS} given normal clips lie above it" in capsys.readouterr().out
+
+
 def test_nothing_asked_for_is_nothing_changed(home: Path, workspace: Path, capsys: Any) -> None:
     before = contents(bundle_of(workspace))
     quick(home, workspace)

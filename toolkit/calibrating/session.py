@@ -32,7 +32,7 @@ from edgeasd.toolkit.calibrating.outcome import Calibration
 from edgeasd.toolkit.calibrating.outputs import Fp32Outputs
 from edgeasd.toolkit.calibrating.record import calibration_record, provenance
 from edgeasd.toolkit.calibrating.request import Request, normal_reference, state_folder
-from edgeasd.toolkit.calibrating.thresholds import FoundThreshold, find_threshold
+from edgeasd.toolkit.calibrating.thresholds import KEPT, FoundThreshold, find_threshold
 from edgeasd.toolkit.calibrating.variants import VariantMaker, VariantResult
 from edgeasd.toolkit.calibrating.work import Work
 from edgeasd.toolkit.data.cache import FeatureCache
@@ -225,8 +225,10 @@ def _refuse_strangers(session: _Session, normals: Material, heard: Sequence[Segm
     if not odd:
         return
     low, high = normal_bounds(reference.scores, reference.threshold)
+    # A bundle without a first threshold had nothing held out to take one from.
+    of = "normals" if reference.threshold is not None else "training clips"
     told = (
-        f"{len(odd)} of {len(scores)} clips score outside {low:.3g} to {high:.3g}, where normals of this machine lie: "
+        f"{len(odd)} of {len(scores)} clips score outside {low:.3g} to {high:.3g}, where {of} of this machine lie: "
         f"{named(normals.clips[i] for i in odd)} ({min(scores[i] for i in odd):.3g} to {max(scores[i] for i in odd):.3g})"
     )
     if evidently_another_machine(scores, reference.scores, reference.threshold) and not session.request.force:
@@ -256,6 +258,11 @@ def _threshold(
     rescaled = request.refit_distance or request.refit_amplitude
     old = None if rescaled else session.manifest.threshold
     found = find_threshold(request.wish, old, score, normals, heard, live, session.manifest.segments)
-    if found.threshold.warning:
-        session.warnings.append(f"threshold: {found.threshold.warning}")
+    if found.way == KEPT and found.threshold.warning:
+        session.warnings.append(
+            f"the threshold is kept and rests on {found.threshold.clips} clips; --false-positive-rate or "
+            f"--alarms-per-day take a new one from those given"
+        )
+    elif found.threshold.warning:
+        session.warnings.append(found.threshold.warning)
     return found
