@@ -437,7 +437,7 @@ def test_the_report_holds_what_it_shows(report: Path) -> None:
     assert all(address.startswith("data:") for address in addresses)
     assert not any(key.startswith("on") for _, a in page.found for key in a)
     assert sum(name == "script" for name, _ in page.found) == 0
-    assert sum(name == "svg" for name, _ in page.found) == 1 + 3 * 4
+    assert sum(name == "svg" for name, _ in page.found) == 2 + 3 * 4
     for said in ("rank correlation", "Signal-to-noise", "Threshold", "layers in higher precision", "int8-cpu"):
         assert said in page.said
     assert "<img src=x onerror=alert(1)>" in page.said, "the odd file name is text"
@@ -461,5 +461,5 @@ def test_a_browser_opens_it_without_a_complaint(report: Path, tmp_path: Path) ->
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("<svg") == 13
+    assert done.stdout.count("<svg") == 14
     assert "CONSOLE" not in done.stderr

@@ -138,7 +138,11 @@ def _threshold(found: Calibration) -> Html:
     if one.way != KEPT and threshold.sources:
         rows.append(["recordings", f"{len(threshold.sources)}, listed below"])
     facts = table(f"An alarm takes {threshold.consecutive} clip scores in a row above it", ["", ""], rows)
-    return joined([tag("h2", "Threshold"), grid(facts, _scores(found))])
+    normal, anomaly = found.normal_scores, found.anomaly_scores
+    pictures = [_scores(normal, [], threshold.clip)]
+    if anomaly:
+        pictures.append(_scores(normal, anomaly, threshold.clip))
+    return joined([tag("h2", "Threshold"), facts, grid(*pictures)])
 
 
 def _span(interval: tuple[float | None, float | None]) -> str:
@@ -146,8 +150,8 @@ def _span(interval: tuple[float | None, float | None]) -> str:
     return f"[{low}, {high}]"
 
 
-def _scores(found: Calibration) -> Html:
-    normal, anomaly, at = found.normal_scores, found.anomaly_scores, found.threshold.threshold.clip
+def _scores(normal: list[float], anomaly: list[float], at: float) -> Html:
+    """Beside known anomalies, the scores of normal clips are a few bars: so they are shown alone first."""
     edges = shared_edges(normal, anomaly, [at])
     counts = [np.histogram(group, edges)[0] for group in (normal, anomaly)]
     plot = Plot(

@@ -65,18 +65,20 @@ def _changes(one: VariantResult, drift: Drift) -> Html:
     limit = 100 * one.gate.limits.largest_change
     most = max([abs(value) for value in percent], default=0.0)
     reach = 1.15 * most or 1.0
+    room = 0.03 * (max(exact) - min(exact))
+    span = (min(exact) - room, max(exact) + room)
     plot = Plot(
         f"Change of normal scores, {one.name}",
         f"Changes of {len(pairs)} normal clips reach {most:.2g} % of the room to the threshold; {limit:g} % are allowed.",
         "clip score, fp32",
         "change, % of room",
-        (min(exact), max(exact)),
+        span,
         (-reach, reach),
     )
-    plot.chance([min(exact), max(exact)], [0, 0])
+    plot.chance(span, [0, 0])
     for level in (-limit, limit):
         if abs(level) <= reach:
-            plot.chance([min(exact), max(exact)], [level, level])
+            plot.chance(span, [level, level])
     plot.points(exact, percent, "normal")
     return figure(plot.svg(), f"Normal clips only. Allowed: {limit:g} % of the room.")
 
