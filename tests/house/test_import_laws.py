@@ -84,7 +84,7 @@ def test_calibration_imports_onnx_in_its_graph_modules_only(repository: Path) ->
     assert {file for file, _ in found} <= GRAPH_MODULES
 
 
-@pytest.mark.parametrize("module", ["deploy", "distance", "threshold"])
+@pytest.mark.parametrize("module", ["deploy", "distance", "drift", "selection", "stranger", "threshold"])
 def test_fitting_constants_needs_the_core_only(module: str) -> None:
     code = f"import sys, edgeasd.calibration.{module}\nprint(sorted({HEAVY!r} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
