@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from edgeasd.calibration.drift_limits import DriftLimits
 from edgeasd.calibration.selection import SEGMENTS
 from edgeasd.runtime.bundle import MANIFEST, Bundle
-from edgeasd.runtime.errors import BundleError, InputError
+from edgeasd.runtime.errors import InputError
 from edgeasd.toolkit.calibrating.thresholds import ThresholdWish
 from edgeasd.toolkit.data.clips import plain_id
 from edgeasd.toolkit.runs import bundle_folder
@@ -111,30 +110,3 @@ def _in_workspace(workspace: Path, machine: str, id: str | None) -> Path:
 def state_folder(workspace: Path, manifest: bytes) -> Path:
     """Where an interrupted calibration of the bundle with this manifest is kept."""
     return workspace / "cache" / "calibrate" / hashlib.sha256(manifest).hexdigest()[:16]
-
-
-@dataclass(frozen=True)
-class Reference:
-    """Clip scores of held-out normals that export wrote into calibration.json, and their scale."""
-
-    d_min: float
-    d_max: float
-    alpha: float
-    scores: tuple[float, ...]
-    threshold: float | None
-
-
-def normal_reference(bundle: Bundle) -> Reference | None:
-    """The bundle's own normal clip scores; None where it has none, as with a model without hold-out."""
-    place = f"{bundle.path.name}/calibration.json"
-    if "calibration.json" not in bundle.manifest.files:
-        return None
-    try:
-        raw = json.loads(bundle.file("calibration.json").read_bytes())
-        score = raw["score"]
-        scores = tuple(float(one) for one in raw["normal_clip_scores"])
-        threshold = None if raw.get("threshold") is None else float(raw["threshold"]["clip"])
-        d_min, d_max, alpha = (float(score[name]) for name in ("d_min", "d_max", "alpha"))
-        return Reference(d_min, d_max, alpha, scores, threshold) if scores else None
-    except (ValueError, TypeError, KeyError) as error:
-        raise BundleError(f"{place}: holds no normal clip scores ({error!r}); export the bundle again") from None

@@ -12,7 +12,6 @@ from edgeasd.calibration.clip_roles import assign_roles
 from edgeasd.calibration.deploy import SegmentOutputs, clip_scores
 from edgeasd.calibration.refit import refit_constants
 from edgeasd.calibration.refit_amplitude import with_amplitude
-from edgeasd.calibration.stranger import evidently_another_machine, normal_bounds, strangers
 from edgeasd.export.bundle_update import BundleChanges, stored_record, update_bundle
 from edgeasd.runtime.bundle import MANIFEST, Bundle
 from edgeasd.runtime.errors import InputError
@@ -24,14 +23,14 @@ from edgeasd.toolkit.calibrating.material import (
     FoundFiles,
     Material,
     distinct,
-    named,
     normal_files,
     prepare_material,
 )
 from edgeasd.toolkit.calibrating.outcome import Calibration
 from edgeasd.toolkit.calibrating.outputs import Fp32Outputs
 from edgeasd.toolkit.calibrating.record import calibration_record, provenance
-from edgeasd.toolkit.calibrating.request import Request, normal_reference, state_folder
+from edgeasd.toolkit.calibrating.request import Request, state_folder
+from edgeasd.toolkit.calibrating.same_machine import compare_with_machine
 from edgeasd.toolkit.calibrating.thresholds import KEPT, FoundThreshold, find_threshold
 from edgeasd.toolkit.calibrating.variants import VariantMaker, VariantResult
 from edgeasd.toolkit.calibrating.work import Work
@@ -112,7 +111,7 @@ def _calibrate(session: _Session, before: bytes) -> Calibration:
     if anomalies is not None:
         with work.part("fp32 scores of anomalies") as report:
             fault_outputs = Fp32Outputs(scorer, encoder, anomalies, session.state).by_clip(anomalies.clips, report)
-    _refuse_strangers(session, normals, heard)
+    session.warnings += compare_with_machine(session.bundle, request, normals, heard)
 
     score = _score(session, heard, fault_outputs)
     scorer.score = score
@@ -207,36 +206,6 @@ def _fp32_scorer(session: _Session, amplitude: Amplitude) -> Scorer:
         )
     scorer, _ = session.bundle.open_scorer(precision="fp32", engine="onnxruntime")
     return with_amplitude(scorer, amplitude)
-
-
-def _refuse_strangers(session: _Session, normals: Material, heard: Sequence[SegmentOutputs]) -> None:
-    """On the scale of the export: a re-fit of the bundle moved its scores and not those of the reference."""
-    reference = normal_reference(session.bundle)
-    if reference is None:
-        session.warnings.append(
-            "the bundle has no held-out scores to compare the clips with; nothing says that they are of this machine"
-        )
-        return
-    scale = session.manifest.score.model_copy(
-        update={"d_min": reference.d_min, "d_max": reference.d_max, "alpha": reference.alpha}
-    )
-    scores = clip_scores(scale, heard)
-    odd = strangers(scores, reference.scores, reference.threshold)
-    if not odd:
-        return
-    low, high = normal_bounds(reference.scores, reference.threshold)
-    # A bundle without a first threshold had nothing held out to take one from.
-    of = "normals" if reference.threshold is not None else "training clips"
-    told = (
-        f"{len(odd)} of {len(scores)} clips score outside {low:.3g} to {high:.3g}, where {of} of this machine lie: "
-        f"{named(normals.clips[i] for i in odd)} ({min(scores[i] for i in odd):.3g} to {max(scores[i] for i in odd):.3g})"
-    )
-    if evidently_another_machine(scores, reference.scores, reference.threshold) and not session.request.force:
-        raise InputError(
-            f"--clips {session.request.clips}: evidently of another machine, or recorded in another way: {told}; "
-            "give normal clips of this one, or pass --force"
-        )
-    session.warnings.append(told)
 
 
 def _score(session: _Session, heard: Sequence[SegmentOutputs], faults: Sequence[SegmentOutputs]) -> ScoreSettings:
