@@ -9,7 +9,7 @@ import onnx
 from onnx import helper
 
 from edgeasd.calibration.encoder_parts import convolutions
-from edgeasd.calibration.ranges import Report, unreported
+from edgeasd.calibration.reporting import Report, unreported
 from edgeasd.runtime.engines.onnxruntime import make_session
 from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.logmel import Float32Array

@@ -35,6 +35,7 @@ from edgeasd.calibration.ort_calibrators import (
 )
 from edgeasd.calibration.placement import calibrated_tensors
 from edgeasd.calibration.range_state import RangeState
+from edgeasd.calibration.reporting import Report, unreported
 from edgeasd.runtime.errors import CheckFailed, InputError
 from edgeasd.runtime.logmel import Float32Array
 
@@ -43,14 +44,6 @@ PERCENTILE = 99.999
 BATCH = 4
 """Segments that run at once: with ResNet38 their activations take about 0.2 GB."""
 _BATCHES_PER_SAVE = 8
-
-
-Report = Callable[[int, int], None]
-"""Called with (done, total)."""
-
-
-def unreported(done: int, total: int) -> None:
-    """A report that says nothing."""
 
 
 class Segments(Protocol):

@@ -57,12 +57,13 @@ def refit_constants(
     return ScoreSettings.model_validate(score.model_dump() | changes)
 
 
-def refit_score(path: Path, score: ScoreSettings, threshold: Threshold | None) -> Manifest:
+def refit_score(path: Path, score: ScoreSettings, threshold: Threshold | None, *, dated: bool = True) -> Manifest:
     """Put `score` and the `threshold` found on its scale into the manifest of the bundle folder `path`.
 
     All files are verified first, and the golden segments must come out of fp32 with the new constants;
     then manifest.json is written, atomically, with an entry in `provenance.refits` that keeps what it
-    replaced. Without a threshold the bundle becomes `uncalibrated`. Returns the new manifest.
+    replaced and, where `dated`, the time. Without a threshold the bundle becomes `uncalibrated`. Returns the
+    new manifest.
 
     Raises InputError for a zip, BundleError for a damaged bundle, CheckFailed where the golden segments
     are not reproduced; the old manifest then stands.
@@ -79,6 +80,7 @@ def refit_score(path: Path, score: ScoreSettings, threshold: Threshold | None) -
                 "precisions": {name: rescaled(offer, old.score, score) for name, offer in old.precisions.items()},
             },
             "d_min, d_max and threshold" if score != old.score else "threshold",
+            dated=dated,
         )
         check_reference(bundle, new)
     write_bytes(path / MANIFEST, dump_manifest(new))
@@ -92,13 +94,16 @@ def open_folder(path: Path) -> Bundle:
     return Bundle(path)
 
 
-def changed(old: Manifest, changes: dict[str, Any], what: str) -> Manifest:
-    """`old` with new fields, unknown ones kept, and a note of what was replaced; validated as a whole."""
-    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+def changed(old: Manifest, changes: dict[str, Any], what: str, *, dated: bool = True) -> Manifest:
+    """`old` with new fields, unknown ones kept, and a note of what was replaced; validated as a whole.
+
+    A note without a date is the same whenever it is made.
+    """
+    when = {"at": datetime.now(timezone.utc).isoformat(timespec="seconds")} if dated else {}
     before = {name: getattr(old, name) for name in ("score", "threshold", "amplitude")}
     note = {
         "changed": what,
-        "at": now,
+        **when,
         "replaced": {
             name: value.model_dump(mode="json", exclude={"sources"}) if value is not None else None
             for name, value in before.items()

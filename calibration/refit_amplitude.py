@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -53,13 +54,16 @@ def with_amplitude(scorer: Scorer, amplitude: Amplitude) -> Scorer:
     return Scorer(scorer.engine, scorer.head, scorer.features, amplitude, scorer.segments, scorer.score)
 
 
-def refit_amplitude(path: Path, amplitude: Amplitude, score: ScoreSettings, threshold: Threshold | None) -> Manifest:
+def refit_amplitude(
+    path: Path, amplitude: Amplitude, score: ScoreSettings, threshold: Threshold | None, *, dated: bool = True
+) -> Manifest:
     """Put `amplitude` into the bundle folder `path`, with the `score` and `threshold` found under it.
 
     Writes golden.npz and manifest.json; the graphs and all other files stay, engines built on the device
     included. Every precision called int8 or int8-… is marked `recalibrate`. The new bundle is made beside
     the old one (files that stay are linked, not copied), verified, and takes its name only then. Measured
-    drift and the figures of `metrics` belong to the old amplitude, and `provenance.refits` says so.
+    drift and the figures of `metrics` belong to the old amplitude, and `provenance.refits` says so, with the
+    time where `dated`.
 
     Raises InputError for a zip, BundleError for a damaged bundle, CheckFailed where fp32 does not
     reproduce the golden segments; the old bundle then stands.
@@ -67,10 +71,10 @@ def refit_amplitude(path: Path, amplitude: Amplitude, score: ScoreSettings, thre
     with open_folder(path) as bundle:
         bundle.verify_files()
         old = bundle.manifest
-        golden = _golden(bundle, amplitude)
+        golden = golden_under(bundle, amplitude)
     reason = f"the amplitude was fitted again: std {old.amplitude.std:.6g} became {amplitude.std:.6g}"
     with atomic_directory(path, replace=True) as folder:
-        _link_all(path, folder)
+        link_all(path, folder, (MANIFEST, _GOLDEN))
         write_bytes(folder / _GOLDEN, golden.to_bytes())
         entry = FileEntry(sha256=hash_file(folder / _GOLDEN), size=(folder / _GOLDEN).stat().st_size)
         offers = {name: rescaled(offer, old.score, score) for name, offer in old.precisions.items()}
@@ -83,7 +87,7 @@ def refit_amplitude(path: Path, amplitude: Amplitude, score: ScoreSettings, thre
             "files": {**old.files, _GOLDEN: entry},
         }
         what = "amplitude, d_min, d_max, threshold and golden segments; metrics and drift are of the earlier amplitude"
-        new = changed(old, changes, what)
+        new = changed(old, changes, what, dated=dated)
         write_bytes(folder / MANIFEST, dump_manifest(new))
         with Bundle(folder) as made:
             made.verify_files()
@@ -91,8 +95,13 @@ def refit_amplitude(path: Path, amplitude: Amplitude, score: ScoreSettings, thre
     return new
 
 
-def _golden(bundle: Bundle, amplitude: Amplitude) -> Golden:
-    """The golden segments under `amplitude`, with what fp32 and the head make of them."""
+def golden_under(bundle: Bundle, amplitude: Amplitude) -> Golden:
+    """The golden segments under `amplitude`, with what fp32 and the head make of them; as stored under the old one.
+
+    Raises InputError for a bundle without fp32, and what `Bundle.open_scorer` raises.
+    """
+    if amplitude == bundle.manifest.amplitude:
+        return bundle.golden()
     if "fp32" not in bundle.manifest.precisions:
         raise InputError(f"{bundle.path}: has no fp32 encoder to make golden segments with; export it with fp32")
     scorer, _ = bundle.open_scorer(precision="fp32", engine="onnxruntime")
@@ -112,14 +121,17 @@ def _marked(name: str, offer: Precision, reason: str) -> Precision:
     return offer.model_copy(update={"recalibrate": True, "recalibrate_reason": reason})
 
 
-def _link_all(source: Path, target: Path) -> None:
-    """Everything that stays, as hard links: an encoder may have hundreds of megabytes. Copies where links fail."""
+def link_all(source: Path, target: Path, without: Collection[str]) -> None:
+    """All files of a bundle folder but those named, as hard links: an encoder may have hundreds of megabytes.
+
+    Copies where links fail. A linked file must be replaced, never written into.
+    """
     for folder, folders, names in os.walk(source):
         here = target / Path(folder).relative_to(source)
         for name in folders:
             (here / name).mkdir()
         for name in names:
-            if Path(folder) == source and name in (MANIFEST, _GOLDEN):
+            if Path(folder) == source and name in without:
                 continue
             try:
                 os.link(Path(folder, name), here / name, follow_symlinks=False)

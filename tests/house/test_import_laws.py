@@ -15,14 +15,18 @@ pytestmark = pytest.mark.core
 FLOORS = {"runtime": 1, "calibration": 2, "export": 3, "toolkit": 4}
 HEAVY = {"torch", "onnx", "onnxscript", "sklearn", "scipy", "matplotlib", "lightning_fabric", "tensorboard", "librosa"}
 GRAPH_MODULES = {
+    "candidate.py",
     "encoder_parts.py",
     "fold.py",
+    "gate.py",
+    "gate_result.py",
     "half.py",
     "layers.py",
     "ort_calibrators.py",
     "placement.py",
     "qdq.py",
     "ranges.py",
+    "sensitivity.py",
 }
 """Of calibration: those that read and write ONNX graphs, and may import onnx; never torch."""
 PICKLING = {"pickle", "cPickle", "dill", "shelve", "joblib"}
@@ -80,7 +84,7 @@ def test_calibration_imports_onnx_in_its_graph_modules_only(repository: Path) ->
     assert {file for file, _ in found} <= GRAPH_MODULES
 
 
-@pytest.mark.parametrize("module", ["deploy", "distance", "threshold"])
+@pytest.mark.parametrize("module", ["deploy", "distance", "drift", "selection", "stranger", "threshold"])
 def test_fitting_constants_needs_the_core_only(module: str) -> None:
     code = f"import sys, edgeasd.calibration.{module}\nprint(sorted({HEAVY!r} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -10,6 +10,7 @@ import typer
 import edgeasd
 from edgeasd.toolkit.cli import (
     alpha,
+    calibrate,
     compare,
     data,
     demo,
@@ -61,6 +62,7 @@ for _name, _command in (
     ("seeds", seeds.seeds),
     ("reproduce", reproduce.reproduce),
     ("export", export.export),
+    ("calibrate", calibrate.calibrate),
     ("verify", verify.verify),
     ("score", score.score),
     ("run", run.run),

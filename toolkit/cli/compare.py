@@ -11,7 +11,7 @@ import typer
 from edgeasd.toolkit.cli.options import AsJson
 
 if TYPE_CHECKING:
-    from edgeasd.toolkit.evaluation.delong import PairedComparison
+    from edgeasd.calibration.delong import PairedComparison
 
 LEVEL = 0.95
 

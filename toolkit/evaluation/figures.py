@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeasd.toolkit.evaluation.delong import delong
+from edgeasd.calibration.delong import delong
 from edgeasd.toolkit.evaluation.domains import VARIANTS, domain_figures
 from edgeasd.toolkit.evaluation.metrics import auc, hanley_mcneil, partial_auc, tied_pairs
 

@@ -8,8 +8,10 @@ from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from edgeasd.calibration import ordering
+from edgeasd.calibration.labelled import checked_classes
 from edgeasd.runtime.errors import InputError
 
 
@@ -71,13 +73,9 @@ def partial_auc(normal_scores: ArrayLike, anomaly_scores: ArrayLike, max_fpr: fl
 
     Scores as in `auc`. Raises InputError as `auc` does, and for `max_fpr` outside (0, 1].
     """
-    from sklearn.metrics import roc_auc_score
-
     if not 0 < max_fpr <= 1:
         raise InputError(f"max_fpr={max_fpr} is not a false-positive rate; give a number above 0, at most 1")
-    normals, anomalies = checked_classes(normal_scores, anomaly_scores)
-    labels = np.repeat([0, 1], [normals.size, anomalies.size])
-    return float(roc_auc_score(labels, np.concatenate([normals, anomalies]), max_fpr=max_fpr))
+    return ordering.partial_auc(*checked_classes(normal_scores, anomaly_scores), max_fpr)
 
 
 def hanley_mcneil(auc: float, n_positive: int, n_negative: int, level: float = 0.95) -> Interval:
@@ -143,30 +141,3 @@ def tied_pairs(
             discordant += int(np.count_nonzero(differs))
             explained += int(np.count_nonzero(differs & near_tie))
     return PairDifference(discordant, explained, a_normals.size * a_anomalies.size)
-
-
-def checked_classes(normal: ArrayLike, anomaly: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Both kinds of score as float64, (n_normal,) and (n_anomaly,); InputError as `auc` says."""
-    normals, anomalies = _scores(normal, "normal"), _scores(anomaly, "anomalous")
-    if normals.size == 0 or anomalies.size == 0:
-        missing = " and ".join(
-            kind for kind, scores in (("normal", normals), ("anomalous", anomalies)) if scores.size == 0
-        )
-        raise InputError(
-            f"the AUC is undefined with {normals.size} normal and {anomalies.size} anomalous clips; "
-            f"add {missing} clips to the test set"
-        )
-    return normals, anomalies
-
-
-def _scores(values: ArrayLike, kind: str) -> NDArray[np.float64]:
-    scores = np.asarray(values, dtype=np.float64)
-    if scores.ndim != 1:
-        raise InputError(f"{kind} scores have shape {scores.shape}; give one score per clip")
-    bad = np.flatnonzero(~np.isfinite(scores))
-    if bad.size:
-        raise InputError(
-            f"{kind} score {bad[0]} of {scores.size} is {scores[bad[0]]} "
-            f"({bad.size} such in all); remove the clip or repair the model that scored it"
-        )
-    return scores

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from edgeasd.toolkit.evaluation.metrics import checked_classes
+from edgeasd.calibration.labelled import checked_classes
 
 RESAMPLES = 500
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from edgeasd.calibration.delong import PairedComparison, delong
 from edgeasd.runtime.errors import InputError
-from edgeasd.toolkit.evaluation.delong import PairedComparison, delong
 from edgeasd.toolkit.evaluation.domains import VARIANTS, harmonic_mean
 from edgeasd.toolkit.evaluation.figures import Labels, figures_of
 

@@ -29,6 +29,7 @@ caption { text-align: left; padding-bottom: .35rem; } th, td { padding: .3rem .8
   border-bottom: 1px solid var(--rule); vertical-align: top; overflow-wrap: normal; } td.number { white-space: nowrap; }
 thead th { font-size: .85rem; color: var(--faint); font-weight: 600; } tr.total > * { font-weight: 600; }
 .grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); gap: 1rem; }
+.grid + .grid { margin-top: 1rem; }
 figure { margin: 0; padding: .75rem; background: var(--card); border: 1px solid var(--rule); border-radius: .5rem; }
 figure svg { display: block; width: 100%; height: auto; } figure img { display: block; width: 100%; height: 9rem;
   border-radius: .25rem; } figure audio { width: 100%; margin-top: .5rem; } figcaption { margin-top: .5rem; }
@@ -37,6 +38,7 @@ svg text { fill: var(--faint); font: 12px system-ui, sans-serif; } svg .axis { s
 svg .mark { stroke: var(--mark); stroke-dasharray: 5 4; stroke-width: 1.5; fill: none; }
 svg .line { fill: none; stroke-width: 2; stroke-linejoin: round; } svg .band { opacity: .18; } svg .bar { opacity: .55; }
 svg .chance { stroke: var(--faint); stroke-dasharray: 2 4; fill: none; }
+details { margin: 1rem 0; } summary { cursor: pointer; color: var(--accent); }
 @media print { body { max-width: none; } figure { break-inside: avoid; } }
 """
 

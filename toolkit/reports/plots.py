@@ -61,6 +61,13 @@ class Plot:
                     )
                 )
 
+    def points(self, x: ArrayLike, y: ArrayLike, colour: str) -> None:
+        """A dot for each pair, (n,) each."""
+        for a, b in zip(np.asarray(x, float), np.asarray(y, float), strict=True):
+            px, py = self._place(a, b)
+            dot = tag("circle", cx=_short(px), cy=_short(py), r=3, class_="bar", style=f"fill: var(--{colour})")
+            self._parts.append(dot)
+
     def vertical(self, x: float, label: str) -> None:
         """A dashed upright with a word beside it; nothing where it lies outside the axes."""
         if not self._x_range[0] <= x <= self._x_range[1]:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgeasd.calibration.delong import delong, midranks
 from edgeasd.runtime.errors import InputError
-from edgeasd.toolkit.evaluation.delong import delong, midranks
 from edgeasd.toolkit.evaluation.metrics import auc
 
 pytestmark = pytest.mark.core

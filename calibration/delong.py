@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from edgeasd.calibration.labelled import checked_classes
 from edgeasd.runtime.errors import InputError
-from edgeasd.toolkit.evaluation.metrics import checked_classes
 
 
 @dataclass(frozen=True)
