@@ -35,7 +35,7 @@ from edgeasd.toolkit.calibrating.thresholds import KEPT, FoundThreshold, find_th
 from edgeasd.toolkit.calibrating.variants import VariantMaker, VariantResult
 from edgeasd.toolkit.calibrating.work import Work
 from edgeasd.toolkit.data.cache import FeatureCache
-from edgeasd.toolkit.data.known import offered_files
+from edgeasd.toolkit.data.offered import offered_files
 from edgeasd.toolkit.progress import Report
 
 
@@ -170,7 +170,7 @@ def _anomaly_files(request: Request, normals: FoundFiles, report: Report) -> Fou
         return None
     source = request.anomalies
     root = source if source.is_dir() else source.parent
-    found = distinct(offered_files(source), root, report)
+    found = distinct(offered_files(source, "--anomalies"), root, report)
     for content, path in found.paths.items():
         if content in normals.paths:
             raise InputError(
