@@ -49,7 +49,7 @@ def run_on_ray(
         # Ray prints on standard output when a worker dies. Only results belong there; the board says what happened.
         aside.enter_context(_aside(log))
         nodes = [node for node in ray.nodes() if node["Alive"]]
-        say(f"Ray {ray.__version__} at {address}: {len(nodes)} nodes, {resources(ray.clusterresources())}")
+        say(f"Ray {ray.__version__} at {address}: {len(nodes)} nodes, {resources(ray.cluster_resources())}")
         check_nodes(ray, nodes, data, workspace)
         share = gpu_share(ray, accelerator, gpus)
         at_once = most_at_once or room(nodes, cpus, share)

@@ -132,7 +132,7 @@ def _mark(workspace: Path) -> Iterator[Path]:
 def gpu_share(ray: Any, accelerator: str, gpus: float | None) -> float:
     if gpus is not None:
         return gpus
-    return 1.0 if accelerator in ("auto", "cuda") and ray.clusterresources().get("GPU", 0) else 0.0
+    return 1.0 if accelerator in ("auto", "cuda") and ray.cluster_resources().get("GPU", 0) else 0.0
 
 
 def room(nodes: list[dict[str, Any]], cpus: float, gpus: float) -> int:
