@@ -94,9 +94,10 @@ def title_of(what: str, scale: str, facts: Mapping[str, Any]) -> str:
         "deploy": "deploy d′ (frozen range)",
     }[scale]
     seeds = len(facts["seeds"])
+    preset = facts["preset"] if facts["preset"] == facts["backbone"] else f"{facts['preset']}, {facts['backbone']}"
     return (
         f"{name}: AUC %, mean over IDs{f' and {seeds} seeds' if seeds > 1 else ''}, ± half a 95 % interval "
-        f"(Hanley-McNeil over all clips of the type); {facts['preset']}, {facts['backbone']}, "
+        f"(Hanley-McNeil over all clips of the type); {preset}, "
         f"{facts['iterations']} iterations; {scored}"
     )
 
