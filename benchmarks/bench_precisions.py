@@ -25,7 +25,7 @@ from common import (
     table,
     times_json,
 )
-from full_bundle import full_bundle
+from full_bundle import add_bundle_options, full_bundle
 
 from edgeasd.calibration.qdq import int8_cpu_graph
 from edgeasd.calibration.ranges import collect
@@ -83,9 +83,7 @@ def describe(title: str, times: Times, sizes: dict[str, float]) -> str:
 
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("--full", type=Path, help="a ResNet38 bundle; made from random weights without this")
-    options.add_argument("--skip-full", action="store_true", help="measure the small bundle only")
-    options.add_argument("--rounds", type=int, default=200, help="for the small bundle; the full one has a tenth")
+    add_bundle_options(options, rounds=200)
     chosen = options.parse_args()
     facts = machine()
     paths = {"quick": (SMALL_BUNDLE, chosen.rounds)}

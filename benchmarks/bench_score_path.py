@@ -26,7 +26,7 @@ from common import (
     table,
     times_json,
 )
-from full_bundle import full_bundle
+from full_bundle import add_bundle_options, full_bundle
 
 from edgeasd.runtime.bundle import Bundle
 from edgeasd.runtime.engines.onnxruntime import make_session
@@ -118,9 +118,7 @@ def describe(name: str, found: dict[str, Times]) -> str:
 
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("--full", type=Path, help="a ResNet38 bundle; made from random weights without this")
-    options.add_argument("--skip-full", action="store_true", help="measure the small bundle only")
-    options.add_argument("--rounds", type=int, default=300, help="for the small bundle; the full one has a tenth")
+    add_bundle_options(options, rounds=300)
     chosen = options.parse_args()
     facts = machine()
     say("small bundle")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -13,6 +14,13 @@ from edgeasd.runtime.errors import BundleError, InputError
 
 DEFAULT = REPOSITORY / "build" / "benchmarks" / "resnet38"
 """Made once and used again by every benchmark; delete it to have it made anew."""
+
+
+def add_bundle_options(options: argparse.ArgumentParser, rounds: int) -> None:
+    """--full, --skip-full and --rounds, as every benchmark of both bundles has them."""
+    options.add_argument("--full", type=Path, help="a ResNet38 bundle; made from random weights without this")
+    options.add_argument("--skip-full", action="store_true", help="measure the small bundle only")
+    options.add_argument("--rounds", type=int, default=rounds, help="for the small bundle; the full one has a tenth")
 
 
 def full_bundle(path: Path | None = None) -> Path | None:

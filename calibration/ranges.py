@@ -15,7 +15,7 @@ import hashlib
 import io
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -115,23 +115,19 @@ def collect(
     total = 2 * len(segments)
     with tempfile.TemporaryDirectory(prefix="edgeasd-ranges-") as folder:
         for pass_number, run in enumerate((_find_reach, _fill_histograms)):
-            if work.done < (pass_number + 1) * len(segments):
-                run(prepared, tensors, segments, work, state, Path(folder), lambda: report(work.done, total))
+            first = pass_number * len(segments)
+            if work.done < first + len(segments):
+                batches = _batches(segments, work, first, state, lambda: report(work.done, total))
+                run(prepared, tensors, work, batches, Path(folder))
     return Collected(len(segments), tuple(tensors), work.lowest, work.highest, work.histograms)
 
 
 def _find_reach(
-    model: onnx.ModelProto,
-    tensors: list[str],
-    segments: Segments,
-    work: RangeState,
-    state: Path | None,
-    folder: Path,
-    told: Callable[[], None],
+    model: onnx.ModelProto, tensors: list[str], work: RangeState, batches: Iterable[Float32Array], folder: Path
 ) -> None:
     with _quiet():
         calibrator = minmax_calibrator(model, tensors, folder)
-    for batch in _batches(segments, work, 0, state, told):
+    for batch in batches:
         with _quiet():
             # Of this batch alone: what came before is in `work`, where it can be saved.
             calibrator.calibrate_tensors_range = None
@@ -146,18 +142,12 @@ def _find_reach(
 
 
 def _fill_histograms(
-    model: onnx.ModelProto,
-    tensors: list[str],
-    segments: Segments,
-    work: RangeState,
-    state: Path | None,
-    folder: Path,
-    told: Callable[[], None],
+    model: onnx.ModelProto, tensors: list[str], work: RangeState, batches: Iterable[Float32Array], folder: Path
 ) -> None:
     with _quiet():
         calibrator = histogram_calibrator(model, tensors, folder)
     calibrator.collector.histogram_dict = seed_histograms(tensors, work.lowest, work.highest, work.histograms)
-    for batch in _batches(segments, work, len(segments), state, told):
+    for batch in batches:
         with _quiet():
             calibrator.collect_data(_Reader(calibrator, batch))
         found = calibrator.collector.histogram_dict

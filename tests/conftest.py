@@ -5,9 +5,12 @@ from __future__ import annotations
 import functools
 import os
 import shutil
-from collections.abc import Callable
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -41,6 +44,66 @@ def shared_data() -> Path:
     if not (root / "dcase2023_toycar").is_dir():
         pytest.skip(f"REAL SOUND ABSENT: no dcase2023_toycar in {root}; set EDGEASD_TEST_DATA to run this test")
     return root
+
+
+class Command(NamedTuple):
+    """What a command of edgeasd answered."""
+
+    code: int
+    out: str
+    said: str
+
+    @property
+    def lines(self) -> list[str]:
+        """What it said on standard error in its own name."""
+        return [line for line in self.said.splitlines() if line.startswith("edgeasd: ")]
+
+
+@pytest.fixture
+def edgeasd(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Command]]:
+    """The command line in this process, which has torch loaded already: (*arguments, cwd=folder) -> Command."""
+    torch = pytest.importorskip("torch")
+    from edgeasd.toolkit.cli import main
+
+    before, threads = signal.getsignal(signal.SIGTERM), torch.get_num_threads()
+    torch.set_num_threads(1)
+
+    def run(*arguments: object, cwd: Path) -> Command:
+        monkeypatch.chdir(cwd)
+        monkeypatch.setattr(sys, "argv", ["edgeasd", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return Command(int(ended.value.code or 0), *capsys.readouterr())
+
+    yield run
+    signal.signal(signal.SIGTERM, before)
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Callable[[Path], subprocess.CompletedProcess[str]]:
+    """A page in a real browser that reaches nothing: its document on standard output, its console on the other."""
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("NO BROWSER: chromium is not installed, so the report is not opened in one")
+    quiet = "--disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
+
+    def open_page(page: Path) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [
+                browser,
+                *("--headless", "--no-sandbox", "--disable-gpu", *quiet.split(), "--enable-logging=stderr"),
+                "--host-resolver-rules=MAP * ~NOTFOUND",
+                *(f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", page.as_uri()),
+            ],
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr
+        return done
+
+    return open_page
 
 
 def random_segments(count: int, seed: int = 0) -> np.ndarray:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +17,6 @@ pytest.importorskip("torch")
 import torch
 
 from edgeasd.runtime.errors import InputError
-from edgeasd.toolkit.cli import main
 from edgeasd.toolkit.cli.export import _provenance, _score_clips
 from edgeasd.toolkit.data.machine import MachineData, load_machine
 from edgeasd.toolkit.evaluation.evaluate import evaluate
@@ -66,28 +63,6 @@ def load(root: Path, machine: str, channel: int | None = None) -> MachineData:
 def train(data: MachineData, id: str, folder: Path, *, resume: bool = False) -> Run:
     fabric = open_fabric("cpu")
     return train_one(data, id, PRESET, 0, folder, fabric, resume=resume, report=quiet, should_stop=lambda: False)
-
-
-class Command(NamedTuple):
-    code: int
-    out: str
-    said: str
-
-
-@pytest.fixture
-def edgeasd(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Command]]:
-    """The command line in this process, which has torch loaded already."""
-    before = signal.getsignal(signal.SIGTERM)
-
-    def run(*arguments: object, cwd: Path) -> Command:
-        monkeypatch.chdir(cwd)
-        monkeypatch.setattr(sys, "argv", ["edgeasd", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return Command(int(ended.value.code or 0), *capsys.readouterr())
-
-    yield run
-    signal.signal(signal.SIGTERM, before)
 
 
 def test_clips_of_six_to_eighteen_seconds_train_and_are_judged(tmp_path: Path) -> None:
@@ -139,9 +114,7 @@ def test_a_channel_that_is_none_is_refused_with_its_file(home: Path, tmp_path: P
         load_run(tmp_path / "run")
 
 
-def test_train_asks_for_a_channel_and_evaluate_takes_that_of_the_run(
-    home: Path, edgeasd: Callable[..., Command]
-) -> None:
+def test_train_asks_for_a_channel_and_evaluate_takes_that_of_the_run(home: Path, edgeasd: Callable[..., Any]) -> None:
     refused = edgeasd("train", "--data", "data", "--machine", "fan", "--workspace", "new", cwd=home)
     assert refused.code == 2
     assert "8 channels, a model hears one; choose it with --channel 0 to 7" in refused.said
@@ -156,9 +129,7 @@ def test_train_asks_for_a_channel_and_evaluate_takes_that_of_the_run(
     assert json.loads(other.out)["ids"][0]["clips"] != json.loads(same.out)["ids"][0]["clips"]
 
 
-def test_evaluate_takes_labels_published_later_and_names_copies(
-    tmp_path: Path, edgeasd: Callable[..., Command]
-) -> None:
+def test_evaluate_takes_labels_published_later_and_names_copies(tmp_path: Path, edgeasd: Callable[..., Any]) -> None:
     root = tmp_path / "data"
     for id, colour in (("01", 0.0), ("03", 0.9)):
         for i in range(4):
@@ -188,7 +159,7 @@ def test_evaluate_takes_labels_published_later_and_names_copies(
     assert "4 test clips without a label: id_03_00000000.wav, " in partial.said
 
 
-def test_an_update_and_an_export_hear_the_channel_of_the_run(home: Path, edgeasd: Callable[..., Command]) -> None:
+def test_an_update_and_an_export_hear_the_channel_of_the_run(home: Path, edgeasd: Callable[..., Any]) -> None:
     words = ("finetune", "--data", "data", "--machine", "fan", "--id", "00", "--iterations", 1, "--accelerator", "cpu")
     faults = home / "data/6_dB_fan/fan/id_00/abnormal"
     done = edgeasd(*words, "--anomalies", faults, "--count", 1, cwd=home)

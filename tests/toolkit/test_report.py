@@ -6,9 +6,9 @@ import base64
 import io
 import json
 import re
-import shutil
 import subprocess
 import zlib
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from edgeasd.toolkit.reports.html import Html, joined, page, table, tag, text
 from edgeasd.toolkit.reports.pictures import WIDEST, logmel_png, palette
 from edgeasd.toolkit.reports.plots import Plot, ticks
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+Opened = Callable[[Path], "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture(scope="module")
@@ -122,39 +122,19 @@ def test_pictures_and_sound_are_what_they_say(elements: Elements) -> None:
     assert (len(samples), rate) == (16_000 * 9, 16_000)
 
 
-def opened(page_file: Path, profile: Path) -> subprocess.CompletedProcess[str]:
-    """The page in a real browser that reaches nothing: its document on standard output, its console on the other."""
-    if CHROMIUM is None:
-        pytest.skip("NO BROWSER: chromium is not installed, so the report is not opened in one")
-    quiet = "--disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
-    done = subprocess.run(
-        [
-            CHROMIUM,
-            *("--headless", "--no-sandbox", "--disable-gpu", *quiet.split(), "--enable-logging=stderr"),
-            "--host-resolver-rules=MAP * ~NOTFOUND",
-            *(f"--user-data-dir={profile}", "--dump-dom", page_file.as_uri()),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    return done
-
-
-def test_a_browser_opens_it_without_a_complaint_or_a_request(report: Path, tmp_path: Path) -> None:
-    done = opened(report, tmp_path / "profile")
+def test_a_browser_opens_it_without_a_complaint_or_a_request(report: Path, opened: Opened) -> None:
+    done = opened(report)
     dom = Elements(done.stdout)
     assert len(dom.all("svg")) == 6
     assert len(dom.all("img")) == 12
     assert "CONSOLE" not in done.stderr
 
 
-def test_a_request_of_the_page_would_be_heard(tmp_path: Path) -> None:
+def test_a_request_of_the_page_would_be_heard(tmp_path: Path, opened: Opened) -> None:
     """The page's own policy refuses any request, and the browser says so where the test above listens."""
     bad = tmp_path / "bad.html"
     bad.write_text(page("bad").replace("</main>", '<img src="http://127.0.0.1:9/x.png"></main>'), "utf-8")
-    assert "Content Security Policy" in opened(bad, tmp_path / "profile").stderr
+    assert "Content Security Policy" in opened(bad).stderr
 
 
 # Wrong use

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +13,7 @@ from edgeasd.toolkit.cli.options import (
     AsJson,
     Cache,
     ChannelOfRun,
+    GroundTruth,
     IdAttribute,
     Machine,
     Root,
@@ -36,9 +36,7 @@ def alpha(
         typer.Option(help="Validation clips: a folder with normal/ and anomaly/, or a text file of clips of the data."),
     ],
     update: Update = None,
-    ground_truth: Annotated[
-        Path | None, typer.Option(help="Folder with published labels of unlabelled test clips (DCASE), as CSV.")
-    ] = None,
+    ground_truth: GroundTruth = None,
     workspace: Workspace = Path(),
     id_attribute: IdAttribute = None,
     channel: ChannelOfRun = None,
@@ -53,7 +51,7 @@ def alpha(
 
     Example: edgeasd alpha --data recordings/ --machine valve --id 00 --clips validation/
     """
-    from edgeasd.toolkit.cli.training_data import load_for
+    from edgeasd.toolkit.cli.training_data import load_for_run
     from edgeasd.toolkit.data.validation import validation_clips
     from edgeasd.toolkit.evaluation.chosen_alpha import FEW_CLIPS, choose, save_chosen
     from edgeasd.toolkit.evaluation.evaluate import collect
@@ -66,19 +64,17 @@ def alpha(
     trained = load_trained(run, without_alpha=True)
     trained.check_alpha_is_free("edgeasd alpha")
     scale = trained.deploy().score  # refuses, before hours of reading, a model without a scale
-    loaded = load_for(
-        data,
-        machine,
+    loaded = load_for_run(
+        run,
         trained.preset,
-        int(run.facts["seed"]),
+        data,
         cache_folder(cache, workspace),
         id=run.id,
         id_attribute=id_attribute,
-        channel=run.channel if channel is None else channel,
+        channel=channel,
         ground_truth=ground_truth,
         skip_bad=skip_bad,
     )
-    loaded = replace(loaded, amplitudes={**loaded.amplitudes, machine: run.amplitude})
     found = validation_clips(loaded, run.id, clips, run.facts.get("update", {}).get("known_anomalies", ()))
     with progress("validation clips") as report:
         loaded.prepare(found.clips, report)

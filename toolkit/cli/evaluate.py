@@ -17,6 +17,7 @@ from edgeasd.toolkit.cli.options import (
     AsJson,
     Cache,
     ChannelOfRun,
+    GroundTruth,
     IdAttribute,
     Machine,
     MachineId,
@@ -60,9 +61,7 @@ def evaluate(
     report_audio: Annotated[
         bool, typer.Option("--report-audio", help="Put the sound of the clips shown into the report.")
     ] = False,
-    ground_truth: Annotated[
-        Path | None, typer.Option(help="Folder with published labels of unlabelled test clips (DCASE), as CSV.")
-    ] = None,
+    ground_truth: GroundTruth = None,
     workspace: Workspace = Path(),
     id_attribute: IdAttribute = None,
     channel: ChannelOfRun = None,
@@ -90,7 +89,14 @@ def evaluate(
     if bundle is not None and len(runs) > 1:
         raise InputError(f"--bundle {bundle}: belongs to one ID, and {len(runs)} are evaluated; name one with --id")
     found, judged, official = [], [], []
-    loader = RunLoader(data, cache_folder(cache, workspace), id_attribute, channel, ground_truth, skip_bad)
+    loader = RunLoader(
+        data,
+        cache_folder(cache, workspace),
+        channel,
+        id_attribute=id_attribute,
+        ground_truth=ground_truth,
+        skip_bad=skip_bad,
+    )
     for run in runs:
         trained, loaded, one = _evaluate_run(
             run, loader, alpha, baseline, bundle, excluded, unlabelled=dcase is not None

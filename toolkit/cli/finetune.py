@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -52,7 +51,7 @@ def finetune(
     Example: edgeasd finetune --data recordings/ --machine valve --id 00 --anomalies faults/
     """
     from edgeasd.toolkit.cli.stoppable import stoppable
-    from edgeasd.toolkit.cli.training_data import load_for
+    from edgeasd.toolkit.cli.training_data import load_for_run
     from edgeasd.toolkit.data.known import choose_known
     from edgeasd.toolkit.data.offered import offered_files, offered_hashes
     from edgeasd.toolkit.presets import stored_preset
@@ -74,18 +73,16 @@ def finetune(
     preset = with_settings(planned, settings, FIXED_IN_AN_UPDATE, {"iterations": iterations})
     if preset.batch_anomaly < 1:
         raise InputError("--set batch_anomaly=0: an update has known anomalies in every batch; set 1 or more")
-    loaded = load_for(
-        data,
-        machine,
+    loaded = load_for_run(
+        base,
         preset,
-        int(base.facts["seed"]),
+        data,
         cache_folder(cache, workspace),
         id=base.id,
         id_attribute=id_attribute,
-        channel=base.channel if channel is None else channel,
+        channel=channel,
         skip_bad=skip_bad,
     )
-    loaded = replace(loaded, amplitudes={**loaded.amplitudes, machine: base.amplitude})
     known = choose_known(loaded, base.id, offered, count=count, seed=seed)
     roles = loaded.trainable(base.id)
     wanted = [*roles.normals, *roles.outliers, *roles.holdout_normals, *roles.holdout_outliers, *known.used]

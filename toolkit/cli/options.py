@@ -86,3 +86,6 @@ TrainingPrecision = Annotated[
 Compile = Annotated[
     bool, typer.Option("--compile", help="Fuse the network with torch.compile first: for long runs on a GPU.")
 ]
+GroundTruth = Annotated[
+    Path | None, typer.Option(help="Folder with published labels of unlabelled test clips (DCASE), as CSV.")
+]

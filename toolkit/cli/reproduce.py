@@ -12,7 +12,7 @@ import typer
 
 from edgeasd.runtime.errors import CheckFailed, InputError
 from edgeasd.toolkit.cli.guard import INTERRUPTED, complain
-from edgeasd.toolkit.cli.options import AsJson, Cache, Channel, IdAttribute, Root, Workspace, cache_folder
+from edgeasd.toolkit.cli.options import AsJson, Cache, Channel, GroundTruth, IdAttribute, Root, Workspace, cache_folder
 
 if TYPE_CHECKING:
     from edgeasd.toolkit.reproduction.board import Board
@@ -67,9 +67,7 @@ def reproduce(
     job_gpus: Annotated[
         float | None, typer.Option(min=0.0, help="With --ray: GPUs of a job; 1 where the cluster has any.")
     ] = None,
-    ground_truth: Annotated[
-        Path | None, typer.Option(help="Folder with published labels of unlabelled test clips (DCASE), as CSV.")
-    ] = None,
+    ground_truth: GroundTruth = None,
     scale: Annotated[
         str, typer.Option(help="Range of d′: paper (that of the test clips) or deploy (frozen before them).")
     ] = "paper",

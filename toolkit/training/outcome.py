@@ -6,12 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from edgeasd.calibration.deploy import SegmentOutputs
-from edgeasd.runtime.clip import score_features
-from edgeasd.runtime.scorer import Scorer
 from edgeasd.runtime.segments import tile
 from edgeasd.toolkit.data.clips import Clip
 from edgeasd.toolkit.data.machine import MachineData, Roles
+from edgeasd.toolkit.evaluation.evaluate import collect
 from edgeasd.toolkit.evaluation.torch_scorer import torch_scorer
 from edgeasd.toolkit.runs import Outcome, Run
 from edgeasd.toolkit.training.trainer import Trainer
@@ -29,17 +27,12 @@ def outcome_of(data: MachineData, roles: Roles, run: Run, trainer: Trainer, anom
     normals = roles.holdout_normals if held_out else roles.normals[:_STAND_IN_CLIPS]
     outliers = roles.holdout_outliers if held_out else roles.outliers[:_STAND_IN_CLIPS]
     return Outcome(
-        normals=[_outputs(scorer, data, clip) for clip in normals],
-        outliers=[_outputs(scorer, data, clip) for clip in outliers],
-        anomalies=[_outputs(scorer, data, clip) for clip in anomalies],
+        normals=collect(scorer, data, normals),
+        outliers=collect(scorer, data, outliers),
+        anomalies=collect(scorer, data, anomalies),
         held_out=held_out,
         golden=_golden(data, normals, outliers, run.segments.frames),
     )
-
-
-def _outputs(scorer: Scorer, data: MachineData, clip: Clip) -> SegmentOutputs:
-    scored = score_features(scorer, data.features(clip), tile_short=True).segments
-    return SegmentOutputs(scored.q, scored.d)
 
 
 def _golden(data: MachineData, normals: list[Clip], outliers: list[Clip], frames: int) -> np.ndarray:
