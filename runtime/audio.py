@@ -33,6 +33,14 @@ class SeveralChannels(InputError):
         self.count = count
 
 
+class WrongRate(InputError):
+    """A sound at another rate, not to be resampled; `rate` in Hz says which."""
+
+    def __init__(self, message: str, rate: int) -> None:
+        super().__init__(message)
+        self.rate = rate
+
+
 def require_channel(label: str, count: int, channel: int | None, mix: bool) -> None:
     """Raise InputError unless `channel` (counted from 0) or `mix` picks one signal out of `count` channels."""
     if channel is not None and mix:
@@ -177,8 +185,8 @@ class AudioReader:
         if frames >= UNKNOWN_FRAMES:
             raise InputError(f"{self._path}: its header states no length; convert it to WAV")
         if rate != sample_rate and not resample:
-            raise InputError(
-                f"{self._path}: {rate} Hz, the bundle expects {sample_rate} Hz; resample it or pass --resample"
+            raise WrongRate(
+                f"{self._path}: {rate} Hz, the bundle expects {sample_rate} Hz; resample it or pass --resample", rate
             )
         if rate != sample_rate and rate not in RESAMPLED_RATES:
             raise InputError(f"{self._path}: {rate} Hz is not a plausible sample rate; check its header")

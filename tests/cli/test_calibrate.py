@@ -341,7 +341,7 @@ def test_another_rate_and_silence_are_named(home: Path, workspace: Path, tmp_pat
     with pytest.raises(InputError) as refused:
         run(home, workspace, clips=clips)
     said = str(refused.value)
-    assert "fast.wav: 44100 Hz, the bundle expects 16000 Hz" in said
+    assert "fast.wav: 44100 Hz, the model hears 16000 Hz; convert the file to that rate" in said
     assert "dead.wav: silence" in said
     assert "offset.wav: silence" in said
     assert "short.wav: 4.00 s, one segment takes 8.224 s" in said

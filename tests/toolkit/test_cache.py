@@ -236,6 +236,14 @@ def test_every_bad_clip_is_named_at_once_or_skipped_where_asked(tmp_path: Path, 
     assert cache.amplitude([*bad, *clips], skip_bad=True) == cache.amplitude(clips)
 
 
+def test_another_rate_is_refused_with_a_remedy_that_training_has(tmp_path: Path) -> None:
+    path = tmp_path / "fast.wav"
+    soundfile.write(path, np.zeros(44_100, np.float32), 44_100)
+    with pytest.raises(InputError) as refused:
+        FeatureCache(tmp_path / "cache", FeatureSettings()).features(path, content_hash(path), AMPLITUDE)
+    assert str(refused.value) == f"{path}: 44100 Hz, the model hears 16000 Hz; convert the file to that rate"
+
+
 def test_mappings_that_are_let_go_keep_no_descriptors(tmp_path: Path, clips: list[tuple[Path, str]]) -> None:
     cache = FeatureCache(tmp_path / "cache", SETTINGS)
     cache.prepare(clips, AMPLITUDE)

@@ -23,7 +23,7 @@ import numpy.typing as npt
 from pydantic import ValidationError
 
 from edgeasd.runtime.atomic import atomic_file, write_json
-from edgeasd.runtime.audio import SeveralChannels, read_audio
+from edgeasd.runtime.audio import SeveralChannels, WrongRate, read_audio
 from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.logmel import Amplitude, FeatureSettings, check_samples, logmel
 from edgeasd.toolkit.data.clips import BadFile, Progress, refuse_bad
@@ -195,13 +195,17 @@ class FeatureCache:
 
 
 def read_clip(path: Path, sample_rate: int, channel: int | None) -> npt.NDArray[np.float32]:
-    """`read_audio` for data sets, where a channel can be chosen and a mean of all cannot."""
+    """`read_audio` for data sets, where a channel can be chosen, and neither a mean of all nor another rate."""
     try:
         return read_audio(path, sample_rate=sample_rate, channel=channel)
     except SeveralChannels as error:
         raise InputError(
             f"{path}: {error.count} channels, a model hears one; choose it with --channel 0 to {error.count - 1} "
             "(counted from 0)"
+        ) from None
+    except WrongRate as error:
+        raise InputError(
+            f"{path}: {error.rate} Hz, the model hears {sample_rate} Hz; convert the file to that rate"
         ) from None
 
 
