@@ -324,6 +324,8 @@ def train(data: Path, *options: object) -> tuple[object, ...]:
 @pytest.mark.parametrize("kind", ["cut off", "44100 Hz"])
 def test_train_refuses_the_file(place: Path, data: Path, kind: str) -> None:
     write, what, _ = WRITERS[kind]
+    if kind == "44100 Hz":  # training has no --resample to offer
+        what = "44100 Hz, the model hears 16000 Hz; convert the file to that rate"
     write(data / "valve" / "00" / "normal" / "bad.wav")
     refused(place, 2, r"valve/00/normal/bad\.wav", what, command=train(data, "--id", "00"))
 
