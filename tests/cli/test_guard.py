@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -47,3 +50,20 @@ def test_handlers_are_put_back() -> None:
     with remembered_interrupts() as check:
         check()
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_ctrl_c_inside_generated_code_still_ends_with_130(tmp_path: Path) -> None:
+    (tmp_path / "generating.py").write_text(
+        "import sys\n"
+        "from edgeasd.toolkit import cli\n"
+        "from edgeasd.toolkit.cli.guard import guarded\n"
+        "def generate():\n"
+        "    exec('raise KeyboardInterrupt')\n"
+        "cli.app.command('generate')(guarded(generate))\n"
+        "sys.argv = ['edgeasd', 'generate']\n"
+        "cli.main()\n"
+    )
+    # Only `python -m` and the installed command end through the interpreter's own check for unhandled interrupts.
+    done = subprocess.run([sys.executable, "-m", "generating"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 130
+    assert done.stderr == "edgeasd: stopped by Ctrl-C; nothing half-written was left\n"

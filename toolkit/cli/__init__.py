@@ -85,7 +85,18 @@ def main() -> None:
         if not hasattr(error, "format_message"):
             raise
         sys.exit(_wrong_use(error))
+    finally:
+        _forget_interrupts()
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _forget_interrupts() -> None:
+    """Keep CPython from replacing the exit code by death from SIGINT.
+
+    A Ctrl-C that arrives inside `exec` of a text (an import of a library that generates code, say) leaves a mark
+    that `python -m` obeys at its very end, though the exception was handled; evaluating any text clears it.
+    """
+    eval("0")
 
 
 def _wrong_use(error: Any) -> int:
