@@ -96,7 +96,7 @@ def _forget_interrupts() -> None:
     A Ctrl-C that arrives inside `exec` of a text (an import of a library that generates code, say) leaves a mark
     that `python -m` obeys at its very end, though the exception was handled; evaluating any text clears it.
     """
-    eval("0")
+    eval("0")  # noqa: S307 - a constant
 
 
 def _wrong_use(error: Any) -> int:
