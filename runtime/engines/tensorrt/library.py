@@ -1,0 +1,51 @@
+"""The TensorRT module itself, which JetPack brings to the system Python."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from types import ModuleType
+
+from edgeasd.runtime.errors import DeviceError
+
+OLDEST = (10, 3)
+"""JetPack 6.1 and 6.2."""
+
+_REMEDY = (
+    "on a Jetson JetPack's Debian package gives it to the system Python: make the virtual environment with "
+    "`python3 -m venv --system-site-packages`; `edgeasd doctor` looks at all of it"
+)
+
+
+def load() -> ModuleType:
+    """The module `tensorrt`, 10.3 or later. Raises DeviceError where it is not there, broken or too old."""
+    try:
+        module = importlib.import_module("tensorrt")
+    except ImportError as error:
+        raise DeviceError(f"TensorRT: not installed ({' '.join(str(error).split())[:200]}); {_REMEDY}") from None
+    # A folder of type stubs, without the library, also imports: as a namespace with nothing in it.
+    if not hasattr(module, "Builder"):
+        raise DeviceError(f"TensorRT: a module `tensorrt` without the library in it; {_REMEDY}")
+    if numbers(version(module))[:2] < OLDEST:
+        raise DeviceError(f"TensorRT {version(module)}: too old, edgeasd needs 10.3 or later; {_REMEDY}")
+    return module
+
+
+def installed() -> bool:
+    """Whether `load` would give a module."""
+    try:
+        load()
+    except DeviceError:
+        return False
+    return True
+
+
+def version(module: ModuleType) -> str:
+    """As the module states it: "10.3.0"."""
+    return str(module.__version__)
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """The leading numbers of a version: "10.16.1.11" to (10, 16, 1, 11)."""
+    found = re.match(r"\d+(\.\d+)*", text)
+    return tuple(int(part) for part in found[0].split(".")) if found else ()
