@@ -12,17 +12,15 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from edgeasd.runtime.engines import Engine, choose_engine, open_engine
-from edgeasd.runtime.errors import BundleError, DeviceError, InputError
+from edgeasd.runtime.engines import Engine, open_engine
+from edgeasd.runtime.errors import BundleError, InputError
 from edgeasd.runtime.golden import Deviation, Golden, check_golden
 from edgeasd.runtime.manifest import LARGEST_MANIFEST, Manifest, parse_manifest
-from edgeasd.runtime.offer import choose_precision, refuse_stale
+from edgeasd.runtime.offer import choose
 from edgeasd.runtime.onnx_guard import inspect_onnx
 from edgeasd.runtime.scorer import Head, HeadFunction, Scorer
 
 MANIFEST = "manifest.json"
-HEADS = ("cpu", "tensorrt")
-"""Where the head may run."""
 
 _CHUNK = 1 << 20
 _ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError, ValueError, RuntimeError)
@@ -195,10 +193,7 @@ class Bundle:
         first), or CheckFailed where the golden segments are not reproduced.
         """
         manifest = self.manifest
-        using = choose_engine(engine, accelerator, precision).engine
-        chosen = choose_precision(manifest, self.path, precision, using)
-        refuse_stale(manifest, self.path, chosen)
-        self._refuse_unbuildable(using, head)
+        chosen = choose(manifest, self.path, precision, engine, accelerator, head).precision
         offer = manifest.precisions[chosen]
         with ExitStack() as opened:
             loaded = open_engine(
@@ -218,17 +213,6 @@ class Bundle:
             opened.pop_all()
         return scorer, found
 
-    def _refuse_unbuildable(self, using: str, head: str) -> None:
-        if head not in HEADS:
-            raise InputError(f"--head {head}: unknown; use {' or '.join(HEADS)}")
-        if head == "tensorrt" and using != "tensorrt":
-            raise InputError("--head tensorrt: the encoder runs on ONNX Runtime here; use --engine tensorrt too")
-        if using == "tensorrt" and self._zip is not None:
-            raise DeviceError(
-                f"{self.path}: TensorRT engines lie in a bundle's folder and not in a zip; unpack it and "
-                "`edgeasd build` the folder, or use --engine onnxruntime"
-            )
-
     def _open_head(self, head: str, encoder: Engine, max_batch: int) -> HeadFunction:
         model = self.file("head.onnx")
         if head == "cpu":
@@ -237,5 +221,5 @@ class Bundle:
 
         sha256 = self.manifest.files["head.onnx"].sha256
         opened = open_built_head(self.path, encoder.accelerator, onnx_sha256=sha256, max_batch=max_batch)
-        encoder.name += ", head on the GPU too"
+        encoder.name += f", head as an engine of its own, {opened.graphs}"
         return opened

@@ -1,31 +1,70 @@
-"""Which of the precisions that a bundle offers is used, by what was asked for and by the engine."""
+"""What of a bundle is used where: precision, engine and head, by what was asked for and what is there."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
-from edgeasd.runtime.engines.tensorrt.built import PRECISIONS, built_precisions
-from edgeasd.runtime.errors import BundleError, InputError
+from edgeasd.runtime.engines import EngineChoice, choose_engine
+from edgeasd.runtime.engines.tensorrt.built import PRECISIONS, built_precisions, read_built
+from edgeasd.runtime.engines.tensorrt.engine import gpu_index
+from edgeasd.runtime.engines.tensorrt.machine import this_machine
+from edgeasd.runtime.errors import BundleError, DeviceError, InputError
 from edgeasd.runtime.manifest import Manifest
 
+HEADS = ("cpu", "tensorrt")
+"""Where the head may run."""
 
-def choose_precision(manifest: Manifest, bundle: Path, precision: str | None, engine: str) -> str:
-    """The precision to load on `engine`, "onnxruntime" or "tensorrt"; `bundle` is where the bundle lies.
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What will be loaded."""
+
+    engine: EngineChoice
+    precision: str
+    head: str
+    """One of HEADS."""
+
+
+def choose(
+    manifest: Manifest, bundle: Path, precision: str | None, engine: str, accelerator: str, head: str = "cpu"
+) -> Offer:
+    """Settle what to load, before anything is; `bundle` is where the bundle lies, a folder or a zip.
 
     Without `precision`: for ONNX Runtime fp32; for TensorRT the fastest that was built, or else the fastest on
     offer, int8 before fp16 before fp32. One that must be calibrated again is passed over. Raises InputError for
-    a precision that is not on offer, BundleError for one that must be calibrated again.
+    what is unknown, not on offer or cannot be together, BundleError for a precision that must be calibrated
+    again, DeviceError for TensorRT with a zip.
     """
+    using = choose_engine(engine, accelerator, precision)
     offers = manifest.precisions
-    usable = [name for name, offer in offers.items() if not offer.stale] or list(offers)
-    if precision is None:
-        return _default(usable, bundle, engine)
-    if precision not in offers:
+    if precision is not None and precision not in offers:
         raise InputError(f"--precision {precision}: {bundle.name} offers {', '.join(offers)}; choose one of them")
-    return precision
+    usable = [name for name, offer in offers.items() if not offer.stale] or list(offers)
+    chosen = precision or _default(usable, bundle, using.engine)
+    _refuse_stale(manifest, bundle, chosen)
+    if head not in HEADS:
+        raise InputError(f"--head {head}: unknown; use {' or '.join(HEADS)}")
+    if head == "tensorrt" and using.engine != "tensorrt":
+        raise InputError("--head tensorrt: the encoder runs on ONNX Runtime here; use --engine tensorrt too")
+    if using.engine == "tensorrt" and bundle.is_file():
+        raise DeviceError(
+            f"{bundle}: TensorRT engines lie in a bundle's folder and not in a zip; unpack it and "
+            "`edgeasd build` the folder, or use --engine onnxruntime"
+        )
+    return Offer(using, chosen, head)
 
 
-def refuse_stale(manifest: Manifest, bundle: Path, precision: str) -> None:
+def check_built(manifest: Manifest, bundle: Path, offer: Offer) -> None:
+    """Raise NotBuilt where an engine that `offer` needs of TensorRT is missing or does not fit this machine."""
+    machine = this_machine(gpu_index(offer.engine.accelerator))
+    encoder = manifest.files[manifest.precisions[offer.precision].file]
+    read_built(bundle, offer.precision, machine, onnx_sha256=encoder.sha256)
+    if offer.head == "tensorrt":
+        read_built(bundle, "fp32", machine, onnx_sha256=manifest.files["head.onnx"].sha256, part="head")
+
+
+def _refuse_stale(manifest: Manifest, bundle: Path, precision: str) -> None:
     """Raise BundleError where a re-fit has marked `precision` to be calibrated again.
 
     Refused and not warned of: values beyond their ranges are clipped, and a clipped fault sounds normal.

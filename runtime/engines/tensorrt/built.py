@@ -16,17 +16,12 @@ PRECISIONS = ("int8", "fp16", "fp32")
 
 
 class NotBuilt(DeviceError):
-    """There is no engine that fits, and `edgeasd build` would make one of `precision`."""
+    """There is no engine that fits, and `edgeasd build` would make it."""
 
     def __init__(self, what: str, bundle: Path, precision: str, part: str = "encoder") -> None:
-        self.precision = precision
-        self.part = part
-        super().__init__(f"{what}; type: {build_line(bundle, precision, part)} (or pass --build to do it now)")
-
-
-def build_line(bundle: Path, precision: str, part: str = "encoder") -> str:
-    """What to type."""
-    return f"edgeasd build {shlex.quote(str(bundle))} " + ("--head" if part == "head" else f"--precision {precision}")
+        self.arguments = ["build", str(bundle), *(["--head"] if part == "head" else ["--precision", precision])]
+        """What to give to `edgeasd`."""
+        super().__init__(f"{what}; type: edgeasd {shlex.join(self.arguments)} (or pass --build to do it now)")
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,6 +81,7 @@ class TensorRTHead:
         place = f"{engine_path.parent.name}/{engine_path.name}"
         data = engine_path.read_bytes() if plan is None else plan
         self._program = Program(data, place=place, index=gpu_index(accelerator), max_batch=max_batch)
+        self.graphs = self._program.graphs
         missing = {"logit", "q", "d"} - {tensor.name for tensor in self._program.layout.outputs}
         if missing:
             self._program.close()

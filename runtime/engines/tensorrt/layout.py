@@ -57,7 +57,8 @@ def read_layout(engine: trt.ICudaEngine, module: Any, place: str) -> Layout:
     outputs: list[Tensor] = []
     for index in range(engine.num_io_tensors):
         name = engine.get_tensor_name(index)
-        shape = tuple(engine.get_tensor_shape(name))
+        dims = engine.get_tensor_shape(name)
+        shape = tuple(dims[axis] for axis in range(len(dims)))
         if engine.get_tensor_dtype(name) != module.float32:
             raise _strange(place, f"{name} is {engine.get_tensor_dtype(name)}, expected float32")
         if not shape or shape[0] != -1 or any(size < 1 for size in shape[1:]):
