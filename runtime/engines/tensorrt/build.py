@@ -59,8 +59,10 @@ class BuildOptions:
 class Plan:
     """A built engine, not yet on disk."""
 
-    data: memoryview
-    """Its bytes, in TensorRT's own memory: a copy of an engine of ResNet38 would cost a small device dear."""
+    data: Any
+    """Its bytes, a buffer in TensorRT's own memory: a copy would cost a small device dear."""
+    size: int
+    """Bytes."""
     quantised: tuple[str, ...]
     """Names of the convolutions that should run as INT8."""
     timing_cache: bytes
@@ -145,17 +147,34 @@ def _build(
     if not used:
         # An empty one, so that what this build measures can be kept.
         config.set_timing_cache(config.create_timing_cache(b""), False)
-    monitor = make_monitor(trt, Phases(report), stop)
+    failures = list[BaseException]()
+
+    def safe_report(done: int, total: int, text: str) -> None:
+        # An exception must not travel through TensorRT, which calls this from C++.
+        try:
+            report(done, total, text)
+        except BaseException as error:
+            failures.append(error)
+            stop.set()
+
+    monitor = make_monitor(trt, Phases(safe_report), stop)
     config.progress_monitor = monitor
     configure(config)
     errors.clear()
     built = builder.build_serialized_network(network, config)
+    if failures:
+        raise failures[0]
     if built is None:
         raise DeviceError(_refusal(trt, model, errors))
     kept = config.get_timing_cache()
-    measured = b"" if kept is None else bytes(kept.serialize())
-    seconds = time.monotonic() - started
-    return Plan(memoryview(built), tuple(quantised_convolutions(trt, network)), measured, used, seconds)
+    return Plan(
+        data=built,
+        size=int(built.nbytes),
+        quantised=tuple(quantised_convolutions(trt, network)),
+        timing_cache=b"" if kept is None else bytes(kept.serialize()),
+        timing_cache_used=used,
+        seconds=time.monotonic() - started,
+    )
 
 
 def _configuration(
@@ -169,9 +188,11 @@ def _configuration(
     if options.workspace_mib is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib << 20)
     entry = network.get_input(0)
-    rest = tuple(entry.shape)[1:]
+    shape: Any = entry.shape
+    rest = tuple(shape)[1:]
+    sizes: list[Any] = [(batch, *rest) for batch in (1, options.opt_batch, options.max_batch)]
     profile = builder.create_optimization_profile()
-    profile.set_shape(entry.name, (1, *rest), (options.opt_batch, *rest), (options.max_batch, *rest))
+    profile.set_shape(entry.name, *sizes)
     config.add_optimization_profile(profile)
     return config
 
