@@ -6,11 +6,13 @@ Source: https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/a
 from __future__ import annotations
 
 from functools import partial
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from edgeasd.runtime.engines.tensorrt import library
 from edgeasd.runtime.engines.tensorrt.device import Device
 from edgeasd.runtime.engines.tensorrt.layout import checked_rows, prepared_sizes, read_layout, size_for
+from edgeasd.runtime.engines.tensorrt.network import make_logger
 from edgeasd.runtime.errors import DeviceError, InputError
 from edgeasd.runtime.logmel import Float32Array
 
@@ -18,33 +20,24 @@ if TYPE_CHECKING:
     import tensorrt as trt
 
 _REMEDY = "build again with `edgeasd build`"
-_KEPT = 16
 
 
 class Log:
-    """What TensorRT says, kept and not printed: its errors become part of ours. `module` is TensorRT."""
+    """What TensorRT complains of: kept and not printed, to become part of our errors. `module` is TensorRT."""
 
-    def __init__(self, module: Any) -> None:
-        errors = self.errors = list[str]()
-
-        class Logger(module.ILogger):  # type: ignore[misc,name-defined,unused-ignore]
-            def __init__(self) -> None:
-                module.ILogger.__init__(self)
-
-            def log(self, severity: Any, msg: str) -> None:
-                if severity in (module.ILogger.INTERNAL_ERROR, module.ILogger.ERROR) and len(errors) < _KEPT:
-                    errors.append(" ".join(msg.split())[:300])
-
-        self.logger: trt.ILogger = Logger()
+    def __init__(self, module: ModuleType) -> None:
+        self.errors: list[str] = []
+        self.logger: trt.ILogger = make_logger(module, self.errors)
         """TensorRT keeps a bare pointer to it, so it lives as long as whatever was made with it."""
 
     def reason(self) -> str:
         """The first error since the last call, in brackets; what follows it is its consequence."""
-        first, self.errors[:] = self.errors[:1], []
-        return f" ({first[0]})" if first else ""
+        found = f" ({self.errors[0]})" if self.errors else ""
+        self.errors.clear()
+        return found
 
 
-def deserialise(module: Any, plan: bytes, place: str, log: Log) -> trt.ICudaEngine:
+def deserialise(module: ModuleType, plan: bytes, place: str, log: Log) -> trt.ICudaEngine:
     """The engine of a serialised one; `module` is TensorRT. Raises DeviceError with its words where it refuses."""
     engine: trt.ICudaEngine | None = module.Runtime(log.logger).deserialize_cuda_engine(plan)
     if engine is None:
@@ -150,6 +143,8 @@ class Program:
         count = checked_rows(rows, self.layout.input, self.max_batch)
         size = size_for(count, self._sizes)
         context, graph = self._ready[size]
+        # What was said in an earlier call explains nothing, and would pile up over months.
+        self._log.errors.clear()
         self._device.select()
         # Rows of an earlier batch may fill up this one; every row is computed by itself.
         self._input[:count] = rows
