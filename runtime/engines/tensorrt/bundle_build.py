@@ -66,7 +66,6 @@ def have_engine(
     force: bool = False,
     report: Report,
     say: Callable[[str], None],
-    build: Callable[..., Plan] = build_plan,
 ) -> Built:
     """The engine of `target`: the one that is there, where it fits and nothing forces a new one, or a new one.
 
@@ -81,10 +80,26 @@ def have_engine(
         return Built(target, path, read_sidecar(beside), new=False)
     _require_room(path, model)
     say(f"{target.label}: building for {site.machine.gpu} with TensorRT {site.machine.tensorrt}: {_because(why)}")
-    cached, refused = read_cache(cache_path(bundle.path), site.machine)
-    if refused:
-        say(f"{cache_path(bundle.path)}: not used, {refused}; TensorRT measures anew")
-    plan = build(
+    plan = _plan(bundle, model, site, options, report, say)
+    seconds, quantised = plan.seconds, plan.quantised
+    with _staged(path, beside) as (new_path, new_beside):
+        write_bytes(new_path, plan.data)
+        sidecar = _sidecar(bundle, target, site, options, plan)
+        # What follows loads the engine; a small device has no memory for two of them.
+        del plan
+        sidecar = _inspected(sidecar, inspect(ask_inspector(site.trt, new_path), quantised))
+        write_bytes(new_beside, (sidecar.model_dump_json(indent=2) + "\n").encode())
+        deviation = _prove(bundle, target, new_path, site, options)
+    return Built(target, path, sidecar, True, tuple(why), seconds, deviation)
+
+
+def _plan(
+    bundle: Bundle, model: Path, site: Site, options: BuildOptions, report: Report, say: Callable[[str], None]
+) -> Plan:
+    """Build with the timing cache of the bundle, and keep what was measured."""
+    place = cache_path(bundle.path)
+    cached, refused = read_cache(place, site.machine)
+    plan = build_plan(
         site.trt,
         model,
         options,
@@ -94,19 +109,15 @@ def have_engine(
         on_thread=lambda: _select(site.index),
     )
     if cached and not plan.timing_cache_used:
-        say(f"{cache_path(bundle.path)}: refused by TensorRT; it measured anew")
-    _keep_cache(bundle, site, plan, say)
-    seconds = plan.seconds
-    with _staged(path, beside) as (new_path, new_beside):
-        write_bytes(new_path, plan.data)
-        sidecar = _sidecar(bundle, target, site, options, plan)
-        quantised = plan.quantised
-        # What follows loads the engine; a small device has no memory for two of them.
-        del plan
-        sidecar = _inspected(sidecar, inspect(ask_inspector(site.trt, new_path), quantised))
-        write_bytes(new_beside, (sidecar.model_dump_json(indent=2) + "\n").encode())
-        deviation = _prove(bundle, target, new_path, site, options)
-    return Built(target, path, sidecar, True, tuple(why), seconds, deviation)
+        refused = "TensorRT refuses it"
+    if refused:
+        say(f"{place}: not used, {refused}; TensorRT measured anew")
+    try:
+        # Kept whatever becomes of the engine, and an engine does without.
+        write_cache(place, site.machine, plan.timing_cache)
+    except OSError as error:
+        say(f"{place}: not kept ({error.strerror}); the next build measures anew")
+    return plan
 
 
 def _because(why: list[str]) -> str:
@@ -116,16 +127,6 @@ def _because(why: list[str]) -> str:
 def _select(index: int) -> None:
     """CUDA's present device is one of each thread."""
     cuda.checked(cuda.bindings().cudaSetDevice(index), f"choosing GPU {index}")
-
-
-def _keep_cache(bundle: Bundle, site: Site, plan: Plan, say: Callable[[str], None]) -> None:
-    """Kept whatever becomes of the engine, and an engine does without."""
-    if not plan.timing_cache:
-        return
-    try:
-        write_cache(cache_path(bundle.path), site.machine, plan.timing_cache)
-    except OSError as error:
-        say(f"{cache_path(bundle.path)}: not kept ({error.strerror}); the next build measures anew")
 
 
 def _require_room(path: Path, model: Path) -> None:
