@@ -58,12 +58,9 @@ def parse_onnx(
             f"{model.name}: TensorRT {library.version(trt)} cannot read it ({_reason(parser, errors)}); "
             "export and calibrate the bundle again with this version of edgeasd"
         )
-    if (
-        network.num_inputs != 1
-        or list(network.get_input(0).shape).count(-1) != 1
-        or network.get_input(0).shape[0] != -1
-    ):
-        raise BundleError(f"{model.name}: expected one input with a free batch and nothing else free; export it again")
+    entry: Any = network.get_input(0).shape if network.num_inputs == 1 else ()
+    if [size < 0 for size in entry] != [True] + [False] * (len(entry) - 1):
+        raise BundleError(f"{model.name}: expected one input, of a free batch and else of fixed shape; export it again")
     return network
 
 
