@@ -57,11 +57,13 @@ def choose(
 
 def check_built(manifest: Manifest, bundle: Path, offer: Offer) -> None:
     """Raise NotBuilt where an engine that `offer` needs of TensorRT is missing or does not fit this machine."""
-    machine = this_machine(gpu_index(offer.engine.accelerator))
+    index = gpu_index(offer.engine.accelerator)
+    machine = this_machine(index)
     encoder = manifest.files[manifest.precisions[offer.precision].file]
-    read_built(bundle, offer.precision, machine, onnx_sha256=encoder.sha256)
+    read_built(bundle, offer.precision, machine, onnx_sha256=encoder.sha256, index=index)
     if offer.head == "tensorrt":
-        read_built(bundle, "fp32", machine, onnx_sha256=manifest.files["head.onnx"].sha256, part="head")
+        head = manifest.files["head.onnx"]
+        read_built(bundle, "fp32", machine, onnx_sha256=head.sha256, part="head", index=index)
 
 
 def _refuse_stale(manifest: Manifest, bundle: Path, precision: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import subprocess
 import sys
@@ -9,12 +10,11 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from edgeasd.runtime.errors import InputError
+from edgeasd.runtime.errors import DeviceError, InputError
 from edgeasd.toolkit.cli.guard import complain
 
 if TYPE_CHECKING:
     from edgeasd.runtime.bundle import Bundle
-    from edgeasd.runtime.engines.tensorrt.built import NotBuilt
 
 
 def build_missing(bundle: Bundle, precision: str | None, engine: str, accelerator: str, head: str) -> None:
@@ -26,26 +26,33 @@ def build_missing(bundle: Bundle, precision: str | None, engine: str, accelerato
     from edgeasd.runtime.engines import choose_engine
     from edgeasd.runtime.engines.tensorrt import library
     from edgeasd.runtime.engines.tensorrt.built import NotBuilt
-    from edgeasd.runtime.offer import HEADS, check_built, choose
+    from edgeasd.runtime.offer import check_built, choose
 
     if engine == "auto" and accelerator != "cpu" and precision != "int8-cpu":
         # Whoever asks to build asks for TensorRT, and is told where it is not.
         library.load()
     if choose_engine(engine, accelerator, precision).engine != "tensorrt":
         raise InputError("--build: there is nothing to build for ONNX Runtime on the CPU; leave it out")
-    for _ in HEADS:
-        offer = choose(bundle.manifest, bundle.path, precision, engine, accelerator, head)
+    offer, tried = choose(bundle.manifest, bundle.path, precision, engine, accelerator, head), dict[str, int]()
+    while True:
         try:
             return check_built(bundle.manifest, bundle.path, offer)
         except NotBuilt as missing:
-            complain(f"{str(missing).partition('; type:')[0]}; building it now")
-            _build(missing)
+            line = shlex.join(missing.arguments)
+            # Only an engine that is still missing makes the failure of its build ours: one that is slower than
+            # it should be ends `edgeasd build` with 1, and is kept.
+            if line in tried:
+                if tried[line] == 0:
+                    raise
+                raise typer.Exit(tried[line]) from None
+            complain(f"{missing.what}; now: edgeasd {line}")
+            tried[line] = _build(missing.arguments)
 
 
-def _build(missing: NotBuilt) -> None:
-    """Run the line that the message names, in a process of its own: a builder's memory should not stay for months."""
+def _build(arguments: list[str]) -> int:
+    """Run `edgeasd build` in a process of its own, as a builder's memory should not stay for months; its exit code."""
     # What it prints is progress for whoever asked for scores.
-    with subprocess.Popen([sys.executable, "-m", "edgeasd", *missing.arguments], stdout=sys.stderr) as process:
+    with subprocess.Popen([sys.executable, "-m", "edgeasd", *arguments], stdout=sys.stderr) as process:
         try:
             code = process.wait()
         except BaseException:
@@ -53,5 +60,6 @@ def _build(missing: NotBuilt) -> None:
             process.send_signal(signal.SIGINT)
             process.wait()
             raise
-    if code:
-        raise typer.Exit(code)
+    if code < 0:
+        raise DeviceError(f"edgeasd build: ended by signal {-code}; see the system log, or build on its own first")
+    return code

@@ -107,14 +107,14 @@ def open_built(
     fits, and what TensorRTEngine raises.
     """
     index = gpu_index(accelerator)
-    built = read_built(bundle, precision, this_machine(index), onnx_sha256=onnx_sha256)
+    built = read_built(bundle, precision, this_machine(index), onnx_sha256=onnx_sha256, index=index)
     most = min(max_batch, built.sidecar.max_batch)
     return TensorRTEngine(built.path, precision=precision, accelerator=accelerator, max_batch=most, plan=built.plan)
 
 
 def open_built_head(bundle: Path, accelerator: str, *, onnx_sha256: str, max_batch: int = 10) -> TensorRTHead:
     """The same for the head."""
-    machine = this_machine(gpu_index(accelerator))
-    built = read_built(bundle, "fp32", machine, onnx_sha256=onnx_sha256, part="head")
+    index = gpu_index(accelerator)
+    built = read_built(bundle, "fp32", this_machine(index), onnx_sha256=onnx_sha256, part="head", index=index)
     most = min(max_batch, built.sidecar.max_batch)
     return TensorRTHead(built.path, accelerator=accelerator, max_batch=most, plan=built.plan)
