@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgeasd.runtime.errors import InputError
+from edgeasd.toolkit.cli.export_front_end import read_sounds, written_front_end
 from edgeasd.toolkit.cli.guard import complain, remembered_interrupts
 from edgeasd.toolkit.cli.options import Alpha, AsJson, ChannelOfRun, Machine, MachineId, Update, Workspace
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from edgeasd.calibration.deploy import DeployFit, SegmentOutputs
     from edgeasd.export.bundle_writer import TrainedModel
     from edgeasd.runtime.golden import Deviation
+    from edgeasd.runtime.manifest import FrontEnd
     from edgeasd.toolkit.evaluation.trained import Trained
 
 
@@ -28,6 +30,10 @@ def export(
     clips: Annotated[
         Path | None,
         typer.Option(help="Folder of normal clips to take d_min and the threshold from, in place of held-out ones."),
+    ] = None,
+    front_end: Annotated[
+        Path | None,
+        typer.Option(help="Folder of clips of the machine: also write log-mel as a graph for GPUs, measured on these."),
     ] = None,
     channel: ChannelOfRun = None,
     output: Annotated[
@@ -60,11 +66,12 @@ def export(
             name, known = trained.run.folder.name, trained.run.known_anomalies
             print(f"edgeasd: {run.machine} ID {run.id}: update {name}, {known} known anomalies", file=sys.stderr)
         target = output or bundle_folder(workspace, run.machine, run.id)
+        sounds = None if front_end is None else read_sounds(trained, front_end, channel)
         model = _model(trained, None if clips is None else _score_clips(trained, clips, channel))
         with remembered_interrupts() as check:
-            found = write_bundle(model, target, lambda text: _step(text, check), precisions)
+            found = write_bundle(model, target, lambda text: _step(text, check), precisions, sounds)
         paths = [target, *([zip_bundle(target)] if make_zip else [])]
-        _report(model, found, paths, as_json)
+        _report(model, found, paths, as_json, written_front_end(target))
 
 
 def _precisions(given: str) -> list[str]:
@@ -176,7 +183,9 @@ def _score_clips(trained: Trained, folder: Path, channel: int | None) -> list[Se
     return found
 
 
-def _report(model: TrainedModel, found: dict[str, Deviation], paths: list[Path], as_json: bool) -> None:
+def _report(
+    model: TrainedModel, found: dict[str, Deviation], paths: list[Path], as_json: bool, front_end: FrontEnd | None
+) -> None:
     from dataclasses import asdict
 
     from edgeasd.export.fp16 import FP16_LIMITS
@@ -187,7 +196,8 @@ def _report(model: TrainedModel, found: dict[str, Deviation], paths: list[Path],
         facts = {"bundle": str(paths[0]), "machine": model.machine, "id": model.id, "status": model.fit.status}
         others = {name: asdict(deviation) for name, deviation in found.items() if name != "fp32"}
         deviations = {"deviation": asdict(found["fp32"]), "deviation_of": others}
-        print(json.dumps({**facts, "segments_compared": segments, **deviations}))
+        also = {} if front_end is None else {"front_end": front_end.model_dump()}
+        print(json.dumps({**facts, "segments_compared": segments, **deviations, **also}))
         return
     print(f"{paths[0]}: {model.machine} ID {model.id}, {model.backbone}, {', '.join(found)}, {model.fit.status}")
     print(f"  ONNX against torch on {segments} real segments, largest deviation (limit):")
@@ -201,6 +211,11 @@ def _report(model: TrainedModel, found: dict[str, Deviation], paths: list[Path],
         if "fp16" in found:
             columns.append(f"fp16 {getattr(found['fp16'], name):.1e} ({getattr(FP16_LIMITS, name):.0e})")
         print(f"    {meaning:<24} {', '.join(columns)}")
+    if front_end is not None:
+        print(
+            f"  {front_end.file} against the features of the runtime on {front_end.clips} clips: "
+            f"|Δ log10| up to {front_end.logmel:.1e}, |Δs| up to {front_end.score:.1e}; `run` does not use it yet"
+        )
     score, threshold = model.fit.score, model.fit.threshold
     print(f"  α {score.alpha} ({score.alpha_source}); d_min {score.d_min:.4g} ({score.d_min_source});")
     print(f"  d_max {score.d_max:.4g} ({score.d_max_source})")
