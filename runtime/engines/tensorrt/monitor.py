@@ -63,7 +63,11 @@ class Phases:
 
     def _tell(self, phase: _Phase, text: str) -> None:
         """Carry the change up to the outermost phase, and report where the number has grown."""
-        while (parent := self._open.get(phase.parent or "")) is not None and parent is not phase:
+        # No more turns than phases: one that named itself as an ancestor would keep a builder waiting for ever.
+        for _ in range(len(self._open)):
+            parent = self._open.get(phase.parent or "")
+            if parent is None or parent is phase:
+                break
             parent.inner = max(parent.inner, phase.share)
             phase = parent
         now = int(TOTAL * phase.share)
