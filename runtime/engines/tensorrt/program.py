@@ -102,7 +102,8 @@ class Program:
         except DeviceError as error:
             # Not fatal, as each size has just run without; and not silent, as the engine's name says so.
             self.graphs = f"no CUDA graph: {str(error).partition(';')[0]}"
-            self._ready.update({size: (context, None) for size, (context, _) in self._ready.items()})
+            for size, (context, _) in self._ready.items():
+                self._ready[size] = (context, None)
 
     def _record(self) -> None:
         for size, (context, _) in self._ready.items():
