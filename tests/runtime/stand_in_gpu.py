@@ -2,7 +2,7 @@
 
 They are no proof that anything runs on a GPU. They show what edgeasd does around one: what is taken, that it is
 given back once and in order, what goes where, and what is recorded when. Memory is real, so that a wrong address
-or size is a wrong number or worse; "the engine" doubles the first values of each row.
+or size is a wrong number or worse. "The engine" doubles the first values of each row, or calls what it is given.
 """
 
 from __future__ import annotations
@@ -141,14 +141,14 @@ class Context:
         self.memory = memory
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-        assert name == "logmel"
+        assert name == self.engine.input
         assert shape[1:] == self.engine.row
         self.size = shape[0]
         return 1 <= shape[0] <= self.engine.largest
 
     def set_tensor_address(self, name: str, address: int) -> bool:
         self.addresses[name] = address
-        return name in self.engine.outputs or name == "logmel"
+        return name in self.engine.outputs or name == self.engine.input
 
     def execute_async_v3(self, stream: int) -> bool:
         cuda = self.engine.cuda
@@ -164,18 +164,24 @@ class Context:
 
     def _compute(self) -> None:
         width = math.prod(self.engine.row)
-        source = (ctypes.c_float * (self.size * width)).from_address(self.addresses["logmel"])
+        source = (ctypes.c_float * (self.size * width)).from_address(self.addresses[self.engine.input])
         rows = np.ctypeslib.as_array(source).reshape(self.size, width)
+        made = self.engine.compute(rows.reshape(self.size, *self.engine.row)) if self.engine.compute else {}
         for name, values in self.engine.outputs.items():
             target = (ctypes.c_float * (self.size * values)).from_address(self.addresses[name])
-            np.ctypeslib.as_array(target).reshape(self.size, values)[:] = 2 * rows[:, :values]
+            found = made.get(name, 2 * rows[:, :values])
+            np.ctypeslib.as_array(target).reshape(self.size, values)[:] = found.reshape(self.size, values)
 
 
 class Engine:
-    """An engine with the input "logmel" (-1, 1, 4, 3)."""
+    """An engine with one input, "logmel" (-1, 1, 4, 3) unless told otherwise."""
 
     device_memory_size_v2 = 1000
-    row = (1, 4, 3)
+    input = "logmel"
+    row: tuple[int, ...] = (1, 4, 3)
+    compute: Callable[[np.ndarray], dict[str, np.ndarray]] | None = None
+    flat: frozenset[str] = frozenset()
+    """Outputs without a dimension beside the batch."""
 
     def __init__(self, cuda: Cuda, outputs: dict[str, int], largest: int, capturable: bool) -> None:
         self.cuda, self.outputs, self.largest, self.capturable = cuda, outputs, largest, capturable
@@ -186,19 +192,19 @@ class Engine:
         return 1 + len(self.outputs)
 
     def get_tensor_name(self, index: int) -> str:
-        return ["logmel", *self.outputs][index]
+        return [self.input, *self.outputs][index]
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        return (-1, *self.row) if name == "logmel" else (-1, self.outputs[name])
+        return (-1, *self.row) if name == self.input else (-1,) if name in self.flat else (-1, self.outputs[name])
 
     def get_tensor_dtype(self, name: str) -> str:
         return "float32"
 
     def get_tensor_mode(self, name: str) -> int:
-        return 1 if name == "logmel" else 2
+        return 1 if name == self.input else 2
 
     def get_tensor_profile_shape(self, name: str, index: int) -> list[tuple[int, ...]]:
-        assert (name, index) == ("logmel", 0)
+        assert (name, index) == (self.input, 0)
         return [(1, *self.row), (1, *self.row), (self.largest, *self.row)]
 
     def create_execution_context(self, strategy: str) -> Context:
@@ -211,8 +217,8 @@ class ILogger:
     Severity = SimpleNamespace(INTERNAL_ERROR=0, ERROR=1)
 
 
-def tensorrt(engine: Engine | None) -> Any:
-    """A module `tensorrt` that deserialises anything into `engine`."""
+def tensorrt(engine: Engine | Callable[[bytes], Engine] | None) -> Any:
+    """A module `tensorrt` that deserialises anything into `engine`, or into what `engine` makes of it."""
 
     class Runtime:
         def __init__(self, logger: Any) -> None:
@@ -221,7 +227,7 @@ def tensorrt(engine: Engine | None) -> Any:
         def deserialize_cuda_engine(self, plan: bytes) -> Engine | None:
             if engine is None:
                 self.logger.log(ILogger.Severity.ERROR, "Serialization assertion\nfailed")
-            return engine
+            return engine(plan) if callable(engine) else engine
 
     return SimpleNamespace(
         __version__="10.3.0",
