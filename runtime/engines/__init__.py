@@ -60,4 +60,4 @@ def _open_built(bundle: Path, precision: str, chosen: EngineChoice, asked: str, 
     except DeviceError as error:
         if asked == "auto":
             raise DeviceError(f"{error}; --engine onnxruntime asks for the CPU instead") from None
-        raise
+        raise DeviceError(f"--engine {asked}: {error}") from None
