@@ -15,11 +15,13 @@ from typing import Any
 import pytest
 
 from edgeasd.runtime.bundle import Bundle
+from edgeasd.runtime.engines.tensorrt import library
 from edgeasd.runtime.engines.tensorrt.build import BuildOptions
 from edgeasd.runtime.engines.tensorrt.machine import MachineFacts
 from edgeasd.runtime.engines.tensorrt.sidecar import Sidecar, engine_paths
 from edgeasd.runtime.engines.tensorrt.targets import Target, targets, why_not
-from edgeasd.runtime.errors import BundleError
+from edgeasd.runtime.errors import BundleError, InputError
+from edgeasd.toolkit.cli.build import build as command
 
 pytestmark = pytest.mark.core
 
@@ -105,18 +107,24 @@ def test_without_a_gpu(built: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "part"),
     [
-        (("--precision", "int8-cpu"), "--precision int8-cpu: it is made for ONNX Runtime on a CPU"),
-        (("--precision", "fp8"), "--precision fp8: unknown; TensorRT is given fp32, fp16, int8"),
-        (("--precision", ""), "--precision : unknown"),
-        (("--precision", "fp32,int8"), "--precision int8: valve-id_00 offers fp32"),
-        (("--opt-batch", "11"), "--opt-batch 11 with --max-batch 10"),
-        (("--max-batch", "0"), "--max-batch"),
-        (("--optimisation-level", "6"), "--optimisation-level"),
-        (("--accelerator", "cpu"), "--accelerator cpu: TensorRT builds on a GPU"),
+        ({"precision": "int8-cpu"}, "--precision int8-cpu: it is made for ONNX Runtime on a CPU"),
+        ({"precision": "fp8"}, "--precision fp8: unknown; TensorRT is given fp32, fp16, int8"),
+        ({"precision": ""}, "--precision : unknown"),
+        ({"precision": "fp32,int8"}, "--precision int8: valve-id_00 offers fp32"),
+        ({"opt_batch": 11}, "--opt-batch 11 with --max-batch 10"),
+        ({"max_batch": 5000}, "--max-batch <= 4096"),
+        ({"accelerator": "cpu"}, "--accelerator cpu: TensorRT builds on a GPU"),
+        ({"accelerator": "cuda:x"}, "--accelerator cuda:x: TensorRT builds on a GPU"),
     ],
 )
-def test_wrong_use_is_said_before_tensorrt_is_looked_for(built: Path, options: tuple[str, str], part: str) -> None:
-    refused(build(built, *options), 2, part)
+def test_wrong_use_is_said_before_tensorrt_is_looked_for(
+    built: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], part: str
+) -> None:
+    monkeypatch.setattr(library, "load", lambda: pytest.fail("looked for"))
+    with pytest.raises(InputError) as caught:
+        command(built, **options)
+    assert part in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_zip_is_refused_with_the_remedy(built: Path) -> None:
@@ -125,8 +133,10 @@ def test_a_zip_is_refused_with_the_remedy(built: Path) -> None:
 
 
 def test_what_is_no_bundle(tmp_path: Path) -> None:
-    refused(build(tmp_path), 2, "has no manifest.json")
-    refused(build(tmp_path / "nothing"), 2, "no such bundle")
+    with pytest.raises(BundleError, match=r"has no manifest\.json"):
+        command(tmp_path)
+    with pytest.raises(InputError, match="no such bundle"):
+        command(tmp_path / "nothing")
 
 
 # Which engine may stay
