@@ -131,6 +131,8 @@ def _select(index: int) -> None:
 
 def _require_room(path: Path, model: Path) -> None:
     """An engine is about as large as its ONNX; half an hour of building should not end in a full disk."""
+    if path.parent.exists() and not path.parent.is_dir():
+        raise InputError(f"{path.parent}: not a folder, and engines are kept in it; remove it")
     path.parent.mkdir(exist_ok=True)
     free, needed = shutil.disk_usage(path.parent).free, model.stat().st_size
     if free < needed:

@@ -43,7 +43,10 @@ def targets(bundle: Bundle, asked: list[str], head: bool) -> list[Target]:
         if precision not in offers:
             raise InputError(f"--precision {precision}: {name} offers {', '.join(offers)}; choose one of them")
         if offers[precision].stale:
-            raise BundleError(f"--precision {precision}: {name}: to be calibrated again ({offers[precision].stale})")
+            raise BundleError(
+                f"--precision {precision}: {name} needs it to be calibrated again ({offers[precision].stale}); "
+                "run `edgeasd calibrate` on the workstation and copy the bundle"
+            )
     usable = [precision for precision in PRECISIONS if precision in offers and not offers[precision].stale]
     if not usable and not asked and not head:
         raise InputError(f"{name}: offers {', '.join(offers)}, none of it for TensorRT; export it with fp32 or fp16")
