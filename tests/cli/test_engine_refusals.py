@@ -116,6 +116,13 @@ def without_bindings(place: Place) -> None:
     place.package("cuda/__init__.py", "")
 
 
+def without_driver(place: Place) -> None:
+    """Bindings of CUDA 12 raise where there is no driver library."""
+    place.device()
+    text = "def cudaGetDeviceCount():\n    raise RuntimeError('Failed to dlopen libcuda.so.1')\n"
+    place.package("cuda/bindings/runtime.py", text)
+
+
 def changed_onnx(place: Place) -> None:
     place.device().built()
     path = place.bundle / "encoder.fp32.onnx"
@@ -146,6 +153,7 @@ REFUSED = {
     "a library that does not load": (broken, AUTO, 3, "TensorRT: not installed (No module named", NOT_HERE),
     "too old": (lambda p: p.device("8.6.2"), AUTO, 3, "TensorRT 8.6.2: too old", NOT_HERE),
     "no bindings": (without_bindings, AUTO, 3, "CUDA bindings: not installed", "--engine onnxruntime"),
+    "no driver": (without_driver, AUTO, 3, "CUDA: no driver (Failed to dlopen libcuda.so.1)", "--engine onnxruntime"),
     "no GPU": (lambda p: p.device(error=100), AUTO, 3, "CUDA: counting the GPUs failed", "--engine onnxruntime"),
     "no such GPU": (lambda p: p.device(), ("--accelerator", "cuda:1"), 3, "cuda:1: this machine has 1 GPU", "cpu"),
     "nothing built": (lambda p: p.device(), AUTO, 3, "b/engines/encoder.fp32.engine: no TensorRT engine", BUILD),

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from edgeasd.runtime.engines import Engine
 from edgeasd.runtime.engines.tensorrt import device, library
+from edgeasd.runtime.engines.tensorrt.cuda import checked
 from edgeasd.runtime.engines.tensorrt.engine import TensorRTEngine, TensorRTHead, gpu_index
 from edgeasd.runtime.engines.tensorrt.layout import Tensor, checked_rows, prepared_sizes, read_layout, size_for
 from edgeasd.runtime.engines.tensorrt.program import Log, deserialise
@@ -337,3 +338,45 @@ def test_an_engine_of_another_make_is_refused(bench: Any, change: dict[str, Any]
     with pytest.raises(BundleError) as error:
         read_layout(made.engine, made.parts.tensorrt(made.engine), "engines/encoder.fp32.engine")
     assert said in str(error.value)
+
+
+# The real CUDA bindings, where there is no driver: what they answer is an error, and that they answer is the point
+
+
+def test_the_cuda_bindings_take_every_call_as_we_make_it() -> None:
+    """A call with the wrong number or kind of arguments raises TypeError before CUDA is asked."""
+    cuda = pytest.importorskip("cuda.bindings.runtime", reason="NO CUDA BINDINGS: their signatures are not tested")
+    try:
+        error, _ = cuda.cudaGetDeviceCount()
+    except RuntimeError:
+        pytest.skip("NO DRIVER LIBRARY: bindings of CUDA 12 answer nothing without it")
+    if int(error) == 0:
+        pytest.skip("A GPU: calls with made-up addresses are for machines without one")
+    stream, graph, executable = cuda.cudaStream_t(), cuda.cudaGraph_t(), cuda.cudaGraphExec_t()
+    assert int(stream) == 0, "TensorRT takes a stream as a number"
+    array = np.zeros(4, np.float32)
+    kinds, modes = cuda.cudaMemcpyKind, cuda.cudaStreamCaptureMode
+    answers = [
+        cuda.cudaSetDevice(0),
+        cuda.cudaSetDeviceFlags(cuda.cudaDeviceScheduleBlockingSync),
+        cuda.cudaStreamCreateWithFlags(cuda.cudaStreamNonBlocking),
+        cuda.cudaMalloc(256),
+        cuda.cudaMallocHost(256),
+        cuda.cudaMemcpyAsync(4096, array.ctypes.data, 16, kinds.cudaMemcpyHostToDevice, stream),
+        cuda.cudaMemcpyAsync(array.ctypes.data, 4096, 16, kinds.cudaMemcpyDeviceToHost, stream),
+        cuda.cudaStreamSynchronize(stream),
+        cuda.cudaStreamBeginCapture(stream, modes.cudaStreamCaptureModeThreadLocal),
+        cuda.cudaStreamEndCapture(stream),
+        cuda.cudaGraphInstantiate(graph, 0),
+        cuda.cudaGraphLaunch(executable, stream),
+        cuda.cudaGraphDestroy(graph),
+        cuda.cudaGraphExecDestroy(executable),
+        cuda.cudaFree(0),
+        cuda.cudaFreeHost(0),
+        cuda.cudaStreamDestroy(stream),
+        cuda.cudaGetLastError(),
+    ]
+    assert all(isinstance(answer, tuple) for answer in answers)
+    for answer in answers[:5]:
+        with pytest.raises(DeviceError, match=r"^CUDA: trying failed with cudaError\w+; `edgeasd doctor`"):
+            checked(answer, "trying")
