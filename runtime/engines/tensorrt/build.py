@@ -65,8 +65,6 @@ class Plan:
     """Bytes."""
     quantised: tuple[str, ...]
     """Names of the convolutions that should run as INT8."""
-    timing_cache: bytes
-    """What was measured for this and earlier engines; empty where this TensorRT keeps none."""
     timing_cache_used: bool
     """Whether the cache that was given fitted this machine."""
     seconds: float
@@ -84,12 +82,14 @@ def build_plan(
     timing_cache: bytes = b"",
     report: Report = _nothing,
     stopping: Callable[[], None] = _nothing,
+    keep: Callable[[bytes], None] = _nothing,
     on_thread: Callable[[], None] = _nothing,
     configure: Callable[[Any], None] = _nothing,
 ) -> Plan:
     """Build the engine of `model`.
 
-    `on_thread` runs first in the thread that builds: a CUDA device is chosen for each thread. `configure` gets the
+    `keep` gets the timing cache as it is when the builder ends, with an engine or without: what was measured before
+    an interrupt need not be measured again. `on_thread` runs first in the thread that builds: a CUDA device is chosen for each thread. `configure` gets the
     builder's configuration last, for what only one kind of TensorRT has. An exception that reaches this call while
     it waits, such as Ctrl-C, calls `stopping`, ends the build after the step it is in, and is raised again.
 
@@ -100,7 +100,7 @@ def build_plan(
 
     def work() -> Plan:
         on_thread()
-        return _build(trt, model, options, timing_cache, report, stop, configure)
+        return _build(trt, model, options, timing_cache, report, keep, stop, configure)
 
     return _interruptible(work, stop, stopping)
 
@@ -130,6 +130,7 @@ def _build(
     options: BuildOptions,
     timing_cache: bytes,
     report: Report,
+    keep: Callable[[bytes], None],
     stop: threading.Event,
     configure: Callable[[Any], None],
 ) -> Plan:
@@ -152,7 +153,9 @@ def _build(
     def safe_report(done: int, total: int, text: str) -> None:
         # An exception must not travel through TensorRT, which calls this from C++.
         try:
-            report(done, total, text)
+            # A phase that is broken off counts as finished; nobody should see a bar that runs to its end.
+            if not stop.is_set():
+                report(done, total, text)
         except BaseException as error:
             failures.append(error)
             stop.set()
@@ -162,16 +165,17 @@ def _build(
     configure(config)
     errors.clear()
     built = builder.build_serialized_network(network, config)
+    measured = config.get_timing_cache()
+    if measured is not None:
+        keep(bytes(measured.serialize()))
     if failures:
         raise failures[0]
     if built is None:
         raise DeviceError(_refusal(trt, model, errors))
-    kept = config.get_timing_cache()
     return Plan(
         data=built,
         size=int(built.nbytes),
         quantised=tuple(quantised_convolutions(trt, network)),
-        timing_cache=b"" if kept is None else bytes(kept.serialize()),
         timing_cache_used=used,
         seconds=time.monotonic() - started,
     )
