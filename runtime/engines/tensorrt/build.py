@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -88,10 +88,11 @@ def build_plan(
 ) -> Plan:
     """Build the engine of `model`.
 
-    `keep` gets the timing cache as it is when the builder ends, with an engine or without: what was measured before
-    an interrupt need not be measured again. `on_thread` runs first in the thread that builds: a CUDA device is chosen for each thread. `configure` gets the
-    builder's configuration last, for what only one kind of TensorRT has. An exception that reaches this call while
-    it waits, such as Ctrl-C, calls `stopping`, ends the build after the step it is in, and is raised again.
+    An exception that reaches this call while it waits, such as Ctrl-C, calls `stopping`, ends the build after the
+    step it is in, and is raised again. `keep` gets the timing cache when the builder ends, with an engine or
+    without: what was measured before an interrupt need not be measured again. `on_thread` runs first in the thread
+    that builds, as a CUDA device is chosen for each thread. `configure` gets the builder's configuration last, for
+    what only one kind of TensorRT has.
 
     Raises BundleError for a graph that TensorRT refuses, DeviceError where it builds none.
     """
@@ -108,14 +109,15 @@ def build_plan(
 def _interruptible(work: Callable[[], _Result], stop: threading.Event, stopping: Callable[[], None]) -> _Result:
     """Run `work` in a thread: TensorRT's call gives Python no chance to see a signal, waiting for a thread does."""
     with ThreadPoolExecutor(1, "tensorrt-build") as pool:
-        future = pool.submit(work)
+        future: Future[_Result] | None = None
         try:
+            future = pool.submit(work)
             return future.result()
         except BaseException:
             stop.set()
-            if not future.done():
+            if future is not None and not future.done():
                 stopping()
-            while not future.done():
+            while future is not None and not future.done():
                 try:
                     wait([future])
                 except (KeyboardInterrupt, SystemExit):
@@ -143,31 +145,15 @@ def _build(
         raise DeviceError(_refusal(trt, model, [*errors, str(error)])) from None
     network = parse_onnx(trt, builder, logger, model, errors)
     config = _configuration(trt, builder, network, options)
-    cache: tensorrt.ITimingCache = config.create_timing_cache(timing_cache)
-    used = bool(timing_cache) and bool(config.set_timing_cache(cache, False))
-    if not used:
-        # An empty one, so that what this build measures can be kept.
-        config.set_timing_cache(config.create_timing_cache(b""), False)
+    cache, used = _give_cache(config, timing_cache)
     failures = list[BaseException]()
-
-    def safe_report(done: int, total: int, text: str) -> None:
-        # An exception must not travel through TensorRT, which calls this from C++.
-        try:
-            # A phase that is broken off counts as finished; nobody should see a bar that runs to its end.
-            if not stop.is_set():
-                report(done, total, text)
-        except BaseException as error:
-            failures.append(error)
-            stop.set()
-
-    monitor = make_monitor(trt, Phases(safe_report), stop)
+    monitor = make_monitor(trt, Phases(_safely(report, stop, failures)), stop)
     config.progress_monitor = monitor
     configure(config)
     errors.clear()
     built = builder.build_serialized_network(network, config)
-    measured = config.get_timing_cache()
-    if measured is not None:
-        keep(bytes(measured.serialize()))
+    if cache is not None:
+        keep(bytes(cache.serialize()))
     if failures:
         raise failures[0]
     if built is None:
@@ -179,6 +165,33 @@ def _build(
         timing_cache_used=used,
         seconds=time.monotonic() - started,
     )
+
+
+def _give_cache(config: tensorrt.IBuilderConfig, timing_cache: bytes) -> tuple[tensorrt.ITimingCache | None, bool]:
+    """(the cache in use, whether it is the one given). Not every version keeps it alive, so the caller holds it.
+
+    What is refused is replaced by an empty one, so that what this build measures can be kept.
+    """
+    for data in (timing_cache, b"") if timing_cache else (b"",):
+        cache: tensorrt.ITimingCache | None = config.create_timing_cache(data)
+        if cache is not None and config.set_timing_cache(cache, False):
+            return cache, bool(data)
+    return None, False
+
+
+def _safely(report: Report, stop: threading.Event, failures: list[BaseException]) -> Report:
+    """`report` for a caller in C++, through which no exception may travel: it is kept, and ends the build."""
+
+    def safe_report(done: int, total: int, text: str) -> None:
+        try:
+            # A phase that is broken off counts as finished; nobody should see a bar that runs to its end.
+            if not stop.is_set():
+                report(done, total, text)
+        except BaseException as error:
+            failures.append(error)
+            stop.set()
+
+    return safe_report
 
 
 def _configuration(
