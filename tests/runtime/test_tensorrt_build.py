@@ -203,9 +203,16 @@ def test_ctrl_c_ends_a_build_and_is_raised_again(small_bundle: Path) -> None:
             time.sleep(0.2)
 
     stopping: list[float] = []
+    kept: list[bytes] = []
     with pytest.raises(KeyboardInterrupt):
-        build(small_bundle / "encoder.fp32.onnx", report=interrupt, stopping=lambda: stopping.append(1))
+        build(
+            small_bundle / "encoder.fp32.onnx",
+            report=interrupt,
+            stopping=lambda: stopping.append(1),
+            keep=kept.append,
+        )
     assert told
+    assert len(kept) == 1, "what was measured so far"
     assert stopping == [1]
     assert build(small_bundle / "encoder.fp32.onnx").size, "the next build is not harmed"
 
@@ -221,11 +228,12 @@ def test_an_error_in_the_report_of_progress_arrives(small_bundle: Path) -> None:
 # The timing cache
 
 
-def test_a_timing_cache_is_given_back_and_taken_again(small_bundle: Path) -> None:
-    first = build(small_bundle / "encoder.fp32.onnx")
-    assert not first.timing_cache_used
-    assert first.timing_cache
-    assert build(small_bundle / "encoder.fp32.onnx", timing_cache=first.timing_cache).timing_cache_used
+def test_a_timing_cache_is_given_out_and_taken_again(small_bundle: Path) -> None:
+    kept: list[bytes] = []
+    assert not build(small_bundle / "encoder.fp32.onnx", keep=kept.append).timing_cache_used
+    (measured,) = kept
+    assert measured
+    assert build(small_bundle / "encoder.fp32.onnx", timing_cache=measured).timing_cache_used
 
 
 def test_a_build_goes_on_without_a_timing_cache_that_is_rubbish(small_bundle: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -65,8 +65,6 @@ class Plan:
     """Bytes."""
     quantised: tuple[str, ...]
     """Names of the convolutions that should run as INT8."""
-    timing_cache: bytes
-    """What was measured for this and earlier engines; empty where this TensorRT keeps none."""
     timing_cache_used: bool
     """Whether the cache that was given fitted this machine."""
     seconds: float
@@ -84,14 +82,17 @@ def build_plan(
     timing_cache: bytes = b"",
     report: Report = _nothing,
     stopping: Callable[[], None] = _nothing,
+    keep: Callable[[bytes], None] = _nothing,
     on_thread: Callable[[], None] = _nothing,
     configure: Callable[[Any], None] = _nothing,
 ) -> Plan:
     """Build the engine of `model`.
 
-    `on_thread` runs first in the thread that builds: a CUDA device is chosen for each thread. `configure` gets the
-    builder's configuration last, for what only one kind of TensorRT has. An exception that reaches this call while
-    it waits, such as Ctrl-C, calls `stopping`, ends the build after the step it is in, and is raised again.
+    An exception that reaches this call while it waits, such as Ctrl-C, calls `stopping`, ends the build after the
+    step it is in, and is raised again. `keep` gets the timing cache when the builder ends, with an engine or
+    without: what was measured before an interrupt need not be measured again. `on_thread` runs first in the thread
+    that builds, as a CUDA device is chosen for each thread. `configure` gets the builder's configuration last, for
+    what only one kind of TensorRT has.
 
     Raises BundleError for a graph that TensorRT refuses, DeviceError where it builds none.
     """
@@ -100,7 +101,7 @@ def build_plan(
 
     def work() -> Plan:
         on_thread()
-        return _build(trt, model, options, timing_cache, report, stop, configure)
+        return _build(trt, model, options, timing_cache, report, keep, stop, configure)
 
     return _interruptible(work, stop, stopping)
 
@@ -108,14 +109,15 @@ def build_plan(
 def _interruptible(work: Callable[[], _Result], stop: threading.Event, stopping: Callable[[], None]) -> _Result:
     """Run `work` in a thread: TensorRT's call gives Python no chance to see a signal, waiting for a thread does."""
     with ThreadPoolExecutor(1, "tensorrt-build") as pool:
-        future = pool.submit(work)
+        future: Future[_Result] | None = None
         try:
+            future = pool.submit(work)
             return future.result()
         except BaseException:
             stop.set()
-            if not future.done():
+            if future is not None and not future.done():
                 stopping()
-            while not future.done():
+            while future is not None and not future.done():
                 try:
                     wait([future])
                 except (KeyboardInterrupt, SystemExit):
@@ -130,6 +132,7 @@ def _build(
     options: BuildOptions,
     timing_cache: bytes,
     report: Report,
+    keep: Callable[[bytes], None],
     stop: threading.Event,
     configure: Callable[[Any], None],
 ) -> Plan:
@@ -142,39 +145,53 @@ def _build(
         raise DeviceError(_refusal(trt, model, [*errors, str(error)])) from None
     network = parse_onnx(trt, builder, logger, model, errors)
     config = _configuration(trt, builder, network, options)
-    cache: tensorrt.ITimingCache = config.create_timing_cache(timing_cache)
-    used = bool(timing_cache) and bool(config.set_timing_cache(cache, False))
-    if not used:
-        # An empty one, so that what this build measures can be kept.
-        config.set_timing_cache(config.create_timing_cache(b""), False)
+    cache, used = _give_cache(config, timing_cache)
     failures = list[BaseException]()
-
-    def safe_report(done: int, total: int, text: str) -> None:
-        # An exception must not travel through TensorRT, which calls this from C++.
-        try:
-            report(done, total, text)
-        except BaseException as error:
-            failures.append(error)
-            stop.set()
-
-    monitor = make_monitor(trt, Phases(safe_report), stop)
+    monitor = make_monitor(trt, Phases(_safely(report, stop, failures)), stop)
     config.progress_monitor = monitor
     configure(config)
     errors.clear()
     built = builder.build_serialized_network(network, config)
+    if cache is not None:
+        keep(bytes(cache.serialize()))
     if failures:
         raise failures[0]
     if built is None:
         raise DeviceError(_refusal(trt, model, errors))
-    kept = config.get_timing_cache()
     return Plan(
         data=built,
         size=int(built.nbytes),
         quantised=tuple(quantised_convolutions(trt, network)),
-        timing_cache=b"" if kept is None else bytes(kept.serialize()),
         timing_cache_used=used,
         seconds=time.monotonic() - started,
     )
+
+
+def _give_cache(config: tensorrt.IBuilderConfig, timing_cache: bytes) -> tuple[tensorrt.ITimingCache | None, bool]:
+    """(the cache in use, whether it is the one given). Not every version keeps it alive, so the caller holds it.
+
+    What is refused is replaced by an empty one, so that what this build measures can be kept.
+    """
+    for data in (timing_cache, b"") if timing_cache else (b"",):
+        cache: tensorrt.ITimingCache | None = config.create_timing_cache(data)
+        if cache is not None and config.set_timing_cache(cache, False):
+            return cache, bool(data)
+    return None, False
+
+
+def _safely(report: Report, stop: threading.Event, failures: list[BaseException]) -> Report:
+    """`report` for a caller in C++, through which no exception may travel: it is kept, and ends the build."""
+
+    def safe_report(done: int, total: int, text: str) -> None:
+        try:
+            # A phase that is broken off counts as finished; nobody should see a bar that runs to its end.
+            if not stop.is_set():
+                report(done, total, text)
+        except BaseException as error:
+            failures.append(error)
+            stop.set()
+
+    return safe_report
 
 
 def _configuration(

@@ -99,6 +99,14 @@ def _plan(
     """Build with the timing cache of the bundle, and keep what was measured."""
     place = cache_path(bundle.path)
     cached, refused = read_cache(place, site.machine)
+
+    def keep(measured: bytes) -> None:
+        try:
+            write_cache(place, site.machine, measured)
+        except OSError as error:
+            # An engine does without.
+            say(f"{place}: not kept ({error.strerror}); the next build measures anew")
+
     plan = build_plan(
         site.trt,
         model,
@@ -106,17 +114,13 @@ def _plan(
         timing_cache=cached,
         report=report,
         stopping=lambda: say("stopping: TensorRT ends the step it is in"),
+        keep=keep,
         on_thread=lambda: _select(site.index),
     )
     if cached and not plan.timing_cache_used:
         refused = "TensorRT refuses it"
     if refused:
         say(f"{place}: not used, {refused}; TensorRT measured anew")
-    try:
-        # Kept whatever becomes of the engine, and an engine does without.
-        write_cache(place, site.machine, plan.timing_cache)
-    except OSError as error:
-        say(f"{place}: not kept ({error.strerror}); the next build measures anew")
     return plan
 
 
