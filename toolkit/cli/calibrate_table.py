@@ -16,7 +16,7 @@ def print_calibration(found: Calibration, report: Path) -> None:
     machine = found.manifest.machine
     print(f"{found.bundle}: {machine.type} ID {machine.id}, {_clips(found)}")
     for one in found.variants:
-        _print_variant(one)
+        print_variant(one)
     score, request = found.score, found.request
     if request.refit_distance or request.refit_amplitude:
         print(f"  d_min {score.d_min:.4g} ({score.d_min_source}); d_max {score.d_max:.4g} ({score.d_max_source})")
@@ -37,7 +37,8 @@ def _clips(found: Calibration) -> str:
     return ", ".join(parts)
 
 
-def _print_variant(one: VariantResult) -> None:
+def print_variant(one: VariantResult) -> None:
+    """What became of one precision: verdict, cost, drift, layers put back, reasons."""
     gate, cost = one.gate, one.cost
     name = one.name if gate.method is None else f"{one.name} ({gate.method} ranges)"
     verdict = "in the bundle" if one.passed else "NOT in the bundle"
