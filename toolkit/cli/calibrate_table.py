@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgeasd.calibration.drift import Drift
-from edgeasd.runtime.alarm_rule import Threshold
 from edgeasd.toolkit.calibrating.outcome import Calibration
 from edgeasd.toolkit.calibrating.thresholds import KEPT
 from edgeasd.toolkit.calibrating.variants import VariantResult
@@ -64,18 +63,9 @@ def _print_threshold(found: Calibration) -> None:
     threshold = found.threshold.threshold
     kept = "kept: " if found.threshold.way == KEPT else ""
     print(
-        f"  threshold {threshold.clip:.4f}{_interval(threshold)}, {kept}{threshold.found_by}, {threshold.clips} clips"
+        f"  threshold {threshold.clip:.4f}{threshold.describe_interval()}, "
+        f"{kept}{threshold.found_by}, {threshold.clips} clips"
     )
     if threshold.promise is not None:
-        promise = threshold.promise
-        unit = "alarms a day" if promise.kind == "alarms_per_day" else "of single normal clips above it"
-        low, high = ("?" if end is None else f"{end:.3g}" for end in promise.interval95)
-        print(f"    expected {promise.expected:.3g} {unit} (95 % from {low} to {high})")
+        print(f"    {threshold.promise.describe()}")
     print(f"    {found.threshold.above} of the {found.threshold.clips} given normal clips lie above it")
-
-
-def _interval(threshold: Threshold) -> str:
-    if threshold.interval95 is None:
-        return ""
-    low, high = ("…" if end is None else f"{end:.4f}" for end in threshold.interval95)
-    return f" [{low}, {high}]"
