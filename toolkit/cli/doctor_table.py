@@ -1,0 +1,56 @@
+"""What `edgeasd doctor` prints for people: every finding by area, then the worst with reason and command."""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import edgeasd
+from edgeasd.runtime.doctor import STATES, Finding
+from edgeasd.runtime.system_files import is_live
+
+_INDENT = " " * 4
+_NARROWEST = 60
+
+
+def print_findings(findings: Sequence[Finding], root: Path) -> None:
+    """Print a table of all findings, and below it those to act on, the worst first."""
+    width = max(_NARROWEST, shutil.get_terminal_size((110, 24)).columns)
+    place = "this machine" if is_live(root) else f"the files below {root}, and nothing of this machine"
+    print(f"edgeasd {edgeasd.__version__} looks at {place}")
+    longest = max((len(found.name) for found in findings), default=0)
+    area = None
+    for found in findings:
+        if found.area != area:
+            area = found.area
+            print(area)
+        head = f"  {found.state:<8} {found.name:<{longest}}  "
+        print(_wrapped(head, found.found, width))
+    to_act_on = [found for found in findings if STATES.index(found.state) >= STATES.index("hint")]
+    for found in sorted(to_act_on, key=lambda found: -STATES.index(found.state)):
+        print()
+        print(_wrapped(f"{found.state}: ", f"{found.area} {found.name}: {found.found}", width, _INDENT))
+        print(_wrapped(_INDENT, found.why, width))
+        if found.command:
+            # Never broken into lines: it is there to be copied.
+            print(f"{_INDENT}$ {found.command}")
+    print()
+    print(_summary(findings))
+
+
+def _wrapped(head: str, text: str, width: int, indent: str | None = None) -> str:
+    below = " " * len(head) if indent is None else indent
+    return textwrap.fill(text, width, initial_indent=head, subsequent_indent=below, break_on_hyphens=False)
+
+
+def _summary(findings: Sequence[Finding]) -> str:
+    counts = Counter(found.state for found in findings)
+    parts = [
+        f"{counts[state]} {state}{'s' if counts[state] != 1 else ''}"
+        for state in ("problem", "warning", "hint")
+        if counts[state]
+    ]
+    return ", ".join(parts) if parts else "nothing to mend"
