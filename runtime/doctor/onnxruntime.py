@@ -83,5 +83,8 @@ def attempt(name: str) -> str | None:
     lines = [line for line in done.stderr.decode("utf-8", "replace").splitlines() if line.strip()]
     if done.returncode:
         return lines[-1] if lines else f"exit code {done.returncode}"
-    deviation = float(done.stdout.split()[-1])
+    try:
+        deviation = float(done.stdout.split()[-1])
+    except (ValueError, IndexError):
+        return "no figure in its answer"
     return None if deviation <= _TOLERANCE else f"wrong by {deviation:g}, of sums up to 2,835"

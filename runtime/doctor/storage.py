@@ -14,7 +14,7 @@ AREA = "storage"
 _GB = 10**9
 _TOO_LITTLE, _LITTLE = 0.2 * _GB, 2 * _GB
 _DISK = re.compile(r"/dev/(?:(mmcblk\d{1,3}|nvme\d{1,3}n\d{1,3})(?:p\d{1,3})?|((?:sd|vd|xvd|hd)[a-z]{1,3})\d{0,3})")
-_WEAR = "The records of one stream are 0.2 GB a day (`run --jsonl`), 80 GB a year."
+_WEAR = "The records of one stream are 0.2 GB a day (`run --jsonl`), 70 GB a year."
 
 
 def check(root: Path) -> list[Finding]:
