@@ -39,7 +39,7 @@ def one_line(text: str) -> str:
     """Printable text in one line, of at most 300 characters: what a system file held must not drive a terminal."""
     plain = "".join(c if c.isprintable() else " " for c in text.replace("�", "?"))
     plain = re.sub(r"\s+", " ", plain).strip()
-    return plain if len(plain) <= _LONGEST else plain[: _LONGEST - 1] + "…"
+    return plain if len(plain) <= _LONGEST else plain[: _LONGEST - 3] + "..."
 
 
 def not_asked(area: str, name: str, why: str) -> Finding:

@@ -14,6 +14,11 @@ _GIB = 2**30
 _TOO_LITTLE, _LITTLE = 0.12 * _GIB, 0.6 * _GIB
 """A listener with the small backbone takes 87 MiB, ResNet38 in fp32 peaks at 489 MiB (docs/results/runtime.md)."""
 
+_PLENTY = 16 * _GIB
+_MAKE_SWAP = (
+    "sudo fallocate -l 8G /swapfile && sudo chmod 600 /swapfile && sudo mkswap /swapfile && sudo swapon /swapfile"
+)
+
 
 def check(root: Path) -> list[Finding]:
     """Findings `memory` and `swap`."""
@@ -65,9 +70,10 @@ def _swap(root: Path) -> Finding:
     listed = [f"{size / _GIB:.1f} GiB on {name}" for name, size in disks.items()]
     found = ", ".join([*listed, *([f"{zram / _GIB:.1f} GiB compressed in memory (zram)"] if zram else [])]) or "none"
     if any("mmcblk" in name for name in disks):
-        why += " On an SD card or eMMC it wears the memory out: keep it for the build, and off in service."
+        why += " It wears an SD card or eMMC out: keep it for the build, and off in service."
         return Finding(AREA, "swap", "hint", found, why)
-    if not disks and is_jetson(root):
-        command = "sudo fallocate -l 8G /swapfile && sudo chmod 600 /swapfile && sudo mkswap /swapfile && sudo swapon /swapfile"
-        return Finding(AREA, "swap", "hint", found, why, command)
+    total = parse_meminfo(read_text(root, "proc/meminfo", 65536) or "").get("MemTotal", 0)
+    if not disks and is_jetson(root) and total < _PLENTY:
+        why += " It wears an SD card or eMMC out, so switch it off after the build: sudo swapoff /swapfile."
+        return Finding(AREA, "swap", "hint", found, why, _MAKE_SWAP)
     return Finding(AREA, "swap", "ok" if swaps else "absent", found, why)

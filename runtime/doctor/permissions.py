@@ -11,6 +11,8 @@ from edgeasd.runtime.doctor.finding import Finding
 from edgeasd.runtime.system_files import is_live, list_names, locate, read_text
 
 AREA = "permissions"
+_DAEMONS = {"pulse", "gdm", "speech-dispatcher"}
+"""Accounts that a desktop puts into the groups; nobody logs in as one of them."""
 
 
 def check(root: Path) -> list[Finding]:
@@ -38,6 +40,7 @@ def _access(root: Path, name: str, group: str, nodes: list[str], why: str) -> Fi
     if not is_live(root):
         if members is None:
             return Finding(AREA, name, "absent", f"no group {group} in /etc/group", why)
+        members = [member for member in members if member not in _DAEMONS]
         if not members:
             return Finding(AREA, name, "hint", f"nobody is in the group {group}", why, f"sudo usermod -aG {group} USER")
         found = f"in the group {group}: {', '.join(members)}; which user will run edgeasd was not asked"

@@ -45,7 +45,7 @@ def active_mode(root: Path, table: str) -> int | None:
 
 
 def _mode(root: Path) -> Finding:
-    why = "The power mode limits cores and clocks. Measure and set thresholds of time in the mode you will run in."
+    why = "The power mode limits cores and clocks. Build and measure in the mode you will run in."
     table = read_text(root, "etc/nvpmodel.conf", 2**18) or ""
     modes = parse_modes(table)
     if not modes:

@@ -83,6 +83,8 @@ def _capture(root: Path, devices: list[CaptureDevice]) -> Finding:
     listed = [f"{device.alsa_name} ({device.description})" for device in microphones]
     if routed:
         listed.append(f"{routed} of APE, which hears only what amixer routes to it")
+    if not microphones:
+        why += " Plug in a USB microphone, or route one on the board's pins with amixer."
     return Finding(AREA, "capture", "ok" if microphones else "hint", ", ".join(listed), why)
 
 

@@ -67,7 +67,7 @@ def _library(root: Path) -> Finding:
     found = installed_library(root)
     if found is None:
         state, command = ("problem", INSTALL) if is_jetson(root) else ("absent", None)
-        return Finding(AREA, "library", state, "no libnvinfer.so", why, command)
+        return Finding(AREA, "library", state, "no libnvinfer.so among the libraries of the system", why, command)
     folder, version = found
     state, words, command = _versus_jetpack(root, version)
     if state == "warning":

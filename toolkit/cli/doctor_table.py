@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import textwrap
 from collections import Counter
 from collections.abc import Sequence
@@ -20,25 +21,25 @@ def print_findings(findings: Sequence[Finding], root: Path) -> None:
     """Print a table of all findings, and below it those to act on, the worst first."""
     width = max(_NARROWEST, shutil.get_terminal_size((110, 24)).columns)
     place = "this machine" if is_live(root) else f"the files below {root}, and nothing of this machine"
-    print(f"edgeasd {edgeasd.__version__} looks at {place}")
+    _say(f"edgeasd {edgeasd.__version__} looks at {place}")
     longest = max((len(found.name) for found in findings), default=0)
     area = None
     for found in findings:
         if found.area != area:
             area = found.area
-            print(area)
+            _say(area)
         head = f"  {found.state:<8} {found.name:<{longest}}  "
-        print(_wrapped(head, found.found, width))
+        _say(_wrapped(head, found.found, width))
     to_act_on = [found for found in findings if STATES.index(found.state) >= STATES.index("hint")]
     for found in sorted(to_act_on, key=lambda found: -STATES.index(found.state)):
-        print()
-        print(_wrapped(f"{found.state}: ", f"{found.area} {found.name}: {found.found}", width, _INDENT))
-        print(_wrapped(_INDENT, found.why, width))
+        _say()
+        _say(_wrapped(f"{found.state}: ", f"{found.area} {found.name}: {found.found}", width, _INDENT))
+        _say(_wrapped(_INDENT, found.why, width))
         if found.command:
             # Never broken into lines: it is there to be copied.
-            print(f"{_INDENT}$ {found.command}")
-    print()
-    print(_summary(findings))
+            _say(f"{_INDENT}$ {found.command}")
+    _say()
+    _say(_summary(findings))
 
 
 def _wrapped(head: str, text: str, width: int, indent: str | None = None) -> str:
@@ -54,3 +55,9 @@ def _summary(findings: Sequence[Finding]) -> str:
         if counts[state]
     ]
     return ", ".join(parts) if parts else "nothing to mend"
+
+
+def _say(line: str = "") -> None:
+    """Print a line; a letter that standard output has no code for becomes a question mark and not a traceback."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(line.encode(encoding, "replace").decode(encoding))

@@ -85,6 +85,14 @@ def test_it_needs_nothing_heavy() -> None:
     assert "check" not in {name.split()[1] for name in found}
 
 
+def test_a_terminal_without_the_letters_gets_question_marks(orin_nano: Path) -> None:
+    command = [sys.executable, "-m", "edgeasd", "doctor", "--root", str(orin_nano)]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, capture_output=True, env=environment, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"50 ?C at the warmest" in done.stdout
+
+
 @pytest.mark.parametrize("arguments", [("--root", "/nowhere/at/all"), ("--venv", "opt/x"), ("--root", "/etc/passwd")])
 def test_wrong_use_is_one_line(arguments: tuple[str, ...]) -> None:
     done = doctor(*arguments)
