@@ -67,11 +67,13 @@ def _provider(name: str) -> Finding:
 def attempt(name: str) -> str | None:
     """Why the proof failed, or None. In a process of its own, because a broken provider may take its process along."""
     try:
+        # Not in the current folder: `python -c` imports from there first, and a folder `edgeasd` may be in it.
         done = subprocess.run(
             [sys.executable, "-c", _PROOF, name],
+            cwd="/",
+            stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=_SECONDS,
-            stdin=subprocess.DEVNULL,
             check=False,
         )
     except subprocess.TimeoutExpired:

@@ -14,7 +14,7 @@ from edgeasd.runtime.system_files import list_names, locate, read_text
 
 AREA = "python"
 FLAG = "--system-site-packages"
-REMEDY = f"/usr/bin/python3 -m venv {FLAG} ~/edgeasd && ~/edgeasd/bin/pip install 'edgeasd[tensorrt]'"
+REMEDY = f"/usr/bin/python3 -m venv {FLAG} ~/edgeasd-venv && ~/edgeasd-venv/bin/pip install 'edgeasd[tensorrt]'"
 
 _OLDEST = (3, 10)
 _SYSTEM_HOMES = {"/usr", "/usr/bin", "/bin"}

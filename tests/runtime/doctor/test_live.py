@@ -69,7 +69,9 @@ def test_a_table_for_people(trees: ModuleType, orin_nano: Path) -> None:
     # The worst comes first, with its reason and a command in one piece.
     below = lines[lines.index("", 1) + 1 :]
     assert below[0].startswith("problem: python environment: ")
-    assert any(line.startswith("    $ /usr/bin/python3 -m venv --system-site-packages ~/edgeasd && ") for line in below)
+    assert any(
+        line.startswith("    $ /usr/bin/python3 -m venv --system-site-packages ~/edgeasd-venv && ") for line in below
+    )
     assert lines[-1] == "1 problem, 1 warning, 3 hints"
 
 
@@ -101,12 +103,16 @@ def test_wrong_use_is_one_line(arguments: tuple[str, ...]) -> None:
     assert done.stderr.startswith("edgeasd: --")
 
 
-def test_inside_a_plain_virtual_environment(tmp_path: Path) -> None:
-    venv.create(tmp_path / "venv", with_pip=False, symlinks=True)
-    packages = next((tmp_path / "venv" / "lib").glob("python3*")) / "site-packages"
-    # The environment borrows the packages of the tests; what it says of itself is its own.
+def plain_environment(folder: Path) -> Path:
+    """The Python of a new virtual environment that sees nothing of the system; it borrows the packages of the tests."""
+    venv.create(folder, with_pip=False, symlinks=True)
+    packages = next((folder / "lib").glob("python3*")) / "site-packages"
     (packages / "borrowed.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
-    done = doctor("--json", program=str(tmp_path / "venv" / "bin" / "python"))
+    return folder / "bin" / "python"
+
+
+def test_inside_a_plain_virtual_environment(tmp_path: Path) -> None:
+    done = doctor("--json", program=str(plain_environment(tmp_path / "venv")))
     found = {f"{f['area']} {f['name']}": f for f in json.loads(done.stdout)["findings"]}["python environment"]
     assert found["found"] == f"virtual environment {tmp_path / 'venv'}, made without --system-site-packages"
     assert found["state"] == ("problem" if is_jetson() else "ok")
@@ -247,3 +253,36 @@ def test_a_closed_sound_device_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> 
     assert permissions._access(Path("/"), "sound", "audio", nodes, "").state == "warning"
     monkeypatch.setattr(permissions.os, "access", lambda path, mode: mode == os.R_OK | os.W_OK)
     assert permissions._access(Path("/"), "sound", "audio", nodes, "").state == "ok"
+
+
+LAY_OVER = """set -e
+mount -t tmpfs none "$1"
+mkdir "$1/changes" "$1/work"
+mount -t overlay overlay -o "lowerdir=/etc,upperdir=$1/changes,workdir=$1/work" /etc
+cp "$2/etc/nv_tegra_release" /etc/
+echo laid over
+"$3" -m edgeasd doctor --json
+"""
+
+
+def test_a_process_in_a_plain_environment_on_a_faked_jetson(orin_nano: Path, tmp_path: Path) -> None:
+    """The whole command on the live machine, in a mount namespace of its own where /etc is that of a Jetson."""
+    if is_jetson():
+        pytest.skip("this is a Jetson")
+    (tmp_path / "over").mkdir()
+    program = plain_environment(tmp_path / "venv")
+    command = ["unshare", "--mount", "sh", "-c", LAY_OVER, "sh", tmp_path / "over", orin_nano, program]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
+    except FileNotFoundError:
+        pytest.skip("NO unshare: the Jetson is not faked")
+    said, _, answer = done.stdout.partition("\n")
+    if said != "laid over":
+        pytest.skip(f"NO RIGHT to mount in a namespace of one's own: the Jetson is not faked ({done.stderr.strip()})")
+    assert done.returncode == 3
+    found = {f"{one['area']} {one['name']}": one for one in json.loads(answer)["findings"]}
+    assert found["board jetpack"]["found"].startswith("JetPack 6.2 (L4T 36.4.3)")
+    assert found["python environment"]["state"] == "problem"
+    assert " -m venv --system-site-packages " in found["python environment"]["command"]
+    assert found["tensorrt dla_compiler"]["state"] == "problem"
+    assert not Path("/etc/nv_tegra_release").exists()
