@@ -54,7 +54,7 @@ def l4t_release(root: Path = Path("/")) -> str | None:
 
 def jetpack(release: str | None) -> JetPack | None:
     """The JetPack of an L4T release ("36.4.3" to 6.2), or None for one that is not known."""
-    version = _VERSIONS.get(re.sub(r"(?<=\.\d)\.0$", "", release or ""))
+    version = _VERSIONS.get(re.sub(r"^(\d+\.\d+)\.0$", r"\1", release or ""))
     if version is None:
         return None
     components = _COMPONENTS.get(version) or _COMPONENTS.get(version[:3]) or _COMPONENTS[version[0]]

@@ -34,8 +34,11 @@ def doctor(
     import edgeasd
     from edgeasd.runtime.doctor import examine, worst
     from edgeasd.toolkit.cli.doctor_table import print_findings
+    from edgeasd.toolkit.progress import progress
 
-    findings = examine(root, venv)
+    # A provider that builds an engine first may take a minute or two.
+    with progress("doctor") as report:
+        findings = examine(root, venv, report)
     if as_json:
         fields = ("area", "name", "state", "found", "why", "command")
         listed = [{field: getattr(found, field) for field in fields} for found in findings]

@@ -28,10 +28,15 @@ def doctor(*arguments: object, program: str = sys.executable) -> subprocess.Comp
     return subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
 
 
+def complaints(said: str) -> list[str]:
+    """What is on standard error besides the progress of a slow box."""
+    return [line for line in said.splitlines() if not line.startswith("doctor: ")]
+
+
 def test_this_box_as_json() -> None:
     done = doctor("--json")
     facts = json.loads(done.stdout)
-    assert done.stderr == ""
+    assert not complaints(done.stderr)
     assert done.returncode == (3 if facts["worst"] == "problem" else 0)
     assert list(facts) == ["type", "version", "edgeasd", "root", "worst", "findings"]
     assert (facts["type"], facts["version"], facts["root"]) == ("doctor", 1, "/")
@@ -62,7 +67,7 @@ def test_the_names_of_findings_are_the_same_everywhere(trees: ModuleType, tmp_pa
 def test_a_table_for_people(trees: ModuleType, orin_nano: Path) -> None:
     plain = trees.virtual_environment(orin_nano, "opt/plain", "3.10", sees_system=False)
     done = doctor("--root", orin_nano, "--venv", plain)
-    assert (done.returncode, done.stderr) == (3, "")
+    assert (done.returncode, complaints(done.stderr)) == (3, [])
     lines = done.stdout.splitlines()
     assert "nothing of this machine" in lines[0]
     assert [line for line in lines if line in AREAS] == list(AREAS)
@@ -81,7 +86,7 @@ def test_it_needs_nothing_heavy() -> None:
     code = f"import sys; sys.modules.update(dict.fromkeys({heavy!r})); sys.argv[1:] = ['doctor', '--json']\n"
     code += "from edgeasd.toolkit.cli import main; main()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=180, check=False)
-    assert done.stderr == ""
+    assert not complaints(done.stderr)
     found = {f"{one['area']} {one['name']}": one for one in json.loads(done.stdout)["findings"]}
     assert found["tensorrt module"]["state"] == ("problem" if is_jetson() else "absent")
     assert "check" not in {name.split()[1] for name in found}
@@ -91,7 +96,7 @@ def test_a_terminal_without_the_letters_gets_question_marks(orin_nano: Path) -> 
     command = [sys.executable, "-m", "edgeasd", "doctor", "--root", str(orin_nano)]
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     done = subprocess.run(command, capture_output=True, env=environment, timeout=60, check=False)
-    assert (done.returncode, done.stderr) == (0, b"")
+    assert (done.returncode, complaints(done.stderr.decode())) == (0, [])
     assert b"50 ?C at the warmest" in done.stdout
 
 

@@ -69,7 +69,8 @@ def test_a_plain_box_lacks_all_that_and_has_no_problem(plain_box: Path, by_name:
     assert found["time synchronised"].found.startswith("chrony starts with the system")
 
 
-def test_an_empty_tree_is_not_asked_much(tmp_path: Path) -> None:
+def test_a_tree_without_anything_is_not_asked_much(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
     findings = examine(tmp_path)
     assert [found for found in findings if found.state not in ("ok", "absent")] == []
     assert {found.area for found in findings} == set(AREAS)
@@ -200,6 +201,9 @@ def test_a_limit_of_a_container_counts(plain_box: Path, trees: ModuleType, by_na
 def test_wrong_use_has_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such folder"):
         examine(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="none of etc, proc, sys, usr"):
+        examine(tmp_path)
+    (tmp_path / "usr").mkdir()
     with pytest.raises(InputError, match=r"no pyvenv\.cfg"):
         examine(tmp_path, "opt/none")
     with pytest.raises(InputError, match="goes with --root"):
