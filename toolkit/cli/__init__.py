@@ -14,6 +14,7 @@ from edgeasd.toolkit.cli import (
     compare,
     data,
     demo,
+    doctor,
     evaluate,
     export,
     finetune,
@@ -64,6 +65,7 @@ for _name, _command in (
     ("export", export.export),
     ("calibrate", calibrate.calibrate),
     ("verify", verify.verify),
+    ("doctor", doctor.doctor),
     ("score", score.score),
     ("run", run.run),
 ):
