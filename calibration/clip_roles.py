@@ -50,7 +50,7 @@ def assign_roles(hashes: Sequence[str], *, seed: int = 0) -> ClipRoles:
         copies = len(hashes) - len(distinct)
         told = f" ({copies} more are copies)" if copies else ""
         raise InputError(
-            f"{len(distinct)} normal clips{told} are too few to calibrate: {needed_clips()} are needed, "
+            f"{len(distinct)} normal clip{'s' * (len(distinct) != 1)}{told} {'are' if len(distinct) != 1 else 'is'} too few to calibrate: {needed_clips()} are needed, "
             f"{why_needed()}; give more"
         )
     ranked = sorted(distinct, key=lambda content: hashlib.sha256(f"{seed}:drift:{content}".encode()).hexdigest())

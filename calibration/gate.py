@@ -193,7 +193,8 @@ class _Gate:
             outcome = self._trial(method, [*(one.name for one in kept), layer])
             if not isinstance(outcome, Drift) or not _better(outcome, drift, self.limits):
                 continue
-            kept.append(KeptLayer(layer, decibels, drift.rms, outcome.rms))
+            used = drift.used_up(self.limits), outcome.used_up(self.limits)
+            kept.append(KeptLayer(layer, decibels, drift.rms, outcome.rms, *used))
             drift = outcome
             if not drift.beyond(self.limits):
                 break
@@ -208,7 +209,7 @@ class _Gate:
 
 
 def _better(one: Drift, other: Drift, limits: DriftLimits) -> bool:
-    """Nearer to the limits, or as near and with smaller changes; a flip or a rank stands still for many steps."""
+    """Nearer to the limits, or with smaller changes: a flip or a rank stands still for many steps, and both jump."""
     return one.rms < other.rms or one.used_up(limits) < other.used_up(limits)
 
 

@@ -21,13 +21,17 @@ class KeptLayer:
     rms_before: float
     """Of the score change of normal clips, in units of s, before it was put back."""
     rms_after: float
+    used_before: float
+    """The largest part that was used of any limit of drift before it was put back; the gate holds up to 1."""
+    used_after: float
 
     @property
     def reason(self) -> str:
         """One readable line."""
         return (
             f"{self.name}: alone in eight bits it leaves the embedding {self.decibels:.1f} dB above its noise; "
-            f"with it put back, scores change by {self.rms_after:.3g} rms, before by {self.rms_before:.3g}"
+            f"with it put back, the worst figure uses {self.used_after:.0%} of its limit (before {self.used_before:.0%}) "
+            f"and scores change by {self.rms_after:.3g} rms (before {self.rms_before:.3g})"
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -26,6 +26,13 @@ class Promise(BaseModel):
     extrapolation: bool = False
     """True where the rate is so small that no recording shows it, and a fitted tail gave the threshold."""
 
+    def describe(self) -> str:
+        """One phrase: what is expected of normal sound, and how well it is known."""
+        unit = "alarms a day" if self.kind == "alarms_per_day" else "of single normal clips above it"
+        low, high = ("?" if end is None else f"{end:.3g}" for end in self.interval95)
+        beyond = ", an extrapolation" if self.extrapolation else ""
+        return f"expected {self.expected:.3g} {unit} (95 % from {low} to {high}){beyond}"
+
 
 class ThresholdSource(BaseModel):
     """A recording a threshold was taken from: base name and sha256 of its file."""
@@ -55,6 +62,13 @@ class Threshold(BaseModel):
     """Hours of normal sound behind the threshold."""
     sources: tuple[ThresholdSource, ...] = ()
     """The recordings, as far as they are listed; `clips` counts all."""
+
+    def describe_interval(self) -> str:
+        """ " [low, high]", or nothing where the threshold came without an interval."""
+        if self.interval95 is None:
+            return ""
+        low, high = ("…" if end is None else f"{end:.4f}" for end in self.interval95)
+        return f" [{low}, {high}]"
 
     @model_serializer(mode="wrap")
     def _as_found(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:

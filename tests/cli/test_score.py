@@ -150,7 +150,19 @@ def test_verify_says_what_is_in_use_and_how_far_golden_segments_deviate(small_bu
     plain = edgeasd("verify", small_bundle, cwd=tmp_path)
     assert plain.returncode == 0
     assert "every hash as listed" in plain.stdout
-    assert "threshold" in plain.stdout
+    assert "3 in a row; largest held-out clip score" in plain.stdout
+    assert facts["threshold"]["found_by"] == "largest held-out clip score"
+
+
+def test_verify_says_what_a_threshold_promises_and_how_well_that_is_known(bundle_copy: Path, tmp_path: Path) -> None:
+    manifest = json.loads((bundle_copy / "manifest.json").read_text("utf-8"))
+    promise = {"kind": "alarms_per_day", "target": 1.0, "expected": 1.02, "interval95": [0.21, None]}
+    manifest["threshold"] |= {"clip": 0.5, "interval95": [0.4, None], "promise": promise | {"extrapolation": True}}
+    (bundle_copy / "manifest.json").write_text(json.dumps(manifest), "utf-8")
+    done = edgeasd("verify", bundle_copy, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "threshold 0.5000 [0.4000, …], 3 in a row" in done.stdout
+    assert "expected 1.02 alarms a day (95 % from 0.21 to ?), an extrapolation" in done.stdout
 
 
 @pytest.mark.shared_data

@@ -356,12 +356,9 @@ def test_export_refuses_what_it_cannot_do(home: Path, exported: dict[str, Any], 
     soundfile.write(tmp_path / "a.wav", [0.0] * 16000, 16000)
     (home / "mine").mkdir(exist_ok=True)
     for options, expected in (
-        (["--precision", "int3"], "--precision int3: export makes fp32, fp16; ask for one of them"),
-        (
-            ["--precision", "fp32,int8"],
-            "--precision int8: INT8 needs normal clips; export without it, then `edgeasd calib",
-        ),
-        (["--precision", "int8-cpu"], "--precision int8-cpu: INT8 needs normal clips"),
+        (["--precision", "int3"], "--precision int3: export makes fp32, fp16, int8, int8-cpu; ask for some"),
+        (["--precision", "fp32,int8"], "--precision int8: valve ID 00, held out: 1 normal clip is too few"),
+        (["--precision", "int8-cpu", "--clips", "data/valve/00/normal"], "normal: 10 normal clips are too few"),
         (["--output", "mine"], "mine: is there and is not a bundle; move it away or choose another --output"),
         (["--clips", "nowhere"], "--clips nowhere: not a folder"),
         (["--clips", tmp_path], "a.wav: "),

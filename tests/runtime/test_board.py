@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeasd.runtime.board import board_model, l4t_release
+from edgeasd.runtime.board import board_model, is_jetson, jetpack, l4t_release
 
 pytestmark = pytest.mark.core
 
@@ -26,3 +26,29 @@ def test_other_boxes_are_nothing(tmp_path: Path, text: str) -> None:
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc" / "nv_tegra_release").write_text(text, "latin-1")
     assert l4t_release(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("release", "version", "tensorrt"),
+    [
+        *(("36.3.0", "6.0", "8.6"), ("36.4.0", "6.1", "10.3"), ("36.4.3", "6.2", "10.3"), ("36.4.4", "6.2.1", "10.3")),
+        *(("36.5.0", "6.2.2", "10.3"), ("38.2.0", "7.0", "10.13"), ("38.4.0", "7.1", "10.13")),
+        *(("39.2.0", "7.2", "10.16"), ("39.2.1", "7.2.1", "10.16"), ("39.2", "7.2", "10.16")),
+    ],
+)
+def test_the_jetpack_of_a_release(release: str, version: str, tensorrt: str) -> None:
+    known = jetpack(release)
+    assert known is not None
+    assert (known.version, known.tensorrt) == (version, tensorrt)
+
+
+@pytest.mark.parametrize("release", [None, "", "36.4.1", "36", "40.1.0", "35.6.0", "garbage"])
+def test_an_unknown_release_is_not_guessed(release: str | None) -> None:
+    assert jetpack(release) is None
+
+
+def test_a_jetson_in_a_container_is_known_by_its_device_tree(tmp_path: Path) -> None:
+    assert not is_jetson(tmp_path)
+    (tmp_path / "proc" / "device-tree").mkdir(parents=True)
+    (tmp_path / "proc" / "device-tree" / "compatible").write_text("nvidia,p3768-0000\0nvidia,tegra234\0")
+    assert is_jetson(tmp_path)

@@ -61,11 +61,14 @@ class FoundFiles:
     """Files that were left out because another has the same content."""
 
 
-def normal_files(folder: Path, report: Report) -> FoundFiles:
-    """WAV and FLAC files at any depth of the folder --clips; InputError for no folder, and for none in it."""
+def normal_files(folder: Path, report: Report, files: Sequence[Path] | None = None) -> FoundFiles:
+    """WAV and FLAC files at any depth of the folder --clips, or those `files` of it.
+
+    Raises InputError where it is no folder, and where there is none in it.
+    """
     if not folder.is_dir():
         raise InputError(f"--clips {folder}: not a folder; name one with normal clips of this machine")
-    paths = sorted(audio_files(folder, folder))
+    paths = sorted(audio_files(folder, folder) if files is None else files)
     if not paths:
         raise InputError(
             f"--clips {folder}: 0 clips; calibration needs normal sound of this machine, put WAV or FLAC files there"

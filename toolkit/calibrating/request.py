@@ -27,6 +27,9 @@ class Request:
     """All that decides the result, beside the bundle and the content of the clips."""
 
     clips: Path
+    """Folder of normal clips."""
+    files: tuple[Path, ...] | None = None
+    """Some files of that folder, where not all of it is meant."""
     anomalies: Path | None = None
     precisions: tuple[str, ...] = PRECISIONS
     wish: ThresholdWish = field(default_factory=ThresholdWish)

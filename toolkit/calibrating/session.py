@@ -89,7 +89,7 @@ def _calibrate(session: _Session, before: bytes) -> Calibration:
     request, manifest, work = session.request, session.manifest, session.work
     request.check()
     with work.part("reading clips") as report:
-        files = normal_files(request.clips, report)
+        files = normal_files(request.clips, report, request.files)
         faults = _anomaly_files(request, files, report)
     # Before hours of work: too few clips are too few whatever they sound like.
     if request.precisions:

@@ -15,6 +15,7 @@ from edgeasd.toolkit.cli import (
     compare,
     data,
     demo,
+    doctor,
     evaluate,
     export,
     finetune,
@@ -66,6 +67,7 @@ for _name, _command in (
     ("calibrate", calibrate.calibrate),
     ("verify", verify.verify),
     ("build", build.build),
+    ("doctor", doctor.doctor),
     ("score", score.score),
     ("run", run.run),
 ):

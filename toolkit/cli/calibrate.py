@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeasd.runtime.errors import CheckFailed, DeviceError, InputError
-from edgeasd.toolkit.cli.guard import INTERRUPTED, complain, remembered_interrupts
+from edgeasd.runtime.errors import DeviceError, InputError
+from edgeasd.toolkit.cli.calibrating import refuse_failed, report_path, resumable, write_report
 from edgeasd.toolkit.cli.options import AsJson, Cache, ChannelOfRun, Machine, SkipBad, Workspace, cache_folder
 
 if TYPE_CHECKING:
     from edgeasd.toolkit.calibrating.outcome import Calibration
-    from edgeasd.toolkit.calibrating.work import Work
 
 
 def calibrate(
@@ -115,17 +111,16 @@ def calibrate(
     )
     request.check()
     folder = find_bundle_folder(bundle, workspace, machine, id)
-    target = report if report is not None else folder.resolve().with_name(f"{folder.resolve().name}.calibration.html")
+    target = report if report is not None else report_path(folder)
     if target.is_dir():
         raise InputError(f"--report {target}: is a folder; name a file in it, like {target / 'calibration.html'}")
     if not resume:
         forget_state(folder, workspace)
-    with _resumable(folder) as work:
+    with resumable(folder) as work:
         found = calibrate_bundle(folder, request, cache_folder(cache, workspace), workspace, work)
-    _write_report(found, target)
+    write_report(found, target)
     _tell(found, target, as_json)
-    if found.failed:
-        raise CheckFailed(_failure(found))
+    refuse_failed(found)
 
 
 def _require_onnx() -> None:
@@ -139,44 +134,11 @@ def _require_onnx() -> None:
         ) from None
 
 
-@contextmanager
-def _resumable(folder: Path) -> Iterator[Work]:
-    """An interrupt becomes one line that says how to go on, and exit code 130."""
-    from edgeasd.toolkit.calibrating.work import Work
-
-    try:
-        with remembered_interrupts() as check:
-            yield Work(lambda text: print(f"edgeasd: {text}", file=sys.stderr, flush=True), check)
-    except KeyboardInterrupt:
-        complain(
-            f"calibration stopped; {folder} is as it was, and the work so far is kept: "
-            "go on with the same command and --resume"
-        )
-        raise typer.Exit(INTERRUPTED) from None
-
-
-def _write_report(found: Calibration, target: Path) -> None:
-    from edgeasd.runtime.atomic import write_bytes
-    from edgeasd.toolkit.reports.calibration import calibration_report
-
-    write_bytes(target, calibration_report(found).encode())
-
-
 def _tell(found: Calibration, target: Path, as_json: bool) -> None:
     from edgeasd.toolkit.calibrating.record import summary
     from edgeasd.toolkit.cli.calibrate_table import print_calibration
 
-    for warning in found.warnings:
-        complain(f"warning: {warning}")
     if as_json:
         print(json.dumps({**summary(found), "report": str(target)}, indent=2, ensure_ascii=False))
     else:
         print_calibration(found, target)
-
-
-def _failure(found: Calibration) -> str:
-    lines = "; ".join(f"{one.name}: {', '.join(one.reasons)}" for one in found.failed)
-    return (
-        f"{found.bundle.name}: not put into the bundle, since beyond the limits of drift: {lines}; give other clips or "
-        "a larger --budget, or allow more (see the report)"
-    )

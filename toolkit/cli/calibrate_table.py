@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgeasd.calibration.drift import Drift
-from edgeasd.runtime.alarm_rule import Threshold
 from edgeasd.toolkit.calibrating.outcome import Calibration
 from edgeasd.toolkit.calibrating.thresholds import KEPT
 from edgeasd.toolkit.calibrating.variants import VariantResult
@@ -16,7 +15,7 @@ def print_calibration(found: Calibration, report: Path) -> None:
     machine = found.manifest.machine
     print(f"{found.bundle}: {machine.type} ID {machine.id}, {_clips(found)}")
     for one in found.variants:
-        _print_variant(one)
+        print_variant(one)
     score, request = found.score, found.request
     if request.refit_distance or request.refit_amplitude:
         print(f"  d_min {score.d_min:.4g} ({score.d_min_source}); d_max {score.d_max:.4g} ({score.d_max_source})")
@@ -37,7 +36,8 @@ def _clips(found: Calibration) -> str:
     return ", ".join(parts)
 
 
-def _print_variant(one: VariantResult) -> None:
+def print_variant(one: VariantResult) -> None:
+    """What became of one precision: verdict, cost, drift, layers put back, reasons."""
     gate, cost = one.gate, one.cost
     name = one.name if gate.method is None else f"{one.name} ({gate.method} ranges)"
     verdict = "in the bundle" if one.passed else "NOT in the bundle"
@@ -63,18 +63,9 @@ def _print_threshold(found: Calibration) -> None:
     threshold = found.threshold.threshold
     kept = "kept: " if found.threshold.way == KEPT else ""
     print(
-        f"  threshold {threshold.clip:.4f}{_interval(threshold)}, {kept}{threshold.found_by}, {threshold.clips} clips"
+        f"  threshold {threshold.clip:.4f}{threshold.describe_interval()}, "
+        f"{kept}{threshold.found_by}, {threshold.clips} clips"
     )
     if threshold.promise is not None:
-        promise = threshold.promise
-        unit = "alarms a day" if promise.kind == "alarms_per_day" else "of single normal clips above it"
-        low, high = ("?" if end is None else f"{end:.3g}" for end in promise.interval95)
-        print(f"    expected {promise.expected:.3g} {unit} (95 % from {low} to {high})")
+        print(f"    {threshold.promise.describe()}")
     print(f"    {found.threshold.above} of the {found.threshold.clips} given normal clips lie above it")
-
-
-def _interval(threshold: Threshold) -> str:
-    if threshold.interval95 is None:
-        return ""
-    low, high = ("…" if end is None else f"{end:.4f}" for end in threshold.interval95)
-    return f" [{low}, {high}]"

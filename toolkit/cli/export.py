@@ -11,25 +11,40 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgeasd.runtime.errors import InputError
-from edgeasd.toolkit.cli.export_front_end import read_sounds, written_front_end
+from edgeasd.toolkit.cli.calibrating import refuse_failed, report_path
+from edgeasd.toolkit.cli.export_front_end import print_front_end, read_sounds, written_front_end
 from edgeasd.toolkit.cli.guard import complain, remembered_interrupts
-from edgeasd.toolkit.cli.options import Alpha, AsJson, ChannelOfRun, Machine, MachineId, Update, Workspace
+from edgeasd.toolkit.cli.options import (
+    Alpha,
+    AsJson,
+    Cache,
+    ChannelOfRun,
+    Machine,
+    MachineId,
+    Update,
+    Workspace,
+    cache_folder,
+)
 
 if TYPE_CHECKING:
     from edgeasd.calibration.deploy import DeployFit, SegmentOutputs
     from edgeasd.export.bundle_writer import TrainedModel
     from edgeasd.runtime.golden import Deviation
     from edgeasd.runtime.manifest import FrontEnd
+    from edgeasd.toolkit.calibrating.outcome import Calibration
     from edgeasd.toolkit.evaluation.trained import Trained
 
 
 def export(
     machine: Machine,
     id: MachineId = None,
-    precision: Annotated[str, typer.Option(help="fp32, or fp32,fp16; fp32 is always written.")] = "fp32",
+    precision: Annotated[str, typer.Option(help="Some of fp32,fp16,int8,int8-cpu; fp32 is always written.")] = "fp32",
     clips: Annotated[
         Path | None,
-        typer.Option(help="Folder of normal clips to take d_min and the threshold from, in place of held-out ones."),
+        typer.Option(
+            help="Folder of normal clips to take d_min, the threshold and the ranges of INT8 from, in place of those "
+            "that training held out."
+        ),
     ] = None,
     front_end: Annotated[
         Path | None,
@@ -43,23 +58,28 @@ def export(
     make_zip: Annotated[bool, typer.Option("--zip", help="Also pack the bundle into one zip beside it.")] = False,
     update: Update = None,
     workspace: Workspace = Path(),
+    cache: Cache = None,
     as_json: AsJson = False,
 ) -> None:
     """Export trained models as bundles for a device.
 
     Writes bundles/<machine>-id_<id>/ in the workspace. First it compares ONNX with torch on real segments:
-    where they differ it exits with code 1 and leaves nothing behind.
+    where they differ it exits with code 1 and leaves nothing behind. INT8 is calibrated afterwards, and left
+    out with exit code 1 where it drifts too far.
 
-    Example: edgeasd export --machine valve --id 00
+    Example: edgeasd export --machine valve --id 00 --precision fp32,fp16,int8
     """
-    precisions = _precisions(precision)
+    precisions, int8 = _precisions(precision)
+    features = cache_folder(cache, workspace)
     from edgeasd.export.bundle_writer import write_bundle, zip_bundle
+    from edgeasd.toolkit.cli.export_int8 import add_int8, int8_request
     from edgeasd.toolkit.evaluation.trained import load_trained
     from edgeasd.toolkit.runs import bundle_folder, find_runs
 
     runs = find_runs(workspace, machine, id)
     if output is not None and len(runs) > 1:
         raise InputError(f"--output {output}: {len(runs)} IDs would go to one folder; name one with --id")
+    calibrated = []
     for run in runs:
         trained = load_trained(run.chosen(update)).with_alpha(alpha)
         if trained.run.known_anomalies:
@@ -67,28 +87,29 @@ def export(
             print(f"edgeasd: {run.machine} ID {run.id}: update {name}, {known} known anomalies", file=sys.stderr)
         target = output or bundle_folder(workspace, run.machine, run.id)
         sounds = None if front_end is None else read_sounds(trained, front_end, channel)
+        request = int8_request(trained, int8, clips, features, channel) if int8 else None
         model = _model(trained, None if clips is None else _score_clips(trained, clips, channel))
         with remembered_interrupts() as check:
             found = write_bundle(model, target, lambda text: _step(text, check), precisions, sounds)
+        added = None if request is None else add_int8(target, request, features, workspace)
         paths = [target, *([zip_bundle(target)] if make_zip else [])]
-        _report(model, found, paths, as_json, written_front_end(target))
+        _report(model, found, added, written_front_end(target), paths, as_json)
+        calibrated += [added] if added is not None else []
+    refuse_failed(*calibrated)
 
 
-def _precisions(given: str) -> list[str]:
-    """Names of a list with commas; InputError for one that export does not make."""
+def _precisions(given: str) -> tuple[list[str], list[str]]:
+    """Names of a list with commas: those export makes itself, and those of INT8. InputError for another name."""
+    from edgeasd.export.bundle_writer import PRECISIONS
+    from edgeasd.toolkit.cli.export_int8 import INT8
+
     names = given.split(",")
     for name in names:
-        if name in ("int8", "int8-cpu"):
+        if name not in (*PRECISIONS, *INT8):
             raise InputError(
-                f"--precision {name}: INT8 needs normal clips; export without it, then `edgeasd calibrate` adds it"
+                f"--precision {name}: export makes {', '.join((*PRECISIONS, *INT8))}; ask for some of them"
             )
-    # After the refusal above: this loads torch.
-    from edgeasd.export.bundle_writer import PRECISIONS
-
-    for name in names:
-        if name not in PRECISIONS:
-            raise InputError(f"--precision {name}: export makes {', '.join(PRECISIONS)}; ask for one of them")
-    return names
+    return [name for name in names if name not in INT8] or ["fp32"], [name for name in INT8 if name in names]
 
 
 def _step(text: str, check: Callable[[], None]) -> None:
@@ -184,12 +205,19 @@ def _score_clips(trained: Trained, folder: Path, channel: int | None) -> list[Se
 
 
 def _report(
-    model: TrainedModel, found: dict[str, Deviation], paths: list[Path], as_json: bool, front_end: FrontEnd | None
+    model: TrainedModel,
+    found: dict[str, Deviation],
+    added: Calibration | None,
+    front_end: FrontEnd | None,
+    paths: list[Path],
+    as_json: bool,
 ) -> None:
     from dataclasses import asdict
 
     from edgeasd.export.fp16 import FP16_LIMITS
     from edgeasd.export.parity import EXPORT_LIMITS
+    from edgeasd.toolkit.calibrating.record import summary
+    from edgeasd.toolkit.cli.calibrate_table import print_variant
 
     segments = len(model.real_segments)
     if as_json:
@@ -197,7 +225,8 @@ def _report(
         others = {name: asdict(deviation) for name, deviation in found.items() if name != "fp32"}
         deviations = {"deviation": asdict(found["fp32"]), "deviation_of": others}
         also = {} if front_end is None else {"front_end": front_end.model_dump()}
-        print(json.dumps({**facts, "segments_compared": segments, **deviations, **also}))
+        int8 = {} if added is None else {"calibration": summary(added)}
+        print(json.dumps({**facts, "segments_compared": segments, **deviations, **int8, **also}))
         return
     print(f"{paths[0]}: {model.machine} ID {model.id}, {model.backbone}, {', '.join(found)}, {model.fit.status}")
     print(f"  ONNX against torch on {segments} real segments, largest deviation (limit):")
@@ -211,11 +240,9 @@ def _report(
         if "fp16" in found:
             columns.append(f"fp16 {getattr(found['fp16'], name):.1e} ({getattr(FP16_LIMITS, name):.0e})")
         print(f"    {meaning:<24} {', '.join(columns)}")
-    if front_end is not None:
-        print(
-            f"  {front_end.file} against the features of the runtime on {front_end.clips} clips: "
-            f"|Δ log10| up to {front_end.logmel:.1e}, |Δs| up to {front_end.score:.1e}; `run` does not use it yet"
-        )
+    print_front_end(front_end)
+    for variant in added.variants if added is not None else ():
+        print_variant(variant)
     score, threshold = model.fit.score, model.fit.threshold
     print(f"  α {score.alpha} ({score.alpha_source}); d_min {score.d_min:.4g} ({score.d_min_source});")
     print(f"  d_max {score.d_max:.4g} ({score.d_max_source})")
@@ -225,5 +252,5 @@ def _report(
         print(f"  threshold {threshold.clip:.4f} ({threshold.found_by}, {threshold.clips} clips)")
         if threshold.warning:
             print(f"  warning: {threshold.warning}")
-    for path in paths[1:]:
+    for path in [*paths[1:], *([report_path(paths[0])] if added is not None else [])]:
         print(f"  {path}")

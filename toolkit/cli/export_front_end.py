@@ -53,3 +53,12 @@ def written_front_end(bundle: Path) -> FrontEnd | None:
 
     with Bundle(bundle) as opened:
         return opened.manifest.front_end
+
+
+def print_front_end(front_end: FrontEnd | None) -> None:
+    """How far it is from the features of the runtime, where there is one."""
+    if front_end is not None:
+        print(
+            f"  {front_end.file} against the features of the runtime on {front_end.clips} clips: "
+            f"|Δ log10| up to {front_end.logmel:.1e}, |Δs| up to {front_end.score:.1e}; `run` does not use it yet"
+        )

@@ -59,6 +59,7 @@ def verify(
         "bytes": sum(entry.size for entry in manifest.files.values()),
         "engines": results,
         "recalibrate": stale,
+        "threshold": None if manifest.threshold is None else manifest.threshold.model_dump(mode="json"),
     }
     if as_json:
         print(json.dumps(facts, indent=2))
@@ -73,7 +74,13 @@ def verify(
     if manifest.threshold is None:
         print("  uncalibrated: it scores and raises no alarms; export again with --clips")
     else:
-        print(f"  threshold {manifest.threshold.clip:.4f}, {manifest.threshold.consecutive} in a row")
+        limit = manifest.threshold
+        interval = limit.describe_interval()
+        print(
+            f"  threshold {limit.clip:.4f}{interval}, {limit.consecutive} in a row; {limit.found_by}, {limit.clips} clips"
+        )
+        if limit.promise is not None:
+            print(f"    {limit.promise.describe()}")
 
 
 def _precisions(bundle: Bundle, engine: str) -> list[str | None]:

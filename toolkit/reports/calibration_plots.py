@@ -145,10 +145,20 @@ def _kept(one: VariantResult) -> Html:
     if not one.gate.kept:
         return Html("")
     rows = [
-        [layer.name, f"{layer.decibels:.1f} dB", f"{layer.rms_before:.3g} → {layer.rms_after:.3g}"]
+        [
+            layer.name,
+            f"{layer.decibels:.1f} dB",
+            f"{layer.used_before:.0%} → {layer.used_after:.0%}",
+            f"{layer.rms_before:.3g} → {layer.rms_after:.3g}",
+        ]
         for layer in one.gate.kept
     ]
-    headings = ["layer", "signal to noise of z, alone in eight bits", "rms change of normal scores"]
+    headings = [
+        "layer",
+        "signal to noise of z, alone in eight bits",
+        "worst figure, of its limit",
+        "rms change of normal scores",
+    ]
     return table(f"Layers put back to higher precision ({one.gate.trials} tried)", headings, rows)
 
 
