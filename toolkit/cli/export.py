@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from edgeasd.calibration.deploy import DeployFit, SegmentOutputs
     from edgeasd.export.bundle_writer import TrainedModel
     from edgeasd.runtime.golden import Deviation
-    from edgeasd.runtime.manifest import FrontEnd
     from edgeasd.toolkit.calibrating.outcome import Calibration
     from edgeasd.toolkit.evaluation.trained import Trained
 
@@ -93,7 +92,7 @@ def export(
             found = write_bundle(model, target, lambda text: _step(text, check), precisions, sounds)
         added = None if request is None else add_int8(target, request, features, workspace)
         paths = [target, *([zip_bundle(target)] if make_zip else [])]
-        _report(model, found, added, written_front_end(target), paths, as_json)
+        _report(model, found, added, paths, as_json)
         calibrated += [added] if added is not None else []
     refuse_failed(*calibrated)
 
@@ -205,12 +204,7 @@ def _score_clips(trained: Trained, folder: Path, channel: int | None) -> list[Se
 
 
 def _report(
-    model: TrainedModel,
-    found: dict[str, Deviation],
-    added: Calibration | None,
-    front_end: FrontEnd | None,
-    paths: list[Path],
-    as_json: bool,
+    model: TrainedModel, found: dict[str, Deviation], added: Calibration | None, paths: list[Path], as_json: bool
 ) -> None:
     from dataclasses import asdict
 
@@ -219,7 +213,7 @@ def _report(
     from edgeasd.toolkit.calibrating.record import summary
     from edgeasd.toolkit.cli.calibrate_table import print_variant
 
-    segments = len(model.real_segments)
+    segments, front_end = len(model.real_segments), written_front_end(paths[0])
     if as_json:
         facts = {"bundle": str(paths[0]), "machine": model.machine, "id": model.id, "status": model.fit.status}
         others = {name: asdict(deviation) for name, deviation in found.items() if name != "fp32"}
