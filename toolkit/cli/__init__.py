@@ -10,6 +10,7 @@ import typer
 import edgeasd
 from edgeasd.toolkit.cli import (
     alpha,
+    bench,
     calibrate,
     compare,
     data,
@@ -64,6 +65,7 @@ for _name, _command in (
     ("export", export.export),
     ("calibrate", calibrate.calibrate),
     ("verify", verify.verify),
+    ("bench", bench.bench),
     ("score", score.score),
     ("run", run.run),
 ):
