@@ -58,12 +58,11 @@ def find_variants(
         if name not in manifest.precisions:
             offered = ", ".join(manifest.precisions)
             raise InputError(f"--precision {name}: {bundle.name} offers {offered}; choose among them")
-    found = []
+    places = [accelerator] if accelerator else ["cpu", *(["cuda:0"] if has_cuda() else [])]
+    named = precisions is not None or engine != "auto"
+    found: list[Variant] = []
     for name in precisions or manifest.precisions:
-        rows = []
-        if engine != "tensorrt":
-            for where in [accelerator] if accelerator else ["cpu", *(["cuda:0"] if has_cuda() else [])]:
-                rows.append(_on_onnxruntime(name, where, named=precisions is not None or engine != "auto"))
+        rows = [] if engine == "tensorrt" else [_on_onnxruntime(name, where, named=named) for where in places]
         if engine == "tensorrt" or (engine == "auto" and accelerator != "cpu" and _may_run(bundle, name)):
             rows.append(_on_tensorrt(name, accelerator))
         found += rows
