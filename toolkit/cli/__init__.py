@@ -24,6 +24,7 @@ from edgeasd.toolkit.cli import (
     score,
     seeds,
     train,
+    triton,
     verify,
 )
 from edgeasd.toolkit.cli.guard import complain, guarded
@@ -64,6 +65,7 @@ for _name, _command in (
     ("reproduce", reproduce.reproduce),
     ("export", export.export),
     ("calibrate", calibrate.calibrate),
+    ("triton", triton.triton),
     ("verify", verify.verify),
     ("bench", bench.bench),
     ("score", score.score),

@@ -13,6 +13,7 @@ import typer
 from edgeasd.runtime.errors import InputError
 from edgeasd.toolkit.cli.guard import complain, remembered_interrupts
 from edgeasd.toolkit.cli.options import Alpha, AsJson, ChannelOfRun, Machine, MachineId, Update, Workspace
+from edgeasd.toolkit.cli.triton import Repository, serve
 
 if TYPE_CHECKING:
     from edgeasd.calibration.deploy import DeployFit, SegmentOutputs
@@ -36,6 +37,7 @@ def export(
     alpha: Alpha = None,
     make_zip: Annotated[bool, typer.Option("--zip", help="Also pack the bundle into one zip beside it.")] = False,
     update: Update = None,
+    triton: Repository = None,
     workspace: Workspace = Path(),
     as_json: AsJson = False,
 ) -> None:
@@ -48,12 +50,16 @@ def export(
     """
     precisions = _precisions(precision)
     from edgeasd.export.bundle_writer import write_bundle, zip_bundle
+    from edgeasd.export.triton import check_repository
     from edgeasd.toolkit.evaluation.trained import load_trained
     from edgeasd.toolkit.runs import bundle_folder, find_runs
 
     runs = find_runs(workspace, machine, id)
     if output is not None and len(runs) > 1:
         raise InputError(f"--output {output}: {len(runs)} IDs would go to one folder; name one with --id")
+    if triton is not None:
+        check_repository(triton)
+    targets = []
     for run in runs:
         trained = load_trained(run.chosen(update)).with_alpha(alpha)
         if trained.run.known_anomalies:
@@ -65,6 +71,9 @@ def export(
             found = write_bundle(model, target, lambda text: _step(text, check), precisions)
         paths = [target, *([zip_bundle(target)] if make_zip else [])]
         _report(model, found, paths, as_json)
+        targets.append(target)
+    if triton is not None:
+        serve(targets, triton, as_json)
 
 
 def _precisions(given: str) -> list[str]:
