@@ -70,7 +70,7 @@ def measure(
             precision=variant.precision,
             engine=variant.engine,
             accelerator=variant.accelerator,
-            threads=settings.threads,
+            threads=settings.threads if variant.engine == "onnxruntime" else None,
             max_batch=max(settings.batches),
         )
         load_seconds = time.perf_counter() - started

@@ -12,6 +12,7 @@ from pathlib import Path
 from edgeasd.runtime.engines import ENGINES
 from edgeasd.runtime.engines.onnxruntime import has_cuda
 from edgeasd.runtime.engines.tensorrt import library
+from edgeasd.runtime.engines.tensorrt.sidecar import engine_paths
 from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.manifest import Manifest
 
@@ -45,9 +46,9 @@ def find_variants(
     *,
     precisions: Sequence[str] | None = None,
     engine: str = "auto",
-    accelerator: str | None = None,
+    accelerator: str = "auto",
 ) -> list[Variant]:
-    """Rows in the order of the manifest; `None` and "auto" mean all that this machine has.
+    """Rows in the order of the manifest; None and "auto" mean all that this machine has.
 
     Every precision has at least one row. Raises InputError for a precision that the bundle does not offer and
     for an unknown engine.
@@ -58,7 +59,7 @@ def find_variants(
         if name not in manifest.precisions:
             offered = ", ".join(manifest.precisions)
             raise InputError(f"--precision {name}: {bundle.name} offers {offered}; choose among them")
-    places = [accelerator] if accelerator else ["cpu", *(["cuda:0"] if has_cuda() else [])]
+    places = [accelerator] if accelerator != "auto" else ["cpu", *(["cuda:0"] if has_cuda() else [])]
     named = precisions is not None or engine != "auto"
     found: list[Variant] = []
     for name in precisions or manifest.precisions:
@@ -82,8 +83,8 @@ def _on_onnxruntime(precision: str, accelerator: str, *, named: bool) -> Variant
     return Variant(precision, "onnxruntime", accelerator)
 
 
-def _on_tensorrt(precision: str, accelerator: str | None) -> Variant:
-    where = "cuda:0" if accelerator in (None, "cuda") else str(accelerator)
+def _on_tensorrt(precision: str, accelerator: str) -> Variant:
+    where = "cuda:0" if accelerator in ("auto", "cuda") else accelerator
     if precision in FOR_ONNXRUNTIME:
         return Variant(precision, "tensorrt", where, left_out="made for ONNX Runtime on a CPU, not for TensorRT")
     return Variant(precision, "tensorrt", where)
@@ -93,4 +94,4 @@ def _may_run(bundle: Path, precision: str) -> bool:
     """An engine was built, or could be: then its row says what came of it."""
     if precision in FOR_ONNXRUNTIME:
         return False
-    return (bundle / "engines" / f"encoder.{precision}.engine").is_file() or library.installed()
+    return engine_paths(bundle, precision)[0].is_file() or library.installed()

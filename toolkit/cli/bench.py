@@ -29,8 +29,8 @@ def bench(
     ] = None,
     engine: Annotated[str, typer.Option(help="onnxruntime or tensorrt; auto measures all that can run here.")] = "auto",
     accelerator: Annotated[
-        str | None, typer.Option(help="Only this compute: cpu, cuda or cuda:K; all that is there by default.")
-    ] = None,
+        str, typer.Option(help="Only this compute: cpu, cuda or cuda:K; auto measures all that is here.")
+    ] = "auto",
     threads: Threads = None,
     seconds: Annotated[
         float, typer.Option(min=0.1, max=3600, help="How long to measure at each batch, and for streams and energy.")
