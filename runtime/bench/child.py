@@ -28,7 +28,10 @@ def main() -> None:
     from edgeasd.runtime.bench.measure import BenchSettings, measure
     from edgeasd.runtime.bench.variants import Variant
 
-    request = json.load(sys.stdin)
+    text = sys.stdin.read()
+    if not text:  # whoever started us was stopped in that very moment
+        return
+    request = json.loads(text)
     request["settings"]["batches"] = tuple(request["settings"]["batches"])
     try:
         result = measure(
