@@ -19,16 +19,22 @@ def machine(root: Path = Path("/")) -> dict[str, Any]:
         "memory_mib": _memory(root),
         "board": board_model(root),
         "l4t": l4t_release(root),
-        "load_at_start": load(),
+        "load_at_start": load(root),
         "python": platform.python_version(),
         "numpy": version("numpy"),
         "onnxruntime": _onnxruntime(),
     }
 
 
-def load() -> float:
+def load(root: Path = Path("/")) -> float:
     """Load average of the last minute: work of others shows here and in every figure."""
-    return round(os.getloadavg()[0], 2)
+    text = read_text(root, "proc/loadavg")
+    return float(text.split()[0]) if text else round(os.getloadavg()[0], 2)
+
+
+def busy(facts: dict[str, Any]) -> bool:
+    """Whether others were at work before the measurement began: then its times are not this machine's own."""
+    return float(facts["load_at_start"]) > 0.25 * int(facts["cores"])
 
 
 def machine_line(facts: dict[str, Any]) -> str:

@@ -26,7 +26,9 @@ from edgeasd.runtime.scorer import Scorer
 TOOLKIT, BARE = "toolkit", "bare"
 LATENCY_CALLS = 100
 """So many calls at batch 1 at least: a 99th percentile of fewer would be their maximum."""
+_FEWEST_CALLS = 5
 _LONGEST_SECONDS = 60.0
+"""But no longer than this, unless the user asks for longer."""
 _IDLE_SECONDS = 1.0
 
 Progress = Callable[[int, int, str], None]
@@ -51,7 +53,7 @@ class BenchSettings:
             return Span(rounds=self.repeats)
         if batch == 1:
             return Span(seconds=self.seconds, least=LATENCY_CALLS, longest=max(self.seconds, _LONGEST_SECONDS))
-        return Span(seconds=self.seconds)
+        return Span(seconds=self.seconds, least=_FEWEST_CALLS, longest=max(self.seconds, _LONGEST_SECONDS))
 
 
 def measure(

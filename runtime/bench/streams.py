@@ -31,7 +31,7 @@ def measure_streams(scorer: Scorer, rates: Mapping[int, float], span: Span) -> d
     single = _rounds(scorer, 1, span)
     batch = best_batch(hop, single["logmel"], rates)
     several = single if batch == 1 else _rounds(scorer, batch, span)
-    alone, together = sum(single.values()), sum(several.values()) / batch
+    alone, together = _wall(single), _wall(several) / batch
     counts = {1: math.floor(hop / alone), batch: math.floor(hop / together)}
     # The batch was chosen by its parts; where the whole is slower than they say, it may not be filled.
     batch = batch if counts[batch] >= max(batch, counts[1]) else 1
@@ -43,6 +43,8 @@ def measure_streams(scorer: Scorer, rates: Mapping[int, float], span: Span) -> d
         "batch": batch,
         "logmel_ms": 1e3 * used["logmel"] / batch,
         "scoring_ms": 1e3 * used["scoring"] / batch,
+        # Of all threads; other work on the machine makes the times above longer, and this hardly.
+        "cpu_ms": 1e3 * used["cpu"] / batch,
     }
 
 
@@ -56,8 +58,12 @@ def best_batch(hop: float, logmel: float, rates: Mapping[int, float]) -> int:
     return max(fitting, key=lambda batch: (fitting[batch], -batch)) if fitting else 1
 
 
+def _wall(times: Mapping[str, float]) -> float:
+    return times["logmel"] + times["scoring"]
+
+
 def _rounds(scorer: Scorer, count: int, span: Span) -> dict[str, float]:
-    """Mean seconds of log-mel and of scoring in a round of `count` streams."""
+    """Mean seconds of log-mel and of scoring in a round of `count` streams, and CPU seconds of both together."""
     features, segments = scorer.features, scorer.segments
     step = segments.hop * features.hop_length
     noise = np.random.default_rng(0).standard_normal(features.sample_count(segments.frames) + step)
@@ -66,18 +72,19 @@ def _rounds(scorer: Scorer, count: int, span: Span) -> dict[str, float]:
     for stream in streams:
         stream.accept(sound[:-step])
         stream.take_waiting()
-    times: dict[str, list[float]] = {"logmel": [], "scoring": []}
+    times: dict[str, list[float]] = {"logmel": [], "scoring": [], "cpu": []}
     started, done = time.perf_counter(), -1
     while not span.over(done, time.perf_counter() - started):
-        begun = time.perf_counter()
+        worked, begun = time.process_time(), time.perf_counter()
         for stream in streams:
             stream.accept(sound[-step:])
         heard = time.perf_counter()
         scored = score_streams(streams)
-        ended = time.perf_counter()
+        ended, spent = time.perf_counter(), time.process_time() - worked
         assert all(len(scores) == 1 for scores in scored)
         if done >= 0:
             times["logmel"].append(heard - begun)
             times["scoring"].append(ended - heard)
+            times["cpu"].append(spent)
         done += 1
     return {name: statistics.fmean(values) for name, values in times.items()}

@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -420,3 +422,72 @@ def test_the_command_says_what_it_wrote(edgeasd: Callable[..., Any], small_bundl
     assert again.code == 2
     assert "holds something else" in again.lines[-1]
     assert not any(path.name.startswith(".") for path in tmp_path.iterdir())
+
+
+# The page
+
+
+class StandIn(ModuleType):
+    """Not Triton: the little of its client that the page uses, over the files of a repository."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__("tritonclient.grpc")
+        self.folder = folder
+        self.InferRequestedOutput = str
+
+    class InferInput:
+        def __init__(self, name: str, shape: list[int], datatype: str) -> None:
+            self.facts = (name, shape, datatype)
+
+        def set_data_from_numpy(self, data: np.ndarray) -> None:
+            assert self.facts == ("LOGMEL", list(data.shape), "FP32")
+            assert data.dtype == np.float32
+            self.data = data
+
+    def InferenceServerClient(self, address: str) -> StandIn:
+        return self
+
+    def infer(self, model: str, inputs: list[Any], outputs: list[str]) -> StandIn:
+        assert model == NAME
+        found = through(self.folder, 1, inputs[0].data[:, 0])
+        self.answer = {name: found[name.lower()] for name in outputs}
+        return self
+
+    def as_numpy(self, name: str) -> np.ndarray:
+        """(N, 1) where the graph has (N,), as its configuration says."""
+        value = self.answer[name]
+        return value if value.ndim == 2 else value[:, None]
+
+    def get_model_config(self, model: str, as_json: bool) -> dict[str, Any]:
+        from google.protobuf import json_format
+
+        config = json_format.MessageToDict(self.parsed, preserving_proto_field_name=True)
+        return {"config": config}
+
+
+def test_the_examples_of_the_page_give_the_scores_of_the_bundle(
+    repository: Path,
+    config: Callable[[str], Any],
+    small_bundle: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "triton.md").read_text("utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    client = StandIn(repository)
+    client.parsed = config(NAME)
+    package = ModuleType("tritonclient")
+    package.grpc = client  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "tritonclient", package)
+    monkeypatch.setitem(sys.modules, "tritonclient.grpc", client)
+    names: dict[str, Any] = {}
+    for block in blocks:
+        exec(compile(block, "docs/triton.md", "exec"), names)
+    sound = (0.05 * np.random.default_rng(0).standard_normal(160_000)).astype(np.float32)
+    with Bundle(small_bundle) as bundle:
+        local, _ = bundle.open_scorer(threads=1)
+        remote = names["connect"](bundle, "server:8001", NAME)
+        expected = [score.clip_score for score in names["Stream"](local).push(sound)]
+        found = [score.clip_score for score in names["Stream"](remote).push(sound)]
+    assert len(expected) == 10
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert names["clip_score"](client, NAME, sound) == pytest.approx(expected[-1], rel=1e-4)

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeasd.runtime.bench import energy, runner
-from edgeasd.runtime.bench.facts import machine, machine_line
+from edgeasd.runtime.bench.facts import busy, machine, machine_line
 from edgeasd.runtime.bench.measure import BenchSettings
 from edgeasd.runtime.bench.memory import memory
 from edgeasd.runtime.bench.runner import Row, run_variant
@@ -407,6 +407,11 @@ def test_a_row_is_json_with_its_reason() -> None:
     }
 
 
+@pytest.mark.parametrize(("load", "expected"), [(0.1, False), (1.0, False), (1.1, True)])
+def test_a_busy_machine_is_called_so(load: float, expected: bool) -> None:
+    assert busy({"load_at_start": load, "cores": 4}) == expected
+
+
 def test_the_machine_is_named_and_its_place_is_not(tmp_path: Path) -> None:
     facts = machine()
     assert facts["cores"] == len(os.sched_getaffinity(0))
@@ -416,5 +421,7 @@ def test_the_machine_is_named_and_its_place_is_not(tmp_path: Path) -> None:
     (tmp_path / "proc/device-tree/model").write_bytes(b"NVIDIA Jetson Orin Nano Developer Kit\0")
     (tmp_path / "etc/nv_tegra_release").write_text("# R36 (release), REVISION: 4.3, GCID: 1\n")
     (tmp_path / "proc/cpuinfo").write_text("processor\t: 0\nmodel name\t: ARMv8 Processor rev 1 (v8l)\n")
+    (tmp_path / "proc/loadavg").write_text("7.50 1.00 1.00 1/100 99\n")
     line = machine_line(machine(tmp_path))
+    assert "load 7.5 at start" in line
     assert line.startswith("NVIDIA Jetson Orin Nano Developer Kit, L4T 36.4.3; ARMv8 Processor rev 1 (v8l), ")

@@ -48,7 +48,7 @@ def bench(
 
     Example: edgeasd bench bundles/valve-id_00
     """
-    from edgeasd.runtime.bench.facts import load, machine
+    from edgeasd.runtime.bench.facts import busy, load, machine
     from edgeasd.runtime.bench.measure import BenchSettings
     from edgeasd.runtime.bench.variants import find_variants
     from edgeasd.runtime.bundle import Bundle
@@ -61,7 +61,7 @@ def bench(
         variants = find_variants(manifest, bundle, precisions=wanted, engine=engine, accelerator=accelerator)
     facts = machine()
     rows, stopped = _measure_all(bundle, variants, settings)
-    facts["load_at_end"] = load()
+    facts |= {"load_at_end": load(), "busy": busy(facts)}
     if as_json:
         machine_facts = {"machine": manifest.machine.type, "id": manifest.machine.id}
         found = {**machine_facts, "backbone": manifest.network.backbone, "host": facts, "stopped": stopped}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from edgeasd.runtime.bench.energy import NOT_REPORTED
-from edgeasd.runtime.bench.facts import machine_line
+from edgeasd.runtime.bench.facts import busy, machine_line
 from edgeasd.runtime.bench.runner import Row
 from edgeasd.runtime.manifest import Manifest
 
@@ -32,6 +32,8 @@ def print_bench(title: str, manifest: Manifest, facts: dict[str, Any], rows: Seq
     macs = f"{network.macs_per_segment / 1e6:.4g} MMAC a segment"
     print(f"{title}: {manifest.machine.type} ID {manifest.machine.id}, {network.backbone}, {macs}, hop {hop:.3f} s")
     print(f"  {machine_line(facts)}")
+    if busy(facts):
+        print("  the machine was busy with other work: times are longer than its own, and ratios are what holds")
     measured = [row for row in rows if row.result is not None]
     if measured:
         _print_table("One segment a call, streams and memory", _SUMMARY, [_summary(row) for row in measured])
@@ -88,7 +90,10 @@ def _print_streams(measured: Sequence[Row]) -> None:
         assert row.result is not None
         found = row.result["streams"]
         cost = f"log-mel {found['logmel_ms']:.3g} ms + scoring {found['scoring_ms']:.3g} ms a segment"
-        print(f"  streams, {_label(row)}: {cost} at batch {found['batch']}, every {1e3 * found['hop_seconds']:.0f} ms")
+        rate = (
+            f"at batch {found['batch']}, every {1e3 * found['hop_seconds']:.0f} ms; CPU time {found['cpu_ms']:.3g} ms"
+        )
+        print(f"  streams, {_label(row)}: {cost} {rate}")
 
 
 def _print_energy(measured: Sequence[Row]) -> None:
