@@ -69,7 +69,17 @@ def test_verify_bench_score_and_run_work(core_python: Path, small_bundle: Path, 
 
 
 def test_every_help_page_opens(core_python: Path) -> None:
-    for command in ([], ["data", "scan"], ["train"], ["export"], ["triton"], ["bench"], ["evaluate"], ["demo"], ["run"]):
+    for command in (
+        [],
+        ["data", "scan"],
+        ["train"],
+        ["export"],
+        ["triton"],
+        ["bench"],
+        ["evaluate"],
+        ["demo"],
+        ["run"],
+    ):
         done = run(core_python, "-m", "edgeasd", *command, "--help")
         assert done.returncode == 0, done.stderr
 

@@ -29,7 +29,8 @@ def print_bench(title: str, manifest: Manifest, facts: dict[str, Any], rows: Seq
     """The machine, two tables of what was measured, energy, notes, and a line for all that was not."""
     network = manifest.network
     hop = manifest.segments.hop * manifest.features.hop_length / manifest.features.sample_rate
-    macs = f"{network.macs_per_segment / 1e6:.4g} MMAC a segment"
+    billions = network.macs_per_segment / 1e9
+    macs = f"{billions:.3g} GMAC a segment" if billions >= 1 else f"{1e3 * billions:.3g} MMAC a segment"
     print(f"{title}: {manifest.machine.type} ID {manifest.machine.id}, {network.backbone}, {macs}, hop {hop:.3f} s")
     print(f"  {machine_line(facts)}")
     if busy(facts):
