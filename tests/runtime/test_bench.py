@@ -317,7 +317,7 @@ def test_a_variant_is_measured_in_a_process_that_did_nothing_else(small_bundle: 
     assert "onnxruntime" in found["engine_in_use"]
     assert "1 thread" in found["engine_in_use"]
     assert [one["batch"] for one in found["batches"]] == [1, 4]
-    assert all(one["calls"] == 3 and one["over_bare"]["median"] > 0.5 for one in found["batches"])
+    assert all(one["calls"] == 3 and one["over_bare"]["median"] > 0 for one in found["batches"])
     assert found["batches"][0]["p99_ms"] is None, "of three calls there is no 99th percentile"
     assert found["streams"]["sustained"] >= 0
     assert found["golden_deviation"]["z"] < 1e-3
