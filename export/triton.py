@@ -91,7 +91,7 @@ def check_repository(folder: Path) -> dict[str, Any]:
         with open(marker, "rb") as handle:
             found = json.loads(handle.read(_LARGEST_MARKER))
         models, version = found["models"], found["schema_version"]
-        numbered = all(isinstance(model["version"], int) for model in models.values())
+        numbered = all(type(model["version"]) is int and 0 < model["version"] < 2**31 for model in models.values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         numbered = False
     if not numbered or version != MARKER_VERSION:

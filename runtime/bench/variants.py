@@ -60,7 +60,7 @@ def find_variants(
             offered = ", ".join(manifest.precisions)
             raise InputError(f"--precision {name}: {bundle.name} offers {offered}; choose among them")
     places = [accelerator] if accelerator != "auto" else ["cpu", *(["cuda:0"] if has_cuda() else [])]
-    named = precisions is not None or engine != "auto"
+    named = precisions is not None
     found: list[Variant] = []
     for name in precisions or manifest.precisions:
         rows = [] if engine == "tensorrt" else [_on_onnxruntime(name, where, named=named) for where in places]

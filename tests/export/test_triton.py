@@ -315,7 +315,16 @@ def test_a_mount_point_cannot_be_replaced_and_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "marker", ["", "[]", "{}", '{"schema_version": 2, "models": {}}', "[" * 100_000, '{"models": 1}']
+    "marker",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"schema_version": 2, "models": {}}',
+        "[" * 100_000,
+        '{"models": 1}',
+        '{"schema_version": 1, "models": {"m": {"version": -1}}}',
+    ],
 )
 def test_a_damaged_list_of_ours_is_refused(marker: str, small_bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "m").mkdir()
