@@ -155,7 +155,9 @@ def _add(bundle: Bundle, folder: Path, old: dict[str, Any], options: TritonOptio
     for model in (name, encoder, head):
         shutil.rmtree(folder / model, ignore_errors=True)
         (folder / model / str(version)).mkdir(parents=True)
-    shutil.copyfile(source, folder / encoder / str(version) / file_name)
+    # Not shutil.copyfile: where the disk is full it names the bundle's file as the one without room.
+    with open(source, "rb") as handle, open(folder / encoder / str(version) / file_name, "wb") as sink:
+        shutil.copyfileobj(handle, sink, 1 << 20)
     served = served_head(bundle.file("head.onnx"), manifest.score)
     write_bytes(folder / head / str(version) / "model.onnx", served.SerializeToString(deterministic=True))
     facts = client_facts(manifest, precision)

@@ -7,8 +7,9 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -229,6 +230,7 @@ def test_a_name_is_plain_or_carries_a_hash(machine: str, id: str, name: str | No
     assert found == name if name is not None else found != f"{machine}-id_{id}"
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.text("ab_-/.é", min_size=1), st.text("id_a-. ", min_size=1)), unique=True, max_size=30))
 def test_no_two_machines_share_a_name(pairs: list[tuple[str, str]]) -> None:
     names = [model_name(*pair) for pair in pairs]
@@ -246,7 +248,7 @@ def test_odd_names_are_served_and_told_as_they_are(bundle_copy: Path, schema: Mo
     assert told["id"].string_value == "../../up"
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(values=st.dictionaries(st.text(st.characters(codec="utf-8"), min_size=1), st.text(st.characters(codec="utf-8"))))
 def test_any_text_survives_the_writer(values: dict[str, str], schema: ModuleType) -> None:
     from edgeasd.export.triton_config import parameters
@@ -349,6 +351,29 @@ def test_an_interrupt_leaves_nothing(small_bundle: Path, tmp_path: Path) -> None
     with pytest.raises(KeyboardInterrupt):
         write_repository([small_bundle], tmp_path / "m", step=stop)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 400 KB, room for one version of the small bundle and not for two."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("MOUNT REFUSED: a full disk cannot be shown here")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+def test_a_full_disk_leaves_the_old_version_whole(
+    edgeasd: Callable[..., Any], small_bundle: Path, small_disk: Path
+) -> None:
+    words = ("triton", small_bundle, "--output", "disk/models")
+    assert edgeasd(*words, cwd=small_disk.parent).code == 0
+    before = contents(small_disk)
+    done = edgeasd(*words, cwd=small_disk.parent)
+    assert done.code == 2
+    assert re.search(r"disk/models: No space left on device; make room", done.lines[-1])
+    assert contents(small_disk) == before
 
 
 # Options and engines

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeasd.runtime.bench import energy, runner
@@ -67,6 +67,7 @@ def test_a_span_ends_by_what_comes_first_but_never_before_one_round() -> None:
     assert Span(seconds=10, least=100, longest=60).over(7, 61)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=50), st.floats(0, 1))
 def test_a_quantile_is_a_value_with_its_share_below(values: list[float], share: float) -> None:
     found = quantile(values, share)
@@ -179,6 +180,7 @@ def test_a_machine_without_a_meter_says_so(tmp_path: Path) -> None:
 # Streams
 
 
+@settings(deadline=None)
 @given(
     st.floats(0.01, 1.0),
     st.floats(1e-6, 0.5),
