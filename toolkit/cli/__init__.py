@@ -10,6 +10,7 @@ import typer
 import edgeasd
 from edgeasd.toolkit.cli import (
     alpha,
+    bench,
     calibrate,
     compare,
     data,
@@ -24,6 +25,7 @@ from edgeasd.toolkit.cli import (
     score,
     seeds,
     train,
+    triton,
     verify,
 )
 from edgeasd.toolkit.cli.guard import complain, guarded
@@ -64,8 +66,10 @@ for _name, _command in (
     ("reproduce", reproduce.reproduce),
     ("export", export.export),
     ("calibrate", calibrate.calibrate),
+    ("triton", triton.triton),
     ("verify", verify.verify),
     ("doctor", doctor.doctor),
+    ("bench", bench.bench),
     ("score", score.score),
     ("run", run.run),
 ):
