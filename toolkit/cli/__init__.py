@@ -10,6 +10,7 @@ import typer
 import edgeasd
 from edgeasd.toolkit.cli import (
     alpha,
+    bench,
     build,
     calibrate,
     compare,
@@ -25,6 +26,7 @@ from edgeasd.toolkit.cli import (
     score,
     seeds,
     train,
+    triton,
     verify,
 )
 from edgeasd.toolkit.cli.guard import complain, guarded
@@ -65,9 +67,11 @@ for _name, _command in (
     ("reproduce", reproduce.reproduce),
     ("export", export.export),
     ("calibrate", calibrate.calibrate),
+    ("triton", triton.triton),
     ("verify", verify.verify),
     ("build", build.build),
     ("doctor", doctor.doctor),
+    ("bench", bench.bench),
     ("score", score.score),
     ("run", run.run),
 ):

@@ -25,6 +25,7 @@ from edgeasd.toolkit.cli.options import (
     Workspace,
     cache_folder,
 )
+from edgeasd.toolkit.cli.triton import Repository, serve
 
 if TYPE_CHECKING:
     from edgeasd.calibration.deploy import DeployFit, SegmentOutputs
@@ -56,6 +57,7 @@ def export(
     alpha: Alpha = None,
     make_zip: Annotated[bool, typer.Option("--zip", help="Also pack the bundle into one zip beside it.")] = False,
     update: Update = None,
+    triton: Repository = None,
     workspace: Workspace = Path(),
     cache: Cache = None,
     as_json: AsJson = False,
@@ -71,6 +73,7 @@ def export(
     precisions, int8 = _precisions(precision)
     features = cache_folder(cache, workspace)
     from edgeasd.export.bundle_writer import write_bundle, zip_bundle
+    from edgeasd.export.triton import check_repository
     from edgeasd.toolkit.cli.export_int8 import add_int8, int8_request
     from edgeasd.toolkit.evaluation.trained import load_trained
     from edgeasd.toolkit.runs import bundle_folder, find_runs
@@ -78,7 +81,9 @@ def export(
     runs = find_runs(workspace, machine, id)
     if output is not None and len(runs) > 1:
         raise InputError(f"--output {output}: {len(runs)} IDs would go to one folder; name one with --id")
-    calibrated = []
+    if triton is not None:
+        check_repository(triton)
+    calibrated, targets = [], []
     for run in runs:
         trained = load_trained(run.chosen(update)).with_alpha(alpha)
         if trained.run.known_anomalies:
@@ -93,7 +98,10 @@ def export(
         added = None if request is None else add_int8(target, request, features, workspace)
         paths = [target, *([zip_bundle(target)] if make_zip else [])]
         _report(model, found, added, paths, as_json)
+        targets.append(target)
         calibrated += [added] if added is not None else []
+    if triton is not None:
+        serve(targets, triton, as_json)
     refuse_failed(*calibrated)
 
 
