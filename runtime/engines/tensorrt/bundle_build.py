@@ -87,6 +87,7 @@ def have_engine(
         sidecar = _sidecar(bundle, target, site, options, plan)
         # What follows loads the engine; a small device has no memory for two of them.
         del plan
+        _select(site.index)
         sidecar = _inspected(sidecar, inspect(ask_inspector(site.trt, new_path), quantised))
         write_bytes(new_beside, (sidecar.model_dump_json(indent=2) + "\n").encode())
         deviation = _prove(bundle, target, new_path, site, options)
