@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,7 +16,7 @@ from edgeasd.runtime.health.holes import Holes
 from edgeasd.runtime.health.latch import Latch
 from edgeasd.runtime.health.repeats import repeated_block
 from edgeasd.runtime.health.report import UNITS, HealthChange, HealthReport, StateReport
-from edgeasd.runtime.health.settings import FLOOR_DBFS, STATES, HealthSettings, LevelRange
+from edgeasd.runtime.health.settings import FLOOR_DBFS, STATES, HealthSettings, LevelRange, StateSettings
 from edgeasd.runtime.health.window import WindowFigures, WindowMeter
 from edgeasd.runtime.logmel import Float32Array, check_samples
 
@@ -35,16 +34,21 @@ def _dbfs(value: float) -> float:
     return 20.0 * math.log10(value) if value > 1e-6 else FLOOR_DBFS
 
 
-@dataclass(frozen=True, slots=True)
-class _Verdict:
-    """Whether a window asks a state to begin or to end, and the figure that was compared."""
-
-    begin: bool
-    end: bool
-    value: float | None
+_Verdict = tuple[bool, bool, float | None]
+"""Whether a window asks a state to begin, whether it asks it to end, and the figure that was compared."""
+_UNKNOWN: _Verdict = (False, False, None)
 
 
-_UNKNOWN = _Verdict(False, False, None)
+class _SlidingCount:
+    """The sum of the last `length` whole numbers, without adding them all up again."""
+
+    def __init__(self, length: int) -> None:
+        self._last: deque[int] = deque([0] * length, maxlen=length)
+        self.total = 0
+
+    def add(self, count: int) -> None:
+        self.total += count - self._last[0]
+        self._last.append(count)
 
 
 class HealthMonitor:
@@ -66,6 +70,7 @@ class HealthMonitor:
         self.settings, self.sample_rate, self.level = settings, sample_rate, level
         self._size = round(WINDOW_SECONDS * sample_rate)
         self._meter = WindowMeter(self._size, settings.clipping.full_scale)
+        self._off = [name for name in STATES if not self._settings_of(name).enabled]
         self._begin()
 
     def _begin(self) -> None:
@@ -76,8 +81,8 @@ class HealthMonitor:
         self._block: int | None = None
         self._means: deque[float] = deque(maxlen=SPAN_WINDOWS)
         self._powers: deque[float] = deque(maxlen=SPAN_WINDOWS)
-        self._clipped: deque[int] = deque(maxlen=SPAN_WINDOWS)
-        self._hole_counts: deque[int] = deque(maxlen=HOLE_WINDOWS)
+        self._clipped = _SlidingCount(SPAN_WINDOWS)
+        self._hole_counts = _SlidingCount(HOLE_WINDOWS)
         self._reported_holes = 0
         drop = settings.dropouts
         edge = 10.0 ** (drop.edge_dbfs / 20.0)
@@ -88,8 +93,12 @@ class HealthMonitor:
         self._values: dict[str, float | None] = dict.fromkeys(STATES)
         self._sick_since: int | None = None
 
+    def _settings_of(self, name: str) -> StateSettings:
+        found: StateSettings = getattr(self.settings, "level" if name.startswith("level_") else name)
+        return found
+
     def _latch(self, name: str) -> Latch:
-        state = getattr(self.settings, "level" if name.startswith("level_") else name)
+        state = self._settings_of(name)
         return Latch(*(math.ceil(s / WINDOW_SECONDS - 1e-9) for s in (state.on_seconds, state.off_seconds)))
 
     def reset(self) -> None:
@@ -154,11 +163,12 @@ class HealthMonitor:
         verdicts = self._verdicts(figures)
         start, self._position = self._position, self._position + self._size
         changed = []
-        for name, verdict in verdicts.items():
-            self._values[name] = verdict.value
-            if self._latches[name].update(verdict.begin, verdict.end, start):
+        for name, (begin, end, value) in verdicts.items():
+            self._values[name] = value
+            if self._latches[name].update(begin, end, start):
                 changed.append(name)
-        self._update_sick()
+        if changed:
+            self._update_sick()
         rate = self.sample_rate
         return [
             HealthChange(
@@ -176,8 +186,8 @@ class HealthMonitor:
     def _take(self, window: Float32Array, figures: WindowFigures) -> None:
         self._means.append(figures.mean)
         self._powers.append(figures.power)
-        self._clipped.append(figures.clipped)
-        self._hole_counts.append(self._holes.push(window, figures.zeros) + self._reported_holes)
+        self._clipped.add(figures.clipped)
+        self._hole_counts.add(self._holes.push(window, figures.zeros) + self._reported_holes)
         self._reported_holes = 0
         if self._held == self._stretch.size:
             self._block = repeated_block(self._stretch, self._stretch.size // 2)
@@ -197,33 +207,34 @@ class HealthMonitor:
         all_zero = figures.zeros == self._size
         level = _dbfs(math.sqrt(figures.power))
         quiet, clip, holes = settings.silence, settings.clipping, settings.dropouts
-        clipped = sum(self._clipped) / (SPAN_WINDOWS * self._size)
-        count = sum(self._hole_counts)
+        clipped = self._clipped.total / (SPAN_WINDOWS * self._size)
+        count = self._hole_counts.total
         stuck = self._block if self._block is not None else (1 if figures.constant and not all_zero else 0)
-        found = {
-            "digital_silence": _Verdict(all_zero, not all_zero, figures.zeros / self._size),
-            "silence": _Verdict(level < quiet.on_dbfs and not figures.constant, level > quiet.off_dbfs, level),
-            "clipping": _Verdict(clipped >= clip.on_share, clipped <= clip.off_share, clipped),
+        found: dict[str, _Verdict] = {
+            "digital_silence": (all_zero, not all_zero, figures.zeros / self._size),
+            "silence": (level < quiet.on_dbfs and not figures.constant, level > quiet.off_dbfs, level),
+            "clipping": (clipped >= clip.on_share, clipped <= clip.off_share, clipped),
             "dc_offset": self._dc_verdict(),
-            "stuck": _Verdict(stuck > 0, stuck == 0, float(stuck)),
-            "dropouts": _Verdict(count >= holes.on_count, count <= holes.off_count, float(count)),
+            "stuck": (stuck > 0, stuck == 0, float(stuck)),
+            "dropouts": (count >= holes.on_count, count <= holes.off_count, float(count)),
             **self._level_verdicts(),
         }
-        off = [name for name in STATES[:6] if not getattr(settings, name).enabled]
-        return {**found, **{name: _Verdict(False, False, found[name].value) for name in off}}
+        for name in self._off:
+            found[name] = (False, False, found[name][2])
+        return found
 
     def _dc_verdict(self) -> _Verdict:
         if len(self._means) < SPAN_WINDOWS:
             return _UNKNOWN
         offset, limits = _dbfs(abs(sum(self._means)) / SPAN_WINDOWS), self.settings.dc_offset
-        return _Verdict(offset >= limits.on_dbfs, offset < limits.off_dbfs, offset)
+        return (offset >= limits.on_dbfs, offset < limits.off_dbfs, offset)
 
     def _level_verdicts(self) -> dict[str, _Verdict]:
         level, limits, expected = self._level(), self.settings.level, self.level
-        if level is None or expected is None or not limits.enabled:
-            return {name: _Verdict(False, False, level) for name in ("level_low", "level_high")}
+        if level is None or expected is None:
+            return {name: (False, False, level) for name in ("level_low", "level_high")}
         low, high, back = expected.low_dbfs, expected.high_dbfs, limits.hysteresis_db
         return {
-            "level_low": _Verdict(level < low, level >= min(low + back, high), level),
-            "level_high": _Verdict(level > high, level <= max(high - back, low), level),
+            "level_low": (level < low, level >= min(low + back, high), level),
+            "level_high": (level > high, level <= max(high - back, low), level),
         }

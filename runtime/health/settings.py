@@ -62,20 +62,22 @@ class LevelRange(BaseModel):
         return self
 
 
-class _State(_Settings):
+class StateSettings(_Settings):
+    """What every state has."""
+
     enabled: bool = True
     on_seconds: _Seconds
     off_seconds: _Seconds
 
 
-class DigitalSilence(_State):
+class DigitalSilence(StateSettings):
     """Every sample is exactly 0."""
 
     on_seconds: _Seconds = 1.0
     off_seconds: _Seconds = 1.0
 
 
-class Silence(_State):
+class Silence(StateSettings):
     """Level of a window (offset removed), where not every sample is the same."""
 
     on_dbfs: _Dbfs = -80.0
@@ -88,7 +90,7 @@ class Silence(_State):
         return _require(self, self.on_dbfs <= self.off_dbfs, "on_dbfs <= off_dbfs")
 
 
-class Clipping(_State):
+class Clipping(StateSettings):
     """Share of the samples of 10 s that lie at `full_scale` or beyond."""
 
     full_scale: Annotated[float, Field(gt=0.0, le=1.0)] = 0.9999
@@ -102,7 +104,7 @@ class Clipping(_State):
         return _require(self, self.on_share > 0 and self.off_share <= self.on_share, "0 < on_share >= off_share")
 
 
-class DcOffset(_State):
+class DcOffset(StateSettings):
     """Size of the mean of 10 s."""
 
     on_dbfs: _Dbfs = -26.0
@@ -115,14 +117,14 @@ class DcOffset(_State):
         return _require(self, self.off_dbfs <= self.on_dbfs, "off_dbfs <= on_dbfs")
 
 
-class Stuck(_State):
+class Stuck(StateSettings):
     """One value other than 0 all the time, or one block of up to half a second again and again."""
 
     on_seconds: _Seconds = 2.0
     off_seconds: _Seconds = 2.0
 
 
-class Dropouts(_State):
+class Dropouts(StateSettings):
     """Holes in the sound within 60 s: runs of exact zeros with a sharp edge, and gaps that the source reports."""
 
     shortest_seconds: Annotated[float, Field(gt=0.0, le=1.0)] = 0.002
@@ -139,7 +141,7 @@ class Dropouts(_State):
         return _require(self, self.shortest_seconds <= self.longest_seconds, "shortest_seconds <= longest_seconds")
 
 
-class Level(_State):
+class Level(StateSettings):
     """Level of 10 s (offset removed) beside the range at which the machine is expected.
 
     Without `low_dbfs` and `high_dbfs` the range is the manifest's `level`, or else the level of the
