@@ -111,7 +111,7 @@ class AlarmMachine:
             s.sick_at = None
             said.append(self._say("input_healthy", seen.wall))
         if seen.gap:
-            said += self._gap(now, seen.wall)
+            said += self._gap(now, seen.wall) + self._time_passes(now, seen.wall)
         if s.maintenance:
             return said
         if self.levels is None:
