@@ -226,6 +226,14 @@ def test_states_do_not_depend_on_how_the_sound_is_cut(kinds: list[str], seed: in
         cut.gap(77)
 
 
+@pytest.mark.parametrize("size", [17, 50, 3199, 3201, 16_001])
+def test_states_are_the_same_in_blocks_of_any_one_size(size: int) -> None:
+    sound = np.concatenate([noise(1.7), *(TROUBLE[kind]() for kind in ("repeated", "holes", "constant")), noise(5)])
+    whole, cut = (HealthMonitor(HealthSettings(), RATE, LEVEL) for _ in range(2))
+    assert states_of(cut, sound, list(range(size, sound.size, size))) == whole.push(sound)
+    assert cut.report() == whole.report()
+
+
 def test_memory_does_not_grow() -> None:
     import pickle
 
