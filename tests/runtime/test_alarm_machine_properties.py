@@ -121,11 +121,12 @@ class Watcher:
     def before(self, it: Happening) -> None:
         """What is known before the machine answers."""
         now = self.plant.now + it.seconds
-        if it.kind == "see" and (it.flags & 2 or (it.value is not None and it.value != it.value)):
+        sick = it.kind == "see" and bool(it.flags & 2 or (it.value is not None and it.value != it.value))
+        if sick:
             self.sick_at = now
         if it.kind == "see" and it.value is not None and not it.flags & 1:
             self.recent.append(it.value)
-        self.frozen = now == self.sick_at or now - self.sick_at < self.plant.policy.settle_seconds
+        self.frozen = sick or now - self.sick_at < self.plant.policy.settle_seconds
 
     def after(self, it: Happening, said: list[Transition]) -> None:
         for transition in said:
