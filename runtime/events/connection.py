@@ -19,7 +19,7 @@ def explained(path: Path) -> Iterator[None]:
     """Turn what SQLite says into one line that names the file."""
     try:
         yield
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:
         # Messages may quote what a damaged file holds.
         said = "".join(c if c.isprintable() else " " for c in str(error))[:160]
         if isinstance(error, sqlite3.OperationalError) and "decode" not in said:
