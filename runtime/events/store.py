@@ -196,14 +196,15 @@ class EventStore:
         query = (
             "SELECT event, machines.machine, id, raised_at / 1000.0 AS raised_at, acknowledged_at / 1000.0 AS "
             "acknowledged_at, cleared_at / 1000.0 AS cleared_at, cleared_by, peak, threshold, test, first_sequence, "
-            "last_sequence FROM events JOIN machines ON key = events.machine WHERE (?1 IS NULL OR machines.machine = ?1) "
-            "AND (?2 IS NULL OR id = ?2) AND (?3 IS NULL OR raised_at >= ?3) AND (?4 IS NULL OR raised_at < ?4) "
-            "AND (NOT ?5 OR cleared_at IS NULL) ORDER BY events.raised_at DESC, event DESC LIMIT ?6"
+            "last_sequence FROM events JOIN machines ON key = events.machine WHERE (:machine IS NULL OR machines.machine = :machine) "
+            "AND (:id IS NULL OR id = :id) AND (:since IS NULL OR raised_at >= :since) AND (:until IS NULL OR raised_at < :until) "
+            "AND (NOT :open_only OR cleared_at IS NULL) ORDER BY events.raised_at DESC, event DESC LIMIT :limit"
         )
         start, end = (None if t is None else round(1000 * t) for t in (since, until))
         names = "event machine id raised_at acknowledged_at cleared_at cleared_by peak threshold test first_sequence"
         columns = [*names.split(), "last_sequence"]
-        rows = self._rows(query, (machine, id, start, end, open_only, limit))
+        values = {"machine": machine, "id": id, "since": start, "until": end, "open_only": open_only, "limit": limit}
+        rows = self._rows(query, values)
         return [{**dict(zip(columns, row, strict=True)), "test": bool(row[9])} for row in rows]
 
     def history(
@@ -215,7 +216,7 @@ class EventStore:
         with explained(self.path):
             return read_history(self._connection, machine, id, resolution, since, until)
 
-    def _rows(self, query: str, values: tuple[object, ...]) -> list[Any]:
+    def _rows(self, query: str, values: tuple[object, ...] | dict[str, object]) -> list[Any]:
         with explained(self.path):
             return self._connection.execute(query, values).fetchall()
 
