@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -216,7 +216,7 @@ class EventStore:
         with explained(self.path):
             return read_history(self._connection, machine, id, resolution, since, until)
 
-    def _rows(self, query: str, values: tuple[object, ...] | dict[str, object]) -> list[Any]:
+    def _rows(self, query: str, values: tuple[object, ...] | Mapping[str, object]) -> list[Any]:
         with explained(self.path):
             return self._connection.execute(query, values).fetchall()
 
