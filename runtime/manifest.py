@@ -22,6 +22,7 @@ from pydantic import (
 
 from edgeasd.runtime.alarm_rule import Threshold
 from edgeasd.runtime.errors import BundleError
+from edgeasd.runtime.health.settings import LevelRange
 from edgeasd.runtime.logmel import Amplitude, FeatureSettings
 from edgeasd.runtime.score import ScoreSettings
 from edgeasd.runtime.segments import SegmentSettings
@@ -127,6 +128,13 @@ class Manifest(_Part):
     files: dict[str, FileEntry]
     provenance: dict[str, Any] = Field(default_factory=dict)
     metrics: dict[str, Any] = Field(default_factory=dict)
+    level: LevelRange | None = None
+    """Levels at which the machine is expected to be heard, where they were measured; see `edgeasd.runtime.health`."""
+
+    @model_serializer(mode="wrap")
+    def _as_found(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without the level where there is none: an older manifest is written back as it was."""
+        return {name: value for name, value in dump(self).items() if name != "level" or value is not None}
 
     @model_serializer(mode="wrap")
     def _as_found(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
