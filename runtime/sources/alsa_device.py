@@ -14,7 +14,6 @@ from edgeasd.runtime.sources.alsa_common import (
     BITS,
     FORMATS,
     Capture,
-    ChannelsRefused,
     FormatRefused,
     RateRefused,
     Setup,
@@ -81,7 +80,8 @@ class _Negotiation:
         )
 
     def _any_format(self, rate: int, channels: int) -> tuple[Capture, Setup]:
-        asked, wanted, offered = self._formats[0], list(self._formats), ()
+        asked, wanted = self._formats[0], list(self._formats)
+        offered: tuple[str, ...] = ()
         while wanted:
             setup = Setup(wanted.pop(0), rate, channels)
             try:

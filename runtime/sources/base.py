@@ -31,6 +31,8 @@ class SourceEvent:
     state: str
     detail: str
     lost_seconds: float = 0.0
+    at_sample: int | None = None
+    """Where in the sound, for files."""
     at: float = field(default_factory=time.monotonic)
     """When, on the monotonic clock."""
 

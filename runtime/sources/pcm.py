@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import BinaryIO
+from typing import IO
 
 from edgeasd.runtime.audio import Samples, describe_channel, require_channel, require_finite, select_channel
 from edgeasd.runtime.errors import InputError
@@ -26,7 +26,7 @@ class PcmSource:
 
     def __init__(
         self,
-        stream: BinaryIO,
+        stream: IO[bytes],
         sample_rate: int = 16000,
         format: str = "s16le",
         channels: int = 1,

@@ -102,7 +102,7 @@ class Reopening:
             self.reopened += 1
             self._healthy_from = now
             self._enter("open", self.reason)
-            self.events.append(SourceEvent("reopened", self.name, lost, now))
+            self.events.append(SourceEvent("reopened", self.name, lost, at=now))
         elif now - self._healthy_from >= HEALTHY_SECONDS:
             self._pause = FIRST_PAUSE
         self._heard_until = now
@@ -112,7 +112,7 @@ class Reopening:
         self._drop_inner()
         if self.state == "open":
             self._enter("reopening", reason)
-            self.events.append(SourceEvent("lost", reason, 0.0, self.since))
+            self.events.append(SourceEvent("lost", reason, at=self.since))
 
     def _reopen(self) -> bool:
         """Wait and open until it works; False once closed."""

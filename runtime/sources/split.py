@@ -29,9 +29,7 @@ class ChannelSplit:
         """Raises InputError where `device` has another rate and `resample` is not asked for."""
         if device.sample_rate != sample_rate and not resample:
             device.close()
-            raise InputError(
-                f"{device.name}: {device.sample_rate} Hz, {sample_rate} Hz are expected; pass --resample"
-            )
+            raise InputError(f"{device.name}: {device.sample_rate} Hz, {sample_rate} Hz are expected; pass --resample")
         self._device = device
         self._reading = threading.Lock()
         self._end: BaseException | None = None
@@ -81,7 +79,7 @@ class ChannelSource:
         self.name = f"{device.name}{changed}, channel {channel} of {device.channels}"
         self._blocks: deque[tuple[Samples, tuple[int, int]]] = deque()
         self._lock = threading.Lock()
-        self._held, self._late, self._facts = 0, 0, (0, 0)
+        self._held, self._late, self._late_seen, self._facts = 0, 0, 0, (0, 0)
         self._resampler = self._new_resampler()
         self.closed = False
 
@@ -123,7 +121,6 @@ class ChannelSource:
 
     def read(self) -> Samples | None:
         """The next samples, shape (n,), n >= 1, float32; None at the end or after `close`."""
-        late = self._late
         while not self.closed:
             with self._lock:
                 block = self._blocks.popleft() if self._blocks else None
@@ -135,8 +132,8 @@ class ChannelSource:
                 continue
             samples, facts = block
             if self._resampler is not None:
-                if facts != self._facts or late != self._late:
-                    self._resampler, late = self._new_resampler(), self._late
+                if (facts, self._late) != (self._facts, self._late_seen):
+                    self._resampler, self._late_seen = self._new_resampler(), self._late
                     assert self._resampler is not None
                 samples = self._resampler.push(samples)
             self._facts = facts

@@ -133,7 +133,9 @@ def test_channel_beyond_the_device(backend: str) -> None:
 
 @pytest.mark.usefixtures("sound")
 def test_device_without_our_format(backend: str) -> None:
-    with pytest.raises(DeviceError, match=r"mulaw_only: does not capture any of S16_LE, .*FLOAT_LE, it offers MU_LAW; use a plughw:"):
+    with pytest.raises(
+        DeviceError, match=r"mulaw_only: does not capture any of S16_LE, .*FLOAT_LE, it offers MU_LAW; use a plughw:"
+    ):
         AlsaSource("mulaw_only", backend=backend)
 
 

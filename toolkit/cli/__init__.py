@@ -14,11 +14,13 @@ from edgeasd.toolkit.cli import (
     compare,
     data,
     demo,
+    devices,
     doctor,
     evaluate,
     export,
     finetune,
     preset,
+    record,
     reproduce,
     run,
     score,
@@ -68,6 +70,8 @@ for _name, _command in (
     ("doctor", doctor.doctor),
     ("score", score.score),
     ("run", run.run),
+    ("devices", devices.devices),
+    ("record", record.record),
 ):
     app.command(_name)(guarded(_command))
 app.add_typer(data.app, name="data")
