@@ -64,7 +64,9 @@ def ask(asound: Any, name: str) -> dict[str, Any]:
     asound.snd_pcm_hw_params_get_channels_min(params, byref(low))
     asound.snd_pcm_hw_params_get_channels_max(params, byref(high))
     formats = [
-        each for each, number in FORMATS.items() if asound.snd_pcm_hw_params_test_format(pcm, params, c_int(number)) == 0
+        each
+        for each, number in FORMATS.items()
+        if asound.snd_pcm_hw_params_test_format(pcm, params, c_int(number)) == 0
     ]
     rates = [rate for rate in RATES if asound.snd_pcm_hw_params_test_rate(pcm, params, c_uint(rate), c_int(0)) == 0]
     return {"code": 0, "formats": formats, "rates": rates, "channels": [low.value, high.value]}

@@ -96,7 +96,7 @@ class Reopening:
 
     def _note_sound(self, count: int) -> None:
         now = self._clock()
-        if self.state != "open" and self._heard_until is not None:
+        if self.state == "reopening" and self._heard_until is not None:
             lost = max(0.0, now - count / self.sample_rate - self._heard_until)
             self.lost_samples += round(lost * self.sample_rate)
             self.reopened += 1
