@@ -43,6 +43,10 @@ class TerminalView:
                 f"LATE    {record['machine']} {record['id']}: scoring is {record['behind_seconds']:.1f} s behind the "
                 f"sound, which is dropped from {record['dropping_at']} s on"
             )
+        elif kind == "source":
+            state, lost = record["state"].upper(), record["lost_seconds"]
+            missing = f"; {lost:.2f} s of sound lost" if lost else ""
+            self._line(f"{state:<8} {record['machine']} {record['id']}: {record['detail']}{missing}")
         elif kind == "gap":
             lost = f"{record['lost_samples'] / self._rate:.2f} s of sound"
             if record["driver_overrun"]:
