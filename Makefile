@@ -52,7 +52,7 @@ $(VENV)/.workstation: $(VENV)/bin/python pyproject.toml constraints/tested.txt
 
 # pyalsaaudio is compiled against ALSA's headers; without them its tests skip and say so.
 $(VENV)/.dev: $(VENV)/.workstation
-	$(PIP) -e '.[train,export,cluster,dev]'
+	$(PIP) -e '.[train,export,cluster,serve,dev]'
 	@if [ -e /usr/include/alsa/asoundlib.h ]; then $(PIP) -e '.[mic]'; \
 	else echo "NOTE: no ALSA headers (apt install libasound2-dev), so pyalsaaudio is not tested here"; fi
 	@touch $@
