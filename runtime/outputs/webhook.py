@@ -89,7 +89,10 @@ class WebhookSink:
     def _deadline(self, connected: socket.socket) -> Iterator[None]:
         """End the attempt in time: a timeout of the socket begins anew with every byte of a slow answer."""
 
+        late = threading.Event()
+
         def cut() -> None:
+            late.set()
             # A copy: shutting down a TLS socket from another thread would pull it away under its reader.
             with suppress(OSError), socket.socket(fileno=os.dup(connected.fileno())) as copy:
                 copy.shutdown(socket.SHUT_RDWR)
@@ -101,6 +104,8 @@ class WebhookSink:
             yield
         finally:
             timer.cancel()
+        if late.is_set():  # an answer that was cut off may look like a whole one
+            raise TimeoutError
 
     def _headers(
         self, entry: Entry, queue: str, body: bytes, key: bytes | None, token: bytes | None

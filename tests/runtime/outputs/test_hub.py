@@ -81,7 +81,7 @@ def test_a_disk_that_stalls_does_not_delay_put(tmp_path: Path, an_event: Make, a
     lane = hub._lanes[0]
     with lane._queue._lock:  # as held by a transaction whose fsync does not return
         begun = time.perf_counter()
-        for number in range(20_000):
+        for _ in range(20_000):
             hub.put(a_score(0.1))
         ticket = hub.put(an_event(1))
         assert time.perf_counter() - begun < 20.0
@@ -182,9 +182,10 @@ def test_what_is_no_message_is_refused_in_one_line(tmp_path: Path, message: dict
 
 
 def test_a_message_that_is_too_large_is_refused(tmp_path: Path, an_event: Make) -> None:
-    with outputs(tmp_path, {"file": {"type": "jsonl", "path": str(tmp_path / "o.jsonl")}}) as hub:
-        with pytest.raises(InputError, match="at most 65536 leave the box"):
-            hub.put(an_event(1, note="x" * 70_000))
+    hub = outputs(tmp_path, {"file": {"type": "jsonl", "path": str(tmp_path / "o.jsonl")}})
+    with pytest.raises(InputError, match="at most 65536 leave the box"):
+        hub.put(an_event(1, note="x" * 70_000))
+    hub.close()
 
 
 def test_numbers_that_json_has_not_become_null(tmp_path: Path, a_score: Make) -> None:
