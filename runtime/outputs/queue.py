@@ -1,0 +1,288 @@
+"""A queue on disk: one SQLite file for each output, bounded by bytes and by age.
+
+A message is committed with its number in one transaction that is flushed to the disk
+(`synchronous=FULL`), so neither kill -9 nor a power cut loses it or numbers two alike. Its removal is
+not flushed (`NORMAL`): a power cut may bring it back, which is a resend and nothing worse.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgeasd.runtime.errors import InputError
+from edgeasd.runtime.outputs.messages import DROPPED_FIRST, new_queue_name
+from edgeasd.runtime.outputs.sink import Entry
+
+VERSION = 1
+_OVERHEAD = 128
+"""Bytes that a row takes beside its text, about."""
+_SCHEMA = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE messages (
+  position INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, machine TEXT NOT NULL, id TEXT NOT NULL,
+  sequence INTEGER NOT NULL, born REAL NOT NULL, size INTEGER NOT NULL, text TEXT NOT NULL);
+CREATE INDEX by_kind ON messages (kind, position);
+CREATE TABLE streams (
+  machine TEXT NOT NULL, id TEXT NOT NULL, sequence INTEGER NOT NULL, event_sequence INTEGER,
+  PRIMARY KEY (machine, id)) WITHOUT ROWID;
+CREATE TABLE dropped (kind TEXT PRIMARY KEY, count INTEGER NOT NULL) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a queue may hold."""
+
+    bytes: int
+    seconds: float
+    """Messages that are no events are given up after so long."""
+    event_seconds: float
+    """Events, after so long."""
+
+
+class Queue:
+    """Appended to by one thread, read and shortened by another; the figures may be read by any."""
+
+    def __init__(self, path: Path, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
+        """Opens or makes `path`. A damaged file is put aside under a name that `put_aside` tells.
+
+        Raises InputError where another process has it, where a newer edgeasd made it, and where it cannot be made.
+        """
+        self.path, self._limits, self._clock = path, limits, clock
+        self._lock = threading.Lock()
+        self.put_aside: Path | None = None
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
+            self._guard = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise InputError(f"{path}: {error.strerror}; give a folder that this user may write to") from None
+        try:
+            fcntl.flock(self._guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._guard)
+            raise InputError(
+                f"{path}: another edgeasd delivers from it; stop that one or use another data folder"
+            ) from None
+        try:
+            self._database = self._open_or_begin_anew()
+            self._load()
+        except BaseException:
+            os.close(self._guard)
+            raise
+
+    # Opening
+
+    def _open_or_begin_anew(self) -> sqlite3.Connection:
+        try:
+            return self._open()
+        except sqlite3.OperationalError as error:  # permissions, a full disk: nothing that a new file would mend
+            raise InputError(f"{self.path}: {error}; make room or correct its permissions") from None
+        except sqlite3.DatabaseError:
+            self.put_aside = self.path.with_name(f"{self.path.name}.damaged-{time.time_ns()}")
+            os.replace(self.path, self.put_aside)
+            for suffix in ("-wal", "-shm"):
+                self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
+            return self._open()
+
+    def _open(self) -> sqlite3.Connection:
+        # The lock above keeps other processes out, and ours keeps the two threads apart.
+        database = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=5.0)
+        try:
+            database.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            database.execute("PRAGMA journal_mode = WAL")
+            database.execute("PRAGMA journal_size_limit = 4194304")
+            (version,) = database.execute("PRAGMA user_version").fetchone()
+            if version == 0:
+                first = f"INSERT INTO meta VALUES ('queue', '{new_queue_name()}'), ('clock', 0.0);"
+                database.executescript(f"BEGIN; {_SCHEMA} {first} PRAGMA user_version = {VERSION}; COMMIT;")
+            elif version != VERSION:
+                raise InputError(
+                    f"{self.path}: queue of version {version}, this edgeasd reads {VERSION}; use the edgeasd that "
+                    "wrote it, or move the file away and lose what it holds"
+                )
+            if not _sound(database):
+                raise sqlite3.DatabaseError("damaged")
+        except BaseException:
+            database.close()
+            raise
+        return database
+
+    def _load(self) -> None:
+        meta = dict(self._database.execute("SELECT name, value FROM meta").fetchall())
+        self.name = str(meta["queue"])
+        """What numbers these messages; see `numbered`."""
+        self._age_at_open, self._opened = float(meta["clock"]), self._clock()
+        self._counts: Counter[str] = Counter(
+            dict(self._database.execute("SELECT kind, count(*) FROM messages GROUP BY kind").fetchall())
+        )
+        (self.bytes,) = self._database.execute("SELECT coalesce(sum(size), 0) FROM messages").fetchone()
+        self.dropped: dict[str, int] = dict(self._database.execute("SELECT kind, count FROM dropped").fetchall())
+        self._oldest: float | None = None
+        self._look_at_oldest()
+
+    # Figures
+
+    @property
+    def count(self) -> int:
+        """Messages that wait."""
+        return self._counts.total()
+
+    @property
+    def oldest_seconds(self) -> float:
+        """Age of the first of them."""
+        oldest = self._oldest
+        return 0.0 if oldest is None else max(0.0, self._now() - oldest)
+
+    def _now(self) -> float:
+        """Seconds that this queue has been open, in all its lives: no clock that someone could set."""
+        return self._age_at_open + self._clock() - self._opened
+
+    def _look_at_oldest(self) -> None:
+        row = self._database.execute("SELECT born FROM messages ORDER BY position LIMIT 1").fetchone()
+        self._oldest = None if row is None else row[0]
+
+    # Work
+
+    @contextmanager
+    def _transaction(self, flushed: bool) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            self._database.execute(f"PRAGMA synchronous = {'FULL' if flushed else 'NORMAL'}")
+            self._database.execute("BEGIN IMMEDIATE")
+            before = (self._counts.copy(), self.bytes, dict(self.dropped))
+            try:
+                yield self._database
+                self._database.execute("COMMIT")
+            except BaseException:
+                self._counts, self.bytes, self.dropped = before
+                with suppress(sqlite3.Error):
+                    self._database.execute("ROLLBACK")
+                raise
+            self._look_at_oldest()
+
+    def append(self, entries: Sequence[Entry]) -> None:
+        """Commit `entries`; an event that this queue has had already is passed over.
+
+        Where that is too much, drops by `DROPPED_FIRST` and then by age. Raises sqlite3.Error, and then nothing
+        was appended.
+        """
+        with self._transaction(flushed=True) as database:
+            now = self._now()
+            for entry in entries:
+                self._append(database, entry, now)
+            self._drop(database, now)
+            database.execute("UPDATE meta SET value = ? WHERE name = 'clock'", (now,))
+
+    def _append(self, database: sqlite3.Connection, entry: Entry, now: float) -> None:
+        sequence, had = self._stream(database, entry.machine, entry.id)
+        if entry.event_sequence is not None and had is not None and entry.event_sequence <= had:
+            return
+        size = len(entry.text.encode()) + _OVERHEAD
+        database.execute(
+            "INSERT INTO messages (kind, machine, id, sequence, born, size, text) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (entry.kind, entry.machine, entry.id, sequence + 1, now, size, entry.text),
+        )
+        mark = had if entry.event_sequence is None else entry.event_sequence
+        database.execute(
+            "INSERT OR REPLACE INTO streams VALUES (?, ?, ?, ?)", (entry.machine, entry.id, sequence + 1, mark)
+        )
+        self._counts[entry.kind] += 1
+        self.bytes += size
+
+    @staticmethod
+    def _stream(database: sqlite3.Connection, machine: str, id: str) -> tuple[int, int | None]:
+        row = database.execute(
+            "SELECT sequence, event_sequence FROM streams WHERE machine = ? AND id = ?", (machine, id)
+        ).fetchone()
+        return (0, None) if row is None else (row[0], row[1])
+
+    def begin_events(self, machine: str, id: str, sequence: int) -> int:
+        """Number of the last transition of a machine that was appended; a machine not seen before begins at
+        `sequence`, and that is committed."""
+        with self._transaction(flushed=True) as database:
+            number, had = self._stream(database, machine, id)
+            if had is None:
+                had = sequence
+                database.execute("INSERT OR REPLACE INTO streams VALUES (?, ?, ?, ?)", (machine, id, number, had))
+        return had
+
+    def head(self, count: int) -> list[Entry]:
+        """The first `count` messages, oldest first, after what is too old was dropped."""
+        oldest = self._oldest
+        if oldest is not None and self._now() - oldest > min(self._limits.seconds, self._limits.event_seconds):
+            with self._transaction(flushed=False) as database:
+                self._drop(database, self._now())
+        with self._lock:
+            rows = self._database.execute(
+                "SELECT kind, machine, id, text, position, sequence FROM messages ORDER BY position LIMIT ?", (count,)
+            ).fetchall()
+        return [Entry(row[0], row[1], row[2], row[3], None, row[4], row[5]) for row in rows]
+
+    def remove(self, entries: Sequence[Entry]) -> None:
+        """Forget messages that have arrived."""
+        with self._transaction(flushed=False) as database:
+            for entry in entries:
+                self._delete(database, "position = ?", (entry.position,))
+            if not self.count:
+                database.execute("UPDATE meta SET value = ? WHERE name = 'clock'", (self._now(),))
+
+    def give_up(self, entry: Entry) -> None:
+        """Drop a message that its receiver will never have, and count it."""
+        with self._transaction(flushed=False) as database:
+            self._count_dropped(database, self._delete(database, "position = ?", (entry.position,)))
+
+    # Dropping
+
+    def _delete(self, database: sqlite3.Connection, where: str, values: tuple[object, ...]) -> Counter[str]:
+        gone: Counter[str] = Counter()
+        for kind, size in database.execute(f"DELETE FROM messages WHERE {where} RETURNING kind, size", values):
+            gone[kind] += 1
+            self.bytes -= size
+        self._counts -= gone
+        return gone
+
+    def _drop(self, database: sqlite3.Connection, now: float) -> None:
+        limits = self._limits
+        old = self._delete(database, "born < ? AND kind <> 'event'", (now - limits.seconds,))
+        old += self._delete(database, "born < ? AND kind = 'event'", (now - limits.event_seconds,))
+        for kind in DROPPED_FIRST:
+            while self.bytes > limits.bytes and self._counts[kind] > (kind == "event"):
+                step = max(1, min(200, self._counts[kind] // 4))
+                rows = "position IN (SELECT position FROM messages WHERE kind = ? ORDER BY position LIMIT ?)"
+                old += self._delete(database, rows, (kind, step))
+        self._count_dropped(database, old)
+
+    def _count_dropped(self, database: sqlite3.Connection, gone: Counter[str]) -> None:
+        for kind, count in gone.items():
+            self.dropped = {**self.dropped, kind: self.dropped.get(kind, 0) + count}
+            database.execute("INSERT OR REPLACE INTO dropped VALUES (?, ?)", (kind, self.dropped[kind]))
+
+    def close(self) -> None:
+        """Close the file; what waits is there when it is opened again."""
+        with self._lock:
+            with suppress(sqlite3.Error):
+                self._database.execute("UPDATE meta SET value = ? WHERE name = 'clock'", (self._now(),))
+                self._database.execute("PRAGMA incremental_vacuum(1000)")
+            self._database.close()
+            os.close(self._guard)
+
+
+def _sound(database: sqlite3.Connection) -> bool:
+    """Whether SQLite finds no damage, and the tables are those of `_SCHEMA`."""
+    if database.execute("PRAGMA quick_check").fetchone() != ("ok",):
+        return False
+    expected = sqlite3.connect(":memory:")
+    expected.executescript(_SCHEMA)
+    listed = "SELECT name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_%' ORDER BY name"
+    same: bool = database.execute(listed).fetchall() == expected.execute(listed).fetchall()
+    expected.close()
+    meta = dict(database.execute("SELECT name, value FROM meta").fetchall()) if same else {}
+    return isinstance(meta.get("queue"), str) and isinstance(meta.get("clock"), float)

@@ -1,0 +1,350 @@
+"""MQTT against a real mosquitto: topics, what is kept, the last will, cuts, commands from anyone."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from certificates import make_certificates
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from receivers import Broker, firsts, free_port, until
+
+from edgeasd.runtime.errors import InputError
+from edgeasd.runtime.outputs import Outputs, OutputState, parse_outputs
+
+paho = pytest.importorskip("paho.mqtt.client", reason="NO paho-mqtt: pip install 'edgeasd[serve]'")
+
+pytestmark = [pytest.mark.timeout(60)]
+
+Make = Callable[..., dict[str, Any]]
+Got = list[tuple[str, bytes, bool]]
+FAST = {"retry_first_seconds": 0.05, "retry_longest_seconds": 0.2, "timeout_seconds": 1.0}
+
+
+class Listener:
+    """A subscriber that keeps what it got, through any number of cuts."""
+
+    def __init__(self, port: int, topic: str = "#") -> None:
+        self.got: Got = []
+        self._client = client = paho.Client(paho.CallbackAPIVersion.VERSION2, "listener", clean_session=False)
+        client.reconnect_delay_set(1, 1)
+        client._reconnect_min_delay = client._reconnect_max_delay = 0.05
+        client.on_connect = lambda *_: client.subscribe(topic, qos=1)
+        client.on_message = lambda _c, _u, m: self.got.append((m.topic, m.payload, m.retain))
+        subscribed = threading.Event()
+        client.on_subscribe = lambda *_: subscribed.set()
+        client.connect("127.0.0.1", port)
+        client.loop_start()
+        assert subscribed.wait(5)
+
+    def publish(self, topic: str, payload: bytes, retain: bool = False) -> None:
+        self._client.publish(topic, payload, qos=1, retain=retain).wait_for_publish(5)
+
+    def of(self, topic: str) -> list[bytes]:
+        return [payload for name, payload, _ in self.got if name == topic]
+
+    def messages(self, leaf: str) -> list[dict[str, Any]]:
+        return [json.loads(payload) for name, payload, _ in self.got if name.endswith(leaf)]
+
+    def close(self) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()
+
+
+@pytest.fixture
+def listener(broker: Broker) -> Iterator[Listener]:
+    made = Listener(broker.port)
+    yield made
+    made.close()
+
+
+def hub_to(folder: Path, port: int, *, on_command: Any = None, **more: Any) -> Outputs:
+    table = {"type": "mqtt", "url": f"mqtt://127.0.0.1:{port}", **FAST, **more}
+    return Outputs(
+        parse_outputs({"plant": table}, "outputs"), folder / "queues", site="plant 1", box="box", on_command=on_command
+    )
+
+
+def state(hub: Outputs) -> OutputState:
+    return hub.state()[0]
+
+
+@pytest.mark.parametrize("protocol", ["3.1.1", "5"])
+def test_messages_arrive_by_machine_and_kind_and_state_is_kept(
+    tmp_path: Path, broker: Broker, listener: Listener, an_event: Make, a_score: Make, protocol: str
+) -> None:
+    with hub_to(tmp_path, broker.port, protocol=protocol) as hub:
+        hub.put(a_score(0.1))
+        hub.put(an_event(1))
+        hub.put(an_event(1, machine="a/b+#%", id="_x"))
+        until(lambda: state(hub).delivered == 3 and len(listener.got) == 6)
+        assert state(hub).connected is True
+        late = subprocess.run(
+            ["mosquitto_sub", "-p", str(broker.port), "-t", "edgeasd/#", "-W", "1", "-F", "%t %r"],
+            capture_output=True,
+            text=True,
+        )
+    topics = [topic for topic, _, _ in listener.got]
+    base = "edgeasd/plant 1/valve/00"
+    odd = "edgeasd/plant 1/a%2Fb%2B%23%25/%5Fx"
+    assert topics[0] == "edgeasd/plant 1/_box/box/online"
+    assert topics[1:6] == [f"{base}/score", f"{base}/event", f"{base}/state", f"{odd}/event", f"{odd}/state"]
+    kept = {line.rsplit(" ", 1)[0] for line in late.stdout.splitlines() if line.endswith(" 1")}
+    assert kept == {topics[0], f"{base}/score", f"{base}/state", f"{odd}/state"}
+    assert json.loads(listener.of(f"{base}/state")[0])["state"] == "alarm"
+    assert listener.messages("/event")[0]["sequence"] == 2
+    until(lambda: listener.of(topics[0]) == [b"online", b"offline"])
+
+
+def test_a_box_that_dies_is_said_to_be_offline(tmp_path: Path, broker: Broker, listener: Listener) -> None:
+    program = (
+        "import sys, time; from pathlib import Path; from edgeasd.runtime.outputs import Outputs, parse_outputs\n"
+        f"table = {{'type': 'mqtt', 'url': 'mqtt://127.0.0.1:{broker.port}'}}\n"
+        f"Outputs(parse_outputs({{'m': table}}, 'o'), Path({str(tmp_path)!r}), site='plant 1', box='box')\n"
+        "time.sleep(60)"
+    )
+    import sys
+
+    process = subprocess.Popen([sys.executable, "-c", program])
+    online = "edgeasd/plant 1/_box/box/online"
+    until(lambda: listener.of(online) == [b"online"], 20)
+    process.kill()
+    process.wait()
+    until(lambda: listener.of(online) == [b"online", b"offline"])
+
+
+@pytest.mark.parametrize("protocol", ["3.1.1", "5"])
+def test_a_broker_that_is_killed_and_restarted_costs_nothing(
+    tmp_path: Path, broker: Broker, an_event: Make, protocol: str
+) -> None:
+    broker.lines += ["persistence true", f"persistence_location {broker.folder}/", "autosave_interval 1"]
+    hub = hub_to(tmp_path, broker.port, protocol=protocol)
+    for number in range(1, 31):
+        hub.put(an_event(number))
+    until(lambda: state(hub).delivered == 30)
+    broker.stop(signal.SIGKILL)
+    for number in range(31, 61):
+        hub.put(an_event(number))
+    until(lambda: state(hub).failed >= 2)
+    assert state(hub).queued == 30
+    broker.start()
+    # Before the box is back: its back-off is short here, so the subscriber hurries.
+    seen = Listener(broker.port, "edgeasd/#")
+    try:
+        for number in range(61, 71):
+            hub.put(an_event(number))
+        until(lambda: state(hub).delivered == 70)
+        until(lambda: seen.messages("/event") and seen.messages("/event")[-1]["body"]["sequence"] == 70)
+        numbers = [message["body"]["sequence"] for message in firsts(seen.messages("/event"))]
+        assert numbers == list(range(numbers[0], 71))
+        # The new broker knows nothing; state and presence are told again.
+        assert seen.of("edgeasd/plant 1/_box/box/online")[-1] == b"online"
+    finally:
+        seen.close()
+        hub.close()
+
+
+def test_a_line_that_stalls_and_is_cut_loses_nothing_and_keeps_the_order(
+    tmp_path: Path, broker: Broker, listener: Listener, an_event: Make, proxies: Callable[..., Any]
+) -> None:
+    proxy = proxies(broker.port)
+    hub = hub_to(tmp_path, proxy.port)
+    sent = 0
+    for way in ("stall", "cut", "stall", "cut", "cut"):
+        for _ in range(40):
+            sent += 1
+            hub.put(an_event(sent))
+            time.sleep(0.001)
+        if way == "stall":
+            failed = state(hub).failed
+            proxy.stalled = True
+            sent += 1
+            hub.put(an_event(sent))
+            until(lambda before=failed: state(hub).failed > before)
+            assert "no acknowledgement within 1 s" in str(state(hub).last_error) or "answer" in str(
+                state(hub).last_error
+            )
+            proxy.stalled = False
+        else:
+            proxy.cut()
+    until(lambda: state(hub).delivered == sent, 20)
+    until(lambda: firsts(listener.messages("/event"))[-1]["body"]["sequence"] == sent)
+    hub.close()
+    assert [message["body"]["sequence"] for message in firsts(listener.messages("/event"))] == list(range(1, sent + 1))
+    resent = {message["sequence"]: message["event"] for message in listener.messages("/event")}
+    assert set(resent.values()) == {an_event(1)["event"]}
+
+
+def test_a_broker_that_does_not_answer_is_no_reason_to_wait_at_the_end(tmp_path: Path, proxies: Any) -> None:
+    proxy = proxies(free_port())
+    proxy.stalled = True
+    hub = hub_to(tmp_path, proxy.port, timeout_seconds=30.0)
+    time.sleep(0.2)
+    begun = time.monotonic()
+    hub.close(2.0)
+    assert time.monotonic() - begun < 2.2
+
+
+def test_password_and_refusal(tmp_path: Path, an_event: Make) -> None:
+    (tmp_path / "passwords").write_text("")
+    subprocess.run(["mosquitto_passwd", "-b", str(tmp_path / "passwords"), "anna", "hush hush"], check=True)
+    broker = Broker(tmp_path / "closed", "allow_anonymous false", f"password_file {tmp_path / 'passwords'}")
+    broker.start()
+    secret = tmp_path / "secret"
+    secret.write_text("wrong\n")
+    secret.chmod(0o600)
+    try:
+        hub = hub_to(tmp_path, broker.port, username="anna", password_file=str(secret))
+        hub.put(an_event(1))
+        until(lambda: state(hub).failed)
+        assert "Not authorized" in str(state(hub).last_error)
+        assert "wrong" not in str(state(hub))
+        secret.write_text("hush hush\n")  # the right one, while it runs
+        until(lambda: state(hub).delivered == 1)
+        hub.close()
+    finally:
+        broker.stop()
+
+
+def test_tls_with_a_certificate_of_the_client(tmp_path: Path, an_event: Make) -> None:
+    made = make_certificates(tmp_path)
+    lines = ("allow_anonymous true", f"cafile {made.authority}", f"certfile {made.server}", f"keyfile {made.server_key}")
+    broker = Broker(tmp_path / "tls", *lines, "require_certificate true")
+    broker.start()
+    url = f"mqtts://127.0.0.1:{broker.port}"
+    try:
+        stranger = hub_to(tmp_path / "a", broker.port, url=url)
+        until(lambda: state(stranger).failed)
+        assert "not trusted" in str(state(stranger).last_error)
+        stranger.close()
+        own = {"certificate_file": str(made.client), "key_file": str(made.client_key)}
+        hub = hub_to(tmp_path / "b", broker.port, url=url, ca_file=str(made.authority), **own)
+        hub.put(an_event(1))
+        until(lambda: state(hub).delivered == 1)
+        assert hub.close()
+        nobody = hub_to(tmp_path / "c", broker.port, url=url, ca_file=str(made.authority))
+        until(lambda: state(nobody).failed)
+        nobody.close()
+    finally:
+        broker.stop()
+    with pytest.raises(InputError, match="give PEM files"):
+        hub_to(tmp_path / "d", broker.port, url=url, ca_file=str(tmp_path / "absent"))
+
+
+def test_home_assistant_is_told_once_and_everything_it_needs(
+    tmp_path: Path, broker: Broker, listener: Listener, an_event: Make, a_score: Make
+) -> None:
+    with hub_to(tmp_path, broker.port, discovery=True, commands=True, on_command=lambda *_: None) as hub:
+        hub.put(a_score(0.1))
+        hub.put(an_event(1))
+        until(lambda: state(hub).delivered == 2)
+        until(lambda: listener.messages("/event"))
+    configs = {topic: json.loads(payload) for topic, payload, _ in listener.got if topic.startswith("homeassistant/")}
+    assert len(configs) == len([topic for topic, _, _ in listener.got if topic.startswith("homeassistant/")]) == 6
+    published = {topic for topic, _, _ in listener.got}
+    assert len({config["unique_id"] for config in configs.values()}) == 6
+    for topic, config in configs.items():
+        prefix, component, node, what, last = topic.split("/")
+        assert (prefix, last) == ("homeassistant", "config")
+        assert config["unique_id"] == f"{node}_{what}"
+        assert config["availability_topic"] in published
+        if component != "button" and what in ("alarm", "state", "clip_score"):
+            assert config["state_topic"] in published
+
+
+# Commands
+
+
+def test_a_command_reaches_the_callback_and_nothing_else_does(
+    tmp_path: Path, broker: Broker, listener: Listener
+) -> None:
+    given_: list[Any] = []
+    base = "edgeasd/plant 1"
+    listener.publish(f"{base}/valve/00/command", b'{"command": "acknowledge", "by": "kept"}', retain=True)
+    with hub_to(tmp_path, broker.port, commands=True, on_command=lambda *got: given_.append(got)) as hub:
+        until(lambda: state(hub).connected)
+        for topic, payload in (
+            ("valve/00", b"not json"),
+            ("valve/00", b'{"command": "snooze", "seconds": NaN}'),
+            ("valve/00", b'{"command": "ack", "command": "clear"}'),
+            ("valve/00", b"[" * 4000),
+            ("valve/00", b" " * 5000),
+            ("_box/box", b'{"command": "clear"}'),
+            ("%76alve/00", b'{"command": "clear"}'),
+        ):
+            listener.publish(f"{base}/{topic}/command", payload)
+        listener.publish(f"{base}/a%2Fb/00/command", b'{"command": "snooze", "seconds": 60, "by": "anna"}')
+        until(lambda: given_)
+        assert state(hub).last_error is not None
+    assert given_ == [("a/b", "00", {"command": "snooze", "seconds": 60, "by": "anna"})]
+
+
+def test_a_handler_that_fails_ends_nothing(
+    tmp_path: Path, broker: Broker, listener: Listener, an_event: Make
+) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("a defect")
+
+    with hub_to(tmp_path, broker.port, commands=True, on_command=fail) as hub:
+        until(lambda: state(hub).connected)
+        listener.publish("edgeasd/plant 1/valve/00/command", b'{"command": "clear"}')
+        until(lambda: state(hub).last_error == "a defect")
+        hub.put(an_event(1))
+        until(lambda: state(hub).delivered == 1)
+        assert state(hub).failed == 0
+
+
+@pytest.mark.parametrize("answer", [b"\xff" * 50, b"\x20\x02\x00\x00\x30\xff\xff\xff\xff\xff", b"HTTP/1.1 400\r\n\r\n"])
+def test_a_broker_that_talks_nonsense_is_a_failed_attempt(tmp_path: Path, answer: bytes) -> None:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            for _ in range(3):
+                connection, _ = server.accept()
+                connection.sendall(answer)
+                time.sleep(0.1)
+                connection.close()
+
+        threading.Thread(target=serve, daemon=True).start()
+        hub = hub_to(tmp_path, server.getsockname()[1], protocol="5")
+        until(lambda: state(hub).failed >= 1)
+        assert hub.close()
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    topic=st.text(max_size=40).map(lambda text: f"edgeasd/plant/{text}/command")
+    | st.sampled_from(["edgeasd/plant/valve/00/command", "edgeasd/plant/../../command"]),
+    payload=st.binary(max_size=200)
+    | st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8) | st.just("command"), inner),
+        max_leaves=8,
+    ).map(lambda value: json.dumps(value).encode()),
+)
+def test_whatever_comes_in_gives_a_plain_command_or_nothing(topic: str, payload: bytes) -> None:
+    from edgeasd.runtime.outputs.mqtt import MqttSink
+    from edgeasd.runtime.outputs.settings import MqttSettings
+
+    got: list[tuple[str, str, dict[str, Any]]] = []
+    sink = MqttSink(
+        MqttSettings(type="mqtt", url="mqtt://127.0.0.1", commands=True), "plant", "box", lambda *a: got.append(a)
+    )
+    sink._receive(topic, payload, False)
+    for machine, id, command in got:
+        assert machine
+        assert id
+        assert all(value is None or isinstance(value, str | int | float) for value in command.values())
+        assert command["command"].isidentifier()
+        assert json.loads(json.dumps(command, allow_nan=False)) == command
+    assert got or sink.warning is None or "\n" not in sink.warning
