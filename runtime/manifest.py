@@ -133,13 +133,9 @@ class Manifest(_Part):
 
     @model_serializer(mode="wrap")
     def _as_found(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without the level where there is none: an older manifest is written back as it was."""
-        return {name: value for name, value in dump(self).items() if name != "level" or value is not None}
-
-    @model_serializer(mode="wrap")
-    def _as_found(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without a front end where there is none: an older manifest is written back as it was."""
-        return {name: value for name, value in dump(self).items() if name != "front_end" or value is not None}
+        """Without a level or a front end where there is none: an older manifest is written back as it was."""
+        optional = ("level", "front_end")
+        return {name: value for name, value in dump(self).items() if name not in optional or value is not None}
 
     @model_validator(mode="after")
     def _consistent(self) -> Manifest:
