@@ -43,8 +43,9 @@ class SampleQueue:
     the reader sees a gap for what it is.
     """
 
-    def __init__(self, capacity: int, pace: str) -> None:
-        self._capacity, self._blocking = capacity, pace == "block"
+    def __init__(self, capacity: int, pace: str, on_change: Callable[[], object] = lambda: None) -> None:
+        """`on_change` is called from the writer's thread when there is something to take: for who reads several."""
+        self._capacity, self._blocking, self._on_change = capacity, pace == "block", on_change
         self._blocks: deque[Block] = deque()
         self._held = 0
         self._changed = threading.Condition()
@@ -82,13 +83,15 @@ class SampleQueue:
             else:
                 self.dropped += samples.size
             self._position += samples.size
-            return True
+        self._on_change()
+        return True
 
     def end(self, error: BaseException | None = None) -> None:
         """No more samples will come; `error` is raised to the reader after it has had what waits."""
         with self._changed:
             self._ended, self._error = True, error
             self._changed.notify_all()
+        self._on_change()
 
     def abandon(self) -> None:
         """The reader has gone; a waiting writer returns at once."""
@@ -119,6 +122,26 @@ class SampleQueue:
             self._held -= end - first.position
             self._changed.notify_all()
         return first if len(parts) == 1 else replace(first, samples=np.concatenate(parts))
+
+    def take(self) -> Block | None:
+        """The next block as it came in, without waiting; None where none waits (see `ended`)."""
+        with self._changed:
+            if not self._blocks:
+                return None
+            block = self._blocks.popleft()
+            self._held -= block.samples.size
+            self._changed.notify_all()
+        return block
+
+    @property
+    def ended(self) -> bool:
+        """Whether no more blocks will come, and none waits."""
+        return self._ended and not self._blocks
+
+    @property
+    def error(self) -> BaseException | None:
+        """What ended the source, if not its end."""
+        return self._error
 
     def _wait_for_block(self) -> bool:
         with self._changed:

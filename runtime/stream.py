@@ -29,7 +29,10 @@ class Stream:
         self._ring = SegmentRing(scorer.segments, scorer.features.n_mels)
         self._mean = ClipMean(scorer.segments.sections)
         self._waiting: list[tuple[int, Float32Array]] = []
-        self._index = 0
+        self.keep_every = 1
+        """Of the segments only each so many-th is scored, for a device that cannot keep up; 1: all of them."""
+        self.skipped = 0
+        """Segments left out by `keep_every`, since the stream was made."""
         # As much as completes about one batch at once, so that a long push stays in bounded memory.
         self._slice = max(1, scorer.engine.max_batch * scorer.segments.hop * scorer.features.hop_length)
 
@@ -49,7 +52,6 @@ class Stream:
         self._ring.reset()
         self._mean.reset()
         self._waiting.clear()
-        self._index = 0
 
     def push(self, samples: Float32Array) -> list[Score]:
         """Accept samples (n,) float32, any n >= 0, and return a Score for each segment they complete.
@@ -73,9 +75,26 @@ class Stream:
         return self._accept_checked(check_samples(samples, self.samples_seen, self.scorer.features.sample_rate))
 
     def _accept_checked(self, samples: Float32Array) -> int:
+        hop = self.scorer.segments.hop
         for first, segment in self._ring.push(self._features.push_checked(samples)):
-            self._waiting.append((first, segment.copy()))
+            if (first // hop) % self.keep_every:
+                self.skipped += 1
+            else:
+                self._waiting.append((first, segment.copy()))
         return len(self._waiting)
+
+    def continue_with(self, scorer: Scorer) -> bool:
+        """Go on with another model between two segments; frames are kept, the clip mean begins afresh.
+
+        False, and nothing changes, where its features or segments are others, or segments wait for the old one.
+        """
+        old = self.scorer
+        same = (old.features, old.amplitude, old.segments) == (scorer.features, scorer.amplitude, scorer.segments)
+        if not same or self._waiting:
+            return False
+        self.scorer = scorer
+        self._mean.reset()
+        return True
 
     def take_waiting(self) -> list[tuple[int, Float32Array]]:
         """Hand over (first frame, segment) of everything that waits, for `score_streams`."""
@@ -89,7 +108,7 @@ class Stream:
         clip_score, averaged, complete = self._mean.add(value)
         start = first_frame * features.hop_length
         result = Score(
-            index=self._index,
+            index=first_frame // self.scorer.segments.hop,
             start_sample=start,
             end_sample=start + features.sample_count(length),
             logit=float(scores.logit[row]),
@@ -101,7 +120,6 @@ class Stream:
             averaged=averaged,
             complete=complete,
         )
-        self._index += 1
         return result
 
 
