@@ -1,0 +1,28 @@
+"""What the scoring side tells the keeping side."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from edgeasd.runtime.health import HealthReport
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that was found about a stream at `time` (monotonic seconds)."""
+
+    stream: str
+    time: float
+    score: float | None = None
+    """A clip score."""
+    complete: bool = False
+    sick: bool = False
+    """Whether the input is sick at this moment."""
+    gap: bool = False
+    """Whether sound was lost before this."""
+    health: HealthReport | None = None
+    """Given where a health state began or ended."""
+
+
+Record = dict[str, Any]

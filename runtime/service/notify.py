@@ -1,0 +1,63 @@
+"""What systemd is told, by the plain protocol of sd_notify(3): one datagram of lines to the socket it names."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+
+
+class Notifier:
+    """Speaks to the service manager, where there is one; else does nothing."""
+
+    def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
+        self._address = environment.get("NOTIFY_SOCKET", "")
+        self.interval = _watchdog_seconds(environment)
+        """Seconds within which `alive` must be called, half of what systemd waits; None without a watchdog."""
+        self._last = 0.0
+
+    def ready(self, status: str) -> None:
+        """The service has started, or finished reloading."""
+        self._send(f"READY=1\nSTATUS={_line(status)}")
+
+    def status(self, status: str) -> None:
+        """One line for `systemctl status`."""
+        self._send(f"STATUS={_line(status)}")
+
+    def reloading(self) -> None:
+        """A reload has begun; `ready` ends it."""
+        self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+
+    def stopping(self) -> None:
+        """The service is about to end."""
+        self._send("STOPPING=1")
+
+    def alive(self, now: float) -> None:
+        """Feed the watchdog where it is due; `now` is monotonic seconds."""
+        if self.interval is not None and now - self._last >= self.interval / 2:
+            self._last = now
+            self._send("WATCHDOG=1")
+
+    def _send(self, text: str) -> None:
+        if self._address[:1] not in ("/", "@"):
+            return
+        # A leading @ stands for the NUL byte of the abstract name space.
+        address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
+        with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+            sender.setblocking(False)
+            sender.sendto(text.encode(), address)
+
+
+def _watchdog_seconds(environment: Mapping[str, str]) -> float | None:
+    pid, microseconds = environment.get("WATCHDOG_PID"), environment.get("WATCHDOG_USEC", "")
+    if not (microseconds.isascii() and microseconds.isdigit()) or int(microseconds) == 0:
+        return None
+    if pid is not None and pid != str(os.getpid()):
+        return None
+    return int(microseconds) / 2e6
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())[:400]

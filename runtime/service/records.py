@@ -1,0 +1,55 @@
+"""Records to a file or pipe, from a thread of their own: who reads them slowly must not hold up alarms."""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+from typing import TextIO
+
+from edgeasd.runtime.service.finding import Record
+
+_MOST = 10_000
+
+
+class RecordWriter:
+    """Writes one JSON object a line to `sink`, whole lines, flushed."""
+
+    def __init__(self, sink: TextIO) -> None:
+        self._sink = sink
+        self._lines: queue.Queue[Record | None] = queue.Queue(_MOST)
+        self.lost = 0
+        """Records that nobody took in time."""
+        self.failure: OSError | None = None
+        """Why nothing is written any more."""
+        self._thread = threading.Thread(target=self._run, name="edgeasd-records", daemon=True)
+        self._thread.start()
+
+    def put(self, record: Record, may_drop: bool = True) -> None:
+        """Take a record; where the reader is slow it is dropped and counted, or else waited for."""
+        while self.failure is None:
+            try:
+                self._lines.put(record, block=not may_drop, timeout=0.5)
+                return
+            except queue.Full:
+                if may_drop:
+                    self.lost += 1
+                    return
+
+    def close(self, seconds: float) -> None:
+        """Write what waits, for `seconds` at most."""
+        try:
+            self._lines.put(None, timeout=seconds)
+        except queue.Full:
+            return
+        self._thread.join(seconds)
+
+    def _run(self) -> None:
+        while (record := self._lines.get()) is not None:
+            if self.failure is not None:
+                continue
+            try:
+                self._sink.write(json.dumps(record, ensure_ascii=False) + "\n")
+                self._sink.flush()
+            except OSError as error:
+                self.failure = error

@@ -1,0 +1,114 @@
+"""One thread for each engine: what waits in the rings of its streams, framed, batched, scored."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from collections.abc import Iterator
+
+from edgeasd.runtime.scorer import Scorer
+from edgeasd.runtime.service.finding import Record
+from edgeasd.runtime.service.overload import Overload
+from edgeasd.runtime.service.stream import ServedStream
+from edgeasd.runtime.stream import score_streams
+
+_IDLE_SECONDS = 0.1
+
+
+class ScoringThread:
+    """Scores the streams of one engine together."""
+
+    def __init__(self, scorer: Scorer, tell: Callable[[Record, bool], None]) -> None:
+        self.scorer, self._tell = scorer, tell
+        self.streams: list[ServedStream] = []
+        self.wake = threading.Event()
+        self._between = threading.Lock()
+        """Held while segments are scored; who takes it stands between two of them."""
+        self._stop = threading.Event()
+        self._overload = Overload(time.monotonic())
+        self.beat = time.monotonic()
+        """When the last round was made, monotonic seconds."""
+        self.failure: str | None = None
+        self._thread = threading.Thread(target=self._run, name="edgeasd-scoring", daemon=True)
+
+    def start(self) -> None:
+        """Begin to score."""
+        self._thread.start()
+
+    def stop(self, seconds: float) -> bool:
+        """Stop after the batch in work; False where that took longer than `seconds`."""
+        self._stop.set()
+        self.wake.set()
+        if self._thread.ident is not None:
+            self._thread.join(seconds)
+        ended = not self._thread.is_alive()
+        if ended:
+            self.scorer.close()
+        return ended
+
+    @contextmanager
+    def between_segments(self) -> Iterator[None]:
+        """Nothing is scored for the time of the block."""
+        with self._between:
+            yield
+
+    @property
+    def keep_every(self) -> int:
+        """See `Overload`."""
+        return self._overload.keep_every
+
+    def _run(self) -> None:
+        try:
+            while not self._stop.is_set():
+                self.wake.clear()
+                with self._between:
+                    worked = self._round()
+                self.beat = time.monotonic()
+                if not worked:
+                    self.wake.wait(_IDLE_SECONDS)
+        except Exception as error:  # its streams fail with it, the others go on, and it is loaded again
+            self.failure = f"{type(error).__name__}: {error}" if not str(error) else str(error)
+            for stream in self.streams:
+                stream.failure = self.failure
+
+    def _round(self) -> bool:
+        """Take in what waits and score one batch; False where there was nothing to do."""
+        began, worked = time.monotonic(), False
+        share = max(1, self.scorer.engine.max_batch // max(1, len(self.streams)))
+        for served in self.streams:
+            worked = self._take_in(served, share) or worked
+        ready = [served for served in self.streams if served.stream is not None and served.stream.waiting]
+        if ready:
+            scored = score_streams([served.stream for served in ready if served.stream is not None])
+            now = time.monotonic()
+            for served, scores in zip(ready, scored, strict=True):
+                served.finish(scores, now)
+        for served in self.streams:
+            if served.queue.ended and not served.over and not self._stop.is_set():
+                served.end()
+        self._weigh(time.monotonic() - began if worked else 0.0)
+        return worked
+
+    def _take_in(self, served: ServedStream, share: int) -> bool:
+        """Blocks of one stream until its share of a batch is full."""
+        assert served.stream is not None
+        worked = False
+        served.say_source_events()
+        while served.stream.waiting < share and (block := served.queue.take()) is not None:
+            worked = True
+            served.accept(block)
+        return worked
+
+    def _weigh(self, busy: float) -> None:
+        droppers = [served for served in self.streams if served.settings.drops and not served.over]
+        behind = max((served.waiting_seconds for served in droppers), default=0.0)
+        changed = self._overload.update(behind, busy, time.monotonic())
+        for served in droppers:
+            if served.stream is not None:
+                served.stream.keep_every = self.keep_every
+        if changed:
+            names = [served.name for served in droppers]
+            said = {"type": "overload", "version": 1, "streams": names, "keep_every": self.keep_every}
+            self._tell({**said, "behind_seconds": round(behind, 3)}, True)
