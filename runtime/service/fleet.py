@@ -1,0 +1,325 @@
+"""All streams and engines of the service: which there should be, which there are, and how one becomes the other."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edgeasd.runtime.bundle import Bundle
+from edgeasd.runtime.errors import DeviceError, EdgeasdError
+from edgeasd.runtime.manifest import Manifest, dump_manifest
+from edgeasd.runtime.service.keeper import Keeper
+from edgeasd.runtime.service.patient import PatientSource
+from edgeasd.runtime.service.scoring import ScoringThread
+from edgeasd.runtime.service.state import StreamState
+from edgeasd.runtime.service.stream import Listeners, ServedStream
+from edgeasd.runtime.site.check import describe_source, named_manifest
+from edgeasd.runtime.site.settings import EngineSettings, Site, StreamSettings
+from edgeasd.runtime.sources import open_source
+
+FIRST_PAUSE, LONGEST_PAUSE = 5.0, 300.0
+"""Seconds between attempts to load a bundle that failed."""
+EngineKey = tuple[str, bytes, EngineSettings]
+"""Path of a bundle, its manifest as it was found, and how it is to be loaded: what agrees in it shares an engine."""
+
+
+@dataclass
+class Berth:
+    """The place of one stream: what is wanted there, and what is there."""
+
+    settings: StreamSettings
+    engine: EngineSettings
+    served: ServedStream | None = None
+    key: EngineKey | None = None
+    """Of the engine that scores it."""
+    failure: str | None = None
+    """Why what is wanted is not there."""
+    retry_at: float = 0.0
+    pause: float = FIRST_PAUSE
+    error: EdgeasdError | None = None
+    admitted: Any = field(default=None)
+    """What of the settings the keeper has been told."""
+
+
+class Fleet:
+    """`apply`, `mend` and `stop` belong to one thread; the rest may be asked from any."""
+
+    def __init__(self, keeper: Keeper, listeners: Listeners, log: Callable[[str], None]) -> None:
+        self._keeper, self._listeners, self._log = keeper, listeners, log
+        self._berths: dict[str, Berth] = {}
+        self._engines: dict[EngineKey, ScoringThread] = {}
+        self._stopped = False
+
+    # Making it so
+
+    def apply(self, site: Site) -> None:
+        """Make streams and engines what `site` says. A stream whose source stays goes on capturing all the while."""
+        for name in [name for name in self._berths if name not in site.streams]:
+            self._retire(name)
+        for name, settings in site.streams.items():
+            berth, engine = self._berths.get(name), site.engine(settings)
+            if berth is None:
+                berth = self._berths[name] = Berth(settings, engine)
+            berth.settings, berth.engine, berth.retry_at, berth.pause = settings, engine, 0.0, FIRST_PAUSE
+        # Sources first: seconds of sound would be lost while large models load.
+        opened = {name: manifest for name in site.streams if (manifest := self._capture(name)) is not None}
+        for name in opened:
+            self._load(name)
+        self._drop_unused()
+
+    def mend(self, now: float) -> None:
+        """Load again what has failed and is due."""
+        for key, engine in list(self._engines.items()):
+            if engine.failure is not None:
+                del self._engines[key]
+                engine.stop(0.1)
+                for name, berth in self._berths.items():
+                    if berth.key == key:
+                        berth.key = None
+                        self._fail(name, DeviceError(engine.failure), now)
+        for name, berth in self._berths.items():
+            if self._stopped:
+                return
+            if berth.failure is not None and now >= berth.retry_at and self._capture(name) is not None:
+                self._load(name)
+
+    def _capture(self, name: str) -> Manifest | None:
+        """Have the source of a stream captured; its manifest, or None where the bundle cannot be read."""
+        berth = self._berths[name]
+        try:
+            with Bundle(Path(berth.settings.bundle)) as bundle:
+                manifest = named_manifest(bundle.manifest, berth.settings)
+        except EdgeasdError as error:
+            self._fail(name, error, time.monotonic())
+            return None
+        served, rate = berth.served, manifest.features.sample_rate
+        if served is not None and served.settings.source() == berth.settings.source() and served.rate == rate:
+            return manifest
+        if served is not None:
+            self._detach(name)
+            served.stop()
+        source = _source_of(berth.settings, rate)
+        berth.served = ServedStream(name, berth.settings, manifest, source, self._listeners, lambda: self._wake(name))
+        berth.served.start()
+        return manifest
+
+    def _load(self, name: str) -> None:
+        """Have a stream scored by the engine that it should have."""
+        berth = self._berths[name]
+        served = berth.served
+        if self._stopped or served is None:
+            return
+        try:
+            with Bundle(Path(berth.settings.bundle)) as bundle:
+                key = (str(bundle.path), dump_manifest(bundle.manifest), berth.engine)
+                manifest = named_manifest(bundle.manifest, berth.settings)
+                if key not in self._engines:
+                    scorer, _ = bundle.open_scorer(**berth.engine.model_dump())
+                    self._engines[key] = ScoringThread(scorer, self._listeners.tell)
+                    self._engines[key].start()
+            wanted = (manifest, berth.settings.alarm)
+            if berth.admitted != wanted:
+                self._keeper.call(lambda: self._keeper.admit(name, *wanted), 30.0)
+                berth.admitted = wanted
+        except EdgeasdError as error:
+            self._fail(name, error, time.monotonic())
+            return
+        self._hand_over(name, key, manifest)
+
+    def _hand_over(self, name: str, key: EngineKey, manifest: Manifest) -> None:
+        """From the old engine to the new one, between two segments of each."""
+        berth = self._berths[name]
+        served, engine = berth.served, self._engines[key]
+        assert served is not None
+        same = berth.key == key and served in engine.streams
+        if same and (served.settings, served.manifest) == (berth.settings, manifest):
+            return
+        self._detach(name)
+        with engine.between_segments():
+            served.adopt(berth.settings, manifest, engine.scorer)
+            engine.streams.append(served)
+        berth.key, berth.failure, berth.error, berth.pause = key, None, None, FIRST_PAUSE
+        engine.wake.set()
+        facts = served.facts
+        self._log(
+            f"{name}: {manifest.machine.type} ID {manifest.machine.id} from {served.source.name}; "
+            f"{facts['precision']} on {facts['engine']}, accelerator {facts['accelerator']}"
+        )
+
+    def _detach(self, name: str) -> None:
+        """Take a stream from its engine."""
+        berth = self._berths[name]
+        engine = self._engines.get(berth.key) if berth.key is not None else None
+        if engine is not None and berth.served is not None:
+            with engine.between_segments():
+                engine.streams = [one for one in engine.streams if one is not berth.served]
+        berth.key = None
+
+    def _retire(self, name: str) -> None:
+        self._detach(name)
+        berth = self._berths.pop(name)
+        if berth.served is not None:
+            berth.served.stop()
+        self._keeper.call(lambda: self._keeper.dismiss(name))
+
+    def _drop_unused(self) -> None:
+        used = {berth.key for berth in self._berths.values()}
+        for key in [key for key in self._engines if key not in used]:
+            self._engines.pop(key).stop(5.0)
+
+    def _fail(self, name: str, error: EdgeasdError, now: float) -> None:
+        """A stream goes on with what it had, if it had something; it is tried again after a pause that grows."""
+        berth = self._berths[name]
+        if berth.failure != str(error):
+            self._log(f"{name}: {error}")
+        berth.failure, berth.error, berth.retry_at = str(error), error, now + berth.pause
+        berth.pause = min(2.0 * berth.pause, LONGEST_PAUSE)
+
+    def _wake(self, name: str) -> None:
+        berth = self._berths.get(name)
+        engine = self._engines.get(berth.key) if berth is not None and berth.key is not None else None
+        if engine is not None:
+            engine.wake.set()
+
+    def stop(self, seconds: float) -> bool:
+        """Stop all captures and engines within `seconds`; False where one had to be left behind."""
+        self._stopped = True
+        until = time.monotonic() + seconds
+        for berth in list(self._berths.values()):
+            if berth.served is not None:
+                berth.served.source.close()
+        engines = list(self._engines.values())
+        for engine in engines:
+            engine.stop(0.0)
+        ended = [engine.stop(max(0.05, until - time.monotonic())) for engine in engines]
+        return all(ended)
+
+    # What it is
+
+    def over(self) -> bool:
+        """Whether every source has ended for good."""
+        berths = list(self._berths.values())
+        return bool(berths) and all(berth.served is not None and berth.served.over for berth in berths)
+
+    def hopeless(self) -> EdgeasdError | None:
+        """The first error, where not one stream could be loaded."""
+        berths = list(self._berths.values())
+        if any(berth.key is not None or berth.error is None for berth in berths):
+            return None
+        return next((berth.error for berth in berths), None)
+
+    def failures(self) -> list[str]:
+        """Of streams that ended with an error: name and reason."""
+        found = [(name, berth.served) for name, berth in self._berths.items()]
+        return [f"{name}: {s.failure}" for name, s in found if s is not None and s.over and s.failure is not None]
+
+    def beats(self) -> list[float]:
+        """When each engine last moved."""
+        return [engine.beat for engine in list(self._engines.values()) if engine.failure is None]
+
+    def sick(self, name: str) -> bool:
+        """See `ServedStream.sick`."""
+        berth = self._berths.get(name)
+        return berth is not None and berth.served is not None and berth.served.sick
+
+    def status(self, name: str) -> dict[str, Any] | None:
+        """The body of a status message."""
+        berth = self._berths.get(name)
+        if berth is None:
+            return None
+        state = self._state(name, berth)
+        names = "state reason source engine accelerator precision segments skipped_segments dropped_seconds overruns "
+        names += "waiting_seconds latency_seconds level_dbfs"
+        return {name: getattr(state, name) for name in names.split()}
+
+    def states(self) -> list[StreamState]:
+        """Every stream in the order of the site file."""
+        return [self._state(name, berth) for name, berth in list(self._berths.items())]
+
+    def _state(self, name: str, berth: Berth) -> StreamState:
+        served, kept = berth.served, self._keeper.kept.get(name)
+        machine = None if kept is None else kept.machine
+        event = None if machine is None else machine.event
+        levels = None if machine is None else machine.levels
+        facts = {} if served is None else served.facts
+        engine = None if berth.key is None else self._engines.get(berth.key)
+        keep_every = engine.keep_every if engine is not None and berth.settings.drops else 1
+        state, reason = _condition(berth, keep_every)
+        identity = None if served is None else served.manifest.machine
+        return StreamState(
+            name=name,
+            machine=identity.type if identity else berth.settings.machine or "?",
+            id=identity.id if identity else berth.settings.id or "?",
+            state=state,
+            reason=reason,
+            source=describe_source(berth.settings) if served is None else served.source.name,
+            engine=facts.get("engine"),
+            accelerator=facts.get("accelerator"),
+            precision=facts.get("precision"),
+            level_dbfs=-120.0 if served is None else round(served.level, 2),
+            clip_score=None if served is None else served.clip_score,
+            complete=served is not None and served.complete,
+            threshold=None if levels is None else levels.on,
+            trace=[] if served is None else list(served.trace.copy()),
+            sick=served is not None and served.sick,
+            health=() if served is None else served.report.active,
+            alarm="normal" if machine is None else machine.state,
+            event=None if event is None else event.id,
+            maintenance=machine is not None and machine.maintenance,
+            snoozed=machine is not None and machine.snoozed,
+            segments=0 if served is None else served.segments,
+            skipped_segments=0 if served is None else served.skipped,
+            keep_every=keep_every,
+            waiting_seconds=0.0 if served is None else round(served.waiting_seconds, 3),
+            dropped_seconds=0.0 if served is None else round(served.dropped_seconds, 3),
+            overruns=0 if served is None else served.overruns,
+            latency_seconds=None if served is None else served.latencies.percentiles(),
+        )
+
+
+def _condition(berth: Berth, keep_every: int) -> tuple[str, str | None]:
+    """State and reason of a stream."""
+    served = berth.served
+    if served is None:
+        return ("starting", None) if berth.failure is None else ("failed", berth.failure)
+    if served.over:
+        return ("stopped", "end of sound") if served.failure is None else ("failed", served.failure)
+    if berth.key is None:
+        return ("starting", None) if berth.failure is None else ("failed", berth.failure)
+    if served.source.state in ("opening", "reopening") and served.source.reason:
+        return "failed", served.source.reason
+    if berth.failure is not None:
+        return "degraded", f"goes on with the bundle it had: {berth.failure}"
+    if keep_every > 1:
+        return "degraded", f"scoring cannot keep up: one of {keep_every} segments is scored"
+    return "running", None
+
+
+def _source_of(settings: StreamSettings, rate: int) -> PatientSource:
+    """The source of a stream, not yet opened."""
+
+    def open_it() -> Any:
+        return open_source(
+            device=settings.device,
+            input=settings.input,
+            input_command=settings.input_command,
+            sample_rate=rate,
+            channel=settings.channel,
+            mix=settings.mix,
+            resample=settings.resample,
+            realtime=settings.realtime,
+            loop=settings.loop,
+            skip_bad=settings.skip_bad,
+            once=settings.once,
+            reopen=settings.live,
+            pcm_format=settings.format,
+            pcm_channels=settings.channels,
+            alsa_backend=settings.alsa_backend,
+            alsa_format=settings.alsa_format,
+        )
+
+    name = describe_source(settings)
+    return PatientSource(open_it, name=name, sample_rate=rate, live=settings.live, retry=settings.live)

@@ -1,0 +1,280 @@
+"""The thread that keeps: findings to alarm machines, their transitions to the event store, then to the outputs.
+
+It alone owns the alarm machines and the store. What is in the store has happened; only then is it said, and
+what was not said before a crash is said after it.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, TypeVar
+
+from edgeasd.runtime.alarms import AlarmSettings, Command
+from edgeasd.runtime.errors import EdgeasdError, InputError
+from edgeasd.runtime.events import EventStore
+from edgeasd.runtime.events.store import Retention
+from edgeasd.runtime.manifest import Manifest
+from edgeasd.runtime.outputs import Outputs, make_message
+from edgeasd.runtime.service.boot import booted_anew
+from edgeasd.runtime.service.finding import Finding, Record
+from edgeasd.runtime.service.kept import Kept
+
+_Result = TypeVar("_Result")
+_Job = tuple[Callable[[], Any], "Future[Any]"]
+_MOST_FINDINGS = 10_000
+_TICK_SECONDS, _HISTORY_SECONDS, _PRUNE_SECONDS, _HEALTH_SECONDS = 1.0, 5.0, 3600.0, 60.0
+
+
+class Keeper:
+    """Alarm machines, event store and outputs of a site."""
+
+    def __init__(
+        self,
+        data: Path,
+        tell: Callable[[Record, bool], None],
+        sick: Callable[[str], bool],
+        say_status: Callable[[str], None],
+    ) -> None:
+        """`data` is the data folder; `sick` says whether a stream's input can be trusted now; `say_status` is
+        called now and then for each stream, and for "" (the service), to put a status message.
+        """
+        self._data, self._tell, self._sick, self._say_status = data, tell, sick, say_status
+        self._waiting: queue.Queue[Finding | _Job | None] = queue.Queue(_MOST_FINDINGS)
+        self.kept: dict[str, Kept] = {}
+        self.site, self.score_seconds, self.status_seconds = "site", 10.0, 30.0
+        self.retention = Retention()
+        self.outputs: Outputs | None = None
+        self.trouble: str | None = None
+        """What is wrong with the store or an output, until it works again."""
+        self.beat = time.monotonic()
+        self._ticked = self._flushed = self._pruned = time.monotonic()
+        self._status_at = time.monotonic()
+        self._store: EventStore | None = None
+        self._opened: Future[None] = Future()
+        self._thread = threading.Thread(target=self._run, name="edgeasd-keeper", daemon=True)
+
+    # From other threads
+
+    def start(self) -> None:
+        """Open the store and begin. Raises InputError where it cannot be opened."""
+        self._thread.start()
+        self._opened.result()
+
+    def put(self, finding: Finding) -> None:
+        """Take a finding; waits where the disk is so slow that thousands wait already."""
+        self._waiting.put(finding)
+
+    @property
+    def alive(self) -> bool:
+        """Whether its thread runs."""
+        return self._thread.is_alive()
+
+    @property
+    def waiting(self) -> int:
+        """Findings that wait."""
+        return self._waiting.qsize()
+
+    def call(self, job: Callable[[], _Result], seconds: float = 5.0) -> _Result:
+        """Run `job` in the keeper's thread, after what waits; raises what it raises, InputError where it is late."""
+        done: Future[_Result] = Future()
+        try:
+            self._waiting.put((job, done), timeout=seconds)
+            return done.result(seconds)
+        except (queue.Full, TimeoutError):
+            raise InputError("the service is busy: nothing was answered in time; try again") from None
+
+    def post(self, job: Callable[[], Any]) -> bool:
+        """As `call`, but do not wait; False where too much waits already."""
+        try:
+            self._waiting.put_nowait((job, Future()))
+        except queue.Full:
+            return False
+        return True
+
+    def close(self, seconds: float) -> bool:
+        """Work off what waits, write everything down, close the store; False where that took longer."""
+        try:
+            self._waiting.put(None, timeout=seconds)
+        except queue.Full:
+            return False
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    # In the keeper's thread, by `call`
+
+    def admit(self, name: str, manifest: Manifest, settings: AlarmSettings) -> None:
+        """Keep a stream from now on; one of the same machine goes on where the store stands."""
+        assert self._store is not None
+        self._save_all()
+        kept, before = Kept(manifest, settings, self.score_seconds), self.kept.get(name)
+        if before is not None and (before.machine_type, before.id) == (kept.machine_type, kept.id):
+            kept.machine.restore(before.machine.snapshot())
+            self.kept[name] = kept
+            return
+        snapshot = self._store.snapshot(kept.machine_type, kept.id)
+        if snapshot is not None:
+            now = time.monotonic() if self._anew else None
+            kept.machine.restore(snapshot, time=now, place=f"{self._store.path}: state of {name}")
+        self.kept[name] = kept
+        self._catch_up(kept)
+
+    def dismiss(self, name: str) -> None:
+        """Keep a stream no longer."""
+        self._save_all()
+        self.kept.pop(name, None)
+
+    def use_outputs(self, outputs: Outputs | None) -> None:
+        """Say everything to these from now on; what those before them have not been told follows."""
+        self.outputs = outputs
+        for kept in self.kept.values():
+            self._catch_up(kept)
+
+    def command(self, name: str, command: Command) -> list[dict[str, Any]]:
+        """Obey a command; what changed, in the store already. Raises InputError."""
+        if name not in self.kept:
+            raise InputError(f"{name}: no such stream; the streams are {', '.join(self.kept) or 'none'}")
+        kept = self.kept[name]
+        said = [one.to_json() for one in kept.command(command, time.monotonic())]
+        self._save(kept)
+        if kept.unsaved:
+            raise InputError(self.trouble or "the event store cannot be written; look at the disk")
+        return said
+
+    def say(self, kind: Any, body: dict[str, Any], kept: Kept | None = None, wall: float | None = None) -> None:
+        """A message to every output."""
+        if self.outputs is None:
+            return
+        machine, id = (None, None) if kept is None else (kept.machine_type, kept.id)
+        event = None if kept is None or kept.machine.event is None else kept.machine.event.id
+        at = time.time() if wall is None else wall
+        try:
+            self.outputs.put(
+                make_message(kind, body, site=self.site, machine=machine, id=id, wall=at, event=event)
+            )
+        except InputError as error:
+            self.trouble = str(error)
+
+    # How it does that
+
+    def _run(self) -> None:
+        try:
+            self._store = EventStore(self._data / "events.db")
+            self._anew = booted_anew(self._data)
+        except BaseException as error:
+            self._opened.set_exception(error)
+            return
+        self._opened.set_result(None)
+        try:
+            while self._step():
+                pass
+            self._save_all()
+        finally:
+            self._store.close()
+
+    def _step(self) -> bool:
+        """Take one thing; False at the end."""
+        try:
+            item = self._waiting.get(timeout=0.25)
+        except queue.Empty:
+            self._pass_time()
+            return True
+        if item is None:
+            return False
+        if isinstance(item, Finding):
+            self._find(item)
+        else:
+            job, done = item
+            try:
+                done.set_result(job())
+            except Exception as error:  # for whoever asked
+                done.set_exception(error)
+        self._pass_time()
+        return True
+
+    def _find(self, finding: Finding) -> None:
+        kept = self.kept.get(finding.stream)
+        if kept is None:
+            return
+        try:
+            body = kept.find(finding)
+        except EdgeasdError as error:  # a wall clock before 1970, say
+            self.trouble = str(error)
+            return
+        if kept.unsaved:
+            self._save(kept)
+        if body is not None:
+            self.say("score", body, kept)
+        if finding.health is not None:
+            kept.health_said = time.monotonic()
+            self.say("health", finding.health.to_json(), kept)
+
+    def _pass_time(self) -> None:
+        now = self.beat = time.monotonic()
+        if now - self._ticked >= _TICK_SECONDS:
+            self._ticked = now
+            for name, kept in self.kept.items():
+                try:
+                    kept.tick(now, self._sick(name))
+                except EdgeasdError as error:
+                    self.trouble = str(error)
+                if kept.unsaved:
+                    self._save(kept)
+        if now - self._flushed >= _HISTORY_SECONDS:
+            self._flushed = now
+            self._save_scores()
+        if now - self._status_at >= self.status_seconds:
+            self._status_at = now
+            for name in ["", *self.kept]:
+                self._say_status(name)
+        if now - self._pruned >= _PRUNE_SECONDS:
+            self._pruned = now
+            self._try(lambda store: store.prune(time.time(), self.retention))
+
+    def _save(self, kept: Kept) -> None:
+        """Transitions to the store, and then, and only then, to the outputs."""
+        said, snapshot = list(kept.unsaved), kept.machine.snapshot()
+        if not said or not self._try(lambda store: store.append(said, snapshot)):
+            return
+        del kept.unsaved[: len(said)]
+        for one in said:
+            self.say("event", one.to_json(), kept)
+            self._tell(one.to_json(), True)
+
+    def _save_scores(self) -> None:
+        for kept in self.kept.values():
+            scores = list(kept.scores)
+            if scores and self._try(lambda store, k=kept, s=scores: store.add_scores(k.machine_type, k.id, s)):
+                kept.scores.clear()
+
+    def _save_all(self) -> None:
+        for kept in self.kept.values():
+            self._save(kept)
+        self._save_scores()
+
+    def _try(self, act: Callable[[EventStore], Any]) -> bool:
+        """Whether the store took it. A full disk is trouble and no end: what waits is tried again."""
+        assert self._store is not None
+        try:
+            act(self._store)
+        except InputError as error:
+            self.trouble = str(error)
+            return False
+        self.trouble = None
+        return True
+
+    def _catch_up(self, kept: Kept) -> None:
+        """Say again what a crash, or outputs that were not there, kept from them; what they have they pass over."""
+        if self.outputs is None:
+            return
+        assert self._store is not None
+        machine, id = kept.machine_type, kept.id
+        last = self.outputs.last_event(machine, id, kept.machine.sequence)
+        while found := self._store.transitions(machine, id, after=last):
+            for message in found:
+                self.say("event", message, kept)
+            last = int(found[-1]["sequence"])

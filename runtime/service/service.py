@@ -1,0 +1,280 @@
+"""The whole service: built from a site, started, reloaded, asked, stopped."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from edgeasd.runtime.alarms import parse_command
+from edgeasd.runtime.errors import EdgeasdError, InputError
+from edgeasd.runtime.events.store import Retention
+from edgeasd.runtime.outputs import Outputs
+from edgeasd.runtime.service.control import ControlSocket
+from edgeasd.runtime.service.finding import Record
+from edgeasd.runtime.service.fleet import Fleet
+from edgeasd.runtime.service.keeper import Keeper
+from edgeasd.runtime.service.lock import folder_lock
+from edgeasd.runtime.service.state import SiteState
+from edgeasd.runtime.service.stream import Listeners
+from edgeasd.runtime.site import Site, check_site, read_site
+
+END_SECONDS = 1.7
+"""In which `stop` flushes everything; a service manager waits two at most."""
+STUCK_SECONDS = 30.0
+"""A thread that has not moved for so long is taken for dead, and the watchdog is no longer fed."""
+
+
+def _no_log(line: str) -> None:
+    del line
+
+
+class Service:
+    """Use it so: `start`, then `poll` some times a second until it says that all is over, then `stop`.
+
+    `reload`, `command` and `state` may be called from any thread meanwhile.
+    """
+
+    def __init__(
+        self,
+        site: Site,
+        tell: Callable[[Record, bool], None] = lambda record, may_drop: None,
+        log: Callable[[str], None] = _no_log,
+    ) -> None:
+        """`tell` takes records (see `RecordWriter.put`), `log` one line for people."""
+        self.site, self._tell, self._log = site, tell, log
+        self._resources = ExitStack()
+        self._began = time.monotonic()
+        self.keeper = Keeper(site.data, tell, self._sick, self._say_status)
+        self.fleet = Fleet(self.keeper, Listeners(self.keeper.put, tell), log)
+        self._control: ControlSocket | None = None
+        self._reload_asked, self._stopping = threading.Event(), threading.Event()
+        self._director = threading.Thread(target=self._direct, name="edgeasd-director", daemon=True)
+        self.loaded = threading.Event()
+        """Set once every stream was tried for the first time."""
+        self.defect: BaseException | None = None
+        """What ended the director, which nothing should."""
+        self.lost_lines: Callable[[], int] = lambda: 0
+
+    # Life
+
+    def start(self) -> None:
+        """Take the data folder, open the store and the outputs, begin to capture and to load.
+
+        Raises InputError or DeviceError where that cannot be; nothing runs then.
+        """
+        try:
+            self._resources.enter_context(folder_lock(self.site.data))
+            self.keeper.start()
+            self._configure_keeper(self.site)
+            self._control = ControlSocket(self.site.data, self._answer)
+            self._director.start()
+            self._control.start()
+        except BaseException:
+            self.stop("could not start")
+            raise
+
+    def poll(self) -> bool:
+        """False once every stream has ended for good. Raises what ended the service against its will."""
+        if self.defect is not None:
+            raise self.defect
+        if self.loaded.is_set() and (error := self.fleet.hopeless()) is not None:
+            raise error
+        return not (self.loaded.is_set() and self.fleet.over())
+
+    def healthy(self, now: float) -> bool:
+        """Whether every thread still moves; `now` is monotonic seconds."""
+        beats = [self.keeper.beat, *self.fleet.beats()]
+        return self._director.is_alive() and all(now - beat < STUCK_SECONDS for beat in beats)
+
+    def stop(self, reason: str) -> bool:
+        """End within two seconds: captures stopped, alarms and scores in the store, outputs flushed.
+
+        False where a thread had to be left behind. What outputs could not deliver waits on disk.
+        """
+        until = time.monotonic() + END_SECONDS
+        self._stopping.set()
+        self._reload_asked.set()
+        if self._control is not None:
+            self._control.close()
+        ended = self.fleet.stop(0.4 * END_SECONDS)
+        if self.keeper.alive:
+            self.keeper.post(lambda: self._say_stop(reason))
+            ended = self.keeper.close(max(0.2, until - 0.6 - time.monotonic())) and ended
+        if self.keeper.outputs is not None:
+            ended = self.keeper.outputs.close(max(0.3, until - time.monotonic())) and ended
+        self._resources.close()
+        return ended
+
+    def reload(self) -> None:
+        """Ask for the site file to be read again; it is done in the background, and said in the log."""
+        self._reload_asked.set()
+
+    # Asking
+
+    def state(self) -> SiteState:
+        """How everything is doing. Waits for nothing."""
+        outputs = self.keeper.outputs
+        return SiteState(
+            site=self.site.name,
+            uptime_seconds=round(time.monotonic() - self._began, 3),
+            streams=self.fleet.states(),
+            outputs=[] if outputs is None else outputs.state(),
+            waiting_results=self.keeper.waiting,
+            lost_lines=self.lost_lines(),
+            trouble=self.keeper.trouble,
+        )
+
+    def command(self, stream: str, value: Any) -> list[dict[str, Any]]:
+        """Give the alarm machine of a stream a command; what changed, as messages. Raises InputError."""
+        command = parse_command(value, f"command for {stream}")
+        return self.keeper.call(lambda: self.keeper.command(stream, command))
+
+    def _answer(self, request: dict[str, Any]) -> Any:
+        """A request of the command socket."""
+        if request == {"ask": "state"}:
+            return self.state().to_json()
+        if request == {"ask": "reload"}:
+            self.reload()
+            return "asked"
+        if set(request) == {"ask", "stream", "command"} and request["ask"] == "command":
+            return self.command(str(request["stream"]), request["command"])
+        raise InputError('request: unknown; ask for "state", "reload", or "command" with stream and command')
+
+    def _command_from_outside(self, machine: str, id: str, value: dict[str, Any]) -> None:
+        """A command that came through an output; nobody waits for its answer."""
+
+        def obey() -> None:
+            names = [n for n, k in self.keeper.kept.items() if (k.machine_type, k.id) == (machine, id)]
+            try:
+                for name in names:
+                    self.keeper.command(name, parse_command(value, f"command for {name}"))
+            except EdgeasdError as error:
+                self._log(str(error))
+
+        self.keeper.post(obey)
+
+    # The director's thread: everything that takes seconds
+
+    def _direct(self) -> None:
+        try:
+            self.fleet.apply(self.site)
+            self.loaded.set()
+            while not self._stopping.is_set():
+                if self._reload_asked.wait(0.5):
+                    self._reload_asked.clear()
+                    if not self._stopping.is_set():
+                        self._reload()
+                self.fleet.mend(time.monotonic())
+        except BaseException as error:
+            self.defect = error
+            self.loaded.set()
+
+    def _reload(self) -> None:
+        """All or nothing as far as the file goes; a bundle that does not load leaves its stream with the old one."""
+        try:
+            site = read_site(self.site.path)
+            problems = check_site(site).problems
+            if site.data != self.site.data:
+                problems.append(f"data {site.data}: is another folder than {self.site.data}; restart for that")
+            if problems:
+                raise InputError("; ".join(problems))
+            if (site.outputs, site.name) != (self.site.outputs, self.site.name):
+                self._exchange_outputs(site)
+            self.site = site
+            self._configure_times(site)
+            self.fleet.apply(site)
+        except EdgeasdError as error:
+            self._log(f"not reloaded, all goes on as before: {error}")
+        else:
+            self._log(f"reloaded {site.path}")
+
+    def _open_outputs(self, site: Site) -> Outputs | None:
+        if not site.outputs:
+            return None
+        folder = site.data / "queues"
+        folder.mkdir(exist_ok=True, mode=0o750)
+        return Outputs(site.outputs, folder, site=site.name, on_command=self._command_from_outside)
+
+    def _exchange_outputs(self, site: Site) -> None:
+        """The old ones must be closed first: they hold queues and addresses. Meanwhile events wait in the store."""
+        old = self.keeper.outputs
+        self.keeper.call(lambda: self.keeper.use_outputs(None))
+        if old is not None:
+            old.close()
+        try:
+            new = self._open_outputs(site)
+        except EdgeasdError:
+            new = self._open_outputs(self.site)
+            self.keeper.call(lambda: self.keeper.use_outputs(new))
+            raise
+        self.keeper.call(lambda: self._use_outputs(site, new))
+
+    def _use_outputs(self, site: Site, new: Outputs | None) -> None:
+        self.keeper.site = site.name
+        self.keeper.use_outputs(new)
+
+    def _configure_keeper(self, site: Site) -> None:
+        self.keeper.site = site.name
+        self._configure_times(site)
+        self.keeper.outputs = self._open_outputs(site)
+        if self.keeper.outputs is not None:
+            body = {"state": "starting", "version": _version(), "uptime_seconds": 0.0}
+            self.keeper.call(lambda: self.keeper.say("start", body))
+
+    def _configure_times(self, site: Site) -> None:
+        settings, kept = site.settings, site.settings.retention
+        self.keeper.status_seconds, self.keeper.score_seconds = settings.status_seconds, settings.score_seconds
+        days = (kept.scores_days, kept.minutes_days, kept.hours_days, kept.events_days)
+        self.keeper.retention = Retention(*(86_400.0 * one for one in days))
+
+    # For the keeper
+
+    def _sick(self, name: str) -> bool:
+        return self.fleet.sick(name)
+
+    def _say_status(self, name: str) -> None:
+        """A status message of a stream, or of the service itself for ""."""
+        if name:
+            body = self.fleet.status(name)
+            if body is not None:
+                self.keeper.say("status", body, self.keeper.kept[name])
+            return
+        state = self.state()
+        troubled = state.trouble is not None or any(one.state in ("degraded", "failed") for one in state.streams)
+        body = {
+            "state": "degraded" if troubled else "running",
+            "reason": state.trouble,
+            "version": _version(),
+            "uptime_seconds": state.uptime_seconds,
+            "outputs": [one.model_dump() for one in state.outputs],
+        }
+        self.keeper.say("status", body)
+
+    def _say_stop(self, reason: str) -> None:
+        for name, kept in self.keeper.kept.items():
+            body = self.fleet.status(name)
+            if body is not None:
+                self.keeper.say("stop", {**body, "state": "stopped", "reason": reason}, kept)
+        self.keeper.say("stop", {"state": "stopped", "reason": reason, "version": _version()})
+
+
+def _version() -> str:
+    try:
+        return version("edgeasd")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def open_site(path: Path) -> Site:
+    """Read a site file and look it over as `--check` does; InputError with the first problem."""
+    site = read_site(path)
+    problems = check_site(site).problems
+    if problems:
+        more = f" (and {len(problems) - 1} more: pass --check to see them)" if len(problems) > 1 else ""
+        raise InputError(f"{path}: {problems[0]}{more}")
+    return site
