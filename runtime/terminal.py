@@ -6,6 +6,7 @@ import math
 import shutil
 import time
 from collections import deque
+from collections.abc import Iterable
 from typing import TextIO
 
 from edgeasd.runtime.listen import Record
@@ -83,16 +84,10 @@ class TerminalView:
             status = "listening in"
         else:
             status = "ALARM" if record["alarm"] else ("above" if record["clip_score"] > threshold else "normal")
-        bar = _bar(level)
+        bar = level_bar(level)
         return (
             f"{record['machine']} {record['id']}  {record['end_seconds']:9.2f} s  level {level:6.1f} dBFS {bar}  "
-            f"score {record['clip_score']:6.3f} / {limit}  {status:<12} {self._sparkline(threshold)}"
-        )
-
-    def _sparkline(self, threshold: float | None) -> str:
-        top = max([*filter(math.isfinite, self._trace), threshold or 0.0, 1e-9])
-        return "".join(
-            _BLOCKS[round(8 * (max(0.0, value) / top))] if math.isfinite(value) else "?" for value in self._trace
+            f"score {record['clip_score']:6.3f} / {limit}  {status:<12} {sparkline(self._trace, threshold)}"
         )
 
     def _line(self, text: str) -> None:
@@ -103,6 +98,14 @@ class TerminalView:
         self._out.flush()
 
 
-def _bar(level: float) -> str:
+def sparkline(trace: Iterable[float], threshold: float | None) -> str:
+    """One block a score, oldest first; the highest block is the greatest of the scores and the threshold."""
+    values = list(trace)
+    top = max([*filter(math.isfinite, values), threshold or 0.0, 1e-9])
+    return "".join(_BLOCKS[round(8 * (max(0.0, value) / top))] if math.isfinite(value) else "?" for value in values)
+
+
+def level_bar(level: float) -> str:
+    """Ten places from -60 dBFS to full scale."""
     filled = min(10, max(0, round((level + 60.0) / 6.0)))
     return "█" * filled + "·" * (10 - filled)

@@ -134,6 +134,7 @@ class Fleet:
         berth = self._berths[name]
         served, engine = berth.served, self._engines[key]
         assert served is not None
+        berth.failure, berth.error, berth.pause = None, None, FIRST_PAUSE
         same = berth.key == key and served in engine.streams
         if same and (served.settings, served.manifest) == (berth.settings, manifest):
             return
@@ -141,7 +142,7 @@ class Fleet:
         with engine.between_segments():
             served.adopt(berth.settings, manifest, engine.scorer)
             engine.streams.append(served)
-        berth.key, berth.failure, berth.error, berth.pause = key, None, None, FIRST_PAUSE
+        berth.key = key
         engine.wake.set()
         facts = served.facts
         self._log(
@@ -184,17 +185,20 @@ class Fleet:
         if engine is not None:
             engine.wake.set()
 
-    def stop(self, seconds: float) -> bool:
+    def stop(self, seconds: float, reason: str) -> bool:
         """Stop all captures and engines within `seconds`; False where one had to be left behind."""
         self._stopped = True
         until = time.monotonic() + seconds
-        for berth in list(self._berths.values()):
-            if berth.served is not None:
-                berth.served.source.close()
+        running = [berth.served for berth in list(self._berths.values()) if berth.served is not None]
+        for served in running:
+            served.let_go()
         engines = list(self._engines.values())
         for engine in engines:
-            engine.stop(0.0)
+            engine.ask_to_stop()
         ended = [engine.stop(max(0.05, until - time.monotonic())) for engine in engines]
+        for served in running:
+            if not served.over:
+                served.end(reason)
         return all(ended)
 
     # What it is

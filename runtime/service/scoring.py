@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from collections.abc import Iterator
 
 from edgeasd.runtime.scorer import Scorer
 from edgeasd.runtime.service.finding import Record
@@ -37,10 +36,14 @@ class ScoringThread:
         """Begin to score."""
         self._thread.start()
 
-    def stop(self, seconds: float) -> bool:
-        """Stop after the batch in work; False where that took longer than `seconds`."""
+    def ask_to_stop(self) -> None:
+        """Stop after the batch in work; does not wait for that."""
         self._stop.set()
         self.wake.set()
+
+    def stop(self, seconds: float) -> bool:
+        """Stop after the batch in work; False where that took longer than `seconds`."""
+        self.ask_to_stop()
         if self._thread.ident is not None:
             self._thread.join(seconds)
         ended = not self._thread.is_alive()

@@ -58,6 +58,7 @@ class Service:
         """Set once every stream was tried for the first time."""
         self.defect: BaseException | None = None
         """What ended the director, which nothing should."""
+        self._seen_loaded = False
         self.lost_lines: Callable[[], int] = lambda: 0
 
     # Life
@@ -82,8 +83,10 @@ class Service:
         """False once every stream has ended for good. Raises what ended the service against its will."""
         if self.defect is not None:
             raise self.defect
-        if self.loaded.is_set() and (error := self.fleet.hopeless()) is not None:
-            raise error
+        if self.loaded.is_set() and not self._seen_loaded:
+            self._seen_loaded = True
+            if (error := self.fleet.hopeless()) is not None:
+                raise error
         return not (self.loaded.is_set() and self.fleet.over())
 
     def healthy(self, now: float) -> bool:
@@ -101,7 +104,7 @@ class Service:
         self._reload_asked.set()
         if self._control is not None:
             self._control.close()
-        ended = self.fleet.stop(0.4 * END_SECONDS)
+        ended = self.fleet.stop(0.4 * END_SECONDS, reason)
         if self.keeper.alive:
             self.keeper.post(lambda: self._say_stop(reason))
             ended = self.keeper.close(max(0.2, until - 0.6 - time.monotonic())) and ended

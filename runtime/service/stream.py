@@ -94,6 +94,11 @@ class ServedStream:
         """Stop capturing and close the source."""
         self._capture.stop()
 
+    def let_go(self) -> None:
+        """Have the capture end soon, without waiting for it."""
+        self.queue.abandon()
+        self.source.close()
+
     # Scoring
 
     def adopt(self, settings: StreamSettings, manifest: Manifest, scorer: Scorer) -> None:
@@ -173,13 +178,16 @@ class ServedStream:
             lost = {"lost_seconds": round(event.lost_seconds, 3), "time": utc_text(wall_time(event.at))}
             self._tell({**record_of("source", self.manifest), **what, **lost})
 
-    def end(self) -> None:
-        """The source has ended and everything was scored."""
+    def end(self, reason: str = "end of sound") -> None:
+        """The source has ended and everything was scored, or the service ends for `reason`."""
         error = self.queue.error
         if error is not None:
             self.failure = str(error) if isinstance(error, EdgeasdError) else f"{type(error).__name__}: {error}"
+        elif self.queue.ended and not self.segments and not self.skipped:
+            need = self.manifest.features.sample_count(self.manifest.segments.frames)
+            self.failure = f"ended after {self._expected} samples; the first score takes {need}; use a longer recording"
         self.over = True
-        ended = {"reason": self.failure or "end of sound", "samples": self._expected}
+        ended = {"reason": self.failure or reason, "samples": self._expected}
         seconds = {"seconds": round(self._expected / self.rate, 6)}
         lost = {"dropped_samples": self.queue.dropped, "overruns": self.overruns}
         more = {"lost_samples": self._at_source("lost_samples"), "reopened": self._at_source("reopened")}

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 
 from edgeasd.runtime.errors import InputError
+from edgeasd.toolkit.cli import run_service
 from edgeasd.toolkit.cli.build_missing import build_missing
 from edgeasd.toolkit.cli.options import (
     Accelerator,
@@ -47,6 +48,7 @@ class _Terminated(Exception):
 
 
 def run(
+    context: typer.Context,
     device: Annotated[
         str | None, typer.Option(help="ALSA capture device: hw:1, plughw:1,0 or any name that `arecord -L` lists.")
     ] = None,
@@ -88,11 +90,17 @@ def run(
     threads: Threads = None,
     alsa_backend: AlsaBackend = "auto",
     alsa_format: AlsaFormat = "auto",
+    config: Annotated[
+        Path | None, typer.Option(help="Run the service that this site.toml describes; all else is said there.")
+    ] = None,
+    check: Annotated[bool, typer.Option("--check", help="With --config: look everything over, and start nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --check: machine-readable.")] = False,
 ) -> None:
     """Listen to a machine, score it, raise alarms.
 
     One record for every segment, and an alarm when several clip scores in a row lie above the threshold of
-    the bundle. Shows level, score and status as text, or writes JSON lines with --jsonl.
+    the bundle. Shows level, score and status as text, or writes JSON lines with --jsonl. With --config: many
+    streams, health, alarms with events, and outputs.
 
     Example: edgeasd run --device hw:1 --bundle bundles/valve-id_00
     """
@@ -101,6 +109,12 @@ def run(
     from edgeasd.runtime.listen import Session
     from edgeasd.runtime.sources import open_source
 
+    if config is not None:
+        _refuse_beside_config(context)
+        run_service.check(config, as_json) if check else run_service.serve(config, lambda: _json_sink(jsonl))
+        return
+    if check or as_json:
+        raise InputError("--check and --json: are for --config; name a site file with it")
     if pace not in (None, *PACES):
         raise InputError(f"--pace {pace}: unknown; use {' or '.join(PACES)}")
     with _terminable(), Bundle(find_bundle(bundle, workspace)) as opened:
@@ -135,6 +149,15 @@ def run(
             ended = _listen(session, {**choice, "head": head}, sink, rate)
         if ended["reason"] == END_OF_SOUND:
             _refuse_too_short(ended["samples"], opened.manifest, input or input_command)
+
+
+def _refuse_beside_config(context: typer.Context) -> None:
+    """InputError for an option that the site file has a place for, where it was given on the command line."""
+    beside = {"config", "check", "as_json", "jsonl", "workspace"}
+    for option in context.command.params:
+        source = context.get_parameter_source(option.name or "")
+        if option.name not in beside and source is not None and source.name == "COMMANDLINE":
+            raise InputError(f"{option.opts[0]}: is said in the site file with --config; leave it out")
 
 
 def _listen(session: Session, choice: dict[str, Any], sink: TextIO | None, rate: int) -> Record:

@@ -1,0 +1,128 @@
+"""`edgeasd run --config`: the service in the foreground, for systemd or a terminal."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+import typer
+
+from edgeasd.runtime.errors import InputError
+from edgeasd.toolkit.cli.guard import BAD_INPUT, complain
+
+if TYPE_CHECKING:
+    from edgeasd.runtime.service.service import Service
+    from edgeasd.runtime.site import SiteReport, Site
+
+_POLL_SECONDS = 0.2
+
+
+def check(config: Path, as_json: bool) -> None:
+    """Look a site over and say what is there; one line for each problem, and exit code 2 where there is one."""
+    from edgeasd.runtime.site import check_site, read_site
+
+    report = check_site(read_site(config))
+    print(json.dumps(report.to_json(), indent=2) if as_json else _summary(report))
+    for problem in report.problems:
+        complain(f"{config}: {problem}")
+    if report.problems:
+        raise typer.Exit(BAD_INPUT)
+
+
+def _summary(report: SiteReport) -> str:
+    lines = [f"site {report.site}, data in {report.data}"]
+    for one in report.streams:
+        limit = "no threshold, no alarms" if one.threshold is None else f"alarm above {one.threshold:.4f}"
+        engine = f"{one.precision} on {one.engine}, {one.accelerator}"
+        lines.append(f"  {one.name}: {one.machine} ID {one.id} from {one.source} ({one.paced}); {engine}; {limit}")
+    for name, kind in report.outputs.items():
+        lines.append(f"  output {name}: {kind}")
+    return "\n".join(lines)
+
+
+def serve(config: Path, sink: Callable[[], Any]) -> None:
+    """Run the service until every stream has ended, or SIGTERM or Ctrl-C; `sink` opens where records go."""
+    from edgeasd.runtime.service.records import RecordWriter
+    from edgeasd.runtime.service.service import Service, open_site
+
+    site = open_site(config)
+    with sink() as out:
+        writer = None if out is None else RecordWriter(out)
+        service = Service(site, writer.put if writer else lambda record, may_drop: None, complain)
+        service.lost_lines = lambda: 0 if writer is None else writer.lost
+        with _signals(service) as asked:
+            reason = "error"
+            try:
+                service.start()
+                reason = _watch(service, site, asked, None if out is sys.stdout else sys.stdout, writer)
+            finally:
+                whole = service.stop(reason)
+                if writer is not None:
+                    writer.close(0.3)
+        if not whole:
+            complain("a thread had to be left behind; what outputs could not deliver waits in the data folder")
+        if writer is not None and writer.failure is not None:
+            raise writer.failure
+    if asked.interrupted:
+        raise KeyboardInterrupt
+    if reason == "end of sound" and (failed := service.fleet.failures()):
+        raise InputError("; ".join(failed))
+
+
+class _Asked:
+    """What signals have asked for."""
+
+    def __init__(self) -> None:
+        self.to_end = threading.Event()
+        self.interrupted = False
+
+
+@contextmanager
+def _signals(service: Service) -> Iterator[_Asked]:
+    asked = _Asked()
+
+    def end(number: int, _: object) -> None:
+        asked.interrupted = number == signal.SIGINT
+        asked.to_end.set()
+
+    handlers = {signal.SIGTERM: end, signal.SIGINT: end, signal.SIGHUP: lambda *_: service.reload()}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _watch(service: Service, site: Site, asked: _Asked, out: TextIO | None, writer: Any) -> str:
+    """Look after the running service; returns why it ends."""
+    from edgeasd.runtime.service.notify import Notifier
+    from edgeasd.runtime.service.view import SiteView
+
+    notifier, view, said = Notifier(), None if out is None else SiteView(out), False
+    try:
+        while service.poll():
+            if asked.to_end.wait(_POLL_SECONDS):
+                return "Ctrl-C" if asked.interrupted else "SIGTERM"
+            if writer is not None and writer.failure is not None:
+                return "records cannot be written"
+            now = time.monotonic()
+            if service.loaded.is_set() and not said:
+                said = True
+                notifier.ready(f"{site.name}: {len(site.streams)} streams")
+            if service.healthy(now):
+                notifier.alive(now)
+            if view is not None:
+                view.draw(service.state(), now)
+        return "end of sound"
+    finally:
+        notifier.stopping()
+        if view is not None:
+            view.close(service.state())
