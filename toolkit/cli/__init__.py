@@ -9,6 +9,7 @@ import typer
 
 import edgeasd
 from edgeasd.toolkit.cli import (
+    alarm,
     alpha,
     bench,
     build,
@@ -80,6 +81,7 @@ for _name, _command in (
     ("record", record.record),
 ):
     app.command(_name)(guarded(_command))
+app.add_typer(alarm.app, name="alarm")
 app.add_typer(data.app, name="data")
 app.add_typer(preset.app, name="preset")
 

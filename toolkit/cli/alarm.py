@@ -1,0 +1,144 @@
+"""edgeasd alarm."""
+
+from __future__ import annotations
+
+import getpass
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from edgeasd.runtime.errors import InputError
+from edgeasd.toolkit.cli.guard import complain, guarded
+from edgeasd.toolkit.cli.options import AsJson
+
+app = typer.Typer(help="Test, acknowledge and silence alarms.", no_args_is_help=True, rich_markup_mode=None)
+
+Config = Annotated[Path, typer.Option(help="The site.toml of the service.", envvar="EDGEASD_SITE")]
+StreamName = Annotated[str | None, typer.Option(help="Stream as it is called in the site file; all by default.")]
+By = Annotated[str | None, typer.Option(help="Who says so; the name of this user by default.")]
+Note = Annotated[str | None, typer.Option(help="Why; is repeated in the message.")]
+EventID = Annotated[str | None, typer.Option(help="Only where this event is the open one.")]
+
+
+@app.command("test")
+@guarded
+def test(config: Config, stream: StreamName = None, by: By = None, note: Note = None, as_json: AsJson = False) -> None:
+    """Send a test alarm and its end through every output.
+
+    Marked as a test, under an event ID of its own; the state of the machine stays. While an event is open
+    nothing is sent.
+
+    Example: edgeasd alarm test --config site.toml
+    """
+    _command(config, stream, {"command": "test"}, by, note, as_json)
+
+
+@app.command("ack")
+@guarded
+def ack(
+    config: Config,
+    stream: StreamName = None,
+    event: EventID = None,
+    by: By = None,
+    note: Note = None,
+    as_json: AsJson = False,
+) -> None:
+    """Acknowledge the open alarm: somebody has seen it.
+
+    Example: edgeasd alarm ack --config site.toml --stream pump --note "on my way"
+    """
+    _command(config, stream, {"command": "acknowledge", "event": event}, by, note, as_json)
+
+
+@app.command("clear")
+@guarded
+def clear(
+    config: Config,
+    stream: StreamName = None,
+    event: EventID = None,
+    by: By = None,
+    note: Note = None,
+    as_json: AsJson = False,
+) -> None:
+    """End the open event by hand.
+
+    Example: edgeasd alarm clear --config site.toml --stream pump
+    """
+    _command(config, stream, {"command": "clear", "event": event}, by, note, as_json)
+
+
+@app.command("snooze")
+@guarded
+def snooze(
+    config: Config,
+    stream: StreamName = None,
+    minutes: Annotated[float | None, typer.Option(min=0.02, max=43_200.0, help="How long.")] = None,
+    over: Annotated[bool, typer.Option("--over", help="End it now.")] = False,
+    by: By = None,
+    note: Note = None,
+    as_json: AsJson = False,
+) -> None:
+    """Raise no alarm for a while.
+
+    Example: edgeasd alarm snooze --config site.toml --stream pump --minutes 30
+    """
+    if over == (minutes is not None):
+        raise InputError("snooze: needs either --minutes or --over; give one")
+    value = {"command": "end_snooze"} if minutes is None else {"command": "snooze", "seconds": 60.0 * minutes}
+    _command(config, stream, value, by, note, as_json)
+
+
+@app.command("maintenance")
+@guarded
+def maintenance(
+    state: Annotated[str, typer.Argument(help="on or off.")],
+    config: Config,
+    stream: StreamName = None,
+    by: By = None,
+    note: Note = None,
+    as_json: AsJson = False,
+) -> None:
+    """Maintenance mode: an open event ends, and scores are ignored until it is off.
+
+    Example: edgeasd alarm maintenance on --config site.toml --stream pump
+    """
+    if state not in ("on", "off"):
+        raise InputError(f"maintenance {state}: use on or off")
+    _command(config, stream, {"command": f"maintenance_{state}"}, by, note, as_json)
+
+
+def _command(
+    config: Path, stream: str | None, value: dict[str, Any], by: str | None, note: str | None, as_json: bool
+) -> None:
+    from edgeasd.runtime.alarms import parse_command
+    from edgeasd.runtime.service.direct import command_streams
+    from edgeasd.runtime.site import read_site
+
+    site = read_site(config)
+    if stream is not None and stream not in site.streams:
+        raise InputError(f"--stream {stream}: {config} has {', '.join(site.streams)}; name one of them")
+    given = {key: item for key, item in {**value, "by": by or _user(), "note": note}.items() if item is not None}
+    command = parse_command(given, "command")
+    names = [stream] if stream is not None else list(site.streams)
+    found, by_service = command_streams(site, names, command)
+    if as_json:
+        print(json.dumps({"service": by_service, "streams": found}, indent=2))
+    else:
+        for name, messages in found.items():
+            for message in messages:
+                event = f", event {message['event']}" if message["event"] else ""
+                print(f"{name}: {message['previous']} -> {message['state']}, {message['reason']}{event}")
+    quiet = [name for name, messages in found.items() if not messages]
+    if quiet:
+        complain(f"{', '.join(quiet)}: nothing to do for {command.command}")
+    if not by_service:
+        complain(f"no service runs on {site.data}; written to the event store, and said through the outputs")
+
+
+def _user() -> str | None:
+    try:
+        return getpass.getuser()[:64]
+    except (KeyError, OSError):
+        return None
