@@ -10,6 +10,7 @@ from edgeasd.runtime.alarms import Command
 from edgeasd.runtime.bundle import Bundle
 from edgeasd.runtime.outputs import Outputs
 from edgeasd.runtime.service.control import ask
+from edgeasd.runtime.service.finding import tell_nobody
 from edgeasd.runtime.service.keeper import Keeper
 from edgeasd.runtime.service.lock import folder_lock
 from edgeasd.runtime.site import Site
@@ -34,10 +35,19 @@ def command_streams(site: Site, names: list[str], command: Command) -> tuple[dic
     return found, True
 
 
+def _never_sick(name: str) -> bool:
+    del name
+    return False
+
+
+def _say_nothing(name: str) -> None:
+    del name
+
+
 def _command_store(site: Site, names: list[str], command: Command) -> dict[str, list[dict[str, Any]]]:
     found: dict[str, list[dict[str, Any]]] = {}
     with folder_lock(site.data):
-        keeper = Keeper(site.data, lambda record, may_drop: None, lambda name: False, lambda name: None)
+        keeper = Keeper(site.data, tell_nobody, _never_sick, _say_nothing)
         keeper.start()
         try:
             outputs = _open_outputs(site)

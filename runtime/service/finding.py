@@ -26,3 +26,8 @@ class Finding:
 
 
 Record = dict[str, Any]
+
+
+def tell_nobody(record: Record, may_drop: bool) -> None:
+    """Where records go when nobody wants them."""
+    del record, may_drop

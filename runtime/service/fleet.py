@@ -290,7 +290,8 @@ def _condition(berth: Berth, keep_every: int) -> tuple[str, str | None]:
     if served is None:
         return ("starting", None) if berth.failure is None else ("failed", berth.failure)
     if served.over:
-        return ("stopped", "end of sound") if served.failure is None else ("failed", served.failure)
+        failure = served.failure or berth.failure
+        return ("stopped", served.ended_by) if failure is None else ("failed", failure)
     if berth.key is None:
         return ("starting", None) if berth.failure is None else ("failed", berth.failure)
     if served.source.state in ("opening", "reopening") and served.source.reason:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -153,9 +154,7 @@ class Keeper:
         event = None if kept is None or kept.machine.event is None else kept.machine.event.id
         at = time.time() if wall is None else wall
         try:
-            self.outputs.put(
-                make_message(kind, body, site=self.site, machine=machine, id=id, wall=at, event=event)
-            )
+            self.outputs.put(make_message(kind, body, site=self.site, machine=machine, id=id, wall=at, event=event))
         except InputError as error:
             self.trouble = str(error)
 
@@ -247,8 +246,8 @@ class Keeper:
 
     def _save_scores(self) -> None:
         for kept in self.kept.values():
-            scores = list(kept.scores)
-            if scores and self._try(lambda store, k=kept, s=scores: store.add_scores(k.machine_type, k.id, s)):
+            scores, who = list(kept.scores), (kept.machine_type, kept.id)
+            if scores and self._try(partial(EventStore.add_scores, machine=who[0], id=who[1], scores=scores)):
                 kept.scores.clear()
 
     def _save_all(self) -> None:

@@ -45,9 +45,7 @@ class Kept:
         self.scores.append((wall, finding.score))
         levels = self.machine.levels
         threshold = None if levels is None else levels.on
-        return self._summary.add(
-            finding.score, complete=finding.complete, threshold=threshold, time=time, wall=wall
-        )
+        return self._summary.add(finding.score, complete=finding.complete, threshold=threshold, time=time, wall=wall)
 
     def tick(self, time: float, sick: bool) -> None:
         """Let time pass where no scores come."""

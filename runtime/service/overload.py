@@ -12,7 +12,7 @@ LATE_SECONDS = 1.0
 EASY_SECONDS = 0.25
 """Sound that waits, below which less may be left out."""
 SETTLE_SECONDS = 1.0
-"""Between two steps up: what the last one did must show first."""
+"""Over which it is seen whether the waiting sound grows; twice as long lies between two steps up."""
 CALM_SECONDS = 10.0
 """Without a step, before a step down."""
 SPARE = 0.8
@@ -30,6 +30,8 @@ class Overload:
         self._window_began = now
         self._busy = 0.0
         self._share = 0.0
+        self._behind_before = 0.0
+        self._growing = True
 
     def update(self, behind: float, busy: float, now: float) -> bool:
         """Take in `behind`, seconds of sound that wait, and `busy`, seconds of work since the last call.
@@ -40,8 +42,9 @@ class Overload:
         if now - self._window_began >= SETTLE_SECONDS:
             self._share = self._busy / (now - self._window_began)
             self._window_began, self._busy = now, 0.0
+            self._growing, self._behind_before = behind >= self._behind_before, behind
         since = now - self._changed_at
-        if behind > LATE_SECONDS and self.keep_every < MOST and (self.keep_every == 1 or since >= SETTLE_SECONDS):
+        if self._late(behind, since):
             self.keep_every *= 2
         elif self._calm(behind, since):
             self.keep_every //= 2
@@ -49,6 +52,11 @@ class Overload:
             return False
         self._changed_at = now
         return True
+
+    def _late(self, behind: float, since: float) -> bool:
+        # What is being worked off needs no further step, only time.
+        settled = self.keep_every == 1 or (since >= 2 * SETTLE_SECONDS and self._growing)
+        return behind > LATE_SECONDS and self.keep_every < MOST and settled
 
     def _calm(self, behind: float, since: float) -> bool:
         return self.keep_every > 1 and behind < EASY_SECONDS and since >= CALM_SECONDS and 2 * self._share < SPARE

@@ -15,7 +15,7 @@ from edgeasd.runtime.errors import EdgeasdError, InputError
 from edgeasd.runtime.events.store import Retention
 from edgeasd.runtime.outputs import Outputs
 from edgeasd.runtime.service.control import ControlSocket
-from edgeasd.runtime.service.finding import Record
+from edgeasd.runtime.service.finding import Record, tell_nobody
 from edgeasd.runtime.service.fleet import Fleet
 from edgeasd.runtime.service.keeper import Keeper
 from edgeasd.runtime.service.lock import folder_lock
@@ -25,6 +25,7 @@ from edgeasd.runtime.site import Site, check_site, read_site
 
 END_SECONDS = 1.7
 """In which `stop` flushes everything; a service manager waits two at most."""
+_DAY = 86_400.0
 STUCK_SECONDS = 30.0
 """A thread that has not moved for so long is taken for dead, and the watchdog is no longer fed."""
 
@@ -42,7 +43,7 @@ class Service:
     def __init__(
         self,
         site: Site,
-        tell: Callable[[Record, bool], None] = lambda record, may_drop: None,
+        tell: Callable[[Record, bool], None] = tell_nobody,
         log: Callable[[str], None] = _no_log,
     ) -> None:
         """`tell` takes records (see `RecordWriter.put`), `log` one line for people."""
@@ -111,7 +112,9 @@ class Service:
         if self.keeper.outputs is not None:
             ended = self.keeper.outputs.close(max(0.3, until - time.monotonic())) and ended
         self._resources.close()
-        return ended
+        if self._director.ident is not None:
+            self._director.join(max(0.0, until - time.monotonic()))
+        return ended and not self._director.is_alive()
 
     def reload(self) -> None:
         """Ask for the site file to be read again; it is done in the background, and said in the log."""
@@ -232,8 +235,8 @@ class Service:
     def _configure_times(self, site: Site) -> None:
         settings, kept = site.settings, site.settings.retention
         self.keeper.status_seconds, self.keeper.score_seconds = settings.status_seconds, settings.score_seconds
-        days = (kept.scores_days, kept.minutes_days, kept.hours_days, kept.events_days)
-        self.keeper.retention = Retention(*(86_400.0 * one for one in days))
+        scores, minutes, hours = kept.scores_days * _DAY, kept.minutes_days * _DAY, kept.hours_days * _DAY
+        self.keeper.retention = Retention(scores, minutes, hours, kept.events_days * _DAY)
 
     # For the keeper
 

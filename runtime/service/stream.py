@@ -79,6 +79,7 @@ class ServedStream:
         """Why it has ended, or cannot be scored for now."""
         self.over = False
         """Whether its source has ended, and all was scored."""
+        self.ended_by = ""
 
     def _new_health(self) -> HealthMonitor:
         expected = level_range(self.settings.health, self.manifest.amplitude, self.manifest.level)
@@ -186,7 +187,7 @@ class ServedStream:
         elif self.queue.ended and not self.segments and not self.skipped:
             need = self.manifest.features.sample_count(self.manifest.segments.frames)
             self.failure = f"ended after {self._expected} samples; the first score takes {need}; use a longer recording"
-        self.over = True
+        self.over, self.ended_by = True, reason
         ended = {"reason": self.failure or reason, "samples": self._expected}
         seconds = {"seconds": round(self._expected / self.rate, 6)}
         lost = {"dropped_samples": self.queue.dropped, "overruns": self.overruns}

@@ -62,14 +62,14 @@ def check_site(site: Site) -> SiteReport:
             streams.append(_check_stream(site, name, stream))
         except EdgeasdError as error:
             problems.append(f"streams.{name}: {error}")
-    problems += _same_machines(streams)
+    problems += _same_machines(streams) + _same_devices(site)
     for name, output in site.outputs.items():
         try:
             _check_output(name, output)
         except EdgeasdError as error:
             problems.append(f"outputs.{name}: {error}")
     problems += _check_data(site.data)
-    kinds = {name: output.type for name, output in site.outputs.items()}
+    kinds: dict[str, str] = {name: output.type for name, output in site.outputs.items()}
     return SiteReport(site.name, str(site.data), streams, kinds, problems)
 
 
@@ -122,6 +122,20 @@ def _same_machines(streams: list[StreamReport]) -> list[str]:
             problems.append(
                 f"streams.{stream.name}: is machine {stream.machine} {stream.id}, as {first} is; "
                 "give one of them another id"
+            )
+    return problems
+
+
+def _same_devices(site: Site) -> list[str]:
+    """A sound card is opened once; which streams ask for the same one."""
+    seen: dict[str, str] = {}
+    problems = []
+    for name, stream in site.streams.items():
+        kind, _, card = (stream.device or "").partition(":")
+        if kind in ("hw", "plughw") and (first := seen.setdefault(card, name)) != name:
+            problems.append(
+                f"streams.{name}: captures {stream.device}, as {first} does, and a card is opened only once; "
+                f"use dsnoop:{card} in both, each with its channel"
             )
     return problems
 

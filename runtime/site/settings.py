@@ -105,7 +105,11 @@ class StreamSettings(_Strict):
             what = "none is given" if not given else " and ".join(given) + " are given"
             raise ValueError(f"{what}; give one of device, input and input_command")
         kind = given[0]
-        allowed = {"device": {"resample"}, "input": {"resample", "realtime", "loop", "skip_bad"}, "input_command": {"once"}}
+        allowed = {
+            "device": {"resample"},
+            "input": {"resample", "realtime", "loop", "skip_bad"},
+            "input_command": {"once"},
+        }
         for name in ("resample", "realtime", "loop", "skip_bad", "once"):
             if getattr(self, name) and name not in allowed[kind]:
                 raise ValueError(f"{name} is not for {kind}; leave it out")

@@ -24,7 +24,9 @@ EventID = Annotated[str | None, typer.Option(help="Only where this event is the 
 
 @app.command("test")
 @guarded
-def test(config: Config, stream: StreamName = None, by: By = None, note: Note = None, as_json: AsJson = False) -> None:
+def send_test(
+    config: Config, stream: StreamName = None, by: By = None, note: Note = None, as_json: AsJson = False
+) -> None:
     """Send a test alarm and its end through every output.
 
     Marked as a test, under an event ID of its own; the state of the machine stays. While an event is open

@@ -93,7 +93,9 @@ def run(
     config: Annotated[
         Path | None, typer.Option(help="Run the service that this site.toml describes; all else is said there.")
     ] = None,
-    check: Annotated[bool, typer.Option("--check", help="With --config: look everything over, and start nothing.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="With --config: look everything over, and start nothing.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="With --check: machine-readable.")] = False,
 ) -> None:
     """Listen to a machine, score it, raise alarms.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import threading
@@ -15,11 +16,11 @@ from typing import TYPE_CHECKING, Any, TextIO
 import typer
 
 from edgeasd.runtime.errors import InputError
-from edgeasd.toolkit.cli.guard import BAD_INPUT, complain
+from edgeasd.toolkit.cli.guard import BAD_INPUT, INTERRUPTED, complain
 
 if TYPE_CHECKING:
     from edgeasd.runtime.service.service import Service
-    from edgeasd.runtime.site import SiteReport, Site
+    from edgeasd.runtime.site import Site, SiteReport
 
 _POLL_SECONDS = 0.2
 
@@ -49,13 +50,14 @@ def _summary(report: SiteReport) -> str:
 
 def serve(config: Path, sink: Callable[[], Any]) -> None:
     """Run the service until every stream has ended, or SIGTERM or Ctrl-C; `sink` opens where records go."""
+    from edgeasd.runtime.service.finding import tell_nobody
     from edgeasd.runtime.service.records import RecordWriter
     from edgeasd.runtime.service.service import Service, open_site
 
     site = open_site(config)
     with sink() as out:
         writer = None if out is None else RecordWriter(out)
-        service = Service(site, writer.put if writer else lambda record, may_drop: None, complain)
+        service = Service(site, writer.put if writer else tell_nobody, complain)
         service.lost_lines = lambda: 0 if writer is None else writer.lost
         with _signals(service) as asked:
             reason = "error"
@@ -68,6 +70,9 @@ def serve(config: Path, sink: Callable[[], Any]) -> None:
                     writer.close(0.3)
         if not whole:
             complain("a thread had to be left behind; what outputs could not deliver waits in the data folder")
+            sys.stdout.flush()
+            # It may be deep in a library that does not bear the interpreter's end; all files are closed.
+            os._exit(INTERRUPTED if asked.interrupted else 0)
         if writer is not None and writer.failure is not None:
             raise writer.failure
     if asked.interrupted:

@@ -1,0 +1,117 @@
+"""What the tests of the service share: sounds, site files, and services as processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+RATE = 16_000
+Record = dict[str, Any]
+
+
+def write_sound(path: Path, seconds: float, seed: int = 0) -> Path:
+    """Clicks over noise, so that scores differ from segment to segment."""
+    rng = np.random.default_rng(seed)
+    sound = rng.standard_normal(int(seconds * RATE)) * 600
+    for at in range(0, len(sound), 7000):
+        sound[at : at + 300] += rng.standard_normal(len(sound[at : at + 300])) * 6000
+    soundfile.write(path, sound.clip(-32768, 32767).astype("<i2"), RATE, subtype="PCM_16")
+    return path
+
+
+class Site:
+    """A folder with a site file, and services on it."""
+
+    def __init__(self, folder: Path, bundle: Path) -> None:
+        self.folder, self.bundle = folder, bundle
+        self.file, self.data, self.records_file = folder / "site.toml", folder / "data", folder / "records.jsonl"
+        self.processes: list[subprocess.Popen[str]] = []
+
+    def write(self, *streams: str, top: str = "") -> None:
+        """A stream a, b, … for each text, which says its source and more; `top` goes before them."""
+        text = f'site = "plant"\n{top}\n'
+        for name, more in zip("abcdefgh", streams, strict=False):
+            given = "" if "bundle =" in more else f'bundle = "{self.bundle}"\n'
+            identity = "" if "id =" in more else f'id = "{name}"\n'
+            text += f"[streams.{name}]\n{given}{identity}{more}\n"
+        self.file.write_text(text, "utf-8")
+
+    def start(self, **environment: str) -> subprocess.Popen[str]:
+        """The service as a process, its records in `records_file`; waits until it scores or has ended."""
+        known = self.records("start")
+        command = [
+            sys.executable,
+            "-m",
+            "edgeasd",
+            "run",
+            "--config",
+            str(self.file),
+            "--jsonl",
+            str(self.records_file),
+        ]
+        kept = {k: v for k, v in os.environ.items() if not k.startswith("EDGEASD_")}
+        process = subprocess.Popen(
+            command,
+            cwd=self.folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**kept, **environment},
+        )
+        self.processes.append(process)
+        self.until(lambda: len(self.records("start")) > len(known) or process.poll() is not None)
+        return process
+
+    def end(self, process: subprocess.Popen[str], number: int = signal.SIGTERM) -> tuple[float, str]:
+        """Signal the service; seconds that its end took, and what it said on standard error."""
+        began = time.monotonic()
+        process.send_signal(number)
+        _, said = process.communicate(timeout=20)
+        return time.monotonic() - began, said
+
+    def until(self, holds: Callable[[], Any], seconds: float = 20.0) -> Any:
+        """Wait for `holds`."""
+        end = time.monotonic() + seconds
+        while not (found := holds()):
+            assert time.monotonic() < end, "waited in vain"
+            time.sleep(0.05)
+        return found
+
+    def records(self, kind: str | None = None) -> list[Record]:
+        """Whole lines of the records so far."""
+        if not self.records_file.exists():
+            return []
+        lines = self.records_file.read_text("utf-8").split("\n")[:-1]
+        return [one for one in map(json.loads, lines) if kind in (None, one["type"])]
+
+    def command(self, *arguments: object) -> subprocess.CompletedProcess[str]:
+        """Another command of edgeasd."""
+        command = [sys.executable, "-m", "edgeasd", *map(str, arguments)]
+        return subprocess.run(command, cwd=self.folder, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.fixture
+def site(tmp_path: Path, small_bundle: Path) -> Iterator[Site]:
+    made = Site(tmp_path, small_bundle)
+    yield made
+    for process in made.processes:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+@pytest.fixture(scope="session")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """30 s of sound."""
+    return write_sound(tmp_path_factory.mktemp("sound") / "sound.wav", 30.0)

@@ -1,0 +1,388 @@
+"""Parts of the service by themselves: overload, patience, the command socket, systemd, the view."""
+
+from __future__ import annotations
+
+import io
+import json
+import socket
+import sys
+import threading
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from edgeasd.runtime.errors import DeviceError, InputError
+from edgeasd.runtime.scorer import Scorer
+from edgeasd.runtime.service import Service, SiteState, StreamState, ask
+from edgeasd.runtime.service import patient as patient_module
+from edgeasd.runtime.service.boot import booted_anew
+from edgeasd.runtime.service.control import ControlSocket
+from edgeasd.runtime.service.latency import Latencies
+from edgeasd.runtime.service.notify import Notifier
+from edgeasd.runtime.service.overload import MOST, Overload
+from edgeasd.runtime.service.patient import PatientSource
+from edgeasd.runtime.service.records import RecordWriter
+from edgeasd.runtime.service.view import SiteView
+from edgeasd.runtime.site import read_site
+
+pytestmark = pytest.mark.core
+
+
+# What is left out
+
+
+def drive(load: list[float]) -> tuple[list[float], list[int]]:
+    """Sound that waits and the share that is scored, every tenth of a second, under `load` (1: just kept up with)."""
+    overload, behind, waited, shares = Overload(0.0), 0.0, [], []
+    for step, demand in enumerate(load):
+        work = behind + 0.1
+        cost = demand / overload.keep_every  # seconds of work for a second of sound
+        done = work if work * cost <= 0.1 else 0.1 / cost
+        behind = work - done
+        overload.update(behind, done * cost, 0.1 * (step + 1))
+        waited.append(behind)
+        shares.append(overload.keep_every)
+    return waited, shares
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.floats(1.05, 20.0), st.integers(100, 400))
+def test_more_is_left_out_until_scoring_keeps_up_and_all_is_scored_again_when_it_can(load: float, steps: int) -> None:
+    waited, shares = drive([load] * steps + [0.3] * 3000)
+    assert max(waited) < 30.0
+    assert shares[-1] == 1
+    assert max(shares) <= 2 * 2 ** np.ceil(np.log2(load))
+    assert all(two in (one, 2 * one, one // 2) for one, two in pairwise([1, *shares]))
+
+
+def test_nothing_is_left_out_where_scoring_keeps_up_and_never_all() -> None:
+    assert set(drive([0.95] * 1000)[1]) == {1}
+    assert max(drive([1000.0] * 1000)[1]) == MOST
+
+
+def test_a_steady_overload_does_not_make_it_swing() -> None:
+    _, shares = drive([1.5] * 3000)
+    changes = sum(one != two for one, two in pairwise(shares))
+    assert changes <= 1
+
+
+def test_percentiles_are_those_of_the_latest() -> None:
+    latencies = Latencies()
+    assert latencies.percentiles() is None
+    for value in [99.0] * 50 + [i / 1000 for i in range(2000)]:
+        latencies.add(value)
+    assert latencies.percentiles() == {"p50": 1.0, "p95": 1.9, "p99": 1.98}
+
+
+# Sources that are not there
+
+
+class Silence:
+    name, sample_rate, live, overruns = "silence", 16_000, True, 3
+
+    def __init__(self) -> None:
+        self.closed = False
+
+    def read(self) -> Any:
+        return None if self.closed else np.zeros(512, np.float32)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_a_source_that_is_not_there_is_opened_when_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patient_module, "FIRST_PAUSE", 0.01)
+    tries = []
+
+    def open_it() -> Silence:
+        tries.append(1)
+        if len(tries) < 4:
+            raise DeviceError("hw:7: not there")
+        return Silence()
+
+    source = PatientSource(open_it, name="hw:7", sample_rate=16_000, live=True, retry=True)
+    assert (source.state, source.name) == ("opening", "hw:7")
+    assert source.read().size == 512  # type: ignore[union-attr]
+    assert (len(tries), source.state, source.name, source.overruns, source.reason) == (4, "open", "silence", 3, "")
+    source.close()
+    assert source.read() is None
+    once = PatientSource(
+        lambda: open_it() if len(tries) < 4 else (_ for _ in ()).throw(InputError("x: no file")),
+        name="x",
+        sample_rate=16_000,
+        live=False,
+        retry=False,
+    )
+    with pytest.raises(InputError, match="no file"):
+        once.read()
+
+
+def test_closing_ends_the_wait_for_a_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    def open_it() -> Silence:
+        raise DeviceError("hw:7: not there")
+
+    source = PatientSource(open_it, name="hw:7", sample_rate=16_000, live=True, retry=True)
+    thread = threading.Thread(target=source.read)
+    thread.start()
+    time.sleep(0.05)
+    assert source.reason == "hw:7: not there"
+    source.close()
+    thread.join(1.0)
+    assert not thread.is_alive()
+
+
+# Streams together, in this process
+
+
+def run_service(path: Path, until: Any, seconds: float = 30.0) -> tuple[Service, list[dict[str, Any]]]:
+    """A service run until `until(service, records)` or its end."""
+    records: list[dict[str, Any]] = []
+    service = Service(read_site(path), lambda record, may_drop: records.append(record))
+    service.start()
+    try:
+        end = time.monotonic() + seconds
+        while service.poll() and not until(service, records):
+            assert time.monotonic() < end, "waited in vain"
+            time.sleep(0.02)
+    finally:
+        assert service.stop("test")
+    return service, records
+
+
+@pytest.fixture
+def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Sizes of all batches that are scored; `delay[0]` seconds are slept for each segment."""
+    sizes: list[int] = []
+    score = Scorer.score_segments
+
+    def counted(self: Scorer, segments: Any) -> Any:
+        sizes.append(len(segments))
+        return score(self, segments)
+
+    monkeypatch.setattr(Scorer, "score_segments", counted)
+    return sizes
+
+
+def test_streams_of_one_bundle_are_scored_in_common_batches_and_others_apart(
+    site: Any, sound: Path, batches: list[int]
+) -> None:
+    stream = f'input = "{sound}"\n'
+    site.write(stream, stream, stream, f'{stream}engine = "one"', top="[engines.one]\nthreads = 1")
+    service, records = run_service(site.file, lambda *_: False)
+    by_id = {id: [r for r in records if r["type"] == "score" and r["id"] == id] for id in "abcd"}
+    assert len({len(found) for found in by_id.values()}) == 1
+    for one, two in zip(by_id["a"], by_id["d"], strict=True):
+        assert one["clip_score"] == pytest.approx(two["clip_score"], rel=1e-6)
+    assert max(batches) > 3  # more than a stream alone may have of a batch of ten
+    assert [one.state for one in service.state().streams] == ["stopped"] * 4
+
+
+def test_a_bundle_that_cannot_be_loaded_stops_no_other_stream(site: Any, sound: Path) -> None:
+    site.write(f'input = "{sound}"\nloop = true', f'input = "{sound}"\nbundle = "broken"')
+    broken = site.folder / "broken"
+    broken.mkdir()
+    for path in site.bundle.iterdir():
+        (broken / path.name).write_bytes(path.read_bytes())
+    (broken / "head.onnx").write_bytes(b"x")
+    service, _ = run_service(site.file, lambda s, r: s.loaded.is_set() and sum(x["type"] == "score" for x in r) > 20)
+    states = {one.name: one for one in service.state().streams}
+    assert states["b"].state == "failed"
+    assert "head.onnx" in str(states["b"].reason)
+    assert states["a"].segments > 20
+
+
+FAST = """
+import sys, time
+data = open(sys.argv[1], "rb").read()[44:]
+begun = time.monotonic()
+for i in range(200):
+    sys.stdout.buffer.write(data[3200 * (i % 280):][:3200 * 5]); sys.stdout.buffer.flush()
+    time.sleep(max(0, begun + 0.05 * (i + 1) - time.monotonic()))
+"""
+
+
+def test_an_engine_that_is_too_slow_skips_evenly_says_so_and_loses_no_sound(
+    site: Any, sound: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sound at ten times its speed beside an engine that takes 30 ms a segment: half as fast again as it can."""
+    score = Scorer.score_segments
+
+    def slow(self: Scorer, segments: Any) -> Any:
+        time.sleep(0.03 * len(segments))
+        return score(self, segments)
+
+    (site.folder / "fast.py").write_text(FAST, "utf-8")
+    site.write(f"input_command = '{sys.executable} {site.folder / 'fast.py'} {sound}'")
+    site.file.write_text(site.file.read_text("utf-8"), "utf-8")
+    monkeypatch.setattr(Scorer, "score_segments", slow)
+    service, records = run_service(site.file, lambda s, r: sum(x["type"] == "score" for x in r) > 150)
+    state = service.state().streams[0]
+    assert (state.keep_every, state.dropped_seconds) == (2, 0.0)
+    assert state.skipped_segments > 30
+    assert state.state == "degraded" or "one of 2" in str(state.reason) or state.state == "stopped"
+    (said,) = [one for one in records if one["type"] == "overload"]
+    assert (said["keep_every"], said["streams"]) == (2, ["a"])
+    starts = [one["start_sample"] for one in records if one["type"] == "score"]
+    assert set(np.diff(starts)) == {3072, 2 * 3072}
+    assert set(np.diff(starts[-30:])) == {2 * 3072}
+    assert not any(one["type"] == "gap" for one in records)
+
+
+# The command socket and systemd
+
+
+def test_the_command_socket_answers_one_line_and_survives_anything(tmp_path: Path) -> None:
+    deep = tmp_path / ("d" * 100) / ("e" * 100)
+    deep.mkdir(parents=True)
+
+    def answer(request: dict[str, Any]) -> Any:
+        if "bad" in request:
+            raise InputError("that is bad")
+        return request["number"] + 1
+
+    server = ControlSocket(deep, answer)
+    server.start()
+    try:
+        assert ask(deep, {"number": 1}) == 2
+        with pytest.raises(InputError, match="that is bad"):
+            ask(deep, {"bad": 1})
+        with pytest.raises(InputError, match="KeyError in the service"):
+            ask(deep, {})
+
+        @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.differing_executors])
+        @given(st.binary(max_size=200))
+        def anything(data: bytes) -> None:
+            with socket.socket(socket.AF_UNIX) as visitor:
+                visitor.settimeout(5.0)
+                visitor.connect(f"/proc/self/cwd/{server_path}")
+                visitor.sendall(data + b"\n")
+                reply = json.loads(visitor.recv(65536))
+                assert reply["ok"] is False
+
+        server_path = Path("edgeasd.sock")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(deep)
+            anything()
+        assert ask(deep, {"number": 2}) == 3
+    finally:
+        server.close()
+    assert ask(deep, {"number": 1}) is None
+
+
+def test_systemd_is_told_over_paths_and_abstract_names_and_nobody_where_it_is_not_there(tmp_path: Path) -> None:
+    for name in (str(tmp_path / "n"), "@edgeasd-test-notify"):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as heard:
+            heard.bind("\0" + name[1:] if name.startswith("@") else name)
+            notifier = Notifier({"NOTIFY_SOCKET": name, "WATCHDOG_USEC": "2000000"})
+            notifier.ready("one\ntwo")
+            assert heard.recv(100) == b"READY=1\nSTATUS=one two"
+            assert notifier.interval == 1.0
+            for now in (10.0, 10.2, 10.6):
+                notifier.alive(now)
+            heard.setblocking(False)
+            assert [heard.recv(100), heard.recv(100)] == [b"WATCHDOG=1"] * 2
+            with pytest.raises(BlockingIOError):
+                heard.recv(100)
+    Notifier({}).ready("nobody")
+    Notifier({"NOTIFY_SOCKET": "/no/such/socket"}).stopping()
+    assert Notifier({"WATCHDOG_USEC": "2000000", "WATCHDOG_PID": "1"}).interval is None
+
+
+def test_a_boot_is_noticed_once(tmp_path: Path) -> None:
+    source = tmp_path / "boot"
+    source.write_text("one\n")
+    assert [booted_anew(tmp_path, source), booted_anew(tmp_path, source)] == [True, False]
+    source.write_text("two\n")
+    assert [booted_anew(tmp_path, source), booted_anew(tmp_path, source)] == [True, False]
+
+
+def test_a_reader_that_stops_reading_costs_lines_and_nothing_else() -> None:
+    class Stuck(io.StringIO):
+        def write(self, text: str) -> int:
+            time.sleep(3600)
+            return 0
+
+    writer = RecordWriter(Stuck())
+    began = time.monotonic()
+    for number in range(12_000):
+        writer.put({"n": number})
+    assert 1900 < writer.lost <= 2000
+    writer.close(0.1)
+    assert time.monotonic() - began < 2.0
+
+
+# What a person sees
+
+
+def stream_state(name: str, **changes: Any) -> StreamState:
+    base: dict[str, Any] = {
+        "name": name,
+        "machine": "valve",
+        "id": "00",
+        "state": "running",
+        "reason": None,
+        "source": "hw:1",
+        "engine": "e",
+        "accelerator": "cpu",
+        "precision": "fp32",
+        "level_dbfs": -30.0,
+        "clip_score": 0.1,
+        "complete": True,
+        "threshold": 0.2,
+        "trace": [0.1, 0.2],
+        "sick": False,
+        "health": (),
+        "alarm": "normal",
+        "event": None,
+        "maintenance": False,
+        "snoozed": False,
+        "segments": 5,
+        "skipped_segments": 0,
+        "keep_every": 1,
+        "waiting_seconds": 0.0,
+        "dropped_seconds": 0.0,
+        "overruns": 0,
+        "latency_seconds": {"p50": 0.04, "p95": 0.05, "p99": 0.06},
+    }
+    return StreamState(**{**base, **changes})
+
+
+def test_plain_lines_say_changes_at_once_and_figures_now_and_then() -> None:
+    out = io.StringIO()
+    view = SiteView(out)
+    calm = SiteState("plant", 1.0, [stream_state("a"), stream_state("b")])
+    for now in (100.0, 101.0, 102.0):
+        view.draw(calm, now)
+    assert out.getvalue().count("\n") == 2
+    sick = stream_state("b", alarm="alarm", sick=True, health=("silence",), dropped_seconds=1.5, skipped_segments=7)
+    view.draw(SiteState("plant", 1.0, [stream_state("a"), sick]), 103.0)
+    last = out.getvalue().splitlines()[-1]
+    assert out.getvalue().count("\n") == 3
+    for part in ("b ", "ALARM", "SICK silence", "1.5 s lost", "7 skipped", "40/60 ms", "0.100 / 0.200"):
+        assert part in last
+    view.draw(calm, 111.0)
+    assert out.getvalue().count("\n") == 5
+    assert "\x1b" not in out.getvalue()
+
+
+def test_a_terminal_is_redrawn_in_place_and_no_line_is_wider_or_beyond_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("LINES", "6")
+    out = io.StringIO()
+    view = SiteView(out, live=True)
+    failed = stream_state("c", state="failed", reason="hw:7: \x1b[31m not there", clip_score=None, threshold=None)
+    many = SiteState("plant", 1.0, [stream_state("a"), failed, *(stream_state(f"s{i}") for i in range(9))])
+    view.draw(many, 1.0)
+    first = out.getvalue()
+    assert first.count("\n") == 5
+    assert "8 more streams" in first
+    assert all(len(line.replace("\x1b[K", "").replace("\x1b[J", "").strip("\r")) < 60 for line in first.split("\n"))
+    assert "\x1b[31m" not in first
+    view.draw(many, 2.0)
+    assert out.getvalue()[len(first) :].startswith("\x1b[5A")

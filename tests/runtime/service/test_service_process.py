@@ -1,0 +1,227 @@
+"""The service as a process: the scores of `score --live`, signals, systemd, commands, kills."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import socket
+import sqlite3
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.core
+
+FORKER = Path(__file__).with_name("service_forker.py")
+
+
+def scores(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{k: v for k, v in one.items() if k not in ("file", "id")} for one in records if one["type"] == "score"]
+
+
+def test_a_file_gives_the_records_of_score_live_and_then_the_service_ends(site: Any, sound: Path) -> None:
+    site.write(f'input = "{sound}"')
+    process = site.start()
+    out, said = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    assert "stopped: end of sound" in out
+    live = site.command("score", site.bundle, sound, "--live")
+    theirs = scores([json.loads(line) for line in live.stdout.splitlines()])
+    ours = scores(site.records())
+    assert len(ours) == len(theirs) > 100
+    for one, two in zip(ours, theirs, strict=True):
+        assert one.keys() == two.keys()
+        assert one == {k: pytest.approx(v, rel=1e-6) if isinstance(v, float) else v for k, v in two.items()}
+    assert site.records()[-1]["reason"] == "end of sound"
+
+
+def test_sigterm_ends_within_two_seconds_with_everything_written_and_systemd_told(site: Any, sound: Path) -> None:
+    heard = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    heard.bind(str(site.folder / "notify"))
+    heard.setblocking(False)
+    good = f'input = "{sound}"\nrealtime = true\nloop = true\n'
+    log = '[outputs.log]\ntype = "jsonl"\npath = "log.jsonl"\n'
+    site.write(f'input = "{sound}"\nloop = true', good, 'input_command = "/bin/false"', good + log)
+    process = site.start(NOTIFY_SOCKET=str(site.folder / "notify"), WATCHDOG_USEC="400000")
+    site.until(lambda: len(site.records("score")) > 50)
+    time.sleep(1.0)
+    took, said = site.end(process)
+    assert process.returncode == 0, said
+    assert took < 2.0
+    told = []
+    while True:
+        try:
+            told.append(heard.recv(1000).decode())
+        except BlockingIOError:
+            break
+    assert told[0] == "READY=1\nSTATUS=plant: 4 streams"
+    assert told[-1] == "STOPPING=1"
+    assert told.count("WATCHDOG=1") >= 3
+    ends = site.records("end")
+    assert {one["id"]: one["reason"] for one in ends}["a"] == "SIGTERM"
+    assert len(ends) == 4
+    # The failing command stopped nobody, and its reason was said.
+    stops = [json.loads(line) for line in (site.data / "log.jsonl").read_text("utf-8").splitlines()]
+    assert [one["kind"] for one in stops if one["machine"] is None] == ["start", "stop"]
+    assert {one["id"] for one in stops if one["kind"] == "stop"} == {"a", "b", "c", "d", None}
+    with sqlite3.connect(site.data / "events.db") as store:
+        found = store.execute("SELECT count(*) FROM scores").fetchone()[0]
+    assert found > 50
+    assert not (site.data / "edgeasd.sock").exists()
+
+
+def test_sighup_changes_what_it_says_and_loses_no_sound(site: Any, sound: Path) -> None:
+    stream = f'input = "{sound}"\nloop = true\n'
+    site.write(stream, stream)
+    process = site.start()
+    site.until(lambda: len(site.records("score")) > 8)
+    copy = site.folder / "other"
+    copy.mkdir()
+    for path in site.bundle.iterdir():
+        (copy / path.name).write_bytes(path.read_bytes())
+    manifest = json.loads((copy / "manifest.json").read_text("utf-8"))
+    manifest["threshold"]["clip"] = 0.5
+    (copy / "manifest.json").write_text(json.dumps(manifest), "utf-8")
+    site.write(stream + f'bundle = "{copy}"', stream, stream)
+    process.send_signal(signal.SIGHUP)
+    site.until(lambda: any(one["id"] == "a" and one["threshold"] == 0.5 for one in site.records("score")))
+    before = len(site.records("score"))
+    site.file.write_text("site = 3", "utf-8")
+    process.send_signal(signal.SIGHUP)
+    site.until(lambda: len(site.records("score")) > before + 6)
+    _, said = site.end(process)
+    assert "reloaded" in said
+    assert "not reloaded, all goes on as before" in said
+    assert site.records("gap") == []
+    assert {one["id"] for one in site.records("start")} == {"a", "b", "c"}
+    for name in "ab":
+        starts = [one["start_sample"] for one in site.records("score") if one["id"] == name]
+        assert starts == [3072 * i for i in range(len(starts))], name
+    assert [one["dropped_samples"] for one in site.records("end")] == [0, 0, 0]
+
+
+def test_commands_reach_the_running_service_and_else_the_store(site: Any, sound: Path) -> None:
+    log = '[outputs.log]\ntype = "jsonl"\npath = "log.jsonl"\nkinds = ["event"]\n'
+    site.write(f'input = "{sound}"\nrealtime = true\nloop = true\n' + log)
+    process = site.start()
+    mode = stat.S_IMODE(os.stat(site.data / "edgeasd.sock").st_mode)
+    assert mode == 0o600
+    done = site.command("alarm", "test", "--config", site.file, "--by", "anna", "--json")
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert answer["service"] is True
+    assert [one["state"] for one in answer["streams"]["a"]] == ["alarm", "normal"]
+    refused = site.command("run", "--config", site.file)
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert "another edgeasd uses this folder" in refused.stderr
+    site.end(process)
+    done = site.command("alarm", "maintenance", "on", "--config", site.file)
+    assert (done.returncode, done.stdout) == (0, "a: normal -> normal, maintenance_on\n")
+    assert "no service runs" in done.stderr
+    said = [json.loads(line)["body"] for line in (site.data / "log.jsonl").read_text("utf-8").splitlines()]
+    assert [one["sequence"] for one in said] == list(range(1, len(said) + 1))
+    assert [one["by"] for one in said if one["test"]] == ["anna", "anna"]
+    assert said[-1]["maintenance"] is True
+    wrong = site.command("alarm", "ack", "--config", site.file, "--stream", "pumpe")
+    assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
+
+
+# Kills
+
+
+def kill_at_random(site: Any, count: int) -> None:
+    """Kill services at random instants, and look over after each what they have left."""
+    chance = random.Random(7)
+    forker = subprocess.Popen(
+        [sys.executable, str(FORKER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=site.folder
+    )
+    assert forker.stdin is not None
+    assert forker.stdout is not None
+
+    def fork() -> int:
+        assert forker.stdin is not None
+        assert forker.stdout is not None
+        forker.stdin.write(f"{site.file}\n")
+        forker.stdin.flush()
+        return int(forker.stdout.readline())
+
+    committed: list[tuple[Any, ...]] = []
+    try:
+        for number in range(count):
+            child = fork()
+            time.sleep(0.35 + 0.9 * chance.random())
+            os.kill(child, signal.SIGKILL)
+            assert forker.stdout.readline() == "gone\n"
+            committed = look_over(site, committed)
+            assert number < 3 or committed
+        child = fork()
+        time.sleep(1.0)
+        os.kill(child, signal.SIGTERM)
+        assert forker.stdout.readline() == "gone\n"
+    finally:
+        forker.stdin.close()
+        forker.wait(10)
+        forker.stdout.close()
+    committed = look_over(site, committed)
+    assert len(committed) > 5 * count
+    received = [json.loads(line) for line in (site.data / "log.jsonl").read_text("utf-8").splitlines()]
+    for id in "ab":
+        theirs = [one["body"] for one in received if one["kind"] == "event" and one["id"] == id]
+        ours = [json.loads(message) for key, _, message in committed if key == id]
+        first: dict[int, Any] = {}
+        for body in theirs:
+            # A resend is the same message, and says so by its number.
+            assert first.setdefault(body["sequence"], body) == body
+        assert list(first) == sorted(first), "out of order"
+        assert list(first.values()) == ours
+
+
+def look_over(site: Any, before: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """All transitions, each once and without a hole, those of `before` among them; the file sound."""
+    if not (site.data / "events.db").exists():
+        return before
+    store = sqlite3.connect(site.data / "events.db")
+    try:
+        assert store.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        query = "SELECT id, sequence, message FROM transitions JOIN machines ON key = transitions.machine "
+        found = store.execute(query + "ORDER BY id, sequence").fetchall()
+        states = dict(store.execute("SELECT id, snapshot FROM states JOIN machines ON key = states.machine").fetchall())
+    except sqlite3.OperationalError:
+        # Killed before the tables were made.
+        return before
+    finally:
+        store.close()
+    for id in {key for key, _, _ in found}:
+        numbers = [sequence for key, sequence, _ in found if key == id]
+        assert numbers == list(range(1, len(numbers) + 1))
+        assert json.loads(states[id])["sequence"] == numbers[-1]
+    assert set(before) <= set(found)
+    return found
+
+
+def write_restless_site(site: Any, sound: Path) -> None:
+    """Two streams whose alarms come and go at every few scores."""
+    alarm = (
+        "[streams.{}.alarm]\non = 0.2\nhysteresis = 0.0\nwarning_margin = 0.0\ncooldown_seconds = 0.0\nk = 1\nn = 1\n"
+    )
+    stream = f'input = "{sound}"\nloop = true\n'
+    log = '[outputs.log]\ntype = "jsonl"\npath = "log.jsonl"\nkinds = ["event"]\n'
+    site.write(stream + alarm.format("a"), stream + alarm.format("b") + log)
+
+
+def test_each_committed_event_is_there_once_and_said_at_least_once_after_ten_kills(site: Any, sound: Path) -> None:
+    write_restless_site(site, sound)
+    kill_at_random(site, 10)
+
+
+@pytest.mark.slow
+def test_each_committed_event_is_there_once_after_a_hundred_kills(site: Any, sound: Path) -> None:
+    write_restless_site(site, sound)
+    kill_at_random(site, 100)

@@ -1,0 +1,262 @@
+"""site.toml: one line for whatever is wrong, no traceback, and nothing outside the data folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from edgeasd.runtime.errors import InputError
+from edgeasd.runtime.outputs.settings import JsonlSettings
+from edgeasd.runtime.site import Site, check_site, parse_site
+from edgeasd.runtime.site.schema import schema_text
+
+pytestmark = pytest.mark.core
+
+BUNDLE = Path(__file__).parents[2] / "data" / "valve-id_00"
+STREAM = f'[streams.pump]\nbundle = "{BUNDLE}"\ndevice = "hw:1"\n'
+
+
+def parsed(text: str, folder: Path) -> Site:
+    return parse_site(text.encode(), folder / "site.toml")
+
+
+def refused(text: str, folder: Path) -> str:
+    with pytest.raises(InputError) as found:
+        parsed(text, folder)
+    said = str(found.value)
+    assert "\n" not in said
+    assert said.startswith(str(folder / "site.toml"))
+    return said
+
+
+def test_a_short_file_is_enough_and_its_alarms_are_those_of_a_service(tmp_path: Path) -> None:
+    site = parsed('site = "plant"\n' + STREAM, tmp_path)
+    assert site.data == tmp_path / "data"
+    stream = site.streams["pump"]
+    assert (stream.live, stream.drops, stream.alarm.cooldown_seconds) == (True, True, 60.0)
+    changed = parsed('site = "plant"\n' + STREAM + "[streams.pump.alarm]\nk = 2\nn = 5", tmp_path).streams["pump"].alarm
+    assert (changed.k, changed.n, changed.cooldown_seconds, changed.gap_clears) == (2, 5, 60.0, False)
+
+
+def test_relative_paths_begin_at_the_site_file_and_those_of_outputs_in_the_data_folder(tmp_path: Path) -> None:
+    text = 'site = "p"\ndata = "d"\n[streams.a]\nbundle = "b"\ninput = "x.wav"\n[outputs.log]\ntype = "jsonl"\npath = "l.jsonl"\n'
+    text += '[outputs.hook]\ntype = "webhook"\nurl = "https://h/"\nsecret_file = "key"\n'
+    site = parsed(text, tmp_path)
+    assert site.streams["a"].bundle == str(tmp_path / "b")
+    assert site.streams["a"].input == str(tmp_path / "x.wav")
+    assert site.outputs["log"].path == str(tmp_path / "d" / "l.jsonl")  # type: ignore[union-attr]
+    assert site.outputs["hook"].secret_file == str(tmp_path / "key")  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (STREAM, "site: is missing"),
+        ('site = "p"', "streams: is missing"),
+        ('sit = "p"\n' + STREAM, "sit: unknown; did you mean site?"),
+        ('site = "p"\n' + STREAM.replace("bundle", "bundel"), "streams.pump.bundel: unknown; did you mean bundle?"),
+        (
+            'site = "p"\n' + STREAM + "[streams.pump.alarm]\ncooldwn_seconds = 1",
+            "streams.pump.alarm.cooldwn_seconds: unknown; did you mean cooldown_seconds?",
+        ),
+        (
+            'site = "p"\n' + STREAM + "[streams.pump.health.level]\nlow_db = 1",
+            "streams.pump.health.level.low_db: unknown; did you mean low_dbfs?",
+        ),
+        (
+            'site = "p"\n[engines.e]\nprecison = "fp32"\n' + STREAM,
+            "engines.e.precison: unknown; did you mean precision?",
+        ),
+        ('site = "p"\n' + STREAM + 'engine = "gpu"', "streams.pump.engine 'gpu': no such table in engines (none)"),
+        ('site = "p"\n' + STREAM + 'input = "x"', "device and input are given"),
+        ('site = "p"\n' + STREAM + "realtime = true", "realtime is not for device"),
+        ('site = "p"\n' + STREAM.replace('device = "hw:1"', 'input = "-"'), "no standard input"),
+        ('site = "p"\n' + STREAM + "enabled = false", "no stream is enabled"),
+        ('site = "p"\n' + STREAM + '[outputs.x]\ntype = "mqt"', "did you mean mqtt?"),
+        (
+            'site = "p"\n' + STREAM + '[outputs.x]\ntype = "mqtt"\nurl = "mqtt://u:pw@h"',
+            "give them by file or environment",
+        ),
+        ('site = "p"\ndata = "."\n' + STREAM, "holds the site file itself"),
+        ('site = "p"\ndata = "/"\n' + STREAM, "holds the site file itself"),
+        ("site = ", "not TOML"),
+        ("a = " + 1200 * "[", "not TOML"),
+    ],
+)
+def test_what_is_wrong_is_one_line_with_the_way_out(text: str, says: str, tmp_path: Path) -> None:
+    said = refused(text, tmp_path)
+    assert says in said
+    assert "pw@" not in said
+
+
+@pytest.mark.parametrize("path", ["../x.jsonl", "/tmp/x.jsonl", "a/../../x", "events.db", "queues/x", "link/x", "."])
+def test_an_output_file_stays_in_the_data_folder_and_away_from_what_the_service_keeps(
+    path: str, tmp_path: Path
+) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "link").symlink_to(tmp_path)
+    said = refused(f'site = "p"\n{STREAM}[outputs.log]\ntype = "jsonl"\npath = "{path}"', tmp_path)
+    assert "outputs.log.path" in said
+
+
+def test_two_outputs_do_not_write_to_one_file(tmp_path: Path) -> None:
+    log = 'type = "jsonl"\npath = "x"\n'
+    assert "path of its own" in refused(f'site = "p"\n{STREAM}[outputs.a]\n{log}[outputs.b]\n{log}', tmp_path)
+
+
+def test_the_check_names_every_problem_and_writes_nothing(tmp_path: Path) -> None:
+    text = f'site = "p"\n[streams.a]\nbundle = "{BUNDLE}"\ninput = "absent.wav"\n'
+    text += f'[streams.b]\nbundle = "{BUNDLE}"\ndevice = "hw:1"\n[streams.c]\nbundle = "{BUNDLE}"\ndevice = "hw:2"\n'
+    text += '[streams.d]\nbundle = "absent"\ndevice = "hw:3"\n'
+    text += '[outputs.hook]\ntype = "webhook"\nurl = "https://h/"\nsecret_env = "EDGEASD_TEST_ABSENT"\n'
+    report = check_site(parsed(text, tmp_path))
+    assert [one.name for one in report.streams] == ["b", "c"]
+    assert report.streams[0].threshold == pytest.approx(0.0401663)
+    found = "\n".join(report.problems)
+    for says in (
+        "absent.wav: no such file",
+        "streams.c: is machine valve 00, as b is",
+        "streams.d",
+        "EDGEASD_TEST_ABSENT",
+    ):
+        assert says in found
+    assert len(report.problems) == 4
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_schema_in_the_documentation_is_that_of_the_models(repository: Path) -> None:
+    assert (repository / "docs" / "schemas" / "site.json").read_text("utf-8") == schema_text()
+
+
+# Anything at all
+
+_PATHS = st.sampled_from(
+    ["x", "a/b", "../x", "/etc/passwd", "a/../../b", "~/x", "./.", "\\u0000", "data", "events.db", "-"]
+)
+_VALUES = st.one_of(
+    st.integers(), st.floats(), st.booleans(), st.text(max_size=12), _PATHS, st.lists(st.integers(), max_size=2)
+)
+_KEYS = st.one_of(
+    st.sampled_from(
+        [
+            "site",
+            "data",
+            "streams",
+            "outputs",
+            "engines",
+            "engine",
+            "bundle",
+            "device",
+            "input",
+            "input_command",
+            "alarm",
+            "health",
+            "on",
+            "off",
+            "k",
+            "n",
+            "type",
+            "path",
+            "url",
+            "jsonl",
+            "mqtt",
+            "webhook",
+            "retention",
+            "level",
+            "low_dbfs",
+            "sick",
+            "pace",
+            "channel",
+            "mix",
+            "realtime",
+            "loop",
+            "machine",
+            "id",
+        ]
+    ),
+    st.text(max_size=8),
+)
+_TABLES: Any = st.recursive(_VALUES, lambda inner: st.dictionaries(_KEYS, inner, max_size=4), max_leaves=12)
+
+
+def toml(value: Any) -> str:
+    """A value as inline TOML."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(key)} = {toml(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(toml, value)) + "]"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return json.dumps(value) if isinstance(value, str) else repr(value)
+
+
+def look_over(data: bytes, folder: Path) -> None:
+    """Whatever `data` is: a site that stays in its folder, or one line."""
+    said, site = "", None
+    try:
+        site = parse_site(data, folder / "site.toml")
+    except InputError as error:
+        said = str(error)
+    assert said.isprintable()
+    if site is None:
+        return
+    assert not folder.is_relative_to(site.data)
+    for output in site.outputs.values():
+        if isinstance(output, JsonlSettings):
+            assert Path(os.path.realpath(output.path)).is_relative_to(site.data)
+    for problem in check_site(site).problems:
+        assert "\n" not in problem
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    top=st.dictionaries(_KEYS, _TABLES, max_size=4),
+    stream=st.dictionaries(_KEYS, _TABLES, max_size=4),
+    output=st.dictionaries(_KEYS, _TABLES, max_size=3),
+    path=_PATHS,
+)
+def test_tables_of_anything_give_a_site_or_one_line(
+    top: dict[str, Any], stream: dict[str, Any], output: dict[str, Any], path: str, tmp_path: Path
+) -> None:
+    base = {"site": "p", "streams": {"a": {"bundle": path, "input": path, **stream}}}
+    base["outputs"] = {"log": {"type": "jsonl", "path": path, **output}}
+    look_over("\n".join(f"{json.dumps(k)} = {toml(v)}" for k, v in {**base, **top}.items()).encode(), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(junk=st.binary(max_size=60), at=st.integers(0, 400), gone=st.integers(0, 20))
+def test_bytes_of_anything_give_a_site_or_one_line(junk: bytes, at: int, gone: int, tmp_path: Path) -> None:
+    text = f'site = "p"\n{STREAM}[outputs.log]\ntype = "jsonl"\npath = "l.jsonl"\n'.encode()
+    look_over(text[:at] + junk + text[at + gone :], tmp_path)
+
+
+# As a command
+
+
+def edgeasd(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "edgeasd", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_the_command_says_what_would_run_and_refuses_what_would_not(tmp_path: Path) -> None:
+    (tmp_path / "site.toml").write_text('site = "plant"\n' + STREAM, "utf-8")
+    done = edgeasd("run", "--config", "site.toml", "--check", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert (report["streams"][0]["source"], report["problems"]) == ("hw:1", [])
+    done = edgeasd("run", "--config", "site.toml", "--device", "hw:1", cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "--device: is said in the site file" in done.stderr
+    (tmp_path / "site.toml").write_bytes(b"\xff\x00 = {")
+    done = edgeasd("run", "--config", "site.toml", "--check", cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["site.toml"]
