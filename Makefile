@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints/tested.txt
 PYTEST_ARGS ?=
 
+WHEELS := build/tensorrt-wheels
+TENSORRT := 10.3.0 10.16.1.11 11.4.0.106
+
 .PHONY: help demo test test-slow test-all lint format bench clean
 
 help:  ## This list.
@@ -18,6 +21,14 @@ test: $(VENV)/.dev  ## The default test suite.
 
 test-slow: $(VENV)/.dev  ## The tests that take minutes: full ResNet38, whole demo, both sets of versions.
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+# Read, not installed: a test looks up every name we use of TensorRT in the versions we support.
+$(WHEELS): $(VENV)/bin/python
+	@mkdir -p $@.part
+	for version in $(TENSORRT); do \
+	  $(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --no-cache-dir \
+	    --dest $@.part "tensorrt-cu12-bindings==$$version" || exit 1; done
+	@mv $@.part $@
 
 test-all: test test-slow  ## Both.
 

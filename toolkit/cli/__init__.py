@@ -11,6 +11,7 @@ import edgeasd
 from edgeasd.toolkit.cli import (
     alpha,
     bench,
+    build,
     calibrate,
     compare,
     data,
@@ -68,6 +69,7 @@ for _name, _command in (
     ("calibrate", calibrate.calibrate),
     ("triton", triton.triton),
     ("verify", verify.verify),
+    ("build", build.build),
     ("doctor", doctor.doctor),
     ("bench", bench.bench),
     ("score", score.score),

@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 
 from edgeasd.runtime.errors import InputError
+from edgeasd.toolkit.cli.build_missing import build_missing
 from edgeasd.toolkit.cli.options import (
     Accelerator,
+    Build,
     Channel,
     Engine,
+    HeadPlace,
     Mix,
     PrecisionChoice,
     Resample,
@@ -65,7 +68,9 @@ def run(
     resample: Resample = False,
     precision: PrecisionChoice = None,
     engine: Engine = "auto",
-    accelerator: Accelerator = "cpu",
+    accelerator: Accelerator = "auto",
+    head: HeadPlace = "cpu",
+    build: Build = False,
     threads: Threads = None,
     alsa_backend: Annotated[str, typer.Option(help="How to capture: auto, pyalsaaudio or arecord.")] = "auto",
 ) -> None:
@@ -85,6 +90,9 @@ def run(
         raise InputError(f"--pace {pace}: unknown; use {' or '.join(PACES)}")
     with _terminable(), Bundle(find_bundle(bundle, workspace)) as opened:
         rate = opened.manifest.features.sample_rate
+        if build:
+            # Before the source is opened: minutes of sound would not fit into any buffer.
+            build_missing(opened, precision, engine, accelerator, head)
         source = open_source(
             device=device,
             input=input,
@@ -103,7 +111,7 @@ def run(
         # The log comes after the source: a source that is not there leaves no empty file.
         with _json_sink(jsonl) as sink:
             session.start()
-            ended = _listen(session, choice, sink, rate)
+            ended = _listen(session, {**choice, "head": head}, sink, rate)
         if ended["reason"] == END_OF_SOUND:
             _refuse_too_short(ended["samples"], opened.manifest, input)
 

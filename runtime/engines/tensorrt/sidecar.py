@@ -51,6 +51,14 @@ class Sidecar(BaseModel):
     """UTC, ISO 8601."""
     edgeasd: _Word
     """Version of the program that built it."""
+    layers: dict[str, int] = Field(default_factory=dict)
+    """Layers of the engine by precision, from the inspector."""
+    int8: int = 0
+    """Convolutions that were quantised and run as INT8."""
+    not_int8: dict[str, str] = Field(default_factory=dict)
+    """Convolutions that were quantised, with the precision they run in instead."""
+    unclear: list[str] = Field(default_factory=list)
+    """Convolutions that were quantised and that the inspector does not name."""
 
 
 def engine_paths(bundle: Path, precision: str, part: str = "encoder") -> tuple[Path, Path]:
