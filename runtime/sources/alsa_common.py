@@ -17,7 +17,8 @@ STALL_SECONDS = 1.5
 
 FORMATS = {"S16_LE": "s16le", "S24_3LE": "s24le", "S24_LE": "s24in32le", "S32_LE": "s32le", "FLOAT_LE": "f32le"}
 """ALSA's formats in the order in which they are tried, with what they are called in `PcmDecoder`."""
-BITS = {"S16_LE": 16, "S24_3LE": 24, "S24_LE": 24, "S32_LE": 32, "FLOAT_LE": 24}
+BITS = {"S16_LE": 16, "S24_3LE": 24, "S24_LE": 24, "S32_LE": 24, "FLOAT_LE": 24}
+"""Bits of a sample that float32 keeps: no microphone has more than 24."""
 
 
 class Setup(NamedTuple):
