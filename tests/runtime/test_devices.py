@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -78,24 +79,41 @@ def test_cards_come_from_the_kernel_and_names_from_alsa(ground: Path) -> None:
     steps: list[tuple[int, int]] = []
     found, note = find_devices(ground, lambda done, total, _: steps.append((done, total)))
     cards = [one for one in found if one.kind == "card"]
-    assert [(one.name, one.description, one.state) for one in cards] == [("hw:CARD=Device,DEV=0", "USB Microphone", "ok")]
+    assert [(one.name, one.description, one.state) for one in cards] == [
+        ("hw:CARD=Device,DEV=0", "USB Microphone", "ok")
+    ]
     assert "null" in [one.name for one in found if one.kind == "name"]
     assert note == ""
     assert steps[-1] == (len(found), len(found))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may open everything")
+def test_a_card_that_this_user_may_not_open_is_forbidden(ground: Path) -> None:
+    (ground / "dev" / "snd").mkdir(parents=True)
+    (ground / "dev" / "snd" / "pcmC1D0c").touch(0o000)
+    assert [one.state for one in find_devices(ground)[0] if one.kind == "card"] == ["forbidden"]
+
+
+def test_a_forbidden_card_is_not_asked(ground: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (ground / "dev" / "snd").mkdir(parents=True)
+    (ground / "dev" / "snd" / "pcmC1D0c").touch()
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    card = find_devices(ground)[0][0]
+    assert (card.kind, card.state, card.reason) == ("card", "forbidden", "Permission denied")
 
 
 # What hardware answers, and plugins do, by a stand-in for the child.
 @pytest.mark.parametrize(
     ("code", "state", "reason"),
     [
-        ("print('{\"code\": -16, \"reason\": \"Device or resource busy\"}')", "busy", "Device or resource busy"),
-        ("print('{\"code\": -13, \"reason\": \"Permission denied\"}')", "forbidden", "Permission denied"),
+        ('print(\'{"code": -16, "reason": "Device or resource busy"}\')', "busy", "Device or resource busy"),
+        ('print(\'{"code": -13, "reason": "Permission denied"}\')', "forbidden", "Permission denied"),
         ("import os; os.abort()", "refused", "its ALSA plugin crashed (signal 6)"),
         ("import time; time.sleep(60)", "refused", "did not answer in 0.5 s"),
         ("print('{not json'); print([1])", "refused", "did not answer"),
         ("raise SystemExit(1)", "refused", "did not answer"),
         (
-            "print('noise'); print('{\"code\": 0, \"formats\": [\"S16_LE\"], \"rates\": [16000], \"channels\": [1, 2]}')\n"
+            'print(\'noise\'); print(\'{"code": 0, "formats": ["S16_LE"], "rates": [16000], "channels": [1, 2]}\')\n'
             "print('more noise')",
             "ok",
             "",
