@@ -196,6 +196,29 @@ def test_the_queue_shows_the_loss_as_a_gap_of_that_length() -> None:
     capture.stop()
 
 
+def test_a_return_without_lost_time_is_a_gap_all_the_same() -> None:
+    clock = Time()
+
+    class Burst(Scripted):
+        def read(self) -> np.ndarray | None:
+            before = clock.now
+            block = super().read()
+            clock.now = before
+            return block
+
+    source, _ = reopening(clock, [Scripted(clock, 2), Burst(clock, 1)])
+    source._wait = lambda _: False
+    queue = SampleQueue(10_000, "block")
+    capture = Capture(source, queue, 300, clock)
+    capture.start()
+    blocks = []
+    while (block := queue.get()) is not None:
+        blocks.append((block.position, block.samples.size, block.after_loss))
+    capture.stop()
+    assert source.lost_samples == 0
+    assert blocks == [(0, 200, False), (200, 100, True)]
+
+
 # A scripted arecord stands for a microphone that is pulled out: no file PCM can be.
 SETUP = (
     "printf '  format       : S16_LE\\n  channels     : 1\\n  rate         : 16000\\n  buffer_size  : 8192\\n' >&2\n"
