@@ -68,13 +68,13 @@ def open_error(device: str, reason: str) -> DeviceError:
     """The one line for a device that does not open, from ALSA's own words."""
     lower = reason.lower()
     if "no such" in lower or "unknown pcm" in lower:
-        return DeviceError(f"{device}: no such ALSA capture device ({reason}); list the devices with `arecord -L`")
+        return DeviceError(f"{device}: no such ALSA capture device ({reason}); list the devices with `edgeasd devices`")
     if "busy" in lower:
         return DeviceError(f"{device}: in use by another program ({reason}); stop it or share by a dsnoop device")
     if "permission" in lower:
         return DeviceError(f"{device}: {reason}; add this user to the group audio and log in again")
     return DeviceError(
-        f"{device}: cannot be opened ({reason}); {plug_hint(device, 'list the devices with `arecord -L`')}"
+        f"{device}: cannot be opened ({reason}); {plug_hint(device, 'list the devices with `edgeasd devices`')}"
     )
 
 

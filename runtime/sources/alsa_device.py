@@ -47,7 +47,7 @@ def choose_backend(backend: str) -> str:
 def check_name(device: str) -> None:
     """Raise InputError for what can be no device."""
     if not device or "\0" in device:
-        raise InputError(f"{device!r}: not an ALSA device name; list the devices with `arecord -L`")
+        raise InputError(f"{device!r}: not an ALSA device name; list the devices with `edgeasd devices`")
 
 
 class _Negotiation:
