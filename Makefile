@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints/tested.txt
 PYTEST_ARGS ?=
 
+WHEELS := build/tensorrt-wheels
+TENSORRT := 10.3.0 10.16.1.11 11.4.0.106
+
 .PHONY: help demo test test-slow test-all lint format bench clean
 
 help:  ## This list.
@@ -18,6 +21,14 @@ test: $(VENV)/.dev  ## The default test suite.
 
 test-slow: $(VENV)/.dev  ## The tests that take minutes: full ResNet38, whole demo, both sets of versions.
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+# Read, not installed: a test looks up every name we use of TensorRT in the versions we support.
+$(WHEELS): $(VENV)/bin/python
+	@mkdir -p $@.part
+	for version in $(TENSORRT); do \
+	  $(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --no-cache-dir \
+	    --dest $@.part "tensorrt-cu12-bindings==$$version" || exit 1; done
+	@mv $@.part $@
 
 test-all: test test-slow  ## Both.
 
@@ -52,7 +63,9 @@ $(VENV)/.workstation: $(VENV)/bin/python pyproject.toml constraints/tested.txt
 
 # pyalsaaudio is compiled against ALSA's headers; without them its tests skip and say so.
 $(VENV)/.dev: $(VENV)/.workstation
-	$(PIP) -e '.[train,export,cluster,dev]'
+	$(PIP) -e '.[train,export,cluster,serve,tensorrt,check,dev]'
+# Types and a schema to check against; what they say they need (TensorRT itself, older libraries) they do not.
+	$(PIP) --no-deps tensorrt-stubs tritonclient
 	@if [ -e /usr/include/alsa/asoundlib.h ]; then $(PIP) -e '.[mic]'; \
 	else echo "NOTE: no ALSA headers (apt install libasound2-dev), so pyalsaaudio is not tested here"; fi
 	@touch $@

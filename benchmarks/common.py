@@ -1,4 +1,4 @@
-"""What the benchmarks share: timing side by side, the machine line, memory of a process, output."""
+"""What the benchmarks share: the timing and memory of `edgeasd bench`, the machine line, output."""
 
 from __future__ import annotations
 
@@ -8,64 +8,36 @@ import os
 import platform
 import statistics
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from edgeasd.runtime.bench.memory import memory
+from edgeasd.runtime.bench.timing import Ratio, Times, quantile, ratio, side_by_side
+
+__all__ = [
+    "REPOSITORY",
+    "SMALL_BUNDLE",
+    "Ratio",
+    "Times",
+    "machine",
+    "machine_line",
+    "memory",
+    "parser",
+    "quantile",
+    "ratio",
+    "ratio_rows",
+    "report",
+    "say",
+    "side_by_side",
+    "table",
+    "times_json",
+]
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 SMALL_BUNDLE = REPOSITORY / "tests" / "data" / "valve-id_00"
-
-Times = dict[str, list[float]]
-"""Seconds per call, by name; entry i of every list comes from round i."""
-
-
-def side_by_side(functions: Mapping[str, Callable[[], object]], *, rounds: int, calls: int = 1) -> Times:
-    """Time every function in every round, `calls` calls each, after one unmeasured round.
-
-    A shared machine changes its speed from second to second; neighbours in a round see the same
-    machine, so only ratios within a round are worth quoting. The order turns by one each round.
-    """
-    names = list(functions)
-    times: Times = {name: [] for name in names}
-    for index in range(-1, rounds):
-        turn = index % len(names)
-        for name in names[turn:] + names[:turn]:
-            call = functions[name]
-            begun = time.perf_counter()
-            for _ in range(calls):
-                call()
-            if index >= 0:
-                times[name].append((time.perf_counter() - begun) / calls)
-    return times
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """How much longer `name` takes than `base`, and how far single rounds lie apart."""
-
-    name: str
-    base: str
-    of_medians: float
-    low: float
-    """10th percentile of the ratios within a round."""
-    high: float
-    """90th percentile of the ratios within a round."""
-
-
-def ratio(times: Times, name: str, base: str) -> Ratio:
-    """Ratio of the medians, with the spread of the ratios of each round."""
-    each = [a / b for a, b in zip(times[name], times[base], strict=True)]
-    medians = statistics.median(times[name]) / statistics.median(times[base])
-    return Ratio(name, base, medians, quantile(each, 0.1), quantile(each, 0.9))
-
-
-def quantile(values: Sequence[float], share: float) -> float:
-    """The value below which `share` of the sorted values lie (nearest rank)."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
 def machine() -> dict[str, Any]:
@@ -91,16 +63,6 @@ def machine_line(facts: Mapping[str, Any]) -> str:
         f"{facts['cpu']}, {facts['cores']} cores, load {facts['load_at_start']} at start; "
         f"Python {facts['python']}, numpy {facts['numpy']}, onnxruntime {facts['onnxruntime']}"
     )
-
-
-def memory(pid: int | str = "self") -> dict[str, float]:
-    """Resident and peak resident memory of a process in MiB, from /proc/PID/status."""
-    fields = dict(
-        line.split(":", 1)
-        for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
-        if ":" in line
-    )
-    return {name: int(fields[key].split()[0]) / 1024 for name, key in (("resident", "VmRSS"), ("peak", "VmHWM"))}
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -14,6 +14,8 @@ from edgeasd.runtime.errors import BundleError, InputError
 
 DEFAULT = REPOSITORY / "build" / "benchmarks" / "resnet38"
 """Made once and used again by every benchmark; delete it to have it made anew."""
+WITH_VARIANTS = DEFAULT.with_name("resnet38-variants")
+"""The same with fp16 and int8-cpu beside fp32, for `edgeasd bench`."""
 
 
 def add_bundle_options(options: argparse.ArgumentParser, rounds: int) -> None:
@@ -90,6 +92,38 @@ def _make(path: Path) -> None:
     write_bundle(model, path, say)
 
 
+def add_variants(path: Path, target: Path) -> None:
+    """A copy of the bundle `path` with fp16 and int8-cpu, at `target`.
+
+    Ranges are those of its golden segments, and no drift gate judges them: speed and memory do not depend on it.
+    """
+    import shutil
+
+    import onnx
+
+    from edgeasd.calibration.qdq import int8_cpu_graph
+    from edgeasd.calibration.ranges import collect
+    from edgeasd.export.bundle_update import BundleChanges, MadeVariant, tolerance_of, update_bundle
+    from edgeasd.export.fp16 import build_fp16
+    from edgeasd.runtime.engines.onnxruntime import OnnxRuntimeEngine, optimisation_of
+    from edgeasd.runtime.golden import golden_deviation
+    from edgeasd.runtime.scorer import Scorer
+
+    shutil.copytree(path, target)
+    with Bundle(target) as bundle:
+        reference, _ = bundle.open_scorer(precision="fp32", engine="onnxruntime")
+        golden, listed = bundle.golden(), bundle.manifest.precisions["fp32"].file
+        fp32 = onnx.load_from_string(bundle.file(listed).read_bytes())
+    made = []
+    graphs = {"fp16": build_fp16(fp32), "int8-cpu": int8_cpu_graph(fp32, collect(fp32, golden.logmel).ranges("minmax"))}
+    for name, graph in graphs.items():
+        engine = OnnxRuntimeEngine(graph.SerializeToString(), precision=name, optimisation=optimisation_of(name))
+        parts = (reference.features, reference.amplitude, reference.segments, reference.score)
+        measured = golden_deviation(Scorer(engine, reference.head, *parts), golden)
+        made.append(MadeVariant(name, graph, tolerance_of(name, measured), {}))
+    update_bundle(target, (target / "manifest.json").read_bytes(), BundleChanges(variants=made), {})
+
+
 def _randomise_norms(encoder: object, segments: object) -> None:
     """γ from U(0.5, 1.5) (zero-initialised ones leave dead channels), statistics from one pass."""
     import torch
@@ -109,5 +143,10 @@ def _randomise_norms(encoder: object, segments: object) -> None:
 
 if __name__ == "__main__":
     made = full_bundle()
+    if made and "--variants" in sys.argv[1:]:
+        if not WITH_VARIANTS.exists():
+            say("adding fp16 and int8-cpu (once)")
+            add_variants(made, WITH_VARIANTS)
+        made = WITH_VARIANTS
     print(made.relative_to(REPOSITORY) if made else "not made")
     sys.exit(0 if made else 1)

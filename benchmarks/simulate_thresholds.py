@@ -49,7 +49,7 @@ def measured(seconds: float) -> LiveNormals:
     """Live scores of the small bundle on a healthy synthetic valve."""
     samples = render("valve", "00", seconds=seconds, seed=7).astype(np.float32)
     with Bundle(SMALL_BUNDLE) as bundle:
-        scorer, _ = bundle.open_scorer(threads=1)
+        scorer, _ = bundle.open_scorer(engine="onnxruntime", threads=1)
         scores = [s.clip_score for s in Stream(scorer).push(samples) if s.complete]
         settings = bundle.manifest
         return live_normals([Recording(np.array(scores))], settings.features, settings.segments)

@@ -3,8 +3,8 @@
     python benchmarks/variants.py calibrate --clips normal-clips/ [--bundle BUNDLE]
     python benchmarks/variants.py judge bundles/* --data dcase2023_toycar
 
-`calibrate` runs `edgeasd calibrate` on a copy of a bundle (a ResNet38 with random weights by default, which hears the
-clips at a level fitted to them) and shows size, time, peak memory and drift. `judge` scores the test clips of each
+`calibrate` runs `edgeasd calibrate` on a copy of a bundle (a ResNet38 with random weights by default) and shows size,
+time, peak memory and drift. `judge` scores the test clips of each
 bundle's machine ID with every precision it offers: AUC with its interval, the paired change to fp32, rank correlation.
 """
 
@@ -37,11 +37,11 @@ def calibrate(bundle: Path, clips: Path, extra: list[str]) -> dict[str, Any]:
         with Bundle(copy) as opened:
             kind = opened.manifest.machine.type
         words = ["calibrate", "--machine", kind, "--bundle", copy, "--clips", clips, "--workspace", folder, "--json"]
-        # Random weights fit no clips: whether they are of this machine and at which level cannot be told.
-        strange = ["--force", "--refit-amplitude"] if kind == "benchmark" else []
+        # Random weights fit no clips: whether they are of this machine cannot be told.
+        strange = ["--force"] if kind == "benchmark" else []
         command = [sys.executable, "-m", "edgeasd", *map(str, words), *strange, *extra]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-        if done.returncode not in (0, 1):
+        if done.returncode not in (0, 1) or not done.stdout:
             raise SystemExit(done.returncode)
         found: dict[str, Any] = json.loads(done.stdout)
         return found

@@ -18,6 +18,8 @@ import edgeasd
 from edgeasd.calibration.deploy import DeployFit, SegmentOutputs, clip_scores
 from edgeasd.export import encoder_graph
 from edgeasd.export.fp16 import FP16_LIMITS, build_fp16, load_limits
+from edgeasd.export.front_end import measure_front_end
+from edgeasd.export.front_end_graph import FRONT_END, build_front_end
 from edgeasd.export.head_graph import build_head
 from edgeasd.export.parity import EXPORT_LIMITS, LOAD_LIMITS, torch_reference
 from edgeasd.runtime.atomic import atomic_directory, atomic_file, write_bytes, write_json
@@ -83,6 +85,7 @@ def write_bundle(
     path: Path,
     step: Callable[[str], None] = lambda _: None,
     precisions: Sequence[str] = ("fp32",),
+    front_end_sounds: Sequence[Float32Array] | None = None,
 ) -> dict[str, Deviation]:
     """Export `model` to the folder `path`, replacing an older bundle there; returns the deviation of each precision.
 
@@ -90,6 +93,9 @@ def write_bundle(
     beside `path`, opened again the way a device would and compared with torch on all real segments;
     only then it takes its name. Raises CheckFailed, and leaves nothing behind, beyond EXPORT_LIMITS for
     fp32 and FP16_LIMITS for fp16.
+
+    With `front_end_sounds`, clips (n,) float32, the front end is written too and measured on them: see
+    `edgeasd.export.front_end`.
     """
     wanted = ["fp32", *(name for name in PRECISIONS[1:] if name in precisions)]
     if path.exists() and not (path / MANIFEST).is_file():
@@ -99,6 +105,9 @@ def write_bundle(
     with atomic_directory(path, replace=True) as folder:
         step("writing ONNX")
         _write_graphs(model, folder, wanted)
+        if front_end_sounds is not None:
+            front_end = build_front_end(model.features, model.segments.frames)
+            encoder_graph.save(front_end, folder / FRONT_END)
         golden = Golden(*(getattr(reference, name)[:_GOLDEN_IN_BUNDLE] for name in Golden.__slots__))
         write_bytes(folder / "golden.npz", golden.to_bytes())
         write_json(folder / "calibration.json", _calibration(model))
@@ -106,7 +115,13 @@ def write_bundle(
         write_bytes(folder / MANIFEST, dump_manifest(manifest))
         step("checking ONNX against torch")
         found = _check(folder, reference)
-        write_bytes(folder / MANIFEST, dump_manifest(_with_tolerances(manifest, found)))
+        manifest = _with_tolerances(manifest, found)
+        write_bytes(folder / MANIFEST, dump_manifest(manifest))
+        if front_end_sounds is not None:
+            step("measuring the front end")
+            with Bundle(folder) as bundle:
+                measured = measure_front_end(bundle, front_end_sounds)
+            write_bytes(folder / MANIFEST, dump_manifest(manifest.model_copy(update={"front_end": measured})))
         step("moving the bundle into place")
         return found
 

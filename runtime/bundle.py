@@ -9,16 +9,19 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
-from edgeasd.runtime.engines import open_engine
+from edgeasd.runtime.engines import Engine, open_engine
 from edgeasd.runtime.errors import BundleError, InputError
 from edgeasd.runtime.golden import Deviation, Golden, check_golden
 from edgeasd.runtime.manifest import LARGEST_MANIFEST, Manifest, parse_manifest
+from edgeasd.runtime.offer import choose
 from edgeasd.runtime.onnx_guard import inspect_onnx
-from edgeasd.runtime.scorer import Head, Scorer
+from edgeasd.runtime.scorer import Head, HeadFunction, Scorer
 
 MANIFEST = "manifest.json"
+
 _CHUNK = 1 << 20
 _ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError, ValueError, RuntimeError)
 """What zipfile raises for damaged, encrypted (RuntimeError) or unknown data (NotImplementedError, one of these)."""
@@ -27,11 +30,6 @@ _ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError
 def _reason(error: Exception | str) -> str:
     """What a library said, in one line; zipfile quotes whole file names of a damaged directory."""
     return " ".join(str(error).split())[:200]
-
-
-def _instead(usable: list[str], manifest: Manifest) -> str:
-    fresh = [name for name in usable if not manifest.precisions[name].stale]
-    return f"use --precision {fresh[0]} until then" if fresh else "export the bundle again with fp32"
 
 
 def hash_file(path: Path) -> str:
@@ -183,37 +181,45 @@ class Bundle:
         *,
         precision: str | None = None,
         engine: str = "auto",
-        accelerator: str = "cpu",
+        accelerator: str = "auto",
         threads: int | None = None,
         max_batch: int = 10,
+        head: str = "cpu",
     ) -> tuple[Scorer, Deviation]:
         """Verify and load what scoring needs, run the golden segments, return (scorer, their deviation).
 
-        Raises BundleError, DeviceError, or CheckFailed where the golden segments are not reproduced.
+        `engine` and `accelerator` as in `edgeasd.runtime.engines.choice`; `head` is "cpu", or "tensorrt" for an
+        engine of its own. Raises BundleError, InputError, DeviceError (NotBuilt where `edgeasd build` comes
+        first), or CheckFailed where the golden segments are not reproduced.
         """
         manifest = self.manifest
-        usable = [name for name, offer in manifest.precisions.items() if not offer.stale] or list(manifest.precisions)
-        chosen = precision or ("fp32" if "fp32" in usable else usable[0])
-        if chosen not in manifest.precisions:
-            raise InputError(
-                f"--precision {chosen}: {self.path.name} offers {', '.join(manifest.precisions)}; choose one of them"
-            )
+        chosen = choose(manifest, self.path, precision, engine, accelerator, head).precision
         offer = manifest.precisions[chosen]
-        if offer.stale:
-            # Refused and not warned of: values beyond their ranges are clipped, and a clipped fault sounds normal.
-            raise BundleError(
-                f"--precision {chosen}: {self.path.name} needs it to be calibrated again ({_reason(offer.stale)}); "
-                f"{_instead(usable, manifest)}"
+        with ExitStack() as opened:
+            loaded = open_engine(
+                self.file(offer.file),
+                precision=chosen,
+                engine=engine,
+                accelerator=accelerator,
+                threads=threads,
+                max_batch=max_batch,
+                onnx_sha256=manifest.files[offer.file].sha256,
             )
-        head = Head(self.file("head.onnx"))
-        loaded = open_engine(
-            self.file(offer.file),
-            precision=chosen,
-            engine=engine,
-            accelerator=accelerator,
-            threads=threads,
-            max_batch=max_batch,
-        )
-        scorer = Scorer(loaded, head, manifest.features, manifest.amplitude, manifest.segments, manifest.score)
-        found = check_golden(scorer, self.golden(), offer.tolerance, self.path.name)
+            opened.callback(loaded.close)
+            called = self._open_head(head, loaded, max_batch)
+            scorer = Scorer(loaded, called, manifest.features, manifest.amplitude, manifest.segments, manifest.score)
+            opened.callback(scorer.close)
+            found = check_golden(scorer, self.golden(), offer.tolerance, self.path.name)
+            opened.pop_all()
         return scorer, found
+
+    def _open_head(self, head: str, encoder: Engine, max_batch: int) -> HeadFunction:
+        model = self.file("head.onnx")
+        if head == "cpu":
+            return Head(model)
+        from edgeasd.runtime.engines.tensorrt.engine import open_built_head
+
+        sha256 = self.manifest.files["head.onnx"].sha256
+        opened = open_built_head(self.path, encoder.accelerator, onnx_sha256=sha256, max_batch=max_batch)
+        encoder.name += f", head as an engine of its own, {opened.graphs}"
+        return opened

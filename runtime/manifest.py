@@ -22,6 +22,7 @@ from pydantic import (
 
 from edgeasd.runtime.alarm_rule import Threshold
 from edgeasd.runtime.errors import BundleError
+from edgeasd.runtime.health.settings import LevelRange
 from edgeasd.runtime.logmel import Amplitude, FeatureSettings
 from edgeasd.runtime.score import ScoreSettings
 from edgeasd.runtime.segments import SegmentSettings
@@ -88,6 +89,17 @@ class Precision(_Part):
         return (self.recalibrate_reason or "its manifest says so") if self.recalibrate else ""
 
 
+class FrontEnd(_Part):
+    """Log-mel as a graph, for a GPU, and how far it is from the features of the runtime."""
+
+    file: str
+    logmel: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    """Largest |Δ log10| on the clips it was measured with."""
+    score: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    """Largest |Δs| of a segment on them."""
+    clips: Annotated[int, Field(ge=1)]
+
+
 class Network(_Part):
     """Shape of the encoder, for display and for checks."""
 
@@ -112,16 +124,26 @@ class Manifest(_Part):
     score: ScoreSettings
     threshold: Threshold | None
     precisions: Annotated[dict[str, Precision], Field(min_length=1)]
+    front_end: FrontEnd | None = None
     files: dict[str, FileEntry]
     provenance: dict[str, Any] = Field(default_factory=dict)
     metrics: dict[str, Any] = Field(default_factory=dict)
+    level: LevelRange | None = None
+    """Levels at which the machine is expected to be heard, where they were measured; see `edgeasd.runtime.health`."""
+
+    @model_serializer(mode="wrap")
+    def _as_found(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without a level or a front end where there is none: an older manifest is written back as it was."""
+        optional = ("level", "front_end")
+        return {name: value for name, value in dump(self).items() if name not in optional or value is not None}
 
     @model_validator(mode="after")
     def _consistent(self) -> Manifest:
         for name in self.files:
             if not _FILE_NAME.fullmatch(name):
                 raise ValueError(f"files: {name!r} is not a plain file name inside the bundle")
-        for needed in ["head.onnx", "golden.npz", *(p.file for p in self.precisions.values())]:
+        front_end = [] if self.front_end is None else [self.front_end.file]
+        for needed in ["head.onnx", "golden.npz", *front_end, *(p.file for p in self.precisions.values())]:
             if needed not in self.files:
                 raise ValueError(f"files: {needed!r} is used but not listed with its hash")
         if self.status == "calibrated" and self.threshold is None:

@@ -87,5 +87,8 @@ class Scorer:
         return self.score_segments(waiting[0][None] if len(waiting) == 1 else np.stack(waiting))
 
     def close(self) -> None:
-        """Free the engine."""
+        """Free the engine, and a head that has something to free."""
         self.engine.close()
+        close = getattr(self.head, "close", None)
+        if close is not None:
+            close()

@@ -28,6 +28,13 @@ def default_threads() -> int:
     return len(os.sched_getaffinity(0))
 
 
+def has_cuda() -> bool:
+    """Whether this ONNX Runtime lists the CUDA provider. Only loading a session proves that it works."""
+    import onnxruntime as ort
+
+    return _PROVIDERS["cuda"] in ort.get_available_providers()
+
+
 def optimisation_for(model_bytes: int) -> str:
     """ "all" for small models, "extended" for large ones.
 

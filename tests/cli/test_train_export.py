@@ -171,6 +171,34 @@ def test_export_leaves_a_bundle_that_verifies_as_folder_and_zip(home: Path, expo
     assert str(home) not in (home / "bundles" / "valve-id_00" / "manifest.json").read_text()
 
 
+def test_a_front_end_is_exported_with_its_deviation_on_clips(
+    home: Path, exported: dict[str, Any], tmp_path: Path
+) -> None:
+    wanted = ("--id", "00", "--output", tmp_path / "valve", "--front-end", "data/valve/00/normal")
+    done = edgeasd("export", "--machine", "valve", *wanted, "--json", cwd=home)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)["front_end"]
+    assert told == json.loads((tmp_path / "valve" / "manifest.json").read_text())["front_end"]
+    assert told["file"] == "frontend.onnx"
+    assert 1 <= told["clips"] <= 10
+    assert 0 < told["logmel"] < 1e-3
+    assert edgeasd("verify", tmp_path / "valve", cwd=home).returncode == 0
+
+
+def test_export_serves_what_it_has_just_written(
+    home: Path, trained: subprocess.CompletedProcess[str], tmp_path: Path
+) -> None:
+    options = ("--machine", "valve", "--id", "00", "--output", tmp_path / "b", "--triton", tmp_path / "m", "--json")
+    done = edgeasd("export", *options, cwd=home)
+    assert done.returncode == 0, done.stderr
+    bundle, model = map(json.loads, done.stdout.splitlines())
+    assert bundle["bundle"] == str(tmp_path / "b")
+    assert (model["repository"], model["name"], model["version"]) == (str(tmp_path / "m"), "valve-id_00", 1)
+    assert (tmp_path / "m" / "valve-id_00__encoder" / "1" / "model.onnx").read_bytes() == (
+        tmp_path / "b" / "encoder.fp32.onnx"
+    ).read_bytes()
+
+
 def test_fp16_is_chosen_by_name_and_said_to_be_in_use(home: Path, exported: dict[str, Any]) -> None:
     deviation = exported["export"]["deviation_of"]["fp16"]
     assert exported["export"]["deviation"]["z"] < deviation["z"] < 3e-2
@@ -347,7 +375,10 @@ def test_export_refuses_what_it_cannot_do(home: Path, exported: dict[str, Any], 
         (["--precision", "int8-cpu", "--clips", "data/valve/00/normal"], "normal: 10 normal clips are too few"),
         (["--output", "mine"], "mine: is there and is not a bundle; move it away or choose another --output"),
         (["--clips", "nowhere"], "--clips nowhere: not a folder"),
+        (["--triton", "data"], "data: holds something else than our models"),
         (["--clips", tmp_path], "a.wav: "),
+        (["--front-end", "nowhere"], "--front-end nowhere: not a folder"),
+        (["--front-end", tmp_path], "a.wav: 16000 samples, a segment takes 131584"),
     ):
         done = edgeasd("export", "--machine", "valve", *options, cwd=home)
         assert done.returncode == 2, done.stderr

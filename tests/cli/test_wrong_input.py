@@ -264,7 +264,7 @@ def test_no_such_sound_device_is_exit_3(place: Path, small_bundle: Path, device:
 @pytest.mark.parametrize(
     ("options", "code", "patterns"),
     [
-        (("--engine", "tensorrt"), 3, ("--engine tensorrt", "use --engine onnxruntime")),
+        (("--engine", "tensorrt"), 3, ("--engine tensorrt", "`edgeasd doctor`")),
         (("--engine", "magic"), 2, ("--engine magic: unknown", "auto, onnxruntime, tensorrt")),
         (("--accelerator", "cuda"), 3, ("--accelerator cuda", "--accelerator cpu")),
         (("--accelerator", "tpu"), 2, ("--accelerator tpu: unknown", "cpu, cuda")),

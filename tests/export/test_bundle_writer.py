@@ -279,3 +279,33 @@ def test_the_reference_is_the_network_itself(model: TrainedModel) -> None:
     logit = z.double().numpy() @ model.weight.double().numpy() + float(model.bias)
     np.testing.assert_allclose(found.q, 1 / (1 + np.exp(logit)), rtol=1e-5)
     np.testing.assert_allclose(found.d, ((z - model.centroid).double() ** 2).sum(dim=1).numpy(), rtol=1e-5)
+
+
+def test_a_front_end_is_written_and_measured_where_clips_are_given(
+    model: TrainedModel, graph_at_hand: None, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(3)
+    sounds = [(0.1 * rng.standard_normal(160_000)).astype(np.float32) for _ in range(2)]
+    path = tmp_path / "valve-id_00"
+    write_bundle(model, path, front_end_sounds=sounds)
+    assert sorted(p.name for p in path.iterdir()) == sorted([*FILES, "frontend.onnx"])
+    raw = json.loads((path / "manifest.json").read_text())
+    assert set(raw["front_end"]) == {"file", "logmel", "score", "clips"}
+    with Bundle(path) as bundle:
+        bundle.verify_files()
+        assert bundle.manifest.front_end is not None
+        assert bundle.manifest.front_end.clips == 2
+        assert 0 < bundle.manifest.front_end.logmel < 1e-4
+        bundle.open_scorer(threads=1)[0].close()
+    write_bundle(model, path)
+    assert "front_end" not in json.loads((path / "manifest.json").read_text()), (
+        "it belongs to the bundle it was made of"
+    )
+
+
+def test_a_front_end_that_cannot_be_measured_leaves_no_bundle(
+    model: TrainedModel, graph_at_hand: None, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="--front-end: no clips"):
+        write_bundle(model, tmp_path / "valve-id_00", front_end_sounds=[])
+    assert list(tmp_path.iterdir()) == []

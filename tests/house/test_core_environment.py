@@ -53,9 +53,12 @@ def test_nothing_heavy_is_installed(core_python: Path) -> None:
     assert run(core_python, "-c", code).stdout.strip() == "[]"
 
 
-def test_verify_score_and_run_work(core_python: Path, small_bundle: Path, clip: Path) -> None:
+def test_verify_bench_score_and_run_work(core_python: Path, small_bundle: Path, clip: Path) -> None:
     edgeasd = ("-m", "edgeasd")
     assert run(core_python, *edgeasd, "verify", small_bundle).returncode == 0
+    measured = run(core_python, *edgeasd, "bench", small_bundle, "--repeats", "2", "--json")
+    assert measured.returncode == 0, measured.stderr
+    assert json.loads(measured.stdout)["variants"][0]["streams"]["hop_seconds"] == pytest.approx(0.192)
     scored = run(core_python, *edgeasd, "score", small_bundle, clip, "--json")
     assert scored.returncode == 0, scored.stderr
     listened = run(core_python, *edgeasd, "run", "--input", clip, "--bundle", small_bundle, "--jsonl", "-")
@@ -66,7 +69,17 @@ def test_verify_score_and_run_work(core_python: Path, small_bundle: Path, clip: 
 
 
 def test_every_help_page_opens(core_python: Path) -> None:
-    for command in ([], ["data", "scan"], ["train"], ["export"], ["evaluate"], ["demo"], ["run"]):
+    for command in (
+        [],
+        ["data", "scan"],
+        ["train"],
+        ["export"],
+        ["triton"],
+        ["bench"],
+        ["evaluate"],
+        ["demo"],
+        ["run"],
+    ):
         done = run(core_python, "-m", "edgeasd", *command, "--help")
         assert done.returncode == 0, done.stderr
 

@@ -16,9 +16,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from pydantic import BaseModel
 
+from edgeasd.runtime.alarms import AlarmMachine, AlarmSettings, Command, parse_command
+from edgeasd.runtime.alarms.transition import REASONS
 from edgeasd.runtime.bundle import Bundle
 from edgeasd.runtime.capture import Block
+from edgeasd.runtime.health import STATES as HEALTH_STATES
+from edgeasd.runtime.health import HealthMonitor, HealthSettings
 from edgeasd.runtime.listen import Listener
 
 pytestmark = pytest.mark.core
@@ -268,6 +273,38 @@ def test_the_manifest_has_the_fields_described(small_bundle: Path) -> None:
     assert set(manifest) <= described
     listed = re.findall(r"^  (\S+)  ", dict(fences((REPOSITORY / "docs/bundle.md").read_text("utf-8")))["text"], re.M)
     assert sorted(listed) == sorted(path.name for path in small_bundle.iterdir())
+
+
+def test_alarm_and_health_messages_and_settings_have_the_fields_described() -> None:
+    machine = AlarmMachine("valve", "00", AlarmSettings(), None)
+    (message, *_) = machine.command(Command(command="test"), 0.0, 0.0)
+    assert described_fields("alarms.md", "Messages") == set(message.to_json())
+    assert described_fields("alarms.md", "Reasons") == set(REASONS)
+    page = (REPOSITORY / "docs" / "alarms.md").read_text("utf-8")
+    section = page.partition("\n## Settings\n")[2].partition("\n## ")[0]
+    assert re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE) == list(AlarmSettings.model_fields)
+    section = page.partition("\n## Commands\n")[2].partition("\n## ")[0]
+    assert re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE) != []
+    for name in re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE):
+        parse_command({"command": name, **({"seconds": 1.0} if name == "snooze" else {})}, "docs")
+    for info, content in fences(page):
+        if info == "json" and "command" in content:
+            parse_command(json.loads(content), "docs")
+    monitor = HealthMonitor(HealthSettings(), 16_000)
+    (change, *_) = monitor.push(np.zeros(32_000, np.float32))
+    assert described_fields("health.md", "Change") == set(change.to_json())
+    report = monitor.report().to_json()
+    assert described_fields("health.md", "Report") == set(report)
+    assert set(HEALTH_STATES) == described_fields("health.md", "The states")
+    described = described_fields("health.md", "Settings")
+    assert described >= set(HealthSettings.model_fields) - {"sick"}
+    health = (REPOSITORY / "docs" / "health.md").read_text("utf-8")
+    for part in HealthSettings.model_fields.values():
+        if isinstance(part.default, BaseModel):
+            assert all(f"`{name}`" in health for name in type(part.default).model_fields)
+    for info, content in fences(health):
+        if info == "json":
+            HealthSettings.parse(json.loads(content), "docs")
 
 
 # Privacy

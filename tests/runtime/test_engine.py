@@ -123,19 +123,13 @@ def test_cuda_where_there_is_none_is_an_error_that_names_the_way(encoder: Path, 
 def test_an_unknown_accelerator_is_wrong_use(encoder: Path, accelerator: str) -> None:
     with pytest.raises(InputError) as error:
         open_engine(encoder, precision="fp32", accelerator=accelerator)
-    assert one_line(error) == f"--accelerator {accelerator}: unknown; use cpu, cuda or cuda:0"
+    assert one_line(error) == f"--accelerator {accelerator}: unknown; use auto, cpu, cuda or cuda:0"
 
 
 def test_an_unknown_engine_is_wrong_use_and_lists_the_known(encoder: Path) -> None:
     with pytest.raises(InputError) as error:
         open_engine(encoder, precision="fp32", engine="openvino")
     assert one_line(error) == "--engine openvino: unknown; use one of auto, onnxruntime, tensorrt"
-
-
-def test_tensorrt_is_not_available_yet_and_says_so(encoder: Path) -> None:
-    with pytest.raises(DeviceError) as error:
-        open_engine(encoder, precision="fp32", engine="tensorrt")
-    assert one_line(error).startswith("--engine tensorrt: ")
 
 
 @pytest.mark.parametrize(

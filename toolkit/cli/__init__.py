@@ -10,6 +10,8 @@ import typer
 import edgeasd
 from edgeasd.toolkit.cli import (
     alpha,
+    bench,
+    build,
     calibrate,
     compare,
     data,
@@ -26,6 +28,7 @@ from edgeasd.toolkit.cli import (
     score,
     seeds,
     train,
+    triton,
     verify,
 )
 from edgeasd.toolkit.cli.guard import complain, guarded
@@ -66,8 +69,11 @@ for _name, _command in (
     ("reproduce", reproduce.reproduce),
     ("export", export.export),
     ("calibrate", calibrate.calibrate),
+    ("triton", triton.triton),
     ("verify", verify.verify),
+    ("build", build.build),
     ("doctor", doctor.doctor),
+    ("bench", bench.bench),
     ("score", score.score),
     ("run", run.run),
     ("devices", devices.devices),

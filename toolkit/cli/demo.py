@@ -122,7 +122,7 @@ def _listen(bundle: Path, stream: Path) -> list[Record]:
         view = TerminalView(sys.stdout, rate, live=False)
         session.start()
         try:
-            session.load()
+            session.load(engine="onnxruntime")
             listener = session.listener
             assert listener is not None
 

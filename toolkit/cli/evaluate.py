@@ -211,7 +211,7 @@ def _evaluate_run(
                     f"--bundle {bundle}: is of {of.type} ID {of.id}, {run.machine} ID {run.id} is evaluated; "
                     "name its own bundle"
                 )
-            scorer, _ = opened.open_scorer()
+            scorer, _ = opened.open_scorer(engine="onnxruntime")
         one = judge(
             trained,
             loaded,

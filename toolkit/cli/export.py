@@ -12,6 +12,7 @@ import typer
 
 from edgeasd.runtime.errors import InputError
 from edgeasd.toolkit.cli.calibrating import refuse_failed, report_path
+from edgeasd.toolkit.cli.export_front_end import print_front_end, read_sounds, written_front_end
 from edgeasd.toolkit.cli.guard import complain, remembered_interrupts
 from edgeasd.toolkit.cli.options import (
     Alpha,
@@ -24,6 +25,7 @@ from edgeasd.toolkit.cli.options import (
     Workspace,
     cache_folder,
 )
+from edgeasd.toolkit.cli.triton import Repository, serve
 
 if TYPE_CHECKING:
     from edgeasd.calibration.deploy import DeployFit, SegmentOutputs
@@ -44,6 +46,10 @@ def export(
             "that training held out."
         ),
     ] = None,
+    front_end: Annotated[
+        Path | None,
+        typer.Option(help="Folder of clips of the machine: also write log-mel as a graph for GPUs, measured on these."),
+    ] = None,
     channel: ChannelOfRun = None,
     output: Annotated[
         Path | None, typer.Option(help="Bundle folder, in place of bundles/<machine>-id_<id>; with one ID only.")
@@ -51,6 +57,7 @@ def export(
     alpha: Alpha = None,
     make_zip: Annotated[bool, typer.Option("--zip", help="Also pack the bundle into one zip beside it.")] = False,
     update: Update = None,
+    triton: Repository = None,
     workspace: Workspace = Path(),
     cache: Cache = None,
     as_json: AsJson = False,
@@ -66,6 +73,7 @@ def export(
     precisions, int8 = _precisions(precision)
     features = cache_folder(cache, workspace)
     from edgeasd.export.bundle_writer import write_bundle, zip_bundle
+    from edgeasd.export.triton import check_repository
     from edgeasd.toolkit.cli.export_int8 import add_int8, int8_request
     from edgeasd.toolkit.evaluation.trained import load_trained
     from edgeasd.toolkit.runs import bundle_folder, find_runs
@@ -73,21 +81,27 @@ def export(
     runs = find_runs(workspace, machine, id)
     if output is not None and len(runs) > 1:
         raise InputError(f"--output {output}: {len(runs)} IDs would go to one folder; name one with --id")
-    calibrated = []
+    if triton is not None:
+        check_repository(triton)
+    calibrated, targets = [], []
     for run in runs:
         trained = load_trained(run.chosen(update)).with_alpha(alpha)
         if trained.run.known_anomalies:
             name, known = trained.run.folder.name, trained.run.known_anomalies
             print(f"edgeasd: {run.machine} ID {run.id}: update {name}, {known} known anomalies", file=sys.stderr)
         target = output or bundle_folder(workspace, run.machine, run.id)
+        sounds = None if front_end is None else read_sounds(trained, front_end, channel)
         request = int8_request(trained, int8, clips, features, channel) if int8 else None
         model = _model(trained, None if clips is None else _score_clips(trained, clips, channel))
         with remembered_interrupts() as check:
-            found = write_bundle(model, target, lambda text: _step(text, check), precisions)
+            found = write_bundle(model, target, lambda text: _step(text, check), precisions, sounds)
         added = None if request is None else add_int8(target, request, features, workspace)
         paths = [target, *([zip_bundle(target)] if make_zip else [])]
         _report(model, found, added, paths, as_json)
+        targets.append(target)
         calibrated += [added] if added is not None else []
+    if triton is not None:
+        serve(targets, triton, as_json)
     refuse_failed(*calibrated)
 
 
@@ -207,13 +221,14 @@ def _report(
     from edgeasd.toolkit.calibrating.record import summary
     from edgeasd.toolkit.cli.calibrate_table import print_variant
 
-    segments = len(model.real_segments)
+    segments, front_end = len(model.real_segments), written_front_end(paths[0])
     if as_json:
         facts = {"bundle": str(paths[0]), "machine": model.machine, "id": model.id, "status": model.fit.status}
         others = {name: asdict(deviation) for name, deviation in found.items() if name != "fp32"}
         deviations = {"deviation": asdict(found["fp32"]), "deviation_of": others}
+        also = {} if front_end is None else {"front_end": front_end.model_dump()}
         int8 = {} if added is None else {"calibration": summary(added)}
-        print(json.dumps({**facts, "segments_compared": segments, **deviations, **int8}))
+        print(json.dumps({**facts, "segments_compared": segments, **deviations, **int8, **also}))
         return
     print(f"{paths[0]}: {model.machine} ID {model.id}, {model.backbone}, {', '.join(found)}, {model.fit.status}")
     print(f"  ONNX against torch on {segments} real segments, largest deviation (limit):")
@@ -227,6 +242,7 @@ def _report(
         if "fp16" in found:
             columns.append(f"fp16 {getattr(found['fp16'], name):.1e} ({getattr(FP16_LIMITS, name):.0e})")
         print(f"    {meaning:<24} {', '.join(columns)}")
+    print_front_end(front_end)
     for variant in added.variants if added is not None else ():
         print_variant(variant)
     score, threshold = model.fit.score, model.fit.threshold

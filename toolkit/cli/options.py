@@ -29,14 +29,27 @@ Cache = Annotated[
     Path | None,
     typer.Option(help="Folder for cached features; cache/ in the workspace by default.", envvar="EDGEASD_CACHE"),
 ]
-Accelerator = Annotated[str, typer.Option(help="Compute, not sound: cpu, cuda or cuda:K.")]
-Engine = Annotated[str, typer.Option(help="auto or onnxruntime; tensorrt is refused by this version.")]
+Accelerator = Annotated[
+    str, typer.Option(help="Compute, not sound: auto (a GPU for TensorRT, else the CPU), cpu, cuda or cuda:K.")
+]
+Engine = Annotated[
+    str, typer.Option(help="auto (TensorRT where it is installed, else ONNX Runtime), onnxruntime or tensorrt.")
+]
+Build = Annotated[
+    bool, typer.Option("--build", help="Build the TensorRT engine first where none that fits is there; takes minutes.")
+]
+HeadPlace = Annotated[
+    str, typer.Option("--head", help="cpu, or tensorrt: the head as an engine of its own, built before.")
+]
 Threads = Annotated[
     int | None,
     typer.Option(min=1, max=256, help="CPU threads of the engine; as many as there are processors by default."),
 ]
 PrecisionChoice = Annotated[
-    str | None, typer.Option("--precision", help="A precision the bundle offers; fp32 by default.")
+    str | None,
+    typer.Option(
+        "--precision", help="A precision the bundle offers; fp32 by default, with TensorRT the fastest that was built."
+    ),
 ]
 Channel = Annotated[int | None, typer.Option(min=0, help="Channel to use of several, counted from 0.")]
 ChannelOfRun = Annotated[

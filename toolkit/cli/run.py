@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 
 from edgeasd.runtime.errors import InputError
+from edgeasd.toolkit.cli.build_missing import build_missing
 from edgeasd.toolkit.cli.options import (
     Accelerator,
     AlsaBackend,
     AlsaFormat,
+    Build,
     Channel,
     Engine,
+    HeadPlace,
     InputCommand,
     Mix,
     NoReopen,
@@ -79,7 +82,9 @@ def run(
     resample: ResampleLive = False,
     precision: PrecisionChoice = None,
     engine: Engine = "auto",
-    accelerator: Accelerator = "cpu",
+    accelerator: Accelerator = "auto",
+    head: HeadPlace = "cpu",
+    build: Build = False,
     threads: Threads = None,
     alsa_backend: AlsaBackend = "auto",
     alsa_format: AlsaFormat = "auto",
@@ -100,6 +105,9 @@ def run(
         raise InputError(f"--pace {pace}: unknown; use {' or '.join(PACES)}")
     with _terminable(), Bundle(find_bundle(bundle, workspace)) as opened:
         rate = opened.manifest.features.sample_rate
+        if build:
+            # Before the source is opened: minutes of sound would not fit into any buffer.
+            build_missing(opened, precision, engine, accelerator, head)
         source = open_source(
             device=device,
             input=input,
@@ -124,7 +132,7 @@ def run(
         # The log comes after the source: a source that is not there leaves no empty file.
         with _json_sink(jsonl) as sink:
             session.start()
-            ended = _listen(session, choice, sink, rate)
+            ended = _listen(session, {**choice, "head": head}, sink, rate)
         if ended["reason"] == END_OF_SOUND:
             _refuse_too_short(ended["samples"], opened.manifest, input or input_command)
 

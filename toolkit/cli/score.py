@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgeasd.runtime.errors import InputError
+from edgeasd.toolkit.cli.build_missing import build_missing
 from edgeasd.toolkit.cli.guard import complain
 from edgeasd.toolkit.cli.options import (
     Accelerator,
     AsJson,
+    Build,
     Channel,
     Engine,
+    HeadPlace,
     Mix,
     PrecisionChoice,
     Resample,
@@ -45,7 +48,9 @@ def score(
     segments: Annotated[bool, typer.Option("--segments", help="Add every segment's values (with --json).")] = False,
     precision: PrecisionChoice = None,
     engine: Engine = "auto",
-    accelerator: Accelerator = "cpu",
+    accelerator: Accelerator = "auto",
+    head: HeadPlace = "cpu",
+    build: Build = False,
     threads: Threads = None,
     channel: Channel = None,
     mix: Mix = False,
@@ -83,7 +88,11 @@ def score(
 
         if not skip_bad:
             _check_all(paths, load)
-        scorer, _ = opened.open_scorer(precision=precision, engine=engine, accelerator=accelerator, threads=threads)
+        if build:
+            build_missing(opened, precision, engine, accelerator, head)
+        scorer, _ = opened.open_scorer(
+            precision=precision, engine=engine, accelerator=accelerator, threads=threads, head=head
+        )
         print("edgeasd: {precision} on {engine}".format(**engine_facts(scorer)), file=sys.stderr)
         output = _Output(as_json or live)
         for path in paths:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeasd.toolkit.cli.options import Accelerator, AsJson, Engine, Threads
+from edgeasd.toolkit.cli.options import Accelerator, AsJson, HeadPlace, Threads
+
+if TYPE_CHECKING:
+    from edgeasd.runtime.bundle import Bundle
 
 
 def verify(
@@ -16,15 +19,19 @@ def verify(
     precision: Annotated[
         str | None, typer.Option(help="Only this precision of the bundle; all of them by default.")
     ] = None,
-    engine: Engine = "auto",
-    accelerator: Accelerator = "cpu",
+    engine: Annotated[
+        str,
+        typer.Option(help="onnxruntime, tensorrt (the engines that were built), or auto (the one that `run` takes)."),
+    ] = "onnxruntime",
+    accelerator: Accelerator = "auto",
+    head: HeadPlace = "cpu",
     threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
     """Check a bundle: every hash, and its golden segments.
 
     Runs the golden segments at every precision the bundle offers, or at one, less those that a re-fit has marked
-    to be calibrated again. Exit code 1 where they are not reproduced, 2 where a file is damaged, 3 where the
+    to be calibrated again; with --engine tensorrt at every precision that was built. Exit code 1 where they are not reproduced, 2 where a file is damaged, 3 where the
     engine is not available.
 
     Example: edgeasd verify bundles/valve-id_00
@@ -39,11 +46,9 @@ def verify(
         opened.verify_files()
         results = []
         stale = {name: offer.stale for name, offer in manifest.precisions.items() if offer.stale}
-        for chosen in manifest.precisions if precision is None else [precision]:
-            if precision is None and chosen in stale and len(stale) < len(manifest.precisions):
-                continue
+        for chosen in [precision] if precision is not None else _precisions(opened, engine):
             scorer, found = opened.open_scorer(
-                precision=chosen, engine=engine, accelerator=accelerator, threads=threads
+                precision=chosen, engine=engine, accelerator=accelerator, threads=threads, head=head
             )
             results.append({**engine_facts(scorer), "golden_deviation": asdict(found)})
             scorer.close()
@@ -76,3 +81,15 @@ def verify(
         )
         if limit.promise is not None:
             print(f"    {limit.promise.describe()}")
+
+
+def _precisions(bundle: Bundle, engine: str) -> list[str | None]:
+    """What to verify; None is what `run` would take."""
+    from edgeasd.runtime.engines.tensorrt.built import built_precisions
+
+    offers = bundle.manifest.precisions
+    usable = [name for name, offer in offers.items() if not offer.stale] or list(offers)
+    if engine == "onnxruntime":
+        return list(usable)
+    built = [name for name in built_precisions(bundle.path) if name in usable] if engine == "tensorrt" else []
+    return [*built] or [None]

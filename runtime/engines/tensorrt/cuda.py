@@ -42,7 +42,12 @@ def checked(result: tuple[Any, ...], doing: str) -> Any:
 def gpu_facts(index: int = 0) -> GpuFacts:
     """Name, compute capability and memory of a GPU. Raises DeviceError without driver, GPU or bindings."""
     cuda = bindings()
-    count = checked(cuda.cudaGetDeviceCount(), "counting the GPUs")
+    try:
+        count = checked(cuda.cudaGetDeviceCount(), "counting the GPUs")
+    except RuntimeError as error:
+        # Bindings of CUDA 12 raise where there is no driver library at all; later ones answer with an error.
+        reason = " ".join(str(error).split())[:200]
+        raise DeviceError(f"CUDA: no driver ({reason}); `edgeasd doctor` looks at driver and GPU") from None
     if not 0 <= index < count:
         raise DeviceError(f"--accelerator cuda:{index}: this machine has {count} GPUs; use cuda:0 or cpu")
     found = checked(cuda.cudaGetDeviceProperties(index), f"asking GPU {index} what it is")

@@ -1,0 +1,247 @@
+"""A model repository for NVIDIA's Triton server: of each bundle an encoder, a head and an ensemble of the two.
+
+    <repository>/edgeasd.json                       what we wrote, so that we know our own
+                 valve-id_00/config.pbtxt, 1/       the ensemble, which clients ask
+                 valve-id_00__encoder/config.pbtxt, 1/model.onnx (or model.plan)
+                 valve-id_00__head/config.pbtxt, 1/model.onnx
+
+Source: https://github.com/triton-inference-server/server/blob/main/docs/user_guide/model_repository.md
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from edgeasd.calibration.refit_amplitude import link_all
+from edgeasd.export.triton_config import encoder_config, ensemble_config, head_config, render
+from edgeasd.export.triton_facts import client_facts
+from edgeasd.export.triton_head import served_head
+from edgeasd.export.triton_names import ENCODER, HEAD, model_name
+from edgeasd.runtime.atomic import atomic_directory, write_bytes, write_json
+from edgeasd.runtime.bundle import Bundle, hash_file
+from edgeasd.runtime.engines import open_engine
+from edgeasd.runtime.engines.tensorrt.sidecar import engine_paths, read_sidecar
+from edgeasd.runtime.errors import BundleError, InputError
+from edgeasd.runtime.golden import check_golden
+from edgeasd.runtime.manifest import dump_manifest
+from edgeasd.runtime.scorer import Head, Scorer
+
+MARKER = "edgeasd.json"
+MARKER_VERSION = 1
+PLATFORMS = {"onnx": ("fp32", "int8-cpu"), "tensorrt": ("fp32", "fp16", "int8")}
+"""Precisions that each runs well; the first is the default."""
+KINDS = ("gpu", "cpu")
+_LARGEST_MARKER = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class TritonOptions:
+    """How a bundle is served."""
+
+    platform: str = "onnx"
+    """"onnx" (Triton's ONNX Runtime) or "tensorrt" (an engine that was built for the server)."""
+    precision: str | None = None
+    max_batch: int = 64
+    """With TensorRT no more than the engine was built for."""
+    queue_delay_microseconds: int = 5000
+    """How long a request may wait for others to fill a batch."""
+    instances: int = 1
+    kind: str = "gpu"
+    """Where the encoder runs; the head always runs on the CPU."""
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """One bundle in a repository; `name` is the ensemble's, which clients ask."""
+
+    name: str
+    version: int
+    machine: str
+    id: str
+    platform: str
+    precision: str
+    max_batch: int
+    manifest_sha256: str
+
+
+def check_repository(folder: Path) -> dict[str, Any]:
+    """What `folder` holds already, by model name; {} for one that is empty or absent.
+
+    Raises InputError for a folder with something in it that we did not write, for a file, and for a mount point.
+    """
+    if not folder.exists():
+        return {}
+    if not folder.is_dir():
+        raise InputError(f"{folder}: a file; name a folder")
+    if os.path.ismount(folder):
+        raise InputError(f"{folder}: a mount point, which cannot be replaced whole; name a folder inside it")
+    marker = folder / MARKER
+    if not marker.is_file():
+        if any(folder.iterdir()):
+            raise InputError(f"{folder}: holds something else than our models; name an empty or new folder")
+        return {}
+    try:
+        with open(marker, "rb") as handle:
+            found = json.loads(handle.read(_LARGEST_MARKER))
+        models, version = found["models"], found["schema_version"]
+        numbered = all(type(model["version"]) is int and 0 < model["version"] < 2**31 for model in models.values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        numbered = False
+    if not numbered or version != MARKER_VERSION:
+        raise InputError(f"{folder}: its {MARKER} is damaged or of another version; name a new folder")
+    return dict(models)
+
+
+def write_repository(
+    bundles: Sequence[Path],
+    folder: Path,
+    options: TritonOptions | None = None,
+    step: Callable[[str], None] = lambda _: None,
+) -> list[ServedModel]:
+    """Put `bundles` into the repository `folder`, new or our own, and return what was put there.
+
+    The whole repository is made in a hidden folder beside it, opened and checked with the golden segments of each
+    bundle, and takes its name only then; other models in it stay (linked, not copied). A bundle that is there
+    already gets the next version number. Raises InputError, BundleError, CheckFailed; the old repository then
+    stands.
+    """
+    options = options or TritonOptions()
+    _check_options(options)
+    folder = folder.resolve()
+    old = check_repository(folder)
+    with atomic_directory(folder, replace=True) as made:
+        if old:
+            link_all(folder, made, (MARKER,))
+        served: list[ServedModel] = []
+        for path in bundles:
+            step(f"{path} for Triton")
+            with Bundle(path) as bundle:
+                added = _add(bundle, made, old, options)
+            if any(one.name == added.name for one in served):
+                raise InputError(f"{path}: a second bundle of {added.machine} ID {added.id}; serve one of them")
+            served.append(added)
+        entries = {**old, **{model.name: asdict(model) for model in served}}
+        write_json(made / MARKER, {"schema_version": MARKER_VERSION, "models": entries})
+        step("moving the repository into place")
+    return served
+
+
+def _check_options(options: TritonOptions) -> None:
+    if options.platform not in PLATFORMS:
+        raise InputError(f"--platform {options.platform}: unknown; use one of {', '.join(PLATFORMS)}")
+    if options.kind not in KINDS:
+        raise InputError(f"--kind {options.kind}: unknown; use one of {', '.join(KINDS)}")
+    if options.platform == "tensorrt" and options.kind == "cpu":
+        raise InputError("--kind cpu: TensorRT runs on a GPU; use --platform onnx")
+
+
+def _add(bundle: Bundle, folder: Path, old: dict[str, Any], options: TritonOptions) -> ServedModel:
+    """Write the three models of a bundle, replacing those of its earlier version."""
+    manifest = bundle.manifest
+    precision = _precision(bundle, options)
+    source, file_name, largest = _encoder_file(bundle, precision, options)
+    max_batch = min(options.max_batch, largest or options.max_batch)
+    name = model_name(manifest.machine.type, manifest.machine.id)
+    before = old.get(name, {})
+    version = before.get("version", 0) + 1
+    encoder, head = name + ENCODER, name + HEAD
+    for model in (name, encoder, head):
+        shutil.rmtree(folder / model, ignore_errors=True)
+        (folder / model / str(version)).mkdir(parents=True)
+    # Not shutil.copyfile: where the disk is full it names the bundle's file as the one without room.
+    with open(source, "rb") as handle, open(folder / encoder / str(version) / file_name, "wb") as sink:
+        shutil.copyfileobj(handle, sink, 1 << 20)
+    served = served_head(bundle.file("head.onnx"), manifest.score)
+    write_bytes(folder / head / str(version) / "model.onnx", served.SerializeToString(deterministic=True))
+    facts = client_facts(manifest, precision)
+    configs = {
+        encoder: encoder_config(
+            encoder,
+            manifest,
+            platform=options.platform,
+            max_batch=max_batch,
+            delay_microseconds=options.queue_delay_microseconds,
+            instances=options.instances,
+            kind=options.kind,
+        ),
+        head: head_config(head, manifest, max_batch=max_batch),
+        name: ensemble_config(name, (encoder, head), version, manifest, facts, max_batch=max_batch),
+    }
+    for model, config in configs.items():
+        write_bytes(folder / model / "config.pbtxt", render(config).encode("ascii"))
+    if options.platform == "onnx":
+        _check_chain(bundle, precision, folder / encoder / str(version) / file_name, folder / head / str(version))
+    return ServedModel(
+        name=name,
+        version=version,
+        machine=manifest.machine.type,
+        id=manifest.machine.id,
+        platform=options.platform,
+        precision=precision,
+        max_batch=max_batch,
+        manifest_sha256=_manifest_hash(bundle),
+    )
+
+
+def _precision(bundle: Bundle, options: TritonOptions) -> str:
+    suited = PLATFORMS[options.platform]
+    offered = bundle.manifest.precisions
+    chosen = options.precision or suited[0]
+    if chosen not in offered:
+        raise InputError(f"--precision {chosen}: {bundle.path.name} offers {', '.join(offered)}; choose one of them")
+    if chosen not in suited:
+        other = next(name for name, precisions in PLATFORMS.items() if chosen in precisions)
+        raise InputError(f"--precision {chosen}: not for --platform {options.platform}; use --platform {other}")
+    if chosen == "int8-cpu" and options.kind != "cpu":
+        raise InputError("--precision int8-cpu: made for CPUs; add --kind cpu")
+    if stale := offered[chosen].stale:
+        raise BundleError(f"--precision {chosen}: needs to be calibrated again ({stale}); use another until then")
+    return chosen
+
+
+def _encoder_file(bundle: Bundle, precision: str, options: TritonOptions) -> tuple[Path, str, int | None]:
+    """(verified file, its name in the repository, largest batch or None for any)."""
+    listed = bundle.manifest.precisions[precision].file
+    onnx_file = bundle.file(listed)
+    if options.platform == "onnx":
+        return onnx_file, "model.onnx", None
+    engine, beside = engine_paths(bundle.path, precision)
+    build = f"build it on the server with `edgeasd build {bundle.path} --precision {precision}`"
+    if not engine.is_file():
+        raise InputError(f"{engine}: no such engine; {build}")
+    sidecar = read_sidecar(beside)
+    if sidecar.onnx_sha256 != bundle.manifest.files[listed].sha256:
+        raise BundleError(f"{engine}: built from another {listed} than the bundle holds; {build}")
+    if hash_file(engine) != sidecar.engine_sha256:
+        raise BundleError(f"{engine}: not the file that its sidecar describes; {build}")
+    return engine, "model.plan", sidecar.max_batch
+
+
+def _check_chain(bundle: Bundle, precision: str, encoder: Path, head: Path) -> None:
+    """Run the golden segments through the two files as they were written."""
+    manifest, offer = bundle.manifest, bundle.manifest.precisions[precision]
+    engine = open_engine(encoder, precision=precision, engine="onnxruntime")
+    scorer = Scorer(
+        engine,
+        Head(head / "model.onnx"),
+        manifest.features,
+        manifest.amplitude,
+        manifest.segments,
+        manifest.score,
+    )
+    try:
+        check_golden(scorer, bundle.golden(), offer.tolerance, bundle.path.name)
+    finally:
+        scorer.close()
+
+
+def _manifest_hash(bundle: Bundle) -> str:
+    """Of manifest.json as parsed and written again: a zip and a folder of one bundle give the same."""
+    return hashlib.sha256(dump_manifest(bundle.manifest)).hexdigest()

@@ -1,0 +1,248 @@
+"""The alarm machine: normal → warning → alarm → acknowledged → cleared → normal.
+
+It knows no clock, no file and no network: time, wall clock and randomness are passed in, and what it
+says is returned. `docs/alarms.md` has the picture and the reasons.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+import sys
+from typing import Any
+
+from edgeasd.runtime.alarm_rule import Threshold
+from edgeasd.runtime.alarms.command import Command
+from edgeasd.runtime.alarms.event_id import RandomBits, make_event_id
+from edgeasd.runtime.alarms.observation import Observation
+from edgeasd.runtime.alarms.settings import AlarmSettings, Levels
+from edgeasd.runtime.alarms.state import LAST_ID, LATEST_WALL, Event, MachineState, State, dump_state, parse_state
+from edgeasd.runtime.alarms.transition import Transition, describe
+from edgeasd.runtime.errors import InputError
+
+_LARGEST = sys.float_info.max
+
+
+class AlarmMachine:
+    """The alarm state of one machine. Write `snapshot()` down with every transition it returns."""
+
+    def __init__(
+        self,
+        machine: str,
+        id: str,
+        settings: AlarmSettings,
+        threshold: Threshold | None,
+        *,
+        random_bits: RandomBits = secrets.randbits,
+    ) -> None:
+        """`threshold` is the manifest's; without one and without `settings.on` no alarm is ever raised.
+
+        Raises InputError where the thresholds are not in order.
+        """
+        self.settings = settings
+        self.levels: Levels | None = settings.levels(threshold)
+        self._random_bits = random_bits
+        self._s = MachineState(machine=machine, id=id)
+
+    # What it is
+
+    @property
+    def state(self) -> str:
+        """normal, warning, alarm, acknowledged or cleared."""
+        return self._s.state
+
+    @property
+    def event(self) -> Event | None:
+        """A copy of the open event."""
+        return None if self._s.event is None else self._s.event.model_copy()
+
+    @property
+    def sequence(self) -> int:
+        """Number of the last transition."""
+        return self._s.sequence
+
+    @property
+    def maintenance(self) -> bool:
+        return self._s.maintenance
+
+    @property
+    def snoozed(self) -> bool:
+        return self._s.snoozed_until is not None
+
+    @property
+    def frozen(self) -> bool:
+        """Whether scores are not used, because the input is or was just now sick."""
+        return self._s.sick_at is not None
+
+    def snapshot(self) -> dict[str, Any]:
+        """Everything it remembers, as plain JSON values."""
+        return dump_state(self._s)
+
+    def restore(self, snapshot: Any, *, time: float | None = None, place: str = "alarm state") -> None:
+        """Go on where `snapshot` was taken.
+
+        `time` is the present reading of a clock that has begun anew, as after a reboot: the time between does
+        not count. Without it the clock is taken to be the same, and one that reads less to have begun anew.
+        Raises InputError with one line that names `place`, and changes nothing, for anything that `snapshot()`
+        could not have returned, and for the state of another machine.
+        """
+        state = parse_state(snapshot, place)
+        if (state.machine, state.id) != (self._s.machine, self._s.id):
+            theirs, ours = f"{state.machine} {state.id}", f"{self._s.machine} {self._s.id}"
+            raise InputError(f"{place}: is of machine {theirs!r}, not of {ours!r}; give that of this machine")
+        if time is not None and state.time is not None:
+            state.move_clock(time - state.time)
+        self._s = state
+
+    # What happens to it
+
+    def step(self, seen: Observation) -> list[Transition]:
+        """Take in an observation; returns what changed, in order. Raises InputError for times that are none."""
+        now = self._advance(seen.time, seen.wall)
+        s, said = self._s, self._time_passes(now, seen.wall)
+        sick = seen.sick or (seen.score is not None and math.isnan(seen.score))
+        if sick:
+            begun, s.sick_at = s.sick_at is None, now
+            s.forget()
+            return said + ([self._say("input_sick", seen.wall)] if begun else [])
+        if s.sick_at is not None:
+            if now - s.sick_at < self.settings.settle_seconds:
+                return said
+            s.sick_at = None
+            said.append(self._say("input_healthy", seen.wall))
+        if seen.gap:
+            said += self._gap(now, seen.wall) + self._time_passes(now, seen.wall)
+        if s.maintenance:
+            return said
+        if self.levels is None:
+            if s.event is not None:
+                said.append(self._close("no_threshold", now, seen.wall))
+            return said
+        if seen.score is None or not seen.complete:
+            return said
+        # Infinite scores happen and JSON has no infinity; no finite threshold tells the two apart.
+        score = min(max(float(seen.score), -_LARGEST), _LARGEST)
+        return said + self._judge(score, self.levels, now, seen.wall)
+
+    def command(self, given: Command, time: float, wall: float) -> list[Transition]:
+        """Obey; returns what changed: nothing where there was nothing to do, as when a command comes twice.
+
+        Raises InputError, and changes nothing, for times that are none and for a snooze that has no end ahead.
+        """
+        length = given.snooze_seconds(wall) if given.command == "snooze" else 0.0
+        now = self._advance(time, wall)
+        s, said = self._s, self._time_passes(now, wall)
+        who: dict[str, Any] = {"by": given.by, "note": given.note}
+        hits = s.event is not None and given.event in (None, s.event.id)
+        if given.command == "acknowledge" and hits and s.state == "alarm":
+            said.append(self._say("acknowledged", wall, "acknowledged", **who))
+        elif given.command == "clear" and hits:
+            said.append(self._close("cleared_by_hand", now, wall, **who))
+        elif given.command == "snooze":
+            s.snoozed_until = now + length
+            said.append(self._say("snoozed", wall, "acknowledged" if s.state == "alarm" else None, **who))
+        elif given.command == "end_snooze" and s.snoozed_until is not None:
+            s.snoozed_until = None
+            said.append(self._say("snooze_ended", wall, **who))
+        elif given.command in ("maintenance_on", "maintenance_off"):
+            said += self._maintain(given.command, now, wall, **who)
+        elif given.command == "test" and s.event is None:
+            said += self._test(wall, **who)
+        return said
+
+    # How it does that
+
+    def _advance(self, time: float, wall: float) -> float:
+        if not (math.isfinite(time) and abs(time) <= 1e11):
+            raise InputError(f"time {time}: not a reading of a clock in seconds; pass a monotonic one")
+        if not 0.0 <= wall <= LATEST_WALL:
+            raise InputError(f"wall clock {wall}: not seconds since 1970; set the clock of this device")
+        if self._s.time is not None and time < self._s.time:
+            self._s.move_clock(time - self._s.time)
+        self._s.time = float(time)
+        return self._s.time
+
+    def _time_passes(self, now: float, wall: float) -> list[Transition]:
+        s, said = self._s, []
+        if s.snoozed_until is not None and now >= s.snoozed_until:
+            s.snoozed_until = None
+            said.append(self._say("snooze_over", wall))
+        if s.cleared_at is not None and self._cooled(now):
+            s.cleared_at = None
+            said.append(self._say("cooldown_over", wall, "normal"))
+        return said
+
+    def _cooled(self, now: float) -> bool:
+        return self._s.cleared_at is None or now - self._s.cleared_at >= self.settings.cooldown_seconds
+
+    def _judge(self, score: float, levels: Levels, now: float, wall: float) -> list[Transition]:
+        s = self._s
+        s.alarm.add(score, levels.on, levels.off, levels.n)
+        if levels.warning is not None and levels.warning_off is not None:
+            s.warning.add(score, levels.warning, levels.warning_off, levels.n)
+        holds = sum(s.alarm.above) >= levels.k
+        s.held_since = (now if s.held_since is None else s.held_since) if holds else None
+        if s.event is not None:
+            s.event.peak = max(s.event.peak, score)
+            over = s.alarm.quiet >= levels.clear_after
+            return [self._close("score", now, wall, score=score)] if over else []
+        due = s.held_since is not None and now - s.held_since >= self.settings.min_seconds
+        if due and s.cleared_at is None and s.snoozed_until is None:
+            s.event = Event(id=self._new_id(wall), raised_wall=wall, peak=score)
+            return [self._say("score", wall, "alarm", score=score)]
+        return self._warn(score, levels, wall)
+
+    def _warn(self, score: float, levels: Levels, wall: float) -> list[Transition]:
+        s = self._s
+        if s.state == "normal" and sum(s.warning.above) >= levels.k:
+            return [self._say("score", wall, "warning", score=score)]
+        if s.state == "warning" and (levels.warning is None or s.warning.quiet >= levels.clear_after):
+            s.warning.above.clear()
+            return [self._say("score", wall, "normal", score=score)]
+        return []
+
+    def _close(self, reason: str, now: float, wall: float, **said: Any) -> Transition:
+        """End the open event; the row of scores begins afresh."""
+        s, event = self._s, self._s.event
+        assert event is not None
+        s.event, s.cleared_at = None, now
+        s.forget()
+        return self._say(reason, wall, "cleared", event=event, **said)
+
+    def _gap(self, now: float, wall: float) -> list[Transition]:
+        s = self._s
+        s.forget()
+        if not self.settings.gap_clears:
+            return []
+        if s.event is not None:
+            return [self._close("gap", now, wall)]
+        return [self._say("gap", wall, "normal")] if s.state == "warning" else []
+
+    def _maintain(self, reason: str, now: float, wall: float, **who: Any) -> list[Transition]:
+        s, begins = self._s, reason == "maintenance_on"
+        if s.maintenance == begins:
+            return []
+        s.maintenance = begins
+        if s.event is not None:
+            return [self._close(reason, now, wall, **who)]
+        s.forget()
+        return [self._say(reason, wall, "normal" if s.state == "warning" else None, **who)]
+
+    def _test(self, wall: float, **who: Any) -> list[Transition]:
+        """An alarm and its end in messages only; the state stays."""
+        event, was = Event(id=self._new_id(wall), raised_wall=wall, peak=0.0), self._s.state
+        begun = self._say("test", wall, "alarm", event=event, **who)
+        ended = self._say("test", wall, was, event=event, **who)
+        return [begun, ended]
+
+    def _new_id(self, wall: float) -> str:
+        self._s.last_id = min(max(int(1000 * wall), self._s.last_id + 1), LAST_ID)
+        return make_event_id(self._s.last_id, self._random_bits)
+
+    def _say(self, reason: str, wall: float, state: State | None = None, **more: Any) -> Transition:
+        """Enter `state` (None: stay) and make the numbered message of it."""
+        previous = self._s.state
+        self._s.state = previous if state is None else state
+        self._s.sequence += 1
+        threshold = self.levels.on if self.levels else None
+        return describe(self._s, previous, reason, wall, threshold, **more)

@@ -1,0 +1,112 @@
+"""What the alarm machine says: one message for every change, numbered without a hole."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from typing import Any, get_args
+
+from edgeasd.runtime.alarms.state import Event, MachineState, State
+
+SCHEMA = 1
+STATES: tuple[str, ...] = get_args(State)
+REASONS = (
+    "score",
+    "cooldown_over",
+    "acknowledged",
+    "cleared_by_hand",
+    "snoozed",
+    "snooze_ended",
+    "snooze_over",
+    "maintenance_on",
+    "maintenance_off",
+    "input_sick",
+    "input_healthy",
+    "gap",
+    "no_threshold",
+    "test",
+)
+
+
+def iso_time(wall: float) -> str:
+    """Seconds since 1970 as ISO 8601 in UTC with milliseconds."""
+    text = datetime.fromtimestamp(wall, timezone.utc).isoformat(timespec="milliseconds")
+    return text.replace("+00:00", "Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """One change of state or of mode of one machine. Where only a mode changed, `state` equals `previous`."""
+
+    machine: str
+    id: str
+    sequence: int
+    """1 for the first of a machine, then one more each time, restarts included."""
+    event: str | None
+    """The event this belongs to: the one that is open, or was closed by it."""
+    previous: str
+    state: str
+    reason: str
+    wall: float
+    """Seconds since 1970 by the wall clock, for reports; nothing is computed from it."""
+    score: float | None
+    """The clip score that decided; None where no score did."""
+    threshold: float | None
+    """The `on` threshold in force."""
+    peak: float | None
+    """The highest clip score of the event so far."""
+    raised_wall: float | None
+    """When the event was raised, by the wall clock of that moment."""
+    snoozed_seconds: float
+    """How much longer alarms are snoozed; 0 where they are not."""
+    maintenance: bool
+    frozen: bool
+    """Scores are not used, because the input is or was just now sick."""
+    test: bool
+    by: str | None
+    """Who gave the command."""
+    note: str | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values with the version of the schema; times as ISO 8601 in UTC."""
+        value = asdict(self)
+        wall, raised = value.pop("wall"), value.pop("raised_wall")
+        times = {"at": iso_time(wall), "raised_at": None if raised is None else iso_time(raised)}
+        return {"schema": SCHEMA, "type": "alarm_state", **value, **times}
+
+
+def describe(
+    state: MachineState,
+    previous: str,
+    reason: str,
+    wall: float,
+    threshold: float | None,
+    *,
+    score: float | None = None,
+    event: Event | None = None,
+    by: str | None = None,
+    note: str | None = None,
+) -> Transition:
+    """The message that `state`, just entered from `previous`, gives; of `event`, or else of the open one."""
+    event, test = event or state.event, reason == "test"
+    snoozed = state.snoozed_until is not None and state.time is not None
+    return Transition(
+        machine=state.machine,
+        id=state.id,
+        sequence=state.sequence,
+        event=event.id if event else None,
+        previous=previous,
+        state=state.state,
+        reason=reason,
+        wall=wall,
+        score=score,
+        threshold=threshold,
+        peak=event.peak if event and not test else None,
+        raised_wall=event.raised_wall if event else None,
+        snoozed_seconds=max(0.0, (state.snoozed_until or 0.0) - (state.time or 0.0)) if snoozed else 0.0,
+        maintenance=state.maintenance,
+        frozen=state.sick_at is not None,
+        test=test,
+        by=by,
+        note=note,
+    )

@@ -1,0 +1,159 @@
+"""The figures of one variant, measured in this process, which should measure nothing else.
+
+Toolkit and bare engine run by turns: `Scorer.score_segments`, which is what a live run calls, beside
+`Engine.embed`, the library's own call behind one line of ours.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgeasd.runtime.bench.energy import meter
+from edgeasd.runtime.bench.memory import memory
+from edgeasd.runtime.bench.streams import measure_streams
+from edgeasd.runtime.bench.timing import Span, Times, quantile, ratio, side_by_side
+from edgeasd.runtime.bench.variants import Variant
+from edgeasd.runtime.bundle import Bundle
+from edgeasd.runtime.scorer import Scorer
+
+TOOLKIT, BARE = "toolkit", "bare"
+LATENCY_CALLS = 100
+"""So many calls at batch 1 at least: a 99th percentile of fewer would be their maximum."""
+_FEWEST_CALLS = 5
+_LONGEST_SECONDS = 60.0
+"""But no longer than this, unless the user asks for longer."""
+_IDLE_SECONDS = 1.0
+
+Progress = Callable[[int, int, str], None]
+"""Called with steps done, steps in all, and what comes next."""
+
+
+@dataclass(frozen=True)
+class BenchSettings:
+    """How long and at which batches to measure."""
+
+    batches: tuple[int, ...] = (1, 4, 16)
+    """Ascending, 1 among them."""
+    seconds: float = 5.0
+    """For each batch, for the streams and for the energy."""
+    repeats: int | None = None
+    """Calls of each kind in place of `seconds`."""
+    threads: int | None = None
+
+    def span(self, batch: int) -> Span:
+        """How long to measure at this batch."""
+        if self.repeats is not None:
+            return Span(rounds=self.repeats)
+        if batch == 1:
+            return Span(seconds=self.seconds, least=LATENCY_CALLS, longest=max(self.seconds, _LONGEST_SECONDS))
+        return Span(seconds=self.seconds, least=_FEWEST_CALLS, longest=max(self.seconds, _LONGEST_SECONDS))
+
+
+def measure(
+    bundle: Path, variant: Variant, settings: BenchSettings, progress: Progress, root: Path = Path("/")
+) -> dict[str, Any]:
+    """Load a variant and measure it; a result that JSON can hold. `root` is where /sys is.
+
+    Raises what loading raises: BundleError, DeviceError, CheckFailed. Load time includes hashing the files and
+    running the golden segments; memory is of this process, after loading and at its peak with the largest batch.
+    """
+    before, started = memory(), time.perf_counter()
+    steps = len(settings.batches) + 3
+    progress(0, steps, "loading")
+    with Bundle(bundle) as opened:
+        scorer, deviation = opened.open_scorer(
+            precision=variant.precision,
+            engine=variant.engine,
+            accelerator=variant.accelerator,
+            threads=settings.threads if variant.engine == "onnxruntime" else None,
+            max_batch=max(settings.batches),
+        )
+        load_seconds = time.perf_counter() - started
+        loaded = memory()
+        segments = opened.golden().logmel
+    taken = [batch for batch in settings.batches if batch <= scorer.engine.max_batch]
+    rows = []
+    for done, batch in enumerate(taken, start=1):
+        progress(done, steps, f"batch {batch}")
+        rows.append(_measure_batch(scorer, _of(segments, batch), settings.span(batch)))
+    peak = memory()["peak"]
+    progress(steps - 2, steps, "streams")
+    rates = {row["batch"]: float(row["segments_per_second"]) for row in rows}
+    streams = measure_streams(scorer, rates, settings.span(2))
+    progress(steps - 1, steps, "energy")
+    energy = _measure_energy(scorer, _of(segments, max(rates, key=lambda b: rates[b])), settings.span(2), root)
+    scorer.close()
+    progress(steps, steps, "")
+    return {
+        "engine_in_use": scorer.engine.name,
+        "accelerator_in_use": scorer.engine.accelerator,
+        "load_seconds": load_seconds,
+        "golden_deviation": asdict(deviation),
+        "batches": rows,
+        "batches_beyond_engine": [batch for batch in settings.batches if batch not in taken],
+        "streams": streams,
+        "memory_mib": {"before_load": before["resident"], "loaded": loaded["resident"], "peak": peak},
+        "energy": energy,
+    }
+
+
+def _of(segments: np.ndarray, batch: int) -> np.ndarray:
+    """The golden segments, repeated to `batch`: (batch, frames, n_mels)."""
+    return np.ascontiguousarray(np.resize(segments, (batch, *segments.shape[1:])))
+
+
+def _measure_batch(scorer: Scorer, segments: np.ndarray, span: Span) -> dict[str, Any]:
+    with_channel = segments[:, None]
+    calls: dict[str, Callable[[], object]] = {
+        TOOLKIT: lambda: scorer.score_segments(segments),
+        BARE: lambda: scorer.engine.embed(with_channel),
+    }
+    times = side_by_side(calls, span=span)
+    found = ratio(times, TOOLKIT, BARE)
+    return {
+        "batch": len(segments),
+        "calls": len(times[TOOLKIT]),
+        **_milliseconds(times),
+        # Of the mean and not of the median: slow calls are part of what is sustained.
+        "segments_per_second": len(segments) / statistics.fmean(times[TOOLKIT]),
+        "over_bare": {"median": found.of_medians, "low": found.low, "high": found.high},
+    }
+
+
+def _milliseconds(times: Times) -> dict[str, Any]:
+    own = [1e3 * value for value in times[TOOLKIT]]
+    return {
+        "median_ms": statistics.median(own),
+        "p95_ms": quantile(own, 0.95) if len(own) >= 20 else None,
+        "p99_ms": quantile(own, 0.99) if len(own) >= LATENCY_CALLS else None,
+        "bare_median_ms": 1e3 * statistics.median(times[BARE]),
+    }
+
+
+def _measure_energy(scorer: Scorer, segments: np.ndarray, span: Span, root: Path) -> dict[str, Any] | None:
+    """Energy of a segment at this batch, of the whole machine, beside what it draws while nothing is asked of it."""
+    measuring = meter(root)
+    if measuring is None:
+        return None
+    with measuring() as idle:
+        time.sleep(_IDLE_SECONDS)
+    with measuring() as busy:
+        times = side_by_side({TOOLKIT: lambda: scorer.score_segments(segments)}, span=span)
+    # One more round than is timed: the first one is not.
+    count = len(segments) * (len(times[TOOLKIT]) + 1)
+    return {
+        "source": busy.source,
+        "batch": len(segments),
+        "idle_watts": idle.watts,
+        "watts": busy.watts,
+        "joules_per_segment": busy.total / count,
+        "joules": busy.joules,
+        "seconds": busy.seconds,
+    }

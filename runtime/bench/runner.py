@@ -1,0 +1,116 @@
+"""Every variant in a process of its own, one after another, so that no figure is of two of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from edgeasd.runtime.bench.measure import BenchSettings, Progress
+from edgeasd.runtime.bench.variants import Variant
+from edgeasd.runtime.errors import DeviceError
+
+_PATIENCE_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """What came of a variant: `result` of `measure`, or one line why there is none."""
+
+    variant: Variant
+    result: dict[str, Any] | None = None
+    reason: str | None = None
+    exit_code: int = 0
+    """That of the failure; 0 where it was measured or left out on purpose."""
+
+    def as_json(self) -> dict[str, Any]:
+        """One object of the list `variants`; `not_measured` is null where it was."""
+        named = {name: getattr(self.variant, name) for name in ("precision", "engine", "accelerator")}
+        note = self.variant.note if self.result is not None else None
+        return {**named, "note": note, "not_measured": self.reason, **(self.result or {})}
+
+
+def run_variant(
+    bundle: Path, variant: Variant, settings: BenchSettings, progress: Progress, root: Path = Path("/")
+) -> Row:
+    """Measure a variant in a fresh process; a failure becomes the row's reason. KeyboardInterrupt ends the process."""
+    if variant.left_out is not None:
+        return Row(variant, reason=variant.left_out)
+    request = {
+        "bundle": str(bundle.absolute()),
+        "variant": asdict(variant),
+        "settings": asdict(settings),
+        "root": str(root.absolute()),
+    }
+    with tempfile.TemporaryFile() as said, _child(said) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            process.stdin.write(json.dumps(request))
+            process.stdin.close()
+        except BrokenPipeError:
+            pass
+        for line in process.stdout:
+            event = json.loads(line)
+            if event["event"] == "progress":
+                progress(event["done"], event["total"], event["text"])
+            elif event["event"] == "measured":
+                return Row(variant, result=event["result"])
+            else:
+                return Row(variant, reason=event["message"], exit_code=event["exit_code"])
+        return Row(variant, reason=_death(process.wait(), said), exit_code=DeviceError.exit_code)
+
+
+@contextmanager
+def _child(said: Any) -> Iterator[subprocess.Popen[str]]:
+    """A process that ends with the block. In a session of its own: Ctrl-C is for us to answer, not for it."""
+    command = [sys.executable, "-m", "edgeasd.runtime.bench.child"]
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=said,
+        text=True,
+        encoding="utf-8",
+        start_new_session=True,
+        env={**os.environ, "PYTHONUTF8": "1"},
+    )
+    try:
+        yield process
+    finally:
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None and not pipe.closed:
+                _close(pipe.close)
+        try:
+            # It has said its last word and is about to end, or it is in the middle of something.
+            process.wait(timeout=0 if sys.exc_info()[0] else _PATIENCE_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _close(close: Callable[[], None]) -> None:
+    try:
+        close()
+    except BrokenPipeError:
+        return
+
+
+def _death(code: int, said: Any) -> str:
+    """One line for a process that ended without a result."""
+    said.seek(0)
+    lines = said.read().decode("utf-8", "replace").split("\n")
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+    how = f"exit code {code}"
+    if code < 0:
+        how = signal.Signals(-code).name if -code in {int(s) for s in signal.Signals} else f"signal {-code}"
+    memory = "; the system may have run out of memory" if code == -signal.SIGKILL else ""
+    return f"its process ended with {how} ({last[:200]}){memory}"

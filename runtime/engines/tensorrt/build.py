@@ -1,0 +1,222 @@
+"""From an ONNX file to the bytes of an engine, with progress and a way to stop."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from edgeasd.runtime.engines.tensorrt import library
+from edgeasd.runtime.engines.tensorrt.monitor import Phases, Report, make_monitor
+from edgeasd.runtime.engines.tensorrt.network import make_logger, parse_onnx, quantised_convolutions
+from edgeasd.runtime.errors import DeviceError, InputError
+
+if TYPE_CHECKING:
+    import tensorrt
+
+LARGEST_BATCH = 4096
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True, slots=True)
+class BuildOptions:
+    """What may be asked of the builder."""
+
+    max_batch: int = 10
+    """Largest batch in segments; the smallest is 1."""
+    opt_batch: int = 1
+    """The batch the engine is made fastest for: a listening device has one segment at a time."""
+    workspace_mib: int | None = None
+    """Memory a layer may use for intermediate values, in MiB; as much as the GPU has without it."""
+    optimisation_level: int = 3
+    """0 (quick to build) to 5 (searches longest); 3 is TensorRT's own."""
+
+    def check(self) -> None:
+        """Raise InputError for values that do not fit each other."""
+        if not 1 <= self.opt_batch <= self.max_batch <= LARGEST_BATCH:
+            raise InputError(
+                f"--opt-batch {self.opt_batch} with --max-batch {self.max_batch}: give 1 <= --opt-batch <= --max-batch "
+                f"<= {LARGEST_BATCH}"
+            )
+
+    def flags(self) -> dict[str, Any]:
+        """As a sidecar keeps them."""
+        return {
+            "strongly_typed": True,
+            "tf32": False,
+            "opt_batch": self.opt_batch,
+            "workspace_mib": self.workspace_mib or 0,
+            "optimisation_level": self.optimisation_level,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A built engine, not yet on disk."""
+
+    data: Any
+    """Its bytes, a buffer in TensorRT's own memory: a copy would cost a small device dear."""
+    size: int
+    """Bytes."""
+    quantised: tuple[str, ...]
+    """Names of the convolutions that should run as INT8."""
+    timing_cache_used: bool
+    """Whether the cache that was given fitted this machine."""
+    seconds: float
+
+
+def _nothing(*_: object) -> None:
+    """Stands for a callback that was not given."""
+
+
+def build_plan(
+    trt: ModuleType,
+    model: Path,
+    options: BuildOptions,
+    *,
+    timing_cache: bytes = b"",
+    report: Report = _nothing,
+    stopping: Callable[[], None] = _nothing,
+    keep: Callable[[bytes], None] = _nothing,
+    on_thread: Callable[[], None] = _nothing,
+    configure: Callable[[Any], None] = _nothing,
+) -> Plan:
+    """Build the engine of `model`.
+
+    An exception that reaches this call while it waits, such as Ctrl-C, calls `stopping`, ends the build after the
+    step it is in, and is raised again. `keep` gets the timing cache when the builder ends, with an engine or
+    without: what was measured before an interrupt need not be measured again. `on_thread` runs first in the thread
+    that builds, as a CUDA device is chosen for each thread. `configure` gets the builder's configuration last, for
+    what only one kind of TensorRT has.
+
+    Raises BundleError for a graph that TensorRT refuses, DeviceError where it builds none.
+    """
+    options.check()
+    stop = threading.Event()
+
+    def work() -> Plan:
+        on_thread()
+        return _build(trt, model, options, timing_cache, report, keep, stop, configure)
+
+    return _interruptible(work, stop, stopping)
+
+
+def _interruptible(work: Callable[[], _Result], stop: threading.Event, stopping: Callable[[], None]) -> _Result:
+    """Run `work` in a thread: TensorRT's call gives Python no chance to see a signal, waiting for a thread does."""
+    with ThreadPoolExecutor(1, "tensorrt-build") as pool:
+        future: Future[_Result] | None = None
+        try:
+            future = pool.submit(work)
+            return future.result()
+        except BaseException:
+            stop.set()
+            if future is not None and not future.done():
+                stopping()
+            while future is not None and not future.done():
+                try:
+                    wait([future])
+                except (KeyboardInterrupt, SystemExit):
+                    # Asked twice. Leaving now would tear the library down under its own threads.
+                    continue
+            raise
+
+
+def _build(
+    trt: ModuleType,
+    model: Path,
+    options: BuildOptions,
+    timing_cache: bytes,
+    report: Report,
+    keep: Callable[[bytes], None],
+    stop: threading.Event,
+    configure: Callable[[Any], None],
+) -> Plan:
+    started, errors = time.monotonic(), list[str]()
+    logger = make_logger(trt, errors)
+    try:
+        builder: tensorrt.Builder = trt.Builder(logger)
+    except Exception as error:
+        # Without a driver the constructor fails with a pybind11 error that says nothing.
+        raise DeviceError(_refusal(trt, model, [*errors, str(error)])) from None
+    network = parse_onnx(trt, builder, logger, model, errors)
+    config = _configuration(trt, builder, network, options)
+    cache, used = _give_cache(config, timing_cache)
+    failures = list[BaseException]()
+    monitor = make_monitor(trt, Phases(_safely(report, stop, failures)), stop)
+    config.progress_monitor = monitor
+    configure(config)
+    errors.clear()
+    built = builder.build_serialized_network(network, config)
+    if cache is not None:
+        keep(bytes(cache.serialize()))
+    if failures:
+        raise failures[0]
+    if built is None:
+        raise DeviceError(_refusal(trt, model, errors))
+    return Plan(
+        data=built,
+        size=int(built.nbytes),
+        quantised=tuple(quantised_convolutions(trt, network)),
+        timing_cache_used=used,
+        seconds=time.monotonic() - started,
+    )
+
+
+def _give_cache(config: tensorrt.IBuilderConfig, timing_cache: bytes) -> tuple[tensorrt.ITimingCache | None, bool]:
+    """(the cache in use, whether it is the one given). Not every version keeps it alive, so the caller holds it.
+
+    What is refused is replaced by an empty one, so that what this build measures can be kept.
+    """
+    for data in (timing_cache, b"") if timing_cache else (b"",):
+        cache: tensorrt.ITimingCache | None = config.create_timing_cache(data)
+        if cache is not None and config.set_timing_cache(cache, False):
+            return cache, bool(data)
+    return None, False
+
+
+def _safely(report: Report, stop: threading.Event, failures: list[BaseException]) -> Report:
+    """`report` for a caller in C++, through which no exception may travel: it is kept, and ends the build."""
+
+    def safe_report(done: int, total: int, text: str) -> None:
+        try:
+            # A phase that is broken off counts as finished; nobody should see a bar that runs to its end.
+            if not stop.is_set():
+                report(done, total, text)
+        except BaseException as error:
+            failures.append(error)
+            stop.set()
+
+    return safe_report
+
+
+def _configuration(
+    trt: ModuleType, builder: tensorrt.Builder, network: tensorrt.INetworkDefinition, options: BuildOptions
+) -> tensorrt.IBuilderConfig:
+    config = builder.create_builder_config()
+    config.builder_optimization_level = options.optimisation_level
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    # fp32 means fp32: TF32 keeps 10 bits of the mantissa.
+    config.clear_flag(trt.BuilderFlag.TF32)
+    if options.workspace_mib is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib << 20)
+    entry = network.get_input(0)
+    shape: Any = entry.shape
+    rest = tuple(shape)[1:]
+    sizes: list[Any] = [(batch, *rest) for batch in (1, options.opt_batch, options.max_batch)]
+    profile = builder.create_optimization_profile()
+    profile.set_shape(entry.name, *sizes)
+    config.add_optimization_profile(profile)
+    return config
+
+
+def _refusal(trt: ModuleType, model: Path, errors: list[str]) -> str:
+    said = errors[0] if errors else "it says no more"
+    return (
+        f"{model.name}: TensorRT {library.version(trt)} builds no engine ({said}); "
+        "see that memory is free, and `edgeasd doctor` for driver and GPU"
+    )

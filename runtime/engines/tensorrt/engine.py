@@ -1,0 +1,120 @@
+"""TensorRT as an engine: a built encoder, and a built head for whoever asks for one."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from edgeasd.runtime.engines.tensorrt.built import read_built
+from edgeasd.runtime.engines.tensorrt.machine import this_machine
+from edgeasd.runtime.engines.tensorrt.program import Program
+from edgeasd.runtime.errors import BundleError, InputError
+from edgeasd.runtime.logmel import Float32Array
+
+_GPU = re.compile(r"cuda(:(?P<index>[0-9]{1,3}))?")
+
+
+def gpu_index(accelerator: str) -> int:
+    """0 of "cuda", K of "cuda:K". Raises InputError for anything else: TensorRT runs on a GPU."""
+    found = _GPU.fullmatch(accelerator)
+    if found is None:
+        raise InputError(f"--accelerator {accelerator}: TensorRT runs on a GPU; use cuda:0, or --engine onnxruntime")
+    return int(found["index"] or 0)
+
+
+class TensorRTEngine:
+    """The encoder as a built engine. Satisfies edgeasd.runtime.engines.base.Engine.
+
+    Nothing is compared with a sidecar here: `edgeasd.runtime.engines.tensorrt.built` does that first.
+    """
+
+    def __init__(
+        self,
+        engine_path: Path,
+        *,
+        precision: str,
+        accelerator: str = "cuda:0",
+        max_batch: int = 10,
+        plan: bytes | None = None,
+    ) -> None:
+        """Load `engine_path`, or `plan`, its bytes, where they have been read.
+
+        Runs and records every batch size once, so that no later call is slow. Raises DeviceError without
+        TensorRT, CUDA or the GPU, and where TensorRT refuses the engine; InputError where `max_batch` is more
+        than it was built for.
+        """
+        index = gpu_index(accelerator)
+        place = f"{engine_path.parent.name}/{engine_path.name}"
+        self._program = Program(
+            engine_path.read_bytes() if plan is None else plan, place=place, index=index, max_batch=max_batch
+        )
+        outputs = self._program.layout.outputs
+        if len(outputs) != 1:
+            self._program.close()
+            raise BundleError(f"{place}: {len(outputs)} outputs, an encoder has one; build again with `edgeasd build`")
+        self._output = outputs[0].name
+        self.accelerator = f"cuda:{index}"
+        self.precision = precision
+        self.max_batch = max_batch
+        gpu = self._program.gpu
+        self.name = (
+            f"tensorrt {self._program.version} {gpu.name} (compute capability {gpu.compute_capability}), "
+            f"{self._program.graphs}"
+        )
+
+    def embed(self, batch: Float32Array) -> Float32Array:
+        """Segments (N, 1, frames, n_mels) float32 to embeddings (N, D) float32."""
+        return self._program(batch)[self._output]
+
+    def close(self) -> None:
+        """Free the GPU."""
+        self._program.close()
+
+
+class TensorRTHead:
+    """The head as an engine of its own: embeddings (N, D) float32 to logit, q, p, d and d_prime, each (N,) float32."""
+
+    def __init__(self, engine_path: Path, *, accelerator: str, max_batch: int, plan: bytes | None = None) -> None:
+        """As for TensorRTEngine."""
+        place = f"{engine_path.parent.name}/{engine_path.name}"
+        data = engine_path.read_bytes() if plan is None else plan
+        self._program = Program(data, place=place, index=gpu_index(accelerator), max_batch=max_batch)
+        self.graphs = self._program.graphs
+        missing = {"logit", "q", "d"} - {tensor.name for tensor in self._program.layout.outputs}
+        if missing:
+            self._program.close()
+            raise BundleError(f"{place}: without {', '.join(sorted(missing))}; build again with `edgeasd build`")
+
+    def __call__(self, z: Float32Array) -> dict[str, Float32Array]:
+        """All outputs by name, in as many batches as it takes."""
+        limit = self._program.max_batch
+        parts = [self._program(z[start : start + limit]) for start in range(0, len(z), limit)]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def close(self) -> None:
+        """Free the GPU."""
+        self._program.close()
+
+
+def open_built(
+    bundle: Path, precision: str, accelerator: str, *, onnx_sha256: str, max_batch: int = 10
+) -> TensorRTEngine:
+    """The engine built from the encoder whose hash is given, after its sidecar was compared with this machine.
+
+    Takes batches of `max_batch`, or fewer where it was built for fewer. Raises NotBuilt where there is none that
+    fits, and what TensorRTEngine raises.
+    """
+    index = gpu_index(accelerator)
+    built = read_built(bundle, precision, this_machine(index), onnx_sha256=onnx_sha256, index=index)
+    most = min(max_batch, built.sidecar.max_batch)
+    return TensorRTEngine(built.path, precision=precision, accelerator=accelerator, max_batch=most, plan=built.plan)
+
+
+def open_built_head(bundle: Path, accelerator: str, *, onnx_sha256: str, max_batch: int = 10) -> TensorRTHead:
+    """The same for the head."""
+    index = gpu_index(accelerator)
+    built = read_built(bundle, "fp32", this_machine(index), onnx_sha256=onnx_sha256, part="head", index=index)
+    most = min(max_batch, built.sidecar.max_batch)
+    return TensorRTHead(built.path, accelerator=accelerator, max_batch=most, plan=built.plan)

@@ -1,0 +1,7 @@
+"""What is kept of alarms and scores on the device: one SQLite file."""
+
+from __future__ import annotations
+
+from edgeasd.runtime.events.store import EventStore, Retention
+
+__all__ = ["EventStore", "Retention"]

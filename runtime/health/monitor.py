@@ -1,0 +1,240 @@
+"""The health of one input, from its samples as they come.
+
+Sound is judged in windows of 0.2 s counted from its beginning, or from the last gap. The same samples
+therefore give the same states however they are cut into blocks, and memory does not grow.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+
+import numpy as np
+
+from edgeasd.runtime.errors import InputError
+from edgeasd.runtime.health.holes import Holes
+from edgeasd.runtime.health.latch import Latch
+from edgeasd.runtime.health.repeats import repeated_block
+from edgeasd.runtime.health.report import UNITS, HealthChange, HealthReport, StateReport
+from edgeasd.runtime.health.settings import FLOOR_DBFS, STATES, HealthSettings, LevelRange, StateSettings
+from edgeasd.runtime.health.window import WindowFigures, WindowMeter
+from edgeasd.runtime.logmel import Float32Array, check_samples
+
+WINDOW_SECONDS = 0.2
+SPAN_WINDOWS = 50
+"""Windows in a mean: 10 s, which is what a clip score looks back on."""
+HOLE_WINDOWS = 300
+"""Windows in which holes are counted: 60 s."""
+STRETCH_WINDOWS = 5
+"""Windows that are searched for a repeated block at once: 1 s."""
+MIN_RATE, MAX_RATE = 4_000, 768_000
+
+
+def _dbfs(value: float) -> float:
+    return 20.0 * math.log10(value) if value > 1e-6 else FLOOR_DBFS
+
+
+_Verdict = tuple[bool, bool, float | None]
+"""Whether a window asks a state to begin, whether it asks it to end, and the figure that was compared."""
+_UNKNOWN: _Verdict = (False, False, None)
+
+
+class _SlidingCount:
+    """The sum of the last `length` whole numbers, without adding them all up again."""
+
+    def __init__(self, length: int) -> None:
+        self._last: deque[int] = deque([0] * length, maxlen=length)
+        self.total = 0
+
+    def add(self, count: int) -> None:
+        self.total += count - self._last[0]
+        self._last.append(count)
+
+
+class HealthMonitor:
+    """Judges the samples of one input; put before resampling, where clipping and stuck samples still show.
+
+    monitor = HealthMonitor(HealthSettings(), 48_000, level_range(settings, amplitude, None))
+    for block in source:
+        changes = monitor.push(block)
+    monitor.report().sick
+    """
+
+    def __init__(self, settings: HealthSettings, sample_rate: int, level: LevelRange | None = None) -> None:
+        """`sample_rate` in Hz; `level` is the expected range, without which no level is judged.
+
+        Raises InputError for a rate outside 4,000 to 768,000 Hz.
+        """
+        if not MIN_RATE <= sample_rate <= MAX_RATE:
+            raise InputError(f"{sample_rate} Hz: health is judged at {MIN_RATE} to {MAX_RATE} Hz; use such a rate")
+        self.settings, self.sample_rate, self.level = settings, sample_rate, level
+        self._size = round(WINDOW_SECONDS * sample_rate)
+        self._meter = WindowMeter(self._size, settings.clipping.full_scale)
+        self._off = [name for name in STATES if not self._settings_of(name).enabled]
+        self._begin()
+
+    def _begin(self) -> None:
+        settings, rate = self.settings, self.sample_rate
+        self._position = 0
+        self._held = 0
+        self._stretch: Float32Array = np.empty(STRETCH_WINDOWS * self._size, np.float32)
+        self._block: int | None = None
+        self._means: deque[float] = deque(maxlen=SPAN_WINDOWS)
+        self._powers: deque[float] = deque(maxlen=SPAN_WINDOWS)
+        self._clipped = _SlidingCount(SPAN_WINDOWS)
+        self._hole_counts = _SlidingCount(HOLE_WINDOWS)
+        self._reported_holes = 0
+        drop = settings.dropouts
+        edge = 10.0 ** (drop.edge_dbfs / 20.0)
+        self._holes = Holes(
+            max(1, round(drop.shortest_seconds * rate)), round(drop.longest_seconds * rate), edge if edge > 0 else 0.0
+        )
+        self._latches = {name: self._latch(name) for name in STATES}
+        self._values: dict[str, float | None] = dict.fromkeys(STATES)
+        self._sick_since: int | None = None
+
+    def _settings_of(self, name: str) -> StateSettings:
+        found: StateSettings = getattr(self.settings, "level" if name.startswith("level_") else name)
+        return found
+
+    def _latch(self, name: str) -> Latch:
+        state = self._settings_of(name)
+        return Latch(*(math.ceil(s / WINDOW_SECONDS - 1e-9) for s in (state.on_seconds, state.off_seconds)))
+
+    def reset(self) -> None:
+        """Forget everything; the next sample is sample 0."""
+        self._begin()
+
+    @property
+    def sick(self) -> bool:
+        """Whether a state is active that makes the input sick."""
+        return self._sick_since is not None
+
+    @property
+    def at_seconds(self) -> float:
+        """Seconds of sound so far, lost sound included."""
+        return (self._position + self._held % self._size) / self.sample_rate
+
+    def push(self, samples: Float32Array) -> list[HealthChange]:
+        """Judge samples (n,) float32 in [-1, 1), any n >= 0; returns what began or ended, in order.
+
+        Raises InputError, before anything is accepted, for another dtype or shape and for NaN or infinities.
+        """
+        check_samples(samples, self._position + self._held % self._size, self.sample_rate)
+        changes: list[HealthChange] = []
+        done = 0
+        while done < samples.size:
+            within = self._held % self._size
+            taken = min(self._size - within, samples.size - done)
+            self._stretch[self._held : self._held + taken] = samples[done : done + taken]
+            self._held += taken
+            done += taken
+            if within + taken == self._size:
+                changes += self._judge(self._stretch[self._held - self._size : self._held])
+                self._held %= self._stretch.size
+        return changes
+
+    def gap(self, lost_samples: int = 0) -> None:
+        """The source lost sound here; 0 where it does not know how much. Counts as one hole.
+
+        A window that has begun is dropped: no figure spans a gap.
+        """
+        if lost_samples < 0:
+            raise InputError(f"gap of {lost_samples} samples: a loss is 0 samples or more; pass 0 where unknown")
+        self._position += self._held % self._size + lost_samples
+        self._held = 0
+        self._block = None
+        self._reported_holes += 1
+        self._holes.reset()
+
+    def report(self) -> HealthReport:
+        """All states now."""
+        rate = self.sample_rate
+        states = {}
+        for name, latch in self._latches.items():
+            since = latch.since / rate if latch.active else None
+            states[name] = StateReport(latch.active, since, self._values[name], UNITS[name])
+        sick_since = None if self._sick_since is None else self._sick_since / rate
+        return HealthReport(self.at_seconds, self.sick, sick_since, self._level(), states)
+
+    def _judge(self, window: Float32Array) -> list[HealthChange]:
+        figures = self._meter.measure(window)
+        self._take(window, figures)
+        verdicts = self._verdicts(figures)
+        start, self._position = self._position, self._position + self._size
+        changed = []
+        for name, (begin, end, value) in verdicts.items():
+            self._values[name] = value
+            if self._latches[name].update(begin, end, start):
+                changed.append(name)
+        if changed:
+            self._update_sick()
+        rate = self.sample_rate
+        return [
+            HealthChange(
+                state=name,
+                active=self._latches[name].active,
+                at_seconds=self._position / rate,
+                since_seconds=self._latches[name].since / rate,
+                value=self._values[name],
+                unit=UNITS[name],
+                sick=self.sick,
+            )
+            for name in changed
+        ]
+
+    def _take(self, window: Float32Array, figures: WindowFigures) -> None:
+        self._means.append(figures.mean)
+        self._powers.append(figures.power)
+        self._clipped.add(figures.clipped)
+        self._hole_counts.add(self._holes.push(window, figures.zeros) + self._reported_holes)
+        self._reported_holes = 0
+        if self._held == self._stretch.size:
+            self._block = repeated_block(self._stretch, self._stretch.size // 2)
+
+    def _level(self) -> float | None:
+        return _dbfs(math.sqrt(sum(self._powers) / SPAN_WINDOWS)) if len(self._powers) == SPAN_WINDOWS else None
+
+    def _update_sick(self) -> None:
+        active = [latch.since for name, latch in self._latches.items() if latch.active and name in self.settings.sick]
+        if not active:
+            self._sick_since = None
+        elif self._sick_since is None:
+            self._sick_since = min(active)
+
+    def _verdicts(self, figures: WindowFigures) -> dict[str, _Verdict]:
+        settings = self.settings
+        all_zero = figures.zeros == self._size
+        level = _dbfs(math.sqrt(figures.power))
+        quiet, clip, holes = settings.silence, settings.clipping, settings.dropouts
+        clipped = self._clipped.total / (SPAN_WINDOWS * self._size)
+        count = self._hole_counts.total
+        stuck = self._block if self._block is not None else (1 if figures.constant and not all_zero else 0)
+        found: dict[str, _Verdict] = {
+            "digital_silence": (all_zero, not all_zero, figures.zeros / self._size),
+            "silence": (level < quiet.on_dbfs and not figures.constant, level > quiet.off_dbfs, level),
+            "clipping": (clipped >= clip.on_share, clipped <= clip.off_share, clipped),
+            "dc_offset": self._dc_verdict(),
+            "stuck": (stuck > 0, stuck == 0, float(stuck)),
+            "dropouts": (count >= holes.on_count, count <= holes.off_count, float(count)),
+            **self._level_verdicts(),
+        }
+        for name in self._off:
+            found[name] = (False, False, found[name][2])
+        return found
+
+    def _dc_verdict(self) -> _Verdict:
+        if len(self._means) < SPAN_WINDOWS:
+            return _UNKNOWN
+        offset, limits = _dbfs(abs(sum(self._means)) / SPAN_WINDOWS), self.settings.dc_offset
+        return (offset >= limits.on_dbfs, offset < limits.off_dbfs, offset)
+
+    def _level_verdicts(self) -> dict[str, _Verdict]:
+        level, limits, expected = self._level(), self.settings.level, self.level
+        if level is None or expected is None:
+            return {name: (False, False, level) for name in ("level_low", "level_high")}
+        low, high, back = expected.low_dbfs, expected.high_dbfs, limits.hysteresis_db
+        return {
+            "level_low": (level < low, level >= min(low + back, high), level),
+            "level_high": (level > high, level <= max(high - back, low), level),
+        }

@@ -1,0 +1,71 @@
+"""What the health of an input is said to be, as objects and as JSON."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+SCHEMA = 1
+
+UNITS = {
+    "digital_silence": "share of zeros",
+    "silence": "dBFS",
+    "clipping": "share of samples",
+    "dc_offset": "dBFS",
+    "stuck": "samples",
+    "dropouts": "in 60 s",
+    "level_low": "dBFS",
+    "level_high": "dBFS",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class StateReport:
+    """One health state. Times are seconds of sound since the monitor began, lost sound included."""
+
+    active: bool
+    since_seconds: float | None
+    """When what makes it active began; None where it is not."""
+    value: float | None
+    """The figure that is compared, in `unit`; None before there is one."""
+    unit: str
+
+
+@dataclass(frozen=True, slots=True)
+class HealthChange:
+    """A state that began (`active`) or ended."""
+
+    state: str
+    active: bool
+    at_seconds: float
+    since_seconds: float
+    """When the sound began to be like that; `at_seconds` is when it had been so for long enough."""
+    value: float | None
+    unit: str
+    sick: bool
+    """Whether the input is sick after this change."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, with the version of the schema."""
+        return {"schema": SCHEMA, **asdict(self)}
+
+
+@dataclass(frozen=True, slots=True)
+class HealthReport:
+    """All states of one input at one moment."""
+
+    at_seconds: float
+    sick: bool
+    sick_since_seconds: float | None
+    level_dbfs: float | None
+    """RMS of the last 10 s without the offset."""
+    states: dict[str, StateReport]
+
+    @property
+    def active(self) -> tuple[str, ...]:
+        """Names of the states that are active."""
+        return tuple(name for name, state in self.states.items() if state.active)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, with the version of the schema."""
+        return {"schema": SCHEMA, **asdict(self)}

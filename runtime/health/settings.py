@@ -1,0 +1,226 @@
+"""Thresholds and hold times of every health state. docs/health.md says why each default is what it is.
+
+Levels are dBFS: 20 log10 of an RMS or a sample value, full scale being 1.0. Shares are of samples, times
+are seconds of sound. Every state begins at its `on` figure, held for `on_seconds`, and ends at its `off`
+figure, held for `off_seconds`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from edgeasd.runtime.errors import InputError
+from edgeasd.runtime.logmel import Amplitude
+
+STATES = (
+    "digital_silence",
+    "silence",
+    "clipping",
+    "dc_offset",
+    "stuck",
+    "dropouts",
+    "level_low",
+    "level_high",
+)
+FLOOR_DBFS = -120.0
+"""What silence is shown as; 16-bit sound ends at about -98."""
+
+_Dbfs = Annotated[float, Field(ge=FLOOR_DBFS, le=0.0, allow_inf_nan=False)]
+_Seconds = Annotated[float, Field(ge=0.0, le=3600.0, allow_inf_nan=False)]
+_Share = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+def _require(settings: Any, holds: bool, rule: str) -> Any:
+    if not holds:
+        raise ValueError(f"{rule} does not hold")
+    return settings
+
+
+class LevelRange(BaseModel):
+    """The levels (dBFS, RMS over 10 s, offset removed) at which a machine is expected to be heard.
+
+    May stand in the manifest as `level`, measured where the machine runs.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    low_dbfs: _Dbfs
+    high_dbfs: _Dbfs
+    found_by: Annotated[str, Field(max_length=500)] = "set by hand"
+
+    @model_validator(mode="after")
+    def _ordered(self) -> LevelRange:
+        if not self.low_dbfs < self.high_dbfs:
+            raise ValueError(f"low_dbfs {self.low_dbfs} < high_dbfs {self.high_dbfs} does not hold")
+        return self
+
+
+class StateSettings(_Settings):
+    """What every state has."""
+
+    enabled: bool = True
+    on_seconds: _Seconds
+    off_seconds: _Seconds
+
+
+class DigitalSilence(StateSettings):
+    """Every sample is exactly 0."""
+
+    on_seconds: _Seconds = 1.0
+    off_seconds: _Seconds = 1.0
+
+
+class Silence(StateSettings):
+    """Level of a window (offset removed), where not every sample is the same."""
+
+    on_dbfs: _Dbfs = -80.0
+    off_dbfs: _Dbfs = -74.0
+    on_seconds: _Seconds = 10.0
+    off_seconds: _Seconds = 2.0
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Silence:
+        return _require(self, self.on_dbfs <= self.off_dbfs, "on_dbfs <= off_dbfs")
+
+
+class Clipping(StateSettings):
+    """Share of the samples of 10 s that lie at `full_scale` or beyond."""
+
+    full_scale: Annotated[float, Field(gt=0.0, le=1.0)] = 0.9999
+    on_share: _Share = 1e-3
+    off_share: _Share = 1e-4
+    on_seconds: _Seconds = 0.0
+    off_seconds: _Seconds = 10.0
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Clipping:
+        return _require(self, self.on_share > 0 and self.off_share <= self.on_share, "0 < on_share >= off_share")
+
+
+class DcOffset(StateSettings):
+    """Size of the mean of 10 s."""
+
+    on_dbfs: _Dbfs = -26.0
+    off_dbfs: _Dbfs = -32.0
+    on_seconds: _Seconds = 10.0
+    off_seconds: _Seconds = 10.0
+
+    @model_validator(mode="after")
+    def _ordered(self) -> DcOffset:
+        return _require(self, self.off_dbfs <= self.on_dbfs, "off_dbfs <= on_dbfs")
+
+
+class Stuck(StateSettings):
+    """One value other than 0 all the time, or one block of up to half a second again and again."""
+
+    on_seconds: _Seconds = 2.0
+    off_seconds: _Seconds = 2.0
+
+
+class Dropouts(StateSettings):
+    """Holes in the sound within 60 s: runs of exact zeros with a sharp edge, and gaps that the source reports."""
+
+    shortest_seconds: Annotated[float, Field(gt=0.0, le=1.0)] = 0.002
+    longest_seconds: Annotated[float, Field(gt=0.0, le=60.0)] = 1.0
+    edge_dbfs: _Dbfs = -66.0
+    on_count: Annotated[int, Field(ge=1, le=100_000)] = 3
+    off_count: Annotated[int, Field(ge=0, le=100_000)] = 0
+    on_seconds: _Seconds = 0.0
+    off_seconds: _Seconds = 0.0
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Dropouts:
+        _require(self, self.off_count < self.on_count, "off_count < on_count")
+        return _require(self, self.shortest_seconds <= self.longest_seconds, "shortest_seconds <= longest_seconds")
+
+
+class Level(StateSettings):
+    """Level of 10 s (offset removed) beside the range at which the machine is expected.
+
+    Without `low_dbfs` and `high_dbfs` the range is the manifest's `level`, or else the level of the
+    training clips plus and minus `margin_db`.
+    """
+
+    low_dbfs: _Dbfs | None = None
+    high_dbfs: _Dbfs | None = None
+    margin_db: Annotated[float, Field(gt=0.0, le=FLOOR_DBFS * -1)] = 20.0
+    hysteresis_db: Annotated[float, Field(ge=0.0, le=40.0)] = 3.0
+    on_seconds: _Seconds = 10.0
+    off_seconds: _Seconds = 5.0
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Level:
+        if self.low_dbfs is not None and self.high_dbfs is not None:
+            return _require(self, self.low_dbfs < self.high_dbfs, "low_dbfs < high_dbfs")
+        return self
+
+
+class HealthSettings(_Settings):
+    """All health states. `sick` lists those that make an input sick, so that it raises no anomaly alarm."""
+
+    digital_silence: DigitalSilence = DigitalSilence()
+    silence: Silence = Silence()
+    clipping: Clipping = Clipping()
+    dc_offset: DcOffset = DcOffset()
+    stuck: Stuck = Stuck()
+    dropouts: Dropouts = Dropouts()
+    level: Level = Level()
+    sick: Annotated[tuple[str, ...], Field(strict=False)] = STATES
+
+    @model_validator(mode="after")
+    def _known(self) -> HealthSettings:
+        for name in self.sick:
+            if name not in STATES:
+                raise ValueError(f"sick: {name!r} is not a health state; use {', '.join(STATES)}")
+        return self
+
+    @classmethod
+    def parse(cls, value: Any, place: str) -> HealthSettings:
+        """From plain data, as a configuration file holds it. Raises InputError with one line that names `place`."""
+        try:
+            return cls.model_validate(value)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_context=False)[0]
+            where = ".".join(str(part) for part in first["loc"]) or "health"
+            given = "" if isinstance(first["input"], dict) else f" {str(first['input'])[:80]!r}"
+            what = f"{where}{given}: {first['msg']}"
+            shown = "".join(c if c.isprintable() else " " for c in what)[:300]
+            raise InputError(f"{place}: {shown}; correct this health setting") from None
+
+
+def training_level_dbfs(amplitude: Amplitude) -> float | None:
+    """Level of the training clips, which every manifest knows as the scale of its amplitude; None where it is 1.
+
+    The scale is the standard deviation over all clips of the machine type, so the RMS without the offset.
+    """
+    return None if amplitude.std == 1.0 else max(FLOOR_DBFS, 20.0 * math.log10(amplitude.std))
+
+
+def level_range(settings: HealthSettings, amplitude: Amplitude, measured: LevelRange | None) -> LevelRange | None:
+    """The range in force: that of the settings, else the measured one, else around the training level; None if unknown.
+
+    An end that the settings leave open comes from the other two.
+    """
+    given, found = settings.level, measured
+    if found is None and (centre := training_level_dbfs(amplitude)) is not None:
+        margin = given.margin_db
+        # Training clips may have been scaled beyond full scale; a device cannot be.
+        high = min(0.0, centre + margin)
+        low = max(FLOOR_DBFS, min(centre - margin, high - margin))
+        found = LevelRange(
+            low_dbfs=low, high_dbfs=high, found_by=f"the training level {centre:.1f} dBFS ± {margin:g} dB"
+        )
+    if given.low_dbfs is None and given.high_dbfs is None:
+        return found
+    low = given.low_dbfs if given.low_dbfs is not None else (found.low_dbfs if found else FLOOR_DBFS)
+    high = given.high_dbfs if given.high_dbfs is not None else (found.high_dbfs if found else 0.0)
+    if low >= high:
+        raise InputError(f"level: low_dbfs {low:g} is not below high_dbfs {high:g}; give both ends")
+    return LevelRange(low_dbfs=low, high_dbfs=high, found_by="the settings")

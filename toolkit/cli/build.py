@@ -1,0 +1,149 @@
+"""edgeasd build."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edgeasd.runtime.errors import CheckFailed, InputError
+from edgeasd.toolkit.cli.guard import complain
+from edgeasd.toolkit.cli.options import AsJson
+
+if TYPE_CHECKING:
+    from edgeasd.runtime.engines.tensorrt.bundle_build import Built
+    from edgeasd.runtime.engines.tensorrt.machine import MachineFacts
+
+_NAMED = 5
+
+
+def build(
+    bundle: Annotated[Path, typer.Argument(help="Bundle folder; engines are put into its engines/.")],
+    precision: Annotated[
+        str | None,
+        typer.Option(help="Which of fp32,fp16,int8 to build, with commas; all that the bundle offers by default."),
+    ] = None,
+    max_batch: Annotated[int, typer.Option(min=1, help="Largest batch, in segments.")] = 10,
+    opt_batch: Annotated[
+        int, typer.Option(min=1, help="Batch that the engine is made fastest for; a listening device has 1.")
+    ] = 1,
+    workspace_limit: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="MIB", help="Memory that a layer may work in, in MiB; no limit by default."),
+    ] = None,
+    optimisation_level: Annotated[
+        int, typer.Option(min=0, max=5, help="From 0 (builds quickly) to 5 (searches longest).")
+    ] = 3,
+    head: Annotated[
+        bool, typer.Option("--head", help="Build an engine of the head too, or alone where no --precision is given.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Build again what is there and fits.")] = False,
+    accelerator: Annotated[str, typer.Option(help="The GPU to build on and for: cuda or cuda:K.")] = "cuda:0",
+    as_json: AsJson = False,
+) -> None:
+    """Build TensorRT engines of a bundle, on the device that will run them.
+
+    An engine that is there and fits this machine is kept. A new one takes its place after the golden segments
+    were reproduced; Ctrl-C leaves the old one as it was. Exit code 1 where the golden segments are not reproduced
+    (the new engine is not kept) or where quantised convolutions do not run as INT8 (it is kept), 3 without
+    TensorRT or a GPU.
+
+    Example: edgeasd build bundles/valve-id_00 --precision int8
+    """
+    from edgeasd.runtime.bundle import Bundle
+    from edgeasd.runtime.engines.tensorrt import library
+    from edgeasd.runtime.engines.tensorrt.build import BuildOptions
+    from edgeasd.runtime.engines.tensorrt.bundle_build import Site, have_engine
+    from edgeasd.runtime.engines.tensorrt.machine import this_machine
+    from edgeasd.runtime.engines.tensorrt.targets import targets
+    from edgeasd.toolkit.progress import progress
+
+    options = BuildOptions(max_batch, opt_batch, workspace_limit, optimisation_level)
+    options.check()
+    index = _gpu_index(accelerator)
+    if bundle.is_file():
+        raise InputError(f"{bundle}: engines are built into a folder, and this is a file; unpack the zip and name that")
+    done: list[Built] = []
+    with Bundle(bundle) as opened:
+        wanted = targets(opened, [] if precision is None else precision.split(","), head)
+        trt = library.load()
+        site = Site(trt, this_machine(index, trt), index)
+        for target in wanted:
+            with progress(f"building {target.label}") as report:
+                made = have_engine(opened, target, site, options, force=force, report=report, say=complain)
+            done.append(made)
+            if not as_json:
+                _print(made)
+            if made.sidecar.unclear:
+                complain(f"warning: {_unclear(made)}")
+    if as_json:
+        print(json.dumps(_facts(bundle, site.machine, done), indent=2))
+    failed = [_not_int8(made) for made in done if made.sidecar.not_int8]
+    if failed:
+        raise CheckFailed("; ".join(failed))
+
+
+def _gpu_index(accelerator: str) -> int:
+    found = re.fullmatch(r"cuda(?::([0-9]{1,3}))?", accelerator)
+    if found is None:
+        raise InputError(f"--accelerator {accelerator}: TensorRT builds on a GPU; use cuda or cuda:K")
+    return int(found[1] or 0)
+
+
+def _facts(bundle: Path, machine: MachineFacts, done: list[Built]) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    engines = [
+        {
+            "part": made.target.part,
+            "precision": made.target.precision,
+            "path": str(made.path),
+            "new": made.new,
+            "why": list(made.why),
+            "seconds": round(made.seconds, 1) if made.new else None,
+            "golden_deviation": None if made.deviation is None else asdict(made.deviation),
+            "sidecar": made.sidecar.model_dump(mode="json"),
+        }
+        for made in done
+    ]
+    return {"bundle": str(bundle), "machine": asdict(machine), "engines": engines}
+
+
+def _print(made: Built) -> None:
+    sidecar = made.sidecar
+    what = f"built in {made.seconds:.0f} s" if made.new else "fits this machine, nothing to do (--force builds again)"
+    print(f"{made.path}: {what}, {sidecar.engine_size / 2**20:.1f} MiB")
+    on = f"{sidecar.gpu} (compute capability {sidecar.compute_capability})"
+    l4t = "" if sidecar.l4t is None else f", L4T {sidecar.l4t}"
+    print(f"  TensorRT {sidecar.tensorrt}, {on}{l4t}, batches of 1 to {sidecar.max_batch}")
+    if made.deviation is not None:
+        from dataclasses import asdict
+
+        worst = ", ".join(f"{name} {value:.1e}" for name, value in asdict(made.deviation).items())
+        print(f"  golden segments reproduced ({worst})")
+    counted = ", ".join(f"{count} {name}" for name, count in sidecar.layers.items())
+    print(f"  layers by precision: {counted or 'the inspector does not tell'}")
+    if quantised := sidecar.int8 + len(sidecar.not_int8) + len(sidecar.unclear):
+        print(f"  quantised convolutions: {sidecar.int8} of {quantised} run as INT8")
+
+
+def _not_int8(made: Built) -> str:
+    missed = made.sidecar.not_int8
+    named = ", ".join(f"{name} {precision}" for name, precision in list(missed.items())[:_NAMED])
+    more = f" and {len(missed) - _NAMED} more" if len(missed) > _NAMED else ""
+    return (
+        f"{made.path}: {len(missed)} of {made.sidecar.int8 + len(missed)} quantised convolutions do not run as INT8 "
+        f"({named}{more}); the engine is kept, it is right but slower than it should be; compare it with fp16 by "
+        "`edgeasd bench`"
+    )
+
+
+def _unclear(made: Built) -> str:
+    count = len(made.sidecar.unclear)
+    return (
+        f"{made.path}: TensorRT's inspector does not name {count} quantised convolution{'s' if count > 1 else ''}, so "
+        "whether they run as INT8 is not known; compare its speed with fp16"
+    )
