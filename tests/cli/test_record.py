@@ -200,8 +200,8 @@ def test_a_dead_microphone_is_said_and_makes_exit_code_1(tmp_path: Path) -> None
         cwd=tmp_path,
     )
     assert done.returncode == 1
-    assert json.loads(done.stdout)["complaints"] == {f"clip_00000{i}.flac": ["digital silence"] for i in (1, 2)}
-    assert "DIGITAL SILENCE" in done.stderr
+    assert json.loads(done.stdout)["complaints"] == {f"clip_00000{i}.flac": ["digital_silence"] for i in (1, 2)}
+    assert "digital_silence" in done.stderr
     assert done.stderr.splitlines()[-1].endswith("listen to them, and delete what is no good")
 
 

@@ -165,6 +165,13 @@ def test_a_raw_device_of_another_rate_says_both_remedies(card: Callable[..., Pat
         AlsaSource("hw:1", backend="arecord")
 
 
+def test_floats_that_are_no_numbers_are_an_error_of_the_device(card: Callable[..., Path]) -> None:
+    card("FLOAT_LE", 16000, np.array([0.5, np.nan], "<f4").tobytes())
+    source = AlsaSource("hw:1", backend="arecord")
+    with pytest.raises(DeviceError, match="delivers samples that are no numbers"):
+        read_exactly(source, 2)
+
+
 @pytest.mark.parametrize("rate", [44100, 48000])
 def test_the_own_rate_is_resampled_as_soxr_would_at_once(card: Callable[..., Path], rate: int) -> None:
     whole = np.random.default_rng(2).integers(-20000, 20000, 3 * rate)

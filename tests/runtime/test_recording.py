@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from edgeasd.runtime.capture import Block
 from edgeasd.runtime.errors import CheckFailed, InputError
+from edgeasd.runtime.health import HealthMonitor, HealthSettings
 from edgeasd.runtime.recording import ClipFolder, Recorder, measure
 from edgeasd.runtime.recording.folder import to_integers
 
@@ -196,15 +197,27 @@ def test_a_full_disk_stops_it_before_the_clip_and_keeps_the_others(
     [
         (noise(RATE), ()),
         (noise(RATE, 1e-3), ()),
-        (np.zeros(RATE, np.float32), ("digital silence",)),
+        (np.zeros(RATE, np.float32), ("digital_silence",)),
         (np.full(RATE, 1e-5, np.float32), ("silence",)),
         (noise(RATE, 3.0), ("clipping",)),
-        (noise(RATE) * 0.1 + np.float32(0.06), ("offset",)),
-        (np.ones(RATE, np.float32), ("silence", "clipping", "offset")),
+        (noise(RATE) * 0.1 + np.float32(0.06), ("dc_offset",)),
+        (np.ones(RATE, np.float32), ("silence", "clipping", "dc_offset")),
     ],
 )
 def test_a_bad_microphone_is_told_by_its_figures(sound: np.ndarray, complaints: tuple[str, ...]) -> None:
     assert measure(sound).complaints == complaints
+
+
+def test_what_no_single_clip_shows_is_said_by_the_running_sound(tmp_path: Path) -> None:
+    stuck = np.tile(noise(800), 200)
+    with folder_at(tmp_path) as folder:
+        recorder = Recorder(folder, 2 * RATE, 16, 10 * RATE, HealthMonitor(HealthSettings(), RATE))
+        clips = recorder.accept(Block(0, stuck))
+        assert [clip.complaints for clip in clips][-1] == ("stuck",)
+        assert clips[0].figures.complaints == ()
+        for _ in range(3):
+            assert recorder.accept(Block(20 * RATE, noise(100), after_loss=True)) == []
+        assert set(recorder.tally.complaints.values()) == {("stuck",)}
 
 
 def test_levels_are_those_of_a_sine() -> None:
@@ -220,6 +233,7 @@ WRITE_ON = """
 import sys
 from pathlib import Path
 import numpy as np
+from edgeasd.runtime.health import HealthMonitor, HealthSettings
 from edgeasd.runtime.recording import ClipFolder
 with ClipFolder(Path(sys.argv[1]), "valve", "00", "normal", sample_rate=16000, resume=True) as folder:
     while True:

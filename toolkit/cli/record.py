@@ -73,6 +73,7 @@ def record(
 
     Example: edgeasd record --device hw:1 --machine valve --id 00 --minutes 30
     """
+    from edgeasd.runtime.health import HealthMonitor, HealthSettings
     from edgeasd.runtime.recording import ClipFolder, Recorder
     from edgeasd.runtime.sources import open_source
     from edgeasd.toolkit.cli.level_meter import LevelMeter
@@ -95,10 +96,11 @@ def record(
     # The folder comes after the source: a source that is not there leaves no empty folder.
     with closing(source), clips as folder:
         before = folder.clips
-        recorder = Recorder(folder, round(clip_seconds * rate), _bits(source, mix), round(minutes * 60 * rate))
+        bits, health = _bits(source, mix), HealthMonitor(HealthSettings(), rate)
+        recorder = Recorder(folder, round(clip_seconds * rate), bits, round(minutes * 60 * rate), health)
         folder.check_disk(recorder.clips_left * recorder.clip_bytes)
         meter = LevelMeter(sys.stderr, f"{machine} {folder.machine_id} {label}")
-        meter.say(f"edgeasd: {source.name} to {folder.path}, FLAC of {_bits(source, mix)} bits; {before} clips there")
+        meter.say(f"edgeasd: {source.name} to {folder.path}, FLAC of {bits} bits; {before} clips there")
         ended = "error"
         try:
             ended = _collect(source, folder, recorder, meter, rate)
@@ -141,8 +143,8 @@ def _collect(source: Source, folder: ClipFolder, recorder: Recorder, meter: Leve
             if block is None:
                 return END_OF_SOUND
             for clip in recorder.accept(block):
-                if clip.figures.complaints:
-                    meter.say(f"edgeasd: {clip.path.name}: {', '.join(clip.figures.complaints)}")
+                if clip.complaints:
+                    meter.say(f"edgeasd: {clip.path.name}: {', '.join(clip.complaints)}")
             meter.show(measure(block.samples), folder.clips, recorder.clips_left, recorder.seconds_left(rate))
         return COMPLETE
     finally:
