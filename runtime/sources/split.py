@@ -57,7 +57,7 @@ class ChannelSplit:
             facts = (overruns, lost, reopened)
             for source in self.sources:
                 source.take(frames, facts)
-        except BaseException as error:
+        except Exception as error:
             self._end, self._ended = error, True
         finally:
             self._reading.release()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -70,6 +71,11 @@ def test_a_folder_scores_as_one_sound_and_states_its_joints(
     code, records, said = run(small_bundle, "--input", "clips", cwd=place)
     assert code == 0, said
     assert scores(records) == expected
+    page = (Path(__file__).parents[2] / "docs" / "listening.md").read_text("utf-8")
+    described = re.findall(
+        r"`(\w+)`", "".join(re.findall(r"^\| (`[^|]+) \|", page.split("### source\n")[1].split("###")[0], re.M))
+    )
+    assert set(of_type(records, "source")[0]) == set(described)
     joints = [(r["state"], r["detail"], r["at_sample"]) for r in of_type(records, "source")]
     assert joints == [("playing", f"clips/{n}.wav", at * RATE) for n, at in ((1, 0), (2, 3), (3, 7))]
 
