@@ -153,6 +153,29 @@ def test_a_killed_command_comes_back_and_the_loss_is_a_gap(place: Path, small_bu
             os.kill(int(pid), 0)
 
 
+def test_sigterm_ends_it_within_two_seconds_while_the_source_is_away(small_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "feed.sh").write_text("mkdir once 2>/dev/null && printf abcd; exit 4")
+    process = subprocess.Popen(
+        command(small_bundle, "--input-command", "sh feed.sh"),
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    )
+    assert process.stdout is not None
+    while (record := json.loads(process.stdout.readline()))["type"] != "source":
+        assert record["type"] == "start"
+    assert record["state"] == "lost"
+    time.sleep(1.0)
+    asked = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    rest, said = process.communicate(timeout=20)
+    assert time.monotonic() - asked < 2.0
+    assert process.returncode == 0, said
+    assert json.loads(rest.splitlines()[-1])["reason"] == "SIGTERM"
+
+
 def test_without_reopening_its_end_is_the_end_of_the_run(small_bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "feed.sh").write_text("printf abcd; echo camera gone >&2; exit 4")
     code, records, said = run(small_bundle, "--input-command", "sh feed.sh", "--no-reopen", cwd=tmp_path)
