@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -111,8 +114,6 @@ def test_a_box_that_dies_is_said_to_be_offline(tmp_path: Path, broker: Broker, l
         f"Outputs(parse_outputs({{'m': table}}, 'o'), Path({str(tmp_path)!r}), site='plant 1', box='box')\n"
         "time.sleep(60)"
     )
-    import sys
-
     process = subprocess.Popen([sys.executable, "-c", program])
     online = "edgeasd/plant 1/_box/box/online"
     until(lambda: listener.of(online) == [b"online"], 20)
@@ -304,16 +305,15 @@ def test_a_handler_that_fails_ends_nothing(
 
 @pytest.mark.parametrize("answer", [b"\xff" * 50, b"\x20\x02\x00\x00\x30\xff\xff\xff\xff\xff", b"HTTP/1.1 400\r\n\r\n"])
 def test_a_broker_that_talks_nonsense_is_a_failed_attempt(tmp_path: Path, answer: bytes) -> None:
-    import socket
-
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve() -> None:
-            for _ in range(3):
-                connection, _ = server.accept()
-                connection.sendall(answer)
-                time.sleep(0.1)
-                connection.close()
+            with suppress(OSError):
+                for _ in range(3):
+                    connection, _ = server.accept()
+                    connection.sendall(answer)
+                    time.sleep(0.1)
+                    connection.close()
 
         threading.Thread(target=serve, daemon=True).start()
         hub = hub_to(tmp_path, server.getsockname()[1], protocol="5")
