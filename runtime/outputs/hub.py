@@ -101,6 +101,11 @@ class Outputs:
         """How each output is doing. Waits for nothing."""
         return [lane.state() for lane in self._lanes] + [page.state() for page in self._pages]
 
+    @property
+    def metrics_addresses(self) -> list[tuple[str, int]]:
+        """Host and port of every page of metrics, as they are in use."""
+        return [page.address for page in self._pages]
+
     def close(self, deadline: float = 2.0) -> bool:
         """Deliver what can be delivered within `deadline` seconds, and stop; what is left waits on disk.
 
