@@ -217,7 +217,12 @@ def test_password_and_refusal(tmp_path: Path, an_event: Make) -> None:
 
 def test_tls_with_a_certificate_of_the_client(tmp_path: Path, an_event: Make) -> None:
     made = make_certificates(tmp_path)
-    lines = ("allow_anonymous true", f"cafile {made.authority}", f"certfile {made.server}", f"keyfile {made.server_key}")
+    lines = (
+        "allow_anonymous true",
+        f"cafile {made.authority}",
+        f"certfile {made.server}",
+        f"keyfile {made.server_key}",
+    )
     broker = Broker(tmp_path / "tls", *lines, "require_certificate true")
     broker.start()
     url = f"mqtts://127.0.0.1:{broker.port}"
@@ -288,9 +293,7 @@ def test_a_command_reaches_the_callback_and_nothing_else_does(
     assert given_ == [("a/b", "00", {"command": "snooze", "seconds": 60, "by": "anna"})]
 
 
-def test_a_handler_that_fails_ends_nothing(
-    tmp_path: Path, broker: Broker, listener: Listener, an_event: Make
-) -> None:
+def test_a_handler_that_fails_ends_nothing(tmp_path: Path, broker: Broker, listener: Listener, an_event: Make) -> None:
     def fail(*_: Any) -> None:
         raise RuntimeError("a defect")
 
