@@ -50,6 +50,7 @@ class Outputs:
         with the settings, the folder, a secret or a certificate, or where a package is missing; DeviceError
         where the address of the metrics cannot be listened on. Then nothing has been started.
         """
+        self._closed = False
         self._lanes: list[Lane] = []
         self._pages: list[MetricsPage] = []
         queues: list[Queue] = []
@@ -111,6 +112,9 @@ class Outputs:
 
         False where some thread had to be left behind, in an attempt that did not end in time.
         """
+        if self._closed:
+            return True
+        self._closed = True
         # A tenth is left for good-byes and closing.
         until = time.monotonic() + 0.9 * deadline
         for lane in self._lanes:

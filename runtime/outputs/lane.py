@@ -86,19 +86,18 @@ class Lane:
         self._work.set()
 
     def close(self, until: float) -> bool:
-        """Wait for both threads until `until`; whether they have ended, and the queue is closed.
+        """Wait for both threads until `until`, and close the queue; whether both have ended.
 
-        A thread that still waits for its receiver dies with the process; what it had not delivered is on disk.
+        A thread that still waits for its receiver finds the queue closed when it comes back. What it had not
+        delivered is on disk; if it does arrive, the next attempt is a resend.
         """
         self._writer.join(max(0.0, until - time.monotonic()))
         self._work.set()
         self._courier.join(max(0.0, until - time.monotonic()))
         self._stop.set()
         self._work.set()
-        ended = not (self._writer.is_alive() or self._courier.is_alive())
-        if ended:
-            self._queue.close()
-        return ended
+        closed = self._queue.close(max(0.05, until - time.monotonic()))
+        return closed and not (self._writer.is_alive() or self._courier.is_alive())
 
     # To disk
 
@@ -182,18 +181,18 @@ class Lane:
         return pause
 
     def _over(self, pause: float | None) -> bool:
-        """While closing: whether all is delivered, or the next attempt would come too late."""
+        """While closing: whether all is delivered, the receiver fails, or the time is up."""
         if self._closing_until is None:
             return False
-        late = time.monotonic() + (pause or 0.0) >= self._closing_until
-        return late or (not self._writer.is_alive() and not self._queue.count)
+        delivered = not self._writer.is_alive() and not self._queue.count
+        return delivered or bool(pause) or time.monotonic() >= self._closing_until
 
     def _wait(self, pause: float | None) -> None:
         """Wait for a message, or out of the way of a receiver that failed; the end of the service cuts it short."""
         if pause is None:
             self._work.wait(_IDLE_SECONDS if self._closing_until is None else 0.02)
         elif pause:
-            (self._stop if self._closing.is_set() else self._closing).wait(pause)
+            self._closing.wait(pause)
 
     def _note(self, message: str) -> None:
         text = "".join(c if c.isprintable() else " " for c in message)

@@ -80,7 +80,9 @@ class MetricsPage:
         machine, body = (message["machine"], message["id"]), message["body"]
         kind = "status" if message["kind"] in ("start", "stop") else message["kind"]
         with self._lock:
-            self._last[machine[0], machine[1], kind] = body
+            # What a status leaves out is as it was.
+            before = self._last.get((machine[0], machine[1], kind), {}) if kind == "status" else {}
+            self._last[machine[0], machine[1], kind] = {**before, **body}
             raised = kind == "event" and body["state"] == "alarm" != body["previous"] and not body["test"]
             self._alarms[machine] = self._alarms.get(machine, 0) + raised
 

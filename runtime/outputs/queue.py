@@ -255,24 +255,36 @@ class Queue:
         old += self._delete(database, "born < ? AND kind = 'event'", (now - limits.event_seconds,))
         for kind in DROPPED_FIRST:
             while self.bytes > limits.bytes and self._counts[kind] > (kind == "event"):
-                step = max(1, min(200, self._counts[kind] // 4))
-                rows = "position IN (SELECT position FROM messages WHERE kind = ? ORDER BY position LIMIT ?)"
-                old += self._delete(database, rows, (kind, step))
+                old += self._delete(database, "kind = ? AND position <= ?", (kind, self._last_to_go(database, kind)))
         self._count_dropped(database, old)
+
+    def _last_to_go(self, database: sqlite3.Connection, kind: str) -> int:
+        """Position up to which messages of `kind` must go, the last event excepted; some hundred at a time."""
+        most = min(500, self._counts[kind] - (kind == "event"))
+        oldest = "SELECT position, size FROM messages WHERE kind = ? ORDER BY position LIMIT ?"
+        last, excess = 0, self.bytes - self._limits.bytes
+        for position, size in database.execute(oldest, (kind, most)):
+            if excess <= 0:
+                break
+            last, excess = position, excess - size
+        return last
 
     def _count_dropped(self, database: sqlite3.Connection, gone: Counter[str]) -> None:
         for kind, count in gone.items():
             self.dropped = {**self.dropped, kind: self.dropped.get(kind, 0) + count}
             database.execute("INSERT OR REPLACE INTO dropped VALUES (?, ?)", (kind, self.dropped[kind]))
 
-    def close(self) -> None:
-        """Close the file; what waits is there when it is opened again."""
-        with self._lock:
-            with suppress(sqlite3.Error):
-                self._database.execute("UPDATE meta SET value = ? WHERE name = 'clock'", (self._now(),))
-                self._database.execute("PRAGMA incremental_vacuum(1000)")
-            self._database.close()
-            os.close(self._guard)
+    def close(self, seconds: float = 5.0) -> bool:
+        """Close the file; what waits is there when it is opened again. False where the disk did not let go in time."""
+        if not self._lock.acquire(timeout=seconds):
+            return False
+        with suppress(sqlite3.Error):
+            self._database.execute("UPDATE meta SET value = ? WHERE name = 'clock'", (self._now(),))
+            self._database.execute("PRAGMA incremental_vacuum(1000)")
+        self._database.close()
+        os.close(self._guard)
+        self._lock.release()
+        return True
 
 
 def _sound(database: sqlite3.Connection) -> bool:

@@ -94,6 +94,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
     answers = []
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
+        if len(body) < int(self.headers["Content-Length"]):
+            self.close_connection = True  # the sender died meanwhile
+            return
         status, headers = self.answers.pop(0) if self.answers else (200, {})
         print(json.dumps({"path": self.path, "headers": dict(self.headers), "body": body.decode(), "status": status}),
               flush=True)
@@ -106,6 +109,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 server = http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler)
 server.daemon_threads = True
+server.handle_error = lambda *_: None
 if len(sys.argv) > 3:
     import ssl
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -115,6 +119,7 @@ threading.Thread(target=server.serve_forever, daemon=True).start()
 print("ready", flush=True)
 for line in sys.stdin:
     Handler.answers.extend(json.loads(line))
+    print("heard", flush=True)
 """
 
 
@@ -125,6 +130,7 @@ class WebServer:
         self.port = free_port()
         self.requests: list[dict[str, Any]] = []
         self._certificate = certificate
+        self._heard = threading.Event()
         self.start()
 
     @property
@@ -146,15 +152,19 @@ class WebServer:
 
     def _read(self, lines: Any) -> None:
         for line in lines:
-            if line.endswith("\n"):
+            if line == "heard\n":
+                self._heard.set()
+            elif line.endswith("\n"):
                 self.requests.append(json.loads(line))
 
     def answer(self, *answers: int | tuple[int, dict[str, str]]) -> None:
         """What the next requests get, in order."""
         assert self.process.stdin is not None
         whole = [answer if isinstance(answer, tuple) else (answer, {}) for answer in answers]
+        self._heard.clear()
         self.process.stdin.write(json.dumps(whole) + "\n")
         self.process.stdin.flush()
+        assert self._heard.wait(5)
 
     def stop(self) -> None:
         self.process.kill()

@@ -152,6 +152,55 @@ def test_close_does_not_wait_out_a_back_off(tmp_path: Path, an_event: Make) -> N
     assert time.perf_counter() - begun < 1.0
 
 
+def test_outputs_can_be_opened_anew_while_an_old_attempt_still_hangs(
+    tmp_path: Path, web_server: WebServer, an_event: Make, proxies: Callable[..., Any]
+) -> None:
+    proxy = proxies(web_server.port)
+    proxy.stalled = True
+    tables = {"hook": {"type": "webhook", "url": f"http://127.0.0.1:{proxy.port}/", **FAST}}
+    hub = outputs(tmp_path, tables)
+    hub.put(an_event(1))
+    time.sleep(0.1)
+    assert hub.close(0.3) is False
+    tables["hook"]["url"] = web_server.url
+    with outputs(tmp_path, tables) as hub:
+        hub.put(an_event(2))
+        until(lambda: state(hub, "hook").delivered == 2)
+    proxy.stalled = False
+    until(lambda: len(web_server.messages) == 3)
+    assert [message["sequence"] for message in web_server.messages] == [1, 2, 1], "the late one is a resend"
+
+
+def test_a_message_that_is_refused_for_good_does_not_hold_up_the_others(
+    tmp_path: Path, web_server: WebServer, an_event: Make
+) -> None:
+    patient = {"retry_first_seconds": 0.001, "retry_longest_seconds": 0.002}
+    web_server.answer(*[422] * 20)
+    with outputs(tmp_path, {"hook": {"type": "webhook", "url": web_server.url, **patient}}) as hub:
+        hub.put(an_event(1))
+        hub.put(an_event(2))
+        until(lambda: state(hub, "hook").delivered == 1)
+        assert state(hub, "hook").dropped == {"event": 1}
+        assert "message 1 dropped after 20 attempts" in str(state(hub, "hook").last_error)
+    assert [message["sequence"] for message in web_server.messages] == [2]
+
+
+def test_a_full_disk_keeps_messages_in_memory_until_there_is_room(tmp_path: Path, an_event: Make) -> None:
+    hub = outputs(tmp_path, {"hook": {"type": "webhook", "url": f"http://127.0.0.1:{free_port()}/"}})
+    database = hub._lanes[0]._queue._database
+    database.execute("PRAGMA max_page_count = 1")
+    for number in range(1, 51):
+        ticket = hub.put(an_event(number, note="x" * 400))
+    until(lambda: "full" in str(state(hub, "hook").last_error))
+    assert not ticket.wait(0.0)
+    assert state(hub, "hook").queued == 50
+    database.execute("PRAGMA max_page_count = 1000000")
+    assert ticket.wait(10.0)
+    assert state(hub, "hook").queued == 50
+    hub.close()
+    hub.close()
+
+
 def test_events_that_a_crash_kept_from_an_output_reach_it_once(tmp_path: Path, an_event: Make) -> None:
     tables = {"file": {"type": "jsonl", "path": str(tmp_path / "o.jsonl")}}
     with outputs(tmp_path, tables) as hub:

@@ -184,6 +184,26 @@ def test_a_line_that_stalls_and_is_cut_loses_nothing_and_keeps_the_order(
     assert set(resent.values()) == {an_event(1)["event"]}
 
 
+def test_a_broker_that_takes_one_message_at_a_time_gets_one_at_a_time(
+    tmp_path: Path, an_event: Make, a_score: Make
+) -> None:
+    broker = Broker(tmp_path / "one", "allow_anonymous true", "max_inflight_messages 1")
+    broker.start()
+    seen = Listener(broker.port)
+    try:
+        with hub_to(tmp_path, broker.port, protocol="5", discovery=True) as hub:
+            for number in range(1, 41):
+                hub.put(an_event(number))
+                hub.put(a_score(0.1))
+            until(lambda: state(hub).delivered == 80)
+            assert state(hub).failed == 0
+            until(lambda: len(seen.messages("/event")) == 40)
+        assert [message["body"]["sequence"] for message in seen.messages("/event")] == list(range(1, 41))
+    finally:
+        seen.close()
+        broker.stop()
+
+
 def test_a_broker_that_does_not_answer_is_no_reason_to_wait_at_the_end(tmp_path: Path, proxies: Any) -> None:
     proxy = proxies(free_port())
     proxy.stalled = True

@@ -101,6 +101,15 @@ def test_events_push_scores_out_and_scores_no_events(tmp_path: Path) -> None:
     queue.close()
 
 
+def test_no_more_goes_than_must(tmp_path: Path) -> None:
+    queue = Queue(tmp_path / "q.db", Limits(100_000, 1e6, 1e6))
+    for number in range(1, 151):
+        queue.append([entry("event", "e" * 872, number=number)])
+    assert [each.sequence for each in queue.head(500)] == list(range(51, 151))
+    assert queue.dropped == {"event": 50}
+    queue.close()
+
+
 def test_age_counts_only_while_the_queue_is_open_and_spares_events_longer(tmp_path: Path) -> None:
     now = 1000.0
     limits = Limits(1_000_000, 60.0, 3600.0)
