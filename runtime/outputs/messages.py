@@ -44,7 +44,7 @@ class EventBody(_Part):
     type: Literal["alarm_state"]
     machine: _Name
     id: _Name
-    sequence: Annotated[int, Field(ge=1)]
+    sequence: Annotated[int, Field(ge=1, le=2**53 - 1)]
     """1, 2, 3, … for each machine, restarts included; not the `sequence` of the envelope."""
     event: _EventID | None
     previous: str
