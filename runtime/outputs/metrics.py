@@ -11,8 +11,9 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
+from edgeasd.runtime.outputs.addresses import split_address
 from edgeasd.runtime.outputs.scrape import PageServer
-from edgeasd.runtime.outputs.settings import PrometheusSettings, split_address
+from edgeasd.runtime.outputs.settings import PrometheusSettings
 from edgeasd.runtime.outputs.state import OutputState
 
 _MACHINE = ("machine", "id")

@@ -19,7 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import paho.mqtt.client  # noqa: F401  here and not in every life
-from receivers import event, score
+from made import event, score
 
 from edgeasd.runtime.outputs import Outputs, parse_outputs
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from receivers import EVENT_ID, Broker, WebServer, firsts, until
+from made import EVENT_ID, firsts, until
+from receivers import Broker, WebServer
 
 paho = pytest.importorskip("paho.mqtt.client", reason="NO paho-mqtt: pip install 'edgeasd[serve]'")
 

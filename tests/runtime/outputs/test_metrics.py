@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from receivers import free_port, until
+from made import free_port, until
 
 from edgeasd.runtime.errors import DeviceError
 from edgeasd.runtime.outputs import Outputs, make_message, parse_outputs

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from receivers import event, free_port, until
+from made import event, free_port, until
 
 from edgeasd.runtime.outputs import Outputs, parse_outputs
 from edgeasd.runtime.outputs.settings import TYPES

@@ -150,11 +150,12 @@ def test_a_damaged_file_is_put_aside_and_a_new_queue_begun(tmp_path: Path, conte
     queue.close()
 
 
-def test_a_foreign_database_is_put_aside(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [0, 1])
+def test_a_foreign_database_is_put_aside(tmp_path: Path, version: int) -> None:
     path = tmp_path / "q.db"
     with sqlite3.connect(path) as database:
         database.execute("CREATE TABLE messages (a)")
-        database.execute("PRAGMA user_version = 1")
+        database.execute(f"PRAGMA user_version = {version}")
     database.close()
     queue = Queue(path, WIDE)
     assert queue.put_aside is not None
