@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from edgeasd.runtime.outputs.metrics import MetricsPage
 
 CommandHandler = Callable[[str, str, dict[str, Any]], None]
-"""Given machine, ID and a command as `parse_payload` returns it. Must return at once, and is called from a thread
-of an output."""
+"""Given machine, ID and a command as `parse_payload` returns it: the machine may be one of another box of the site,
+or none, and the command any word. It is called from a thread of an output, and must return at once."""
 
 
 class Outputs:
@@ -138,7 +138,7 @@ class Ticket:
         self._places = places
 
     def wait(self, seconds: float) -> bool:
-        """Whether it came to disk in every queue within `seconds`."""
+        """Whether it came to disk in every queue within `seconds`, or had to be given up and was counted."""
         end = time.monotonic() + seconds
         return all(lane.wait(ticket, max(0.0, end - time.monotonic())) for lane, ticket in self._places)
 

@@ -5,7 +5,6 @@ An output that is dead, or a disk that stalls, costs the others and whoever call
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 import time
 from collections.abc import Sequence
@@ -110,7 +109,7 @@ class Lane:
                 try:
                     self._queue.append(entries)
                     break
-                except sqlite3.Error as error:
+                except Exception as error:  # a full disk as a rule; whatever it is, the messages stay
                     self._note(f"{self._queue.path}: {error}")
                     self._stop.wait(pause.failed())
             else:
@@ -130,7 +129,10 @@ class Lane:
                 break
             self._wait(pause)
         left = (self._closing_until or 0.0) - time.monotonic()
-        self._sink.close(max(0.2, left))
+        try:
+            self._sink.close(max(0.2, left))
+        except Exception as error:  # as above; the queue is to be closed in any case
+            self._note(f"{type(error).__name__}: {error}")
 
     def _attempt(self) -> float | None:
         """Deliver one batch; seconds to wait before the next attempt, or None where nothing waits."""

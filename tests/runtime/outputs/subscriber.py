@@ -18,9 +18,9 @@ FAST = {"retry_first_seconds": 0.05, "retry_longest_seconds": 0.2, "timeout_seco
 class Listener:
     """A subscriber that keeps what it got, through any number of cuts."""
 
-    def __init__(self, port: int, topic: str = "#") -> None:
+    def __init__(self, port: int, topic: str = "#", name: str = "listener") -> None:
         self.got: Got = []
-        self._client = client = paho.Client(paho.CallbackAPIVersion.VERSION2, "listener", clean_session=False)
+        self._client = client = paho.Client(paho.CallbackAPIVersion.VERSION2, name, clean_session=False)
         client.reconnect_delay_set(1, 1)
         client._reconnect_min_delay = client._reconnect_max_delay = 0.05
         client.on_connect = lambda *_: client.subscribe(topic, qos=1)
