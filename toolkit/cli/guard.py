@@ -32,6 +32,8 @@ _EXTRAS = {
     "tensorboard": "train",
     "onnx": "export",
     "onnxscript": "export",
+    "paho": "serve",
+    "prometheus_client": "serve",
 }
 _PLAIN_OS_ERRORS = {
     *(errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.ENOENT, errno.EPERM, errno.ENOTDIR),

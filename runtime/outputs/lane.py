@@ -1,0 +1,201 @@
+"""The way of messages to one output: inbox, queue on disk, receiver; a thread for each of the two steps.
+
+An output that is dead, or a disk that stalls, costs the others and whoever calls `put` nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+
+from edgeasd.runtime.outputs.backoff import Backoff
+from edgeasd.runtime.outputs.inbox import Inbox
+from edgeasd.runtime.outputs.messages import iso_time
+from edgeasd.runtime.outputs.queue import Queue
+from edgeasd.runtime.outputs.sink import DeliveryFailed, Entry, MessageRefused, Sink
+from edgeasd.runtime.outputs.state import OutputState
+
+REFUSALS = 20
+"""A message that was refused so often is dropped, or it would hold up all that follow it."""
+_IDLE_SECONDS = 1.0
+_LONGEST_RETRY_AFTER = 3600.0
+
+
+class Lane:
+    """One output with its queue."""
+
+    def __init__(self, name: str, kind: str, sink: Sink, queue: Queue, kinds: Sequence[str], backoff: Backoff) -> None:
+        self.name, self.kinds = name, frozenset(kinds)
+        self._kind, self._sink, self._queue, self._backoff = kind, sink, queue, backoff
+        self._inbox = Inbox()
+        self._stop = threading.Event()
+        self._work = threading.Event()
+        self._closing = threading.Event()
+        self._closing_until: float | None = None
+        self._delivered = self._failed = self._writing = 0
+        self._refusals = (0, 0)  # position of a message, and how often it was refused
+        self._error: tuple[str, float] | None = None
+        if queue.put_aside is not None:
+            self._note(f"the queue was damaged and is kept as {queue.put_aside}; a new one was begun")
+        self._writer = threading.Thread(target=self._write, name=f"edgeasd-{name}-queue", daemon=True)
+        self._courier = threading.Thread(target=self._carry, name=f"edgeasd-{name}", daemon=True)
+
+    def start(self) -> None:
+        """Begin to deliver, first of all what an earlier process has left."""
+        self._writer.start()
+        self._courier.start()
+
+    def put(self, entry: Entry) -> int:
+        """Take a message; see `Inbox.put`."""
+        return self._inbox.put(entry)
+
+    def wait(self, ticket: int, seconds: float) -> bool:
+        """See `Inbox.wait`."""
+        return self._inbox.wait(ticket, seconds)
+
+    def begin_events(self, machine: str, id: str, sequence: int) -> int:
+        """See `Queue.begin_events`."""
+        return self._queue.begin_events(machine, id, sequence)
+
+    def state(self) -> OutputState:
+        """How it is doing. Waits for nothing."""
+        dropped, error = dict(self._queue.dropped), self._error
+        for kind, count in list(self._inbox.dropped.items()):
+            dropped[kind] = dropped.get(kind, 0) + count
+        return OutputState(
+            name=self.name,
+            type=self._kind,
+            connected=self._sink.connected,
+            queued=self._inbox.count + self._writing + self._queue.count,
+            queued_bytes=self._queue.bytes,
+            oldest_seconds=round(self._queue.oldest_seconds, 3),
+            delivered=self._delivered,
+            failed=self._failed,
+            dropped=dropped,
+            last_error=error[0] if error else self._sink.warning,
+            last_error_at=iso_time(error[1]) if error else None,
+        )
+
+    def end(self, until: float) -> None:
+        """Take no more; bring to disk and deliver what can be until `until` (monotonic)."""
+        self._closing_until = until
+        self._inbox.end()
+        self._closing.set()
+        self._work.set()
+
+    def close(self, until: float) -> bool:
+        """Wait for both threads until `until`, and close the queue; whether both have ended.
+
+        A thread that still waits for its receiver finds the queue closed when it comes back. What it had not
+        delivered is on disk; if it does arrive, the next attempt is a resend.
+        """
+        self._writer.join(max(0.0, until - time.monotonic()))
+        self._work.set()
+        self._courier.join(max(0.0, until - time.monotonic()))
+        self._stop.set()
+        self._work.set()
+        closed = self._queue.close(max(0.05, until - time.monotonic()))
+        return closed and not (self._writer.is_alive() or self._courier.is_alive())
+
+    # To disk
+
+    def _write(self) -> None:
+        pause = Backoff(0.1, 5.0)
+        while (taken := self._inbox.take()) is not None:
+            ticket, entries = taken
+            self._writing = len(entries)
+            while not self._stop.is_set():
+                try:
+                    self._queue.append(entries)
+                    break
+                except Exception as error:  # a full disk as a rule; whatever it is, the messages stay
+                    self._note(f"{self._queue.path}: {error}")
+                    self._stop.wait(pause.failed())
+            else:
+                return
+            pause.succeeded()
+            self._writing = 0
+            self._inbox.written(ticket)
+            self._work.set()
+
+    # To the receiver
+
+    def _carry(self) -> None:
+        while not self._stop.is_set():
+            self._work.clear()
+            pause = self._attempt()
+            if self._over(pause):
+                break
+            self._wait(pause)
+        left = (self._closing_until or 0.0) - time.monotonic()
+        try:
+            self._sink.close(max(0.2, left))
+        except Exception as error:  # as above; the queue is to be closed in any case
+            self._note(f"{type(error).__name__}: {error}")
+
+    def _attempt(self) -> float | None:
+        """Deliver one batch; seconds to wait before the next attempt, or None where nothing waits."""
+        try:
+            entries = self._queue.head(self._sink.batch)
+            if entries:
+                self._deliver(entries)
+                return 0.0
+            self._sink.maintain()
+            self._backoff.succeeded()
+            return None
+        except MessageRefused as error:
+            return self._refused(error)
+        except DeliveryFailed as error:
+            return self._missed(str(error), error.retry_after)
+        except Exception as error:  # whatever a library does, the other messages and outputs go on
+            return self._missed(f"{type(error).__name__}: {error}", None)
+
+    def _deliver(self, entries: list[Entry]) -> None:
+        arrived = 0
+
+        def confirm(count: int) -> None:
+            nonlocal arrived
+            arrived = count
+
+        try:
+            self._sink.deliver(entries, self._queue.name, confirm)
+        finally:
+            if arrived:
+                self._queue.remove(entries[:arrived])
+                self._delivered += arrived
+                self._backoff.succeeded()
+
+    def _missed(self, message: str, retry_after: float | None) -> float:
+        self._failed += 1
+        self._note(message)
+        return max(self._backoff.failed(), min(retry_after or 0.0, _LONGEST_RETRY_AFTER))
+
+    def _refused(self, error: MessageRefused) -> float:
+        pause = self._missed(str(error), error.retry_after)
+        for entry in self._queue.head(1):
+            position, times = self._refusals
+            self._refusals = (entry.position, times + 1 if entry.position == position else 1)
+            if self._refusals[1] >= REFUSALS:
+                self._queue.give_up(entry)
+                self._note(f"{error}; message {entry.sequence} dropped after {REFUSALS} attempts")
+                return 0.0
+        return pause
+
+    def _over(self, pause: float | None) -> bool:
+        """While closing: whether all is delivered, the receiver fails, or the time is up."""
+        if self._closing_until is None:
+            return False
+        delivered = not self._writer.is_alive() and not self._queue.count
+        return delivered or bool(pause) or time.monotonic() >= self._closing_until
+
+    def _wait(self, pause: float | None) -> None:
+        """Wait for a message, or out of the way of a receiver that failed; the end of the service cuts it short."""
+        if pause is None:
+            self._work.wait(_IDLE_SECONDS if self._closing_until is None else 0.02)
+        elif pause:
+            self._closing.wait(pause)
+
+    def _note(self, message: str) -> None:
+        text = "".join(c if c.isprintable() else " " for c in message)
+        self._error = (text[:300], time.time())

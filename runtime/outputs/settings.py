@@ -1,0 +1,233 @@
+"""What a site file says about outputs: strict models, one for each type, and one line for what is wrong."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from edgeasd.runtime.errors import InputError
+from edgeasd.runtime.outputs.addresses import is_loopback, one_of, split_address, split_url
+from edgeasd.runtime.outputs.messages import Kind
+
+_Seconds = Annotated[float, Field(gt=0, le=3600.0, allow_inf_nan=False)]
+_Hours = Annotated[float, Field(gt=0, le=87_600.0, allow_inf_nan=False)]
+_Text = Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^[^\x00-\x1f\x7f]+$")]
+_Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")]
+_OUTPUT_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
+_EVERYTHING: tuple[Kind, ...] = ("event", "score", "health", "status", "start", "stop")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+
+
+class _Queued(_Strict):
+    """What every output with a queue has."""
+
+    kinds: list[Kind] = Field(default=list(_EVERYTHING), min_length=1)
+    """Which messages it gets."""
+    queue_megabytes: Annotated[float, Field(ge=0.1, le=65_536.0, allow_inf_nan=False)] = 64.0
+    """Messages that wait may take this much; beyond it scores go first, events last."""
+    queue_hours: _Hours = 168.0
+    """Messages other than events are given up after this time."""
+    queue_event_hours: _Hours = 2160.0
+    """Events are given up after this time."""
+    retry_first_seconds: _Seconds = 1.0
+    """Wait after the first failure; doubled after each one that follows."""
+    retry_longest_seconds: _Seconds = 60.0
+    """Longest wait between attempts."""
+
+
+class JsonlSettings(_Queued):
+    """A file with one JSON object a line."""
+
+    type: Literal["jsonl"]
+    path: _Text
+    """The file; its folder must exist."""
+    rotate_megabytes: Annotated[float, Field(ge=0.01, le=65_536.0, allow_inf_nan=False)] = 64.0
+    """A new file is begun beyond this size."""
+    rotate_hours: _Hours | None = None
+    """A new file is begun after this time."""
+    keep: Annotated[int, Field(ge=0, le=10_000)] = 8
+    """Earlier files that are kept, as PATH.1 (the latest), PATH.2, …; 0: edgeasd never begins a new file itself."""
+
+
+class _Remote(_Queued):
+    """What every output over a network has."""
+
+    url: _Text
+    timeout_seconds: _Seconds = 10.0
+    """An attempt has failed after this time."""
+    ca_file: _Text | None = None
+    """Certificates to trust, PEM; those of the system by default."""
+    certificate_file: _Text | None = None
+    """Certificate of this client, PEM."""
+    key_file: _Text | None = None
+    """Its private key, PEM without a passphrase."""
+    allow_plain_text: bool = False
+    """Send without TLS beyond this machine what should not be read by others."""
+
+    @model_validator(mode="after")
+    def _pair(self) -> _Remote:
+        if (self.certificate_file is None) != (self.key_file is None):
+            raise ValueError("certificate_file and key_file go together; give both")
+        return self
+
+
+class MqttSettings(_Remote):
+    """An MQTT broker."""
+
+    type: Literal["mqtt"]
+    protocol: Literal["3.1.1", "5"] = "3.1.1"
+    """Version of MQTT."""
+    client_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] | None = None
+    """Name of this client; edgeasd- and the name of the box by default. Two clients of one name put each other out."""
+    username: _Text | None = None
+    password_file: _Text | None = None
+    """File that holds the password."""
+    password_env: _Variable | None = None
+    """Environment variable that holds the password."""
+    prefix: Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f+#$/][^\x00-\x1f\x7f+#]{0,127}$")] = "edgeasd"
+    """First levels of every topic."""
+    keepalive_seconds: Annotated[int, Field(ge=5, le=3600)] = 30
+    """The broker says that the box is offline after one and a half times as long without a sign of life."""
+    discovery: bool = False
+    """Announce the machines to Home Assistant."""
+    discovery_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_/-]{1,64}$")] = "homeassistant"
+    commands: bool = False
+    """Take commands from the command topics: whoever may publish there may acknowledge and silence alarms."""
+
+    @field_validator("url")
+    @classmethod
+    def _address(cls, value: str) -> str:
+        parts = split_url(value, ("mqtt", "mqtts"))
+        if parts.path not in ("", "/") or parts.query:
+            raise ValueError("has a path; give mqtt://HOST:PORT or mqtts://HOST:PORT, and topics by prefix")
+        return value
+
+    @field_validator("prefix")
+    @classmethod
+    def _levels(cls, value: str) -> str:
+        if "" in value.split("/"):
+            raise ValueError("has an empty level; give levels such as plant/edgeasd")
+        return value
+
+    @model_validator(mode="after")
+    def _credentials(self) -> MqttSettings:
+        secret = one_of(self.password_file, self.password_env, "password_file", "password_env")
+        if secret and self.username is None:
+            raise ValueError("a password is given without username; give both")
+        parts = urlsplit(self.url)
+        if secret and parts.scheme == "mqtt" and not (is_loopback(parts.hostname) or self.allow_plain_text):
+            raise ValueError("the password would be sent in plain text; use mqtts://, or set allow_plain_text = true")
+        if parts.scheme == "mqtt" and (self.ca_file or self.certificate_file):
+            raise ValueError("certificates are given for mqtt://, which uses none; use mqtts://")
+        return self
+
+
+class WebhookSettings(_Remote):
+    """A web server that takes each message as a POST."""
+
+    type: Literal["webhook"]
+    kinds: list[Kind] = Field(default=["event"], min_length=1)
+    """Which messages it gets."""
+    secret_file: _Text | None = None
+    """File that holds the key of the signature."""
+    secret_env: _Variable | None = None
+    """Environment variable that holds the key of the signature."""
+    token_file: _Text | None = None
+    """File that holds a token, sent as `Authorization: Bearer`."""
+    token_env: _Variable | None = None
+    """Environment variable that holds that token."""
+
+    @field_validator("url")
+    @classmethod
+    def _address(cls, value: str) -> str:
+        split_url(value, ("http", "https"))
+        return value
+
+    @model_validator(mode="after")
+    def _safe(self) -> WebhookSettings:
+        one_of(self.secret_file, self.secret_env, "secret_file", "secret_env")
+        one_of(self.token_file, self.token_env, "token_file", "token_env")
+        parts = urlsplit(self.url)
+        if parts.scheme == "http" and not (is_loopback(parts.hostname) or self.allow_plain_text):
+            raise ValueError("would be sent in plain text; use https://, or set allow_plain_text = true")
+        return self
+
+
+class PrometheusSettings(_Strict):
+    """A page of metrics that Prometheus fetches."""
+
+    type: Literal["prometheus"]
+    address: Annotated[str, Field(min_length=1, max_length=256)] = "127.0.0.1:9464"
+    """HOST:PORT to listen on. Beyond this machine anyone who reaches it may read."""
+
+    @field_validator("address")
+    @classmethod
+    def _pair(cls, value: str) -> str:
+        split_address(value)
+        return value
+
+
+OutputSettings = JsonlSettings | MqttSettings | WebhookSettings | PrometheusSettings
+TYPES: dict[str, type[BaseModel]] = {
+    "jsonl": JsonlSettings,
+    "mqtt": MqttSettings,
+    "webhook": WebhookSettings,
+    "prometheus": PrometheusSettings,
+}
+
+
+def parse_outputs(value: Any, place: str) -> dict[str, OutputSettings]:
+    """The outputs of a site by name, from plain data. Raises InputError with one line that names `place`."""
+    if not isinstance(value, Mapping):
+        raise InputError(f"{place}: holds {type(value).__name__}, expected a table for each output")
+    found: dict[str, OutputSettings] = {}
+    for name, table in value.items():
+        if not isinstance(name, str) or not _OUTPUT_NAME.fullmatch(name):
+            raise InputError(f"{place}.{_shown(name)}: use a name of small letters, digits, - and _, at most 32")
+        if not isinstance(table, Mapping):
+            raise InputError(f"{place}.{name}: holds {type(table).__name__}, expected a table with its type")
+        kind = table.get("type")
+        if not isinstance(kind, str) or kind not in TYPES:
+            raise InputError(
+                f"{place}.{name}.type {_shown(kind)}: use one of {', '.join(TYPES)}{_nearest(kind, TYPES)}"
+            )
+        try:
+            found[name] = TYPES[kind].model_validate(dict(table))  # type: ignore[assignment]
+        except ValidationError as error:
+            raise InputError(f"{place}.{name}{first_problem(error, TYPES[kind])}") from None
+    return found
+
+
+def first_problem(error: ValidationError, model: type[BaseModel]) -> str:
+    """The first thing that is wrong, as `.field value: what`; an unknown field with the nearest known name."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    where = "".join(f".{part}" for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        known = [*model.model_fields]
+        near = _nearest(first["loc"][-1], known)
+        return f"{_printable(where)}: unknown; {near.removeprefix(', ') or 'use one of ' + ', '.join(known)}"
+    what = first["msg"].removeprefix("Value error, ")
+    hidden = isinstance(first["input"], Mapping) or "@" in str(first["input"])  # a URL may hold a password
+    given = "" if hidden else f" {_shown(first['input'])}"
+    return _printable(f"{where}{given}: {what}")
+
+
+def _nearest(given: Any, known: Any) -> str:
+    near = difflib.get_close_matches(str(given), list(known), 1)
+    return f", did you mean {near[0]}?" if near else ""
+
+
+def _shown(value: Any) -> str:
+    return _printable(repr(value)[:80])
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else " " for c in text)[:300]

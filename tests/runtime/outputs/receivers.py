@@ -1,0 +1,189 @@
+"""Receivers for tests: real processes that can be stopped, stalled and killed. Needs the standard library only."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from made import free_port, until
+
+_SERVER = """
+import http.server, json, sys, threading
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    answers = []
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if len(body) < int(self.headers["Content-Length"]):
+            self.close_connection = True  # the sender died meanwhile
+            return
+        status, headers = self.answers.pop(0) if self.answers else (200, {})
+        print(json.dumps({"path": self.path, "headers": dict(self.headers), "body": body.decode(), "status": status}),
+              flush=True)
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+    def log_message(self, *_):
+        pass
+server = http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler)
+server.daemon_threads = True
+server.handle_error = lambda *_: None
+if len(sys.argv) > 3:
+    import ssl
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(sys.argv[2], sys.argv[3])
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+print("ready", flush=True)
+for line in sys.stdin:
+    Handler.answers.extend(json.loads(line))
+    print("heard", flush=True)
+"""
+
+
+class WebServer:
+    """Takes POSTs, and answers 200 or what `answer` said."""
+
+    def __init__(self, *certificate: Path) -> None:
+        self.port = free_port()
+        self.requests: list[dict[str, Any]] = []
+        self._certificate = certificate
+        self._heard = threading.Event()
+        self.start()
+
+    @property
+    def url(self) -> str:
+        return f"http{'s' if self._certificate else ''}://127.0.0.1:{self.port}/hook?plant=1"
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        """What was taken, as JSON."""
+        return [json.loads(request["body"]) for request in self.requests if request["status"] == 200]
+
+    def start(self) -> None:
+        command = [sys.executable, "-S", "-c", _SERVER, str(self.port), *map(str, self._certificate)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == "ready\n"
+        self._reader = threading.Thread(target=self._read, args=(self.process.stdout,), daemon=True)
+        self._reader.start()
+
+    def _read(self, lines: Any) -> None:
+        for line in lines:
+            if line == "heard\n":
+                self._heard.set()
+            elif line.endswith("\n"):
+                self.requests.append(json.loads(line))
+
+    def answer(self, *answers: int | tuple[int, dict[str, str]]) -> None:
+        """What the next requests get, in order."""
+        assert self.process.stdin is not None
+        whole = [answer if isinstance(answer, tuple) else (answer, {}) for answer in answers]
+        self._heard.clear()
+        self.process.stdin.write(json.dumps(whole) + "\n")
+        self.process.stdin.flush()
+        assert self._heard.wait(5)
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self._reader.join(5)
+
+
+class Broker:
+    """mosquitto, with whatever further lines of configuration."""
+
+    def __init__(self, folder: Path, *lines: str) -> None:
+        self.folder, self.port = folder, free_port()
+        folder.mkdir()
+        self.lines = [f"listener {self.port} 127.0.0.1", *(lines or ("allow_anonymous true",))]
+
+    def start(self) -> None:
+        configuration = self.folder / "mosquitto.conf"
+        # As root it would become the user mosquitto, who may read nothing here.
+        user = ["user root"] if os.getuid() == 0 else []
+        configuration.write_text("\n".join([*self.lines, *user, "log_type all"]) + "\n")
+        command = [shutil.which("mosquitto") or "/usr/sbin/mosquitto", "-c", str(configuration)]
+        with open(self.folder / "log", "ab") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log)
+
+        def listens() -> bool:
+            with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
+                return True
+            assert self.process.poll() is None, (self.folder / "log").read_text()
+            return False
+
+        until(listens)
+
+    def stop(self, with_signal: int = signal.SIGKILL) -> None:
+        self.process.send_signal(with_signal)
+        self.process.wait()
+
+
+class Proxy:
+    """Passes bytes on to a port, until it is told to hold them back or to cut the line."""
+
+    def __init__(self, target: int) -> None:
+        self._target = target
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._server.getsockname()[1]
+        self.stalled = False
+        self._pairs: list[tuple[socket.socket, socket.socket]] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                near, _ = self._server.accept()
+                try:
+                    far = socket.create_connection(("127.0.0.1", self._target), 5)
+                except OSError:
+                    near.close()
+                    continue
+                self._pairs.append((near, far))
+                threading.Thread(target=self._pass, args=(near, far), daemon=True).start()
+
+    def _pass(self, near: socket.socket, far: socket.socket) -> None:
+        with suppress(OSError, ValueError):
+            while True:
+                if self.stalled:
+                    time.sleep(0.01)
+                    continue
+                for ready in select.select([near, far], [], [], 0.02)[0]:
+                    if self.stalled:
+                        break
+                    data = ready.recv(65536)
+                    if not data:
+                        return self._cut(near, far)
+                    (far if ready is near else near).sendall(data)
+        return self._cut(near, far)
+
+    def _cut(self, *pair: socket.socket) -> None:
+        for end in pair:
+            with suppress(OSError):
+                end.close()
+
+    def cut(self) -> None:
+        """Drop every connection."""
+        for pair in self._pairs:
+            for end in pair:
+                with suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+        self._pairs.clear()
+
+    def close(self) -> None:
+        self._server.close()
+        self.cut()
