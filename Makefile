@@ -19,7 +19,7 @@ demo: $(VENV)/.workstation  ## Train, export and listen to a synthetic machine (
 test: $(VENV)/.dev  ## The default test suite.
 	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
 
-test-slow: $(VENV)/.dev  ## The tests that take minutes: full ResNet38, whole demo, both sets of versions.
+test-slow: $(VENV)/.dev  ## The tests that take minutes: full ResNet38, whole demo, every set of versions.
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
 
 # Read, not installed: a test looks up every name we use of TensorRT in the versions we support.

@@ -198,7 +198,7 @@ class Capture:
     ) -> None:
         self._source, self._queue, self._limit, self._clock = source, queue, limit, clock
         self._times = CaptureClock(source.sample_rate, source.live)
-        self._overruns, self._lost = 0, 0
+        self._overruns, self._lost, self._reopened = 0, 0, 0
         self._thread = threading.Thread(target=self._run, name="edgeasd-capture", daemon=True)
 
     def start(self) -> None:
@@ -230,8 +230,10 @@ class Capture:
 
     def _pass_on(self, samples: Float32Array, now: float) -> bool:
         overruns, lost = getattr(self._source, "overruns", 0), getattr(self._source, "lost_samples", 0)
-        after_loss, missing = overruns != self._overruns, lost - self._lost
-        self._overruns, self._lost = overruns, lost
+        reopened, missing = getattr(self._source, "reopened", 0), lost - self._lost
+        # A source that came back with no time lost (a pipe in a burst) still does not go on where it stopped.
+        after_loss = overruns != self._overruns or (reopened != self._reopened and not missing)
+        self._overruns, self._lost, self._reopened = overruns, lost, reopened
         if missing:
             self._queue.skip(missing)
         if after_loss or missing:

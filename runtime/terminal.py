@@ -51,7 +51,7 @@ class TerminalView:
         elif kind == "gap":
             lost = f"{record['lost_samples'] / self._rate:.2f} s of sound"
             if record["driver_overrun"]:
-                lost = "sound in the driver, nobody knows how much"
+                lost = "an unknown stretch of sound"
             self._line(f"LOST    {record['machine']} {record['id']}: {lost}; scoring starts afresh")
 
     def close(self) -> None:

@@ -31,7 +31,7 @@ def discovery(prefix: str, topics: Topics, machine: str, id: str, commands: bool
     }
     found = []
     for component, what, config in _things(topics, machine, id, commands):
-        config = {"unique_id": f"{node}_{what}", "object_id": f"{node}_{what}", "qos": 1, **config, **shared}
+        config = {"unique_id": f"{node}_{what}", "qos": 1, **config, **shared}
         found.append((f"{prefix}/{component}/{node}/{what}/config", json.dumps(config, ensure_ascii=False).encode()))
     return found
 

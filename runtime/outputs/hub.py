@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from edgeasd.runtime.outputs.metrics import MetricsPage
 
 CommandHandler = Callable[[str, str, dict[str, Any]], None]
-"""Given machine, ID and a command as `parse_payload` returns it. Must return at once, and is called from a thread
-of an output."""
+"""Given machine, ID and a command as `parse_payload` returns it: the machine may be one of another box of the site,
+or none, and the command any word. It is called from a thread of an output, and must return at once."""
 
 
 class Outputs:
@@ -50,6 +50,7 @@ class Outputs:
         with the settings, the folder, a secret or a certificate, or where a package is missing; DeviceError
         where the address of the metrics cannot be listened on. Then nothing has been started.
         """
+        self._closed = False
         self._lanes: list[Lane] = []
         self._pages: list[MetricsPage] = []
         queues: list[Queue] = []
@@ -101,11 +102,19 @@ class Outputs:
         """How each output is doing. Waits for nothing."""
         return [lane.state() for lane in self._lanes] + [page.state() for page in self._pages]
 
+    @property
+    def metrics_addresses(self) -> list[tuple[str, int]]:
+        """Host and port of every page of metrics, as they are in use."""
+        return [page.address for page in self._pages]
+
     def close(self, deadline: float = 2.0) -> bool:
         """Deliver what can be delivered within `deadline` seconds, and stop; what is left waits on disk.
 
         False where some thread had to be left behind, in an attempt that did not end in time.
         """
+        if self._closed:
+            return True
+        self._closed = True
         # A tenth is left for good-byes and closing.
         until = time.monotonic() + 0.9 * deadline
         for lane in self._lanes:
@@ -129,7 +138,7 @@ class Ticket:
         self._places = places
 
     def wait(self, seconds: float) -> bool:
-        """Whether it came to disk in every queue within `seconds`."""
+        """Whether it came to disk in every queue within `seconds`, or had to be given up and was counted."""
         end = time.monotonic() + seconds
         return all(lane.wait(ticket, max(0.0, end - time.monotonic())) for lane, ticket in self._places)
 

@@ -5,7 +5,6 @@ An output that is dead, or a disk that stalls, costs the others and whoever call
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 import time
 from collections.abc import Sequence
@@ -86,19 +85,18 @@ class Lane:
         self._work.set()
 
     def close(self, until: float) -> bool:
-        """Wait for both threads until `until`; whether they have ended, and the queue is closed.
+        """Wait for both threads until `until`, and close the queue; whether both have ended.
 
-        A thread that still waits for its receiver dies with the process; what it had not delivered is on disk.
+        A thread that still waits for its receiver finds the queue closed when it comes back. What it had not
+        delivered is on disk; if it does arrive, the next attempt is a resend.
         """
         self._writer.join(max(0.0, until - time.monotonic()))
         self._work.set()
         self._courier.join(max(0.0, until - time.monotonic()))
         self._stop.set()
         self._work.set()
-        ended = not (self._writer.is_alive() or self._courier.is_alive())
-        if ended:
-            self._queue.close()
-        return ended
+        closed = self._queue.close(max(0.05, until - time.monotonic()))
+        return closed and not (self._writer.is_alive() or self._courier.is_alive())
 
     # To disk
 
@@ -111,7 +109,7 @@ class Lane:
                 try:
                     self._queue.append(entries)
                     break
-                except sqlite3.Error as error:
+                except Exception as error:  # a full disk as a rule; whatever it is, the messages stay
                     self._note(f"{self._queue.path}: {error}")
                     self._stop.wait(pause.failed())
             else:
@@ -131,7 +129,10 @@ class Lane:
                 break
             self._wait(pause)
         left = (self._closing_until or 0.0) - time.monotonic()
-        self._sink.close(max(0.2, left))
+        try:
+            self._sink.close(max(0.2, left))
+        except Exception as error:  # as above; the queue is to be closed in any case
+            self._note(f"{type(error).__name__}: {error}")
 
     def _attempt(self) -> float | None:
         """Deliver one batch; seconds to wait before the next attempt, or None where nothing waits."""
@@ -182,18 +183,18 @@ class Lane:
         return pause
 
     def _over(self, pause: float | None) -> bool:
-        """While closing: whether all is delivered, or the next attempt would come too late."""
+        """While closing: whether all is delivered, the receiver fails, or the time is up."""
         if self._closing_until is None:
             return False
-        late = time.monotonic() + (pause or 0.0) >= self._closing_until
-        return late or (not self._writer.is_alive() and not self._queue.count)
+        delivered = not self._writer.is_alive() and not self._queue.count
+        return delivered or bool(pause) or time.monotonic() >= self._closing_until
 
     def _wait(self, pause: float | None) -> None:
         """Wait for a message, or out of the way of a receiver that failed; the end of the service cuts it short."""
         if pause is None:
             self._work.wait(_IDLE_SECONDS if self._closing_until is None else 0.02)
         elif pause:
-            (self._stop if self._closing.is_set() else self._closing).wait(pause)
+            self._closing.wait(pause)
 
     def _note(self, message: str) -> None:
         text = "".join(c if c.isprintable() else " " for c in message)

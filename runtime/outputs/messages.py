@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError, create_model
 
 from edgeasd.runtime.errors import InputError
-from edgeasd.runtime.outputs.state import OutputState
+from edgeasd.runtime.outputs.bodies import EventBody, EventID, HealthBody, Name, Part, ScoreBody, StatusBody, Time
 
 SCHEMA = 1
 LARGEST = 64 * 1024
@@ -26,121 +26,16 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 DROPPED_FIRST: tuple[Kind, ...] = ("score", "health", "status", "start", "stop", "event")
 """The order in which a full queue gives kinds up: what says least goes first, events last."""
 
-_Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
-_Time = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$")]
-_EventID = Annotated[str, Field(pattern="^[0-7][0-9A-HJKMNP-TV-Z]{25}$")]
-_Count = Annotated[int, Field(ge=0)]
-_Number = float | None
 
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="allow", use_attribute_docstrings=True, populate_by_name=True)
-
-
-class EventBody(_Part):
-    """One change of the alarm state of a machine, numbered without a hole."""
-
+class _Message(Part):
     schema_: Literal[1] = Field(alias="schema")
-    type: Literal["alarm_state"]
-    machine: _Name
-    id: _Name
-    sequence: Annotated[int, Field(ge=1)]
-    """1, 2, 3, … for each machine, restarts included; not the `sequence` of the envelope."""
-    event: _EventID | None
-    previous: str
-    state: str
-    """normal, warning, alarm, acknowledged or cleared."""
-    reason: str
-    at: _Time
-    raised_at: _Time | None
-    score: _Number
-    threshold: _Number
-    peak: _Number
-    snoozed_seconds: float
-    maintenance: bool
-    frozen: bool
-    test: bool
-    by: str | None
-    note: str | None
-
-
-class ScoreBody(_Part):
-    """The clip scores of a span of time in a few numbers."""
-
-    since: _Time
-    """When the span began."""
-    count: Annotated[int, Field(ge=1)]
-    """Segments scored in it."""
-    last: _Number
-    """The last clip score."""
-    mean: _Number
-    lowest: _Number
-    highest: _Number
-    threshold: _Number
-    complete: bool
-    """Whether the last clip score is a mean over all the segments it should be."""
-
-
-class HealthBody(_Part):
-    """The health of an input: every state with its figure."""
-
-    schema_: Literal[1] = Field(alias="schema")
-    at_seconds: float
-    """Seconds of sound since the monitor began."""
-    sick: bool
-    sick_since_seconds: _Number
-    level_dbfs: _Number
-    states: dict[str, dict[str, Any]]
-    """For each health state `active`, `since_seconds`, `value` and `unit`."""
-
-
-class Latency(_Part):
-    """Seconds from the last sample of a segment to its score."""
-
-    p50: _Number = None
-    p95: _Number = None
-    p99: _Number = None
-
-
-class StatusBody(_Part):
-    """What a stream, or the service, is doing and with what. What is not known is left out or null."""
-
-    state: str
-    """starting, running, degraded, failed or stopped."""
-    reason: str | None = None
-    """Why it is in that state."""
-    source: str | None = None
-    engine: str | None = None
-    accelerator: str | None = None
-    precision: str | None = None
-    version: str | None = None
-    """Version of edgeasd."""
-    uptime_seconds: Annotated[float, Field(ge=0)] | None = None
-    segments: _Count | None = None
-    """Segments scored since the start."""
-    skipped_segments: _Count | None = None
-    """Segments left out because scoring could not keep up, since the start."""
-    dropped_seconds: Annotated[float, Field(ge=0)] | None = None
-    """Sound lost before scoring, since the start."""
-    overruns: _Count | None = None
-    """Times at which the driver's own buffer ran over, since the start."""
-    waiting_seconds: Annotated[float, Field(ge=0)] | None = None
-    """Sound that waits to be scored."""
-    latency_seconds: Latency | None = None
-    level_dbfs: _Number = None
-    outputs: list[OutputState] | None = None
-    """The outputs of this box; in messages of the service only."""
-
-
-class _Message(_Part):
-    schema_: Literal[1] = Field(alias="schema")
-    site: _Name
-    machine: _Name | None
+    site: Name
+    machine: Name | None
     """Machine type of the bundle; null in messages of the service itself."""
-    id: _Name | None
-    event: _EventID | None
+    id: Name | None
+    event: EventID | None
     """The event this belongs to, if one is open or was ended by it."""
-    at: _Time
+    at: Time
     """Wall clock of the box, UTC."""
 
 
@@ -148,8 +43,8 @@ class EventMessage(_Message):
     """A change of alarm state."""
 
     kind: Literal["event"]
-    machine: _Name
-    id: _Name
+    machine: Name
+    id: Name
     body: EventBody
 
 
@@ -174,7 +69,7 @@ class StatusMessage(_Message):
     body: StatusBody
 
 
-class _Numbered(_Part):
+class _Numbered(Part):
     queue: Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
     """The queue that numbers these messages. A new one begins again at 1."""
     sequence: Annotated[int, Field(ge=1)]

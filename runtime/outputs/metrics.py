@@ -11,8 +11,9 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
+from edgeasd.runtime.outputs.addresses import split_address
 from edgeasd.runtime.outputs.scrape import PageServer
-from edgeasd.runtime.outputs.settings import PrometheusSettings, split_address
+from edgeasd.runtime.outputs.settings import PrometheusSettings
 from edgeasd.runtime.outputs.state import OutputState
 
 _MACHINE = ("machine", "id")
@@ -80,7 +81,9 @@ class MetricsPage:
         machine, body = (message["machine"], message["id"]), message["body"]
         kind = "status" if message["kind"] in ("start", "stop") else message["kind"]
         with self._lock:
-            self._last[machine[0], machine[1], kind] = body
+            # What a status leaves out is as it was.
+            before = self._last.get((machine[0], machine[1], kind), {}) if kind == "status" else {}
+            self._last[machine[0], machine[1], kind] = {**before, **body}
             raised = kind == "event" and body["state"] == "alarm" != body["previous"] and not body["test"]
             self._alarms[machine] = self._alarms.get(machine, 0) + raised
 

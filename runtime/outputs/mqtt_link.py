@@ -10,6 +10,7 @@ import socket
 import ssl
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -78,7 +79,7 @@ class Link:
         self._changed = threading.Condition()
         self._acknowledged: dict[int, ReasonCode] = {}
         self._answer: ReasonCode | None = None
-        self._ended, self._problem = False, ""
+        self._ended, self._problem, self._limit = False, "", IN_FLIGHT
         self.warning: str | None = None
         five = settings.protocol == "5"
         self._client = client = _Client(
@@ -131,12 +132,23 @@ class Link:
         self, groups: Sequence[Sequence[Publication]], confirm: Callable[[int], None], seconds: float | None = None
     ) -> None:
         """Publish in order; `confirm(n)` once all of the first n groups are acknowledged. Raises DeliveryFailed."""
-        numbers = [[self._send(publication) for publication in group] for group in groups]
         until = time.monotonic() + (self._seconds if seconds is None else seconds)
-        for count, group in enumerate(numbers, 1):
-            for number in group:
+        under_way: deque[tuple[int, int]] = deque()
+        left = [len(group) for group in groups]
+
+        def settle(at_most: int) -> None:
+            while len(under_way) > at_most:
+                count, number = under_way.popleft()
                 self._await(number, until)
-            confirm(count)
+                left[count - 1] -= 1
+                if not left[count - 1]:
+                    confirm(count)
+
+        for count, group in enumerate(groups, 1):
+            for publication in group:
+                settle(self._limit - 1)
+                under_way.append((count, self._send(publication)))
+        settle(0)
 
     def _send(self, publication: Publication) -> int:
         try:
@@ -181,8 +193,7 @@ class Link:
             self._changed.notify_all()
 
     def _on_connect(self, _c: Any, _u: Any, _f: ConnectFlags, code: ReasonCode, properties: Properties | None) -> None:
-        limit = getattr(properties, "ReceiveMaximum", IN_FLIGHT)
-        self._client.max_inflight_messages_set(min(IN_FLIGHT, max(1, limit)))
+        self._limit = max(1, min(IN_FLIGHT, getattr(properties, "ReceiveMaximum", IN_FLIGHT)))
         if self._subscription is not None and not code.is_failure:
             self._client.subscribe(self._subscription, qos=1)
         with self._changed:

@@ -7,7 +7,6 @@ not flushed (`NORMAL`): a power cut may bring it back, which is a resend and not
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sqlite3
 import threading
@@ -18,24 +17,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeasd.runtime.errors import InputError
-from edgeasd.runtime.outputs.messages import DROPPED_FIRST, new_queue_name
+from edgeasd.runtime.outputs.messages import DROPPED_FIRST
+from edgeasd.runtime.outputs.queue_file import lock_queue, open_queue
 from edgeasd.runtime.outputs.sink import Entry
 
-VERSION = 1
 _OVERHEAD = 128
 """Bytes that a row takes beside its text, about."""
-_SCHEMA = """
-CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
-CREATE TABLE messages (
-  position INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, machine TEXT NOT NULL, id TEXT NOT NULL,
-  sequence INTEGER NOT NULL, born REAL NOT NULL, size INTEGER NOT NULL, text TEXT NOT NULL);
-CREATE INDEX by_kind ON messages (kind, position);
-CREATE TABLE streams (
-  machine TEXT NOT NULL, id TEXT NOT NULL, sequence INTEGER NOT NULL, event_sequence INTEGER,
-  PRIMARY KEY (machine, id)) WITHOUT ROWID;
-CREATE TABLE dropped (kind TEXT PRIMARY KEY, count INTEGER NOT NULL) WITHOUT ROWID;
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,62 +46,13 @@ class Queue:
         """
         self.path, self._limits, self._clock = path, limits, clock
         self._lock = threading.Lock()
-        self.put_aside: Path | None = None
+        self._guard = lock_queue(path)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
-            self._guard = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise InputError(f"{path}: {error.strerror}; give a folder that this user may write to") from None
-        try:
-            fcntl.flock(self._guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(self._guard)
-            raise InputError(
-                f"{path}: another edgeasd delivers from it; stop that one or use another data folder"
-            ) from None
-        try:
-            self._database = self._open_or_begin_anew()
+            self._database, self.put_aside = open_queue(path)
             self._load()
         except BaseException:
             os.close(self._guard)
             raise
-
-    # Opening
-
-    def _open_or_begin_anew(self) -> sqlite3.Connection:
-        try:
-            return self._open()
-        except sqlite3.OperationalError as error:  # permissions, a full disk: nothing that a new file would mend
-            raise InputError(f"{self.path}: {error}; make room or correct its permissions") from None
-        except sqlite3.DatabaseError:
-            self.put_aside = self.path.with_name(f"{self.path.name}.damaged-{time.time_ns()}")
-            os.replace(self.path, self.put_aside)
-            for suffix in ("-wal", "-shm"):
-                self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
-            return self._open()
-
-    def _open(self) -> sqlite3.Connection:
-        # The lock above keeps other processes out, and ours keeps the two threads apart.
-        database = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=5.0)
-        try:
-            database.execute("PRAGMA auto_vacuum = INCREMENTAL")
-            database.execute("PRAGMA journal_mode = WAL")
-            database.execute("PRAGMA journal_size_limit = 4194304")
-            (version,) = database.execute("PRAGMA user_version").fetchone()
-            if version == 0:
-                first = f"INSERT INTO meta VALUES ('queue', '{new_queue_name()}'), ('clock', 0.0);"
-                database.executescript(f"BEGIN; {_SCHEMA} {first} PRAGMA user_version = {VERSION}; COMMIT;")
-            elif version != VERSION:
-                raise InputError(
-                    f"{self.path}: queue of version {version}, this edgeasd reads {VERSION}; use the edgeasd that "
-                    "wrote it, or move the file away and lose what it holds"
-                )
-            if not _sound(database):
-                raise sqlite3.DatabaseError("damaged")
-        except BaseException:
-            database.close()
-            raise
-        return database
 
     def _load(self) -> None:
         meta = dict(self._database.execute("SELECT name, value FROM meta").fetchall())
@@ -255,34 +193,33 @@ class Queue:
         old += self._delete(database, "born < ? AND kind = 'event'", (now - limits.event_seconds,))
         for kind in DROPPED_FIRST:
             while self.bytes > limits.bytes and self._counts[kind] > (kind == "event"):
-                step = max(1, min(200, self._counts[kind] // 4))
-                rows = "position IN (SELECT position FROM messages WHERE kind = ? ORDER BY position LIMIT ?)"
-                old += self._delete(database, rows, (kind, step))
+                old += self._delete(database, "kind = ? AND position <= ?", (kind, self._last_to_go(database, kind)))
         self._count_dropped(database, old)
+
+    def _last_to_go(self, database: sqlite3.Connection, kind: str) -> int:
+        """Position up to which messages of `kind` must go, the last event excepted; some hundred at a time."""
+        most = min(500, self._counts[kind] - (kind == "event"))
+        oldest = "SELECT position, size FROM messages WHERE kind = ? ORDER BY position LIMIT ?"
+        last, excess = 0, self.bytes - self._limits.bytes
+        for position, size in database.execute(oldest, (kind, most)):
+            if excess <= 0:
+                break
+            last, excess = position, excess - size
+        return last
 
     def _count_dropped(self, database: sqlite3.Connection, gone: Counter[str]) -> None:
         for kind, count in gone.items():
             self.dropped = {**self.dropped, kind: self.dropped.get(kind, 0) + count}
             database.execute("INSERT OR REPLACE INTO dropped VALUES (?, ?)", (kind, self.dropped[kind]))
 
-    def close(self) -> None:
-        """Close the file; what waits is there when it is opened again."""
-        with self._lock:
-            with suppress(sqlite3.Error):
-                self._database.execute("UPDATE meta SET value = ? WHERE name = 'clock'", (self._now(),))
-                self._database.execute("PRAGMA incremental_vacuum(1000)")
-            self._database.close()
-            os.close(self._guard)
-
-
-def _sound(database: sqlite3.Connection) -> bool:
-    """Whether SQLite finds no damage, and the tables are those of `_SCHEMA`."""
-    if database.execute("PRAGMA quick_check").fetchone() != ("ok",):
-        return False
-    expected = sqlite3.connect(":memory:")
-    expected.executescript(_SCHEMA)
-    listed = "SELECT name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_%' ORDER BY name"
-    same: bool = database.execute(listed).fetchall() == expected.execute(listed).fetchall()
-    expected.close()
-    meta = dict(database.execute("SELECT name, value FROM meta").fetchall()) if same else {}
-    return isinstance(meta.get("queue"), str) and isinstance(meta.get("clock"), float)
+    def close(self, seconds: float = 5.0) -> bool:
+        """Close the file; what waits is there when it is opened again. False where the disk did not let go in time."""
+        if not self._lock.acquire(timeout=seconds):
+            return False
+        with suppress(sqlite3.Error):
+            self._database.execute("UPDATE meta SET value = ? WHERE name = 'clock'", (self._now(),))
+            self._database.execute("PRAGMA incremental_vacuum(1000)")
+        self._database.close()
+        os.close(self._guard)
+        self._lock.release()
+        return True

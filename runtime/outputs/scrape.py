@@ -35,9 +35,10 @@ class PageServer:
         self._page = page
         try:
             family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-            self._listening = socket.create_server(address[:2], family=family, backlog=16)
+            self._listening = socket.create_server(address[:2], family=family, backlog=64)
         except OSError as error:
-            raise DeviceError(f"metrics on {host}:{port}: {error.strerror}; choose another address or port") from None
+            why = (error.strerror or str(error)).partition(" (")[0]
+            raise DeviceError(f"metrics on {host}:{port}: {why}; choose another address or port") from None
         self._listening.setblocking(False)
         self.address: tuple[str, int] = self._listening.getsockname()[:2]
         self._visitors: dict[socket.socket, _Visitor] = {}

@@ -1,4 +1,8 @@
-"""Whether a clip is worth keeping: dead, quiet, overdriven or offset microphones are told by plain figures."""
+"""Whether a clip is worth keeping: dead, quiet, overdriven or offset microphones are told by plain figures.
+
+Thresholds and names are those of `edgeasd.runtime.health`. Its monitor judges windows of a running sound and
+waits before it says anything; here a clip is judged as a whole, so that each clip has its verdict.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgeasd.runtime.audio import Samples
+from edgeasd.runtime.health import HealthSettings
+from edgeasd.runtime.health.settings import FLOOR_DBFS
 
-FULL_SCALE = 0.9999
-CLIPPED_SHARE = 1e-3
-SILENT_DBFS = -80.0
-OFFSET_DBFS = -26.0
-FLOOR_DBFS = -120.0
+SETTINGS = HealthSettings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,25 +28,21 @@ class ClipFigures:
     peak_dbfs: float
     offset_dbfs: float
     clipped: int
-    """Samples at full scale (0.9999) or beyond."""
+    """Samples at full scale or beyond."""
     zeros: int
 
     @property
     def complaints(self) -> tuple[str, ...]:
-        """What is wrong: "digital silence", "silence", "clipping", "offset"; nothing as a rule.
-
-        Digital silence is exact zeros throughout; silence a level below -80 dBFS; clipping more than one
-        sample in a thousand at full scale; offset a mean beyond -26 dBFS.
-        """
+        """Health states of this stretch: digital_silence, silence, clipping, dc_offset; none as a rule."""
         found = []
         if self.zeros == self.samples:
-            found.append("digital silence")
-        elif self.level_dbfs < SILENT_DBFS:
+            found.append("digital_silence")
+        elif self.level_dbfs < SETTINGS.silence.on_dbfs:
             found.append("silence")
-        if self.clipped > CLIPPED_SHARE * self.samples:
+        if self.clipped >= SETTINGS.clipping.on_share * self.samples:
             found.append("clipping")
-        if self.offset_dbfs > OFFSET_DBFS:
-            found.append("offset")
+        if self.offset_dbfs >= SETTINGS.dc_offset.on_dbfs:
+            found.append("dc_offset")
         return tuple(found)
 
 
@@ -58,7 +56,7 @@ def measure(samples: Samples) -> ClipFigures:
         level_dbfs=_dbfs(math.sqrt(float(np.mean(np.square(wide - mean))))),
         peak_dbfs=_dbfs(float(peaks.max())),
         offset_dbfs=_dbfs(abs(mean)),
-        clipped=int(np.count_nonzero(peaks >= FULL_SCALE)),
+        clipped=int(np.count_nonzero(peaks >= SETTINGS.clipping.full_scale)),
         zeros=int(samples.size - np.count_nonzero(samples)),
     )
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from edgeasd.runtime.audio import Samples
 from edgeasd.runtime.capture import Block
+from edgeasd.runtime.health import HealthMonitor
 from edgeasd.runtime.recording.check import ClipFigures, measure
 from edgeasd.runtime.recording.folder import ClipFolder
 
@@ -19,6 +20,8 @@ class FinishedClip:
 
     path: Path
     figures: ClipFigures
+    complaints: tuple[str, ...]
+    """Health states of the clip, and those of the running sound that were active at its end."""
 
 
 @dataclass
@@ -45,11 +48,22 @@ class Recorder:
     not become a whole clip at the end is never written, so an interrupt at any instant leaves whole clips only.
     """
 
-    def __init__(self, folder: ClipFolder, clip_samples: int, bits: int, wanted_samples: int) -> None:
-        """Done at `wanted_samples` in the folder, earlier recordings included, rounded up to whole clips."""
+    def __init__(
+        self,
+        folder: ClipFolder,
+        clip_samples: int,
+        bits: int,
+        wanted_samples: int,
+        health: HealthMonitor | None = None,
+    ) -> None:
+        """Done at `wanted_samples` in the folder, earlier recordings included, rounded up to whole clips.
+
+        `health` judges the running sound: it finds what no single clip shows, stuck sound and holes.
+        """
         self._folder, self._size, self._bits, self._wanted = folder, clip_samples, bits, wanted_samples
         self._clip: Samples = np.empty(clip_samples, np.float32)
         self._filled, self._expected = 0, 0
+        self._health = health
         self.tally = Tally()
 
     @property
@@ -76,12 +90,16 @@ class Recorder:
             taken = min(self._size - self._filled, block.samples.size - at)
             self._clip[self._filled : self._filled + taken] = block.samples[at : at + taken]
             self._filled += taken
+            if self._health is not None:
+                self._health.push(block.samples[at : at + taken])
             at += taken
             if self._filled == self._size:
                 finished.append(self._finish())
         return finished
 
     def _lose(self, samples: int) -> None:
+        if self._health is not None:
+            self._health.reset()  # the clip that has the gap goes; those behind it are none the worse
         self.tally.losses += 1
         self.tally.lost_samples += samples
         if self._filled:
@@ -99,6 +117,8 @@ class Recorder:
         tally.clipped += figures.clipped
         tally.lowest_dbfs = level if tally.lowest_dbfs is None else min(level, tally.lowest_dbfs)
         tally.highest_dbfs = level if tally.highest_dbfs is None else max(level, tally.highest_dbfs)
-        if figures.complaints:
-            tally.complaints[path.name] = figures.complaints
-        return FinishedClip(path, figures)
+        running = self._health.report().active if self._health is not None else ()
+        complaints = tuple(dict.fromkeys((*figures.complaints, *running)))
+        if complaints:
+            tally.complaints[path.name] = complaints
+        return FinishedClip(path, figures, complaints)

@@ -17,7 +17,8 @@ STALL_SECONDS = 1.5
 
 FORMATS = {"S16_LE": "s16le", "S24_3LE": "s24le", "S24_LE": "s24in32le", "S32_LE": "s32le", "FLOAT_LE": "f32le"}
 """ALSA's formats in the order in which they are tried, with what they are called in `PcmDecoder`."""
-BITS = {"S16_LE": 16, "S24_3LE": 24, "S24_LE": 24, "S32_LE": 32, "FLOAT_LE": 24}
+BITS = {"S16_LE": 16, "S24_3LE": 24, "S24_LE": 24, "S32_LE": 24, "FLOAT_LE": 24}
+"""Bits of a sample that float32 keeps: no microphone has more than 24."""
 
 
 class Setup(NamedTuple):
@@ -67,13 +68,13 @@ def open_error(device: str, reason: str) -> DeviceError:
     """The one line for a device that does not open, from ALSA's own words."""
     lower = reason.lower()
     if "no such" in lower or "unknown pcm" in lower:
-        return DeviceError(f"{device}: no such ALSA capture device ({reason}); list the devices with `arecord -L`")
+        return DeviceError(f"{device}: no such ALSA capture device ({reason}); list the devices with `edgeasd devices`")
     if "busy" in lower:
         return DeviceError(f"{device}: in use by another program ({reason}); stop it or share by a dsnoop device")
     if "permission" in lower:
         return DeviceError(f"{device}: {reason}; add this user to the group audio and log in again")
     return DeviceError(
-        f"{device}: cannot be opened ({reason}); {plug_hint(device, 'list the devices with `arecord -L`')}"
+        f"{device}: cannot be opened ({reason}); {plug_hint(device, 'list the devices with `edgeasd devices`')}"
     )
 
 

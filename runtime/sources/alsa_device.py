@@ -7,6 +7,8 @@ import shutil
 from collections.abc import Callable
 from contextlib import suppress
 
+import numpy as np
+
 from edgeasd.runtime.audio import Samples
 from edgeasd.runtime.errors import DeviceError, InputError
 from edgeasd.runtime.sources.alsa_arecord import ArecordCapture
@@ -47,7 +49,7 @@ def choose_backend(backend: str) -> str:
 def check_name(device: str) -> None:
     """Raise InputError for what can be no device."""
     if not device or "\0" in device:
-        raise InputError(f"{device!r}: not an ALSA device name; list the devices with `arecord -L`")
+        raise InputError(f"{device!r}: not an ALSA device name; list the devices with `edgeasd devices`")
 
 
 class _Negotiation:
@@ -140,6 +142,8 @@ class AlsaDevice:
         """The next frames, shape (n, channels), n >= 1, float32; None after `close`."""
         while data := self._capture.read():
             if len(frames := self._decoder.push(data)):
+                if self._setup.format == "FLOAT_LE" and not np.isfinite(frames).all():
+                    raise DeviceError(f"{self.name}: delivers samples that are no numbers; pass another --alsa-format")
                 return frames
         return None
 

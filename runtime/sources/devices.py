@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgeasd.runtime.doctor.sound import capture_devices
+from edgeasd.runtime.doctor.sound import CaptureDevice, capture_devices
 
 ASK = Path(__file__).with_name("alsa_ask.py")
 ASK_SECONDS = 3.0
@@ -47,7 +48,10 @@ def find_devices(
     Cards come from /proc below `root`, so that a busy card is listed too. Each device is opened for a moment, in
     a child process with a limit of 3 s, and without a sample being read. Raises nothing.
     """
-    cards = [(f"hw:CARD={d.card_id or d.card},DEV={d.device}", d.description) for d in capture_devices(root)]
+    cards = [
+        (f"hw:CARD={one.card_id or one.card},DEV={one.device}", one.description, _is_forbidden(root, one))
+        for one in capture_devices(root)
+    ]
     listed = _ask("names")
     note = "" if listed["code"] == 0 else str(listed["reason"])
     others = [
@@ -55,13 +59,23 @@ def find_devices(
         for one in listed.get("names", [])
         if not str(one["name"]).startswith(_CARD_PREFIXES)
     ]
-    asked = [(name, "card", words) for name, words in cards] + [(name, "name", words) for name, words in others]
+    asked = [(name, "card", words, forbidden) for name, words, forbidden in cards]
+    asked += [(name, "name", words, False) for name, words in others]
     found = []
-    for done, (name, kind, words) in enumerate(asked):
+    for done, (name, kind, words, forbidden) in enumerate(asked):
         report(done, len(asked), name)
-        found.append(probe(name, kind, words))
+        if forbidden:
+            found.append(FoundDevice(name, kind, words, "forbidden", "Permission denied"))
+        else:
+            found.append(probe(name, kind, words))
     report(len(asked), len(asked), "")
     return found, note
+
+
+def _is_forbidden(root: Path, device: CaptureDevice) -> bool:
+    """Asked of the device file: libasound calls a card that it may not open a card that is not there."""
+    node = root / "dev" / "snd" / f"pcmC{device.card}D{device.device}c"
+    return node.exists() and not os.access(node, os.R_OK | os.W_OK)
 
 
 def probe(name: str, kind: str = "name", description: str = "") -> FoundDevice:

@@ -99,10 +99,11 @@ class PlaylistSource:
 
     def _next_samples(self) -> Samples | None:
         while not self._closed.is_set():
+            if self._file is None and self._next == len(self._paths) and not self._begin_again():
+                return None
             try:
-                if self._file is None and not self._open_next():
-                    return None
-                assert self._file is not None
+                if self._file is None:
+                    self._file = self._open_next()
                 if (samples := self._file.read()) is not None:
                     self._heard = True
                     self._position += len(samples)
@@ -114,18 +115,19 @@ class PlaylistSource:
             self._close_file()
         return None
 
-    def _open_next(self) -> bool:
-        if self._next == len(self._paths):
-            if not self._loop:
-                return False
-            if not self._heard:
-                raise InputError(f"{self.name}: not one sample in any file; look at the files")
+    def _begin_again(self) -> bool:
+        if self._loop and not self._heard:
+            raise InputError(f"{self.name}: not one sample in any file; look at the files")
+        if self._loop:
             self._next, self._heard = 0, False
+        return self._loop
+
+    def _open_next(self) -> FileSource:
         path = self._paths[self._next]
         self._next += 1
-        self._file = FileSource(path, *self._choice, block=self._block)
+        file = FileSource(path, *self._choice, block=self._block)
         self.events.append(SourceEvent("playing", str(path), at_sample=self._position))
-        return True
+        return file
 
     def _close_file(self) -> None:
         if self._file is not None:

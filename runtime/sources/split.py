@@ -17,6 +17,10 @@ HELD_SECONDS = 60.0
 """Sound kept for a stream whose reader is late; beyond it the oldest is lost, for that stream alone."""
 
 
+_Facts = tuple[int, int, int]
+"""Overruns, samples lost and reopenings of the device so far."""
+
+
 class ChannelSplit:
     """Reads a `MultiSource` once and hands each channel to a `Source` of its own.
 
@@ -47,10 +51,13 @@ class ChannelSplit:
             if frames is None:
                 self._ended = True
                 return
-            facts = (int(getattr(self._device, "overruns", 0)), int(getattr(self._device, "lost_samples", 0)))
+            overruns, lost, reopened = (
+                int(getattr(self._device, fact, 0)) for fact in ("overruns", "lost_samples", "reopened")
+            )
+            facts = (overruns, lost, reopened)
             for source in self.sources:
                 source.take(frames, facts)
-        except BaseException as error:
+        except Exception as error:
             self._end, self._ended = error, True
         finally:
             self._reading.release()
@@ -77,9 +84,9 @@ class ChannelSource:
         self.converted = device.sample_rate != sample_rate
         changed = f" resampled to {sample_rate} Hz" if self.converted else ""
         self.name = f"{device.name}{changed}, channel {channel} of {device.channels}"
-        self._blocks: deque[tuple[Samples, tuple[int, int]]] = deque()
+        self._blocks: deque[tuple[Samples, _Facts]] = deque()
         self._lock = threading.Lock()
-        self._held, self._late, self._late_seen, self._facts = 0, 0, 0, (0, 0)
+        self._held, self._late, self._late_seen, self._facts = 0, 0, 0, (0, 0, 0)
         self._resampler = self._new_resampler()
         self.closed = False
 
@@ -103,11 +110,16 @@ class ChannelSource:
         return self._facts[0]
 
     @property
+    def reopened(self) -> int:
+        """Reopenings of the device before the samples read last."""
+        return self._facts[2]
+
+    @property
     def lost_samples(self) -> int:
         """Samples known to be lost before the samples read last, at `sample_rate`."""
         return round((self._facts[1] + self._late) * self.sample_rate / self._device.sample_rate)
 
-    def take(self, frames: Samples, facts: tuple[int, int]) -> None:
+    def take(self, frames: Samples, facts: _Facts) -> None:
         """Keep this channel of frames (n, channels), with the losses of the device so far."""
         if self.closed:
             return

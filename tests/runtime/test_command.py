@@ -81,8 +81,14 @@ def test_no_shell_reads_the_command(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("code", "message"),
     [
-        ("import sys; sys.stderr.write('one\\ntwo\\nthree\\nfour\\n'); sys.exit(7)", r"exit code 7 \(two / three / four\)"),
-        ("import sys; print('abc', flush=True); sys.stderr.write('camera gone'); sys.exit(1)", r"code 1 \(camera gone\)"),
+        (
+            "import sys; sys.stderr.write('one\\ntwo\\nthree\\nfour\\n'); sys.exit(7)",
+            r"exit code 7 \(two / three / four\)",
+        ),
+        (
+            "import sys; print('abc', flush=True); sys.stderr.write('camera gone'); sys.exit(1)",
+            r"code 1 \(camera gone\)",
+        ),
         ("import os; os.kill(os.getpid(), 9)", r"was ended by signal 9 \(it said nothing\)"),
         ("import sys; sys.stderr.write('x' * 100000); sys.exit(3)", r"exit code 3 \(x{100,300} / x"),
         ("import sys; sys.stderr.buffer.write(bytes(range(256))); sys.exit(3)", r"exit code 3"),

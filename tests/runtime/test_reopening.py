@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import shutil
+import signal
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -196,6 +200,29 @@ def test_the_queue_shows_the_loss_as_a_gap_of_that_length() -> None:
     capture.stop()
 
 
+def test_a_return_without_lost_time_is_a_gap_all_the_same() -> None:
+    clock = Time()
+
+    class Burst(Scripted):
+        def read(self) -> np.ndarray | None:
+            before = clock.now
+            block = super().read()
+            clock.now = before
+            return block
+
+    source, _ = reopening(clock, [Scripted(clock, 2), Burst(clock, 1)])
+    source._wait = lambda _: False
+    queue = SampleQueue(10_000, "block")
+    capture = Capture(source, queue, 300, clock)
+    capture.start()
+    blocks = []
+    while (block := queue.get()) is not None:
+        blocks.append((block.position, block.samples.size, block.after_loss))
+    capture.stop()
+    assert source.lost_samples == 0
+    assert blocks == [(0, 200, False), (200, 100, True)]
+
+
 # A scripted arecord stands for a microphone that is pulled out: no file PCM can be.
 SETUP = (
     "printf '  format       : S16_LE\\n  channels     : 1\\n  rate         : 16000\\n  buffer_size  : 8192\\n' >&2\n"
@@ -244,6 +271,37 @@ def test_an_unplugged_microphone_is_noticed_within_two_seconds_and_comes_back(
         assert source.lost_samples == round(back.lost_seconds * 16000)  # type: ignore[attr-defined]
     finally:
         source.close()
+
+
+def _load_helper() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("alsa_file_pcm", Path(__file__).with_name("alsa_file_pcm.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_real_arecord_that_is_killed_is_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alsa = _load_helper()
+    if shutil.which("arecord") is None or not alsa.STOCK.exists():
+        pytest.skip("arecord or the stock ALSA configuration is not installed here")
+    sound = np.random.default_rng(1).integers(-32768, 32768, 20_000).astype("<i2")
+    (tmp_path / "sound.raw").write_bytes(sound.tobytes())
+    monkeypatch.setenv("ALSA_CONFIG_PATH", str(alsa.write_alsa_config(tmp_path, tmp_path / "sound.raw")))
+    source = open_source(device="hw:1", alsa_backend="arecord", reopen=True)
+    try:
+        for kills in range(1, 4):
+            assert source.read() is not None
+            os.kill(source._inner._device._capture._process.pid, signal.SIGKILL)  # type: ignore[attr-defined]
+            block = None
+            while source.reopened < kills:  # type: ignore[attr-defined]
+                block = source.read()
+            assert block is not None
+            np.testing.assert_array_equal(block[:1000] * 32768, sound[: len(block[:1000])])
+    finally:
+        source.close()
+    assert [event.state for event in source.events] == ["lost", "reopened"] * 3  # type: ignore[attr-defined]
 
 
 def test_without_reopening_the_error_is_the_end(microphone: Callable[[str], None]) -> None:

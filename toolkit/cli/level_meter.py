@@ -32,7 +32,7 @@ class LevelMeter:
             f"{'█' * filled}{'·' * (10 - filled)}  peak {figures.peak_dbfs:6.1f}  {minutes}:{seconds:02d} left"
         )
         if figures.complaints:
-            text += f"  {', '.join(figures.complaints).upper()}"
+            text += f"  {', '.join(figures.complaints)}"
         if self._live:
             self._out.write("\r\x1b[K" + text[: shutil.get_terminal_size().columns - 1])
             self._out.flush()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,14 +24,21 @@ from edgeasd.toolkit.cli.options import (
     PcmFormat,
     ResampleLive,
 )
+from edgeasd.toolkit.cli.record_summary import (
+    COMPLETE,
+    CTRL_C,
+    DISK_FULL,
+    END_OF_SOUND,
+    SIGTERM,
+    print_summary,
+    summary,
+)
 
 if TYPE_CHECKING:
     from edgeasd.runtime.capture import SampleQueue
     from edgeasd.runtime.recording import ClipFolder, Recorder
     from edgeasd.runtime.sources import Source
     from edgeasd.toolkit.cli.level_meter import LevelMeter
-
-COMPLETE, END_OF_SOUND, CTRL_C = "complete", "end of sound", "Ctrl-C"
 
 
 def record(
@@ -66,43 +73,49 @@ def record(
 
     Example: edgeasd record --device hw:1 --machine valve --id 00 --minutes 30
     """
+    from edgeasd.runtime.health import HealthMonitor, HealthSettings
     from edgeasd.runtime.recording import ClipFolder, Recorder
     from edgeasd.runtime.sources import open_source
     from edgeasd.toolkit.cli.level_meter import LevelMeter
 
-    with ClipFolder(output, machine, id, label, sample_rate=rate, resume=resume) as folder:
+    clips = ClipFolder(output, machine, id, label, sample_rate=rate, resume=resume)
+    source = open_source(
+        device=device,
+        input_command=input_command,
+        sample_rate=rate,
+        channel=channel,
+        mix=mix,
+        resample=resample,
+        once=once,
+        reopen=not no_reopen,
+        pcm_format=pcm_format,
+        pcm_channels=pcm_channels,
+        alsa_backend=alsa_backend,
+        alsa_format=alsa_format,
+    )
+    # The folder comes after the source: a source that is not there leaves no empty folder.
+    with closing(source), clips as folder:
         before = folder.clips
-        source = open_source(
-            device=device,
-            input_command=input_command,
-            sample_rate=rate,
-            channel=channel,
-            mix=mix,
-            resample=resample,
-            once=once,
-            reopen=not no_reopen,
-            pcm_format=pcm_format,
-            pcm_channels=pcm_channels,
-            alsa_backend=alsa_backend,
-            alsa_format=alsa_format,
-        )
-        try:
-            recorder = Recorder(folder, round(clip_seconds * rate), _bits(source, mix), round(minutes * 60 * rate))
-            folder.check_disk(recorder.clips_left * recorder.clip_bytes)
-        except BaseException:
-            source.close()
-            raise
+        bits, health = _bits(source, mix), HealthMonitor(HealthSettings(), rate)
+        recorder = Recorder(folder, round(clip_seconds * rate), bits, round(minutes * 60 * rate), health)
+        folder.check_disk(recorder.clips_left * recorder.clip_bytes)
         meter = LevelMeter(sys.stderr, f"{machine} {folder.machine_id} {label}")
-        meter.say(f"edgeasd: {source.name} to {folder.path}, FLAC of {_bits(source, mix)} bits; {before} clips there")
+        meter.say(f"edgeasd: {source.name} to {folder.path}, FLAC of {bits} bits; {before} clips there")
         ended = "error"
         try:
             ended = _collect(source, folder, recorder, meter, rate)
         except KeyboardInterrupt:
             ended = CTRL_C
             raise
+        except SystemExit:
+            ended = SIGTERM
+            raise
+        except CheckFailed:
+            ended = DISK_FULL
+            raise
         finally:
             meter.close()
-            _summarise(_summary(source, folder, recorder, before, ended, rate), as_json)
+            print_summary(summary(source, folder, recorder, before, ended, rate), as_json)
     if names := sorted(recorder.tally.complaints):
         raise CheckFailed(
             f"{folder.path}: {len(names)} clips with complaints, the first is {names[0]} "
@@ -130,8 +143,8 @@ def _collect(source: Source, folder: ClipFolder, recorder: Recorder, meter: Leve
             if block is None:
                 return END_OF_SOUND
             for clip in recorder.accept(block):
-                if clip.figures.complaints:
-                    meter.say(f"edgeasd: {clip.path.name}: {', '.join(clip.figures.complaints)}")
+                if clip.complaints:
+                    meter.say(f"edgeasd: {clip.path.name}: {', '.join(clip.complaints)}")
             meter.show(measure(block.samples), folder.clips, recorder.clips_left, recorder.seconds_left(rate))
         return COMPLETE
     finally:
@@ -151,55 +164,3 @@ def _say_events(source: Source, meter: LevelMeter) -> None:
         event = events.popleft()
         lost = f"; {event.lost_seconds:.2f} s of sound lost" if event.lost_seconds else ""
         meter.say(f"edgeasd: {event.state}: {event.detail}{lost}")
-
-
-def _summary(
-    source: Source, folder: ClipFolder, recorder: Recorder, before: int, ended: str, rate: int
-) -> dict[str, Any]:
-    tally = recorder.tally
-
-    def rounded(level: float | None) -> float | None:
-        return None if level is None else round(level, 1)
-
-    return {
-        "type": "record",
-        "version": 1,
-        "machine": folder.machine,
-        "id": folder.machine_id,
-        "label": folder.label,
-        "folder": str(folder.path),
-        "source": source.name,
-        "ended": ended,
-        "clips": tally.clips,
-        "seconds": round(tally.samples / rate, 3),
-        "clips_before": before,
-        "clips_left": recorder.clips_left,
-        "level_dbfs": {"lowest": rounded(tally.lowest_dbfs), "highest": rounded(tally.highest_dbfs)},
-        "clipped_share": tally.clipped / tally.samples if tally.samples else 0.0,
-        "thrown_away": tally.thrown_away,
-        "lost_seconds": round(tally.lost_samples / rate, 3),
-        "losses": tally.losses,
-        "overruns": int(getattr(source, "overruns", 0)),
-        "reopened": int(getattr(source, "reopened", 0)),
-        "complaints": {name: list(words) for name, words in sorted(tally.complaints.items())},
-    }
-
-
-def _summarise(found: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(found, ensure_ascii=False), flush=True)
-        return
-    level = found["level_dbfs"]
-    print(f"{found['folder']}: {found['clips']} clips, {found['seconds']:.0f} s, beside {found['clips_before']} before")
-    if found["clips"]:
-        print(
-            f"level {level['lowest']} to {level['highest']} dBFS, {100 * found['clipped_share']:.3f} % clipped, "
-            f"{len(found['complaints'])} clips with complaints"
-        )
-    if found["losses"]:
-        print(
-            f"{found['thrown_away']} clips thrown away for lost sound: {found['losses']} gaps, "
-            f"{found['lost_seconds']:.2f} s, {found['overruns']} overruns, reopened {found['reopened']} times"
-        )
-    if found["ended"] != COMPLETE:
-        print(f"ended by {found['ended']}, {found['clips_left']} clips are missing; --resume goes on", flush=True)

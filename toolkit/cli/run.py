@@ -50,7 +50,7 @@ class _Terminated(Exception):
 def run(
     context: typer.Context,
     device: Annotated[
-        str | None, typer.Option(help="ALSA capture device: hw:1, plughw:1,0 or any name that `arecord -L` lists.")
+        str | None, typer.Option(help="ALSA capture device: hw:1, plughw:1,0 or any name that `edgeasd devices` lists.")
     ] = None,
     input: Annotated[
         str | None, typer.Option(help="WAV or FLAC file, folder of them, or - for raw PCM on standard input.")

@@ -12,7 +12,8 @@ import pytest
 
 sys.path.append(str(Path(__file__).parent))  # for receivers.py
 
-from receivers import Broker, Proxy, WebServer, event, score
+from made import event, score
+from receivers import Broker, Proxy, WebServer
 
 
 @pytest.fixture

@@ -12,80 +12,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-EVENT_ID = "01KEZZCJ5C00000000000000ZZ"
-
-
-def event(sequence: int, machine: str = "valve", id: str = "00", state: str = "alarm", **body: Any) -> dict[str, Any]:
-    """An event message as the alarm machine's transitions make it."""
-    at = "2027-01-15T08:00:03.000Z"
-    whole = {
-        "schema": 1,
-        "type": "alarm_state",
-        "machine": machine,
-        "id": id,
-        "sequence": sequence,
-        "event": EVENT_ID,
-        "previous": "normal",
-        "state": state,
-        "reason": "score",
-        "score": 0.06,
-        "threshold": 0.04,
-        "peak": 0.06,
-        "snoozed_seconds": 0.0,
-        "maintenance": False,
-        "frozen": False,
-        "test": False,
-        "by": None,
-        "note": None,
-        "at": at,
-        "raised_at": at,
-        **body,
-    }
-    head = {"schema": 1, "kind": "event", "site": "plant", "machine": machine, "id": id}
-    return {**head, "event": EVENT_ID, "at": at, "body": whole}
-
-
-def score(value: float, machine: str = "valve", id: str = "00") -> dict[str, Any]:
-    """A score message."""
-    at = "2027-01-15T08:00:03.000Z"
-    names = ("last", "mean", "lowest", "highest")
-    body = {"since": at, "count": 1, **dict.fromkeys(names, value), "threshold": 0.04, "complete": True}
-    head = {"schema": 1, "kind": "score", "site": "plant", "machine": machine, "id": id}
-    return {**head, "event": None, "at": at, "body": body}
-
-
-def until(condition: Callable[[], Any], seconds: float = 10.0) -> Any:
-    """Wait for `condition` to be true; its value."""
-    end = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.01)
-    return value
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-    return port
-
-
-def firsts(received: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What a receiver keeps that drops resends: by queue and machine, nothing at or below the highest number."""
-    highest: dict[tuple[str, str, str], int] = {}
-    kept = []
-    for message in received:
-        stream = (message["queue"], message["machine"], message["id"])
-        if message["sequence"] > highest.get(stream, 0):
-            highest[stream] = message["sequence"]
-            kept.append(message)
-    return kept
-
+from made import free_port, until
 
 _SERVER = """
 import http.server, json, sys, threading
@@ -94,6 +25,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
     answers = []
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
+        if len(body) < int(self.headers["Content-Length"]):
+            self.close_connection = True  # the sender died meanwhile
+            return
         status, headers = self.answers.pop(0) if self.answers else (200, {})
         print(json.dumps({"path": self.path, "headers": dict(self.headers), "body": body.decode(), "status": status}),
               flush=True)
@@ -106,6 +40,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 server = http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler)
 server.daemon_threads = True
+server.handle_error = lambda *_: None
 if len(sys.argv) > 3:
     import ssl
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -115,6 +50,7 @@ threading.Thread(target=server.serve_forever, daemon=True).start()
 print("ready", flush=True)
 for line in sys.stdin:
     Handler.answers.extend(json.loads(line))
+    print("heard", flush=True)
 """
 
 
@@ -125,6 +61,7 @@ class WebServer:
         self.port = free_port()
         self.requests: list[dict[str, Any]] = []
         self._certificate = certificate
+        self._heard = threading.Event()
         self.start()
 
     @property
@@ -146,15 +83,19 @@ class WebServer:
 
     def _read(self, lines: Any) -> None:
         for line in lines:
-            if line.endswith("\n"):
+            if line == "heard\n":
+                self._heard.set()
+            elif line.endswith("\n"):
                 self.requests.append(json.loads(line))
 
     def answer(self, *answers: int | tuple[int, dict[str, str]]) -> None:
         """What the next requests get, in order."""
         assert self.process.stdin is not None
         whole = [answer if isinstance(answer, tuple) else (answer, {}) for answer in answers]
+        self._heard.clear()
         self.process.stdin.write(json.dumps(whole) + "\n")
         self.process.stdin.flush()
+        assert self._heard.wait(5)
 
     def stop(self) -> None:
         self.process.kill()

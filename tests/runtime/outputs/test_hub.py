@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from receivers import WebServer, free_port, until
+from made import free_port, until
+from receivers import WebServer
 
-from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.outputs import Outputs, OutputState, parse_outputs
 
 pytestmark = [pytest.mark.core, pytest.mark.timeout(60)]
@@ -152,6 +150,55 @@ def test_close_does_not_wait_out_a_back_off(tmp_path: Path, an_event: Make) -> N
     assert time.perf_counter() - begun < 1.0
 
 
+def test_outputs_can_be_opened_anew_while_an_old_attempt_still_hangs(
+    tmp_path: Path, web_server: WebServer, an_event: Make, proxies: Callable[..., Any]
+) -> None:
+    proxy = proxies(web_server.port)
+    proxy.stalled = True
+    tables = {"hook": {"type": "webhook", "url": f"http://127.0.0.1:{proxy.port}/", **FAST}}
+    hub = outputs(tmp_path, tables)
+    hub.put(an_event(1))
+    time.sleep(0.1)
+    assert hub.close(0.3) is False
+    tables["hook"]["url"] = web_server.url
+    with outputs(tmp_path, tables) as hub:
+        hub.put(an_event(2))
+        until(lambda: state(hub, "hook").delivered == 2)
+    proxy.stalled = False
+    until(lambda: len(web_server.messages) == 3)
+    assert [message["sequence"] for message in web_server.messages] == [1, 2, 1], "the late one is a resend"
+
+
+def test_a_message_that_is_refused_for_good_does_not_hold_up_the_others(
+    tmp_path: Path, web_server: WebServer, an_event: Make
+) -> None:
+    patient = {"retry_first_seconds": 0.001, "retry_longest_seconds": 0.002}
+    web_server.answer(*[422] * 20)
+    with outputs(tmp_path, {"hook": {"type": "webhook", "url": web_server.url, **patient}}) as hub:
+        hub.put(an_event(1))
+        hub.put(an_event(2))
+        until(lambda: state(hub, "hook").delivered == 1)
+        assert state(hub, "hook").dropped == {"event": 1}
+        assert "message 1 dropped after 20 attempts" in str(state(hub, "hook").last_error)
+    assert [message["sequence"] for message in web_server.messages] == [2]
+
+
+def test_a_full_disk_keeps_messages_in_memory_until_there_is_room(tmp_path: Path, an_event: Make) -> None:
+    hub = outputs(tmp_path, {"hook": {"type": "webhook", "url": f"http://127.0.0.1:{free_port()}/"}})
+    database = hub._lanes[0]._queue._database
+    database.execute("PRAGMA max_page_count = 1")
+    for number in range(1, 51):
+        ticket = hub.put(an_event(number, note="x" * 400))
+    until(lambda: "full" in str(state(hub, "hook").last_error))
+    assert not ticket.wait(0.0)
+    assert state(hub, "hook").queued == 50
+    database.execute("PRAGMA max_page_count = 1000000")
+    assert ticket.wait(10.0)
+    assert state(hub, "hook").queued == 50
+    hub.close()
+    hub.close()
+
+
 def test_events_that_a_crash_kept_from_an_output_reach_it_once(tmp_path: Path, an_event: Make) -> None:
     tables = {"file": {"type": "jsonl", "path": str(tmp_path / "o.jsonl")}}
     with outputs(tmp_path, tables) as hub:
@@ -163,68 +210,3 @@ def test_events_that_a_crash_kept_from_an_output_reach_it_once(tmp_path: Path, a
         for number in (4, 5, 6):
             hub.put(an_event(number))
     assert [line["body"]["sequence"] for line in lines(tmp_path / "o.jsonl")] == [4, 5, 6]
-
-
-@pytest.mark.parametrize(
-    ("message", "said"),
-    [
-        ({}, "message"),
-        ({"kind": "gossip"}, "message"),
-        ({"kind": "event", "schema": 1}, "message: event"),
-        ({"kind": "score", "body": object()}, "give plain JSON values"),
-    ],
-)
-def test_what_is_no_message_is_refused_in_one_line(tmp_path: Path, message: dict[str, Any], said: str) -> None:
-    with outputs(tmp_path, {"file": {"type": "jsonl", "path": str(tmp_path / "o.jsonl")}}) as hub:
-        with pytest.raises(InputError, match=said) as refused:
-            hub.put(message)
-        assert "\n" not in str(refused.value)
-
-
-def test_a_message_that_is_too_large_is_refused(tmp_path: Path, an_event: Make) -> None:
-    hub = outputs(tmp_path, {"file": {"type": "jsonl", "path": str(tmp_path / "o.jsonl")}})
-    with pytest.raises(InputError, match="at most 65536 leave the box"):
-        hub.put(an_event(1, note="x" * 70_000))
-    hub.close()
-
-
-def test_numbers_that_json_has_not_become_null(tmp_path: Path, a_score: Make) -> None:
-    with outputs(tmp_path, {"file": {"type": "jsonl", "path": str(tmp_path / "o.jsonl")}}) as hub:
-        hub.put(a_score(float("nan")))
-        hub.put(a_score(float("-inf")))
-        until(lambda: state(hub, "file").delivered == 2)
-    assert [line["body"]["last"] for line in lines(tmp_path / "o.jsonl")] == [None, None]
-
-
-def test_one_wrong_output_starts_none_and_locks_nothing(tmp_path: Path) -> None:
-    good = {"type": "jsonl", "path": str(tmp_path / "o.jsonl")}
-    bad = {"type": "jsonl", "path": str(tmp_path / "absent" / "o.jsonl")}
-    with pytest.raises(InputError, match="no such folder"):
-        outputs(tmp_path, {"good": good, "bad": bad})
-    outputs(tmp_path, {"good": good}).close()
-
-
-@pytest.mark.parametrize(
-    ("package", "table"),
-    [("paho", {"type": "mqtt", "url": "mqtt://127.0.0.1"}), ("prometheus_client", {"type": "prometheus"})],
-)
-def test_a_missing_package_is_one_line_with_the_extra(tmp_path: Path, package: str, table: dict[str, Any]) -> None:
-    code = (
-        f"import sys; sys.modules[{package!r}] = None\n"
-        "from edgeasd.runtime.errors import InputError\n"
-        "from edgeasd.runtime.outputs import Outputs, parse_outputs\n"
-        "from pathlib import Path\n"
-        f"try: Outputs(parse_outputs({{'x': {table!r}}}, 'o'), Path({str(tmp_path)!r}), site='s')\n"
-        "except InputError as error: print(error)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "pip install 'edgeasd[serve]'" in done.stdout
-
-
-def test_importing_outputs_needs_the_core_only() -> None:
-    code = (
-        "import sys, edgeasd.runtime.outputs\n"
-        "print(sorted({'paho', 'prometheus_client', 'torch', 'scipy'} & set(sys.modules)))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import threading
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,50 +13,18 @@ from typing import Any
 
 import pytest
 from certificates import make_certificates
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from receivers import Broker, firsts, free_port, until
+from made import firsts, free_port, until
+from receivers import Broker
 
 from edgeasd.runtime.errors import InputError
-from edgeasd.runtime.outputs import Outputs, OutputState, parse_outputs
 
-paho = pytest.importorskip("paho.mqtt.client", reason="NO paho-mqtt: pip install 'edgeasd[serve]'")
+pytest.importorskip("paho.mqtt.client", reason="NO paho-mqtt: pip install 'edgeasd[serve]'")
+
+from subscriber import Listener, hub_to, state
 
 pytestmark = [pytest.mark.timeout(60)]
 
 Make = Callable[..., dict[str, Any]]
-Got = list[tuple[str, bytes, bool]]
-FAST = {"retry_first_seconds": 0.05, "retry_longest_seconds": 0.2, "timeout_seconds": 1.0}
-
-
-class Listener:
-    """A subscriber that keeps what it got, through any number of cuts."""
-
-    def __init__(self, port: int, topic: str = "#") -> None:
-        self.got: Got = []
-        self._client = client = paho.Client(paho.CallbackAPIVersion.VERSION2, "listener", clean_session=False)
-        client.reconnect_delay_set(1, 1)
-        client._reconnect_min_delay = client._reconnect_max_delay = 0.05
-        client.on_connect = lambda *_: client.subscribe(topic, qos=1)
-        client.on_message = lambda _c, _u, m: self.got.append((m.topic, m.payload, m.retain))
-        subscribed = threading.Event()
-        client.on_subscribe = lambda *_: subscribed.set()
-        client.connect("127.0.0.1", port)
-        client.loop_start()
-        assert subscribed.wait(5)
-
-    def publish(self, topic: str, payload: bytes, retain: bool = False) -> None:
-        self._client.publish(topic, payload, qos=1, retain=retain).wait_for_publish(5)
-
-    def of(self, topic: str) -> list[bytes]:
-        return [payload for name, payload, _ in self.got if name == topic]
-
-    def messages(self, leaf: str) -> list[dict[str, Any]]:
-        return [json.loads(payload) for name, payload, _ in self.got if name.endswith(leaf)]
-
-    def close(self) -> None:
-        self._client.disconnect()
-        self._client.loop_stop()
 
 
 @pytest.fixture
@@ -64,17 +32,6 @@ def listener(broker: Broker) -> Iterator[Listener]:
     made = Listener(broker.port)
     yield made
     made.close()
-
-
-def hub_to(folder: Path, port: int, *, on_command: Any = None, **more: Any) -> Outputs:
-    table = {"type": "mqtt", "url": f"mqtt://127.0.0.1:{port}", **FAST, **more}
-    return Outputs(
-        parse_outputs({"plant": table}, "outputs"), folder / "queues", site="plant 1", box="box", on_command=on_command
-    )
-
-
-def state(hub: Outputs) -> OutputState:
-    return hub.state()[0]
 
 
 @pytest.mark.parametrize("protocol", ["3.1.1", "5"])
@@ -87,17 +44,15 @@ def test_messages_arrive_by_machine_and_kind_and_state_is_kept(
         hub.put(an_event(1, machine="a/b+#%", id="_x"))
         until(lambda: state(hub).delivered == 3 and len(listener.got) == 6)
         assert state(hub).connected is True
-        late = subprocess.run(
-            ["mosquitto_sub", "-p", str(broker.port), "-t", "edgeasd/#", "-W", "1", "-F", "%t %r"],
-            capture_output=True,
-            text=True,
-        )
+        late = Listener(broker.port, "edgeasd/#", name="late")
+        until(lambda: len(late.got) >= 4)
+        late.close()
     topics = [topic for topic, _, _ in listener.got]
     base = "edgeasd/plant 1/valve/00"
     odd = "edgeasd/plant 1/a%2Fb%2B%23%25/%5Fx"
     assert topics[0] == "edgeasd/plant 1/_box/box/online"
     assert topics[1:6] == [f"{base}/score", f"{base}/event", f"{base}/state", f"{odd}/event", f"{odd}/state"]
-    kept = {line.rsplit(" ", 1)[0] for line in late.stdout.splitlines() if line.endswith(" 1")}
+    kept = {topic for topic, _, retained in late.got if retained}
     assert kept == {topics[0], f"{base}/score", f"{base}/state", f"{odd}/state"}
     assert json.loads(listener.of(f"{base}/state")[0])["state"] == "alarm"
     assert listener.messages("/event")[0]["sequence"] == 2
@@ -111,8 +66,6 @@ def test_a_box_that_dies_is_said_to_be_offline(tmp_path: Path, broker: Broker, l
         f"Outputs(parse_outputs({{'m': table}}, 'o'), Path({str(tmp_path)!r}), site='plant 1', box='box')\n"
         "time.sleep(60)"
     )
-    import sys
-
     process = subprocess.Popen([sys.executable, "-c", program])
     online = "edgeasd/plant 1/_box/box/online"
     until(lambda: listener.of(online) == [b"online"], 20)
@@ -183,6 +136,26 @@ def test_a_line_that_stalls_and_is_cut_loses_nothing_and_keeps_the_order(
     assert set(resent.values()) == {an_event(1)["event"]}
 
 
+def test_a_broker_that_takes_one_message_at_a_time_gets_one_at_a_time(
+    tmp_path: Path, an_event: Make, a_score: Make
+) -> None:
+    broker = Broker(tmp_path / "one", "allow_anonymous true", "max_inflight_messages 1")
+    broker.start()
+    seen = Listener(broker.port)
+    try:
+        with hub_to(tmp_path, broker.port, protocol="5", discovery=True) as hub:
+            for number in range(1, 41):
+                hub.put(an_event(number))
+                hub.put(a_score(0.1))
+            until(lambda: state(hub).delivered == 80)
+            assert state(hub).failed == 0
+            until(lambda: len(seen.messages("/event")) == 40)
+        assert [message["body"]["sequence"] for message in seen.messages("/event")] == list(range(1, 41))
+    finally:
+        seen.close()
+        broker.stop()
+
+
 def test_a_broker_that_does_not_answer_is_no_reason_to_wait_at_the_end(tmp_path: Path, proxies: Any) -> None:
     proxy = proxies(free_port())
     proxy.stalled = True
@@ -216,7 +189,12 @@ def test_password_and_refusal(tmp_path: Path, an_event: Make) -> None:
 
 def test_tls_with_a_certificate_of_the_client(tmp_path: Path, an_event: Make) -> None:
     made = make_certificates(tmp_path)
-    lines = ("allow_anonymous true", f"cafile {made.authority}", f"certfile {made.server}", f"keyfile {made.server_key}")
+    lines = (
+        "allow_anonymous true",
+        f"cafile {made.authority}",
+        f"certfile {made.server}",
+        f"keyfile {made.server_key}",
+    )
     broker = Broker(tmp_path / "tls", *lines, "require_certificate true")
     broker.start()
     url = f"mqtts://127.0.0.1:{broker.port}"
@@ -258,93 +236,3 @@ def test_home_assistant_is_told_once_and_everything_it_needs(
         assert config["availability_topic"] in published
         if component != "button" and what in ("alarm", "state", "clip_score"):
             assert config["state_topic"] in published
-
-
-# Commands
-
-
-def test_a_command_reaches_the_callback_and_nothing_else_does(
-    tmp_path: Path, broker: Broker, listener: Listener
-) -> None:
-    given_: list[Any] = []
-    base = "edgeasd/plant 1"
-    listener.publish(f"{base}/valve/00/command", b'{"command": "acknowledge", "by": "kept"}', retain=True)
-    with hub_to(tmp_path, broker.port, commands=True, on_command=lambda *got: given_.append(got)) as hub:
-        until(lambda: state(hub).connected)
-        for topic, payload in (
-            ("valve/00", b"not json"),
-            ("valve/00", b'{"command": "snooze", "seconds": NaN}'),
-            ("valve/00", b'{"command": "ack", "command": "clear"}'),
-            ("valve/00", b"[" * 4000),
-            ("valve/00", b" " * 5000),
-            ("_box/box", b'{"command": "clear"}'),
-            ("%76alve/00", b'{"command": "clear"}'),
-        ):
-            listener.publish(f"{base}/{topic}/command", payload)
-        listener.publish(f"{base}/a%2Fb/00/command", b'{"command": "snooze", "seconds": 60, "by": "anna"}')
-        until(lambda: given_)
-        assert state(hub).last_error is not None
-    assert given_ == [("a/b", "00", {"command": "snooze", "seconds": 60, "by": "anna"})]
-
-
-def test_a_handler_that_fails_ends_nothing(
-    tmp_path: Path, broker: Broker, listener: Listener, an_event: Make
-) -> None:
-    def fail(*_: Any) -> None:
-        raise RuntimeError("a defect")
-
-    with hub_to(tmp_path, broker.port, commands=True, on_command=fail) as hub:
-        until(lambda: state(hub).connected)
-        listener.publish("edgeasd/plant 1/valve/00/command", b'{"command": "clear"}')
-        until(lambda: state(hub).last_error == "a defect")
-        hub.put(an_event(1))
-        until(lambda: state(hub).delivered == 1)
-        assert state(hub).failed == 0
-
-
-@pytest.mark.parametrize("answer", [b"\xff" * 50, b"\x20\x02\x00\x00\x30\xff\xff\xff\xff\xff", b"HTTP/1.1 400\r\n\r\n"])
-def test_a_broker_that_talks_nonsense_is_a_failed_attempt(tmp_path: Path, answer: bytes) -> None:
-    import socket
-
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def serve() -> None:
-            for _ in range(3):
-                connection, _ = server.accept()
-                connection.sendall(answer)
-                time.sleep(0.1)
-                connection.close()
-
-        threading.Thread(target=serve, daemon=True).start()
-        hub = hub_to(tmp_path, server.getsockname()[1], protocol="5")
-        until(lambda: state(hub).failed >= 1)
-        assert hub.close()
-
-
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(
-    topic=st.text(max_size=40).map(lambda text: f"edgeasd/plant/{text}/command")
-    | st.sampled_from(["edgeasd/plant/valve/00/command", "edgeasd/plant/../../command"]),
-    payload=st.binary(max_size=200)
-    | st.recursive(
-        st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8) | st.just("command"), inner),
-        max_leaves=8,
-    ).map(lambda value: json.dumps(value).encode()),
-)
-def test_whatever_comes_in_gives_a_plain_command_or_nothing(topic: str, payload: bytes) -> None:
-    from edgeasd.runtime.outputs.mqtt import MqttSink
-    from edgeasd.runtime.outputs.settings import MqttSettings
-
-    got: list[tuple[str, str, dict[str, Any]]] = []
-    sink = MqttSink(
-        MqttSettings(type="mqtt", url="mqtt://127.0.0.1", commands=True), "plant", "box", lambda *a: got.append(a)
-    )
-    sink._receive(topic, payload, False)
-    for machine, id, command in got:
-        assert machine
-        assert id
-        assert all(value is None or isinstance(value, str | int | float) for value in command.values())
-        assert command["command"].isidentifier()
-        assert json.loads(json.dumps(command, allow_nan=False)) == command
-    assert got or sink.warning is None or "\n" not in sink.warning

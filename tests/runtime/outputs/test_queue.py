@@ -101,6 +101,15 @@ def test_events_push_scores_out_and_scores_no_events(tmp_path: Path) -> None:
     queue.close()
 
 
+def test_no_more_goes_than_must(tmp_path: Path) -> None:
+    queue = Queue(tmp_path / "q.db", Limits(100_000, 1e6, 1e6))
+    for number in range(1, 151):
+        queue.append([entry("event", "e" * 872, number=number)])
+    assert [each.sequence for each in queue.head(500)] == list(range(51, 151))
+    assert queue.dropped == {"event": 50}
+    queue.close()
+
+
 def test_age_counts_only_while_the_queue_is_open_and_spares_events_longer(tmp_path: Path) -> None:
     now = 1000.0
     limits = Limits(1_000_000, 60.0, 3600.0)
@@ -141,11 +150,12 @@ def test_a_damaged_file_is_put_aside_and_a_new_queue_begun(tmp_path: Path, conte
     queue.close()
 
 
-def test_a_foreign_database_is_put_aside(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [0, 1])
+def test_a_foreign_database_is_put_aside(tmp_path: Path, version: int) -> None:
     path = tmp_path / "q.db"
     with sqlite3.connect(path) as database:
         database.execute("CREATE TABLE messages (a)")
-        database.execute("PRAGMA user_version = 1")
+        database.execute(f"PRAGMA user_version = {version}")
     database.close()
     queue = Queue(path, WIDE)
     assert queue.put_aside is not None

@@ -13,7 +13,8 @@ import pytest
 from certificates import make_certificates
 from hypothesis import given
 from hypothesis import strategies as st
-from receivers import WebServer, free_port, until
+from made import free_port, until
+from receivers import WebServer
 
 from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.outputs.messages import numbered
