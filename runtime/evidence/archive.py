@@ -61,7 +61,7 @@ class Archive:
         return self.folder / f".{event}.part"
 
     def _add(self, facts: Facts) -> Facts:
-        self._kept[facts.event] = Kept(facts.event, facts.raised_at, facts.bytes)
+        self._kept[facts.event] = Kept(facts.event, facts.raised_at, facts.size)
         return facts
 
     # After a start
@@ -143,7 +143,7 @@ class Archive:
             facts = read_facts(path) or _unknown(event)
         except InputError:
             facts = _unknown(event)
-        record = facts.model_copy(update={"deleted_at": max(0.0, now), "deleted_why": why, "bytes": 0}).dumped()
+        record = facts.model_copy(update={"deleted_at": max(0.0, now), "deleted_why": why, "size": 0}).dumped()
         # Recorded first, so that a kill in between leaves no gap; on a disk that is quite full, afterwards.
         recorded = False
         with suppress(OSError):
@@ -157,7 +157,7 @@ class Archive:
 
 
 def _locked(folder: Path) -> IO[bytes]:
-    handle = open(folder / ".lock", "ab")
+    handle = open(folder / ".lock", "ab")  # noqa: SIM115 - open for as long as the lock is held
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -187,8 +187,10 @@ def _unlink_files(path: Path) -> None:
 
 def _unknown(event: str) -> Facts:
     """Of evidence whose facts were lost: what its ID tells."""
-    values = {"event": event, "machine": "", "id": "", "raised_at": min(1e11, milliseconds_of(event) / 1000.0)}
-    return Facts(**values, sample_rate=1, bits=16, raised_seconds=0.0, ended="killed")
+    raised = min(1e11, milliseconds_of(event) / 1000.0)
+    return Facts(
+        event=event, machine="", id="", raised_at=raised, sample_rate=1, bits=16, raised_seconds=0.0, ended="killed"
+    )
 
 
 def evidence_files(data: Path, event: str) -> dict[str, Path]:

@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import numpy as np
@@ -30,21 +31,18 @@ class PartClip:
 
     def __init__(self, part: Path, facts: Facts) -> None:
         """Make the folder `part`, which must not be there; its facts say `recording` until the clip ends."""
-        self.part, self.facts = part, facts
+        self.part = part
         part.mkdir(parents=True)
-        self._sound: soundfile.SoundFile | None = None
-        try:
+        with ExitStack() as opened:
+            opened.callback(shutil.rmtree, part, ignore_errors=True)
             write_bytes(part / FACTS, facts.dumped())
+            # A kill must find every line on its way to the disk: nothing may wait in a buffer.
+            self._scores = opened.enter_context(open(part / SCORES, "wb", buffering=0))
             self._sound = _flac(part / CLIP, facts)
-            # Read by a line at a time after a kill: nothing may wait in a buffer.
-            self._scores = open(part / SCORES, "wb", buffering=0)
-        except BaseException:
-            self.abandon()
-            raise
+            opened.pop_all()
 
     def write(self, pcm: Pcm) -> None:
         """Add samples (n,) int16 or int32 as `ring.to_pcm` makes them."""
-        assert self._sound is not None
         self._sound.write(pcm)
 
     def score(self, line: bytes) -> None:
@@ -54,19 +52,16 @@ class PartClip:
 
     def finish(self, final: Path, facts: Facts) -> Facts:
         """Close everything, draw the picture, and give the folder its name; returns the facts as written."""
-        assert self._sound is not None
         self._sound.close()
         self._scores.close()
         return complete(self.part, final, facts)
 
     def abandon(self) -> None:
         """Let go and delete everything."""
-        try:
-            if self._sound is not None:
-                self._sound.close()
-        except FAILURES:
-            pass  # the disk is full or gone, which is why this is called
-        if hasattr(self, "_scores"):
+        # The disk is full or gone, which is why this is called.
+        with suppress(*FAILURES):
+            self._sound.close()
+        with suppress(OSError):
             self._scores.close()
         shutil.rmtree(self.part, ignore_errors=True)
 
@@ -107,7 +102,7 @@ def complete(part: Path, final: Path, facts: Facts) -> Facts:
         notes = {"Title": facts.event, "Creation Time": iso_time(facts.raised_at)}
         write_bytes(part / PICTURE, picture(frames, features, trace, notes))
     size = sum((part / name).stat().st_size for name in FILES if (part / name).exists())
-    facts = facts.model_copy(update={"samples": samples, "bytes": size})
+    facts = facts.model_copy(update={"samples": samples, "size": size})
     write_bytes(part / FACTS, facts.dumped())
     for name in (CLIP, SCORES):
         with open(part / name, "rb") as handle:

@@ -13,10 +13,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from edgeasd.runtime.alarms.event_id import PATTERN
 from edgeasd.runtime.errors import InputError
 
-SCHEMA = 1
 FACTS, CLIP, SCORES, PICTURE = "facts.json", "clip.flac", "scores.jsonl", "picture.png"
 FILES = (CLIP, SCORES, PICTURE, FACTS)
 LARGEST_FACTS = 1_000_000
+MOST_RATE = 655_350
+"""Hz; more than that FLAC cannot say."""
 
 _Number = Annotated[float, Field(allow_inf_nan=False)]
 _Wall = Annotated[float, Field(ge=0.0, le=1e11, allow_inf_nan=False)]
@@ -39,7 +40,7 @@ class Facts(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
-    schema_: Literal[1] = Field(default=SCHEMA, alias="schema")
+    schema_: Annotated[Literal[1], Field(alias="schema")] = 1
     type: Literal["evidence"] = "evidence"
     event: Annotated[str, Field(pattern=PATTERN)]
     machine: _Word
@@ -47,7 +48,7 @@ class Facts(BaseModel):
     test: bool = False
     raised_at: _Wall
     threshold: _Number | None = None
-    sample_rate: Annotated[int, Field(ge=1, le=655_350)]
+    sample_rate: Annotated[int, Field(ge=1, le=MOST_RATE)]
     bits: Literal[16, 24]
     raised_seconds: _Number
     """From the beginning of the clip to the alarm."""
@@ -55,10 +56,10 @@ class Facts(BaseModel):
     ended: Literal["recording", "complete", "longest", "stopped", "source", "killed", "no_room"] = "recording"
     gaps: Annotated[tuple[Gap, ...], Field(max_length=10_000)] = ()
     lost_samples: _Count = 0
-    bytes: _Count = 0
-    """Of all files of this evidence; 0 after they were deleted."""
+    size: _Count = 0
+    """Bytes of all files of this evidence; 0 after they were deleted."""
     deleted_at: _Wall | None = None
-    deleted_why: Literal["age", "size", "room", "missing"] | None = None
+    deleted_why: Literal["age", "size", "room"] | None = None
 
     def dumped(self) -> bytes:
         """The bytes of facts.json."""

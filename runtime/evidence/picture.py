@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -151,7 +152,7 @@ def _strip(image: Image, across: _Axis, trace: Trace, top: int) -> None:
     low, high = min(values), max(values)
     spare = max(0.08 * (high - low), 1e-3 * max(abs(high), abs(low)), 1e-9)
     up = _Axis(low - spare, high + spare, bottom, top)
-    for one, nearest in zip(inside, inside[1:], strict=False):
+    for one, nearest in pairwise(inside):
         _line(image, (across.at(one[0]), up.at(one[1])), (across.at(nearest[0]), up.at(nearest[1])))
     shown = high if trace.threshold is None else trace.threshold
     if trace.threshold is not None:

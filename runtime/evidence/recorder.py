@@ -10,13 +10,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgeasd.runtime.alarms.transition import Transition
+from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.evidence.clip import score_line
-from edgeasd.runtime.evidence.facts import Facts
+from edgeasd.runtime.evidence.facts import MOST_RATE, Facts, Gap
 from edgeasd.runtime.evidence.ring import DTYPES, PcmRing, to_pcm
 from edgeasd.runtime.evidence.settings import ClipSettings
 from edgeasd.runtime.evidence.writer import EvidenceWriter, Recording
 from edgeasd.runtime.logmel import Float32Array
 
+_OPEN = ("alarm", "acknowledged")
 _MOST_CLIPS = 4
 """At once: one that is open, and those whose post-roll still runs. Test alarms could ask for any number."""
 
@@ -51,10 +53,14 @@ class Recorder:
     def __init__(
         self, writer: EvidenceWriter, machine: str, id: str, sample_rate: int, settings: ClipSettings | None = None
     ) -> None:
+        """`sample_rate` in Hz is that of the source. Raises InputError for one that FLAC does not know."""
         self.settings = settings or ClipSettings()
+        if not 1 <= sample_rate <= MOST_RATE:
+            raise InputError(f"{machine} {id}: {sample_rate} Hz, a FLAC clip has 1 to {MOST_RATE}; resample the source")
         self._writer, self._machine, self._id, self._rate = writer, machine, id, sample_rate
         self._ring = PcmRing(round(self.settings.pre_seconds * sample_rate), self.settings.bits)
         self._scores: deque[_Score] = deque(maxlen=20_000)
+        self._gaps: deque[tuple[int, int]] = deque(maxlen=1000)
         self._position: int | None = None
         self._clips: list[_Clip] = []
         self._lock = threading.Lock()
@@ -91,6 +97,8 @@ class Recorder:
                     self._writer.sound(clip.recording, pcm[:left])
             self._ring.push(pcm)
             self._position += pcm.size
+            while self._gaps and sum(self._gaps[0]) <= self._position - self._ring.capacity:
+                self._gaps.popleft()
             while self._scores and self._scores[0].end < self._position - self._ring.capacity:
                 self._scores.popleft()
 
@@ -112,7 +120,9 @@ class Recorder:
         for one in said:
             if one.event is None:
                 continue
-            if one.state in ("alarm", "acknowledged"):
+            if one.state in _OPEN:
+                if one.previous in _OPEN:
+                    continue
                 self.open_event(one.event, one.raised_wall or one.wall, one.threshold, test=one.test, position=position)
             else:
                 self.end_event(one.event, position)
@@ -136,16 +146,19 @@ class Recorder:
             now = 0 if self._position is None else self._position
             raised = now if position is None else min(position, now)
             start = max(now - self._ring.filled, raised - self._ring.capacity)
+            gaps = [(max(at, start), at + count) for at, count in self._gaps if at + count > start]
             facts = Facts(
                 event=event,
-                machine=self._machine[:500],
-                id=self._id[:500],
+                machine=_shown(self._machine),
+                id=_shown(self._id),
                 test=test,
-                raised_at=raised_wall,
+                raised_at=min(max(raised_wall, 0.0), 1e11),
                 threshold=threshold,
                 sample_rate=self._rate,
                 bits=self.settings.bits,
                 raised_seconds=(raised - start) / self._rate,
+                gaps=tuple(Gap(at_seconds=(at - start) / self._rate, samples=end - at) for at, end in gaps),
+                lost_samples=sum(end - at for at, end in gaps),
             )
             stop = start + round(self.settings.longest_seconds * self._rate)
             clip = _Clip(event, self._writer.begin(facts), start, stop)
@@ -178,6 +191,7 @@ class Recorder:
             self._writer.finish(clip.recording, "source")
         self._clips.clear()
         self._scores.clear()
+        self._gaps.clear()
         self._ring.clear()
         self._position = position
 
@@ -186,6 +200,7 @@ class Recorder:
         for clip in self._clips:
             if (left := clip.stop - self._position) > 0:
                 self._writer.silence(clip.recording, min(left, count))
+        self._gaps.append((self._position, count))
         self._ring.push(np.zeros(min(count, self._ring.capacity), DTYPES[self.settings.bits]))
         self._position += count
 
@@ -202,3 +217,7 @@ class Recorder:
             seconds = (one.end - clip.start) / self._rate
             line = score_line(seconds, one.wall, one.score, one.clip_score, one.complete)
             self._writer.score(clip.recording, line)
+
+
+def _shown(name: str) -> str:
+    return name.encode("utf-8", "replace").decode()[:500]

@@ -38,7 +38,7 @@ class Recording:
         self.part: PartClip | None = None
         self.gaps = list(facts.gaps)
         self.written = 0
-        self.lost = 0
+        self.lost = facts.lost_samples
         self.unlooked = 0
 
 
