@@ -18,6 +18,7 @@ from edgeasd.toolkit.cli import (
     demo,
     doctor,
     evaluate,
+    events,
     export,
     finetune,
     preset,
@@ -77,6 +78,7 @@ for _name, _command in (
 ):
     app.command(_name)(guarded(_command))
 app.add_typer(data.app, name="data")
+app.add_typer(events.app, name="events")
 app.add_typer(preset.app, name="preset")
 
 
