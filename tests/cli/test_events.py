@@ -135,7 +135,13 @@ def test_show_says_everything_about_one_event(data: Path, events: list[str]) -> 
     result = fast("show", events[1], "--data", data)
     assert result.exit_code == 0, result.stderr
     assert all(line.isprintable() for line in result.stdout.splitlines())
-    for part in ("cleared", "3.0 s, 1.0 s of it before the alarm", "acknowledged, anna, on my way", "picture.png", "alarm -> acknowledged"):
+    for part in (
+        "cleared",
+        "3.0 s, 1.0 s of it before the alarm",
+        "acknowledged, anna, on my way",
+        "picture.png",
+        "alarm -> acknowledged",
+    ):
         assert part in result.stdout
     told = json.loads(fast("show", events[0], "--data", data, "--json").stdout)
     assert (told["event"], told["state"], told["raised_at"]) == (events[0], "cleared", "2027-01-15T08:00:01.000Z")
