@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -341,3 +342,19 @@ def test_settings_are_good_or_one_line(value: Any) -> None:
 
 def test_a_score_that_is_no_number_is_null() -> None:
     assert json.loads(score_line(1.0, WALL, float("nan"), float("inf"), True))["score"] is None
+
+
+def test_the_page_describes_every_setting_and_every_field() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "evidence.md").read_text("utf-8")
+
+    def rows(heading: str) -> list[str]:
+        section = page.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+        return re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
+
+    ends = set(get_args(Facts.model_fields["ended"].annotation)) - {"recording"}
+    described = rows("Clip")
+    assert described[: -len(ends)] == [*ClipSettings.model_fields, "ended"]
+    assert set(described[-len(ends) :]) == ends
+    assert rows("How long it stays") == list(KeepSettings.model_fields)
+    status = EvidenceStatus("ok", 0.0, None, 0, 0, 0, 0)
+    assert rows("When the disk is slow, full or broken") == list(status.to_json())
