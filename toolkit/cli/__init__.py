@@ -20,6 +20,7 @@ from edgeasd.toolkit.cli import (
     devices,
     doctor,
     evaluate,
+    events,
     export,
     finetune,
     preset,
@@ -83,6 +84,7 @@ for _name, _command in (
     app.command(_name)(guarded(_command))
 app.add_typer(alarm.app, name="alarm")
 app.add_typer(data.app, name="data")
+app.add_typer(events.app, name="events")
 app.add_typer(preset.app, name="preset")
 
 
