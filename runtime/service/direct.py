@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from edgeasd.runtime.alarms import Command
+from edgeasd.runtime.alarms import Command, Transition
 from edgeasd.runtime.bundle import Bundle
 from edgeasd.runtime.outputs import Outputs
 from edgeasd.runtime.service.control import ask
@@ -44,10 +44,14 @@ def _say_nothing(name: str) -> None:
     del name
 
 
+def _record_nothing(name: str, said: list[Transition], position: int | None) -> None:
+    del name, said, position
+
+
 def _command_store(site: Site, names: list[str], command: Command) -> dict[str, list[dict[str, Any]]]:
     found: dict[str, list[dict[str, Any]]] = {}
     with folder_lock(site.data):
-        keeper = Keeper(site.data, tell_nobody, _never_sick, _say_nothing)
+        keeper = Keeper(site.data, tell_nobody, _never_sick, _say_nothing, _record_nothing)
         keeper.start()
         try:
             outputs = _open_outputs(site)

@@ -21,6 +21,8 @@ class Finding:
     """Whether the input is sick at this moment."""
     gap: bool = False
     """Whether sound was lost before this."""
+    position: int | None = None
+    """Of the score: the sample of the source before which it ends."""
     health: HealthReport | None = None
     """Given where a health state began or ended."""
 

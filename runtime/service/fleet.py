@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edgeasd.runtime.alarms import Transition
 from edgeasd.runtime.bundle import Bundle
 from edgeasd.runtime.errors import DeviceError, EdgeasdError
+from edgeasd.runtime.evidence import EvidenceWriter
 from edgeasd.runtime.manifest import Manifest, dump_manifest
 from edgeasd.runtime.service.keeper import Keeper
 from edgeasd.runtime.service.patient import PatientSource
@@ -52,6 +54,7 @@ class Fleet:
         self._berths: dict[str, Berth] = {}
         self._engines: dict[EngineKey, ScoringThread] = {}
         self._stopped = False
+        self.evidence: EvidenceWriter | None = None
 
     # Making it so
 
@@ -101,6 +104,8 @@ class Fleet:
         if served is not None:
             self._detach(name)
             served.stop()
+            if served.recorder is not None:
+                served.recorder.close("source")
         source = _source_of(berth.settings, rate)
         berth.served = ServedStream(name, berth.settings, manifest, source, self._listeners, lambda: self._wake(name))
         berth.served.start()
@@ -140,15 +145,32 @@ class Fleet:
             return
         self._detach(name)
         with engine.between_segments():
+            if self.evidence is not None:
+                served.keep_evidence(self.evidence, berth.settings, manifest)
             served.adopt(berth.settings, manifest, engine.scorer)
             engine.streams.append(served)
         berth.key = key
         engine.wake.set()
+        self._go_on_recording(name, served)
         facts = served.facts
         self._log(
             f"{name}: {manifest.machine.type} ID {manifest.machine.id} from {served.source.name}; "
             f"{facts['precision']} on {facts['engine']}, accelerator {facts['accelerator']}"
         )
+
+    def _go_on_recording(self, name: str, served: ServedStream) -> None:
+        """Of an event that is open from before the start; one that has its clip gets no second one."""
+        kept = self._keeper.kept.get(name)
+        event = None if kept is None else kept.machine.event
+        if kept is not None and event is not None and served.recorder is not None:
+            levels = kept.machine.levels
+            served.recorder.open_event(event.id, event.raised_wall, levels.on if levels else None)
+
+    def record(self, name: str, said: list[Transition], position: int | None) -> None:
+        """What the alarm machine of a stream said, for the evidence."""
+        berth = self._berths.get(name)
+        if berth is not None and berth.served is not None and berth.served.recorder is not None:
+            berth.served.recorder.transitions(said, position)
 
     def _detach(self, name: str) -> None:
         """Take a stream from its engine."""
@@ -164,6 +186,8 @@ class Fleet:
         berth = self._berths.pop(name)
         if berth.served is not None:
             berth.served.stop()
+            if berth.served.recorder is not None:
+                berth.served.recorder.close()
         self._keeper.call(lambda: self._keeper.dismiss(name))
 
     def _drop_unused(self) -> None:
@@ -199,6 +223,8 @@ class Fleet:
         for served in running:
             if not served.over:
                 served.end(reason)
+            if served.recorder is not None:
+                served.recorder.close()
         return all(ended)
 
     # What it is

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from edgeasd.runtime.alarms import AlarmSettings, Command
+from edgeasd.runtime.alarms import AlarmSettings, Command, Transition
 from edgeasd.runtime.errors import EdgeasdError, InputError
 from edgeasd.runtime.events import EventStore
 from edgeasd.runtime.events.store import Retention
@@ -40,11 +40,13 @@ class Keeper:
         tell: Callable[[Record, bool], None],
         sick: Callable[[str], bool],
         say_status: Callable[[str], None],
+        record: Callable[[str, list[Transition], int | None], None],
     ) -> None:
-        """`data` is the data folder; `sick` says whether a stream's input can be trusted now; `say_status` is
-        called now and then for each stream, and for "" (the service), to put a status message.
+        """`data` is the data folder; `sick` says whether a stream's input cannot be trusted now; `say_status` is
+        called now and then for each stream, and for "" (the service), to put a status message; `record` takes
+        what a stream's alarm machine said, and the position of the score that decided, for the evidence.
         """
-        self._data, self._tell, self._sick, self._say_status = data, tell, sick, say_status
+        self._data, self._tell, self._sick, self._say_status, self._record = data, tell, sick, say_status, record
         self._waiting: queue.Queue[Finding | _Job | None] = queue.Queue(_MOST_FINDINGS)
         self.kept: dict[str, Kept] = {}
         self.site, self.score_seconds, self.status_seconds = "site", 10.0, 30.0
@@ -112,7 +114,7 @@ class Keeper:
         """Keep a stream from now on; one of the same machine goes on where the store stands."""
         assert self._store is not None
         self._save_all()
-        kept, before = Kept(manifest, settings, self.score_seconds), self.kept.get(name)
+        kept, before = Kept(name, manifest, settings, self.score_seconds), self.kept.get(name)
         if before is not None and (before.machine_type, before.id) == (kept.machine_type, kept.id):
             kept.machine.restore(before.machine.snapshot())
             self.kept[name] = kept
@@ -205,7 +207,7 @@ class Keeper:
             self.trouble = str(error)
             return
         if kept.unsaved:
-            self._save(kept)
+            self._save(kept, finding.position)
         if body is not None:
             self.say("score", body, kept)
         if finding.health is not None:
@@ -234,12 +236,13 @@ class Keeper:
             self._pruned = now
             self._try(lambda store: store.prune(time.time(), self.retention))
 
-    def _save(self, kept: Kept) -> None:
+    def _save(self, kept: Kept, position: int | None = None) -> None:
         """Transitions to the store, and then, and only then, to the outputs."""
         said, snapshot = list(kept.unsaved), kept.machine.snapshot()
         if not said or not self._try(lambda store: store.append(said, snapshot)):
             return
         del kept.unsaved[: len(said)]
+        self._record(kept.name, said, position)
         for one in said:
             self.say("event", one.to_json(), kept)
             self._tell(one.to_json(), True)

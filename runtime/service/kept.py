@@ -19,7 +19,8 @@ _MOST_SCORES = 10_000
 class Kept:
     """One stream as the keeper sees it. Used by the keeper's thread only."""
 
-    def __init__(self, manifest: Manifest, settings: AlarmSettings, score_seconds: float) -> None:
+    def __init__(self, name: str, manifest: Manifest, settings: AlarmSettings, score_seconds: float) -> None:
+        self.name = name
         self.machine_type, self.id = manifest.machine.type, manifest.machine.id
         self.machine = AlarmMachine(self.machine_type, self.id, settings, manifest.threshold)
         self.scores: deque[tuple[float, float]] = deque(maxlen=_MOST_SCORES)

@@ -10,9 +10,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from edgeasd.runtime.alarms import parse_command
+from edgeasd.runtime.alarms import Transition, parse_command
 from edgeasd.runtime.errors import EdgeasdError, InputError
 from edgeasd.runtime.events.store import Retention
+from edgeasd.runtime.evidence import EvidenceWriter
 from edgeasd.runtime.outputs import Outputs
 from edgeasd.runtime.service.control import ControlSocket
 from edgeasd.runtime.service.finding import Record, tell_nobody
@@ -50,7 +51,7 @@ class Service:
         self.site, self._tell, self._log = site, tell, log
         self._resources = ExitStack()
         self._began = time.monotonic()
-        self.keeper = Keeper(site.data, tell, self._sick, self._say_status)
+        self.keeper = Keeper(site.data, tell, self._sick, self._say_status, self._record)
         self.fleet = Fleet(self.keeper, Listeners(self.keeper.put, tell), log)
         self._control: ControlSocket | None = None
         self._reload_asked, self._stopping = threading.Event(), threading.Event()
@@ -72,6 +73,7 @@ class Service:
         try:
             self._resources.enter_context(folder_lock(self.site.data))
             self.keeper.start()
+            self.fleet.evidence = EvidenceWriter(self.site.data, self.site.settings.evidence)
             self._configure_keeper(self.site)
             self._control = ControlSocket(self.site.data, self._answer)
             self._director.start()
@@ -109,6 +111,8 @@ class Service:
         if self.keeper.alive:
             self.keeper.post(lambda: self._say_stop(reason))
             ended = self.keeper.close(max(0.2, until - 0.6 - time.monotonic())) and ended
+        if self.fleet.evidence is not None:
+            ended = self.fleet.evidence.close(max(0.2, until - 0.5 - time.monotonic())) and ended
         if self.keeper.outputs is not None:
             ended = self.keeper.outputs.close(max(0.3, until - time.monotonic())) and ended
         self._resources.close()
@@ -132,8 +136,14 @@ class Service:
             outputs=[] if outputs is None else outputs.state(),
             waiting_results=self.keeper.waiting,
             lost_lines=self.lost_lines(),
-            trouble=self.keeper.trouble,
+            trouble=self._trouble(),
         )
+
+    def _trouble(self) -> str | None:
+        evidence = self.fleet.evidence
+        status = None if evidence is None else evidence.status()
+        lost = None if status is None or not status.sick else f"evidence: {status.detail or status.state}"
+        return self.keeper.trouble or lost
 
     def command(self, stream: str, value: Any) -> list[dict[str, Any]]:
         """Give the alarm machine of a stream a command; what changed, as messages. Raises InputError."""
@@ -239,6 +249,9 @@ class Service:
         self.keeper.retention = Retention(scores, minutes, hours, kept.events_days * _DAY)
 
     # For the keeper
+
+    def _record(self, name: str, said: list[Transition], position: int | None) -> None:
+        self.fleet.record(name, said, position)
 
     def _sick(self, name: str) -> bool:
         return self.fleet.sick(name)

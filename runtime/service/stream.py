@@ -15,6 +15,7 @@ from edgeasd.runtime.alarm_rule import AlarmRule
 from edgeasd.runtime.capture import Block, Capture, SampleQueue
 from edgeasd.runtime.clocks import utc_text, wall_time
 from edgeasd.runtime.errors import EdgeasdError, InputError
+from edgeasd.runtime.evidence import EvidenceWriter, Recorder
 from edgeasd.runtime.health import HealthMonitor, HealthReport, level_range
 from edgeasd.runtime.listen import BUFFER_SECONDS, level_dbfs
 from edgeasd.runtime.logmel import check_samples
@@ -65,6 +66,8 @@ class ServedStream:
         self._health = self._new_health()
         self.report: HealthReport = self._health.report()
         self.stream: Stream | None = None
+        self.recorder: Recorder | None = None
+        """Who keeps the evidence of its events."""
         self._rule = AlarmRule(manifest.threshold)
         self._expected, self._offset = 0, 0
         self._arrivals: deque[tuple[int, float]] = deque()
@@ -134,6 +137,15 @@ class ServedStream:
             "d_mode": manifest.score.mode,
         }
 
+    def keep_evidence(self, writer: EvidenceWriter, settings: StreamSettings, manifest: Manifest) -> None:
+        """Have the evidence of events kept from now on, as these say; call it where no segment is being scored."""
+        if self.recorder is not None:
+            same = (settings.evidence, manifest.machine) == (self.settings.evidence, self.manifest.machine)
+            if same:
+                return
+            self.recorder.close()
+        self.recorder = Recorder(writer, manifest.machine.type, manifest.machine.id, self.rate, settings.evidence)
+
     def accept(self, block: Block) -> None:
         """Take in a block: its health, its frames. A gap before it resets the stream: no segment spans one."""
         assert self.stream is not None
@@ -146,6 +158,8 @@ class ServedStream:
             self.bad_blocks += 1
             return
         self._expected = block.position + block.samples.size
+        if self.recorder is not None:
+            self.recorder.sound(block.position, block.samples)
         self.level = level_dbfs(block.samples)
         changes = self._health.push(block.samples)
         self.report = self._health.report() if changes else self.report
@@ -168,7 +182,12 @@ class ServedStream:
             self._rule.update(score.clip_score, score.complete)
             self._tell(score_record(score, self.manifest, self._offset, self._rule.active))
             time = captured if self.source.live else now
-            self._listeners.find(Finding(self.name, time, score.clip_score, score.complete, self.sick))
+            end = self._offset + score.end_sample
+            if self.recorder is not None:
+                wall = wall_time(time)
+                self.recorder.score(end, wall, score.score, score.clip_score, score.complete)
+            found = Finding(self.name, time, score.clip_score, score.complete, self.sick, position=end)
+            self._listeners.find(found)
 
     def say_source_events(self) -> None:
         """A record for whatever happened to the source itself."""

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from edgeasd.runtime.alarms.settings import SERVICE, AlarmSettings
+from edgeasd.runtime.evidence import ClipSettings, KeepSettings
 from edgeasd.runtime.health.settings import HealthSettings
 from edgeasd.runtime.outputs.settings import (
     JsonlSettings,
@@ -85,6 +86,8 @@ class StreamSettings(_Strict):
     """See docs/alarms.md. What is not given here is as a service should have it."""
     health: HealthSettings = HealthSettings()
     """See docs/health.md."""
+    evidence: ClipSettings = ClipSettings()
+    """See docs/evidence.md."""
 
     @field_validator("alarm", mode="before")
     @classmethod
@@ -161,6 +164,8 @@ class SiteSettings(_Strict):
     )
     """See docs/outputs.md. The path of a jsonl output is inside the data folder."""
     retention: RetentionSettings = RetentionSettings()
+    evidence: KeepSettings = KeepSettings()
+    """How long evidence stays; see docs/evidence.md. A change takes a restart."""
 
     @model_validator(mode="after")
     def _known_engines(self) -> SiteSettings:
