@@ -49,7 +49,7 @@ def ack(
 ) -> None:
     """Acknowledge the open alarm: somebody has seen it.
 
-    Example: edgeasd alarm ack --config site.toml --stream pump --note "on my way"
+    Example: edgeasd alarm ack --config site.toml --stream pump
     """
     _command(config, stream, {"command": "acknowledge", "event": event}, by, note, as_json)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.outputs.settings import JsonlSettings
-from edgeasd.runtime.site import Site, check_site, parse_site
+from edgeasd.runtime.site import EngineSettings, Site, SiteSettings, StreamSettings, check_site, parse_site
 from edgeasd.runtime.site.schema import schema_text
 
 pytestmark = pytest.mark.core
@@ -260,3 +261,22 @@ def test_the_command_says_what_would_run_and_refuses_what_would_not(tmp_path: Pa
     done = edgeasd("run", "--config", "site.toml", "--check", cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert [path.name for path in tmp_path.iterdir()] == ["site.toml"]
+
+
+# The page
+
+
+def test_the_page_shows_a_site_file_that_is_one_and_every_key(repository: Path, tmp_path: Path) -> None:
+    page = (repository / "docs" / "service.md").read_text("utf-8")
+    example = page.partition("```toml\n")[2].partition("```")[0]
+    site = parsed(example.replace('"/var/lib/edgeasd"', '"data"'), tmp_path)
+    assert list(site.streams) == ["pump", "valve"]
+
+    def described(heading: str) -> set[str]:
+        section = page.partition(f"\n### {heading}\n")[2].partition("\n#")[0]
+        first = " ".join(line.split(" | ")[0] for line in section.splitlines() if line.startswith("| `"))
+        return {name.partition(".")[0] for name in re.findall(r"`([a-zA-Z_.]+)`", first)}
+
+    assert described("The whole file") == set(SiteSettings.model_fields)
+    assert described("A stream") == set(StreamSettings.model_fields)
+    assert described("An engine") == set(EngineSettings.model_fields)
