@@ -9,8 +9,8 @@ from edgeasd.runtime.atomic import write_bytes
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
-def booted_anew(data: Path, source: Path = _BOOT_ID) -> bool:
-    """Whether `data` was last used under another boot of this box; remembers this one."""
+def booted_anew(data: Path, source: Path = _BOOT_ID, *, remember: bool = True) -> bool:
+    """Whether `data` was last used under another boot of this box; with `remember` notes this one."""
     try:
         now = source.read_bytes().strip()[:64]
     except OSError:
@@ -22,5 +22,6 @@ def booted_anew(data: Path, source: Path = _BOOT_ID) -> bool:
         before = b""
     if before == now:
         return False
-    write_bytes(path, now)
+    if remember:
+        write_bytes(path, now)
     return True

@@ -51,7 +51,7 @@ def _record_nothing(name: str, said: list[Transition], position: int | None) -> 
 def _command_store(site: Site, names: list[str], command: Command) -> dict[str, list[dict[str, Any]]]:
     found: dict[str, list[dict[str, Any]]] = {}
     with folder_lock(site.data):
-        keeper = Keeper(site.data, tell_nobody, _never_sick, _say_nothing, _record_nothing)
+        keeper = Keeper(site.data, tell_nobody, _never_sick, _say_nothing, _record_nothing, lasting=False)
         keeper.start()
         try:
             outputs = _open_outputs(site)

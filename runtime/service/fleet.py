@@ -12,6 +12,7 @@ from edgeasd.runtime.alarms import Transition
 from edgeasd.runtime.bundle import Bundle
 from edgeasd.runtime.errors import DeviceError, EdgeasdError
 from edgeasd.runtime.evidence import EvidenceWriter
+from edgeasd.runtime.health import HealthReport
 from edgeasd.runtime.manifest import Manifest, dump_manifest
 from edgeasd.runtime.service.keeper import Keeper
 from edgeasd.runtime.service.patient import PatientSource
@@ -254,6 +255,11 @@ class Fleet:
         """See `ServedStream.sick`."""
         berth = self._berths.get(name)
         return berth is not None and berth.served is not None and berth.served.sick
+
+    def health(self, name: str) -> HealthReport | None:
+        """The latest report of a stream."""
+        berth = self._berths.get(name)
+        return None if berth is None or berth.served is None else berth.served.report
 
     def status(self, name: str) -> dict[str, Any] | None:
         """The body of a status message."""

@@ -27,8 +27,8 @@ from edgeasd.runtime.service.kept import Kept
 
 _Result = TypeVar("_Result")
 _Job = tuple[Callable[[], Any], "Future[Any]"]
-_MOST_FINDINGS = 10_000
-_TICK_SECONDS, _HISTORY_SECONDS, _PRUNE_SECONDS, _HEALTH_SECONDS = 1.0, 5.0, 3600.0, 60.0
+_MOST_FINDINGS = 1000
+_TICK_SECONDS, _HISTORY_SECONDS, _PRUNE_SECONDS = 1.0, 5.0, 3600.0
 
 
 class Keeper:
@@ -41,12 +41,15 @@ class Keeper:
         sick: Callable[[str], bool],
         say_status: Callable[[str], None],
         record: Callable[[str, list[Transition], int | None], None],
+        *,
+        lasting: bool = True,
     ) -> None:
         """`data` is the data folder; `sick` says whether a stream's input cannot be trusted now; `say_status` is
         called now and then for each stream, and for "" (the service), to put a status message; `record` takes
-        what a stream's alarm machine said, and the position of the score that decided, for the evidence.
+        what a stream's alarm machine said, and the position of the score that decided, for the evidence. Not `lasting`: for one command.
         """
         self._data, self._tell, self._sick, self._say_status, self._record = data, tell, sick, say_status, record
+        self._lasting = lasting
         self._waiting: queue.Queue[Finding | _Job | None] = queue.Queue(_MOST_FINDINGS)
         self.kept: dict[str, Kept] = {}
         self.site, self.score_seconds, self.status_seconds = "site", 10.0, 30.0
@@ -57,6 +60,8 @@ class Keeper:
         self.beat = time.monotonic()
         self._ticked = self._flushed = self._pruned = time.monotonic()
         self._status_at = time.monotonic()
+        self.defect: BaseException | None = None
+        """What ended its thread, which nothing should."""
         self._store: EventStore | None = None
         self._opened: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, name="edgeasd-keeper", daemon=True)
@@ -69,8 +74,13 @@ class Keeper:
         self._opened.result()
 
     def put(self, finding: Finding) -> None:
-        """Take a finding; waits where the disk is so slow that thousands wait already."""
-        self._waiting.put(finding)
+        """Take a finding; waits where the disk is so slow that a thousand wait already."""
+        while self.defect is None:
+            try:
+                self._waiting.put(finding, timeout=1.0)
+                return
+            except queue.Full:
+                pass
 
     @property
     def alive(self) -> bool:
@@ -165,7 +175,7 @@ class Keeper:
     def _run(self) -> None:
         try:
             self._store = EventStore(self._data / "events.db")
-            self._anew = booted_anew(self._data)
+            self._anew = booted_anew(self._data, remember=self._lasting)
         except BaseException as error:
             self._opened.set_exception(error)
             return
@@ -174,6 +184,8 @@ class Keeper:
             while self._step():
                 pass
             self._save_all()
+        except BaseException as error:
+            self.defect = error
         finally:
             self._store.close()
 
@@ -211,7 +223,6 @@ class Keeper:
         if body is not None:
             self.say("score", body, kept)
         if finding.health is not None:
-            kept.health_said = time.monotonic()
             self.say("health", finding.health.to_json(), kept)
 
     def _pass_time(self) -> None:

@@ -29,7 +29,6 @@ class Kept:
         """Transitions that are not in the store."""
         self._summary = ScoreSummary(score_seconds)
         self._clock = float("-inf")
-        self.health_said = float("-inf")
 
     def _advance(self, time: float) -> float:
         """Findings are of the time of their sound, commands of now: the machine must not see time run back."""

@@ -14,6 +14,7 @@ from edgeasd.runtime.service.stream import ServedStream
 from edgeasd.runtime.stream import score_streams
 
 _IDLE_SECONDS = 0.1
+_STEP_ASIDE_SECONDS = 0.005
 
 
 class ScoringThread:
@@ -25,6 +26,7 @@ class ScoringThread:
         self.wake = threading.Event()
         self._between = threading.Lock()
         """Held while segments are scored; who takes it stands between two of them."""
+        self._visitors = 0
         self._stop = threading.Event()
         self._overload = Overload(time.monotonic())
         self.beat = time.monotonic()
@@ -54,8 +56,14 @@ class ScoringThread:
     @contextmanager
     def between_segments(self) -> Iterator[None]:
         """Nothing is scored for the time of the block."""
-        with self._between:
-            yield
+        # A lock alone is not fair: a busy engine would take it again before anybody else could.
+        self._visitors += 1
+        try:
+            with self._between:
+                yield
+        finally:
+            self._visitors -= 1
+            self.wake.set()
 
     @property
     def keep_every(self) -> int:
@@ -66,6 +74,9 @@ class ScoringThread:
         try:
             while not self._stop.is_set():
                 self.wake.clear()
+                if self._visitors:
+                    self.wake.wait(_STEP_ASIDE_SECONDS)
+                    continue
                 with self._between:
                     worked = self._round()
                 self.beat = time.monotonic()

@@ -84,8 +84,8 @@ class Service:
 
     def poll(self) -> bool:
         """False once every stream has ended for good. Raises what ended the service against its will."""
-        if self.defect is not None:
-            raise self.defect
+        if (defect := self.defect or self.keeper.defect) is not None:
+            raise defect
         if self.loaded.is_set() and not self._seen_loaded:
             self._seen_loaded = True
             if (error := self.fleet.hopeless()) is not None:
@@ -260,8 +260,10 @@ class Service:
         """A status message of a stream, or of the service itself for ""."""
         if name:
             body = self.fleet.status(name)
-            if body is not None:
+            health = self.fleet.health(name)
+            if body is not None and health is not None:
                 self.keeper.say("status", body, self.keeper.kept[name])
+                self.keeper.say("health", health.to_json(), self.keeper.kept[name])
             return
         state = self.state()
         troubled = state.trouble is not None or any(one.state in ("degraded", "failed") for one in state.streams)

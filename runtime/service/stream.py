@@ -162,7 +162,7 @@ class ServedStream:
             self.recorder.sound(block.position, block.samples)
         self.level = level_dbfs(block.samples)
         changes = self._health.push(block.samples)
-        self.report = self._health.report() if changes else self.report
+        self.report = self._health.report()
         length = block.samples.size / self.rate
         ended = block.captured_at + (length if self.source.live else 0.0)
         self._arrivals.append((self._expected, ended))
