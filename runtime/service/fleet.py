@@ -96,8 +96,8 @@ class Fleet:
         try:
             with Bundle(Path(berth.settings.bundle)) as bundle:
                 manifest = named_manifest(bundle.manifest, berth.settings)
-        except EdgeasdError as error:
-            self._fail(name, error, time.monotonic())
+        except Exception as error:  # one stream's, not the end of the others
+            self._fail(name, _as_ours(error), time.monotonic())
             return None
         served, rate = berth.served, manifest.features.sample_rate
         if served is not None and served.settings.source() == berth.settings.source() and served.rate == rate:
@@ -130,10 +130,9 @@ class Fleet:
             if berth.admitted != wanted:
                 self._keeper.call(lambda: self._keeper.admit(name, *wanted), 30.0)
                 berth.admitted = wanted
-        except EdgeasdError as error:
-            self._fail(name, error, time.monotonic())
-            return
-        self._hand_over(name, key, manifest)
+            self._hand_over(name, key, manifest)
+        except Exception as error:  # one stream's, not the end of the others
+            self._fail(name, _as_ours(error), time.monotonic())
 
     def _hand_over(self, name: str, key: EngineKey, manifest: Manifest) -> None:
         """From the old engine to the new one, between two segments of each."""
@@ -224,9 +223,13 @@ class Fleet:
         for served in running:
             if not served.over:
                 served.end(reason)
-            if served.recorder is not None:
-                served.recorder.close()
         return all(ended)
+
+    def end_clips(self) -> None:
+        """End all clips as they are."""
+        for berth in list(self._berths.values()):
+            if berth.served is not None and berth.served.recorder is not None:
+                berth.served.recorder.close()
 
     # What it is
 
@@ -314,6 +317,13 @@ class Fleet:
             overruns=0 if served is None else served.overruns,
             latency_seconds=None if served is None else served.latencies.percentiles(),
         )
+
+
+def _as_ours(error: Exception) -> EdgeasdError:
+    """An error as one line; of a library's, with its kind."""
+    if isinstance(error, EdgeasdError):
+        return error
+    return DeviceError(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
 
 
 def _condition(berth: Berth, keep_every: int) -> tuple[str, str | None]:

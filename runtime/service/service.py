@@ -60,7 +60,7 @@ class Service:
         """Set once every stream was tried for the first time."""
         self.defect: BaseException | None = None
         """What ended the director, which nothing should."""
-        self._seen_loaded = False
+        self._seen_loaded, self._reloading = False, False
         self.lost_lines: Callable[[], int] = lambda: 0
 
     # Life
@@ -111,6 +111,7 @@ class Service:
         if self.keeper.alive:
             self.keeper.post(lambda: self._say_stop(reason))
             ended = self.keeper.close(max(0.2, until - 0.6 - time.monotonic())) and ended
+        self.fleet.end_clips()
         if self.fleet.evidence is not None:
             ended = self.fleet.evidence.close(max(0.2, until - 0.5 - time.monotonic())) and ended
         if self.keeper.outputs is not None:
@@ -123,6 +124,11 @@ class Service:
     def reload(self) -> None:
         """Ask for the site file to be read again; it is done in the background, and said in the log."""
         self._reload_asked.set()
+
+    @property
+    def reloading(self) -> bool:
+        """Whether a reload was asked for and is not done."""
+        return self._reload_asked.is_set() or self._reloading
 
     # Asking
 
@@ -182,9 +188,11 @@ class Service:
             self.loaded.set()
             while not self._stopping.is_set():
                 if self._reload_asked.wait(0.5):
+                    self._reloading = True
                     self._reload_asked.clear()
                     if not self._stopping.is_set():
                         self._reload()
+                    self._reloading = False
                 self.fleet.mend(time.monotonic())
         except BaseException as error:
             self.defect = error
@@ -204,7 +212,7 @@ class Service:
             self.site = site
             self._configure_times(site)
             self.fleet.apply(site)
-        except EdgeasdError as error:
+        except Exception as error:  # whatever is wrong with a file, the service goes on
             self._log(f"not reloaded, all goes on as before: {error}")
         else:
             self._log(f"reloaded {site.path}")

@@ -60,13 +60,13 @@ def check_site(site: Site) -> SiteReport:
     for name, stream in site.streams.items():
         try:
             streams.append(_check_stream(site, name, stream))
-        except EdgeasdError as error:
+        except (EdgeasdError, OSError) as error:
             problems.append(f"streams.{name}: {error}")
     problems += _same_machines(streams) + _same_devices(site)
     for name, output in site.outputs.items():
         try:
             _check_output(name, output)
-        except EdgeasdError as error:
+        except (EdgeasdError, OSError) as error:
             problems.append(f"outputs.{name}: {error}")
     problems += _check_data(site.data)
     kinds: dict[str, str] = {name: output.type for name, output in site.outputs.items()}

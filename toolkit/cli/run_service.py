@@ -19,6 +19,8 @@ from edgeasd.runtime.errors import InputError
 from edgeasd.toolkit.cli.guard import BAD_INPUT, INTERRUPTED, complain
 
 if TYPE_CHECKING:
+    from edgeasd.runtime.service.notify import Notifier
+    from edgeasd.runtime.service.records import RecordWriter
     from edgeasd.runtime.service.service import Service
     from edgeasd.runtime.site import Site, SiteReport
 
@@ -51,19 +53,20 @@ def _summary(report: SiteReport) -> str:
 def serve(config: Path, sink: Callable[[], Any]) -> None:
     """Run the service until every stream has ended, or SIGTERM or Ctrl-C; `sink` opens where records go."""
     from edgeasd.runtime.service.finding import tell_nobody
+    from edgeasd.runtime.service.notify import Notifier
     from edgeasd.runtime.service.records import RecordWriter
     from edgeasd.runtime.service.service import Service, open_site
 
-    site = open_site(config)
+    site, notifier = open_site(config), Notifier()
     with sink() as out:
         writer = None if out is None else RecordWriter(out)
         service = Service(site, writer.put if writer else tell_nobody, complain)
         service.lost_lines = lambda: 0 if writer is None else writer.lost
-        with _signals(service) as asked:
+        with _signals(service, notifier) as asked:
             reason = "error"
             try:
                 service.start()
-                reason = _watch(service, site, asked, None if out is sys.stdout else sys.stdout, writer)
+                reason = _watch(service, site, asked, notifier, None if out is sys.stdout else sys.stdout, writer)
             finally:
                 whole = service.stop(reason)
                 if writer is not None:
@@ -87,17 +90,23 @@ class _Asked:
     def __init__(self) -> None:
         self.to_end = threading.Event()
         self.interrupted = False
+        self.reloading = False
 
 
 @contextmanager
-def _signals(service: Service) -> Iterator[_Asked]:
+def _signals(service: Service, notifier: Notifier) -> Iterator[_Asked]:
     asked = _Asked()
 
     def end(number: int, _: object) -> None:
         asked.interrupted = number == signal.SIGINT
         asked.to_end.set()
 
-    handlers = {signal.SIGTERM: end, signal.SIGINT: end, signal.SIGHUP: lambda *_: service.reload()}
+    def reload(*_: object) -> None:
+        notifier.reloading()
+        service.reload()
+        asked.reloading = True
+
+    handlers: dict[signal.Signals, Any] = {signal.SIGTERM: end, signal.SIGINT: end, signal.SIGHUP: reload}
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield asked
@@ -106,12 +115,13 @@ def _signals(service: Service) -> Iterator[_Asked]:
             signal.signal(number, handler)
 
 
-def _watch(service: Service, site: Site, asked: _Asked, out: TextIO | None, writer: Any) -> str:
+def _watch(
+    service: Service, site: Site, asked: _Asked, notifier: Notifier, out: TextIO | None, writer: RecordWriter | None
+) -> str:
     """Look after the running service; returns why it ends."""
-    from edgeasd.runtime.service.notify import Notifier
     from edgeasd.runtime.service.view import SiteView
 
-    notifier, view, said = Notifier(), None if out is None else SiteView(out), False
+    view, said = (None if out is None else SiteView(out)), False
     try:
         while service.poll():
             if asked.to_end.wait(_POLL_SECONDS):
@@ -122,6 +132,9 @@ def _watch(service: Service, site: Site, asked: _Asked, out: TextIO | None, writ
             if service.loaded.is_set() and not said:
                 said = True
                 notifier.ready(f"{site.name}: {len(site.streams)} streams")
+            if asked.reloading and not service.reloading:
+                asked.reloading = False
+                notifier.ready(f"{service.site.name}: {len(service.site.streams)} streams")
             if service.healthy(now):
                 notifier.alive(now)
             if view is not None:

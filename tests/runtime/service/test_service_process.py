@@ -26,6 +26,23 @@ def scores(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{k: v for k, v in one.items() if k not in ("file", "id")} for one in records if one["type"] == "score"]
 
 
+def listen(site: Any) -> Any:
+    """A socket in the place of systemd's."""
+    heard = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    heard.bind(str(site.folder / "notify"))
+    heard.setblocking(False)
+    return heard, []
+
+
+def told(heard: Any) -> list[str]:
+    """Every line that systemd was told so far."""
+    while True:
+        try:
+            heard[1].extend(heard[0].recv(1000).decode().splitlines())
+        except BlockingIOError:
+            return heard[1]
+
+
 def test_a_file_gives_the_records_of_score_live_and_then_the_service_ends(site: Any, sound: Path) -> None:
     site.write(f'input = "{sound}"')
     process = site.start()
@@ -43,9 +60,7 @@ def test_a_file_gives_the_records_of_score_live_and_then_the_service_ends(site: 
 
 
 def test_sigterm_ends_within_two_seconds_with_everything_written_and_systemd_told(site: Any, sound: Path) -> None:
-    heard = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    heard.bind(str(site.folder / "notify"))
-    heard.setblocking(False)
+    heard = listen(site)
     good = f'input = "{sound}"\nrealtime = true\nloop = true\n'
     log = '[outputs.log]\ntype = "jsonl"\npath = "log.jsonl"\n'
     site.write(f'input = "{sound}"\nloop = true', good, 'input_command = "/bin/false"', good + log)
@@ -55,15 +70,9 @@ def test_sigterm_ends_within_two_seconds_with_everything_written_and_systemd_tol
     took, said = site.end(process)
     assert process.returncode == 0, said
     assert took < 2.0
-    told = []
-    while True:
-        try:
-            told.append(heard.recv(1000).decode())
-        except BlockingIOError:
-            break
-    assert told[0] == "READY=1\nSTATUS=plant: 4 streams"
-    assert told[-1] == "STOPPING=1"
-    assert told.count("WATCHDOG=1") >= 3
+    lines = told(heard)
+    assert (lines.count("READY=1"), lines.count("STATUS=plant: 4 streams"), lines[-1]) == (1, 1, "STOPPING=1")
+    assert lines.count("WATCHDOG=1") >= 3
     ends = site.records("end")
     assert {one["id"]: one["reason"] for one in ends}["a"] == "SIGTERM"
     assert len(ends) == 4
@@ -78,9 +87,10 @@ def test_sigterm_ends_within_two_seconds_with_everything_written_and_systemd_tol
 
 
 def test_sighup_changes_what_it_says_and_loses_no_sound(site: Any, sound: Path) -> None:
+    heard = listen(site)
     stream = f'input = "{sound}"\nloop = true\n'
     site.write(stream, stream)
-    process = site.start()
+    process = site.start(NOTIFY_SOCKET=str(site.folder / "notify"))
     site.until(lambda: len(site.records("score")) > 8)
     copy = site.folder / "other"
     copy.mkdir()
@@ -96,7 +106,9 @@ def test_sighup_changes_what_it_says_and_loses_no_sound(site: Any, sound: Path) 
     site.file.write_text("site = 3", "utf-8")
     process.send_signal(signal.SIGHUP)
     site.until(lambda: len(site.records("score")) > before + 6)
+    site.until(lambda: told(heard).count("READY=1") >= 2)
     _, said = site.end(process)
+    assert told(heard).count("RELOADING=1") == 2
     assert "reloaded" in said
     assert "not reloaded, all goes on as before" in said
     assert site.records("gap") == []
@@ -122,6 +134,8 @@ def test_commands_reach_the_running_service_and_else_the_store(site: Any, sound:
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
     assert "another edgeasd uses this folder" in refused.stderr
     site.end(process)
+    # The test alarm left its evidence, too.
+    assert (site.data / "evidence" / answer["streams"]["a"][0]["event"] / "facts.json").is_file()
     done = site.command("alarm", "maintenance", "on", "--config", site.file)
     assert (done.returncode, done.stdout) == (0, "a: normal -> normal, maintenance_on\n")
     assert "no service runs" in done.stderr

@@ -1,0 +1,165 @@
+"""The service beside what fails: devices, commands, disks."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import sqlite3
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import soundfile
+
+from edgeasd.runtime.errors import InputError
+from edgeasd.runtime.events import EventStore
+from edgeasd.runtime.scorer import Scorer
+from edgeasd.runtime.service import Service, ask
+from edgeasd.runtime.service import fleet as fleet_module
+from edgeasd.runtime.site import read_site
+
+pytestmark = pytest.mark.core
+
+
+def load_helper(repository: Path) -> ModuleType:
+    path = repository / "tests" / "runtime" / "alsa_file_pcm.py"
+    spec = importlib.util.spec_from_file_location("alsa_file_pcm", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_sound_device_gives_the_records_of_score_live(site: Any, sound: Path, repository: Path) -> None:
+    helper = load_helper(repository)
+    if importlib.util.find_spec("alsaaudio") is None or not helper.STOCK.exists():
+        pytest.skip("pyalsaaudio or the stock ALSA configuration is not installed here")
+    samples, _ = soundfile.read(sound, dtype="int16")
+    (site.folder / "sound.raw").write_bytes(samples.tobytes())
+    configuration = helper.write_alsa_config(site.folder, site.folder / "sound.raw")
+    site.write('device = "hw:1"\npace = "block"\nalsa_backend = "pyalsaaudio"')
+    live = site.command("score", site.bundle, sound, "--live")
+    theirs = [json.loads(line) for line in live.stdout.splitlines() if '"score"' in line]
+    process = site.start(ALSA_CONFIG_PATH=str(configuration))
+    site.until(lambda: len(site.records("score")) >= len(theirs))
+    took, said = site.end(process)
+    assert process.returncode == 0, said
+    assert took < 2.0
+    ours = site.records("score")[: len(theirs)]
+    for one, two in zip(ours, (one for one in theirs if one["type"] == "score"), strict=True):
+        for name in ("start_sample", "end_sample", "averaged", "complete", "alarm"):
+            assert one[name] == two[name]
+        assert one["clip_score"] == pytest.approx(two["clip_score"], rel=1e-6)
+
+
+PACED = """
+import os, sys, time
+open(sys.argv[2], "a").write(f"{os.getpid()}\\n")
+data = open(sys.argv[1], "rb").read()[44:]
+for i in range(10_000):
+    sys.stdout.buffer.write(data[3200 * (i % 280):][:3200]); sys.stdout.buffer.flush()
+    time.sleep(0.1)
+"""
+
+
+def test_a_source_that_is_killed_comes_back_and_the_others_do_not_notice(site: Any, sound: Path) -> None:
+    (site.folder / "paced.py").write_text(PACED, "utf-8")
+    pids = site.folder / "pids"
+    command = f"{sys.executable} {site.folder / 'paced.py'} {sound} {pids}"
+    site.write(f"input_command = '{command}'", f'input = "{sound}"\nloop = true')
+    process = site.start()
+    level = site.until(
+        lambda: (ask(site.data, {"ask": "state"}) or {"streams": [{}]})["streams"][0].get("level_dbfs", -120) > -60
+    )
+    assert level
+    before = len(site.records("score"))
+    os.kill(int(pids.read_text("utf-8").split()[0]), signal.SIGKILL)
+    site.until(lambda: [one["state"] for one in site.records("source") if one["id"] == "a"] == ["lost", "reopened"])
+    site.until(lambda: any(one["id"] == "a" for one in site.records("gap")))
+    assert len(pids.read_text("utf-8").split()) == 2
+    assert len(site.records("score")) > before
+    state = ask(site.data, {"ask": "state"})
+    assert [one["state"] for one in state["streams"]] == ["running", "running"]
+    assert state["streams"][0]["dropped_seconds"] > 0
+    _, said = site.end(process)
+    assert process.returncode == 0, said
+
+
+def start(site: Any) -> tuple[Service, list[dict[str, Any]]]:
+    records: list[dict[str, Any]] = []
+    service = Service(read_site(site.file), lambda record, may_drop: records.append(record))
+    service.start()
+    return service, records
+
+
+def test_a_full_disk_costs_no_event_and_holds_up_no_score(
+    site: Any, sound: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = threading.Event()
+    append = EventStore.append
+
+    def guarded(self: EventStore, transitions: Sequence[Any], snapshot: Any = None) -> int:
+        if full.is_set():
+            raise InputError(f"{self.path}: database or disk is full; make room")
+        return append(self, transitions, snapshot)
+
+    monkeypatch.setattr(EventStore, "append", guarded)
+    alarm = "[streams.a.alarm]\non = 0.2\nhysteresis = 0.0\ncooldown_seconds = 0.0\nk = 1\nn = 1\n"
+    site.write(f'input = "{sound}"\nloop = true\n{alarm}[outputs.log]\ntype = "jsonl"\npath = "log.jsonl"\n')
+    service, records = start(site)
+    try:
+        site.until(lambda: any(one["type"] == "alarm_state" for one in records))
+        full.set()
+        site.until(lambda: "disk is full" in str(service.state().trouble))
+        said, scored = len([one for one in records if one["type"] == "alarm_state"]), len(records)
+        site.until(lambda: len(records) > scored + 300)
+        assert len([one for one in records if one["type"] == "alarm_state"]) == said
+        with pytest.raises(InputError, match="disk is full"):
+            service.command("a", {"command": "test"})
+        full.clear()
+        site.until(lambda: service.state().trouble is None)
+    finally:
+        service.stop("test")
+    told = [one for one in records if one["type"] == "alarm_state"]
+    assert [one["sequence"] for one in told] == list(range(1, len(told) + 1))
+    with sqlite3.connect(site.data / "events.db") as store:
+        kept = [json.loads(row[0]) for row in store.execute("SELECT message FROM transitions ORDER BY sequence")]
+    assert kept == told
+    assert len(told) > said + 2
+
+
+def test_an_engine_that_fails_is_loaded_again_and_its_streams_go_on(
+    site: Any, sound: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fleet_module, "FIRST_PAUSE", 0.1)
+    score, failures = Scorer.score_segments, [1]
+
+    def failing(self: Scorer, segments: Any) -> Any:
+        if failures and len(seen) > 20:
+            failures.pop()
+            raise RuntimeError("the accelerator fell off the bus")
+        seen.append(len(segments))
+        return score(self, segments)
+
+    seen: list[int] = []
+    monkeypatch.setattr(Scorer, "score_segments", failing)
+    site.write(f'input = "{sound}"\nloop = true')
+    service, records = start(site)
+    try:
+        site.until(lambda: not failures and service.poll())
+        after = len(records)
+        site.until(lambda: len(records) > after + 100 and service.poll())
+        assert service.state().streams[0].state == "running"
+        assert service.healthy(time.monotonic())
+    finally:
+        service.stop("test")
+    starts = [one for one in records if one["type"] == "start"]
+    assert len(starts) == 2
