@@ -43,6 +43,8 @@ class Berth:
     retry_at: float = 0.0
     pause: float = FIRST_PAUSE
     error: EdgeasdError | None = None
+    source_said: str = ""
+    """What was last logged of its source."""
     admitted: Any = field(default=None)
     """What of the settings the keeper has been told."""
 
@@ -75,7 +77,9 @@ class Fleet:
         self._drop_unused()
 
     def mend(self, now: float) -> None:
-        """Load again what has failed and is due."""
+        """Load again what has failed and is due, and say which sources have gone or come back."""
+        for name, berth in self._berths.items():
+            self._say_source(name, berth)
         for key, engine in list(self._engines.items()):
             if engine.failure is not None:
                 del self._engines[key]
@@ -89,6 +93,14 @@ class Fleet:
                 return
             if berth.failure is not None and now >= berth.retry_at and self._capture(name) is not None:
                 self._load(name)
+
+    def _say_source(self, name: str, berth: Berth) -> None:
+        reason = "" if berth.served is None or berth.served.over else berth.served.source.reason
+        if reason != berth.source_said:
+            self._log(
+                f"{name}: {reason}" if reason else f"{name}: {berth.settings.device or 'its source'} is there again"
+            )
+            berth.source_said = reason
 
     def _capture(self, name: str) -> Manifest | None:
         """Have the source of a stream captured; its manifest, or None where the bundle cannot be read."""

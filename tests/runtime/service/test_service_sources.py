@@ -163,3 +163,57 @@ def test_an_engine_that_fails_is_loaded_again_and_its_streams_go_on(
         service.stop("test")
     starts = [one for one in records if one["type"] == "start"]
     assert len(starts) == 2
+
+
+ALWAYS = "[streams.a.alarm]\non = -1.0\nhysteresis = 0.0\nk = 1\nn = 1\n"
+
+
+def test_an_open_event_goes_on_after_a_restart_with_its_id_and_clip(site: Any, sound: Path) -> None:
+    site.write(f'input = "{sound}"\nloop = true\n{ALWAYS}')
+    events, states = [], []
+    for _ in (1, 2):
+        service, records = start(site)
+        try:
+            site.until(lambda s=service, r=records: len(r) > 100 and s.state().streams[0].event)
+            events.append(service.state().streams[0].event)
+            states.append([one["state"] for one in records if one["type"] == "alarm_state"])
+        finally:
+            assert service.stop("test")
+    assert events[0] == events[1]
+    assert states == [["alarm"], []]
+    assert [path.name for path in (site.data / "evidence").iterdir() if not path.name.startswith(".")] == [events[0]]
+
+
+def test_a_command_from_an_output_reaches_its_machine_and_a_wrong_one_nobody(site: Any, sound: Path) -> None:
+    site.write(f'input = "{sound}"\nloop = true\n{ALWAYS}', f'input = "{sound}"\nloop = true\n')
+    service, records = start(site)
+    try:
+        site.until(lambda: service.state().streams and service.state().streams[0].alarm == "alarm")
+        service._command_from_outside("valve", "a", {"command": "acknowledge", "by": "anna"})
+        service._command_from_outside("valve", "a", {"command": "explode"})
+        service._command_from_outside("valve", "z", {"command": "acknowledge"})
+        site.until(lambda: service.state().streams[0].alarm == "acknowledged")
+    finally:
+        assert service.stop("test")
+    said = [one for one in records if one["type"] == "alarm_state" and one["reason"] == "acknowledged"]
+    assert [(one["id"], one["by"]) for one in said] == [("a", "anna")]
+
+
+def test_what_a_crash_kept_from_an_output_is_said_after_it(site: Any, sound: Path) -> None:
+    """The store has a transition that no output was told."""
+    log = '[outputs.log]\ntype = "jsonl"\npath = "log.jsonl"\nkinds = ["event"]\n'
+    site.write(f'input = "{sound}"\nloop = true\n{log}')
+    service, _ = start(site)
+    site.until(service.loaded.is_set)
+    service.command("a", {"command": "maintenance_on"})
+    told, service.keeper.outputs = service.keeper.outputs, None
+    service.command("a", {"command": "maintenance_off"})
+    assert service.stop("crash")
+    assert told is not None
+    told.close()
+    service, _ = start(site)
+    site.until(service.loaded.is_set)
+    assert service.stop("test")
+    lines = [json.loads(line)["body"] for line in (site.data / "log.jsonl").read_text("utf-8").splitlines()]
+    assert [one["reason"] for one in lines][:2] == ["maintenance_on", "maintenance_off"]
+    assert [one["sequence"] for one in lines] == list(range(1, len(lines) + 1))
