@@ -68,12 +68,12 @@ class TensorRTEngine:
         self._program.close()
 
 
-def the_output(program: Program, place: str) -> str:
+def the_output(program: Program, place: str, what: str = "an encoder") -> str:
     """Name of a program's only output. Raises BundleError, and closes the program, where it has several."""
     outputs = program.layout.outputs
     if len(outputs) != 1:
         program.close()
-        raise BundleError(f"{place}: {len(outputs)} outputs, expected one; build again with `edgeasd build`")
+        raise BundleError(f"{place}: {len(outputs)} outputs, {what} has one; build again with `edgeasd build`")
     return outputs[0].name
 
 
@@ -110,7 +110,7 @@ class TensorRTFrontEnd:
         """As for TensorRTEngine."""
         serialised = Serialised.of(engine_path)
         self._program = Program([serialised], index=gpu_index(accelerator), max_batch=max_batch)
-        self._output = the_output(self._program, serialised.place)
+        self._output = the_output(self._program, serialised.place, "a front end")
 
     def logmel(self, frames: Float32Array) -> Float32Array:
         """Normalised frames (N, frames, n_fft) float32 to log-mel (N, 1, frames, n_mels) float32."""
