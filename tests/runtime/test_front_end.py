@@ -23,12 +23,14 @@ from edgeasd.export.front_end_graph import FRONT_END, build_front_end
 from edgeasd.export.parity import LOAD_LIMITS
 from edgeasd.runtime.audio import read_audio
 from edgeasd.runtime.bundle import Bundle, hash_file
+from edgeasd.runtime.capture import Block
 from edgeasd.runtime.clip import score_sound
 from edgeasd.runtime.engines import ChainedEngine, Engine
 from edgeasd.runtime.errors import BundleError, CheckFailed, EdgeasdError, InputError
 from edgeasd.runtime.frames import frame_samples
 from edgeasd.runtime.frames_scorer import FramesScorer
 from edgeasd.runtime.front_end import proof_sound
+from edgeasd.runtime.listen import Listener
 from edgeasd.runtime.logmel import FeatureSettings, logmel
 from edgeasd.runtime.scorer import Scorer
 from edgeasd.runtime.stream import Stream
@@ -151,6 +153,17 @@ def test_a_batch_is_its_segments_one_by_one(pair: tuple[Scorer, FramesScorer]) -
     together = graph.score_waiting(sounds)
     for row, sound in enumerate(sounds):
         assert together.score[row] == graph.score_waiting([sound]).score[0]
+
+
+def test_after_a_gap_the_sound_begins_anew(pair: tuple[Scorer, FramesScorer], front_end_bundle: Path) -> None:
+    """No segment of samples spans what was lost."""
+    manifest, sound = Bundle(front_end_bundle).manifest, noise(135_000, 3)
+    listener = Listener(pair[1], manifest)
+    before = list(listener.accept(Block(0, sound)))
+    after = list(listener.accept(Block(200_000, sound)))
+    assert [record["type"] for record in after] == ["gap", *(record["type"] for record in before)]
+    assert [record["score"] for record in after[1:]] == [record["score"] for record in before]
+    assert after[1]["start_sample"] == 200_000
 
 
 def test_what_is_in_use_is_in_the_name(pair: tuple[Scorer, FramesScorer]) -> None:
