@@ -6,8 +6,10 @@ The thread starts before the bundle is hashed and loaded, so nothing is missed m
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -24,11 +26,13 @@ class Block:
     """Samples (n,) float32, the first of which has index `position` since capture began.
 
     `after_loss`: the driver lost an unknown number of samples just before them, which no position tells.
+    `captured_at`: when the first sample was captured, on the monotonic clock in seconds (see `CaptureClock`).
     """
 
     position: int
     samples: Float32Array
     after_loss: bool = False
+    captured_at: float = 0.0
 
 
 class SampleQueue:
@@ -56,7 +60,12 @@ class SampleQueue:
         """Samples that wait."""
         return self._held
 
-    def put(self, samples: Float32Array, after_loss: bool = False) -> bool:
+    def skip(self, lost: int) -> None:
+        """Count `lost` samples that the source knows to be missing; the next block lies behind them."""
+        with self._changed:
+            self._position += lost
+
+    def put(self, samples: Float32Array, after_loss: bool = False, captured_at: float = 0.0) -> bool:
         """Add samples; False where nobody reads any more and the writer should stop."""
         with self._changed:
             if self._blocking:
@@ -67,7 +76,7 @@ class SampleQueue:
             if self._abandoned:
                 return False
             if self._held + samples.size <= self._capacity or not self._held:
-                self._blocks.append(Block(self._position, samples, after_loss))
+                self._blocks.append(Block(self._position, samples, after_loss, captured_at))
                 self._held += samples.size
                 self._changed.notify_all()
             else:
@@ -87,15 +96,16 @@ class SampleQueue:
             self._abandoned = True
             self._changed.notify_all()
 
-    def get(self) -> Block | None:
+    def get(self, idle: Callable[[], None] = lambda: None) -> Block | None:
         """The next block, joined with the ones that follow it without a gap (about a second at most).
 
-        None at the end of the source; raises whatever ended the source with an error.
+        `idle` is called twice a second while nothing comes. None at the end of the source; raises whatever
+        ended the source with an error.
         """
+        # Woken now and then, so that a signal is answered while no sound comes.
+        while not self._wait_for_block():
+            idle()
         with self._changed:
-            # Woken now and then, so that a signal is answered while no sound comes.
-            while not self._changed.wait_for(lambda: self._blocks or self._ended, _WAKE_SECONDS):
-                pass
             if not self._blocks:
                 if self._error is not None:
                     raise self._error
@@ -108,18 +118,64 @@ class SampleQueue:
                 end += part.size
             self._held -= end - first.position
             self._changed.notify_all()
-        return first if len(parts) == 1 else Block(first.position, np.concatenate(parts), first.after_loss)
+        return first if len(parts) == 1 else replace(first, samples=np.concatenate(parts))
+
+    def _wait_for_block(self) -> bool:
+        with self._changed:
+            return bool(self._changed.wait_for(lambda: self._blocks or self._ended, _WAKE_SECONDS))
 
     def _continues(self, end: int) -> bool:
         """Whether the next block follows sample `end` without a gap."""
         return bool(self._blocks) and self._blocks[0].position == end and not self._blocks[0].after_loss
 
 
+class CaptureClock:
+    """When a sample was captured, from when blocks arrived; monotonic seconds.
+
+    A block arrives when its last sample has been captured, or later where its reader was late or the driver
+    hands out several periods at once. So the earliest arrival tells the truth, and the later ones do not: a
+    sample's time is taken from the earliest so far, moved by no more than `DRIFT` so that it follows a device
+    whose clock is slow. A source that is not live has no such times; there the arrival itself is taken.
+    """
+
+    DRIFT = 5e-4
+    """Seconds a second. Sound cards are off by some 50 ppm; this leaves room."""
+
+    def __init__(self, sample_rate: int, live: bool) -> None:
+        self._rate, self._live = sample_rate, live
+        self.begin()
+
+    def begin(self) -> None:
+        """Sound was lost: what was known of the times is worth nothing any more."""
+        self._position = 0
+        self._start: float | None = None
+        """When sample 0 was captured."""
+
+    def arrived(self, count: int, now: float) -> float:
+        """The time of the first of `count` samples that arrived at `now`."""
+        if not self._live:
+            return now
+        first, self._position = self._position, self._position + count
+        start = now - self._position / self._rate
+        if self._start is not None:
+            start = min(start, self._start + self.DRIFT * count / self._rate)
+        self._start = start
+        return start + first / self._rate
+
+
 class Capture:
     """Reads a source into a queue in a thread of its own, up to `limit` samples where given."""
 
-    def __init__(self, source: Source, queue: SampleQueue, limit: int | None = None) -> None:
-        self._source, self._queue, self._limit = source, queue, limit
+    def __init__(
+        self,
+        source: Source,
+        queue: SampleQueue,
+        limit: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._source, self._queue, self._limit, self._clock = source, queue, limit, clock
+        self._times = CaptureClock(source.sample_rate, source.live)
+        self._overruns, self._lost, self._reopened = 0, 0, 0
         self._thread = threading.Thread(target=self._run, name="edgeasd-capture", daemon=True)
 
     def start(self) -> None:
@@ -130,10 +186,11 @@ class Capture:
         """Stop reading, close the source and wait for the thread."""
         self._queue.abandon()
         self._source.close()
-        self._thread.join(timeout=5.0)
+        if self._thread.ident is not None:
+            self._thread.join(timeout=5.0)
 
     def _run(self) -> None:
-        left, overruns = self._limit, 0
+        left = self._limit
         try:
             while left is None or left > 0:
                 samples = self._source.read()
@@ -142,10 +199,20 @@ class Capture:
                 if left is not None:
                     samples = samples[:left]
                     left -= samples.size
-                lost = getattr(self._source, "overruns", 0)
-                if not self._queue.put(samples, after_loss=lost != overruns):
+                if not self._pass_on(samples, self._clock()):
                     break
-                overruns = lost
             self._queue.end()
         except BaseException as error:  # handed to the reader, which is in the main thread
             self._queue.end(error)
+
+    def _pass_on(self, samples: Float32Array, now: float) -> bool:
+        overruns, lost = getattr(self._source, "overruns", 0), getattr(self._source, "lost_samples", 0)
+        reopened, missing = getattr(self._source, "reopened", 0), lost - self._lost
+        # A source that came back with no time lost (a pipe in a burst) still does not go on where it stopped.
+        after_loss = overruns != self._overruns or (reopened != self._reopened and not missing)
+        self._overruns, self._lost, self._reopened = overruns, lost, reopened
+        if missing:
+            self._queue.skip(missing)
+        if after_loss or missing:
+            self._times.begin()
+        return self._queue.put(samples, after_loss, self._times.arrived(samples.size, now))

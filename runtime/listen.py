@@ -11,6 +11,7 @@ import numpy as np
 from edgeasd.runtime.alarm_rule import AlarmRule
 from edgeasd.runtime.bundle import Bundle
 from edgeasd.runtime.capture import Block, Capture, SampleQueue
+from edgeasd.runtime.clocks import utc_text, wall_time
 from edgeasd.runtime.logmel import Float32Array
 from edgeasd.runtime.manifest import Manifest
 from edgeasd.runtime.records import engine_facts, record_of, score_record
@@ -135,11 +136,29 @@ class Session:
     def listen(self, emit: Callable[[Record], None]) -> None:
         """Score until the source ends; raises what ended it, if not its end."""
         assert self.listener is not None, "load comes first"
-        while (block := self._queue.get()) is not None:
+        while (block := self._queue.get(lambda: self._say_events(emit))) is not None:
+            self._say_events(emit)
             for record in self.listener.accept(block):
                 emit(record)
             if self._source.live:
                 self._say_if_late(emit)
+        self._say_events(emit)
+
+    def _say_events(self, emit: Callable[[Record], None]) -> None:
+        """A record for whatever happened to the source itself: it was lost, it is back, another file begins."""
+        events = getattr(self._source, "events", None)
+        while events:
+            event = events.popleft()
+            emit(
+                {
+                    **record_of("source", self._bundle.manifest),
+                    "state": event.state,
+                    "detail": event.detail,
+                    "at_sample": event.at_sample,
+                    "lost_seconds": round(event.lost_seconds, 3),
+                    "time": utc_text(wall_time(event.at)),
+                }
+            )
 
     def _say_if_late(self, emit: Callable[[Record], None]) -> None:
         """A record each time the sound that waits has grown by some seconds: a slow device is not to be silent."""
@@ -165,4 +184,6 @@ class Session:
             "seconds": round(samples / self._bundle.manifest.features.sample_rate, 6),
             "dropped_samples": self._queue.dropped,
             "overruns": int(getattr(self._source, "overruns", 0)),
+            "lost_samples": int(getattr(self._source, "lost_samples", 0)),
+            "reopened": int(getattr(self._source, "reopened", 0)),
         }

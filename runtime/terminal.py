@@ -43,10 +43,14 @@ class TerminalView:
                 f"LATE    {record['machine']} {record['id']}: scoring is {record['behind_seconds']:.1f} s behind the "
                 f"sound, which is dropped from {record['dropping_at']} s on"
             )
+        elif kind == "source":
+            state, lost = record["state"].upper(), record["lost_seconds"]
+            missing = f"; {lost:.2f} s of sound lost" if lost else ""
+            self._line(f"{state:<8} {record['machine']} {record['id']}: {record['detail']}{missing}")
         elif kind == "gap":
             lost = f"{record['lost_samples'] / self._rate:.2f} s of sound"
             if record["driver_overrun"]:
-                lost = "sound in the driver, nobody knows how much"
+                lost = "an unknown stretch of sound"
             self._line(f"LOST    {record['machine']} {record['id']}: {lost}; scoring starts afresh")
 
     def close(self) -> None:

@@ -13,11 +13,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import hypothesis
 import numpy as np
 import pytest
 
 TESTS = Path(__file__).parent
 REPOSITORY = TESTS.parent
+
+
+# How long an example takes says how busy the machine is, not whether it is right.
+hypothesis.settings.register_profile("edgeasd", deadline=None)
+hypothesis.settings.load_profile("edgeasd")
 
 
 @pytest.fixture(scope="session")

@@ -1,67 +1,22 @@
-"""ALSA capture by device name, through pyalsaaudio or an `arecord` child; S16_LE at exactly the asked rate."""
+"""One signal of an ALSA device: a channel or the mean, at the asked rate."""
 
 from __future__ import annotations
 
-import importlib
-import shutil
-from collections.abc import Callable
 from contextlib import suppress
 
-from edgeasd.runtime.audio import Samples, describe_channel, require_channel, select_channel
+from edgeasd.runtime.audio import Samples, StreamResampler, describe_channel, require_channel, select_channel
 from edgeasd.runtime.errors import DeviceError, InputError
-from edgeasd.runtime.sources.alsa_arecord import ArecordCapture
-from edgeasd.runtime.sources.alsa_common import FORMAT, Capture, ChannelsRefused, plug_hint
-from edgeasd.runtime.sources.alsa_pyalsaaudio import PyalsaaudioCapture
-from edgeasd.runtime.sources.base import MAX_CHANNELS, PcmDecoder
-
-BACKENDS = ("auto", "pyalsaaudio", "arecord")
-
-
-def _choose_backend(backend: str) -> str:
-    if backend not in BACKENDS:
-        raise InputError(f"{backend}: not an ALSA backend; use one of {', '.join(BACKENDS)}")
-    if backend != "arecord":
-        with suppress(ImportError):
-            importlib.import_module("alsaaudio")
-            return "pyalsaaudio"
-    if backend != "pyalsaaudio" and shutil.which("arecord") is not None:
-        return "arecord"
-    missing = {"auto": "neither pyalsaaudio nor arecord"}.get(backend, f"no {backend}")
-    raise DeviceError(
-        f"{missing} here to capture from ALSA; `pip install 'edgeasd[mic]'` (pyalsaaudio) "
-        "or `apt install alsa-utils` (arecord)"
-    )
-
-
-def _open_with_channels(
-    open_capture: Callable[[int], Capture], device: str, channels: int | None, channel: int | None, mix: bool
-) -> tuple[Capture, int]:
-    """Open with `channels`, else with the fewest that hold the choice; a device may know only more."""
-    needed = 2 if mix else 1 + (channel or 0)
-    count = channels or needed
-    try:
-        return open_capture(count), count
-    except ChannelsRefused as refusal:
-        offered = refusal.offered
-    if channels is None and (mix or channel is not None) and offered and offered >= 1 + (channel or 0):
-        with suppress(ChannelsRefused):
-            return open_capture(offered), offered
-    found = f", {offered} work" if offered else ""
-    choice = f"pass --channel 0 to {offered - 1} (counted from 0)" if offered else "pass another --channel"
-    raise DeviceError(
-        f"{device}: does not capture {count} channel{'s' if count > 1 else ''}{found}; "
-        + (f"{choice} or --mix, or " if channel is None and not mix else f"{choice}, or ")
-        + plug_hint(device, "use a plughw: device")
-    )
+from edgeasd.runtime.sources.alsa_common import ChannelsRefused, plug_hint
+from edgeasd.runtime.sources.alsa_device import AlsaDevice, check_name
+from edgeasd.runtime.sources.base import MAX_CHANNELS
 
 
 class AlsaSource:
-    """Live sound from an ALSA capture device such as "hw:1" or "plughw:1,0", S16_LE, scaled by 1/32768.
+    """Live sound from an ALSA capture device such as "hw:1" or "plughw:1,0"; see `AlsaDevice`.
 
-    Without `channels`, `channel` and `mix` it captures mono. `overruns` counts the times at which
-    sound was lost because nobody read. Raises InputError for wrong arguments; DeviceError for a
-    device that is missing, busy, refuses rate, format or channels, or stops, and where neither
-    backend is installed. `backend` is auto (pyalsaaudio, else arecord), pyalsaaudio or arecord.
+    Without `channels`, `channel` and `mix` it captures mono. With `resample` a device of another rate is
+    opened at a higher one of its own and converted by soxr (HQ) in the stream, without a seam between
+    blocks. `bits` is the width of a sample as captured. Raises what `AlsaDevice` raises.
     """
 
     live = True
@@ -74,36 +29,68 @@ class AlsaSource:
         channel: int | None = None,
         mix: bool = False,
         backend: str = "auto",
+        *,
+        format: str = "auto",
+        resample: bool = False,
     ) -> None:
-        if not device or "\0" in device:
-            raise InputError(f"{device!r}: not an ALSA device name; list the devices with `arecord -L`")
+        check_name(device)
         if channels is not None and not 1 <= channels <= MAX_CHANNELS:
             raise InputError(f"{device}: {channels} channels; give a number from 1 to {MAX_CHANNELS}")
         default = 0 if channels is None and not mix else None
         require_channel(device, channels or MAX_CHANNELS, default if channel is None else channel, mix)
-        backend = _choose_backend(backend)
-        kind = PyalsaaudioCapture if backend == "pyalsaaudio" else ArecordCapture
-        self._capture, count = _open_with_channels(
-            lambda number: kind(device, sample_rate, number), device, channels, channel, mix
-        )
-        self._decoder = PcmDecoder("s16le", count)
+        options = {"format": format, "resample": resample, "backend": backend}
+        self._device = _open_with_channels(device, sample_rate, channels, channel, mix, options)
         self._channel, self._mix = channel, mix
-        self.sample_rate = sample_rate
-        choice = describe_channel(count, channel, mix)
-        self.name = f"{device} through {backend}, {FORMAT}, {sample_rate} Hz, {choice}"
+        self.sample_rate, self.bits = sample_rate, self._device.bits
+        self.converted = self._device.sample_rate != sample_rate
+        self._resampler = self._new_resampler()
+        self._overruns = 0
+        choice = describe_channel(self._device.channels, channel, mix)
+        changed = f" resampled to {sample_rate} Hz" if self.converted else ""
+        self.name = f"{self._device.name}{changed}, {choice}"
+
+    def _new_resampler(self) -> StreamResampler | None:
+        return StreamResampler(self._device.sample_rate, self.sample_rate) if self.converted else None
 
     @property
     def overruns(self) -> int:
         """How often the device's buffer ran over since the start."""
-        return self._capture.overruns
+        return self._device.overruns
 
     def read(self) -> Samples | None:
         """The next samples, shape (n,), n >= 1, float32; None after `close`."""
-        while data := self._capture.read():
-            if len(frames := self._decoder.push(data)):
-                return select_channel(frames, self._channel, self._mix)
+        while (frames := self._device.read()) is not None:
+            samples = select_channel(frames, self._channel, self._mix)
+            if self._resampler is None:
+                return samples
+            if self.overruns != self._overruns:  # the filter must not smear what was before a loss into what follows
+                self._overruns, self._resampler = self.overruns, self._new_resampler()
+                assert self._resampler is not None
+            if len(samples := self._resampler.push(samples)):
+                return samples
         return None
 
     def close(self) -> None:
         """Stop the capture; idempotent, and ends a `read` blocked in another thread."""
-        self._capture.close()
+        self._device.close()
+
+
+def _open_with_channels(
+    device: str, rate: int, channels: int | None, channel: int | None, mix: bool, options: dict
+) -> AlsaDevice:
+    """Open with `channels`, else with the fewest that hold the choice; a device may know only more."""
+    count = channels or (2 if mix else 1 + (channel or 0))
+    try:
+        return AlsaDevice(device, rate, count, **options)
+    except ChannelsRefused as refusal:
+        offered = refusal.offered
+    if channels is None and (mix or channel is not None) and offered and offered >= 1 + (channel or 0):
+        with suppress(ChannelsRefused):
+            return AlsaDevice(device, rate, offered, **options)
+    found = f", {offered} work" if offered else ""
+    choice = f"pass --channel 0 to {offered - 1} (counted from 0)" if offered else "pass another --channel"
+    raise DeviceError(
+        f"{device}: does not capture {count} channel{'s' if count > 1 else ''}{found}; "
+        + (f"{choice} or --mix, or " if channel is None and not mix else f"{choice}, or ")
+        + plug_hint(device, "use a plughw: device")
+    )

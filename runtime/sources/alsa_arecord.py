@@ -11,13 +11,17 @@ from typing import IO
 
 from edgeasd.runtime.errors import DeviceError
 from edgeasd.runtime.sources.alsa_common import (
-    FORMAT,
+    FIRST_SECONDS,
+    OPEN_SECONDS,
     PERIOD,
     PERIODS,
     STALL_SECONDS,
     ChannelsRefused,
+    FormatRefused,
+    Setup,
     check_setup,
     open_error,
+    silent_error,
 )
 from edgeasd.runtime.sources.base import DescriptorReader
 
@@ -62,10 +66,12 @@ def _end_child(process: subprocess.Popen[bytes]) -> None:
 class ArecordCapture:
     """An arecord child in a session of its own, so that Ctrl-C is ours to handle; ended at exit at the latest."""
 
-    def __init__(self, device: str, rate: int, channels: int) -> None:
+    def __init__(self, device: str, setup: Setup) -> None:
         self._device = device
         self._log = _ArecordLog()
-        command = ["arecord", "-D", device, "-t", "raw", "-f", FORMAT, "-r", str(rate), "-c", str(channels)]
+        self._patience = FIRST_SECONDS
+        command = ["arecord", "-D", device, "-t", "raw", "-f", setup.format]
+        command += ["-r", str(setup.rate), "-c", str(setup.channels)]
         # -q hides the warning of a rate that is only near; the dumps say what is really set.
         command += ["-q", "-v", "--dump-hw-params"]
         command += [f"--period-size={PERIOD}", f"--buffer-size={PERIOD * PERIODS}"]
@@ -83,7 +89,7 @@ class ArecordCapture:
         self._follower = threading.Thread(target=self._log.follow, args=(self._process.stderr,), daemon=True)
         self._follower.start()
         try:
-            self._check(rate, channels)
+            self._check(setup)
         except BaseException:
             self.close()
             raise
@@ -92,29 +98,28 @@ class ArecordCapture:
     def overruns(self) -> int:
         return self._log.overruns
 
-    def _check(self, rate: int, channels: int) -> None:
-        if not self._log.settled.wait(STALL_SECONDS):
+    def _check(self, setup: Setup) -> None:
+        if not self._log.settled.wait(OPEN_SECONDS):
             raise DeviceError(
-                f"{self._device}: arecord did not open it in {STALL_SECONDS:.0f} s; check its plug and its driver"
+                f"{self._device}: arecord did not open it in {OPEN_SECONDS:.0f} s; check its plug and its driver"
             )
         fields = self._log.fields
+        formats = fields.get("FORMAT", "others").split()
         if "Channels count" in self._log.complaint:
             offered = re.search(r"\d+", fields.get("CHANNELS", ""))
             raise ChannelsRefused(int(offered[0]) if offered else None)
         if "Sample format" in self._log.complaint:
-            check_setup(self._device, (FORMAT, rate, channels), (fields.get("FORMAT", "others"), 0, 0))
+            raise FormatRefused(formats)
         if "buffer_size" not in fields:
             raise open_error(self._device, self._log.complaint.removeprefix("audio open error: "))
-        got = (fields["format"], int(fields["rate"]), int(fields["channels"]))
-        check_setup(self._device, (FORMAT, rate, channels), got)
+        check_setup(setup, Setup(fields["format"], int(fields["rate"]), int(fields["channels"])), formats)
 
     def read(self) -> bytes:
         try:
-            data = self._reader.read(1 << 14, STALL_SECONDS)
+            data = self._reader.read(1 << 14, self._patience)
         except TimeoutError:
-            raise DeviceError(
-                f"{self._device}: no sound for {STALL_SECONDS:.0f} s; check its plug and its driver"
-            ) from None
+            raise silent_error(self._device, self._patience) from None
+        self._patience = STALL_SECONDS
         if not data and not self._reader.closed:
             self._follower.join(1.0)
             raise DeviceError(

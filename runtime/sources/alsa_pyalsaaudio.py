@@ -11,7 +11,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from edgeasd.runtime.errors import DeviceError
-from edgeasd.runtime.sources.alsa_common import FORMAT, PERIOD, PERIODS, STALL_SECONDS, check_setup, open_error
+from edgeasd.runtime.sources.alsa_common import (
+    FIRST_SECONDS,
+    PERIOD,
+    PERIODS,
+    STALL_SECONDS,
+    Setup,
+    check_setup,
+    open_error,
+    silent_error,
+)
 from edgeasd.runtime.sources.base import TICK_SECONDS
 
 _IGNORE_LINE = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p)(
@@ -37,10 +46,11 @@ def _quiet_libasound() -> Iterator[None]:
 class PyalsaaudioCapture:
     """Non-blocking reads and poll: a blocking read could not be ended safely by another thread."""
 
-    def __init__(self, device: str, rate: int, channels: int) -> None:
+    def __init__(self, device: str, setup: Setup) -> None:
         import alsaaudio
 
         self._device = device
+        self._patience = FIRST_SECONDS
         self._error = alsaaudio.ALSAAudioError
         self.overruns = 0
         self._lock = threading.Lock()
@@ -51,9 +61,9 @@ class PyalsaaudioCapture:
                     alsaaudio.PCM_CAPTURE,
                     alsaaudio.PCM_NONBLOCK,
                     device=device,
-                    rate=rate,
-                    channels=channels,
-                    format=alsaaudio.PCM_FORMAT_S16_LE,
+                    rate=setup.rate,
+                    channels=setup.channels,
+                    format=getattr(alsaaudio, f"PCM_FORMAT_{setup.format}"),
                     periodsize=PERIOD,
                     periods=PERIODS,
                 )
@@ -61,8 +71,8 @@ class PyalsaaudioCapture:
             raise open_error(device, str(error).replace(f" [{device}]", "")) from None
         try:
             info = self._pcm.info()
-            got = (info["format_name"], info["rate"], info["channels"])
-            check_setup(device, (FORMAT, rate, channels), got)
+            got = Setup(info["format_name"], info["rate"], info["channels"])
+            check_setup(setup, got, [] if got.format == setup.format else self._formats())
         except BaseException:
             self.close()
             raise
@@ -70,15 +80,19 @@ class PyalsaaudioCapture:
         for descriptor, events in self._pcm.polldescriptors():
             self._poll.register(descriptor, events)
 
+    def _formats(self) -> list[str]:
+        return [name.removeprefix("PCM_FORMAT_") for name in self._pcm.getformats()]
+
     def read(self) -> bytes:
-        deadline = time.monotonic() + STALL_SECONDS
+        deadline = time.monotonic() + self._patience
         while time.monotonic() < deadline:
             with self._lock:
                 if self._closed.is_set():
                     return b""
                 if data := self._read_available():
+                    self._patience = STALL_SECONDS
                     return data
-        raise DeviceError(f"{self._device}: no sound for {STALL_SECONDS:.0f} s; check its plug and its driver")
+        raise silent_error(self._device, self._patience)
 
     def _read_available(self) -> bytes:
         # The first read starts the device, so it comes before the poll; so it is after an overrun.

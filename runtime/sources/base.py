@@ -6,6 +6,7 @@ import os
 import select
 import threading
 import time
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -16,7 +17,24 @@ from edgeasd.runtime.errors import InputError
 
 TICK_SECONDS = 0.1  # how long a blocked read() may take to notice close()
 MAX_CHANNELS = 1024
-PCM_BYTES = {"s16le": 2, "s24le": 3, "s32le": 4, "f32le": 4}
+PCM_BYTES = {"s16le": 2, "s24le": 3, "s32le": 4, "f32le": 4, "s24in32le": 4}
+
+
+@dataclass(frozen=True, slots=True)
+class SourceEvent:
+    """Something that happened to a source and that its listener should say.
+
+    `state` is "lost" (it stopped, and is tried again), "reopened", "playing" (another file begins) or
+    "skipped" (a file that cannot be used).
+    """
+
+    state: str
+    detail: str
+    lost_seconds: float = 0.0
+    at_sample: int | None = None
+    """Where in the sound, for files."""
+    at: float = field(default_factory=time.monotonic)
+    """When, on the monotonic clock."""
 
 
 class Source(Protocol):
@@ -24,6 +42,11 @@ class Source(Protocol):
 
     `name` says what is in use, for display and status messages. `sample_rate` is that of the
     samples `read` yields, in Hz. `live` is true where sound that is not read in time is lost.
+
+    What only some sources have, and whoever wants it asks for with getattr: `overruns` (times at which
+    the driver lost an unknown amount), `lost_samples` (samples known to be lost so far, at `sample_rate`),
+    `bits` (bits of a sample as captured), `events` (a deque of SourceEvent, taken from the left) and
+    `state` ("open", "reopening" or "closed") with `since` on the monotonic clock.
     """
 
     @property
@@ -47,6 +70,30 @@ class Source(Protocol):
         ...
 
 
+class MultiSource(Protocol):
+    """As `Source`, with all `channels` of one device: `read` yields shape (n, channels)."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def sample_rate(self) -> int: ...
+
+    @property
+    def live(self) -> bool: ...
+
+    @property
+    def channels(self) -> int: ...
+
+    def read(self) -> Samples | None:
+        """Block for the next frames, shape (n, channels), n >= 1, float32; None at the end or after `close`."""
+        ...
+
+    def close(self) -> None:
+        """As of `Source`."""
+        ...
+
+
 def _decode_s16le(data: bytes) -> Samples:
     return np.frombuffer(data, "<i2").astype(np.float32) / np.float32(1 << 15)
 
@@ -57,6 +104,11 @@ def _decode_s24le(data: bytes) -> Samples:
     return wide.view("<i4")[:, 0].astype(np.float32) / np.float32(1 << 31)
 
 
+def _decode_s24in32le(data: bytes) -> Samples:
+    # The shift drops the fourth byte, in which some drivers leave anything.
+    return (np.frombuffer(data, "<i4") << 8).astype(np.float32) / np.float32(1 << 31)
+
+
 def _decode_s32le(data: bytes) -> Samples:
     return np.frombuffer(data, "<i4").astype(np.float32) / np.float32(1 << 31)
 
@@ -65,13 +117,20 @@ def _decode_f32le(data: bytes) -> Samples:
     return np.frombuffer(data, "<f4").astype(np.float32)
 
 
-_DECODERS = {"s16le": _decode_s16le, "s24le": _decode_s24le, "s32le": _decode_s32le, "f32le": _decode_f32le}
+_DECODERS = {
+    "s16le": _decode_s16le,
+    "s24le": _decode_s24le,
+    "s24in32le": _decode_s24in32le,
+    "s32le": _decode_s32le,
+    "f32le": _decode_f32le,
+}
 
 
 class PcmDecoder:
     """Raw interleaved PCM to float32 frames; a frame split over two calls is kept until it is whole.
 
-    `format` is s16le, s24le (packed, 3 bytes), s32le or f32le; integers are divided by full scale.
+    `format` is s16le, s24le (packed, 3 bytes), s24in32le (the lower 3 of 4 bytes), s32le or f32le; integers
+    are divided by full scale.
     Raises InputError for another format or an impossible number of channels.
     """
 

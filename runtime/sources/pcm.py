@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import BinaryIO
+from typing import IO
 
 from edgeasd.runtime.audio import Samples, describe_channel, require_channel, require_finite, select_channel
 from edgeasd.runtime.errors import InputError
@@ -18,25 +18,30 @@ class PcmSource:
     Bytes are read from the descriptor itself, so nothing may have been read from `stream` before.
     The rate of raw PCM is what the caller says: `sample_rate` in Hz. Not live: a full pipe makes its
     writer wait. Raises InputError for a stream without a descriptor, a wrong format or channel, a
-    WAV, FLAC or Ogg header, NaN or infinity, no samples at all, and bytes left over at the end.
+    WAV, FLAC or Ogg header, NaN or infinity, no samples at all, and bytes left over at the end;
+    TimeoutError after `timeout` seconds without a byte. `label` names the stream in messages.
     """
 
     live = False
 
     def __init__(
         self,
-        stream: BinaryIO,
+        stream: IO[bytes],
         sample_rate: int = 16000,
         format: str = "s16le",
         channels: int = 1,
         channel: int | None = None,
         mix: bool = False,
+        *,
+        label: str | None = None,
+        timeout: float | None = None,
     ) -> None:
         try:
             descriptor = stream.fileno()
         except (OSError, ValueError):
             raise InputError("this stream has no file descriptor; pipe raw PCM into it") from None
-        self._label = "standard input" if descriptor == 0 else f"stream {getattr(stream, 'name', descriptor)}"
+        piped = "standard input" if descriptor == 0 else f"stream {getattr(stream, 'name', descriptor)}"
+        self._label, self.timeout = label or piped, timeout
         self._decoder = PcmDecoder(format, channels)
         require_channel(self._label, channels, channel, mix)
         self._reader = DescriptorReader(descriptor)
@@ -53,7 +58,9 @@ class PcmSource:
         """The next samples, shape (n,), n >= 1, float32; None at the end of the stream or after `close`."""
         while not self._ended:
             try:
-                data = self._reader.read(READ_BYTES)
+                data = self._reader.read(READ_BYTES, self.timeout)
+            except TimeoutError:
+                raise  # an OSError too, but not of the stream
             except OSError as error:
                 raise InputError(f"{self._label}: cannot be read ({error.strerror}); pipe into it") from None
             if not data:

@@ -1,7 +1,8 @@
 """ALSA capture without a sound card: a configuration in which hw and plughw play back a raw file.
 
-The devices neither pace nor end (zeros follow the file), so callers count frames. Three more names
-refuse things as a raw device would: `stereo_only` mono, `mulaw_only` S16_LE, `only_48000` other rates.
+The devices neither pace nor end (anything follows the file), so callers count frames. Four more names
+refuse things as a raw device would: `stereo_only` mono, `mulaw_only` and `float_only` S16_LE, `only_48000` other
+rates.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ pcm.stereo_only {{
   bindings.1 {{ slave b channel 0 }}
 }}
 pcm.mulaw_only {{ type mulaw slave {{ pcm "null" format S16_LE }} }}
+pcm.float_only {{ type lfloat slave {{ pcm "null" format S16_LE }} }}
 pcm.only_48000 {{ type share slave {{ pcm "null" rate 48000 channels 1 }} bindings.0 0 }}
 """
 

@@ -200,3 +200,12 @@ def test_the_trace_grows_with_the_score_and_stays_short() -> None:
 def test_the_level_bar(level: float, filled: int) -> None:
     (line,) = plain(score(), level=level)
     assert f"dBFS {'█' * filled}{'·' * (10 - filled)}  score" in line
+
+
+def test_what_happens_to_the_source_is_a_line_that_says_how_long_it_was_away() -> None:
+    record = {"type": "source", "machine": "valve", "id": "00", "lost_seconds": 0.0, "detail": "hw:1: unplugged"}
+    back = {**record, "state": "reopened", "detail": "hw:1", "lost_seconds": 3.25}
+    assert plain({**record, "state": "lost"}, back) == [
+        "LOST     valve 00: hw:1: unplugged",
+        "REOPENED valve 00: hw:1; 3.25 s of sound lost",
+    ]

@@ -16,11 +16,13 @@ from edgeasd.toolkit.cli import (
     compare,
     data,
     demo,
+    devices,
     doctor,
     evaluate,
     export,
     finetune,
     preset,
+    record,
     reproduce,
     run,
     score,
@@ -74,6 +76,8 @@ for _name, _command in (
     ("bench", bench.bench),
     ("score", score.score),
     ("run", run.run),
+    ("devices", devices.devices),
+    ("record", record.record),
 ):
     app.command(_name)(guarded(_command))
 app.add_typer(data.app, name="data")

@@ -63,6 +63,34 @@ ChannelOfRun = Annotated[
 ]
 Mix = Annotated[bool, typer.Option("--mix", help="Use the mean of all channels.")]
 Resample = Annotated[bool, typer.Option("--resample", help="Convert a file of another sample rate (soxr HQ).")]
+InputCommand = Annotated[
+    str | None,
+    typer.Option(
+        help="Command that writes raw PCM to its standard output; run without a shell, and again when it ends."
+    ),
+]
+Once = Annotated[
+    bool, typer.Option("--once", help="The input command is a converter: wait for it, and end when it ends with 0.")
+]
+NoReopen = Annotated[
+    bool, typer.Option("--no-reopen", help="End with an error when the device or the input command stops.")
+]
+AlsaBackend = Annotated[str, typer.Option(help="How to capture: auto, pyalsaaudio or arecord.")]
+AlsaFormat = Annotated[
+    str, typer.Option(help="Samples of a device: auto, S16_LE, S24_3LE, S24_LE, S32_LE or FLOAT_LE.")
+]
+PcmFormat = Annotated[
+    str,
+    typer.Option(
+        "--format", help="Samples of standard input or of a command: s16le, s24le, s32le, f32le or s24in32le."
+    ),
+]
+PcmChannels = Annotated[
+    int, typer.Option("--channels", min=1, max=64, help="Channels of standard input or of a command.")
+]
+ResampleLive = Annotated[
+    bool, typer.Option("--resample", help="Convert a file or device of another sample rate (soxr HQ).")
+]
 Settings = Annotated[
     list[str],
     typer.Option(

@@ -16,14 +16,21 @@ from edgeasd.runtime.errors import InputError
 from edgeasd.toolkit.cli.build_missing import build_missing
 from edgeasd.toolkit.cli.options import (
     Accelerator,
+    AlsaBackend,
+    AlsaFormat,
     Build,
     Channel,
     Engine,
     FrontEndPlace,
     HeadPlace,
+    InputCommand,
     Mix,
+    NoReopen,
+    Once,
+    PcmChannels,
+    PcmFormat,
     PrecisionChoice,
-    Resample,
+    ResampleLive,
     Threads,
     Workspace,
     find_bundle,
@@ -42,16 +49,25 @@ class _Terminated(Exception):
 
 def run(
     device: Annotated[
-        str | None, typer.Option(help="ALSA capture device: hw:1, plughw:1,0 or any name that `arecord -L` lists.")
+        str | None, typer.Option(help="ALSA capture device: hw:1, plughw:1,0 or any name that `edgeasd devices` lists.")
     ] = None,
-    input: Annotated[str | None, typer.Option(help="WAV or FLAC file, or - for raw PCM on standard input.")] = None,
+    input: Annotated[
+        str | None, typer.Option(help="WAV or FLAC file, folder of them, or - for raw PCM on standard input.")
+    ] = None,
+    input_command: InputCommand = None,
     bundle: Annotated[
         Path | None,
         typer.Option(help="Bundle folder or zip; the only one in the workspace by default.", envvar="EDGEASD_BUNDLE"),
     ] = None,
     workspace: Workspace = Path(),
     jsonl: Annotated[str | None, typer.Option(help="Append JSON lines to this file, or - for standard output.")] = None,
-    realtime: Annotated[bool, typer.Option("--realtime", help="Play a file at its own speed.")] = False,
+    realtime: Annotated[bool, typer.Option("--realtime", help="Play files at their own speed.")] = False,
+    loop: Annotated[bool, typer.Option("--loop", help="Begin again after the last sample of the last file.")] = False,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave out files of a folder that cannot be used; each is named.")
+    ] = False,
+    once: Once = False,
+    no_reopen: NoReopen = False,
     duration: Annotated[float | None, typer.Option(min=0.001, help="Stop after this many seconds of sound.")] = None,
     pace: Annotated[
         str | None,
@@ -60,13 +76,11 @@ def run(
             "all else blocks by default."
         ),
     ] = None,
-    pcm_format: Annotated[
-        str, typer.Option("--format", help="Samples of standard input: s16le, s24le, s32le or f32le.")
-    ] = "s16le",
-    pcm_channels: Annotated[int, typer.Option("--channels", min=1, max=64, help="Channels of standard input.")] = 1,
+    pcm_format: PcmFormat = "s16le",
+    pcm_channels: PcmChannels = 1,
     channel: Channel = None,
     mix: Mix = False,
-    resample: Resample = False,
+    resample: ResampleLive = False,
     precision: PrecisionChoice = None,
     engine: Engine = "auto",
     accelerator: Accelerator = "auto",
@@ -74,7 +88,8 @@ def run(
     front_end: FrontEndPlace = "cpu",
     build: Build = False,
     threads: Threads = None,
-    alsa_backend: Annotated[str, typer.Option(help="How to capture: auto, pyalsaaudio or arecord.")] = "auto",
+    alsa_backend: AlsaBackend = "auto",
+    alsa_format: AlsaFormat = "auto",
 ) -> None:
     """Listen to a machine, score it, raise alarms.
 
@@ -98,14 +113,20 @@ def run(
         source = open_source(
             device=device,
             input=input,
+            input_command=input_command,
             sample_rate=rate,
             channel=channel,
             mix=mix,
             resample=resample,
             realtime=realtime,
+            loop=loop,
+            skip_bad=skip_bad,
+            once=once,
+            reopen=not no_reopen,
             pcm_format=pcm_format,
             pcm_channels=pcm_channels,
             alsa_backend=alsa_backend,
+            alsa_format=alsa_format,
         )
         limit = None if duration is None else max(1, round(duration * rate))
         session = Session(opened, source, pace=pace, limit=limit)
@@ -116,7 +137,7 @@ def run(
             session.start()
             ended = _listen(session, choice, sink, rate)
         if ended["reason"] == END_OF_SOUND:
-            _refuse_too_short(ended["samples"], opened.manifest, input)
+            _refuse_too_short(ended["samples"], opened.manifest, input or input_command)
 
 
 def _listen(session: Session, choice: dict[str, Any], sink: TextIO | None, rate: int) -> Record:
@@ -146,8 +167,9 @@ def _listen(session: Session, choice: dict[str, Any], sink: TextIO | None, rate:
         reason = "SIGTERM"
     finally:
         ended = session.stop(reason)
-        if ended["dropped_samples"] or ended["overruns"]:
-            print("edgeasd: {dropped_samples} samples dropped, {overruns} overruns".format(**ended), file=sys.stderr)
+        if ended["dropped_samples"] or ended["overruns"] or ended["reopened"]:
+            text = "{dropped_samples} samples dropped, {overruns} overruns, reopened {reopened} times"
+            print(f"edgeasd: {text.format(**ended)}", file=sys.stderr)
         # Before the view: a reader that has left standard output must not cost the log its last line.
         _write(sink, ended)
         if view is not None:

@@ -1,0 +1,173 @@
+"""Raw PCM from the standard output of any command, such as ffmpeg on an RTSP stream."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import threading
+import time
+import weakref
+from collections import deque
+from contextlib import suppress
+from typing import IO
+
+from edgeasd.runtime.audio import Samples
+from edgeasd.runtime.errors import DeviceError, InputError
+from edgeasd.runtime.sources.pcm import PcmSource
+
+START_SECONDS, STALL_SECONDS = 30.0, 10.0
+"""How long a live command may take to its first sound, and be silent later on."""
+_GRACE_SECONDS = 1.0
+_LAST_LINES, _LINE_BYTES = 3, 300
+
+
+def split_command(command: str) -> list[str]:
+    """Words of a command as a shell would split them, without a shell. Raises InputError for none or an open quote."""
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise InputError(f"--input-command {command!r}: {error}; close the quote") from None
+    if not words or "\0" in command:
+        raise InputError(f"--input-command {command!r}: is no command; give a program and its arguments")
+    return words
+
+
+class _LastWords:
+    """The last lines a command wrote to standard error."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._lines: deque[str] = deque(maxlen=_LAST_LINES)
+        self._stream = stream
+        self.thread = threading.Thread(target=self._follow, name="edgeasd-command", daemon=True)
+        self.thread.start()
+
+    def _follow(self) -> None:
+        with suppress(OSError, ValueError), self._stream:
+            while raw := self._stream.readline(_LINE_BYTES):
+                # Progress lines of ffmpeg end in a carriage return; only the last one says anything.
+                text = raw.decode(errors="replace").strip().rpartition("\r")[2]
+                if printable := "".join(c if c.isprintable() else " " for c in text).strip():
+                    self._lines.append(printable)
+
+    def __str__(self) -> str:
+        return " / ".join(self._lines) or "it said nothing"
+
+
+def _exited(process: subprocess.Popen[bytes]) -> int | None:
+    """The exit code (-N for signal N) while the process stays unreaped, so that its group keeps its number."""
+    if process.returncode is not None:
+        return process.returncode
+    status = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    if status is None:
+        return None
+    return status.si_status if status.si_code == os.CLD_EXITED else -status.si_status
+
+
+def _end_group(process: subprocess.Popen[bytes]) -> None:
+    """End the command and all it has started: SIGTERM, and SIGKILL a second later."""
+    if process.returncode is not None:
+        return
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGTERM)
+        deadline = time.monotonic() + _GRACE_SECONDS
+        while _exited(process) is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert process.stdout is not None
+    process.stdout.close()
+
+
+class CommandSource:
+    """Raw PCM that a command writes to its standard output; no shell is involved.
+
+    It runs in a process group of its own, which is ended by `close`, or at exit at the latest. `live` is the
+    caller's word: a live command (a camera) is given up after 30 s without a first sound and 10 s without a
+    next one; any other (a converter) may take its time. Exit code 0 is the end of the sound. Raises
+    InputError for a command that cannot be started, and as `PcmSource` does; DeviceError with the last lines
+    of its standard error for any other exit code, death by a signal, and silence.
+    """
+
+    def __init__(
+        self,
+        command: str,
+        sample_rate: int = 16000,
+        format: str = "s16le",
+        channels: int = 1,
+        channel: int | None = None,
+        mix: bool = False,
+        *,
+        live: bool = False,
+    ) -> None:
+        words = split_command(command)
+        self._label = f"command {os.path.basename(words[0])}"
+        try:
+            self._process = subprocess.Popen(
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise InputError(
+                f"{words[0]}: cannot be started ({error.strerror}); check its name, or give its whole path"
+            ) from None
+        self._end = weakref.finalize(self, _end_group, self._process)
+        assert self._process.stdout is not None
+        assert self._process.stderr is not None
+        self._said = _LastWords(self._process.stderr)
+        patience = START_SECONDS if live else None
+        try:
+            self._pcm = PcmSource(
+                self._process.stdout, sample_rate, format, channels, channel, mix, label=self._label, timeout=patience
+            )
+        except BaseException:
+            self._end()
+            raise
+        self.live, self.sample_rate = live, sample_rate
+        self.bits = 16 if format == "s16le" and not mix else 24
+        self.name = self._pcm.name
+        self._closed = False
+
+    @property
+    def pid(self) -> int:
+        """Number of the command's process, and of its group."""
+        return self._process.pid
+
+    def read(self) -> Samples | None:
+        """The next samples, shape (n,), n >= 1, float32; None when the command ended well or after `close`."""
+        try:
+            samples = self._pcm.read()
+        except TimeoutError:
+            raise DeviceError(
+                f"{self._label}: no sound for {self._pcm.timeout:g} s ({self._said}); check what it reads"
+            ) from None
+        except InputError:
+            self._check_exit()  # half a frame and no sound at all are mostly what a failed command leaves
+            raise
+        if samples is None:
+            self._check_exit()
+        elif self.live:
+            self._pcm.timeout = STALL_SECONDS
+        return samples
+
+    def _check_exit(self) -> None:
+        if self._closed:
+            return
+        deadline = time.monotonic() + _GRACE_SECONDS
+        while (code := _exited(self._process)) is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        if code:
+            self._said.thread.join(_GRACE_SECONDS)
+            how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
+            raise DeviceError(f"{self._label}: {how} ({self._said}); try the command by itself")
+
+    def close(self) -> None:
+        """End the command and its children; idempotent, and ends a `read` blocked in another thread."""
+        self._closed = True
+        self._pcm.close()
+        self._end()
+        self._said.thread.join(_GRACE_SECONDS)

@@ -1,0 +1,151 @@
+"""A source that comes back: what stopped is opened again, with pauses that grow, and the loss is measured."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from edgeasd.runtime.audio import Samples
+from edgeasd.runtime.errors import EdgeasdError
+from edgeasd.runtime.sources.base import SourceEvent
+
+if TYPE_CHECKING:
+    from edgeasd.runtime.sources.base import MultiSource, Source
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.25, 10.0
+"""Seconds: the first pause, and the one at which doubling ends. Each is shortened by up to half at random."""
+HEALTHY_SECONDS = 10.0
+"""Sound for so long makes the next pause a first one again."""
+
+
+class Reopening:
+    """Keeps a `Source` or `MultiSource` open: where it fails, `open_source` is called until it delivers again.
+
+    The first opening is the caller's business: what cannot be opened at the start, or fails before its first
+    sound, raises at once, so that a wrong name is not tried for ever. From then on `read` raises nothing and
+    returns None only after `close`, or at the end of an inner source that is not `endless`.
+
+    `lost_samples` counts what is missing between the last sample before and the first one after, by the
+    monotonic clock; `reopened` how often that happened. `state` is "open", "reopening" or "closed", `since`
+    when it became so (monotonic seconds), `reason` why it was left last; `events` says both to listeners.
+    All may be read from another thread.
+    """
+
+    def __init__(
+        self,
+        open_source: Callable[[], Source | MultiSource],
+        *,
+        endless: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+        wait: Callable[[float], bool] | None = None,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        """`endless` takes the end of an inner source for a failure. `wait` pauses for seconds, True once closed."""
+        self._open, self._endless, self._clock, self._jitter = open_source, endless, clock, jitter
+        self._closed = threading.Event()
+        self._wait = wait or self._closed.wait
+        self._lock = threading.Lock()
+        self._inner: Source | MultiSource | None = open_source()
+        self.name, self.sample_rate, self.live = self._inner.name, self._inner.sample_rate, self._inner.live
+        self.channels = int(getattr(self._inner, "channels", 1))
+        self.bits = int(getattr(self._inner, "bits", 16))
+        self.converted = bool(getattr(self._inner, "converted", False))
+        self.events: deque[SourceEvent] = deque(maxlen=1000)
+        self.lost_samples, self.reopened = 0, 0
+        self.state, self.since, self.reason = "open", clock(), ""
+        self._overruns_before = 0
+        self._heard_until: float | None = None
+        self._healthy_from = 0.0
+        self._pause = FIRST_PAUSE
+
+    @property
+    def overruns(self) -> int:
+        """Overruns of all inner sources so far."""
+        return self._overruns_before + int(getattr(self._inner, "overruns", 0))
+
+    def read(self) -> Samples | None:
+        """The next samples of the inner source, shape (n,) or (n, channels), float32; None at the end."""
+        while not self._closed.is_set():
+            if self._inner is None and not self._reopen():
+                break
+            samples, reason = self._try_read()
+            if samples is not None:
+                self._note_sound(len(samples))
+                return samples
+            if reason is None:
+                return None
+            self._lose(reason)
+        return None
+
+    def _try_read(self) -> tuple[Samples | None, str | None]:
+        """Samples, or why there are none; neither at an end that is one."""
+        assert self._inner is not None
+        try:
+            samples = self._inner.read()
+        except EdgeasdError as error:
+            if self._heard_until is None:
+                raise
+            return None, str(error)
+        if samples is None and (self._closed.is_set() or not self._endless):
+            return None, None
+        return samples, f"{self.name}: ended"
+
+    def _note_sound(self, count: int) -> None:
+        now = self._clock()
+        if self.state == "reopening" and self._heard_until is not None:
+            lost = max(0.0, now - count / self.sample_rate - self._heard_until)
+            self.lost_samples += round(lost * self.sample_rate)
+            self.reopened += 1
+            self._healthy_from = now
+            self._enter("open", self.reason)
+            self.events.append(SourceEvent("reopened", self.name, lost, at=now))
+        elif now - self._healthy_from >= HEALTHY_SECONDS:
+            self._pause = FIRST_PAUSE
+        self._heard_until = now
+
+    def _lose(self, reason: str) -> None:
+        self._overruns_before = self.overruns
+        self._drop_inner()
+        if self.state == "open":
+            self._enter("reopening", reason)
+            self.events.append(SourceEvent("lost", reason, at=self.since))
+
+    def _reopen(self) -> bool:
+        """Wait and open until it works; False once closed."""
+        while not self._wait(self._pause * (1.0 - 0.5 * self._jitter())) and not self._closed.is_set():
+            self._pause = min(2.0 * self._pause, LONGEST_PAUSE)
+            try:
+                inner = self._open()
+            except EdgeasdError as error:
+                self.reason = str(error)
+                continue
+            with self._lock:
+                self._inner = inner
+            if self._closed.is_set():
+                self._drop_inner()
+                return False
+            return True
+        return False
+
+    def _enter(self, state: str, reason: str) -> None:
+        self.state, self.since, self.reason = state, self._clock(), reason
+
+    def _drop_inner(self) -> None:
+        with self._lock:
+            inner, self._inner = self._inner, None
+        if inner is not None:
+            inner.close()
+
+    def close(self) -> None:
+        """Close for good; idempotent, and ends a `read` that blocks or waits in another thread."""
+        self._closed.set()
+        with self._lock:
+            inner = self._inner
+        if inner is not None:
+            inner.close()
+        if self.state != "closed":
+            self._enter("closed", "")

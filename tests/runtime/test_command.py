@@ -1,0 +1,219 @@
+"""A command as a source: no shell, its last words in the error, and nothing of it left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgeasd.runtime.errors import DeviceError, InputError
+from edgeasd.runtime.sources import CommandSource, Source, open_source
+
+pytestmark = [pytest.mark.core, pytest.mark.timeout(60)]
+
+
+def python(code: str) -> str:
+    return f'{sys.executable} -c "{code}"'
+
+
+def drain(source: CommandSource) -> np.ndarray:
+    blocks = []
+    try:
+        while (block := source.read()) is not None:
+            blocks.append(block)
+    finally:
+        source.close()
+    return np.concatenate(blocks)
+
+
+def heard(source: Source) -> int:
+    """Samples of the next block."""
+    block = source.read()
+    assert block is not None
+    return len(block)
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def gone_soon(pid: int) -> bool:
+    for _ in range(40):
+        if not alive(pid):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.mark.parametrize("format", ["s16le", "f32le"])
+def test_every_sample_arrives_and_code_0_is_the_end(tmp_path: Path, format: str) -> None:
+    samples = np.random.default_rng(5).uniform(-1, 1, 50_001).astype("<f4")
+    data = samples if format == "f32le" else (samples * 32767).astype("<i2")
+    (tmp_path / "a b.raw").write_bytes(data.tobytes())
+    source = CommandSource(f"cat '{tmp_path}/a b.raw'", format=format)
+    assert source.name == f"command cat, raw {format}, 16000 Hz, channel 0 of 1"
+    assert (source.live, source.bits) == (False, 16 if format == "s16le" else 24)
+    np.testing.assert_array_equal(drain(source), data if format == "f32le" else data / 32768)
+
+
+def test_no_shell_reads_the_command(tmp_path: Path) -> None:
+    trap = tmp_path / "trap"
+    command = f"echo ; touch {trap} > {trap} && touch $(touch {trap}) `touch {trap}` | cat"
+    printed = command.removeprefix("echo ") + "\n"
+    if len(printed) % 2:
+        command, printed = command.replace("echo ;", "echo ;;"), f";{printed}"
+    sound = drain(CommandSource(command))
+    assert (sound * 32768).astype("<i2").tobytes().decode() == printed
+    assert not trap.exists()
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (
+            "import sys; sys.stderr.write('one\\ntwo\\nthree\\nfour\\n'); sys.exit(7)",
+            r"exit code 7 \(two / three / four\)",
+        ),
+        (
+            "import sys; print('abc', flush=True); sys.stderr.write('camera gone'); sys.exit(1)",
+            r"code 1 \(camera gone\)",
+        ),
+        ("import os; os.kill(os.getpid(), 9)", r"was ended by signal 9 \(it said nothing\)"),
+        ("import sys; sys.stderr.write('x' * 100000); sys.exit(3)", r"exit code 3 \(x{100,300} / x"),
+        ("import sys; sys.stderr.buffer.write(bytes(range(256))); sys.exit(3)", r"exit code 3"),
+    ],
+)
+def test_a_failed_command_is_quoted(code: str, message: str) -> None:
+    source = CommandSource(python(code.replace("\n", "\\n")))
+    with pytest.raises(DeviceError, match=message) as caught:
+        drain(source)
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == 3
+
+
+def test_a_command_that_says_nothing_and_ends_well_is_bad_input() -> None:
+    with pytest.raises(InputError, match="command true: ended without a single sample"):
+        drain(CommandSource("true"))
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("", "is no command"),
+        ("   ", "is no command"),
+        ("cat 'a", "No closing quotation; close the quote"),
+        ("no-such-program-here -x", "no-such-program-here: cannot be started"),
+        ("/", "cannot be started"),
+        ("cat \0", "is no command"),
+    ],
+)
+def test_a_command_that_cannot_be_started(command: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        open_source(input_command=command, once=True)
+
+
+def test_a_wav_file_is_not_taken_for_sound(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(b"RIFF\0\0\0\0WAVEfmt " + bytes(100))
+    with pytest.raises(InputError, match="command cat: starts like a WAV file"):
+        drain(CommandSource(f"cat {tmp_path}/a.wav"))
+
+
+FAMILY = """
+import os, signal, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+child = os.fork()
+if child:
+    print(child, file=open(sys.argv[1] + '.part', 'w'), flush=True)
+    os.rename(sys.argv[1] + '.part', sys.argv[1])
+while True:
+    os.write(1, bytes(320))
+    time.sleep(0.02)
+"""
+
+
+def test_close_ends_the_command_and_its_children_however_stubborn(tmp_path: Path) -> None:
+    (tmp_path / "family.py").write_text(FAMILY)
+    source = CommandSource(f"{sys.executable} {tmp_path}/family.py {tmp_path}/child")
+    while not (tmp_path / "child").exists():
+        assert source.read() is not None
+    child = int((tmp_path / "child").read_text())
+    assert alive(source.pid)
+    assert alive(child)
+    began = time.monotonic()
+    source.close()
+    source.close()
+    assert time.monotonic() - began < 3.0
+    assert gone_soon(source.pid)
+    assert gone_soon(child)
+    assert source.read() is None
+
+
+def test_close_ends_a_blocked_read() -> None:
+    source = CommandSource("sleep 60")
+    ends: list[object] = []
+    thread = threading.Thread(target=lambda: ends.append(source.read()))
+    thread.start()
+    time.sleep(0.2)
+    source.close()
+    thread.join(2.0)
+    assert ends == [None]
+
+
+def test_silence_of_a_live_command_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgeasd.runtime.sources.command.STALL_SECONDS", 0.3)
+    source = CommandSource(python("import time; print('abcd', end='', flush=True); time.sleep(60)"), live=True)
+    assert heard(source) == 2
+    with pytest.raises(DeviceError, match=r"no sound for 0\.3 s \(it said nothing\)"):
+        source.read()
+    source.close()
+
+
+def test_a_killed_command_is_restarted(tmp_path: Path) -> None:
+    (tmp_path / "family.py").write_text(FAMILY)
+    source = open_source(input_command=f"{sys.executable} {tmp_path}/family.py {tmp_path}/child", reopen=True)
+    try:
+        assert source.read() is not None
+        first = source._inner.pid  # type: ignore[attr-defined]
+        os.killpg(first, signal.SIGKILL)
+        while not source.reopened:  # type: ignore[attr-defined]
+            assert source.read() is not None
+        assert source._inner.pid != first  # type: ignore[attr-defined]
+        lost, back = source.events  # type: ignore[attr-defined]
+        assert "was ended by signal 9" in lost.detail
+        assert 0.0 < back.lost_seconds < 5.0
+    finally:
+        source.close()
+    assert gone_soon(int((tmp_path / "child").read_text()))
+
+
+def test_nothing_outlives_an_interrupted_program(tmp_path: Path) -> None:
+    (tmp_path / "family.py").write_text(FAMILY)
+    command = f"{sys.executable} {tmp_path}/family.py {tmp_path}/child"
+    code = (
+        "from edgeasd.runtime.sources import CommandSource\n"
+        f"source = CommandSource({command!r})\n"
+        "source.read()\nprint(source.pid, flush=True)\n"
+        "while True: source.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    ) as process:
+        assert process.stdout is not None
+        pid = int(process.stdout.readline())
+        while not (tmp_path / "child").exists():
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=10)
+    assert gone_soon(pid)
+    assert gone_soon(int((tmp_path / "child").read_text()))
