@@ -122,6 +122,13 @@ def test_without_graphs_the_same_work_is_put_on_the_stream(books: Books) -> None
     chain.close()
 
 
+def test_the_shared_working_memory_is_that_of_the_hungrier(books: Books) -> None:
+    books.front.device_memory_size_v2, books.encoder.device_memory_size_v2 = 700, 5000
+    chain = books.chain()
+    assert len(books.cuda.held[books.front.contexts[0].memory]) == 5000
+    chain.close()
+
+
 def test_what_the_front_end_writes_is_what_the_encoder_reads(books: Books) -> None:
     chain = books.chain()
     assert [context.size for context in books.front.contexts] == [1, 2, 3]
