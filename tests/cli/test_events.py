@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -274,6 +274,26 @@ def test_messages_that_are_none_are_shown_or_one_line(data: Path, events: list[s
 def test_a_file_that_is_no_database_is_one_line(data: Path) -> None:
     (data / "events.db").write_bytes(os.urandom(9000))
     assert "events.db" in one_line(fast("list", "--data", data))
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.lists(st.tuples(st.floats(0, 1), st.binary(min_size=1, max_size=200)), min_size=1, max_size=3))
+def test_a_damaged_database_is_one_line_or_shown(
+    made: tuple[Path, list[str]], tmp_path_factory: Any, damage: list[tuple[float, bytes]]
+) -> None:
+    folder = tmp_path_factory.mktemp("damaged")
+    whole = bytearray((made[0] / "events.db").read_bytes())
+    for at, content in damage:
+        start = round(at * len(whole))
+        whole[start : start + len(content)] = content
+    (folder / "events.db").write_bytes(whole)
+    for command in (["list"], ["show", made[1][0]], ["export", "--since", "1970-01-01", "--output", folder / "out"]):
+        result = fast(*command, "--data", folder)
+        if result.exit_code:
+            one_line(result)
+        else:
+            assert all(line.isprintable() for line in result.stdout.splitlines())
+    assert {path.name for path in folder.iterdir()} <= {"events.db", "events.db-wal", "events.db-shm", "out"}
 
 
 def test_it_reads_beside_a_service_that_writes(data: Path) -> None:
