@@ -18,7 +18,7 @@ import numpy as np
 
 from edgeasd.runtime.errors import EdgeasdError
 from edgeasd.runtime.evidence.archive import Archive
-from edgeasd.runtime.evidence.clip import FAILURES, PartClip
+from edgeasd.runtime.evidence.clip import FAILURES, Recording
 from edgeasd.runtime.evidence.facts import Facts, Gap
 from edgeasd.runtime.evidence.ring import DTYPES, Pcm
 from edgeasd.runtime.evidence.settings import KeepSettings
@@ -28,18 +28,6 @@ _LARGEST_WAITING = 32_000_000
 _SWEEP_SECONDS = 30.0
 _LOOK_EVERY_BYTES = 250_000
 _MOST_GAPS = 1000
-
-
-class Recording:
-    """A clip on its way through the queue. Its fields belong to the writer's thread, but for `facts` at the start."""
-
-    def __init__(self, facts: Facts) -> None:
-        self.facts = facts
-        self.part: PartClip | None = None
-        self.gaps = list(facts.gaps)
-        self.written = 0
-        self.lost = facts.lost_samples
-        self.unlooked = 0
 
 
 class EvidenceWriter:
