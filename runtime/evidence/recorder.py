@@ -145,7 +145,7 @@ class Recorder:
                 return
             now = 0 if self._position is None else self._position
             raised = now if position is None else min(position, now)
-            start = max(now - self._ring.filled, raised - self._ring.capacity)
+            start = now - self._ring.filled
             gaps = [(max(at, start), at + count) for at, count in self._gaps if at + count > start]
             facts = Facts(
                 event=event,

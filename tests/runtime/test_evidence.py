@@ -141,7 +141,7 @@ def test_however_sound_is_cut_the_clip_is_what_was_heard(
         at += count
         if number == opened:
             raised = max(0, at - late)
-            start = max(0, at - pre, raised - pre)
+            start = max(0, at - pre)
             recorder.open_event(event, WALL, None, position=7 + raised)
     recorder.close()
     facts, found = ended(writer, folder, event)
