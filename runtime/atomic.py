@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 
-def _fsync_directory(directory: Path) -> None:
+def fsync_directory(directory: Path) -> None:
     """Make a rename inside `directory` survive a power cut."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -54,7 +54,7 @@ def atomic_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
         temporary.unlink(missing_ok=True)
         _name_place(error, path)
         raise
-    _fsync_directory(path.parent)
+    fsync_directory(path.parent)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -92,7 +92,7 @@ def atomic_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
             for name in names:
                 with open(os.path.join(folder, name), "rb") as handle:
                     os.fsync(handle.fileno())
-            _fsync_directory(Path(folder))
+            fsync_directory(Path(folder))
         if path.exists():
             aside = temporary_sibling(path)
             os.replace(path, aside)
@@ -108,4 +108,4 @@ def atomic_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
         _name_place(error, path)
         raise
-    _fsync_directory(path.parent)
+    fsync_directory(path.parent)

@@ -19,6 +19,7 @@ from edgeasd.toolkit.cli import (
     devices,
     doctor,
     evaluate,
+    events,
     export,
     finetune,
     preset,
@@ -81,6 +82,7 @@ for _name, _command in (
 ):
     app.command(_name)(guarded(_command))
 app.add_typer(data.app, name="data")
+app.add_typer(events.app, name="events")
 app.add_typer(preset.app, name="preset")
 
 

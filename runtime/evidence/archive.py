@@ -1,0 +1,203 @@
+"""The folder of all evidence: one folder for each event, named by its ID and nothing else."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+
+from edgeasd.runtime.alarms.event_id import is_event_id, milliseconds_of
+from edgeasd.runtime.atomic import write_bytes
+from edgeasd.runtime.errors import InputError
+from edgeasd.runtime.evidence.clip import FAILURES, PartClip, salvage
+from edgeasd.runtime.evidence.facts import FACTS, FILES, Facts, is_plain_file, read_facts
+from edgeasd.runtime.evidence.retention import Kept, choose
+from edgeasd.runtime.evidence.settings import KeepSettings
+
+FOLDER = "evidence"
+_MOST_TOMBSTONES = 10_000
+"""Facts that say what was deleted; beyond so many the oldest go."""
+
+
+class Archive:
+    """Everything under `data`/evidence, for the one process that writes there."""
+
+    def __init__(self, data: Path, keep: KeepSettings) -> None:
+        """Make the folder and take its lock. Raises InputError where another process has it."""
+        self.folder, self.keep = Path(data) / FOLDER, keep
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = _locked(self.folder)
+        self._kept: dict[str, Kept] = {}
+        self._tombstones: dict[str, float] = {}
+        self.protected: set[str] = set()
+        """Events that go on."""
+
+    def close(self) -> None:
+        """Let go of the lock."""
+        self._lock.close()
+
+    # Making
+
+    def final(self, event: str) -> Path:
+        """The folder of an event; `event` must have the form of an event ID."""
+        if not is_event_id(event):
+            raise InputError(f"{event[:80]!r}: not an event ID; evidence is named by nothing else")
+        return self.folder / event
+
+    def begin(self, facts: Facts) -> PartClip | None:
+        """A new clip, or None where the event has evidence already or is being recorded."""
+        if self.final(facts.event).exists() or self._part(facts.event).exists():
+            return None
+        return PartClip(self._part(facts.event), facts)
+
+    def finish(self, clip: PartClip, facts: Facts) -> Facts:
+        """End a clip under its name."""
+        return self._add(clip.finish(self.final(facts.event), facts))
+
+    def _part(self, event: str) -> Path:
+        return self.folder / f".{event}.part"
+
+    def _add(self, facts: Facts) -> Facts:
+        self._kept[facts.event] = Kept(facts.event, facts.raised_at, facts.size)
+        return facts
+
+    # After a start
+
+    def recover(self) -> list[str]:
+        """Read what is there, and make whole what a kill left half; returns what could not be, one line each."""
+        problems = []
+        for entry in sorted(os.scandir(self.folder), key=lambda e: e.name):
+            if not entry.is_dir(follow_symlinks=False):
+                continue
+            path = Path(entry.path)
+            try:
+                if is_event_id(entry.name):
+                    self._look_at(path)
+                elif entry.name.endswith(".part") and is_event_id(entry.name[1:-5]):
+                    self._recover_part(path, entry.name[1:-5])
+            except (*FAILURES, InputError) as error:
+                problems.append(str(error))
+        return problems
+
+    def _look_at(self, path: Path) -> None:
+        _remove_temporary(path)
+        try:
+            facts = read_facts(path) or _unknown(path.name)
+        except InputError:
+            # It takes room and has to go some day like any other.
+            self._kept[path.name] = Kept(path.name, _unknown(path.name).raised_at, _size(path))
+            raise
+        if facts.deleted_at is not None:
+            self._tombstones[facts.event] = facts.deleted_at
+            _unlink_files(path)
+        else:
+            self._kept[path.name] = Kept(path.name, facts.raised_at, _size(path))
+
+    def _recover_part(self, path: Path, event: str) -> None:
+        _remove_temporary(path)
+        try:
+            facts = read_facts(path)
+        except InputError:
+            facts = None
+        if facts is None or facts.event != event or self.final(event).exists():
+            shutil.rmtree(path)
+        elif (whole := salvage(path, self.final(event), facts)) is not None:
+            self._add(whole)
+
+    # Deleting
+
+    def free(self) -> int:
+        """Bytes left on the disk for a program without privileges."""
+        found = os.statvfs(self.folder)
+        return found.f_bavail * found.f_frsize
+
+    def probe(self) -> None:
+        """Find out whether the disk takes a file again; raises OSError where it does not."""
+        probe = self.folder / ".probe"
+        write_bytes(probe, b"edgeasd\n" * 512)
+        probe.unlink()
+
+    def kept(self) -> list[Kept]:
+        """All that is on the disk, clips being written included."""
+        written = [Kept(part.name[1:-5], float("inf"), _size(part), open=True) for part in self.folder.glob(".*.part")]
+        whole = [Kept(k.event, k.at, k.size, k.event in self.protected) for k in list(self._kept.values())]
+        return whole + written
+
+    def sweep(self, now: float) -> list[tuple[str, str]]:
+        """Delete what has to go at wall clock `now`; returns (event, reason). Raises OSError where it cannot."""
+        chosen = choose(self.kept(), now, self.free(), self.keep)
+        for event, why in chosen:
+            self._delete(event, why, now)
+        spare = sorted(self._tombstones, key=lambda event: self._tombstones[event])[:-_MOST_TOMBSTONES]
+        for event in spare:
+            shutil.rmtree(self.folder / event, ignore_errors=True)
+            del self._tombstones[event]
+        return chosen
+
+    def _delete(self, event: str, why: str, now: float) -> None:
+        path = self.folder / event
+        try:
+            facts = read_facts(path) or _unknown(event)
+        except InputError:
+            facts = _unknown(event)
+        record = facts.model_copy(
+            update={"deleted_at": min(max(0.0, now), 1e11), "deleted_why": why, "size": 0}
+        ).dumped()
+        # Recorded first, so that a kill in between leaves no gap; on a disk that is quite full, afterwards.
+        recorded = False
+        with suppress(OSError):
+            write_bytes(path / FACTS, record)
+            recorded = True
+        _unlink_files(path)
+        self._kept.pop(event, None)
+        if not recorded:
+            write_bytes(path / FACTS, record)
+        self._tombstones[event] = now
+
+
+def _locked(folder: Path) -> IO[bytes]:
+    handle = open(folder / ".lock", "ab")  # noqa: SIM115 - open for as long as the lock is held
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        handle.close()
+        raise InputError(f"{folder}: another process writes evidence here; stop it, or use another folder") from None
+    return handle
+
+
+def _size(path: Path) -> int:
+    total = 0
+    for name in FILES:
+        with suppress(OSError):
+            total += (path / name).lstat().st_size
+    return total
+
+
+def _remove_temporary(path: Path) -> None:
+    for leftover in path.glob(".*.tmp"):
+        leftover.unlink()
+
+
+def _unlink_files(path: Path) -> None:
+    for name in FILES:
+        if name != FACTS:
+            (path / name).unlink(missing_ok=True)
+
+
+def _unknown(event: str) -> Facts:
+    """Of evidence whose facts were lost: what its ID tells."""
+    raised = min(1e11, milliseconds_of(event) / 1000.0)
+    return Facts(
+        event=event, machine="", id="", raised_at=raised, sample_rate=1, bits=16, raised_seconds=0.0, ended="killed"
+    )
+
+
+def evidence_files(data: Path, event: str) -> dict[str, Path]:
+    """Name to path of the files that are there for an event; links are not followed."""
+    if not is_event_id(event):
+        return {}
+    folder = Path(data) / FOLDER / event
+    return {name: folder / name for name in FILES if is_plain_file(folder / name)}

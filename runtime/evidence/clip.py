@@ -1,0 +1,179 @@
+"""The clip of one event on its way to the disk: a hidden folder that gets its name when it is whole."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+
+from edgeasd.runtime.alarms.transition import iso_time
+from edgeasd.runtime.atomic import fsync_directory, write_bytes
+from edgeasd.runtime.evidence.facts import CLIP, FACTS, FILES, PICTURE, SCORES, Facts, is_plain_file
+from edgeasd.runtime.evidence.picture import Trace, picture
+from edgeasd.runtime.evidence.ring import DTYPES, Pcm
+from edgeasd.runtime.logmel import FeatureSettings, Float32Array, LogMelStream
+
+FAILURES = (OSError, soundfile.SoundFileError)
+"""What a full or broken disk raises here."""
+_SALVAGED = ".salvaged.flac"
+
+
+class PartClip:
+    """An open clip: FLAC and scores go to the disk as they come, the rest when it ends. Methods raise `FAILURES`."""
+
+    def __init__(self, part: Path, facts: Facts) -> None:
+        """Make the folder `part`, which must not be there; its facts say `recording` until the clip ends."""
+        self.part = part
+        part.mkdir(parents=True)
+        with ExitStack() as opened:
+            opened.callback(shutil.rmtree, part, ignore_errors=True)
+            write_bytes(part / FACTS, facts.dumped())
+            # A kill must find every line on its way to the disk: nothing may wait in a buffer.
+            self._scores = opened.enter_context(open(part / SCORES, "wb", buffering=0))
+            self._sound = _flac(part / CLIP, facts)
+            opened.pop_all()
+
+    def write(self, pcm: Pcm) -> None:
+        """Add samples (n,) int16 or int32 as `ring.to_pcm` makes them."""
+        self._sound.write(pcm)
+
+    def score(self, line: bytes) -> None:
+        """Add one line of scores.jsonl."""
+        if self._scores.write(line) != len(line):
+            raise OSError(28, os.strerror(28), str(self.part / SCORES))
+
+    def finish(self, final: Path, facts: Facts) -> Facts:
+        """Close everything, draw the picture, and give the folder its name; returns the facts as written."""
+        self._sound.close()
+        self._scores.close()
+        return complete(self.part, final, facts)
+
+    def abandon(self) -> None:
+        """Let go and delete everything."""
+        # The disk is full or gone, which is why this is called.
+        with suppress(*FAILURES):
+            self._sound.close()
+        with suppress(OSError):
+            self._scores.close()
+        shutil.rmtree(self.part, ignore_errors=True)
+
+
+class Recording:
+    """A clip on its way through the queue. Its fields belong to the writer's thread, but for `facts` at the start."""
+
+    def __init__(self, facts: Facts) -> None:
+        self.facts = facts
+        self.part: PartClip | None = None
+        self.gaps = list(facts.gaps)
+        self.written = 0
+        self.lost = facts.lost_samples
+        self.unlooked = 0
+
+
+def _flac(path: Path, facts: Facts) -> soundfile.SoundFile:
+    subtype = f"PCM_{facts.bits}"
+    return soundfile.SoundFile(path, "w", facts.sample_rate, 1, subtype=subtype, format="FLAC")
+
+
+def score_line(seconds: float, wall: float, score: float, clip_score: float, complete: bool) -> bytes:
+    """One line of scores.jsonl; a score that is not a number is null."""
+    numbers = {"score": score, "clip_score": clip_score}
+    shown = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
+    line = {"at_seconds": round(seconds, 6), "at": iso_time(wall), **shown, "complete": complete}
+    return f"{json.dumps(line)}\n".encode()
+
+
+def read_scores(path: Path) -> Iterator[dict[str, object]]:
+    """The lines of scores.jsonl that are whole; a kill may have cut off the last."""
+    if not is_plain_file(path):
+        return
+    with open(path, "rb") as handle:
+        for text in handle:
+            try:
+                line = json.loads(text)
+            except ValueError:
+                continue
+            if isinstance(line, dict):
+                yield line
+
+
+def complete(part: Path, final: Path, facts: Facts) -> Facts:
+    """Read the clip in `part` to its end, draw it, write the facts, and rename the folder to `final`."""
+    features = FeatureSettings()
+    frames, samples = _frames(part / CLIP, features)
+    if frames.shape[0]:
+        trace = Trace(facts.raised_seconds, list(_points(part / SCORES)), facts.threshold)
+        notes = {"Title": facts.event, "Creation Time": iso_time(facts.raised_at)}
+        write_bytes(part / PICTURE, picture(frames, features, trace, notes))
+    size = sum((part / name).stat().st_size for name in FILES if (part / name).exists())
+    facts = facts.model_copy(update={"samples": samples, "size": size})
+    write_bytes(part / FACTS, facts.dumped())
+    for name in (CLIP, SCORES):
+        with open(part / name, "rb") as handle:
+            os.fsync(handle.fileno())
+    fsync_directory(part)
+    os.rename(part, final)
+    fsync_directory(final.parent)
+    return facts
+
+
+def _points(path: Path) -> Iterator[tuple[float, float]]:
+    for line in read_scores(path):
+        seconds, score = line.get("at_seconds"), line.get("clip_score")
+        if isinstance(seconds, (int, float)) and isinstance(score, (int, float)) and line.get("complete") is True:
+            yield float(seconds), float(score)
+
+
+def _frames(path: Path, features: FeatureSettings) -> tuple[Float32Array, int]:
+    """Log-mel (T, n_mels) float32 of a clip at any rate, and its samples. To decode it all is to check it."""
+    parts, count = [], 0
+    stream = LogMelStream(features)
+    with soundfile.SoundFile(path) as sound:
+        same = sound.samplerate == features.sample_rate
+        resampler = None if same else soxr.ResampleStream(sound.samplerate, features.sample_rate, 1, dtype="float32")
+        left = sound.frames
+        while left > 0:
+            block: Float32Array = sound.read(min(left, sound.samplerate), dtype="float32")
+            left -= block.size
+            count += block.size
+            if not block.size:
+                raise OSError(5, "the clip ends too early", str(path))
+            parts.append(
+                stream.push(block if resampler is None else resampler.resample_chunk(block, last=not left).ravel())
+            )
+    return (np.concatenate(parts) if parts else np.empty((0, features.n_mels), np.float32)), count
+
+
+def salvage(part: Path, final: Path, facts: Facts) -> Facts | None:
+    """What a kill left of a clip, made whole; None, and nothing left, where it holds less than a frame of sound."""
+    salvaged, count = part / _SALVAGED, 0
+    if is_plain_file(part / CLIP):
+        with _flac(salvaged, facts) as whole:
+            for pcm in _readable(part / CLIP, facts.bits):
+                whole.write(pcm)
+                count += pcm.size
+    if count < facts.sample_rate // 10:
+        shutil.rmtree(part)
+        return None
+    os.replace(salvaged, part / CLIP)
+    open(part / SCORES, "ab").close()
+    return complete(part, final, facts.model_copy(update={"ended": "killed"}))
+
+
+def _readable(path: Path, bits: int) -> Iterator[Pcm]:
+    """Blocks of a FLAC file up to where it breaks off."""
+    kind = np.dtype(DTYPES[bits])
+    try:
+        with soundfile.SoundFile(path) as sound:
+            while data := sound.buffer_read(4096, dtype=kind.name):
+                yield np.frombuffer(data, kind)
+    except soundfile.SoundFileError:
+        return

@@ -1,0 +1,375 @@
+"""Evidence over time: kills, retention, full disks."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgeasd.runtime.alarms.event_id import make_event_id
+from edgeasd.runtime.events import EventStore
+from edgeasd.runtime.evidence import ClipSettings, EvidenceWriter, Facts, KeepSettings, Recorder, read_facts
+from edgeasd.runtime.evidence.archive import Archive
+from edgeasd.runtime.evidence.facts import FILES
+from edgeasd.runtime.evidence.retention import Kept, choose
+from edgeasd.runtime.evidence.settings import DAY, MEGABYTE
+
+pytestmark = pytest.mark.core
+
+RATE = 16_000
+WALL = 1_800_000_000.0
+SHORT = ClipSettings(pre_seconds=2.0, post_seconds=1.0, longest_seconds=5.0)
+SOUND_FACTOR = 20_077
+"""As in evidence_writer.py."""
+WRITER = Path(__file__).with_name("evidence_writer.py")
+
+
+def event_id(number: int = 0) -> str:
+    return make_event_id(int(1000 * WALL) + number, lambda bits: number)
+
+
+def noise(seconds: float) -> np.ndarray:
+    return np.random.default_rng(0).uniform(-0.3, 0.3, round(seconds * RATE)).astype(np.float32)
+
+
+def wait_for(holds: Callable[[], bool], seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+# Kills
+
+
+def test_after_kills_at_random_instants_every_clip_is_whole_and_the_store_is_sound(tmp_path: Path) -> None:
+    kill_and_look(tmp_path, 10)
+
+
+@pytest.mark.slow
+def test_after_a_hundred_kills_every_clip_is_whole_and_the_store_is_sound(tmp_path: Path) -> None:
+    kill_and_look(tmp_path, 100)
+
+
+def kill_and_look(data: Path, times: int) -> None:
+    chance, killed = random.Random(), 0
+    command = [sys.executable, str(WRITER), str(data)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdin is not None
+        assert parent.stdout is not None
+        for _ in range(times):
+            parent.stdin.write("\n")
+            parent.stdin.flush()
+            word, number = parent.stdout.readline().split()
+            assert word == "writer"
+            time.sleep(chance.uniform(0.0, 0.8))
+            os.kill(int(number), signal.SIGKILL)
+            assert parent.stdout.readline() == "gone\n"
+            killed = look_over(data)
+        parent.stdin.close()
+    archive = Archive(data, KeepSettings(min_free_megabytes=0.1))
+    assert archive.recover() == []
+    archive.close()
+    look_over(data)
+    assert list((data / "evidence").glob(".*.part")) == []
+    assert killed, "clips were broken off and made whole"
+
+
+def look_over(data: Path) -> int:
+    """Everything under a final name is whole and belongs to an event; returns how many clips were salvaged."""
+    if not (data / "events.db").exists():
+        return 0
+    with EventStore(data / "events.db") as store:
+        events = {event["event"] for event in store.events(limit=10**6)}
+    salvaged = 0
+    for folder in (data / "evidence").glob("[0-9]*"):
+        facts = read_facts(folder)
+        assert facts is not None
+        assert facts.event == folder.name
+        assert facts.event in events
+        assert facts.ended != "recording"
+        salvaged += facts.ended == "killed"
+        if facts.deleted_at is None:
+            look_at_clip(folder, facts)
+    return salvaged
+
+
+def look_at_clip(folder: Path, facts: Facts) -> None:
+    sound, _ = soundfile.read(folder / "clip.flac", dtype="int16")
+    assert sound.size == facts.samples > 0
+    # No sample is missing or moved: each follows from the one before it.
+    np.testing.assert_array_equal((SOUND_FACTOR * sound[:-1].astype(np.int64) + 1).astype(np.int16), sound[1:])
+    check_png((folder / "picture.png").read_bytes())
+    for line in (folder / "scores.jsonl").read_bytes().splitlines()[:-1]:
+        assert line.startswith(b"{")
+        assert line.endswith(b"}")
+
+
+def check_png(data: bytes) -> tuple[int, int]:
+    """Width and height of a PNG whose every chunk is whole."""
+    assert data[:8] == b"\x89PNG\r\n\x1a\n"
+    at, kinds, body = 8, [], b""
+    while at < len(data):
+        (length,) = struct.unpack(">I", data[at : at + 4])
+        kind, content = data[at + 4 : at + 8], data[at + 8 : at + 8 + length]
+        assert zlib.crc32(kind + content) == struct.unpack(">I", data[at + 8 + length : at + 12 + length])[0]
+        kinds.append(kind)
+        body += content if kind == b"IDAT" else b""
+        at += 12 + length
+    assert kinds[0] == b"IHDR"
+    assert kinds[-1] == b"IEND"
+    width, height = struct.unpack(">II", data[16:24])
+    assert len(zlib.decompress(body)) == height * (width + 1)
+    return int(width), int(height)
+
+
+# Retention
+
+KEPT = st.lists(
+    st.builds(Kept, st.integers(0, 10**6).map(event_id), st.floats(0, 200 * DAY), st.integers(0, 5000), st.booleans()),
+    max_size=30,
+    unique_by=lambda one: one.event,
+)
+KEEP = st.builds(
+    KeepSettings,
+    max_age_days=st.floats(1, 100),
+    max_megabytes=st.integers(1, 60_000).map(lambda size: size / MEGABYTE),
+    min_free_megabytes=st.integers(1, 60_000).map(lambda size: size / MEGABYTE),
+    fewest=st.integers(0, 8),
+)
+
+
+@given(KEPT, KEEP, st.floats(0, 300 * DAY), st.integers(0, 60_000))
+def test_retention_deletes_the_oldest_and_no_more_than_it_has_to(
+    kept: list[Kept], keep: KeepSettings, now: float, free: int
+) -> None:
+    chosen = dict(choose(kept, now, free, keep))
+    order = sorted(kept, key=lambda one: (one.at, one.event))
+    gone = [one for one in order if one.event in chosen]
+    left = [one for one in order if one.event not in chosen]
+    assert list(chosen) == [one.event for one in gone]
+    # Open events never.
+    assert not any(one.open for one in gone)
+    # The limits hold, or nothing is left that might go.
+    total = sum(one.size for one in left)
+    after = free + sum(one.size for one in gone)
+    held = total <= keep.max_bytes and after >= keep.min_free_bytes
+    assert held or all(one.open for one in left)
+    # Oldest first.
+    newest_gone = max(((one.at, one.event) for one in gone), default=(-1.0, ""))
+    assert all(one.open or (one.at, one.event) > newest_gone for one in left) or "age" in chosen.values()
+    for one in gone:
+        too_old = one.at < now - DAY * keep.max_age_days
+        assert too_old if chosen[one.event] == "age" else True
+    # Without the last that went for size or room, a limit would be broken.
+    pressed = [one for one in gone if chosen[one.event] != "age"]
+    if pressed:
+        last = pressed[-1].size
+        assert total + last > keep.max_bytes or after - last < keep.min_free_bytes
+    # The newest stay, whatever the clock says.
+    newest = order[len(order) - min(keep.fewest, len(order)) :]
+    assert all(chosen.get(one.event) != "age" for one in newest)
+
+
+def filled(folder: Path, count: int, keep: KeepSettings) -> Archive:
+    """An archive of `count` events, a day apart, of a second each."""
+    archive = Archive(folder, keep)
+    for number in range(count):
+        raised = {"raised_at": WALL + number * DAY, "raised_seconds": 0.5, "ended": "complete"}
+        facts = Facts(event=event_id(number), machine="valve", id="00", sample_rate=RATE, bits=16, **raised)
+        clip = archive.begin(facts)
+        assert clip is not None
+        clip.write(np.arange(RATE, dtype=np.int16))
+        archive.finish(clip, facts)
+    return archive
+
+
+def test_what_is_deleted_is_recorded_and_what_is_open_stays(tmp_path: Path) -> None:
+    archive = filled(tmp_path, 4, KeepSettings(max_age_days=1.5, fewest=1, min_free_megabytes=0.1))
+    archive.protected.add(event_id(0))
+    assert archive.sweep(WALL + 3.1 * DAY) == [(event_id(1), "age")]
+    folder = tmp_path / "evidence" / event_id(1)
+    assert [path.name for path in folder.iterdir()] == ["facts.json"]
+    facts = read_facts(folder)
+    assert facts is not None
+    assert (facts.deleted_at, facts.deleted_why, facts.samples, facts.size) == (WALL + 3.1 * DAY, "age", RATE, 0)
+    archive.protected.clear()
+    assert archive.sweep(WALL + 3.1 * DAY) == [(event_id(0), "age")]
+    # The clock may be wrong by years: the newest stays.
+    assert [event for event, _ in archive.sweep(WALL + 10_000 * DAY)] == [event_id(2)]
+    assert archive.sweep(WALL + 10_000 * DAY) == []
+    archive.close()
+    again = Archive(tmp_path, KeepSettings(max_megabytes=1e-6, min_free_megabytes=0.1))
+    assert again.recover() == []
+    assert again.sweep(WALL) == [(event_id(3), "size")]
+    # What was deleted is known and is not recorded anew.
+    assert again.begin(facts) is None
+    again.close()
+
+
+def test_what_was_open_before_a_restart_stays_until_it_is_over(tmp_path: Path) -> None:
+    filled(tmp_path, 3, KeepSettings()).close()
+    keep = KeepSettings(max_megabytes=1e-6, min_free_megabytes=0.1)
+    writer = EvidenceWriter(tmp_path, keep, open_events=[event_id(0)], sweep_seconds=0.05)
+    wait_for(lambda: writer.status().deleted == 2)
+    assert (tmp_path / "evidence" / event_id(0) / "clip.flac").exists()
+    Recorder(writer, "valve", "00", RATE).end_event(event_id(0))
+    wait_for(lambda: writer.status().deleted == 3)
+    assert writer.close()
+
+
+def test_a_listener_that_fails_ends_nothing(tmp_path: Path) -> None:
+    def listener(_: object) -> None:
+        raise RuntimeError("a defect")
+
+    writer = EvidenceWriter(tmp_path, KeepSettings(min_free_megabytes=1e9), on_status=listener, sweep_seconds=0.05)
+    wait_for(lambda: "a defect" in str(writer.status().detail))
+    assert writer.status().state == "no_room"
+    assert writer.close()
+
+
+def test_damaged_evidence_is_said_and_goes_when_its_time_comes(tmp_path: Path) -> None:
+    filled(tmp_path, 2, KeepSettings()).close()
+    (tmp_path / "evidence" / event_id(0) / "facts.json").write_text('{"schema": 9, "event": "\\u001b[31m"}')
+    (tmp_path / "evidence" / f".{event_id(7)}.part").mkdir()
+    (tmp_path / "evidence" / event_id(1) / ".facts.json.1-2.tmp").write_text("half")
+    (tmp_path / "evidence" / event_id(8)).symlink_to("/etc")
+    archive = Archive(tmp_path, KeepSettings(max_megabytes=1e-6, min_free_megabytes=0.1))
+    (problem,) = archive.recover()
+    assert problem.isprintable()
+    assert "facts.json" in problem
+    assert {one.event for one in archive.kept()} == {event_id(0), event_id(1)}
+    assert len(archive.sweep(WALL)) == 2
+    for number in (0, 1):
+        folder = tmp_path / "evidence" / event_id(number)
+        assert [path.name for path in folder.iterdir()] == ["facts.json"]
+        assert read_facts(folder)
+    archive.close()
+    assert os.listdir("/etc")
+
+
+# Full disks
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 4 MB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4m", "none", str(place)], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        pytest.skip(f"NO RIGHT to mount a small disk ({done.stderr.strip()})")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def free_on(disk: Path) -> int:
+    found = os.statvfs(disk)
+    return found.f_bavail * found.f_frsize
+
+
+def test_the_floor_of_free_room_is_kept_and_the_oldest_give_way(disk: Path) -> None:
+    keep = KeepSettings(min_free_megabytes=3.2, fewest=0)
+    writer, least = EvidenceWriter(disk, keep, wall=lambda: WALL), free_on(disk)
+    recorder, sound = Recorder(writer, "valve", "00", RATE, SHORT), noise(5)
+    for number in range(16):
+        recorder.sound(number * 5 * RATE, sound[: 2 * RATE])
+        recorder.open_event(event_id(number), WALL + number, None)
+        recorder.end_event(event_id(number))
+        recorder.sound(number * 5 * RATE + 2 * RATE, sound[2 * RATE :])
+        wait_for(lambda n=number: writer.status().clips + writer.status().lost_clips >= n)
+        least = min(least, free_on(disk))
+    recorder.close()
+    assert writer.close(10.0)
+    status = writer.status()
+    assert (status.clips, status.lost_clips) == (16, 0)
+    assert status.deleted > 0
+    # A clip of 3 s is written before it is looked again.
+    assert least > keep.min_free_bytes - 400_000
+    whole = [n for n in range(16) if (disk / "evidence" / event_id(n) / "clip.flac").exists()]
+    assert whole == list(range(whole[0], 16))
+    for number in range(whole[0]):
+        facts = read_facts(disk / "evidence" / event_id(number))
+        assert facts is not None
+        assert facts.deleted_why == "room"
+
+
+def test_where_the_room_is_used_by_others_evidence_is_lost_and_events_are_not(disk: Path) -> None:
+    keep = KeepSettings(min_free_megabytes=1.0)
+    writer = EvidenceWriter(disk, keep, sweep_seconds=0.05)
+    recorder = Recorder(writer, "valve", "00", RATE, SHORT)
+    recorder.sound(0, noise(2))
+    with EventStore(disk / "events.db") as store:
+        (disk / "others").write_bytes(b"x" * (free_on(disk) - 900_000))
+        recorder.open_event(event_id(0), WALL, None)
+        wait_for(lambda: writer.status().state == "no_room")
+        status = writer.status()
+        assert status.lost_clips == 1
+        assert status.sick
+        assert "make room" in str(status.detail)
+        assert store.add_scores("valve", "00", [(WALL + n, 1.0) for n in range(100)]) == 100
+        (disk / "others").unlink()
+        wait_for(lambda: writer.status().state == "ok")
+        recorder.close()
+        recorder.open_event(event_id(1), WALL, None)
+        recorder.close()
+        assert writer.close(10.0)
+    assert sorted(p.name for p in (disk / "evidence" / event_id(1)).iterdir()) == sorted(FILES)
+    assert not (disk / "evidence" / event_id(0)).exists()
+
+
+def test_a_disk_that_is_full_to_the_last_byte_loses_the_clip_and_says_so(disk: Path) -> None:
+    writer = EvidenceWriter(disk, KeepSettings(min_free_megabytes=0.000_001), sweep_seconds=0.05)
+    recorder = Recorder(writer, "valve", "00", RATE, ClipSettings(pre_seconds=1, post_seconds=1, longest_seconds=600))
+    recorder.sound(0, noise(1))
+    recorder.open_event(event_id(0), WALL, None)
+    wait_for(lambda: (disk / "evidence" / f".{event_id(0)}.part" / "clip.flac").exists())
+    (disk / "others").write_bytes(b"x" * max(0, free_on(disk) - 100_000))
+    position, sound = RATE, noise(1)
+    began = time.monotonic()
+    while writer.status().lost_clips == 0:
+        recorder.sound(position, sound)
+        position += RATE
+        assert time.monotonic() < began + 10
+        time.sleep(0.005)
+    assert writer.status().sick
+    recorder.close()
+    wait_for(lambda: not list((disk / "evidence").glob(".*.part")))
+    (disk / "others").unlink()
+    wait_for(lambda: writer.status().state == "ok")
+    recorder.open_event(event_id(1), WALL, None)
+    recorder.close()
+    assert writer.close(10.0)
+    facts = read_facts(disk / "evidence" / event_id(1))
+    assert facts is not None
+    assert facts.samples == RATE
+    assert not (disk / "evidence" / event_id(0)).exists()
+
+
+def test_deletion_is_recorded_on_a_disk_that_has_no_byte_left(disk: Path) -> None:
+    archive = filled(disk, 2, KeepSettings(max_megabytes=1e-6, min_free_megabytes=0.1))
+    (disk / "others").write_bytes(b"x" * free_on(disk))
+    assert free_on(disk) == 0
+    assert len(archive.sweep(WALL)) == 2
+    for number in range(2):
+        facts = read_facts(disk / "evidence" / event_id(number))
+        assert facts is not None
+        assert facts.deleted_why == "size"
+    archive.close()
