@@ -11,9 +11,12 @@ import zlib
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
-from edgeasd.runtime.engines import Engine, open_engine
+from edgeasd.runtime.engines import ChainedEngine, Engine, open_chain, open_engine
 from edgeasd.runtime.errors import BundleError, InputError
+from edgeasd.runtime.frames_scorer import FramesScorer
+from edgeasd.runtime.front_end import check_front_end
 from edgeasd.runtime.golden import Deviation, Golden, check_golden
 from edgeasd.runtime.manifest import LARGEST_MANIFEST, Manifest, parse_manifest
 from edgeasd.runtime.offer import choose
@@ -185,33 +188,44 @@ class Bundle:
         threads: int | None = None,
         max_batch: int = 10,
         head: str = "cpu",
+        front_end: str = "cpu",
     ) -> tuple[Scorer, Deviation]:
         """Verify and load what scoring needs, run the golden segments, return (scorer, their deviation).
 
         `engine` and `accelerator` as in `edgeasd.runtime.engines.choice`; `head` is "cpu", or "tensorrt" for an
-        engine of its own. Raises BundleError, InputError, DeviceError (NotBuilt where `edgeasd build` comes
-        first), or CheckFailed where the golden segments are not reproduced.
+        engine of its own; `front_end` is "cpu", or "graph" for a FramesScorer, whose front end proves itself too.
+        Raises BundleError, InputError, DeviceError (NotBuilt where `edgeasd build` comes first), or CheckFailed
+        where the golden segments or the log-mel of the front end are not reproduced.
         """
         manifest = self.manifest
-        chosen = choose(manifest, self.path, precision, engine, accelerator, head).precision
+        chosen = choose(manifest, self.path, precision, engine, accelerator, head, front_end).precision
         offer = manifest.precisions[chosen]
+        asked = {"precision": chosen, "engine": engine, "accelerator": accelerator}
         with ExitStack() as opened:
-            loaded = open_engine(
-                self.file(offer.file),
-                precision=chosen,
-                engine=engine,
-                accelerator=accelerator,
-                threads=threads,
-                max_batch=max_batch,
-                onnx_sha256=manifest.files[offer.file].sha256,
-            )
+            loaded, encoder, chain = self._open_engine(offer.file, front_end, {**asked, "threads": threads}, max_batch)
             opened.callback(loaded.close)
             called = self._open_head(head, loaded, max_batch)
-            scorer = Scorer(loaded, called, manifest.features, manifest.amplitude, manifest.segments, manifest.score)
+            scorer = Scorer(encoder, called, manifest.features, manifest.amplitude, manifest.segments, manifest.score)
             opened.callback(scorer.close)
             found = check_golden(scorer, self.golden(), offer.tolerance, self.path.name)
+            if chain is not None:
+                proven = check_front_end(chain, manifest, offer.tolerance, self.path.name)
+                scorer = FramesScorer(chain, called, scorer, proven)
             opened.pop_all()
         return scorer, found
+
+    def _open_engine(
+        self, file: str, front_end: str, asked: dict[str, Any], max_batch: int
+    ) -> tuple[Engine, Engine, ChainedEngine | None]:
+        """What is to be closed, the encoder from log-mel, and the chain where the front end is a graph."""
+        files, graph = self.manifest.files, self.manifest.front_end
+        asked = {**asked, "max_batch": max_batch, "onnx_sha256": files[file].sha256}
+        if front_end == "cpu" or graph is None:
+            engine = open_engine(self.file(file), **asked)
+            return engine, engine, None
+        sha256 = files[graph.file].sha256
+        chain = open_chain(self.file(file), self.file(graph.file), front_end_sha256=sha256, **asked)
+        return chain, chain.encoder, chain
 
     def _open_head(self, head: str, encoder: Engine, max_batch: int) -> HeadFunction:
         model = self.file("head.onnx")

@@ -9,7 +9,9 @@ from edgeasd.runtime.engines import EngineChoice, choose_engine
 from edgeasd.runtime.engines.tensorrt.built import PRECISIONS, built_precisions, read_built
 from edgeasd.runtime.engines.tensorrt.engine import gpu_index
 from edgeasd.runtime.engines.tensorrt.machine import this_machine
+from edgeasd.runtime.engines.tensorrt.sidecar import FRONT_END
 from edgeasd.runtime.errors import BundleError, DeviceError, InputError
+from edgeasd.runtime.front_end import FRONT_ENDS
 from edgeasd.runtime.manifest import Manifest
 
 HEADS = ("cpu", "tensorrt")
@@ -24,10 +26,18 @@ class Offer:
     precision: str
     head: str
     """One of HEADS."""
+    front_end: str = "cpu"
+    """One of FRONT_ENDS."""
 
 
 def choose(
-    manifest: Manifest, bundle: Path, precision: str | None, engine: str, accelerator: str, head: str = "cpu"
+    manifest: Manifest,
+    bundle: Path,
+    precision: str | None,
+    engine: str,
+    accelerator: str,
+    head: str = "cpu",
+    front_end: str = "cpu",
 ) -> Offer:
     """Settle what to load, before anything is; `bundle` is where the bundle lies, a folder or a zip.
 
@@ -47,12 +57,24 @@ def choose(
         raise InputError(f"--head {head}: unknown; use {' or '.join(HEADS)}")
     if head == "tensorrt" and using.engine != "tensorrt":
         raise InputError("--head tensorrt: the encoder runs on ONNX Runtime here; use --engine tensorrt too")
+    check_front_end_offered(manifest, bundle, front_end)
     if using.engine == "tensorrt" and bundle.is_file():
         raise DeviceError(
             f"{bundle}: TensorRT engines lie in a bundle's folder and not in a zip; unpack it and "
             "`edgeasd build` the folder, or use --engine onnxruntime"
         )
-    return Offer(using, chosen, head)
+    return Offer(using, chosen, head, front_end)
+
+
+def check_front_end_offered(manifest: Manifest, bundle: Path, front_end: str) -> None:
+    """Raise InputError where `front_end` is not one of FRONT_ENDS, or is a graph and the bundle has none."""
+    if front_end not in FRONT_ENDS:
+        raise InputError(f"--front-end {front_end}: unknown; use {' or '.join(FRONT_ENDS)}")
+    if front_end == "graph" and manifest.front_end is None:
+        raise InputError(
+            f"--front-end graph: {bundle.name} has no front end; export it with `edgeasd export --front-end FOLDER`, "
+            "or use --front-end cpu"
+        )
 
 
 def check_built(manifest: Manifest, bundle: Path, offer: Offer) -> None:
@@ -64,6 +86,9 @@ def check_built(manifest: Manifest, bundle: Path, offer: Offer) -> None:
     if offer.head == "tensorrt":
         head = manifest.files["head.onnx"]
         read_built(bundle, "fp32", machine, onnx_sha256=head.sha256, part="head", index=index)
+    if offer.front_end == "graph" and manifest.front_end is not None:
+        graph = manifest.files[manifest.front_end.file]
+        read_built(bundle, "fp32", machine, onnx_sha256=graph.sha256, part=FRONT_END, index=index)
 
 
 def _refuse_stale(manifest: Manifest, bundle: Path, precision: str) -> None:

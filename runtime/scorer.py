@@ -11,7 +11,8 @@ import numpy as np
 from edgeasd.runtime.engines.base import Engine
 from edgeasd.runtime.engines.onnxruntime import make_session
 from edgeasd.runtime.errors import CheckFailed
-from edgeasd.runtime.logmel import Amplitude, FeatureSettings, Float32Array
+from edgeasd.runtime.live_segments import LiveSegments, LogMelSegments
+from edgeasd.runtime.logmel import Amplitude, FeatureSettings, Float32Array, logmel
 from edgeasd.runtime.score import ScoreSettings, SegmentScores
 from edgeasd.runtime.segments import SegmentSettings
 
@@ -61,6 +62,14 @@ class Scorer:
         self.amplitude = amplitude
         self.segments = segments
         self.score = score
+
+    def live_segments(self) -> LiveSegments:
+        """What a stream keeps of its sound, new and empty."""
+        return LogMelSegments(self.features, self.amplitude, self.segments)
+
+    def rows(self, sound: Float32Array) -> Float32Array:
+        """What segments are cut from: log-mel frames (T, n_mels) float32 of samples (n,) float32. Raises InputError."""
+        return logmel(sound, self.features, self.amplitude)
 
     def embed(self, segments: Float32Array) -> Float32Array:
         """Log-mel segments (N, frames, n_mels) float32 to embeddings (N, D), in batches the engine takes."""

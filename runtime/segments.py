@@ -65,43 +65,50 @@ def tile(frames: Float32Array, length: int) -> Float32Array:
     return np.tile(frames, (repeats, 1))[:length]
 
 
-class SegmentRing:
-    """A bounded buffer of frames that yields every live segment exactly once.
+class Ring:
+    """A bounded buffer of rows that yields every window of `length` rows, one each `hop` rows, exactly once.
 
-    A segment is yielded as a view (frames, n_mels) of the buffer, valid until the next one is
-    asked for; the caller copies what it keeps. Frame indices count from the last reset.
+    A window is yielded as a view (length, *row) of the buffer, float32, valid until the next one is asked for;
+    the caller copies what it keeps. Rows count from the last reset.
     """
 
-    def __init__(self, settings: SegmentSettings, n_mels: int) -> None:
-        self.settings = settings
-        # Twice the segment: old frames move to the front once per `frames` new ones, not at each push.
-        self._buffer = np.empty((2 * settings.frames, n_mels), dtype=np.float32)
+    def __init__(self, length: int, hop: int, row: tuple[int, ...]) -> None:
+        self._length, self._hop = length, hop
+        # Twice the window: old rows move to the front once per `length` new ones, not at each push.
+        self._buffer = np.empty((2 * length, *row), dtype=np.float32)
         self.reset()
 
     def reset(self) -> None:
-        """Forget all frames; the next frame has index 0 and starts a segment."""
+        """Forget all rows; the next row has index 0 and starts a window."""
         self._first = 0
         self._end = 0
         self._next = 0
 
-    def push(self, frames: Float32Array) -> Iterator[tuple[int, Float32Array]]:
-        """Accept frames (k, n_mels); yield (first frame index, segment view) for each completed segment."""
-        length, offset = self.settings.frames, 0
-        while offset < len(frames):
+    def push(self, rows: Float32Array) -> Iterator[tuple[int, Float32Array]]:
+        """Accept rows (k, *row); yield (index of the first row, view of the window) for each completed window."""
+        length, offset = self._length, 0
+        while offset < len(rows):
             if self._end == len(self._buffer):
                 self._compact()
-            taken = min(len(self._buffer) - self._end, len(frames) - offset)
-            self._buffer[self._end : self._end + taken] = frames[offset : offset + taken]
+            taken = min(len(self._buffer) - self._end, len(rows) - offset)
+            self._buffer[self._end : self._end + taken] = rows[offset : offset + taken]
             self._end += taken
             offset += taken
             while self._first + self._end >= self._next + length:
                 at = self._next - self._first
                 yield self._next, self._buffer[at : at + length]
-                self._next += self.settings.hop
+                self._next += self._hop
 
     def _compact(self) -> None:
-        """Drop the frames before the next segment. A hop beyond the buffered frames drops them all."""
+        """Drop the rows before the next window. A hop beyond the buffered rows drops them all."""
         drop = min(self._next - self._first, self._end)
         self._buffer[: self._end - drop] = self._buffer[drop : self._end]
         self._first += drop
         self._end -= drop
+
+
+class SegmentRing(Ring):
+    """Frames (n_mels,) in, live segments (frames, n_mels) out, each with the index of its first frame."""
+
+    def __init__(self, settings: SegmentSettings, n_mels: int) -> None:
+        super().__init__(settings.frames, settings.hop, (n_mels,))

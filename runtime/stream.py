@@ -14,10 +14,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edgeasd.runtime.errors import InputError
-from edgeasd.runtime.logmel import Float32Array, LogMelStream, check_samples
+from edgeasd.runtime.logmel import Float32Array, check_samples
 from edgeasd.runtime.score import ClipMean, Score, SegmentScores
 from edgeasd.runtime.scorer import Scorer
-from edgeasd.runtime.segments import SegmentRing
 
 
 class Stream:
@@ -25,8 +24,7 @@ class Stream:
 
     def __init__(self, scorer: Scorer) -> None:
         self.scorer = scorer
-        self._features = LogMelStream(scorer.features, scorer.amplitude)
-        self._ring = SegmentRing(scorer.segments, scorer.features.n_mels)
+        self._segments = scorer.live_segments()
         self._mean = ClipMean(scorer.segments.sections)
         self._waiting: list[tuple[int, Float32Array]] = []
         self.keep_every = 1
@@ -39,7 +37,7 @@ class Stream:
     @property
     def samples_seen(self) -> int:
         """Samples accepted since the last reset."""
-        return self._features.samples_seen
+        return self._segments.samples_seen
 
     @property
     def waiting(self) -> int:
@@ -48,8 +46,7 @@ class Stream:
 
     def reset(self) -> None:
         """Forget everything, segments that wait included; the next sample is sample 0."""
-        self._features.reset()
-        self._ring.reset()
+        self._segments.reset()
         self._mean.reset()
         self._waiting.clear()
 
@@ -69,14 +66,15 @@ class Stream:
     def accept(self, samples: Float32Array) -> int:
         """Take samples in without scoring; returns the number of segments that now wait.
 
-        Each waiting segment holds 4 * frames * n_mels bytes until `score_streams` is called. Raises
-        InputError, and accepts nothing, for another dtype or shape and for NaN or infinities.
+        Each waiting segment holds 4 * frames * n_mels bytes until `score_streams` is called, four times that
+        where it waits as samples. Raises InputError, and accepts nothing, for another dtype or shape and for NaN
+        or infinities.
         """
         return self._accept_checked(check_samples(samples, self.samples_seen, self.scorer.features.sample_rate))
 
     def _accept_checked(self, samples: Float32Array) -> int:
         hop = self.scorer.segments.hop
-        for first, segment in self._ring.push(self._features.push_checked(samples)):
+        for first, segment in self._segments.push_checked(samples):
             if (first // hop) % self.keep_every:
                 self.skipped += 1
             else:
@@ -90,7 +88,8 @@ class Stream:
         """
         old = self.scorer
         same = (old.features, old.amplitude, old.segments) == (scorer.features, scorer.amplitude, scorer.segments)
-        if not same or self._waiting:
+        # What is kept of the sound is frames for one kind of scorer and samples for the other.
+        if not same or type(old) is not type(scorer) or self._waiting:
             return False
         self.scorer = scorer
         self._mean.reset()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import shutil
 import signal
@@ -41,6 +42,27 @@ def small_bundle() -> Path:
 def bundle_copy(small_bundle: Path, tmp_path: Path) -> Path:
     """A copy of `small_bundle` that a test may damage."""
     return Path(shutil.copytree(small_bundle, tmp_path / "valve-id_00"))
+
+
+@pytest.fixture(scope="session")
+def front_end_bundle(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`small_bundle` with a front end that was measured on noise, read-only; the test needs onnx."""
+    pytest.importorskip("onnx")
+    from edgeasd.export.front_end import measure_front_end
+    from edgeasd.export.front_end_graph import FRONT_END, build_front_end
+    from edgeasd.runtime.bundle import MANIFEST, Bundle, hash_file
+    from edgeasd.runtime.manifest import dump_manifest
+
+    folder = Path(shutil.copytree(small_bundle, tmp_path_factory.mktemp("front-end") / "valve-id_00"))
+    raw = json.loads((folder / MANIFEST).read_text())
+    (folder / FRONT_END).write_bytes(build_front_end(Bundle(folder).manifest.features, 256).SerializeToString())
+    raw["files"][FRONT_END] = {"sha256": hash_file(folder / FRONT_END), "size": (folder / FRONT_END).stat().st_size}
+    (folder / MANIFEST).write_text(json.dumps(raw))
+    noise = 0.05 * np.random.default_rng(4).standard_normal(160_000)
+    with Bundle(folder) as bundle:
+        measured = measure_front_end(bundle, [noise.astype(np.float32)])
+        (folder / MANIFEST).write_bytes(dump_manifest(bundle.manifest.model_copy(update={"front_end": measured})))
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,8 @@ from edgeasd.runtime.bench.streams import measure_streams
 from edgeasd.runtime.bench.timing import Span, Times, quantile, ratio, side_by_side
 from edgeasd.runtime.bench.variants import Variant
 from edgeasd.runtime.bundle import Bundle
+from edgeasd.runtime.frames_scorer import FramesScorer
+from edgeasd.runtime.front_end import proof_sound
 from edgeasd.runtime.scorer import Scorer
 
 TOOLKIT, BARE = "toolkit", "bare"
@@ -46,6 +48,8 @@ class BenchSettings:
     repeats: int | None = None
     """Calls of each kind in place of `seconds`."""
     threads: int | None = None
+    front_end: str = "cpu"
+    """Where log-mel is made: see `edgeasd.runtime.front_end`."""
 
     def span(self, batch: int) -> Span:
         """How long to measure at this batch."""
@@ -74,10 +78,11 @@ def measure(
             accelerator=variant.accelerator,
             threads=settings.threads if variant.engine == "onnxruntime" else None,
             max_batch=max(settings.batches),
+            front_end=settings.front_end,
         )
         load_seconds = time.perf_counter() - started
         loaded = memory()
-        segments = opened.golden().logmel
+        segments = _segments(opened, scorer)
     taken = [batch for batch in settings.batches if batch <= scorer.engine.max_batch]
     rows = []
     for done, batch in enumerate(taken, start=1):
@@ -94,6 +99,7 @@ def measure(
     return {
         "engine_in_use": scorer.engine.name,
         "accelerator_in_use": scorer.engine.accelerator,
+        "front_end": settings.front_end,
         "load_seconds": load_seconds,
         "golden_deviation": asdict(deviation),
         "batches": rows,
@@ -104,8 +110,15 @@ def measure(
     }
 
 
+def _segments(bundle: Bundle, scorer: Scorer) -> np.ndarray:
+    """What the scorer takes: the golden segments, or one of noise in frames (1, frames, n_fft) for a graph."""
+    if not isinstance(scorer, FramesScorer):
+        return bundle.golden().logmel
+    return scorer.rows(proof_sound(scorer.features, scorer.amplitude, scorer.segments.frames))[None]
+
+
 def _of(segments: np.ndarray, batch: int) -> np.ndarray:
-    """The golden segments, repeated to `batch`: (batch, frames, n_mels)."""
+    """The segments, repeated to `batch`: (batch, frames, n_mels), or n_fft."""
     return np.ascontiguousarray(np.resize(segments, (batch, *segments.shape[1:])))
 
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from edgeasd.runtime.engines.base import Engine
+from edgeasd.runtime.engines.base import ChainedEngine, Engine
 from edgeasd.runtime.engines.choice import ENGINES, EngineChoice, choose_engine
 from edgeasd.runtime.errors import DeviceError, InputError
 
-__all__ = ["ENGINES", "Engine", "EngineChoice", "choose_engine", "open_engine"]
+if TYPE_CHECKING:
+    from edgeasd.runtime.engines.onnxruntime import OnnxRuntimeEngine
+
+__all__ = ["ENGINES", "ChainedEngine", "Engine", "EngineChoice", "choose_engine", "open_chain", "open_engine"]
 
 
 def open_engine(
@@ -29,11 +35,50 @@ def open_engine(
     """
     chosen = choose_engine(engine, accelerator, precision)
     if chosen.engine == "tensorrt":
-        if threads is not None and engine == "tensorrt":
-            raise InputError(f"--threads {threads}: is for ONNX Runtime, TensorRT runs on the GPU; leave it out")
-        if onnx_sha256 is None:
-            raise ValueError("TensorRT: onnx_sha256 says which engine belongs to the model; give it")
-        return _open_built(model.parent, precision, chosen, engine, onnx_sha256, max_batch)
+        _refuse_threads(threads, engine)
+        from edgeasd.runtime.engines.tensorrt.engine import open_built
+
+        with _as_asked(engine):
+            sha256 = _required(onnx_sha256)
+            return open_built(model.parent, precision, chosen.accelerator, onnx_sha256=sha256, max_batch=max_batch)
+    return _on_onnxruntime(model, precision, chosen, threads, max_batch)
+
+
+def open_chain(
+    model: Path,
+    front_end: Path,
+    *,
+    precision: str,
+    engine: str = "auto",
+    accelerator: str = "auto",
+    threads: int | None = None,
+    max_batch: int = 10,
+    onnx_sha256: str | None = None,
+    front_end_sha256: str | None = None,
+) -> ChainedEngine:
+    """As `open_engine`, with the graph `front_end` of the same folder before the encoder, on the same accelerator."""
+    chosen = choose_engine(engine, accelerator, precision)
+    if chosen.engine == "tensorrt":
+        _refuse_threads(threads, engine)
+        from edgeasd.runtime.engines.tensorrt.chain import open_built_chain
+
+        with _as_asked(engine):
+            return open_built_chain(
+                model.parent,
+                precision,
+                chosen.accelerator,
+                onnx_sha256=_required(onnx_sha256),
+                front_end_sha256=_required(front_end_sha256),
+                max_batch=max_batch,
+            )
+    from edgeasd.runtime.engines.chain import OnnxRuntimeChain
+
+    return OnnxRuntimeChain(front_end, _on_onnxruntime(model, precision, chosen, threads, max_batch), threads=threads)
+
+
+def _on_onnxruntime(
+    model: Path, precision: str, chosen: EngineChoice, threads: int | None, max_batch: int
+) -> OnnxRuntimeEngine:
     from edgeasd.runtime.engines.onnxruntime import OnnxRuntimeEngine, optimisation_of
 
     opened = OnnxRuntimeEngine(
@@ -49,12 +94,24 @@ def open_engine(
     return opened
 
 
-def _open_built(bundle: Path, precision: str, chosen: EngineChoice, asked: str, sha256: str, max_batch: int) -> Engine:
+def _refuse_threads(threads: int | None, asked: str) -> None:
+    if threads is not None and asked == "tensorrt":
+        raise InputError(f"--threads {threads}: is for ONNX Runtime, TensorRT runs on the GPU; leave it out")
+
+
+def _required(onnx_sha256: str | None) -> str:
+    if onnx_sha256 is None:
+        raise ValueError("TensorRT: a sha256 says which engine belongs to a model; give it")
+    return onnx_sha256
+
+
+@contextmanager
+def _as_asked(asked: str) -> Iterator[None]:
+    """What TensorRT lacks, said to whoever asked for `asked`."""
     from edgeasd.runtime.engines.tensorrt.built import NotBuilt
-    from edgeasd.runtime.engines.tensorrt.engine import open_built
 
     try:
-        return open_built(bundle, precision, chosen.accelerator, onnx_sha256=sha256, max_batch=max_batch)
+        yield
     except NotBuilt:
         raise
     except DeviceError as error:

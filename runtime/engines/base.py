@@ -30,3 +30,19 @@ class Engine(Protocol):
     def close(self) -> None:
         """Free the engine; further calls of embed raise. Safe to call twice."""
         ...
+
+
+class ChainedEngine(Engine, Protocol):
+    """An encoder with the front end of its bundle before it, on the same accelerator.
+
+    `embed` takes normalised frames (N, 1, frames, n_fft) float32 in place of log-mel.
+    """
+
+    @property
+    def encoder(self) -> Engine:
+        """The same encoder without its front end, from log-mel, for the golden segments. Not to be closed alone."""
+        ...
+
+    def logmel(self, frames: Float32Array) -> Float32Array:
+        """The front end alone: frames (N, frames, n_fft) float32 to log-mel (N, 1, frames, n_mels) float32."""
+        ...

@@ -143,7 +143,9 @@ class Archive:
             facts = read_facts(path) or _unknown(event)
         except InputError:
             facts = _unknown(event)
-        record = facts.model_copy(update={"deleted_at": max(0.0, now), "deleted_why": why, "size": 0}).dumped()
+        record = facts.model_copy(
+            update={"deleted_at": min(max(0.0, now), 1e11), "deleted_why": why, "size": 0}
+        ).dumped()
         # Recorded first, so that a kill in between leaves no gap; on a disk that is quite full, afterwards.
         recorded = False
         with suppress(OSError):

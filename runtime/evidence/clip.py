@@ -66,6 +66,18 @@ class PartClip:
         shutil.rmtree(self.part, ignore_errors=True)
 
 
+class Recording:
+    """A clip on its way through the queue. Its fields belong to the writer's thread, but for `facts` at the start."""
+
+    def __init__(self, facts: Facts) -> None:
+        self.facts = facts
+        self.part: PartClip | None = None
+        self.gaps = list(facts.gaps)
+        self.written = 0
+        self.lost = facts.lost_samples
+        self.unlooked = 0
+
+
 def _flac(path: Path, facts: Facts) -> soundfile.SoundFile:
     subtype = f"PCM_{facts.bits}"
     return soundfile.SoundFile(path, "w", facts.sample_rate, 1, subtype=subtype, format="FLAC")

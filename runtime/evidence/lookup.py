@@ -89,7 +89,12 @@ class EventReader:
 
     def transitions(self, event: str) -> list[dict[str, Any]]:
         """All messages of an event, in order."""
-        return self._store.event_transitions(event)
+        messages = self._store.event_transitions(event)
+        if any(isinstance(value, (dict, list)) for message in messages for value in message.values()):
+            # Ours are flat; what is nested a thousand deep would break those who print it.
+            place = self.data / DATABASE
+            raise InputError(f"{place}: a message of event {_printable(event)} is damaged; restore a copy of the file")
+        return messages
 
     def evidence(self, event: str) -> Evidence:
         """The files of an event that are there, and what their facts say."""

@@ -11,11 +11,11 @@ import numpy as np
 
 from edgeasd.runtime.alarms.transition import Transition
 from edgeasd.runtime.errors import InputError
-from edgeasd.runtime.evidence.clip import score_line
+from edgeasd.runtime.evidence.clip import Recording, score_line
 from edgeasd.runtime.evidence.facts import MOST_RATE, Facts, Gap
 from edgeasd.runtime.evidence.ring import DTYPES, PcmRing, to_pcm
 from edgeasd.runtime.evidence.settings import ClipSettings
-from edgeasd.runtime.evidence.writer import EvidenceWriter, Recording
+from edgeasd.runtime.evidence.writer import EvidenceWriter
 from edgeasd.runtime.logmel import Float32Array
 
 _OPEN = ("alarm", "acknowledged")
@@ -145,7 +145,7 @@ class Recorder:
                 return
             now = 0 if self._position is None else self._position
             raised = now if position is None else min(position, now)
-            start = max(now - self._ring.filled, raised - self._ring.capacity)
+            start = now - self._ring.filled
             gaps = [(max(at, start), at + count) for at, count in self._gaps if at + count > start]
             facts = Facts(
                 event=event,

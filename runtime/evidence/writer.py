@@ -9,7 +9,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ import numpy as np
 
 from edgeasd.runtime.errors import EdgeasdError
 from edgeasd.runtime.evidence.archive import Archive
-from edgeasd.runtime.evidence.clip import FAILURES, PartClip
+from edgeasd.runtime.evidence.clip import FAILURES, Recording
 from edgeasd.runtime.evidence.facts import Facts, Gap
 from edgeasd.runtime.evidence.ring import DTYPES, Pcm
 from edgeasd.runtime.evidence.settings import KeepSettings
@@ -28,18 +28,6 @@ _LARGEST_WAITING = 32_000_000
 _SWEEP_SECONDS = 30.0
 _LOOK_EVERY_BYTES = 250_000
 _MOST_GAPS = 1000
-
-
-class Recording:
-    """A clip on its way through the queue. Its fields belong to the writer's thread, but for `facts` at the start."""
-
-    def __init__(self, facts: Facts) -> None:
-        self.facts = facts
-        self.part: PartClip | None = None
-        self.gaps = list(facts.gaps)
-        self.written = 0
-        self.lost = facts.lost_samples
-        self.unlooked = 0
 
 
 class EvidenceWriter:
@@ -53,12 +41,17 @@ class EvidenceWriter:
         data: Path,
         keep: KeepSettings | None = None,
         *,
+        open_events: Iterable[str] = (),
         on_status: Callable[[EvidenceStatus], None] | None = None,
         wall: Callable[[], float] = time.time,
         sweep_seconds: float = _SWEEP_SECONDS,
     ) -> None:
-        """Take the folder `data`/evidence and start. Raises InputError where another process writes there."""
+        """Take the folder `data`/evidence and start. Raises InputError where another process writes there.
+
+        `open_events` are those that the store says are open: their evidence is not deleted.
+        """
         self._archive = Archive(data, keep or KeepSettings())
+        self._archive.protected.update(open_events)
         self._wall, self._on_status, self._sweep_seconds = wall, on_status, sweep_seconds
         self._jobs: queue.SimpleQueue[tuple[Recording | None, Callable[[], None]] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
@@ -159,8 +152,13 @@ class EvidenceWriter:
             changed = state != self._state
             self._since = self._wall() if changed else self._since
             self._state, self._detail = state, detail
-        if changed and self._on_status is not None:
+        if not changed or self._on_status is None:
+            return
+        try:
             self._on_status(self.status())
+        except Exception as error:  # a defect of the listener must not end the evidence of everything
+            with self._lock:
+                self._detail = f"on_status: {type(error).__name__}: {error}"[:300]
 
     def _recover(self) -> None:
         problems = self._archive.recover()
@@ -221,8 +219,8 @@ class EvidenceWriter:
         if recording.unlooked >= _LOOK_EVERY_BYTES:
             recording.unlooked = 0
             if not self._make_room():
-                self._lose()
                 self._finish(recording, "no_room")
+                self._lose()
                 return
         recording.part.write(pcm)
         recording.written += pcm.size

@@ -91,7 +91,7 @@ def _check_stream(site: Site, name: str, stream: StreamSettings) -> StreamReport
     with Bundle(Path(stream.bundle)) as bundle:
         bundle.verify_files()
         manifest = named_manifest(bundle.manifest, stream)
-        asked = (settings.precision, settings.engine, settings.accelerator, settings.head)
+        asked = (settings.precision, settings.engine, settings.accelerator, settings.head, settings.front_end)
         offer = choose(manifest, bundle.path, *asked)
     levels = stream.alarm.levels(manifest.threshold)
     level_range(stream.health, manifest.amplitude, manifest.level)

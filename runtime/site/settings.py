@@ -42,6 +42,7 @@ class EngineSettings(_Strict):
     precision: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")] | None = None
     """A precision that the bundles offer; as for `run` by default."""
     head: Literal["cpu", "tensorrt"] = "cpu"
+    front_end: Literal["cpu", "graph"] = "cpu"
     threads: Annotated[int, Field(ge=1, le=256)] | None = None
     """CPU threads of the engine; as many as there are processors by default."""
     max_batch: Annotated[int, Field(ge=1, le=64)] = 10

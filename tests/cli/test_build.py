@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from edgeasd.runtime.engines.tensorrt import bundle_build, cuda, library, machin
 from edgeasd.runtime.engines.tensorrt.cache import cache_path, read_cache
 from edgeasd.runtime.engines.tensorrt.sidecar import engine_paths, read_sidecar
 from edgeasd.runtime.errors import CheckFailed
+from edgeasd.runtime.front_end import FrontEndDeviation
 from edgeasd.runtime.golden import Deviation
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*TensorRT-RTX:DeprecationWarning")
@@ -169,6 +171,30 @@ def test_json_for_machines(build: Edgeasd, bundle: Path) -> None:
     assert engine["sidecar"]["layers"] == {"INT8": engine["sidecar"]["int8"] + 1}
     (again,) = json.loads(build("--precision", "int8", "--json").out)["engines"]
     assert (again["new"], again["golden_deviation"], again["sidecar"]) == (False, None, engine["sidecar"])
+
+
+def test_a_front_end_is_built_alone_and_proven_on_noise(
+    edgeasd: Edgeasd, front_end_bundle: Path, tmp_path: Path, gpu: Gpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(front_end_bundle, tmp_path / "with-front-end" / "valve-id_00"))
+
+    def prove(bundle: Any, engine: Path, accelerator: str, max_batch: int) -> FrontEndDeviation:
+        gpu.prove(bundle, None, engine, accelerator, max_batch)
+        return FrontEndDeviation(2e-6)
+
+    monkeypatch.setattr(bundle_build, "prove_front_end", prove)
+    monkeypatch.setattr(bundle_build, "ask_inspector", lambda trt, engine: '{"Layers": []}')
+    done = edgeasd("build", folder, "--front-end", "--max-batch", "4", cwd=tmp_path)
+    assert done.code == 0, done.said
+    assert "front end: building for Stand-in with TensorRT" in done.said
+    assert "  log-mel of noise reproduced (logmel 2.0e-06)" in done.out
+    assert sorted(path.name for path in (folder / "engines").glob("*.engine")) == ["frontend.fp32.engine"]
+    sidecar = read_sidecar(engine_paths(folder, "fp32", "frontend")[1])
+    assert (sidecar.onnx_sha256, sidecar.max_batch) == (hash_file(folder / "frontend.onnx"), 4)
+    assert sidecar.flags["tf32"] is False
+    again = edgeasd("build", folder, "--front-end", "--max-batch", "4", "--json", cwd=tmp_path)
+    (engine,) = json.loads(again.out)["engines"]
+    assert (engine["part"], engine["precision"], engine["new"]) == ("frontend", "fp32", False)
 
 
 def test_an_int8_engine_that_is_none_is_kept_and_told_each_time(build: Edgeasd, bundle: Path, gpu: Gpu) -> None:

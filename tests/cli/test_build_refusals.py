@@ -208,9 +208,9 @@ def test_an_onnx_file_that_was_changed_is_refused_and_not_built(built: Path) -> 
 # What of a bundle is built
 
 
-def wanted(bundle: Path, asked: list[str], head: bool = False) -> list[str]:
+def wanted(bundle: Path, asked: list[str], head: bool = False, front_end: bool = False) -> list[str]:
     with Bundle(bundle) as opened:
-        return [target.label for target in targets(opened, asked, head)]
+        return [target.label for target in targets(opened, asked, head, front_end)]
 
 
 @pytest.fixture
@@ -233,6 +233,16 @@ def test_what_tensorrt_takes_and_is_not_stale_is_built_by_default(with_three: Pa
 def test_the_head_is_built_alone_where_no_precision_is_named(with_three: Path) -> None:
     assert wanted(with_three, [], head=True) == ["head"]
     assert wanted(with_three, ["fp32"], head=True) == ["fp32", "head"]
+
+
+def test_so_is_the_front_end(with_three: Path) -> None:
+    path = with_three / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["front_end"] = {"file": "head.onnx", "logmel": 1e-6, "score": 1e-7, "clips": 1}
+    path.write_text(json.dumps(manifest))
+    assert wanted(with_three, [], front_end=True) == ["front end"]
+    assert wanted(with_three, ["fp32"], head=True, front_end=True) == ["fp32", "head", "front end"]
+    assert wanted(with_three, []) == ["fp32"], "not unless it is asked for: few need it"
 
 
 def test_a_stale_precision_is_refused_with_its_reason(with_three: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -253,20 +253,47 @@ def test_nonsense_in_the_database_is_one_line_or_shown(data: Path, column: str, 
     assert {path.name for path in data.parent.iterdir()} <= {"data", "out"}
 
 
-@pytest.mark.parametrize("message", ["{}", '{"state": {"a": "\\u001b"}, "at": 5}', '{"sequence": "\\ud800"}'])
+DEEP = '{"by": ' + "[" * 900 + "]" * 900 + "}"
+
+
+@pytest.mark.parametrize(
+    "message", ["{}", '{"state": {"a": "\\u001b"}, "at": 5}', '{"sequence": "\\ud800"}', DEEP, "{"]
+)
 def test_messages_that_are_none_are_shown_or_one_line(data: Path, events: list[str], message: str) -> None:
     with sqlite3.connect(data / "events.db") as connection:
         connection.execute("UPDATE transitions SET message = ?", (message,))
     connection.close()
-    result = fast("show", events[0], "--data", data)
-    assert result.exit_code == 0, result.stderr
-    assert all(line.isprintable() for line in result.stdout.splitlines())
-    assert fast("show", events[0], "--data", data, "--json").exit_code == 0
+    for options in ([], ["--json"]):
+        result = fast("show", events[0], "--data", data, *options)
+        if result.exit_code:
+            one_line(result)
+        else:
+            assert all(line.isprintable() for line in result.stdout.splitlines())
 
 
 def test_a_file_that_is_no_database_is_one_line(data: Path) -> None:
     (data / "events.db").write_bytes(os.urandom(9000))
     assert "events.db" in one_line(fast("list", "--data", data))
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.lists(st.tuples(st.floats(0, 1), st.binary(min_size=1, max_size=200)), min_size=1, max_size=3))
+def test_a_damaged_database_is_one_line_or_shown(
+    made: tuple[Path, list[str]], tmp_path_factory: Any, damage: list[tuple[float, bytes]]
+) -> None:
+    folder = tmp_path_factory.mktemp("damaged")
+    whole = bytearray((made[0] / "events.db").read_bytes())
+    for at, content in damage:
+        start = round(at * len(whole))
+        whole[start : start + len(content)] = content
+    (folder / "events.db").write_bytes(whole)
+    for command in (["list"], ["show", made[1][0]], ["export", "--since", "1970-01-01", "--output", folder / "out"]):
+        result = fast(*command, "--data", folder)
+        if result.exit_code:
+            one_line(result)
+        else:
+            assert all(line.isprintable() for line in result.stdout.splitlines())
+    assert {path.name for path in folder.iterdir()} <= {"events.db", "events.db-wal", "events.db-shm", "out"}
 
 
 def test_it_reads_beside_a_service_that_writes(data: Path) -> None:

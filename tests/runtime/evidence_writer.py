@@ -40,10 +40,12 @@ def record(data: Path, seed: int, heard: np.ndarray) -> None:
     store = EventStore(data / "events.db")
     if (snapshot := store.snapshot("valve", "00")) is not None:
         machine.restore(snapshot)
-    writer = EvidenceWriter(data, KeepSettings(min_free_megabytes=0.1, max_megabytes=1.5, fewest=0), sweep_seconds=0.1)
+    keep = KeepSettings(min_free_megabytes=0.1, max_megabytes=1.5, fewest=0)
+    going_on = store.events(open_only=True)
+    writer = EvidenceWriter(data, keep, open_events=[event["event"] for event in going_on], sweep_seconds=0.1)
     recorder = Recorder(writer, "valve", "00", RATE, CLIP)
     # As a service does for the event that was open when it was killed.
-    for event in store.events(open_only=True):
+    for event in going_on:
         recorder.open_event(event["event"], event["raised_at"], event["threshold"])
     block, loud = 0, False
     while True:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import IntEnum
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -182,6 +182,8 @@ class Engine:
     compute: Callable[[np.ndarray], dict[str, np.ndarray]] | None = None
     flat: frozenset[str] = frozenset()
     """Outputs without a dimension beside the batch."""
+    shaped: Mapping[str, tuple[int, ...]] = MappingProxyType({})
+    """Outputs with several: the shape of a row."""
 
     def __init__(self, cuda: Cuda, outputs: dict[str, int], largest: int, capturable: bool) -> None:
         self.cuda, self.outputs, self.largest, self.capturable = cuda, outputs, largest, capturable
@@ -195,7 +197,9 @@ class Engine:
         return [self.input, *self.outputs][index]
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        return (-1, *self.row) if name == self.input else (-1,) if name in self.flat else (-1, self.outputs[name])
+        if name == self.input:
+            return (-1, *self.row)
+        return (-1,) if name in self.flat else (-1, *self.shaped.get(name, (self.outputs[name],)))
 
     def get_tensor_dtype(self, name: str) -> str:
         return "float32"

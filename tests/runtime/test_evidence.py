@@ -141,7 +141,7 @@ def test_however_sound_is_cut_the_clip_is_what_was_heard(
         at += count
         if number == opened:
             raised = max(0, at - late)
-            start = max(0, at - pre, raised - pre)
+            start = max(0, at - pre)
             recorder.open_event(event, WALL, None, position=7 + raised)
     recorder.close()
     facts, found = ended(writer, folder, event)
@@ -198,6 +198,29 @@ def test_the_alarm_machine_begins_and_ends_clips(tmp_path: Path, writer: Evidenc
     tested = read_facts(tmp_path / "evidence" / test)
     assert tested is not None
     assert (tested.test, tested.samples) == (True, 3 * RATE)
+
+
+@pytest.mark.parametrize(("rate", "bits"), [(48_000, 24), (44_100, 16), (8_000, 24)])
+def test_a_clip_has_the_rate_and_depth_of_its_source_and_a_picture(tmp_path: Path, rate: int, bits: int) -> None:
+    writer, event = EvidenceWriter(tmp_path, SMALL), event_id()
+    recorder = Recorder(writer, "valve", "00", rate, SHORT.model_copy(update={"bits": bits}))
+    whole = np.random.default_rng(0).integers(-(2**20), 2**20, 2 * rate)
+    recorder.sound(0, (whole / 2**23).astype(np.float32))
+    recorder.open_event(event, WALL, None)
+    recorder.close()
+    assert writer.close(10.0)
+    assert writer.status().lost_clips == 0, writer.status()
+    info = soundfile.info(evidence_files(tmp_path, event)["clip.flac"])
+    assert (info.samplerate, info.frames, info.subtype) == (rate, 2 * rate, f"PCM_{bits}")
+    if bits == 24:
+        found, _ = soundfile.read(evidence_files(tmp_path, event)["clip.flac"], dtype="int32")
+        np.testing.assert_array_equal(found >> 8, whole)
+    assert evidence_files(tmp_path, event)["picture.png"].stat().st_size > 1000
+
+
+def test_a_rate_that_flac_does_not_know_is_refused(writer: EvidenceWriter) -> None:
+    with pytest.raises(InputError, match="700000 Hz, a FLAC clip has"):
+        Recorder(writer, "valve", "00", 700_000)
 
 
 def test_evidence_that_is_there_is_not_made_again(tmp_path: Path) -> None:

@@ -220,6 +220,27 @@ def test_what_is_deleted_is_recorded_and_what_is_open_stays(tmp_path: Path) -> N
     again.close()
 
 
+def test_what_was_open_before_a_restart_stays_until_it_is_over(tmp_path: Path) -> None:
+    filled(tmp_path, 3, KeepSettings()).close()
+    keep = KeepSettings(max_megabytes=1e-6, min_free_megabytes=0.1)
+    writer = EvidenceWriter(tmp_path, keep, open_events=[event_id(0)], sweep_seconds=0.05)
+    wait_for(lambda: writer.status().deleted == 2)
+    assert (tmp_path / "evidence" / event_id(0) / "clip.flac").exists()
+    Recorder(writer, "valve", "00", RATE).end_event(event_id(0))
+    wait_for(lambda: writer.status().deleted == 3)
+    assert writer.close()
+
+
+def test_a_listener_that_fails_ends_nothing(tmp_path: Path) -> None:
+    def listener(_: object) -> None:
+        raise RuntimeError("a defect")
+
+    writer = EvidenceWriter(tmp_path, KeepSettings(min_free_megabytes=1e9), on_status=listener, sweep_seconds=0.05)
+    wait_for(lambda: "a defect" in str(writer.status().detail))
+    assert writer.status().state == "no_room"
+    assert writer.close()
+
+
 def test_damaged_evidence_is_said_and_goes_when_its_time_comes(tmp_path: Path) -> None:
     filled(tmp_path, 2, KeepSettings()).close()
     (tmp_path / "evidence" / event_id(0) / "facts.json").write_text('{"schema": 9, "event": "\\u001b[31m"}')
@@ -320,7 +341,7 @@ def test_a_disk_that_is_full_to_the_last_byte_loses_the_clip_and_says_so(disk: P
     recorder.sound(0, noise(1))
     recorder.open_event(event_id(0), WALL, None)
     wait_for(lambda: (disk / "evidence" / f".{event_id(0)}.part" / "clip.flac").exists())
-    (disk / "others").write_bytes(b"x" * max(0, free_on(disk) - 20_000))
+    (disk / "others").write_bytes(b"x" * max(0, free_on(disk) - 100_000))
     position, sound = RATE, noise(1)
     began = time.monotonic()
     while writer.status().lost_clips == 0:

@@ -21,7 +21,7 @@ from edgeasd.runtime.engines.tensorrt import device, library
 from edgeasd.runtime.engines.tensorrt.cuda import checked
 from edgeasd.runtime.engines.tensorrt.engine import TensorRTEngine, TensorRTHead, gpu_index
 from edgeasd.runtime.engines.tensorrt.layout import Tensor, checked_rows, prepared_sizes, read_layout, size_for
-from edgeasd.runtime.engines.tensorrt.program import Log, deserialise
+from edgeasd.runtime.engines.tensorrt.stage import Log, deserialise
 from edgeasd.runtime.errors import BundleError, DeviceError, InputError
 
 pytestmark = pytest.mark.core

@@ -217,6 +217,23 @@ def test_ctrl_c_ends_a_build_and_is_raised_again(small_bundle: Path) -> None:
     assert build(small_bundle / "encoder.fp32.onnx").size, "the next build is not harmed"
 
 
+def test_ctrl_c_while_its_thread_starts_builds_nothing(small_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    start, started = threading.Thread.start, list[threading.Thread]()
+
+    def interrupted(thread: threading.Thread) -> None:
+        start(thread)
+        started.append(thread)
+        raise KeyboardInterrupt
+
+    kept: list[bytes] = []
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(threading.Thread, "start", interrupted)
+        build(small_bundle / "encoder.fp32.onnx", keep=kept.append)
+    started[0].join(10)
+    assert not started[0].is_alive(), "nobody waits for it any more"
+    assert not kept
+
+
 def test_an_error_in_the_report_of_progress_arrives(small_bundle: Path) -> None:
     def broken(done: int, total: int, text: str) -> None:
         raise BrokenPipeError("the terminal has gone")

@@ -11,7 +11,7 @@ import typer
 
 from edgeasd.runtime.errors import InputError
 from edgeasd.toolkit.cli.guard import INTERRUPTED, complain
-from edgeasd.toolkit.cli.options import AsJson, Threads
+from edgeasd.toolkit.cli.options import AsJson, FrontEndPlace, Threads
 from edgeasd.toolkit.progress import Report, progress
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def bench(
     accelerator: Annotated[
         str, typer.Option(help="Only this compute: cpu, cuda or cuda:K; auto measures all that is here.")
     ] = "auto",
+    front_end: FrontEndPlace = "cpu",
     threads: Threads = None,
     seconds: Annotated[
         float, typer.Option(min=0.1, max=3600, help="How long to measure at each batch, and for streams and energy.")
@@ -52,11 +53,13 @@ def bench(
     from edgeasd.runtime.bench.measure import BenchSettings
     from edgeasd.runtime.bench.variants import find_variants
     from edgeasd.runtime.bundle import Bundle
+    from edgeasd.runtime.offer import check_front_end_offered
     from edgeasd.toolkit.cli.bench_table import print_bench
 
-    settings = BenchSettings(_batches(batches), seconds, repeats, threads)
+    settings = BenchSettings(_batches(batches), seconds, repeats, threads, front_end)
     with Bundle(bundle) as opened:
         manifest = opened.manifest
+        check_front_end_offered(manifest, bundle, front_end)
         wanted = None if precision is None else list(dict.fromkeys(precision.split(",")))
         variants = find_variants(manifest, bundle, precisions=wanted, engine=engine, accelerator=accelerator)
     facts = machine()

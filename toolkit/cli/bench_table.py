@@ -90,7 +90,8 @@ def _print_streams(measured: Sequence[Row]) -> None:
     for row in measured:
         assert row.result is not None
         found = row.result["streams"]
-        cost = f"log-mel {found['logmel_ms']:.3g} ms + scoring {found['scoring_ms']:.3g} ms a segment"
+        heard = "log-mel" if row.result["front_end"] == "cpu" else "keeping samples"
+        cost = f"{heard} {found['logmel_ms']:.3g} ms + scoring {found['scoring_ms']:.3g} ms a segment"
         rate = (
             f"at batch {found['batch']}, every {1e3 * found['hop_seconds']:.0f} ms; CPU time {found['cpu_ms']:.3g} ms"
         )

@@ -40,6 +40,12 @@ def build(
     head: Annotated[
         bool, typer.Option("--head", help="Build an engine of the head too, or alone where no --precision is given.")
     ] = False,
+    front_end: Annotated[
+        bool,
+        typer.Option(
+            "--front-end", help="Build an engine of frontend.onnx too, or alone where no --precision is given."
+        ),
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Build again what is there and fits.")] = False,
     accelerator: Annotated[str, typer.Option(help="The GPU to build on and for: cuda or cuda:K.")] = "cuda:0",
     as_json: AsJson = False,
@@ -47,8 +53,8 @@ def build(
     """Build TensorRT engines of a bundle, on the device that will run them.
 
     An engine that is there and fits this machine is kept. A new one takes its place after the golden segments
-    were reproduced; Ctrl-C leaves the old one as it was. Exit code 1 where the golden segments are not reproduced
-    (the new engine is not kept) or where quantised convolutions do not run as INT8 (it is kept), 3 without
+    were reproduced; Ctrl-C leaves the old one as it was. Exit code 1 where they are not, or where a front end is
+    not that of the runtime (the new engine is not kept), or where quantised convolutions do not run as INT8 (it is kept), 3 without
     TensorRT or a GPU.
 
     Example: edgeasd build bundles/valve-id_00 --precision int8
@@ -68,7 +74,7 @@ def build(
         raise InputError(f"{bundle}: engines are built into a folder, and this is a file; unpack the zip and name that")
     done: list[Built] = []
     with Bundle(bundle) as opened:
-        wanted = targets(opened, [] if precision is None else precision.split(","), head)
+        wanted = targets(opened, [] if precision is None else precision.split(","), head, front_end)
         trt = library.load()
         site = Site(trt, this_machine(index, trt), index)
         for target in wanted:
@@ -122,8 +128,12 @@ def _print(made: Built) -> None:
     if made.deviation is not None:
         from dataclasses import asdict
 
-        worst = ", ".join(f"{name} {value:.1e}" for name, value in asdict(made.deviation).items())
-        print(f"  golden segments reproduced ({worst})")
+        from edgeasd.runtime.engines.tensorrt.sidecar import FRONT_END
+
+        found = {name: value for name, value in asdict(made.deviation).items() if value is not None}
+        worst = ", ".join(f"{name} {value:.1e}" for name, value in found.items())
+        proven = "log-mel of noise reproduced" if made.target.part == FRONT_END else "golden segments reproduced"
+        print(f"  {proven} ({worst})")
     counted = ", ".join(f"{count} {name}" for name, count in sidecar.layers.items())
     print(f"  layers by precision: {counted or 'the inspector does not tell'}")
     if quantised := sidecar.int8 + len(sidecar.not_int8) + len(sidecar.unclear):

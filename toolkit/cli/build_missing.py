@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from edgeasd.runtime.bundle import Bundle
 
 
-def build_missing(bundle: Bundle, precision: str | None, engine: str, accelerator: str, head: str) -> None:
+def build_missing(
+    bundle: Bundle, precision: str | None, engine: str, accelerator: str, head: str, front_end: str = "cpu"
+) -> None:
     """Build the engines that this choice needs and that are missing or do not fit; those that fit stay.
 
     Raises InputError where the choice is ONNX Runtime, DeviceError where TensorRT or a GPU is not there; leaves
@@ -33,7 +35,8 @@ def build_missing(bundle: Bundle, precision: str | None, engine: str, accelerato
         library.load()
     if choose_engine(engine, accelerator, precision).engine != "tensorrt":
         raise InputError("--build: there is nothing to build for ONNX Runtime on the CPU; leave it out")
-    offer, tried = choose(bundle.manifest, bundle.path, precision, engine, accelerator, head), dict[str, int]()
+    offer = choose(bundle.manifest, bundle.path, precision, engine, accelerator, head, front_end)
+    tried: dict[str, int] = {}
     while True:
         try:
             return check_built(bundle.manifest, bundle.path, offer)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgeasd.runtime.errors import InputError
-from edgeasd.toolkit.cli.calibrating import refuse_failed, report_path
-from edgeasd.toolkit.cli.export_front_end import print_front_end, read_sounds, written_front_end
+from edgeasd.toolkit.cli.calibrating import refuse_failed
+from edgeasd.toolkit.cli.export_front_end import read_sounds
+from edgeasd.toolkit.cli.export_table import print_export
 from edgeasd.toolkit.cli.guard import complain, remembered_interrupts
 from edgeasd.toolkit.cli.options import (
     Alpha,
@@ -30,8 +30,6 @@ from edgeasd.toolkit.cli.triton import Repository, serve
 if TYPE_CHECKING:
     from edgeasd.calibration.deploy import DeployFit, SegmentOutputs
     from edgeasd.export.bundle_writer import TrainedModel
-    from edgeasd.runtime.golden import Deviation
-    from edgeasd.toolkit.calibrating.outcome import Calibration
     from edgeasd.toolkit.evaluation.trained import Trained
 
 
@@ -97,7 +95,7 @@ def export(
             found = write_bundle(model, target, lambda text: _step(text, check), precisions, sounds)
         added = None if request is None else add_int8(target, request, features, workspace)
         paths = [target, *([zip_bundle(target)] if make_zip else [])]
-        _report(model, found, added, paths, as_json)
+        print_export(model, found, added, paths, as_json)
         targets.append(target)
         calibrated += [added] if added is not None else []
     if triton is not None:
@@ -209,50 +207,3 @@ def _score_clips(trained: Trained, folder: Path, channel: int | None) -> list[Se
             report(done, len(paths))
     refuse_bad(bad, len(paths))
     return found
-
-
-def _report(
-    model: TrainedModel, found: dict[str, Deviation], added: Calibration | None, paths: list[Path], as_json: bool
-) -> None:
-    from dataclasses import asdict
-
-    from edgeasd.export.fp16 import FP16_LIMITS
-    from edgeasd.export.parity import EXPORT_LIMITS
-    from edgeasd.toolkit.calibrating.record import summary
-    from edgeasd.toolkit.cli.calibrate_table import print_variant
-
-    segments, front_end = len(model.real_segments), written_front_end(paths[0])
-    if as_json:
-        facts = {"bundle": str(paths[0]), "machine": model.machine, "id": model.id, "status": model.fit.status}
-        others = {name: asdict(deviation) for name, deviation in found.items() if name != "fp32"}
-        deviations = {"deviation": asdict(found["fp32"]), "deviation_of": others}
-        also = {} if front_end is None else {"front_end": front_end.model_dump()}
-        int8 = {} if added is None else {"calibration": summary(added)}
-        print(json.dumps({**facts, "segments_compared": segments, **deviations, **int8, **also}))
-        return
-    print(f"{paths[0]}: {model.machine} ID {model.id}, {model.backbone}, {', '.join(found)}, {model.fit.status}")
-    print(f"  ONNX against torch on {segments} real segments, largest deviation (limit):")
-    for name, meaning in (
-        ("z", "max|Δz| / max|z|"),
-        ("logit", "|Δℓ| / (1 + |ℓ|)"),
-        ("d", "|Δd| / (d_max - d_min)"),
-        ("score", "|Δs|"),
-    ):
-        columns = [f"{getattr(found['fp32'], name):.1e} ({getattr(EXPORT_LIMITS, name):.0e})"]
-        if "fp16" in found:
-            columns.append(f"fp16 {getattr(found['fp16'], name):.1e} ({getattr(FP16_LIMITS, name):.0e})")
-        print(f"    {meaning:<24} {', '.join(columns)}")
-    print_front_end(front_end)
-    for variant in added.variants if added is not None else ():
-        print_variant(variant)
-    score, threshold = model.fit.score, model.fit.threshold
-    print(f"  α {score.alpha} ({score.alpha_source}); d_min {score.d_min:.4g} ({score.d_min_source});")
-    print(f"  d_max {score.d_max:.4g} ({score.d_max_source})")
-    if threshold is None:
-        print("  uncalibrated: nothing was held out, so no alarms; export again with --clips FOLDER of normal clips")
-    else:
-        print(f"  threshold {threshold.clip:.4f} ({threshold.found_by}, {threshold.clips} clips)")
-        if threshold.warning:
-            print(f"  warning: {threshold.warning}")
-    for path in [*paths[1:], *([report_path(paths[0])] if added is not None else [])]:
-        print(f"  {path}")

@@ -60,5 +60,6 @@ def print_front_end(front_end: FrontEnd | None) -> None:
     if front_end is not None:
         print(
             f"  {front_end.file} against the features of the runtime on {front_end.clips} clips: "
-            f"|Δ log10| up to {front_end.logmel:.1e}, |Δs| up to {front_end.score:.1e}; `run` does not use it yet"
+            f"|Δ log10| up to {front_end.logmel:.1e}, |Δs| up to {front_end.score:.1e}; "
+            "`run --front-end graph` uses it"
         )

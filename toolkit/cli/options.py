@@ -41,6 +41,12 @@ Build = Annotated[
 HeadPlace = Annotated[
     str, typer.Option("--head", help="cpu, or tensorrt: the head as an engine of its own, built before.")
 ]
+FrontEndPlace = Annotated[
+    str,
+    typer.Option(
+        "--front-end", help="cpu, or graph: log-mel by the bundle's frontend.onnx, on the accelerator of the encoder."
+    ),
+]
 Threads = Annotated[
     int | None,
     typer.Option(min=1, max=256, help="CPU threads of the engine; as many as there are processors by default."),

@@ -22,6 +22,7 @@ from edgeasd.toolkit.cli.options import (
     Build,
     Channel,
     Engine,
+    FrontEndPlace,
     HeadPlace,
     InputCommand,
     Mix,
@@ -86,6 +87,7 @@ def run(
     engine: Engine = "auto",
     accelerator: Accelerator = "auto",
     head: HeadPlace = "cpu",
+    front_end: FrontEndPlace = "cpu",
     build: Build = False,
     threads: Threads = None,
     alsa_backend: AlsaBackend = "auto",
@@ -123,7 +125,7 @@ def run(
         rate = opened.manifest.features.sample_rate
         if build:
             # Before the source is opened: minutes of sound would not fit into any buffer.
-            build_missing(opened, precision, engine, accelerator, head)
+            build_missing(opened, precision, engine, accelerator, head, front_end)
         source = open_source(
             device=device,
             input=input,
@@ -145,10 +147,11 @@ def run(
         limit = None if duration is None else max(1, round(duration * rate))
         session = Session(opened, source, pace=pace, limit=limit)
         choice = {"precision": precision, "engine": engine, "accelerator": accelerator, "threads": threads}
+        choice |= {"head": head, "front_end": front_end}
         # The log comes after the source: a source that is not there leaves no empty file.
         with _json_sink(jsonl) as sink:
             session.start()
-            ended = _listen(session, {**choice, "head": head}, sink, rate)
+            ended = _listen(session, choice, sink, rate)
         if ended["reason"] == END_OF_SOUND:
             _refuse_too_short(ended["samples"], opened.manifest, input or input_command)
 

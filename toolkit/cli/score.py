@@ -20,6 +20,7 @@ from edgeasd.toolkit.cli.options import (
     Build,
     Channel,
     Engine,
+    FrontEndPlace,
     HeadPlace,
     Mix,
     PrecisionChoice,
@@ -50,6 +51,7 @@ def score(
     engine: Engine = "auto",
     accelerator: Accelerator = "auto",
     head: HeadPlace = "cpu",
+    front_end: FrontEndPlace = "cpu",
     build: Build = False,
     threads: Threads = None,
     channel: Channel = None,
@@ -68,9 +70,8 @@ def score(
     from edgeasd.runtime.audio import read_audio
     from edgeasd.runtime.bundle import Bundle
     from edgeasd.runtime.capture import Block
-    from edgeasd.runtime.clip import score_features
+    from edgeasd.runtime.clip import score_sound
     from edgeasd.runtime.listen import Listener
-    from edgeasd.runtime.logmel import logmel
     from edgeasd.runtime.records import engine_facts
 
     if live and (tile or anchored or segments):
@@ -89,9 +90,14 @@ def score(
         if not skip_bad:
             _check_all(paths, load)
         if build:
-            build_missing(opened, precision, engine, accelerator, head)
+            build_missing(opened, precision, engine, accelerator, head, front_end)
         scorer, _ = opened.open_scorer(
-            precision=precision, engine=engine, accelerator=accelerator, threads=threads, head=head
+            precision=precision,
+            engine=engine,
+            accelerator=accelerator,
+            threads=threads,
+            head=head,
+            front_end=front_end,
         )
         print("edgeasd: {precision} on {engine}".format(**engine_facts(scorer)), file=sys.stderr)
         output = _Output(as_json or live)
@@ -105,8 +111,7 @@ def score(
                 for record in Listener(scorer, manifest).accept(Block(0, sound)):
                     output.write({"file": str(path), **record})
                 continue
-            frames = logmel(sound, scorer.features, scorer.amplitude)
-            clip = score_features(scorer, frames, tile_short=tile, anchored=anchored)
+            clip = score_sound(scorer, sound, tile_short=tile, anchored=anchored)
             above = None if manifest.threshold is None else bool(clip.score > manifest.threshold.clip)
             record = {"file": str(path), "score": clip.score, "segments": len(clip.starts)}
             record |= {"above_threshold": above, "tiled": clip.tiled}

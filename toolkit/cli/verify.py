@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeasd.toolkit.cli.options import Accelerator, AsJson, HeadPlace, Threads
+from edgeasd.toolkit.cli.options import Accelerator, AsJson, FrontEndPlace, HeadPlace, Threads
 
 if TYPE_CHECKING:
     from edgeasd.runtime.bundle import Bundle
@@ -25,6 +25,7 @@ def verify(
     ] = "onnxruntime",
     accelerator: Accelerator = "auto",
     head: HeadPlace = "cpu",
+    front_end: FrontEndPlace = "cpu",
     threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
@@ -32,13 +33,14 @@ def verify(
 
     Runs the golden segments at every precision the bundle offers, or at one, less those that a re-fit has marked
     to be calibrated again; with --engine tensorrt at every precision that was built. Exit code 1 where they are not reproduced, 2 where a file is damaged, 3 where the
-    engine is not available.
+    engine is not available. With --front-end graph the front end is checked too, on noise.
 
     Example: edgeasd verify bundles/valve-id_00
     """
     from dataclasses import asdict
 
     from edgeasd.runtime.bundle import Bundle
+    from edgeasd.runtime.frames_scorer import FramesScorer
     from edgeasd.runtime.records import engine_facts, machine_facts
 
     with Bundle(bundle) as opened:
@@ -48,9 +50,16 @@ def verify(
         stale = {name: offer.stale for name, offer in manifest.precisions.items() if offer.stale}
         for chosen in [precision] if precision is not None else _precisions(opened, engine):
             scorer, found = opened.open_scorer(
-                precision=chosen, engine=engine, accelerator=accelerator, threads=threads, head=head
+                precision=chosen,
+                engine=engine,
+                accelerator=accelerator,
+                threads=threads,
+                head=head,
+                front_end=front_end,
             )
             results.append({**engine_facts(scorer), "golden_deviation": asdict(found)})
+            if isinstance(scorer, FramesScorer):
+                results[-1]["front_end_deviation"] = asdict(scorer.front_end_deviation)
             scorer.close()
     facts = {
         **machine_facts(manifest),
@@ -69,6 +78,9 @@ def verify(
     for result in results:
         worst = ", ".join(f"{name} {value:.1e}" for name, value in result["golden_deviation"].items())
         print(f"  {result['precision']} on {result['engine']}: golden segments reproduced ({worst})")
+        if "front_end_deviation" in result:
+            off = ", ".join(f"{name} {value:.1e}" for name, value in result["front_end_deviation"].items())
+            print(f"    its log-mel of noise is that of the runtime ({off})")
     for precision, reason in stale.items():
         print(f"  {precision} is not in use until it is calibrated again: {reason}")
     if manifest.threshold is None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -107,23 +106,45 @@ def build_plan(
 
 
 def _interruptible(work: Callable[[], _Result], stop: threading.Event, stopping: Callable[[], None]) -> _Result:
-    """Run `work` in a thread: TensorRT's call gives Python no chance to see a signal, waiting for a thread does."""
-    with ThreadPoolExecutor(1, "tensorrt-build") as pool:
-        future: Future[_Result] | None = None
+    """Run `work` in a thread: TensorRT's call gives Python no chance to see a signal, waiting for a thread does.
+
+    Not by an executor: an interrupt while it starts its thread leaves a thread that nobody waits for.
+    """
+    go, finished = threading.Event(), threading.Event()
+    results, errors = list[_Result](), list[BaseException]()
+
+    def run() -> None:
+        go.wait()
         try:
-            future = pool.submit(work)
-            return future.result()
-        except BaseException:
-            stop.set()
-            if future is not None and not future.done():
-                stopping()
-            while future is not None and not future.done():
-                try:
-                    wait([future])
-                except (KeyboardInterrupt, SystemExit):
-                    # Asked twice. Leaving now would tear the library down under its own threads.
-                    continue
+            if not stop.is_set():
+                results.append(work())
+        except BaseException as error:
+            errors.append(error)
+        finally:
+            finished.set()
+
+    try:
+        threading.Thread(target=run, name="tensorrt-build", daemon=True).start()
+        go.set()
+        finished.wait()
+    except BaseException:
+        stop.set()
+        if not go.is_set():
+            # Nothing has begun; a thread that is there ends at once.
+            go.set()
             raise
+        if not finished.is_set():
+            stopping()
+        while not finished.is_set():
+            try:
+                finished.wait()
+            except (KeyboardInterrupt, SystemExit):
+                # Asked twice. Leaving now would tear the library down under its own threads.
+                continue
+        raise
+    if errors:
+        raise errors[0]
+    return results[0]
 
 
 def _build(

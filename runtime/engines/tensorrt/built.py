@@ -9,11 +9,13 @@ from pathlib import Path
 
 from edgeasd.runtime.engines.tensorrt.build import BuildOptions
 from edgeasd.runtime.engines.tensorrt.machine import MachineFacts
-from edgeasd.runtime.engines.tensorrt.sidecar import Sidecar, differences, engine_paths, read_sidecar
+from edgeasd.runtime.engines.tensorrt.sidecar import FRONT_END, Sidecar, differences, engine_paths, read_sidecar
 from edgeasd.runtime.errors import BundleError, DeviceError
 
 PRECISIONS = ("int8", "fp16", "fp32")
 """What TensorRT runs, fastest first."""
+_OPTIONS = {"head": ["--head"], FRONT_END: ["--front-end"]}
+"""How `edgeasd build` is asked for a part that is no encoder."""
 
 
 class NotBuilt(DeviceError):
@@ -51,7 +53,7 @@ def read_built(
     """
     path, beside = engine_paths(bundle, precision, part)
     place = f"{bundle.name}/{path.parent.name}/{path.name}"
-    line = ["build", str(bundle), *(["--head"] if part == "head" else ["--precision", precision])]
+    line = ["build", str(bundle), *_OPTIONS.get(part, ["--precision", precision])]
     line += [] if index == 0 else ["--accelerator", f"cuda:{index}"]
     if not path.exists() and not beside.exists():
         raise NotBuilt(f"{place}: no TensorRT engine has been built", line)

@@ -1,4 +1,4 @@
-"""The engines of a bundle: build one, prove it on the golden segments, and only then give it its name."""
+"""The engines of a bundle: build one, prove it, and only then give it its name."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ from edgeasd.runtime.engines.tensorrt.cache import cache_path, read_cache, write
 from edgeasd.runtime.engines.tensorrt.inspector import Inspection, ask_inspector, inspect
 from edgeasd.runtime.engines.tensorrt.machine import MachineFacts
 from edgeasd.runtime.engines.tensorrt.monitor import Report
-from edgeasd.runtime.engines.tensorrt.proof import prove_encoder, prove_head
-from edgeasd.runtime.engines.tensorrt.sidecar import Sidecar, engine_paths, read_sidecar
+from edgeasd.runtime.engines.tensorrt.proof import prove_encoder, prove_front_end, prove_head
+from edgeasd.runtime.engines.tensorrt.sidecar import FRONT_END, Sidecar, engine_paths, read_sidecar
 from edgeasd.runtime.engines.tensorrt.targets import HEAD, Target, why_not
 from edgeasd.runtime.errors import InputError
+from edgeasd.runtime.front_end import FrontEndDeviation
 from edgeasd.runtime.golden import Deviation
 
 
@@ -53,8 +54,8 @@ class Built:
     why: tuple[str, ...] = ()
     """What was wrong with the one before, where there was one."""
     seconds: float = 0.0
-    deviation: Deviation | None = None
-    """Of the golden segments; None for an engine that was there."""
+    deviation: Deviation | FrontEndDeviation | None = None
+    """Of the golden segments, or of a front end's noise; None for an engine that was there."""
 
 
 def have_engine(
@@ -168,9 +169,13 @@ def _staged(path: Path, beside: Path) -> Iterator[tuple[Path, Path]]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _prove(bundle: Bundle, target: Target, path: Path, site: Site, options: BuildOptions) -> Deviation:
+def _prove(
+    bundle: Bundle, target: Target, path: Path, site: Site, options: BuildOptions
+) -> Deviation | FrontEndDeviation:
     if target.part == HEAD:
         return prove_head(bundle, path, site.accelerator, options.max_batch)
+    if target.part == FRONT_END:
+        return prove_front_end(bundle, path, site.accelerator, options.max_batch)
     return prove_encoder(bundle, target.precision, path, site.accelerator, options.max_batch)
 
 

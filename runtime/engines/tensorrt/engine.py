@@ -10,6 +10,7 @@ import numpy as np
 from edgeasd.runtime.engines.tensorrt.built import read_built
 from edgeasd.runtime.engines.tensorrt.machine import this_machine
 from edgeasd.runtime.engines.tensorrt.program import Program
+from edgeasd.runtime.engines.tensorrt.stage import Serialised
 from edgeasd.runtime.errors import BundleError, InputError
 from edgeasd.runtime.logmel import Float32Array
 
@@ -46,15 +47,9 @@ class TensorRTEngine:
         than it was built for.
         """
         index = gpu_index(accelerator)
-        place = f"{engine_path.parent.name}/{engine_path.name}"
-        self._program = Program(
-            engine_path.read_bytes() if plan is None else plan, place=place, index=index, max_batch=max_batch
-        )
-        outputs = self._program.layout.outputs
-        if len(outputs) != 1:
-            self._program.close()
-            raise BundleError(f"{place}: {len(outputs)} outputs, an encoder has one; build again with `edgeasd build`")
-        self._output = outputs[0].name
+        serialised = Serialised.of(engine_path, plan)
+        self._program = Program([serialised], index=index, max_batch=max_batch)
+        self._output = the_output(self._program, serialised.place)
         self.accelerator = f"cuda:{index}"
         self.precision = precision
         self.max_batch = max_batch
@@ -73,25 +68,53 @@ class TensorRTEngine:
         self._program.close()
 
 
+def the_output(program: Program, place: str, what: str = "an encoder") -> str:
+    """Name of a program's only output. Raises BundleError, and closes the program, where it has several."""
+    outputs = program.layout.outputs
+    if len(outputs) != 1:
+        program.close()
+        raise BundleError(f"{place}: {len(outputs)} outputs, {what} has one; build again with `edgeasd build`")
+    return outputs[0].name
+
+
 class TensorRTHead:
     """The head as an engine of its own: embeddings (N, D) float32 to logit, q, p, d and d_prime, each (N,) float32."""
 
     def __init__(self, engine_path: Path, *, accelerator: str, max_batch: int, plan: bytes | None = None) -> None:
         """As for TensorRTEngine."""
-        place = f"{engine_path.parent.name}/{engine_path.name}"
-        data = engine_path.read_bytes() if plan is None else plan
-        self._program = Program(data, place=place, index=gpu_index(accelerator), max_batch=max_batch)
+        serialised = Serialised.of(engine_path, plan)
+        self._program = Program([serialised], index=gpu_index(accelerator), max_batch=max_batch)
         self.graphs = self._program.graphs
         missing = {"logit", "q", "d"} - {tensor.name for tensor in self._program.layout.outputs}
         if missing:
             self._program.close()
-            raise BundleError(f"{place}: without {', '.join(sorted(missing))}; build again with `edgeasd build`")
+            raise BundleError(
+                f"{serialised.place}: without {', '.join(sorted(missing))}; build again with `edgeasd build`"
+            )
 
     def __call__(self, z: Float32Array) -> dict[str, Float32Array]:
         """All outputs by name, in as many batches as it takes."""
         limit = self._program.max_batch
         parts = [self._program(z[start : start + limit]) for start in range(0, len(z), limit)]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def close(self) -> None:
+        """Free the GPU."""
+        self._program.close()
+
+
+class TensorRTFrontEnd:
+    """The front end alone as a built engine, for its proof: where it is used it is a link of a chain."""
+
+    def __init__(self, engine_path: Path, *, accelerator: str, max_batch: int) -> None:
+        """As for TensorRTEngine."""
+        serialised = Serialised.of(engine_path)
+        self._program = Program([serialised], index=gpu_index(accelerator), max_batch=max_batch)
+        self._output = the_output(self._program, serialised.place, "a front end")
+
+    def logmel(self, frames: Float32Array) -> Float32Array:
+        """Normalised frames (N, frames, n_fft) float32 to log-mel (N, 1, frames, n_mels) float32."""
+        return self._program(frames)[self._output]
 
     def close(self) -> None:
         """Free the GPU."""

@@ -1,4 +1,4 @@
-"""The proof of a new engine, before it takes its name: the golden segments of its bundle."""
+"""The proof of a new engine, before it takes its name: the golden segments of its bundle, or noise for a front end."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 
 from edgeasd.runtime.bundle import Bundle
 from edgeasd.runtime.errors import CheckFailed
+from edgeasd.runtime.front_end import FrontEndDeviation, beyond, compare_logmel, logmel_limit, proof_pair
 from edgeasd.runtime.golden import Deviation, check_golden, deviation
 from edgeasd.runtime.score import SegmentScores
 from edgeasd.runtime.scorer import Head, Scorer
@@ -44,5 +45,26 @@ def prove_head(bundle: Bundle, engine: Path, accelerator: str, max_batch: int) -
         raise CheckFailed(
             f"{bundle.path.name}: golden embeddings are not reproduced by {engine.name}: {'; '.join(problems)}; "
             "leave the head on the CPU"
+        )
+    return found
+
+
+def prove_front_end(bundle: Bundle, engine: Path, accelerator: str, max_batch: int) -> FrontEndDeviation:
+    """Run the noise of `edgeasd.runtime.front_end` through a built front end. Raises as `prove_encoder`."""
+    from edgeasd.runtime.engines.tensorrt.engine import TensorRTFrontEnd
+
+    manifest = bundle.manifest
+    assert manifest.front_end is not None
+    frames, expected = proof_pair(manifest)
+    loaded = TensorRTFrontEnd(engine, accelerator=accelerator, max_batch=max_batch)
+    try:
+        found = FrontEndDeviation(compare_logmel(loaded.logmel(frames), expected, bundle.path.name))
+    finally:
+        loaded.close()
+    problems = beyond(found, logmel_limit(manifest.front_end))
+    if problems:
+        raise CheckFailed(
+            f"{bundle.path.name}: the front end in {engine.name} is not that of the runtime: {'; '.join(problems)}; "
+            "leave log-mel on the CPU"
         )
     return found

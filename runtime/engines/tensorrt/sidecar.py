@@ -18,6 +18,8 @@ from edgeasd.runtime.errors import BundleError
 SCHEMA_VERSION = 1
 LARGEST_SIDECAR = 64 * 1024
 FOLDER = "engines"
+FRONT_END = "frontend"
+"""The part that `engine_paths` names so: log-mel as a graph."""
 
 _REMEDY = "build again with `edgeasd build`"
 _Word = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
@@ -62,7 +64,7 @@ class Sidecar(BaseModel):
 
 
 def engine_paths(bundle: Path, precision: str, part: str = "encoder") -> tuple[Path, Path]:
-    """(engine, sidecar) of a precision in a bundle folder; `part` is "encoder" or "head"."""
+    """(engine, sidecar) of a precision in a bundle folder; `part` is "encoder", "head" or FRONT_END."""
     folder = Path(bundle) / FOLDER
     return folder / f"{part}.{precision}.engine", folder / f"{part}.{precision}.json"
 

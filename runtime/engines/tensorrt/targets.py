@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from edgeasd.runtime.bundle import Bundle, hash_file
 from edgeasd.runtime.engines.tensorrt.build import BuildOptions
 from edgeasd.runtime.engines.tensorrt.machine import MachineFacts
-from edgeasd.runtime.engines.tensorrt.sidecar import differences, engine_paths, read_sidecar
+from edgeasd.runtime.engines.tensorrt.sidecar import FRONT_END, differences, engine_paths, read_sidecar
 from edgeasd.runtime.errors import BundleError, InputError
 
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -27,13 +27,14 @@ class Target:
     @property
     def label(self) -> str:
         """As a user calls it."""
-        return self.precision if self.part == "encoder" else self.part
+        return {"encoder": self.precision, FRONT_END: "front end"}.get(self.part, self.part)
 
 
-def targets(bundle: Bundle, asked: list[str], head: bool) -> list[Target]:
-    """What to build. Raises InputError for a precision that TensorRT or the bundle has not.
+def targets(bundle: Bundle, asked: list[str], head: bool, front_end: bool = False) -> list[Target]:
+    """What to build. Raises InputError for a precision or a front end that TensorRT or the bundle has not.
 
-    `asked` are precisions; none means all that the bundle offers for TensorRT, or the head alone where asked for.
+    `asked` are precisions; none means all that the bundle offers for TensorRT, or head and front end alone where
+    asked for.
     """
     offers, name = bundle.manifest.precisions, bundle.path.name
     for precision in asked:
@@ -48,11 +49,24 @@ def targets(bundle: Bundle, asked: list[str], head: bool) -> list[Target]:
                 "run `edgeasd calibrate` on the workstation and copy the bundle"
             )
     usable = [precision for precision in PRECISIONS if precision in offers and not offers[precision].stale]
-    if not usable and not asked and not head:
+    alone = _alone(bundle, head, front_end)
+    if not usable and not asked and not alone:
         raise InputError(f"{name}: offers {', '.join(offers)}, none of it for TensorRT; export it with fp32 or fp16")
-    wanted = asked or ([] if head else usable)
-    found = [Target("encoder", precision, offers[precision].file) for precision in dict.fromkeys(wanted)]
-    return [*found, Target(HEAD, "fp32", "head.onnx")] if head else found
+    wanted = asked or ([] if alone else usable)
+    return [*(Target("encoder", precision, offers[precision].file) for precision in dict.fromkeys(wanted)), *alone]
+
+
+def _alone(bundle: Bundle, head: bool, front_end: bool) -> list[Target]:
+    """Parts that are no encoder. Raises InputError for a front end that the bundle has not."""
+    found = [Target(HEAD, "fp32", "head.onnx")] if head else []
+    if front_end:
+        offered = bundle.manifest.front_end
+        if offered is None:
+            raise InputError(
+                f"--front-end: {bundle.path.name} has no front end; export it with `edgeasd export --front-end FOLDER`"
+            )
+        found.append(Target(FRONT_END, "fp32", offered.file))
+    return found
 
 
 def why_not(bundle: Bundle, target: Target, machine: MachineFacts, options: BuildOptions) -> list[str]:
