@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,39 +13,13 @@ from edgeasd.runtime.errors import DeviceError, EdgeasdError
 from edgeasd.runtime.evidence import EvidenceWriter
 from edgeasd.runtime.health import HealthReport
 from edgeasd.runtime.manifest import Manifest, dump_manifest
+from edgeasd.runtime.service.berth import FIRST_PAUSE, LONGEST_PAUSE, Berth, EngineKey, source_of, stream_state
 from edgeasd.runtime.service.keeper import Keeper
-from edgeasd.runtime.service.patient import PatientSource
 from edgeasd.runtime.service.scoring import ScoringThread
 from edgeasd.runtime.service.state import StreamState
 from edgeasd.runtime.service.stream import Listeners, ServedStream
-from edgeasd.runtime.site.check import describe_source, named_manifest
-from edgeasd.runtime.site.settings import EngineSettings, Site, StreamSettings
-from edgeasd.runtime.sources import open_source
-
-FIRST_PAUSE, LONGEST_PAUSE = 5.0, 300.0
-"""Seconds between attempts to load a bundle that failed."""
-EngineKey = tuple[str, bytes, EngineSettings]
-"""Path of a bundle, its manifest as it was found, and how it is to be loaded: what agrees in it shares an engine."""
-
-
-@dataclass
-class Berth:
-    """The place of one stream: what is wanted there, and what is there."""
-
-    settings: StreamSettings
-    engine: EngineSettings
-    served: ServedStream | None = None
-    key: EngineKey | None = None
-    """Of the engine that scores it."""
-    failure: str | None = None
-    """Why what is wanted is not there."""
-    retry_at: float = 0.0
-    pause: float = FIRST_PAUSE
-    error: EdgeasdError | None = None
-    source_said: str = ""
-    """What was last logged of its source."""
-    admitted: Any = field(default=None)
-    """What of the settings the keeper has been told."""
+from edgeasd.runtime.site.check import named_manifest
+from edgeasd.runtime.site.settings import Site
 
 
 class Fleet:
@@ -119,7 +92,7 @@ class Fleet:
             served.stop()
             if served.recorder is not None:
                 served.recorder.close("source")
-        source = _source_of(berth.settings, rate)
+        source = source_of(berth.settings, rate)
         berth.served = ServedStream(name, berth.settings, manifest, source, self._listeners, lambda: self._wake(name))
         berth.served.start()
         return manifest
@@ -291,44 +264,8 @@ class Fleet:
         return [self._state(name, berth) for name, berth in list(self._berths.items())]
 
     def _state(self, name: str, berth: Berth) -> StreamState:
-        served, kept = berth.served, self._keeper.kept.get(name)
-        machine = None if kept is None else kept.machine
-        event = None if machine is None else machine.event
-        levels = None if machine is None else machine.levels
-        facts = {} if served is None else served.facts
         engine = None if berth.key is None else self._engines.get(berth.key)
-        keep_every = engine.keep_every if engine is not None and berth.settings.drops else 1
-        state, reason = _condition(berth, keep_every)
-        identity = None if served is None else served.manifest.machine
-        return StreamState(
-            name=name,
-            machine=identity.type if identity else berth.settings.machine or "?",
-            id=identity.id if identity else berth.settings.id or "?",
-            state=state,
-            reason=reason,
-            source=describe_source(berth.settings) if served is None else served.source.name,
-            engine=facts.get("engine"),
-            accelerator=facts.get("accelerator"),
-            precision=facts.get("precision"),
-            level_dbfs=-120.0 if served is None else round(served.level, 2),
-            clip_score=None if served is None else served.clip_score,
-            complete=served is not None and served.complete,
-            threshold=None if levels is None else levels.on,
-            trace=[] if served is None else list(served.trace.copy()),
-            sick=served is not None and served.sick,
-            health=() if served is None else served.report.active,
-            alarm="normal" if machine is None else machine.state,
-            event=None if event is None else event.id,
-            maintenance=machine is not None and machine.maintenance,
-            snoozed=machine is not None and machine.snoozed,
-            segments=0 if served is None else served.segments,
-            skipped_segments=0 if served is None else served.skipped,
-            keep_every=keep_every,
-            waiting_seconds=0.0 if served is None else round(served.waiting_seconds, 3),
-            dropped_seconds=0.0 if served is None else round(served.dropped_seconds, 3),
-            overruns=0 if served is None else served.overruns,
-            latency_seconds=None if served is None else served.latencies.percentiles(),
-        )
+        return stream_state(name, berth, self._keeper.kept.get(name), engine)
 
 
 def _as_ours(error: Exception) -> EdgeasdError:
@@ -336,49 +273,3 @@ def _as_ours(error: Exception) -> EdgeasdError:
     if isinstance(error, EdgeasdError):
         return error
     return DeviceError(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
-
-
-def _condition(berth: Berth, keep_every: int) -> tuple[str, str | None]:
-    """State and reason of a stream."""
-    served = berth.served
-    if served is None:
-        return ("starting", None) if berth.failure is None else ("failed", berth.failure)
-    if served.over:
-        failure = served.failure or berth.failure
-        return ("stopped", served.ended_by) if failure is None else ("failed", failure)
-    if berth.key is None:
-        return ("starting", None) if berth.failure is None else ("failed", berth.failure)
-    if served.source.state in ("opening", "reopening") and served.source.reason:
-        return "failed", served.source.reason
-    if berth.failure is not None:
-        return "degraded", f"goes on with the bundle it had: {berth.failure}"
-    if keep_every > 1:
-        return "degraded", f"scoring cannot keep up: one of {keep_every} segments is scored"
-    return "running", None
-
-
-def _source_of(settings: StreamSettings, rate: int) -> PatientSource:
-    """The source of a stream, not yet opened."""
-
-    def open_it() -> Any:
-        return open_source(
-            device=settings.device,
-            input=settings.input,
-            input_command=settings.input_command,
-            sample_rate=rate,
-            channel=settings.channel,
-            mix=settings.mix,
-            resample=settings.resample,
-            realtime=settings.realtime,
-            loop=settings.loop,
-            skip_bad=settings.skip_bad,
-            once=settings.once,
-            reopen=settings.live,
-            pcm_format=settings.format,
-            pcm_channels=settings.channels,
-            alsa_backend=settings.alsa_backend,
-            alsa_format=settings.alsa_format,
-        )
-
-    name = describe_source(settings)
-    return PatientSource(open_it, name=name, sample_rate=rate, live=settings.live, retry=settings.live)

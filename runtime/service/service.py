@@ -6,8 +6,6 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 from edgeasd.runtime.alarms import Transition, parse_command
@@ -15,6 +13,7 @@ from edgeasd.runtime.errors import EdgeasdError, InputError
 from edgeasd.runtime.events.store import Retention
 from edgeasd.runtime.evidence import EvidenceWriter
 from edgeasd.runtime.outputs import Outputs
+from edgeasd.runtime.service.bodies import running_version, service_body
 from edgeasd.runtime.service.control import ControlSocket
 from edgeasd.runtime.service.finding import Record, tell_nobody
 from edgeasd.runtime.service.fleet import Fleet
@@ -247,7 +246,7 @@ class Service:
         self._configure_times(site)
         self.keeper.outputs = self._open_outputs(site)
         if self.keeper.outputs is not None:
-            body = {"state": "starting", "version": _version(), "uptime_seconds": 0.0}
+            body = {"state": "starting", "version": running_version(), "uptime_seconds": 0.0}
             self.keeper.call(lambda: self.keeper.say("start", body))
 
     def _configure_times(self, site: Site) -> None:
@@ -273,37 +272,11 @@ class Service:
                 self.keeper.say("status", body, self.keeper.kept[name])
                 self.keeper.say("health", health.to_json(), self.keeper.kept[name])
             return
-        state = self.state()
-        troubled = state.trouble is not None or any(one.state in ("degraded", "failed") for one in state.streams)
-        body = {
-            "state": "degraded" if troubled else "running",
-            "reason": state.trouble,
-            "version": _version(),
-            "uptime_seconds": state.uptime_seconds,
-            "outputs": [one.model_dump() for one in state.outputs],
-        }
-        self.keeper.say("status", body)
+        self.keeper.say("status", service_body(self.state()))
 
     def _say_stop(self, reason: str) -> None:
         for name, kept in self.keeper.kept.items():
             body = self.fleet.status(name)
             if body is not None:
                 self.keeper.say("stop", {**body, "state": "stopped", "reason": reason}, kept)
-        self.keeper.say("stop", {"state": "stopped", "reason": reason, "version": _version()})
-
-
-def _version() -> str:
-    try:
-        return version("edgeasd")
-    except PackageNotFoundError:
-        return "unknown"
-
-
-def open_site(path: Path) -> Site:
-    """Read a site file and look it over as `--check` does; InputError with the first problem."""
-    site = read_site(path)
-    problems = check_site(site).problems
-    if problems:
-        more = f" (and {len(problems) - 1} more: pass --check to see them)" if len(problems) > 1 else ""
-        raise InputError(f"{path}: {problems[0]}{more}")
-    return site
+        self.keeper.say("stop", {"state": "stopped", "reason": reason, "version": running_version()})

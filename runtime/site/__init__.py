@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgeasd.runtime.site.check import SiteReport, StreamReport, check_site
+from edgeasd.runtime.site.check import SiteReport, StreamReport, check_site, open_site
 from edgeasd.runtime.site.reading import parse_site, read_site
 from edgeasd.runtime.site.settings import EngineSettings, Site, SiteSettings, StreamSettings
 
@@ -14,6 +14,7 @@ __all__ = [
     "StreamReport",
     "StreamSettings",
     "check_site",
+    "open_site",
     "parse_site",
     "read_site",
 ]

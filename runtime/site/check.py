@@ -14,6 +14,7 @@ from edgeasd.runtime.manifest import Machine, Manifest
 from edgeasd.runtime.offer import choose
 from edgeasd.runtime.outputs.secret import read_secret
 from edgeasd.runtime.outputs.settings import MqttSettings, OutputSettings, WebhookSettings
+from edgeasd.runtime.site.reading import read_site
 from edgeasd.runtime.site.settings import EngineSettings, Site, StreamSettings
 from edgeasd.runtime.sources.command import split_command
 
@@ -163,3 +164,13 @@ def _check_data(data: Path) -> list[str]:
     if not os.access(nearest, os.W_OK | os.X_OK):
         return [f"data {data}: cannot write to {nearest}; give this user the folder"]
     return []
+
+
+def open_site(path: Path) -> Site:
+    """Read a site file and look it over as `--check` does; InputError with the first problem."""
+    site = read_site(path)
+    problems = check_site(site).problems
+    if problems:
+        more = f" (and {len(problems) - 1} more: pass --check to see them)" if len(problems) > 1 else ""
+        raise InputError(f"{path}: {problems[0]}{more}")
+    return site

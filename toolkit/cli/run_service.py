@@ -55,7 +55,8 @@ def serve(config: Path, sink: Callable[[], Any]) -> None:
     from edgeasd.runtime.service.finding import tell_nobody
     from edgeasd.runtime.service.notify import Notifier
     from edgeasd.runtime.service.records import RecordWriter
-    from edgeasd.runtime.service.service import Service, open_site
+    from edgeasd.runtime.service.service import Service
+    from edgeasd.runtime.site import open_site
 
     site, notifier = open_site(config), Notifier()
     with sink() as out:
