@@ -36,6 +36,7 @@ def assert_whole(folder: Path) -> None:
     assert [p for p in folder.rglob("*") if p.name.endswith(".tmp")] == []
 
 
+@pytest.mark.slow
 def test_a_short_demo_goes_all_the_way_and_says_so_where_it_learned_too_little(tmp_path: Path) -> None:
     done = demo("--output", "here", "--iterations", 3, cwd=tmp_path)
     assert done.returncode in (0, 1), done.stderr
