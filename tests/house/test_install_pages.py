@@ -107,14 +107,11 @@ def test_the_unit_of_today_starts_a_command_that_exists() -> None:
     assert example["EDGEASD_DEVICE"].removeprefix("hw:CARD=") in names_given()
 
 
-def test_the_unit_of_a_site_waits_for_a_run_that_reads_one() -> None:
+def test_the_unit_of_a_site_starts_what_run_can_do() -> None:
     (line,) = settings(SITE)["ExecStart"]
     started = re.fullmatch(rf"{PROGRAM} (run .*)", line)
     assert started
-    missing = unknown_options(started[1])
-    assert missing <= {"--config"}
-    waits = "**This version does neither**" in PAGES["install-linux.md"]
-    assert waits == bool(missing), "docs/install-linux.md and docs/install/edgeasd.service: say what `run` does now"
+    assert not unknown_options(started[1])
 
 
 def test_both_units_restrict_the_same() -> None:
