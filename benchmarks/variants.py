@@ -96,7 +96,8 @@ def judge(bundle: Path, root: Path) -> dict[str, Any]:
                 score_features(scorer, logmel(sound, scorer.features, scorer.amplitude)).score for sound in heard
             ]
             scorer.close()
-    return {"anomalous": anomalous.tolist(), "scores": scores}
+    record = json.loads((bundle / "calibration.json").read_text("utf-8")).get("calibration", {})
+    return {"anomalous": anomalous.tolist(), "scores": scores, "gate": record.get("variants", {})}
 
 
 def judge_table(found: dict[str, dict[str, Any]]) -> str:
@@ -104,6 +105,7 @@ def judge_table(found: dict[str, dict[str, Any]]) -> str:
     from edgeasd.toolkit.evaluation.metrics import hanley_mcneil
 
     header = ["", "precision", "normal / anomalous", "AUC (95 %)", "change to fp32 (95 %)", "rank correlation"]
+    header += ["that of the gate", "layers back"]
     rows: list[list[object]] = []
     for name, one in found.items():
         bad = np.array(one["anomalous"])
@@ -120,6 +122,8 @@ def judge_table(found: dict[str, dict[str, Any]]) -> str:
                     f"{100 * change.variant:.1f} ({100 * band.low:.1f} to {100 * band.high:.1f})",
                     f"{100 * change.difference:+.1f} ({100 * change.low:+.1f} to {100 * change.high:+.1f})",
                     f"{rank_correlation(base, mine):.5f}",
+                    f"{gate['drift']['rank_clips']:.5f}" if (gate := one["gate"].get(precision)) else "",
+                    len(gate["kept"]) if gate else "",
                 ]
             )
     return table(header, rows)

@@ -138,7 +138,29 @@ def _calibrate(session: _Session, before: bytes) -> Calibration:
         range_segments=range_segments,
         warnings=session.warnings,
     )
+    session.warnings += _drift_of_before(session.manifest, found, amplitude)
     return _write(session, found, before, amplitude)
+
+
+def _drift_of_before(old: Manifest, found: Calibration, amplitude: Amplitude) -> list[str]:
+    """A line about precisions that stay on offer though their drift was measured under what has changed now."""
+    if amplitude != old.amplitude:
+        changed = "level"
+    elif found.score != old.score:
+        changed = "d_min and d_max"
+    elif old.threshold is None or found.threshold.threshold.clip != old.threshold.clip:
+        changed = "threshold"
+    else:
+        return []
+    judged = {"fp32", *(one.name for one in found.variants)}
+    marked = [name for name in old.precisions if changed == "level" and name.startswith("int8")]
+    kept = [name for name, offer in old.precisions.items() if name not in (*judged, *marked) and not offer.stale]
+    if not kept:
+        return []
+    return [
+        f"the drift of {', '.join(kept)} was measured with another {changed}; calibrate with --precision "
+        f"{','.join(kept)} to measure it again"
+    ]
 
 
 def _write(session: _Session, found: Calibration, before: bytes, amplitude: Amplitude) -> Calibration:
