@@ -90,6 +90,9 @@ class Bundle:
             raise BundleError(f"{self.path / MANIFEST}: {error.strerror}; check its permissions") from None
 
     def _open_zip(self) -> bytes:
+        if not self.path.is_file():
+            # A pipe would block, a device might never end.
+            raise BundleError(f"{self.path}: neither a folder nor a plain file; name a bundle folder or its zip")
         try:
             self._zip = zipfile.ZipFile(self.path)
             info = self._zip.getinfo(MANIFEST)

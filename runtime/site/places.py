@@ -51,7 +51,9 @@ def _place_output(output: Any, base: Path, data: Path, place: str) -> Any:
         target = _resolve(data / output.path, f"{place}.path {output.path!r}")
         if not target.is_relative_to(data) or target == data:
             raise InputError(f"{place}.path {output.path!r}: leads out of the data folder {data}; name a file in it")
-        if target.relative_to(data).parts[0] in RESERVED:
+        first = target.relative_to(data).parts[0]
+        # SQLite keeps files of its own beside the database, under its name and more.
+        if first in RESERVED or first.startswith(RESERVED[0]):
             raise InputError(f"{place}.path {output.path!r}: is kept by the service itself; use another name")
         changed["path"] = str(target)
     return output.model_copy(update=changed)

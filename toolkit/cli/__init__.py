@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated, Any
 
@@ -90,12 +91,18 @@ app.add_typer(preset.app, name="preset")
 
 def main() -> None:
     """Entry point of the `edgeasd` command."""
+    # Closed by who started us, as some init scripts do: Python then has None there.
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  as long as the process
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     # A pipe or file may have another encoding; names and messages are UTF-8 and must not crash there.
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     try:
-        code = app(standalone_mode=False)
+        # Commands guard themselves; help pages come from outside of them.
+        code = guarded(app)(standalone_mode=False)
+    except typer.Exit as ended:
+        sys.exit(ended.exit_code)
     except Exception as error:
         # Typer's own complaints about options: which package their classes live in changes with its version.
         if not hasattr(error, "format_message"):

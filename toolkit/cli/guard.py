@@ -37,7 +37,7 @@ _EXTRAS = {
 }
 _PLAIN_OS_ERRORS = {
     *(errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.ENOENT, errno.EPERM, errno.ENOTDIR),
-    *(errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EIO, errno.EMFILE),
+    *(errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EIO, errno.EMFILE, errno.EEXIST),
 }
 
 

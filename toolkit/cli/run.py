@@ -246,6 +246,7 @@ def _json_sink(jsonl: str | None) -> Iterator[TextIO | None]:
         path = Path(jsonl)
         if not path.parent.is_dir():
             raise InputError(f"--jsonl {path}: no such folder {path.parent}; make it first")
+        _refuse_other_content(path)
         handle = open(path, "a", encoding="utf-8")  # noqa: SIM115  closed below, after every record was flushed
         try:
             yield handle
@@ -253,6 +254,20 @@ def _json_sink(jsonl: str | None) -> Iterator[TextIO | None]:
             # Fails only where the flush of a record has failed and been reported, with the file's name.
             with suppress(OSError):
                 handle.close()
+
+
+def _refuse_other_content(path: Path) -> None:
+    """Records are appended only to records: a wrong name must not spoil a recording, a bundle or a site file."""
+    if not path.is_file():
+        return
+    with open(path, "rb") as handle:
+        first = handle.readline(1 << 16)
+    try:
+        records = not first or isinstance(json.loads(first), dict)
+    except ValueError:
+        records = False
+    if not records:
+        raise InputError(f"--jsonl {path}: holds something else than JSON lines; name another file")
 
 
 def _write(sink: TextIO | None, record: Record) -> None:
