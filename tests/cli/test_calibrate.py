@@ -257,6 +257,24 @@ def test_a_threshold_by_rate_changes_no_graph(home: Path, workspace: Path, capsy
     assert f"of the {CLIPS} given normal clips lie above it" in out
 
 
+@pytest.mark.parametrize(
+    ("change", "changed", "kept"),
+    [
+        ({"false_positive_rate": 0.1}, "threshold", "fp16, int8, int8-cpu"),
+        ({"refit_distance": True}, "d_min and d_max", "fp16, int8, int8-cpu"),
+        ({"refit_amplitude": True}, "level", "fp16"),
+    ],
+)
+def test_drift_that_was_judged_under_what_has_changed_is_named(
+    calibrated: Path, home: Path, tmp_path: Path, capsys: Any, change: dict[str, Any], changed: str, kept: str
+) -> None:
+    shutil.copytree(bundle_of(calibrated), bundle_of(tmp_path))
+    quick(home, tmp_path, **change)
+    said = capsys.readouterr().err
+    assert f"warning: the drift of {kept} was measured with another {changed}" in said
+    assert f"--precision {kept.replace(' ', '')} " in said
+
+
 def test_alarms_a_day_need_recordings_and_use_the_live_rule(home: Path, workspace: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="give recordings of"):
         quick(home, workspace, alarms_per_day=1.0)
