@@ -163,7 +163,8 @@ def _check_data(data: Path) -> list[str]:
         return [f"data {data}: {nearest} is no folder; name another one"]
     if not os.access(nearest, os.W_OK | os.X_OK):
         return [f"data {data}: cannot write to {nearest}; give this user the folder"]
-    return []
+    inside = [data / name for name in ("queues", "evidence")]
+    return [f"data {data}: {one} is no folder; move it away" for one in inside if one.exists() and not one.is_dir()]
 
 
 def open_site(path: Path) -> Site:

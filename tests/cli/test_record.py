@@ -162,7 +162,8 @@ def test_without_reopening_a_failure_ends_it_and_the_clips_stay(raw: np.ndarray,
 
 
 @pytest.mark.parametrize(
-    ("number", "code", "ended"), [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 143, "SIGTERM")]
+    ("number", "code", "ended"),
+    [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 143, "SIGTERM"), (signal.SIGHUP, 143, "SIGTERM")],
 )
 def test_an_interrupt_keeps_every_finished_clip_and_no_half(
     raw: np.ndarray, tmp_path: Path, number: signal.Signals, code: int, ended: str

@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -232,6 +234,33 @@ def test_ctrl_c_while_its_thread_starts_builds_nothing(small_bundle: Path, monke
     started[0].join(10)
     assert not started[0].is_alive(), "nobody waits for it any more"
     assert not kept
+
+
+LEFT_BEHIND = """
+import gc, sys
+from pathlib import Path
+import tensorrt_rtx as trt
+from edgeasd.runtime.engines.tensorrt.build import BuildOptions, build_plan
+from edgeasd.runtime.engines.tensorrt.network import make_logger
+
+def for_sm86(config):
+    config.num_compute_capabilities = 1
+    config.set_compute_capability(trt.ComputeCapability.SM86, 0)
+
+gc.disable()
+left = [trt.Builder(make_logger(trt, []))]
+left.append(left)
+del left
+gc.set_threshold(1)
+gc.enable()
+build_plan(trt, Path(sys.argv[1]), BuildOptions(), configure=for_sm86)
+"""
+
+
+def test_a_builder_that_waits_for_the_garbage_collector_does_not_block_the_next(small_bundle: Path) -> None:
+    # TensorRT holds a lock while it makes a builder, and logs through Python; freeing one there waits for ever.
+    command = [sys.executable, "-W", "ignore", "-c", LEFT_BEHIND, str(small_bundle / "encoder.fp32.onnx")]
+    assert subprocess.run(command, timeout=120).returncode == 0
 
 
 def test_an_error_in_the_report_of_progress_arrives(small_bundle: Path) -> None:

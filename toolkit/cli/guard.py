@@ -53,6 +53,7 @@ def guarded(command: _Command) -> _Command:
     def run(*args: Any, **kwargs: Any) -> Any:
         # Without this a SIGTERM ends the process on the spot, and no temporary file is removed.
         signal.signal(signal.SIGTERM, _terminated)
+        _hang_up_like_termination()
         _print_any_name()
         try:
             result = command(*args, **kwargs)
@@ -115,6 +116,12 @@ def _print_any_name() -> None:
     """A file name that is not UTF-8 goes to standard output as the bytes it has on disk, and not into a traceback."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="surrogateescape")
+
+
+def _hang_up_like_termination() -> None:
+    """A line that drops (SIGHUP) ends a command in the same good order; under nohup it stays ignored."""
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
 
 
 def _terminated(*_: object) -> None:

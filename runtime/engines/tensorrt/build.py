@@ -160,7 +160,8 @@ def _build(
     started, errors = time.monotonic(), list[str]()
     logger = make_logger(trt, errors)
     try:
-        builder: tensorrt.Builder = trt.Builder(logger)
+        with library.without_collection():
+            builder: tensorrt.Builder = trt.Builder(logger)
     except Exception as error:
         # Without a driver the constructor fails with a pybind11 error that says nothing.
         raise DeviceError(_refusal(trt, model, [*errors, str(error)])) from None

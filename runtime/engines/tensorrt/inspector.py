@@ -61,7 +61,8 @@ def ask_inspector(trt: ModuleType, engine_path: Path) -> str:
     """The inspector's JSON of an engine file. Raises DeviceError where TensorRT cannot load the engine."""
     errors = list[str]()
     logger = make_logger(trt, errors)
-    runtime: tensorrt.Runtime = trt.Runtime(logger)
+    with library.without_collection():
+        runtime: tensorrt.Runtime = trt.Runtime(logger)
     engine = runtime.deserialize_cuda_engine(engine_path.read_bytes())
     if engine is None:
         said = errors[0] if errors else "it says no more"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 
 from edgeasd.runtime.errors import DeviceError
@@ -38,6 +41,23 @@ def installed() -> bool:
     except DeviceError:
         return False
     return True
+
+
+@contextmanager
+def without_collection() -> Iterator[None]:
+    """Keep Python's garbage collector away while TensorRT makes a builder or a runtime.
+
+    It holds a lock meanwhile and logs through Python. A collection that begins in the logger and frees an older
+    builder waits for that lock for ever.
+    """
+    gc.collect()
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def version(module: ModuleType) -> str:

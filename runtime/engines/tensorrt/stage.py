@@ -52,7 +52,9 @@ class Serialised:
 
 def deserialise(module: ModuleType, plan: bytes, place: str, log: Log) -> trt.ICudaEngine:
     """The engine of a serialised one; `module` is TensorRT. Raises DeviceError with its words where it refuses."""
-    engine: trt.ICudaEngine | None = module.Runtime(log.logger).deserialize_cuda_engine(plan)
+    with library.without_collection():
+        runtime: trt.Runtime = module.Runtime(log.logger)
+    engine: trt.ICudaEngine | None = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise DeviceError(f"{place}: TensorRT {library.version(module)} cannot load it{log.reason()}; {REMEDY}")
     return engine

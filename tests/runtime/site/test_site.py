@@ -98,7 +98,9 @@ def test_what_is_wrong_is_one_line_with_the_way_out(text: str, says: str, tmp_pa
     assert "pw@" not in said
 
 
-@pytest.mark.parametrize("path", ["../x.jsonl", "/tmp/x.jsonl", "a/../../x", "events.db", "events.db-wal", "queues/x", "link/x", "."])
+@pytest.mark.parametrize(
+    "path", ["../x.jsonl", "/tmp/x.jsonl", "a/../../x", "events.db", "events.db-wal", "queues/x", "link/x", "."]
+)
 def test_an_output_file_stays_in_the_data_folder_and_away_from_what_the_service_keeps(
     path: str, tmp_path: Path
 ) -> None:
