@@ -240,20 +240,25 @@ LEFT_BEHIND = """
 import gc, sys
 from pathlib import Path
 import tensorrt_rtx as trt
-from edgeasd.runtime.engines.tensorrt.build import BuildOptions, build_plan
-from edgeasd.runtime.engines.tensorrt.network import make_logger
+from edgeasd.runtime.engines.tensorrt import build
+
+class Collecting(trt.ILogger):
+    def __init__(self):
+        trt.ILogger.__init__(self)
+
+    def log(self, severity, msg):
+        gc.collect()
 
 def for_sm86(config):
     config.num_compute_capabilities = 1
     config.set_compute_capability(trt.ComputeCapability.SM86, 0)
 
 gc.disable()
-left = [trt.Builder(make_logger(trt, []))]
+left = [trt.Builder(build.make_logger(trt, []))]
 left.append(left)
 del left
-gc.set_threshold(1)
-gc.enable()
-build_plan(trt, Path(sys.argv[1]), BuildOptions(), configure=for_sm86)
+build.make_logger = lambda *_: Collecting()
+build.build_plan(trt, Path(sys.argv[1]), build.BuildOptions(), configure=for_sm86)
 """
 
 
