@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import tensorrt
 
 LARGEST_BATCH = 4096
+LONGEST_STEP_SECONDS = 600.0
+"""So long a build that was asked to stop may take to end; then it is left to itself."""
 _Result = TypeVar("_Result")
 
 
@@ -135,9 +137,10 @@ def _interruptible(work: Callable[[], _Result], stop: threading.Event, stopping:
             raise
         if not finished.is_set():
             stopping()
-        while not finished.is_set():
+        until = time.monotonic() + LONGEST_STEP_SECONDS
+        while not finished.is_set() and time.monotonic() < until:
             try:
-                finished.wait()
+                finished.wait(until - time.monotonic())
             except (KeyboardInterrupt, SystemExit):
                 # Asked twice. Leaving now would tear the library down under its own threads.
                 continue
