@@ -15,6 +15,8 @@ from edgeasd.runtime.stream import score_streams
 
 _IDLE_SECONDS = 0.1
 _STEP_ASIDE_SECONDS = 0.005
+_MOST_SECONDS = 4.0
+"""Sound that a stream may bring into a round. One that is far behind and skips segments would hold up the others."""
 
 
 class ScoringThread:
@@ -108,12 +110,15 @@ class ScoringThread:
     def _take_in(self, served: ServedStream, share: int) -> bool:
         """Blocks of one stream until its share of a batch is full."""
         assert served.stream is not None
-        worked = False
         served.say_source_events()
-        while served.stream.waiting < share and (block := served.queue.take()) is not None:
-            worked = True
+        taken = 0
+        while served.stream.waiting < share and taken < _MOST_SECONDS * served.rate:
+            block = served.queue.take()
+            if block is None:
+                break
+            taken += block.samples.size
             served.accept(block)
-        return worked
+        return taken > 0
 
     def _weigh(self, busy: float) -> None:
         droppers = [served for served in self.streams if served.settings.drops and not served.over]

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from typing import TextIO
 
+from edgeasd.runtime.service.row import FAINT, HEADER, RED, Cell, cells, columns, printable, urgency, why, written
 from edgeasd.runtime.service.state import SiteState, StreamState
-from edgeasd.runtime.terminal import level_bar, sparkline
 
 _REDRAW_SECONDS, _PLAIN_SECONDS = 0.5, 10.0
-_TRACE = 24
 
 
 class SiteView:
     """Draws a `SiteState` now and then."""
 
     def __init__(self, out: TextIO, *, live: bool | None = None) -> None:
-        """`live` draws in place; by default where `out` is a terminal."""
+        """`live` draws in place, in colour unless NO_COLOR is set; by default where `out` is a terminal."""
         self._out = out
+        self._coloured = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
         self._live = out.isatty() if live is None else live
         self._due, self._lines = 0.0, 0
         self._said: dict[str, tuple[str, ...]] = {}
@@ -34,7 +35,7 @@ class SiteView:
             what = (one.state, one.reason or "", one.alarm, *one.health)
             if now >= self._due or self._said.get(one.name) != what:
                 self._said[one.name] = what
-                self._out.write(_line(one) + "\n")
+                self._out.write(_plain(one) + "\n")
         if now >= self._due:
             self._due = now + _PLAIN_SECONDS
         self._out.flush()
@@ -48,55 +49,44 @@ class SiteView:
 
     def _redraw(self, state: SiteState) -> None:
         size = shutil.get_terminal_size()
-        lines = [_head(state), *(_line(one) for one in state.streams)]
-        hidden = len(lines) - (size.lines - 1)
-        if hidden > 0:
-            lines = [*lines[: size.lines - 2], f"… and {hidden + 1} more streams; make the window higher"]
+        room = size.lines - 1
+        rows = [_head(state), *_table(state.streams)]
+        if len(rows) > room:
+            # What needs somebody is seen first, and the reasons are the first to go.
+            first = sorted(state.streams, key=urgency)[: max(0, room - 3)]
+            more = f"… and {len(state.streams) - len(first)} more streams; make the window higher"
+            rows = [_head(state), *_table(first, reasons=False), [(more, "")]]
+        lines = [written(row, size.columns - 1, coloured=self._coloured) for row in rows]
         up = f"\x1b[{self._lines}A" if self._lines else ""
-        body = "".join(f"\r{line[: size.columns - 1]}\x1b[K\n" for line in lines)
+        body = "".join(f"\r{line}\x1b[K\n" for line in lines)
         self._out.write(f"{up}{body}\x1b[J")
         self._out.flush()
         self._lines = len(lines)
 
 
-def _head(state: SiteState) -> str:
+def _head(state: SiteState) -> list[Cell]:
     outputs = ", ".join(f"{one.name} {_output(one.connected)}, {one.queued} wait" for one in state.outputs)
-    trouble = f"; TROUBLE: {state.trouble}" if state.trouble else ""
     said = "; ".join(part for part in (f"{state.site}, up {state.uptime_seconds:.0f} s", outputs) if part)
-    return _printable(said + trouble)
+    return [(printable(said), ""), *([(printable(f"TROUBLE: {state.trouble}"), RED)] if state.trouble else [])]
 
 
 def _output(connected: bool | None) -> str:
     return {True: "connected", False: "NOT connected", None: "unknown"}[connected]
 
 
-def _line(one: StreamState) -> str:
-    score = "     -" if one.clip_score is None else f"{one.clip_score:6.3f}"
-    limit = "none" if one.threshold is None else f"{one.threshold:.3f}"
-    latency = one.latency_seconds
-    late = "-" if latency is None else f"{1000 * latency['p50']:.0f}/{1000 * latency['p99']:.0f} ms"
-    lost = f"{one.dropped_seconds:.1f} s lost" if one.dropped_seconds else "none lost"
-    skipped = f", {one.skipped_segments} skipped" if one.skipped_segments else ""
-    text = (
-        f"{one.name:<12} {_alarm(one):<13} {score} / {limit}  {sparkline(one.trace[-_TRACE:], one.threshold):<{_TRACE}}  "
-        f"{one.level_dbfs:6.1f} dBFS {level_bar(one.level_dbfs)}  {_health(one):<9}  {late}, {lost}{skipped}"
-    )
-    reason = f"  [{one.state}{': ' + one.reason if one.reason else ''}]" if one.state != "running" else ""
-    return _printable(text + reason)
+def _table(streams: list[StreamState], *, reasons: bool = True) -> list[list[Cell]]:
+    """Header and rows; below a stream that does not simply run, why."""
+    header: list[Cell] = [(text, FAINT) for text in HEADER]
+    title, *rows = columns([header, *(cells(one) for one in streams)])
+    lines = [title]
+    for one, row in zip(streams, rows, strict=True):
+        lines.append(row)
+        reason = why(one)
+        if reasons and reason is not None:
+            lines.append([(f"    {reason[0]}", reason[1])])
+    return lines
 
 
-def _alarm(one: StreamState) -> str:
-    if one.maintenance:
-        return "maintenance"
-    shown = {"alarm": "ALARM", "acknowledged": "acknowledged"}.get(one.alarm, one.alarm)
-    return f"{shown}, snoozed" if one.snoozed and one.alarm == "normal" else shown
-
-
-def _health(one: StreamState) -> str:
-    if one.health:
-        return ("SICK " if one.sick else "") + ", ".join(one.health)
-    return "SICK" if one.sick else "healthy"
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else " " for c in text)
+def _plain(one: StreamState) -> str:
+    reason = why(one)
+    return written(cells(one)) + ("" if reason is None else f"  [{reason[0]}]")

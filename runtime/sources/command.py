@@ -19,6 +19,9 @@ from edgeasd.runtime.sources.pcm import PcmSource
 
 START_SECONDS, STALL_SECONDS = 30.0, 10.0
 """How long a live command may take to its first sound, and be silent later on."""
+AHEAD_SECONDS = 30.0
+"""How much a live command may deliver before its time; from then on it is read as fast as time passes."""
+_FAST_CLOCK = 1e-3
 _GRACE_SECONDS = 1.0
 _LAST_LINES, _LINE_BYTES = 3, 300
 
@@ -85,7 +88,8 @@ class CommandSource:
 
     It runs in a process group of its own, which is ended by `close`, or at exit at the latest. `live` is the
     caller's word: a live command (a camera) is given up after 30 s without a first sound and 10 s without a
-    next one; any other (a converter) may take its time. Exit code 0 is the end of the sound. Raises
+    next one; any other (a converter) may take its time. A live command that is faster than time, such as ffmpeg on a
+    file, is kept waiting (`AHEAD_SECONDS`): it would crowd out the streams beside it. Exit code 0 is the end of the sound. Raises
     InputError for a command that cannot be started, and as `PcmSource` does; DeviceError with the last lines
     of its standard error for any other exit code, death by a signal, and silence.
     """
@@ -130,7 +134,8 @@ class CommandSource:
         self.live, self.sample_rate = live, sample_rate
         self.bits = 16 if format == "s16le" and not mix else 24
         self.name = self._pcm.name
-        self._closed = False
+        self._closed = threading.Event()
+        self._ahead, self._seen_at = 0.0, time.monotonic()
 
     @property
     def pid(self) -> int:
@@ -152,10 +157,19 @@ class CommandSource:
             self._check_exit()
         elif self.live:
             self._pcm.timeout = STALL_SECONDS
+            self._keep_time(samples.size)
         return samples
 
+    def _keep_time(self, count: int) -> None:
+        now = time.monotonic()
+        # A camera whose clock is fast gains seconds in weeks, and is not to be held back for that.
+        passed, self._seen_at = (1.0 + _FAST_CLOCK) * (now - self._seen_at), now
+        self._ahead = max(0.0, self._ahead - passed) + count / self.sample_rate
+        if self._ahead > AHEAD_SECONDS:
+            self._closed.wait(self._ahead - AHEAD_SECONDS)
+
     def _check_exit(self) -> None:
-        if self._closed:
+        if self._closed.is_set():
             return
         deadline = time.monotonic() + _GRACE_SECONDS
         while (code := _exited(self._process)) is None and time.monotonic() < deadline:
@@ -167,7 +181,7 @@ class CommandSource:
 
     def close(self) -> None:
         """End the command and its children; idempotent, and ends a `read` blocked in another thread."""
-        self._closed = True
+        self._closed.set()
         self._pcm.close()
         self._end()
         self._said.thread.join(_GRACE_SECONDS)

@@ -179,6 +179,23 @@ def test_silence_of_a_live_command_is_an_error(monkeypatch: pytest.MonkeyPatch) 
     source.close()
 
 
+def test_a_live_command_is_no_faster_than_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ffmpeg on a file, without -re: it is slowed down, loses nothing, and `close` ends the wait."""
+    monkeypatch.setattr("edgeasd.runtime.sources.command.AHEAD_SECONDS", 2.0)
+    began, seconds = time.monotonic(), 0.0
+    source = CommandSource("cat /dev/zero", live=True)
+    while seconds < 3.0:
+        samples = source.read()
+        assert samples is not None
+        seconds += samples.size / 16_000
+        assert seconds - samples.size / 16_000 <= 2.0 + 1.001 * (time.monotonic() - began) + 0.01
+    assert time.monotonic() - began >= 0.9
+    monkeypatch.setattr("edgeasd.runtime.sources.command.AHEAD_SECONDS", -60.0)
+    threading.Timer(0.2, source.close).start()
+    source.read()
+    assert time.monotonic() - began < 30.0
+
+
 def test_a_killed_command_is_restarted(tmp_path: Path) -> None:
     (tmp_path / "family.py").write_text(FAMILY)
     source = open_source(input_command=f"{sys.executable} {tmp_path}/family.py {tmp_path}/child", reopen=True)

@@ -221,6 +221,7 @@ def test_an_engine_that_is_too_slow_skips_evenly_says_so_and_loses_no_sound(
     site.write(f"input_command = '{sys.executable} {site.folder / 'fast.py'} {sound}'")
     site.file.write_text(site.file.read_text("utf-8"), "utf-8")
     monkeypatch.setattr(Scorer, "score_segments", slow)
+    monkeypatch.setattr("edgeasd.runtime.sources.command.AHEAD_SECONDS", 1e9)
     service, records = run_service(site.file, lambda s, r: sum(x["type"] == "score" for x in r) > 150)
     state = service.state().streams[0]
     assert (state.keep_every, state.dropped_seconds) == (2, 0.0)
@@ -374,6 +375,7 @@ def test_plain_lines_say_changes_at_once_and_figures_now_and_then() -> None:
 def test_a_terminal_is_redrawn_in_place_and_no_line_is_wider_or_beyond_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "60")
     monkeypatch.setenv("LINES", "6")
+    monkeypatch.setenv("NO_COLOR", "1")
     out = io.StringIO()
     view = SiteView(out, live=True)
     failed = stream_state("c", state="failed", reason="hw:7: \x1b[31m not there", clip_score=None, threshold=None)
@@ -381,8 +383,37 @@ def test_a_terminal_is_redrawn_in_place_and_no_line_is_wider_or_beyond_it(monkey
     view.draw(many, 1.0)
     first = out.getvalue()
     assert first.count("\n") == 5
-    assert "8 more streams" in first
+    assert "9 more streams" in first
     assert all(len(line.replace("\x1b[K", "").replace("\x1b[J", "").strip("\r")) < 60 for line in first.split("\n"))
     assert "\x1b[31m" not in first
     view.draw(many, 2.0)
     assert out.getvalue()[len(first) :].startswith("\x1b[5A")
+
+
+def test_what_needs_somebody_is_shown_first_where_there_is_no_room_and_in_colour(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "150")
+    monkeypatch.setenv("LINES", "7")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    calm = [stream_state(f"s{number}") for number in range(9)]
+    failed = stream_state("lost", state="failed", reason="hw:7: not there", clip_score=None, trace=[])
+    alarm = stream_state("pump", alarm="alarm")
+    out = io.StringIO()
+    SiteView(out, live=True).draw(SiteState("plant", 1.0, [*calm, failed, alarm]), 1.0)
+    lines = out.getvalue().split("\n")
+    assert [line.split()[0].lstrip("\r") for line in lines[2:4]] == ["pump", "lost"]
+    assert "\x1b[31;1m  ALARM" in lines[2]
+    assert "no sound" in lines[3]
+    assert "healthy" not in lines[3]
+    assert "8 more streams" in lines[5]
+    monkeypatch.setenv("LINES", "40")
+    monkeypatch.setenv("NO_COLOR", "1")
+    out = io.StringIO()
+    SiteView(out, live=True).draw(SiteState("plant", 1.0, [failed, alarm], trouble="disk is full"), 1.0)
+    lines = [line.replace("\x1b[K", "").replace("\x1b[J", "") for line in out.getvalue().split("\n")]
+    assert "\x1b" not in "".join(lines)
+    assert lines[0].endswith("TROUBLE: disk is full")
+    assert lines[3] == "\r    failed: hw:7: not there"
+    assert lines[2].index("no sound") == lines[4].index("healthy") == lines[1].index("health")
