@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
@@ -15,6 +14,8 @@ import typer
 from edgeasd.runtime.errors import InputError
 from edgeasd.toolkit.cli import run_service
 from edgeasd.toolkit.cli.build_missing import build_missing
+from edgeasd.toolkit.cli.json_lines import json_sink, write_record
+from edgeasd.toolkit.cli.one_stream import write_site
 from edgeasd.toolkit.cli.options import (
     Accelerator,
     AlsaBackend,
@@ -62,6 +63,15 @@ def run(
         typer.Option(help="Bundle folder or zip; the only one in the workspace by default.", envvar="EDGEASD_BUNDLE"),
     ] = None,
     workspace: Workspace = Path(),
+    mqtt: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL", help="Run as a service that tells this broker: mqtt://HOST:PORT or mqtts://HOST:PORT."
+        ),
+    ] = None,
+    metrics: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Run as a service with a page for Prometheus here.")
+    ] = None,
     jsonl: Annotated[str | None, typer.Option(help="Append JSON lines to this file, or - for standard output.")] = None,
     realtime: Annotated[bool, typer.Option("--realtime", help="Play files at their own speed.")] = False,
     loop: Annotated[bool, typer.Option("--loop", help="Begin again after the last sample of the last file.")] = False,
@@ -103,8 +113,8 @@ def run(
     """Listen to a machine, score it, raise alarms.
 
     One record for every segment, and an alarm when several clip scores in a row lie above the threshold of
-    the bundle. Shows level, score and status as text, or writes JSON lines with --jsonl. With --config: many
-    streams, health, alarms with events, and outputs.
+    the bundle. Shows level, score and status as text, or writes JSON lines with --jsonl. With --mqtt or --metrics
+    it is a service of one stream, with health, alarms with events, evidence and outputs; with --config one of many.
 
     Example: edgeasd run --device hw:1 --bundle bundles/valve-id_00
     """
@@ -115,41 +125,43 @@ def run(
 
     if config is not None:
         _refuse_beside_config(context)
-        run_service.check(config, as_json) if check else run_service.serve(config, lambda: _json_sink(jsonl))
+        run_service.check(config, as_json) if check else run_service.serve(config, lambda: json_sink(jsonl))
         return
     if check or as_json:
         raise InputError("--check and --json: are for --config; name a site file with it")
     if pace not in (None, *PACES):
         raise InputError(f"--pace {pace}: unknown; use {' or '.join(PACES)}")
+    where = {"device": device, "input": input, "input_command": input_command, "channel": channel, "mix": mix}
+    how = {"resample": resample, "realtime": realtime, "loop": loop, "skip_bad": skip_bad, "once": once}
+    capture: dict[str, Any] = {**where, **how, "alsa_backend": alsa_backend, "alsa_format": alsa_format}
+    choice = {"precision": precision, "engine": engine, "accelerator": accelerator, "threads": threads}
+    choice |= {"head": head, "front_end": front_end}
+    if mqtt is not None or metrics is not None:
+        _refuse_beside_outputs(duration, no_reopen)
+        stream = {**capture, "pace": pace, "format": pcm_format, "channels": pcm_channels}
+        with Bundle(find_bundle(bundle, workspace)) as opened:
+            if build:
+                build_missing(opened, precision, engine, accelerator, head, front_end)
+            site = write_site(workspace, opened.path, opened.manifest, stream, choice, mqtt, metrics)
+        print(f"edgeasd: a service of one stream, described in {site}", file=sys.stderr, flush=True)
+        run_service.serve(site, lambda: json_sink(jsonl))
+        return
     with _terminable(), Bundle(find_bundle(bundle, workspace)) as opened:
         rate = opened.manifest.features.sample_rate
         if build:
             # Before the source is opened: minutes of sound would not fit into any buffer.
             build_missing(opened, precision, engine, accelerator, head, front_end)
         source = open_source(
-            device=device,
-            input=input,
-            input_command=input_command,
+            **capture,
             sample_rate=rate,
-            channel=channel,
-            mix=mix,
-            resample=resample,
-            realtime=realtime,
-            loop=loop,
-            skip_bad=skip_bad,
-            once=once,
             reopen=not no_reopen,
             pcm_format=pcm_format,
             pcm_channels=pcm_channels,
-            alsa_backend=alsa_backend,
-            alsa_format=alsa_format,
         )
         limit = None if duration is None else max(1, round(duration * rate))
         session = Session(opened, source, pace=pace, limit=limit)
-        choice = {"precision": precision, "engine": engine, "accelerator": accelerator, "threads": threads}
-        choice |= {"head": head, "front_end": front_end}
         # The log comes after the source: a source that is not there leaves no empty file.
-        with _json_sink(jsonl) as sink:
+        with json_sink(jsonl) as sink:
             session.start()
             ended = _listen(session, choice, sink, rate)
         if ended["reason"] == END_OF_SOUND:
@@ -165,6 +177,12 @@ def _refuse_beside_config(context: typer.Context) -> None:
             raise InputError(f"{option.opts[0]}: is said in the site file with --config; leave it out")
 
 
+def _refuse_beside_outputs(duration: float | None, no_reopen: bool) -> None:
+    for name, given in {"--duration": duration is not None, "--no-reopen": no_reopen}.items():
+        if given:
+            raise InputError(f"{name}: is not for a service, which --mqtt and --metrics begin; leave it out")
+
+
 def _listen(session: Session, choice: dict[str, Any], sink: TextIO | None, rate: int) -> Record:
     """Load, listen and stop, whatever ends it; returns the end record."""
     from edgeasd.runtime.terminal import TerminalView
@@ -174,12 +192,12 @@ def _listen(session: Session, choice: dict[str, Any], sink: TextIO | None, rate:
     try:
         started = session.load(**choice)
         print(_introduction(started), file=sys.stderr, flush=True)
-        _write(sink, started)
+        write_record(sink, started)
         listener = session.listener
         assert listener is not None
 
         def emit(record: Record) -> None:
-            _write(sink, record)
+            write_record(sink, record)
             if view is not None:
                 view.update(record, listener.level)
 
@@ -196,7 +214,7 @@ def _listen(session: Session, choice: dict[str, Any], sink: TextIO | None, rate:
             text = "{dropped_samples} samples dropped, {overruns} overruns, reopened {reopened} times"
             print(f"edgeasd: {text.format(**ended)}", file=sys.stderr)
         # Before the view: a reader that has left standard output must not cost the log its last line.
-        _write(sink, ended)
+        write_record(sink, ended)
         if view is not None:
             view.close()
     return ended
@@ -234,50 +252,3 @@ def _terminable() -> Iterator[None]:
         pass
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
-def _json_sink(jsonl: str | None) -> Iterator[TextIO | None]:
-    if jsonl is None:
-        yield None
-    elif jsonl == "-":
-        yield sys.stdout
-    else:
-        path = Path(jsonl)
-        if not path.parent.is_dir():
-            raise InputError(f"--jsonl {path}: no such folder {path.parent}; make it first")
-        _refuse_other_content(path)
-        handle = open(path, "a", encoding="utf-8")  # noqa: SIM115  closed below, after every record was flushed
-        try:
-            yield handle
-        finally:
-            # Fails only where the flush of a record has failed and been reported, with the file's name.
-            with suppress(OSError):
-                handle.close()
-
-
-def _refuse_other_content(path: Path) -> None:
-    """Records are appended only to records: a wrong name must not spoil a recording, a bundle or a site file."""
-    if not path.is_file():
-        return
-    with open(path, "rb") as handle:
-        first = handle.readline(1 << 16)
-    try:
-        records = not first or isinstance(json.loads(first), dict)
-    except ValueError:
-        records = False
-    if not records:
-        raise InputError(f"--jsonl {path}: holds something else than JSON lines; name another file")
-
-
-def _write(sink: TextIO | None, record: Record) -> None:
-    if sink is not None:
-        # One write a line: a reader of the file or pipe never sees half a record of ours.
-        try:
-            sink.write(json.dumps(record, ensure_ascii=False) + "\n")
-            sink.flush()
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            error.filename = error.filename or f"--jsonl {sink.name}"
-            raise

@@ -1,0 +1,67 @@
+"""--jsonl: where the records of `run` go, one JSON object a line."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from edgeasd.runtime.errors import InputError
+
+if TYPE_CHECKING:
+    from edgeasd.runtime.listen import Record
+
+
+@contextmanager
+def json_sink(jsonl: str | None) -> Iterator[TextIO | None]:
+    """The file of this name opened for appending, standard output for "-", None for None.
+
+    Raises InputError where its folder is missing, and where the file holds something else.
+    """
+    if jsonl is None:
+        yield None
+    elif jsonl == "-":
+        yield sys.stdout
+    else:
+        path = Path(jsonl)
+        if not path.parent.is_dir():
+            raise InputError(f"--jsonl {path}: no such folder {path.parent}; make it first")
+        _refuse_other_content(path)
+        handle = open(path, "a", encoding="utf-8")  # noqa: SIM115  closed below, after every record was flushed
+        try:
+            yield handle
+        finally:
+            # Fails only where the flush of a record has failed and been reported, with the file's name.
+            with suppress(OSError):
+                handle.close()
+
+
+def write_record(sink: TextIO | None, record: Record) -> None:
+    """A record as one line; nothing without a sink."""
+    if sink is not None:
+        # One write a line: a reader of the file or pipe never sees half a record of ours.
+        try:
+            sink.write(json.dumps(record, ensure_ascii=False) + "\n")
+            sink.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            error.filename = error.filename or f"--jsonl {sink.name}"
+            raise
+
+
+def _refuse_other_content(path: Path) -> None:
+    """Records are appended only to records: a wrong name must not spoil a recording, a bundle or a site file."""
+    if not path.is_file():
+        return
+    with open(path, "rb") as handle:
+        first = handle.readline(1 << 16)
+    try:
+        records = not first or isinstance(json.loads(first), dict)
+    except ValueError:
+        records = False
+    if not records:
+        raise InputError(f"--jsonl {path}: holds something else than JSON lines; name another file")
