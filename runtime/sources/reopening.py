@@ -91,10 +91,12 @@ class Reopening:
             if self._heard_until is None:
                 raise
             return None, str(error)
-        if samples is None and (self._closed.is_set() or not self._endless):
+        if samples is not None:
+            return samples, None
+        if self._closed.is_set() or not self._endless:
             return None, None
         reason, self._restart_reason = self._restart_reason, ""
-        return samples, reason or f"{self.name}: ended"
+        return None, reason or f"{self.name}: ended"
 
     def _note_sound(self, count: int) -> None:
         now = self._clock()

@@ -39,7 +39,6 @@ class ChannelSplit:
         self.error: BaseException | None = None
         """What ended the device, if not its end."""
         self._open: list[ChannelSource] = []
-        self._facts: _Facts = (0, 0, 0)
         self._closed = False
         self._thread = threading.Thread(target=self._read, name="edgeasd-split", daemon=True)
 
@@ -57,7 +56,7 @@ class ChannelSplit:
         """A further stream, which hears what is read from now on."""
         with self.changed:
             self.share_events()  # what was before is not for the new one
-            source = ChannelSource(self, channel, mix, self._facts)
+            source = ChannelSource(self, channel, mix)
             self._open.append(source)
         return source
 
@@ -96,9 +95,8 @@ class ChannelSplit:
             int(getattr(self.device, fact, 0)) for fact in ("overruns", "lost_samples", "reopened")
         )
         with self.changed:
-            self._facts = (overruns, lost, reopened)
             for source in self._open:
-                source.take(frames, self._facts, limit)
+                source.take(frames, (overruns, lost, reopened), limit)
             self.changed.notify_all()
 
     def share_events(self) -> None:
@@ -131,12 +129,14 @@ class ChannelSplit:
 class ChannelSource:
     """One channel of a `ChannelSplit`, or the mean of all; a `Source`. `ChannelSplit.open` makes it."""
 
-    def __init__(self, split: ChannelSplit, channel: int | None, mix: bool, facts: _Facts) -> None:
+    def __init__(self, split: ChannelSplit, channel: int | None, mix: bool) -> None:
         self._split, self._device, self.channel, self._mix = split, split.device, channel, mix
         self.sample_rate, self.live = split.device.sample_rate, split.device.live
         self.heard_of: deque[SourceEvent] = deque(maxlen=1000)
         self._blocks: deque[tuple[Samples, _Facts]] = deque()
-        self._before, self._facts = facts, facts
+        self._before: _Facts | None = None
+        """Losses of the device before the first samples, which are not of this stream."""
+        self._facts: _Facts = (0, 0, 0)
         self.waiting = 0
         """Frames that wait to be read."""
         self._late = 0
@@ -192,27 +192,29 @@ class ChannelSource:
 
     @property
     def overruns(self) -> int:
-        """Overruns of the device before the samples read last."""
-        return self._facts[0] - self._before[0]
+        """Overruns of the device between the first samples and those read last."""
+        return self._facts[0]
 
     @property
     def lost_samples(self) -> int:
-        """Samples known to be lost before the samples read last."""
-        return self._facts[1] - self._before[1] + self._late
+        """Samples known to be lost between the first samples and those read last."""
+        return self._facts[1] + self._late
 
     @property
     def reopened(self) -> int:
-        """Reopenings of the device before the samples read last."""
-        return self._facts[2] - self._before[2]
+        """Reopenings of the device between the first samples and those read last."""
+        return self._facts[2]
 
     def take(self, frames: Samples, facts: _Facts, limit: float | None) -> None:
         """Keep this channel of frames (n, channels), with the losses of the device so far. The split has the lock."""
         if self.channel is not None and self.channel >= frames.shape[1]:
             self._missing = frames.shape[1]
-            self._late += len(frames)
+            self._late += len(frames) if self._before is not None else 0
             return
         self._missing = None
-        self._blocks.append((select_channel(frames, self.channel, self._mix), facts))
+        self._before = self._before or facts
+        since = (facts[0] - self._before[0], facts[1] - self._before[1], facts[2] - self._before[2])
+        self._blocks.append((select_channel(frames, self.channel, self._mix), since))
         self.waiting += len(frames)
         while limit is not None and self.waiting > limit and len(self._blocks) > 1:
             lost = len(self._blocks.popleft()[0])
