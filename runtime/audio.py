@@ -71,11 +71,15 @@ def describe_channel(count: int, channel: int | None, mix: bool) -> str:
 
 
 def require_finite(samples: Samples, start: int, sample_rate: int, label: str) -> None:
-    """Raise InputError naming the first NaN or infinity of `samples`; `start` is the position of samples[0]."""
+    """Raise InputError naming the first NaN or infinity of `samples`, shape (n,) or (n, channels).
+
+    `start` is the position of samples[0].
+    """
     if not (finite := np.isfinite(samples)).all():
-        first = int(np.argmin(finite))
+        bad = int(np.argmin(finite))
+        first = bad // (samples.size // len(samples))
         raise InputError(
-            f"{label}: {samples[first]} at sample {start + first} ({(start + first) / sample_rate:.3f} s); "
+            f"{label}: {samples.flat[bad]} at sample {start + first} ({(start + first) / sample_rate:.3f} s); "
             "every sample must be a finite number: repair or re-record it"
         )
 
@@ -83,11 +87,14 @@ def require_finite(samples: Samples, start: int, sample_rate: int, label: str) -
 class StreamResampler:
     """soxr at quality HQ over a stream; only the filter's memory is kept between calls."""
 
-    def __init__(self, rate_in: int, rate_out: int) -> None:
-        self._stream = soxr.ResampleStream(rate_in, rate_out, 1, dtype="float32", quality="HQ")
+    def __init__(self, rate_in: int, rate_out: int, channels: int = 1) -> None:
+        self._stream = soxr.ResampleStream(rate_in, rate_out, channels, dtype="float32", quality="HQ")
 
     def push(self, samples: Samples, *, last: bool = False) -> Samples:
-        """The output, shape (m,), float32, m >= 0, that `samples` complete; `last` flushes the filter."""
+        """The output, float32, m >= 0 frames, that `samples` complete; `last` flushes the filter.
+
+        Both have shape (n,), or (n, channels) where there are several.
+        """
         return self._stream.resample_chunk(samples, last=last)
 
 

@@ -202,8 +202,9 @@ class Capture:
         self._thread = threading.Thread(target=self._run, name="edgeasd-capture", daemon=True)
 
     def start(self) -> None:
-        """Begin to read."""
-        self._thread.start()
+        """Begin to read, where that has not begun."""
+        if self._thread.ident is None:
+            self._thread.start()
 
     def stop(self) -> None:
         """Stop reading, close the source and wait for the thread."""

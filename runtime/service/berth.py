@@ -7,13 +7,11 @@ from typing import Any
 
 from edgeasd.runtime.errors import EdgeasdError
 from edgeasd.runtime.service.kept import Kept
-from edgeasd.runtime.service.patient import PatientSource
 from edgeasd.runtime.service.scoring import ScoringThread
 from edgeasd.runtime.service.state import StreamState
 from edgeasd.runtime.service.stream import ServedStream
 from edgeasd.runtime.site.check import describe_source
 from edgeasd.runtime.site.settings import EngineSettings, StreamSettings
-from edgeasd.runtime.sources import open_source
 
 FIRST_PAUSE, LONGEST_PAUSE = 5.0, 300.0
 """Seconds between attempts to load a bundle that failed."""
@@ -99,30 +97,3 @@ def _condition(berth: Berth, keep_every: int) -> tuple[str, str | None]:
     if keep_every > 1:
         return "degraded", f"scoring cannot keep up: one of {keep_every} segments is scored"
     return "running", None
-
-
-def source_of(settings: StreamSettings, rate: int) -> PatientSource:
-    """The source of a stream, not yet opened."""
-
-    def open_it() -> Any:
-        return open_source(
-            device=settings.device,
-            input=settings.input,
-            input_command=settings.input_command,
-            sample_rate=rate,
-            channel=settings.channel,
-            mix=settings.mix,
-            resample=settings.resample,
-            realtime=settings.realtime,
-            loop=settings.loop,
-            skip_bad=settings.skip_bad,
-            once=settings.once,
-            reopen=settings.live,
-            pcm_format=settings.format,
-            pcm_channels=settings.channels,
-            alsa_backend=settings.alsa_backend,
-            alsa_format=settings.alsa_format,
-        )
-
-    name = describe_source(settings)
-    return PatientSource(open_it, name=name, sample_rate=rate, live=settings.live, retry=settings.live)

@@ -13,7 +13,8 @@ from edgeasd.runtime.errors import DeviceError, EdgeasdError
 from edgeasd.runtime.evidence import EvidenceWriter
 from edgeasd.runtime.health import HealthReport
 from edgeasd.runtime.manifest import Manifest, dump_manifest
-from edgeasd.runtime.service.berth import FIRST_PAUSE, LONGEST_PAUSE, Berth, EngineKey, source_of, stream_state
+from edgeasd.runtime.service.berth import FIRST_PAUSE, LONGEST_PAUSE, Berth, EngineKey, stream_state
+from edgeasd.runtime.service.inputs import Inputs
 from edgeasd.runtime.service.keeper import Keeper
 from edgeasd.runtime.service.scoring import ScoringThread
 from edgeasd.runtime.service.state import StreamState
@@ -29,6 +30,7 @@ class Fleet:
         self._keeper, self._listeners, self._log = keeper, listeners, log
         self._berths: dict[str, Berth] = {}
         self._engines: dict[EngineKey, ScoringThread] = {}
+        self._inputs = Inputs()
         self._stopped = False
         self.evidence: EvidenceWriter | None = None
 
@@ -43,9 +45,9 @@ class Fleet:
             if berth is None:
                 berth = self._berths[name] = Berth(settings, engine)
             berth.settings, berth.engine, berth.retry_at, berth.pause = settings, engine, 0.0, FIRST_PAUSE
+        self._inputs.plan(site.streams.values())
         # Sources first: seconds of sound would be lost while large models load.
-        opened = {name: manifest for name in site.streams if (manifest := self._capture(name)) is not None}
-        for name in opened:
+        for name in self._capture(list(site.streams)):
             self._load(name)
         self._drop_unused()
 
@@ -64,7 +66,7 @@ class Fleet:
         for name, berth in self._berths.items():
             if self._stopped:
                 return
-            if berth.failure is not None and now >= berth.retry_at and self._capture(name) is not None:
+            if berth.failure is not None and now >= berth.retry_at and self._capture([name]):
                 self._load(name)
 
     def _say_source(self, name: str, berth: Berth) -> None:
@@ -75,27 +77,55 @@ class Fleet:
             )
             berth.source_said = reason
 
-    def _capture(self, name: str) -> Manifest | None:
-        """Have the source of a stream captured; its manifest, or None where the bundle cannot be read."""
+    def _capture(self, names: list[str]) -> list[str]:
+        """Have the sources of streams captured; those for which that can be.
+
+        What changes is given up by all before anybody takes it: one stream may have the card of another. And none
+        begins to read before all are there, so that those who share a source hear the same beginning.
+        """
+        manifests = {name: manifest for name in names if (manifest := self._read_manifest(name)) is not None}
+        for name, manifest in manifests.items():
+            self._give_up_changed(name, manifest)
+        ready = [name for name, manifest in manifests.items() if self._take_source(name, manifest)]
+        for name in ready:
+            served = self._berths[name].served
+            assert served is not None
+            served.start()
+        return ready
+
+    def _read_manifest(self, name: str) -> Manifest | None:
         berth = self._berths[name]
         try:
             with Bundle(Path(berth.settings.bundle)) as bundle:
-                manifest = named_manifest(bundle.manifest, berth.settings)
+                return named_manifest(bundle.manifest, berth.settings)
         except Exception as error:  # one stream's, not the end of the others
             self._fail(name, _as_ours(error), time.monotonic())
             return None
+
+    def _give_up_changed(self, name: str, manifest: Manifest) -> None:
+        """Stop the capture of a stream whose source is to be another one."""
+        berth = self._berths[name]
         served, rate = berth.served, manifest.features.sample_rate
-        if served is not None and served.settings.source() == berth.settings.source() and served.rate == rate:
-            return manifest
-        if served is not None:
-            self._detach(name)
-            served.stop()
-            if served.recorder is not None:
-                served.recorder.close("source")
-        source = source_of(berth.settings, rate)
-        berth.served = ServedStream(name, berth.settings, manifest, source, self._listeners, lambda: self._wake(name))
-        berth.served.start()
-        return manifest
+        if served is None or (served.settings.source() == berth.settings.source() and served.rate == rate):
+            return
+        self._detach(name)
+        served.stop()
+        if served.recorder is not None:
+            served.recorder.close("source")
+        berth.served = None
+
+    def _take_source(self, name: str, manifest: Manifest) -> bool:
+        """Have a source for a stream that has none; whether it has one now."""
+        berth = self._berths[name]
+        if berth.served is None:
+            try:
+                source = self._inputs.source(berth.settings, manifest.features.sample_rate)
+            except Exception as error:  # as above
+                self._fail(name, _as_ours(error), time.monotonic())
+                return False
+            wake = self._waker(name)
+            berth.served = ServedStream(name, berth.settings, manifest, source, self._listeners, wake)
+        return True
 
     def _load(self, name: str) -> None:
         """Have a stream scored by the engine that it should have."""
@@ -187,6 +217,9 @@ class Fleet:
             self._log(f"{name}: {error}")
         berth.failure, berth.error, berth.retry_at = str(error), error, now + berth.pause
         berth.pause = min(2.0 * berth.pause, LONGEST_PAUSE)
+
+    def _waker(self, name: str) -> Callable[[], None]:
+        return lambda: self._wake(name)
 
     def _wake(self, name: str) -> None:
         berth = self._berths.get(name)

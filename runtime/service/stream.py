@@ -24,8 +24,8 @@ from edgeasd.runtime.records import engine_facts, record_of, score_record
 from edgeasd.runtime.score import Score
 from edgeasd.runtime.scorer import Scorer
 from edgeasd.runtime.service.finding import Finding, Record
+from edgeasd.runtime.service.inputs import ServedSource
 from edgeasd.runtime.service.latency import Latencies
-from edgeasd.runtime.service.patient import PatientSource
 from edgeasd.runtime.site.settings import StreamSettings
 from edgeasd.runtime.stream import Stream
 
@@ -53,7 +53,7 @@ class ServedStream:
         name: str,
         settings: StreamSettings,
         manifest: Manifest,
-        source: PatientSource,
+        source: ServedSource,
         listeners: Listeners,
         wake: Callable[[], object],
     ) -> None:

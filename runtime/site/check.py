@@ -16,6 +16,7 @@ from edgeasd.runtime.outputs.secret import read_secret
 from edgeasd.runtime.outputs.settings import MqttSettings, OutputSettings, WebhookSettings
 from edgeasd.runtime.site.reading import read_site
 from edgeasd.runtime.site.settings import EngineSettings, Site, StreamSettings
+from edgeasd.runtime.site.sharing import check_choice, sharing_problems
 from edgeasd.runtime.sources.command import split_command
 
 
@@ -58,12 +59,13 @@ def check_site(site: Site) -> SiteReport:
     """Look everything over. Problems are collected, not raised; no device is opened and no command run."""
     problems: list[str] = []
     streams: list[StreamReport] = []
+    rates: dict[str, int] = {}
     for name, stream in site.streams.items():
         try:
-            streams.append(_check_stream(site, name, stream))
+            streams.append(_check_stream(site, name, stream, rates))
         except (EdgeasdError, OSError) as error:
             problems.append(f"streams.{name}: {error}")
-    problems += _same_machines(streams) + _same_devices(site)
+    problems += _same_machines(streams) + sharing_problems(site.streams, rates)
     for name, output in site.outputs.items():
         try:
             _check_output(name, output)
@@ -82,24 +84,25 @@ def named_manifest(manifest: Manifest, stream: StreamSettings) -> Manifest:
 
 def describe_source(stream: StreamSettings) -> str:
     """The source as it is asked for, in few words."""
-    if stream.device is not None:
-        return stream.device
-    return stream.input or f"command {stream.input_command}"
+    what = stream.device or stream.input or f"command {stream.input_command}"
+    return what if stream.channel is None else f"{what}, channel {stream.channel}"
 
 
-def _check_stream(site: Site, name: str, stream: StreamSettings) -> StreamReport:
+def _check_stream(site: Site, name: str, stream: StreamSettings, rates: dict[str, int]) -> StreamReport:
     settings: EngineSettings = site.engine(stream)
     with Bundle(Path(stream.bundle)) as bundle:
         bundle.verify_files()
         manifest = named_manifest(bundle.manifest, stream)
         asked = (settings.precision, settings.engine, settings.accelerator, settings.head, settings.front_end)
         offer = choose(manifest, bundle.path, *asked)
+    rates[name] = manifest.features.sample_rate
     levels = stream.alarm.levels(manifest.threshold)
     level_range(stream.health, manifest.amplitude, manifest.level)
     if stream.input is not None and not Path(stream.input).exists():
         raise InputError(f"{stream.input}: no such file or folder; correct input")
     if stream.input_command is not None:
         split_command(stream.input_command)
+    check_choice(stream)
     return StreamReport(
         name=name,
         machine=manifest.machine.type,
@@ -123,20 +126,6 @@ def _same_machines(streams: list[StreamReport]) -> list[str]:
             problems.append(
                 f"streams.{stream.name}: is machine {stream.machine} {stream.id}, as {first} is; "
                 "give one of them another id"
-            )
-    return problems
-
-
-def _same_devices(site: Site) -> list[str]:
-    """A sound card is opened once; which streams ask for the same one."""
-    seen: dict[str, str] = {}
-    problems = []
-    for name, stream in site.streams.items():
-        kind, _, card = (stream.device or "").partition(":")
-        if kind in ("hw", "plughw") and (first := seen.setdefault(card, name)) != name:
-            problems.append(
-                f"streams.{name}: captures {stream.device}, as {first} does, and a card is opened only once; "
-                f"use dsnoop:{card} in both, each with its channel"
             )
     return problems
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from edgeasd.runtime.errors import DeviceError
@@ -14,6 +16,9 @@ FIRST_SECONDS = 5.0
 """How long a device may take to deliver its first sound; some USB microphones wake up slowly."""
 STALL_SECONDS = 1.5
 """Silence of the driver, not of the room, after which a device counts as gone."""
+
+CARDS = Path("/proc/asound")
+"""Where the kernel lists its sound cards."""
 
 FORMATS = {"S16_LE": "s16le", "S24_3LE": "s24le", "S24_LE": "s24in32le", "S32_LE": "s32le", "FLOAT_LE": "f32le"}
 """ALSA's formats in the order in which they are tried, with what they are called in `PcmDecoder`."""
@@ -64,9 +69,18 @@ def plug_hint(device: str, otherwise: str) -> str:
     return f"use plug{device}, which converts" if device.startswith("hw:") else otherwise
 
 
+def _missing_card(device: str) -> str | None:
+    """The number of a card in the name of a device, where the kernel has no such card."""
+    # ALSA calls a number beyond its 32 cards an invalid argument, as it does much else.
+    named = re.match(r"(?:plug)?hw:(?:CARD=)?(\d+)(?:,|$)", device)
+    return named[1] if named and not (CARDS / f"card{int(named[1])}").exists() else None
+
+
 def open_error(device: str, reason: str) -> DeviceError:
     """The one line for a device that does not open, from ALSA's own words."""
     lower = reason.lower()
+    if (card := _missing_card(device)) is not None and ("no such" in lower or "invalid argument" in lower):
+        return DeviceError(f"{device}: card {card} does not exist ({reason}); list the devices with `edgeasd devices`")
     if "no such" in lower or "unknown pcm" in lower:
         return DeviceError(f"{device}: no such ALSA capture device ({reason}); list the devices with `edgeasd devices`")
     if "busy" in lower:

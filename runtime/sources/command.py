@@ -89,7 +89,8 @@ class CommandSource:
     It runs in a process group of its own, which is ended by `close`, or at exit at the latest. `live` is the
     caller's word: a live command (a camera) is given up after 30 s without a first sound and 10 s without a
     next one; any other (a converter) may take its time. A live command that is faster than time, such as ffmpeg on a
-    file, is kept waiting (`AHEAD_SECONDS`): it would crowd out the streams beside it. Exit code 0 is the end of the sound. Raises
+    file, is kept waiting (`AHEAD_SECONDS`): it would crowd out the streams beside it. With `every_channel` it is a
+    `MultiSource`. Exit code 0 is the end of the sound. Raises
     InputError for a command that cannot be started, and as `PcmSource` does; DeviceError with the last lines
     of its standard error for any other exit code, death by a signal, and silence.
     """
@@ -104,6 +105,7 @@ class CommandSource:
         mix: bool = False,
         *,
         live: bool = False,
+        every_channel: bool = False,
     ) -> None:
         words = split_command(command)
         self._label = f"command {os.path.basename(words[0])}"
@@ -126,12 +128,20 @@ class CommandSource:
         patience = START_SECONDS if live else None
         try:
             self._pcm = PcmSource(
-                self._process.stdout, sample_rate, format, channels, channel, mix, label=self._label, timeout=patience
+                self._process.stdout,
+                sample_rate,
+                format,
+                channels,
+                channel,
+                mix,
+                label=self._label,
+                timeout=patience,
+                every_channel=every_channel,
             )
         except BaseException:
             self._end()
             raise
-        self.live, self.sample_rate = live, sample_rate
+        self.live, self.sample_rate, self.channels = live, sample_rate, channels
         self.bits = 16 if format == "s16le" and not mix else 24
         self.name = self._pcm.name
         self._closed = threading.Event()
@@ -143,7 +153,7 @@ class CommandSource:
         return self._process.pid
 
     def read(self) -> Samples | None:
-        """The next samples, shape (n,), n >= 1, float32; None when the command ended well or after `close`."""
+        """The next samples, shape (n,) or (n, channels), n >= 1, float32; None when it ended well or after `close`."""
         try:
             samples = self._pcm.read()
         except TimeoutError:
@@ -157,7 +167,7 @@ class CommandSource:
             self._check_exit()
         elif self.live:
             self._pcm.timeout = STALL_SECONDS
-            self._keep_time(samples.size)
+            self._keep_time(len(samples))
         return samples
 
     def _keep_time(self, count: int) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from edgeasd.runtime.errors import InputError
-from edgeasd.runtime.sources.alsa import AlsaSource
-from edgeasd.runtime.sources.base import Source
+from edgeasd.runtime.sources.alsa import AlsaChannels, AlsaSource, TooFewChannels
+from edgeasd.runtime.sources.base import MultiSource, Source
 from edgeasd.runtime.sources.command import CommandSource, split_command
 from edgeasd.runtime.sources.files import FileSource
 from edgeasd.runtime.sources.pcm import PcmSource
@@ -79,6 +80,48 @@ def open_source(
         return CommandSource(input_command, sample_rate, pcm_format, pcm_channels, channel, mix, live=live)
 
     return Reopening(open_command) if reopen and live else open_command()
+
+
+def open_channels(
+    *,
+    wanted: Callable[[], Sequence[tuple[int | None, bool]]],
+    device: str | None = None,
+    input_command: str | None = None,
+    sample_rate: int = 16000,
+    resample: bool = False,
+    once: bool = False,
+    pcm_format: str = "s16le",
+    pcm_channels: int = 1,
+    alsa_backend: str = "auto",
+    alsa_format: str = "auto",
+) -> MultiSource:
+    """All channels of a device or of a command, for a `ChannelSplit`; brought back where it is live, see `Reopening`.
+
+    `wanted` gives the choices (channel, mix) of those who will share it, and is asked at every opening: a device is
+    opened with as many channels as they need. Where it has not the highest, those below it decide. The rest is as
+    of `open_source`.
+    """
+    if device is not None:
+
+        def open_device() -> MultiSource:
+            first: TooFewChannels | None = None
+            for channel, mix in sorted(set(wanted()), key=lambda one: one[0] or 0, reverse=True):
+                how = {"format": alsa_format, "resample": resample}
+                try:
+                    return AlsaChannels(device, sample_rate, channel, mix, alsa_backend, **how)  # type: ignore[arg-type]
+                except TooFewChannels as error:
+                    first = first or error
+            raise first or InputError(f"{device}: nobody listens to it; open it for at least one channel")
+
+        return Reopening(open_device)
+    if input_command is None:
+        raise InputError("a device or a command is needed; give one")
+
+    def open_command() -> MultiSource:
+        given = (input_command, sample_rate, pcm_format, pcm_channels)
+        return CommandSource(*given, live=not once, every_channel=True)
+
+    return open_command() if once else Reopening(open_command)
 
 
 def _refuse(label: str, why: str, asked: bool) -> None:

@@ -19,7 +19,8 @@ class PcmSource:
     The rate of raw PCM is what the caller says: `sample_rate` in Hz. Not live: a full pipe makes its
     writer wait. Raises InputError for a stream without a descriptor, a wrong format or channel, a
     WAV, FLAC or Ogg header, NaN or infinity, no samples at all, and bytes left over at the end;
-    TimeoutError after `timeout` seconds without a byte. `label` names the stream in messages.
+    TimeoutError after `timeout` seconds without a byte. `label` names the stream in messages. With `every_channel`
+    it is a `MultiSource`, and nothing is chosen.
     """
 
     live = False
@@ -35,6 +36,7 @@ class PcmSource:
         *,
         label: str | None = None,
         timeout: float | None = None,
+        every_channel: bool = False,
     ) -> None:
         try:
             descriptor = stream.fileno()
@@ -43,19 +45,22 @@ class PcmSource:
         piped = "standard input" if descriptor == 0 else f"stream {getattr(stream, 'name', descriptor)}"
         self._label, self.timeout = label or piped, timeout
         self._decoder = PcmDecoder(format, channels)
-        require_channel(self._label, channels, channel, mix)
+        if not every_channel:
+            require_channel(self._label, channels, channel, mix)
         self._reader = DescriptorReader(descriptor)
         self._stream = stream  # kept alive: a collected stream would close its descriptor
-        self._channel, self._mix = channel, mix
+        self._channel, self._mix, self._every, self.channels = channel, mix, every_channel, channels
         self._layout = f"{format}, {channels} channel{'s' if channels > 1 else ''}"
         self._head = b""
         self._position = 0
         self._ended = False
         self.sample_rate = sample_rate
-        self.name = f"{self._label}, raw {format}, {sample_rate} Hz, {describe_channel(channels, channel, mix)}"
+        self.name = f"{self._label}, raw {format}, {sample_rate} Hz"
+        if not every_channel:
+            self.name += f", {describe_channel(channels, channel, mix)}"
 
     def read(self) -> Samples | None:
-        """The next samples, shape (n,), n >= 1, float32; None at the end of the stream or after `close`."""
+        """The next samples, shape (n,) or (n, channels), n >= 1, float32; None at the end or after `close`."""
         while not self._ended:
             try:
                 data = self._reader.read(READ_BYTES, self.timeout)
@@ -69,7 +74,8 @@ class PcmSource:
                     self._check_end()
                 return None
             self._check_head(data)
-            samples = select_channel(self._decoder.push(data), self._channel, self._mix)
+            frames = self._decoder.push(data)
+            samples = frames if self._every else select_channel(frames, self._channel, self._mix)
             require_finite(samples, self._position, self.sample_rate, self._label)
             self._position += len(samples)
             if len(samples):

@@ -57,6 +57,7 @@ class Reopening:
         self.events: deque[SourceEvent] = deque(maxlen=1000)
         self.lost_samples, self.reopened = 0, 0
         self.state, self.since, self.reason = "open", clock(), ""
+        self._restart_reason = ""
         self._overruns_before = 0
         self._heard_until: float | None = None
         self._healthy_from = 0.0
@@ -90,9 +91,12 @@ class Reopening:
             if self._heard_until is None:
                 raise
             return None, str(error)
-        if samples is None and (self._closed.is_set() or not self._endless):
+        if samples is not None:
+            return samples, None
+        if self._closed.is_set() or not self._endless:
             return None, None
-        return samples, f"{self.name}: ended"
+        reason, self._restart_reason = self._restart_reason, ""
+        return None, reason or f"{self.name}: ended"
 
     def _note_sound(self, count: int) -> None:
         now = self._clock()
@@ -124,12 +128,20 @@ class Reopening:
                 self.reason = str(error)
                 continue
             with self._lock:
-                self._inner = inner
+                self._inner, self.name = inner, inner.name
+                self.channels = int(getattr(inner, "channels", 1))
             if self._closed.is_set():
                 self._drop_inner()
                 return False
             return True
         return False
+
+    def restart(self, reason: str) -> None:
+        """Have it opened afresh, as if it had stopped for `reason`; for another thread than the one that reads."""
+        with self._lock:
+            inner, self._restart_reason = self._inner, reason if self._inner is not None else ""
+        if inner is not None:
+            inner.close()
 
     def _enter(self, state: str, reason: str) -> None:
         self.state, self.since, self.reason = state, self._clock(), reason

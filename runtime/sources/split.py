@@ -1,159 +1,246 @@
-"""One stream for each channel of a device: several machines on one sound card."""
+"""One device read once for several streams: each takes a channel or the mean, and is as late as its own reader."""
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import TYPE_CHECKING
 
-from edgeasd.runtime.audio import Samples, StreamResampler, select_channel
-from edgeasd.runtime.errors import InputError
-from edgeasd.runtime.sources.base import TICK_SECONDS
+from edgeasd.runtime.audio import Samples, describe_channel, select_channel
+from edgeasd.runtime.sources.base import TICK_SECONDS, SourceEvent
 
 if TYPE_CHECKING:
     from edgeasd.runtime.sources.base import MultiSource
 
 HELD_SECONDS = 60.0
 """Sound kept for a stream whose reader is late; beyond it the oldest is lost, for that stream alone."""
-
+AHEAD_SECONDS = 1.0
+"""Where the device waits instead: sound kept for the latest stream before the device is read again."""
 
 _Facts = tuple[int, int, int]
 """Overruns, samples lost and reopenings of the device so far."""
 
 
 class ChannelSplit:
-    """Reads a `MultiSource` once and hands each channel to a `Source` of its own.
+    """Reads a `MultiSource` in a thread of its own, from the first `read` on, and hands it to any number of streams.
 
-    `sources[c]` is channel c at `sample_rate`, resampled by soxr where the device has another rate. They may
-    be read from different threads; whoever comes first reads for all. What ends or fails the device does so
-    for every stream, after the sound it still holds. The device is closed with the last open stream.
+    `sources[c]` is channel c; `open` makes a stream of a channel, or of the mean, at any time. Each may be read
+    and closed in its own thread. What ends or fails the device does so for every stream, after the sound it still
+    holds. The device is closed with the last stream. With `waits` nothing is ever lost here, and the device is as
+    slow as its slowest reader: right for what is not live, and so the default there.
     """
 
-    def __init__(self, device: MultiSource, sample_rate: int, *, resample: bool = False) -> None:
-        """Raises InputError where `device` has another rate and `resample` is not asked for."""
-        if device.sample_rate != sample_rate and not resample:
-            device.close()
-            raise InputError(f"{device.name}: {device.sample_rate} Hz, {sample_rate} Hz are expected; pass --resample")
-        self._device = device
-        self._reading = threading.Lock()
-        self._end: BaseException | None = None
-        self._ended = False
-        self.sources = [ChannelSource(self, device, channel, sample_rate) for channel in range(device.channels)]
+    def __init__(self, device: MultiSource, *, waits: bool | None = None) -> None:
+        self.device = device
+        self._waits = not device.live if waits is None else waits
+        self.changed = threading.Condition()
+        self.ended = False
+        self.error: BaseException | None = None
+        """What ended the device, if not its end."""
+        self._open: list[ChannelSource] = []
+        self._closed = False
+        self._thread = threading.Thread(target=self._read, name="edgeasd-split", daemon=True)
 
-    def read_for_all(self, asking: ChannelSource) -> None:
-        """Read one block of the device into every stream, unless somebody else has done so meanwhile."""
-        if not self._reading.acquire(timeout=TICK_SECONDS):
-            return
+    @cached_property
+    def sources(self) -> list[ChannelSource]:
+        """A stream for each channel of the device."""
+        return [self.open(channel) for channel in range(self.device.channels)]
+
+    @property
+    def over(self) -> bool:
+        """Whether no further stream can be had: the device has ended, or was closed."""
+        return self.ended or self._closed
+
+    def open(self, channel: int | None = None, mix: bool = False) -> ChannelSource:
+        """A further stream, which hears what is read from now on."""
+        with self.changed:
+            self.share_events()  # what was before is not for the new one
+            source = ChannelSource(self, channel, mix)
+            self._open.append(source)
+        return source
+
+    def start(self) -> None:
+        """Begin to read the device, where that has not begun."""
+        with self.changed:
+            if self._thread.ident is None and not self._closed:
+                self._thread.start()
+
+    def _read(self) -> None:
+        error: BaseException | None = None
         try:
-            if asking.waiting or self._ended:
-                return
-            frames = self._device.read()
-            if frames is None:
-                self._ended = True
-                return
-            overruns, lost, reopened = (
-                int(getattr(self._device, fact, 0)) for fact in ("overruns", "lost_samples", "reopened")
+            while not self._closed:
+                if self._waits and not self._has_room():
+                    continue
+                frames = self.device.read()
+                if frames is None:
+                    break
+                self._hand_out(frames)
+        except Exception as failed:  # handed to the readers
+            error = failed
+        with self.changed:
+            self.ended, self.error = True, error
+            self.changed.notify_all()
+
+    def _has_room(self) -> bool:
+        limit = AHEAD_SECONDS * self.device.sample_rate
+        with self.changed:
+            return self.changed.wait_for(
+                lambda: not self._closed and all(source.waiting < limit for source in self._open), TICK_SECONDS
             )
-            facts = (overruns, lost, reopened)
-            for source in self.sources:
-                source.take(frames, facts)
-        except Exception as error:
-            self._end, self._ended = error, True
-        finally:
-            self._reading.release()
 
-    def ended(self) -> bool:
-        """Whether nothing more will come; raises what ended the device, if not its end."""
-        if self._ended and self._end is not None:
-            raise self._end
-        return self._ended
+    def _hand_out(self, frames: Samples) -> None:
+        limit = None if self._waits else HELD_SECONDS * self.device.sample_rate
+        overruns, lost, reopened = (
+            int(getattr(self.device, fact, 0)) for fact in ("overruns", "lost_samples", "reopened")
+        )
+        with self.changed:
+            for source in self._open:
+                source.take(frames, (overruns, lost, reopened), limit)
+            self.changed.notify_all()
 
-    def close_if_unused(self) -> None:
-        """Close the device once no stream is open."""
-        if all(source.closed for source in self.sources):
-            self._device.close()
+    def share_events(self) -> None:
+        """Give every stream what has happened to the device."""
+        with self.changed:
+            events = getattr(self.device, "events", None)
+            while events:
+                event = events.popleft()
+                for source in self._open:
+                    source.heard_of.append(event)
+
+    def leave(self, source: ChannelSource) -> None:
+        """Close one stream, and the device with the last one."""
+        with self.changed:
+            if source in self._open:
+                self._open.remove(source)
+            self._closed = self._closed or not self._open
+            closed = self._closed
+            self.ended = self.ended or (closed and self._thread.ident is None)
+            self.changed.notify_all()
+        if closed:
+            self.device.close()
+
+    def join(self, seconds: float) -> None:
+        """Wait until the device is let go of, after the last stream was closed; `seconds` at most."""
+        if self._thread.ident is not None:
+            self._thread.join(seconds)
 
 
 class ChannelSource:
-    """One channel of a `ChannelSplit`; a `Source`."""
+    """One channel of a `ChannelSplit`, or the mean of all; a `Source`. `ChannelSplit.open` makes it."""
 
-    def __init__(self, split: ChannelSplit, device: MultiSource, channel: int, sample_rate: int) -> None:
-        self._split, self._device, self.channel = split, device, channel
-        self.sample_rate, self.live = sample_rate, device.live
-        self.bits = int(getattr(device, "bits", 16))
-        self.converted = device.sample_rate != sample_rate
-        changed = f" resampled to {sample_rate} Hz" if self.converted else ""
-        self.name = f"{device.name}{changed}, channel {channel} of {device.channels}"
+    def __init__(self, split: ChannelSplit, channel: int | None, mix: bool) -> None:
+        self._split, self._device, self.channel, self._mix = split, split.device, channel, mix
+        self.sample_rate, self.live = split.device.sample_rate, split.device.live
+        self.heard_of: deque[SourceEvent] = deque(maxlen=1000)
         self._blocks: deque[tuple[Samples, _Facts]] = deque()
-        self._lock = threading.Lock()
-        self._held, self._late, self._late_seen, self._facts = 0, 0, 0, (0, 0, 0)
-        self._resampler = self._new_resampler()
+        self._before: _Facts | None = None
+        """Losses of the device before the first samples, which are not of this stream."""
+        self._facts: _Facts = (0, 0, 0)
+        self.waiting = 0
+        """Frames that wait to be read."""
+        self._late = 0
+        self._missing: int | None = None
+        """Channels that there are, where this one is not among them."""
         self.closed = False
 
-    def _new_resampler(self) -> StreamResampler | None:
-        return StreamResampler(self._device.sample_rate, self.sample_rate) if self.converted else None
-
-    def __getattr__(self, name: str) -> Any:
-        # State and its time are the device's; what happened to it is said once, by the first stream.
-        if name in ("state", "since", "reason") or (name == "events" and self.channel == 0):
-            return getattr(self._device, name)
-        raise AttributeError(name)
+    @property
+    def name(self) -> str:
+        """What is in use; of a device that is not open yet, what was asked for."""
+        count = getattr(self._device, "channels", None)
+        if not count:
+            return self._device.name + ("" if self.channel is None else f", channel {self.channel}")
+        return f"{self._device.name}, {describe_channel(count, self.channel, self._mix)}"
 
     @property
-    def waiting(self) -> int:
-        """Frames that wait to be read."""
-        return self._held
+    def bits(self) -> int:
+        """Bits of a sample as captured."""
+        return int(getattr(self._device, "bits", 16))
+
+    @property
+    def converted(self) -> bool:
+        """Whether the sound was resampled."""
+        return bool(getattr(self._device, "converted", False))
+
+    @property
+    def state(self) -> str:
+        """That of the device; "opening" while it has not this channel, "closed" after `close`."""
+        if self.closed:
+            return "closed"
+        return str(getattr(self._device, "state", "open")) if self._missing is None else "opening"
+
+    @property
+    def reason(self) -> str:
+        """Why it is not open; empty where it is."""
+        if self._missing is not None:
+            return (
+                f"{self._device.name}: has no channel {self.channel}, channels are counted from 0 and it has "
+                f"{self._missing}; correct the channel"
+            )
+        return str(getattr(self._device, "reason", "")) if self.state != "open" else ""
+
+    @property
+    def since(self) -> float:
+        """When the state of the device became what it is, monotonic seconds."""
+        return float(getattr(self._device, "since", 0.0))
+
+    @property
+    def events(self) -> deque[SourceEvent]:
+        """What happened to the device since this stream was opened."""
+        self._split.share_events()
+        return self.heard_of
 
     @property
     def overruns(self) -> int:
-        """Overruns of the device before the samples read last."""
+        """Overruns of the device between the first samples and those read last."""
         return self._facts[0]
 
     @property
-    def reopened(self) -> int:
-        """Reopenings of the device before the samples read last."""
-        return self._facts[2]
+    def lost_samples(self) -> int:
+        """Samples known to be lost between the first samples and those read last."""
+        return self._facts[1] + self._late
 
     @property
-    def lost_samples(self) -> int:
-        """Samples known to be lost before the samples read last, at `sample_rate`."""
-        return round((self._facts[1] + self._late) * self.sample_rate / self._device.sample_rate)
+    def reopened(self) -> int:
+        """Reopenings of the device between the first samples and those read last."""
+        return self._facts[2]
 
-    def take(self, frames: Samples, facts: _Facts) -> None:
-        """Keep this channel of frames (n, channels), with the losses of the device so far."""
-        if self.closed:
+    def take(self, frames: Samples, facts: _Facts, limit: float | None) -> None:
+        """Keep this channel of frames (n, channels), with the losses of the device so far. The split has the lock."""
+        if self.channel is not None and self.channel >= frames.shape[1]:
+            self._missing = frames.shape[1]
+            self._late += len(frames) if self._before is not None else 0
             return
-        with self._lock:
-            self._blocks.append((select_channel(frames, self.channel, False), facts))
-            self._held += len(frames)
-            while self._held > HELD_SECONDS * self._device.sample_rate and len(self._blocks) > 1:
-                lost = len(self._blocks.popleft()[0])
-                self._held -= lost
-                self._late += lost
+        self._missing = None
+        self._before = self._before or facts
+        since = (facts[0] - self._before[0], facts[1] - self._before[1], facts[2] - self._before[2])
+        self._blocks.append((select_channel(frames, self.channel, self._mix), since))
+        self.waiting += len(frames)
+        while limit is not None and self.waiting > limit and len(self._blocks) > 1:
+            lost = len(self._blocks.popleft()[0])
+            self.waiting -= lost
+            self._late += lost
 
     def read(self) -> Samples | None:
-        """The next samples, shape (n,), n >= 1, float32; None at the end or after `close`."""
-        while not self.closed:
-            with self._lock:
-                block = self._blocks.popleft() if self._blocks else None
-                self._held -= len(block[0]) if block else 0
-            if block is None:
-                if self._split.ended():
-                    return None
-                self._split.read_for_all(self)
-                continue
-            samples, facts = block
-            if self._resampler is not None:
-                if (facts, self._late) != (self._facts, self._late_seen):
-                    self._resampler, self._late_seen = self._new_resampler(), self._late
-                    assert self._resampler is not None
-                samples = self._resampler.push(samples)
-            self._facts = facts
-            if len(samples):
-                return samples
-        return None
+        """The next samples, shape (n,), n >= 1, float32; None at the end or after `close`.
+
+        Raises what ended the device, behind its sound.
+        """
+        self._split.start()
+        with self._split.changed:
+            self._split.changed.wait_for(lambda: self.closed or self._blocks or self._split.ended)
+            if self.closed:
+                return None
+            if not self._blocks:
+                if self._split.error is not None:
+                    raise self._split.error
+                return None
+            samples, self._facts = self._blocks.popleft()
+            self.waiting -= len(samples)
+            self._split.changed.notify_all()
+        return samples
 
     def close(self) -> None:
-        """Stop this stream; the device is closed with the last one."""
+        """Stop this stream and end a `read` in another thread; the device is closed with the last one."""
         self.closed = True
-        self._split.close_if_unused()
+        self._split.leave(self)

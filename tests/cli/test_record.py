@@ -209,7 +209,7 @@ def test_a_dead_microphone_is_said_and_makes_exit_code_1(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (("--minutes", "1"), 2, "one source is needed"),
+        (("--minutes", "1"), 2, "one source is needed: pass either --device (such as hw:1) or --input-command"),
         (("--minutes", "1", "--device", "no_such_pcm"), 3, "no_such_pcm: no such ALSA capture device"),
         (("--minutes", "1", "--input-command", "no-such-program"), 2, "no-such-program: cannot be started"),
         (("--minutes", "1", "--input-command", "false"), 3, "command false: ended with exit code 1"),

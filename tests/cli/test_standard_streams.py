@@ -33,6 +33,14 @@ def test_help_on_a_full_disk_is_one_line(tmp_path: Path) -> None:
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
 
 
+@pytest.mark.parametrize("asked", ["--help", "run --help", "--version", "verify $bundle"])
+def test_a_reader_that_has_left_is_exit_code_141(asked: str, small_bundle: Path, tmp_path: Path) -> None:
+    line = f"{{ $edgeasd {asked}; echo $? >code; }} | true"
+    done = shell(line, tmp_path, bundle=small_bundle)
+    assert (tmp_path / "code").read_text() == "141\n"
+    assert done.stderr == "edgeasd: standard output was closed by its reader; stopped\n"
+
+
 @pytest.mark.parametrize("kind", ["fifo", "/dev/zero"])
 def test_a_bundle_that_is_no_file_is_refused_at_once(tmp_path: Path, kind: str) -> None:
     place = Path(kind) if kind.startswith("/") else tmp_path / "bundle"

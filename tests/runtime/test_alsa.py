@@ -105,6 +105,12 @@ def test_missing_device(device: str, backend: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("device", ["hw:99", "plughw:99,0", "hw:CARD=99,DEV=0"])
+def test_a_card_that_does_not_exist_is_not_said_to_need_conversion(device: str, backend: str) -> None:
+    with pytest.raises(DeviceError, match=rf"^{device}: card 99 does not exist .*list the devices with `edgeasd dev"):
+        AlsaSource(device, backend=backend)
+
+
 def test_missing_device_prints_nothing_beside_the_error(capfd: pytest.CaptureFixture[str], backend: str) -> None:
     with pytest.raises(DeviceError):
         AlsaSource("hw:NoSuchCard", backend=backend)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from edgeasd.runtime.audio import StreamResampler
 from edgeasd.runtime.errors import DeviceError, InputError
-from edgeasd.runtime.sources import AlsaDevice, AlsaSource, ChannelSplit
+from edgeasd.runtime.sources import AlsaChannels, AlsaDevice, AlsaSource, ChannelSplit
 from edgeasd.runtime.sources.alsa_common import FORMATS
 from edgeasd.runtime.sources.base import PcmDecoder
 
@@ -55,7 +55,7 @@ def playing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes]
     return write
 
 
-def read_exactly(source: AlsaSource | AlsaDevice, count: int) -> np.ndarray:
+def read_exactly(source: AlsaSource | AlsaDevice | AlsaChannels, count: int) -> np.ndarray:
     blocks: list[np.ndarray] = []
     try:
         while sum(map(len, blocks)) < count:
@@ -217,14 +217,28 @@ def test_resampling_has_no_seams_at_any_block_border(rate: int, sizes: list[int]
 def test_one_stream_for_each_channel_of_a_device(backend: str, playing: Callable[[bytes], None]) -> None:
     frames = np.random.default_rng(4).integers(-32768, 32768, (9000, 3))
     playing(frames.astype("<i2").tobytes())
-    split = ChannelSplit(AlsaDevice("hw:1", 16000, 3, backend=backend), 16000)
+    split = ChannelSplit(AlsaChannels("hw:1", 16000, channel=2, backend=backend), waits=True)
     assert split.sources[2].name == f"hw:1 through {backend}, S16_LE, 16000 Hz, channel 2 of 3"
-    for source, column in zip(split.sources, frames.T, strict=True):
-        blocks: list[np.ndarray] = []
-        while sum(map(len, blocks)) < 9000:
+    got: list[list[np.ndarray]] = [[], [], []]
+    while sum(map(len, got[0])) < 9000:  # in turn, since the device waits for the latest
+        for source, blocks in zip(split.sources, got, strict=True):
             block = source.read()
             assert block is not None
             blocks.append(block)
+    for source, blocks, column in zip(split.sources, got, frames.T, strict=True):
         np.testing.assert_array_equal(np.concatenate(blocks)[:9000] * 32768, column)
         source.close()
     assert split.sources[0].read() is None
+
+
+@pytest.mark.parametrize("rate", [44100, 48000])
+def test_all_channels_are_resampled_as_each_by_itself(card: Callable[..., Path], rate: int) -> None:
+    whole = np.random.default_rng(5).integers(-20000, 20000, (rate, 2))
+    card("S16_LE", rate, whole.astype("<i2").tobytes())
+    source = AlsaChannels("hw:1", channel=1, backend="arecord", resample=True)
+    assert source.name == f"hw:1 through arecord, S16_LE, {rate} Hz resampled to 16000 Hz"
+    assert (source.channels, source.sample_rate, source.converted) == (2, 16000, True)
+    got = read_exactly(source, 15_000)
+    for channel in (0, 1):
+        expected = soxr.resample((whole[:, channel] / 32768).astype(np.float32), rate, 16000, quality="HQ")
+        np.testing.assert_allclose(got[:, channel], expected[:15_000], rtol=0, atol=2e-6)

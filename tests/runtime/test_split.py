@@ -1,4 +1,4 @@
-"""One stream for each channel: read from several threads, resampled, with losses told, and ended together."""
+"""One device for several streams: read from several threads, with losses told, and ended together."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import threading
 
 import numpy as np
 import pytest
-import soxr
 
-from edgeasd.runtime.errors import DeviceError, InputError
+from edgeasd.runtime.errors import DeviceError
 from edgeasd.runtime.sources import ChannelSplit, Reopening
 
 pytestmark = [pytest.mark.core, pytest.mark.timeout(30)]
@@ -55,7 +54,7 @@ def drain(source: object) -> np.ndarray:
 def test_threads_get_every_sample_of_their_channel() -> None:
     frames = noise(50_001, 4)
     device = Device(frames)
-    split = ChannelSplit(device, 16000)
+    split = ChannelSplit(device)
     got: dict[int, np.ndarray] = {}
 
     def listen(channel: int) -> None:
@@ -73,27 +72,8 @@ def test_threads_get_every_sample_of_their_channel() -> None:
     assert device.closed
 
 
-def test_channels_are_resampled_each_for_itself() -> None:
-    frames = noise(96_000, 2)
-    split = ChannelSplit(Device(frames, 48000), 16000, resample=True)
-    for channel, source in enumerate(split.sources):
-        assert source.converted
-        assert source.name == f"device resampled to 16000 Hz, channel {channel} of 2"
-        expected = soxr.resample(frames[:, channel].copy(), 48000, 16000, quality="HQ")
-        got = drain(source)
-        np.testing.assert_allclose(got, expected[: len(got)], rtol=0, atol=2e-6)
-        assert len(expected) - len(got) < 200, "the filter's memory"
-
-
-def test_another_rate_is_refused_where_nobody_asked() -> None:
-    device = Device(noise(10, 2), 48000)
-    with pytest.raises(InputError, match="device: 48000 Hz, 16000 Hz are expected; pass --resample"):
-        ChannelSplit(device, 16000)
-    assert device.closed
-
-
 def test_a_failure_reaches_every_stream_behind_its_sound() -> None:
-    split = ChannelSplit(Device(noise(320, 2), error=DeviceError("unplugged")), 16000)
+    split = ChannelSplit(Device(noise(320, 2), error=DeviceError("unplugged")))
     for source in split.sources:
         assert source.read() is not None
         for _ in range(2):
@@ -104,19 +84,90 @@ def test_a_failure_reaches_every_stream_behind_its_sound() -> None:
 def test_a_late_reader_loses_its_oldest_sound_alone_and_counts_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgeasd.runtime.sources.split.HELD_SECONDS", 0.1)
     frames = noise(16_000, 2)
-    split = ChannelSplit(Device(frames), 16000)
-    first, second = split.sources
-    np.testing.assert_array_equal(drain(first), frames[:, 0])
-    late = drain(second)
-    np.testing.assert_array_equal(late, frames[-1600:, 1])
+    allowed = threading.Semaphore(0)
+    device = Device(frames)
+    read = device.read
+    monkeypatch.setattr(device, "read", lambda: allowed.acquire() and read())
+    first, second = ChannelSplit(device).sources
+    blocks = []
+    for _ in range(50):
+        allowed.release()
+        blocks.append(first.read())
+    np.testing.assert_array_equal(np.concatenate(blocks), frames[:, 0])
+    allowed.release()
+    assert first.read() is None
+    np.testing.assert_array_equal(drain(second), frames[-1600:, 1])
     assert (first.lost_samples, second.lost_samples) == (0, 14_400)
 
 
-def test_losses_of_the_device_are_told_with_the_samples_behind_them() -> None:
-    opened = iter([Device(noise(320, 2), error=DeviceError("gone")), Device(noise(320, 2))])
-    clock = iter(range(1000))
+def test_a_device_that_waits_is_as_slow_as_its_slowest_reader_and_loses_nothing() -> None:
+    frames = noise(80_000, 2)
+    split = ChannelSplit(Device(frames), waits=True)
+    first, second = split.sources
+    taken = 0
+    while taken < 16_000:
+        taken += len(first.read())  # type: ignore[arg-type]
+    ahead = threading.Thread(target=lambda: ended.append(drain(first)))
+    ended: list[np.ndarray] = []
+    ahead.start()
+    ahead.join(0.3)
+    assert ahead.is_alive(), "the device waits for the second one"
+    assert second.waiting <= 16_000 + 320
+    np.testing.assert_array_equal(drain(second), frames[:, 1])
+    ahead.join(10)
+    np.testing.assert_array_equal(ended[0], frames[taken:, 0])
+    assert (first.lost_samples, second.lost_samples) == (0, 0)
+
+
+def test_one_that_never_reads_again_is_closed_and_the_others_go_on() -> None:
+    frames = noise(80_000, 2)
+    device = Device(frames)
+    first, second = ChannelSplit(device, waits=True).sources
+    assert second.read() is not None
+    threading.Timer(0.2, second.close).start()
+    np.testing.assert_array_equal(drain(first), frames[:, 0])
+    assert (second.state, second.read(), device.closed) == ("closed", None, 0)
+    first.close()
+    assert device.closed
+
+
+def test_one_that_comes_later_hears_from_then_on_and_counts_its_own_losses() -> None:
+    opened = iter([Device(noise(320, 2), error=DeviceError("gone")), Device(noise(160_000, 2))])
+    clock = iter(range(1_000_000))
     device = Reopening(lambda: next(opened), clock=lambda: float(next(clock)), wait=lambda _: False)
-    split = ChannelSplit(device, 16000)
+    split = ChannelSplit(device, waits=True)
+    first = split.open(0)
+    assert first.read() is not None
+    assert first.read() is not None
+    later = split.open(mix=True)
+    assert later.read() is not None
+    assert (later.lost_samples, later.reopened, list(later.events)) == (0, 0, [])
+    assert first.lost_samples > 0
+    assert [event.state for event in first.events] == ["lost", "reopened"]
+
+
+def test_a_channel_that_the_device_has_not_waits_for_a_device_that_has_it() -> None:
+    narrow, wide = Device(noise(640, 1), error=DeviceError("gone")), Device(np.ones((160_000, 2), np.float32))
+    opened, plugged_in = iter([narrow, wide]), threading.Event()
+    device = Reopening(lambda: next(opened), wait=lambda _: not plugged_in.wait(10))
+    split = ChannelSplit(device, waits=True)
+    first, second = split.open(0), split.open(1)
+    assert first.state == second.state == "open"
+    for _ in range(2):
+        assert first.read() is not None
+    assert second.state == "opening"
+    assert second.reason == "device: has no channel 1, channels are counted from 0 and it has 1; correct the channel"
+    plugged_in.set()
+    np.testing.assert_array_equal(second.read(), np.ones(320))
+    assert (second.lost_samples, second.reopened) == (0, 0), "it has only begun"
+    assert (second.state, second.reason) == ("open", "")
+
+
+def test_losses_of_the_device_are_told_with_the_samples_behind_them() -> None:
+    opened = iter([Device(noise(320, 2), error=DeviceError("gone")), Device(noise(160_000, 2))])
+    clock = iter(range(1_000_000))
+    device = Reopening(lambda: next(opened), clock=lambda: float(next(clock)), wait=lambda _: False)
+    split = ChannelSplit(device, waits=True)
     first, second = split.sources
     assert first.read() is not None
     assert first.read() is not None
@@ -126,5 +177,5 @@ def test_losses_of_the_device_are_told_with_the_samples_behind_them() -> None:
     assert second.read() is not None
     assert second.lost_samples == device.lost_samples
     assert first.state == "open"
-    assert [event.state for event in first.events] == ["lost", "reopened"]
-    assert not hasattr(second, "events"), "one listener says it"
+    for source in (first, second):
+        assert [event.state for event in source.events] == ["lost", "reopened"]

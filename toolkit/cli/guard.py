@@ -67,9 +67,12 @@ def guarded(command: _Command) -> _Command:
             complain("stopped by Ctrl-C; nothing half-written was left")
             raise typer.Exit(INTERRUPTED) from None
         except BrokenPipeError:
-            _silence_standard_output()
-            complain("standard output was closed by its reader; stopped")
-            raise typer.Exit(BROKEN_PIPE) from None
+            raise _reader_has_gone() from None
+        except SystemExit as ended:
+            # A help page whose reader has left: click makes exit code 1 of that.
+            if isinstance(ended.__context__, BrokenPipeError):
+                raise _reader_has_gone() from None
+            raise
         except ModuleNotFoundError as error:
             extra = _EXTRAS.get((error.name or "").partition(".")[0])
             if extra is None:
@@ -126,6 +129,13 @@ def _hang_up_like_termination() -> None:
 
 def _terminated(*_: object) -> None:
     raise SystemExit(TERMINATED)
+
+
+def _reader_has_gone() -> typer.Exit:
+    """Say so, once, and with what code to end."""
+    _silence_standard_output()
+    complain("standard output was closed by its reader; stopped")
+    return typer.Exit(BROKEN_PIPE)
 
 
 def _silence_standard_output() -> None:

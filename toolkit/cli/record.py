@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgeasd.runtime.errors import CheckFailed
+from edgeasd.runtime.errors import CheckFailed, InputError
 from edgeasd.toolkit.cli.options import (
     AlsaBackend,
     AlsaFormat,
@@ -78,6 +78,8 @@ def record(
     from edgeasd.runtime.sources import open_source
     from edgeasd.toolkit.cli.level_meter import LevelMeter
 
+    if (device is None) == (input_command is None):
+        raise InputError("one source is needed: pass either --device (such as hw:1) or --input-command")
     clips = ClipFolder(output, machine, id, label, sample_rate=rate, resume=resume)
     source = open_source(
         device=device,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -115,3 +117,30 @@ def site(tmp_path: Path, small_bundle: Path) -> Iterator[Site]:
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """30 s of sound."""
     return write_sound(tmp_path_factory.mktemp("sound") / "sound.wav", 30.0)
+
+
+@pytest.fixture(params=["pyalsaaudio", "arecord"])
+def backend(request: pytest.FixtureRequest) -> str:
+    """A way to capture from ALSA that is installed here."""
+    here = shutil.which("arecord") if request.param == "arecord" else importlib.util.find_spec("alsaaudio")
+    if not here:
+        pytest.skip(f"{request.param} is not installed here (alsa-utils / pyalsaaudio)")
+    return str(request.param)
+
+
+@pytest.fixture
+def playing(repository: Path, tmp_path: Path) -> Callable[[bytes], str]:
+    """Has hw:1 and plughw:1,0 deliver these bytes; gives the ALSA_CONFIG_PATH for that."""
+    spec = importlib.util.spec_from_file_location("pcm", repository / "tests" / "runtime" / "alsa_file_pcm.py")
+    assert spec is not None
+    assert spec.loader is not None
+    helper = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(helper)
+    if not helper.STOCK.exists():
+        pytest.skip(f"{helper.STOCK} is not here (libasound2-data)")
+
+    def write(data: bytes) -> str:
+        (tmp_path / "sound.raw").write_bytes(data)
+        return str(helper.write_alsa_config(tmp_path, tmp_path / "sound.raw"))
+
+    return write

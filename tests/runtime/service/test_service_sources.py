@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import signal
@@ -10,9 +9,8 @@ import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -28,33 +26,20 @@ from edgeasd.runtime.site import read_site
 pytestmark = pytest.mark.core
 
 
-def load_helper(repository: Path) -> ModuleType:
-    path = repository / "tests" / "runtime" / "alsa_file_pcm.py"
-    spec = importlib.util.spec_from_file_location("alsa_file_pcm", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_a_sound_device_gives_the_records_of_score_live(site: Any, sound: Path, repository: Path) -> None:
-    helper = load_helper(repository)
-    if importlib.util.find_spec("alsaaudio") is None or not helper.STOCK.exists():
-        pytest.skip("pyalsaaudio or the stock ALSA configuration is not installed here")
+def test_a_sound_device_gives_the_records_of_score_live(
+    site: Any, sound: Path, backend: str, playing: Callable[[bytes], str]
+) -> None:
     samples, _ = soundfile.read(sound, dtype="int16")
-    (site.folder / "sound.raw").write_bytes(samples.tobytes())
-    configuration = helper.write_alsa_config(site.folder, site.folder / "sound.raw")
-    site.write('device = "hw:1"\npace = "block"\nalsa_backend = "pyalsaaudio"')
+    site.write(f'device = "hw:1"\npace = "block"\nalsa_backend = "{backend}"')
     live = site.command("score", site.bundle, sound, "--live")
-    theirs = [json.loads(line) for line in live.stdout.splitlines() if '"score"' in line]
-    process = site.start(ALSA_CONFIG_PATH=str(configuration))
+    theirs = [one for one in map(json.loads, live.stdout.splitlines()) if one["type"] == "score"]
+    process = site.start(ALSA_CONFIG_PATH=playing(samples.tobytes()))
     site.until(lambda: len(site.records("score")) >= len(theirs))
     took, said = site.end(process)
     assert process.returncode == 0, said
     assert took < 2.0
     ours = site.records("score")[: len(theirs)]
-    for one, two in zip(ours, (one for one in theirs if one["type"] == "score"), strict=True):
+    for one, two in zip(ours, theirs, strict=True):
         for name in ("start_sample", "end_sample", "averaged", "complete", "alarm"):
             assert one[name] == two[name]
         assert one["clip_score"] == pytest.approx(two["clip_score"], rel=1e-6)

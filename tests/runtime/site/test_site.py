@@ -18,6 +18,7 @@ from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.outputs.settings import JsonlSettings
 from edgeasd.runtime.site import EngineSettings, Site, SiteSettings, StreamSettings, check_site, parse_site
 from edgeasd.runtime.site.schema import schema_text
+from edgeasd.runtime.site.sharing import sharing_problems
 
 pytestmark = pytest.mark.core
 
@@ -282,3 +283,59 @@ def test_the_page_shows_a_site_file_that_is_one_and_every_key(repository: Path, 
     assert described("The whole file") == set(SiteSettings.model_fields)
     assert described("A stream") == set(StreamSettings.model_fields)
     assert described("An engine") == set(EngineSettings.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "says"),
+    [
+        ('device = "hw:1"\nchannel = 0', 'device = "hw:1"\nchannel = 1', ""),
+        ('device = "hw:1"\nchannel = 0', 'device = "hw:2"\nresample = true', ""),
+        ('device = "hw:1"\nmix = true', 'device = "hw:1"\nmix = true', ""),
+        ('device = "hw:1,0"\nchannel = 0', 'device = "hw:1,1"\nchannel = 0', ""),
+        (
+            'device = "hw:1"',
+            'device = "hw:1"\nchannel = 1',
+            "shares hw:1 with a, but not both name a channel; give each",
+        ),
+        ('device = "hw:1"\nmix = true', 'device = "hw:1"\nchannel = 1', "not both name a channel"),
+        (
+            'device = "hw:1"\nchannel = 0\nresample = true',
+            'device = "hw:1"\nchannel = 1',
+            "shares hw:1 with a, but resample is false here and true there; make it the same in both",
+        ),
+        (
+            'device = "hw:1"\nchannel = 0\npace = "block"',
+            'device = "hw:1"\nchannel = 1',
+            'pace is "drop" here and "block" there',
+        ),
+        (
+            'device = "hw:1"\nchannel = 0\nalsa_format = "S32_LE"',
+            'device = "hw:1"\nchannel = 1',
+            'alsa_format is "auto" here and "S32_LE" there',
+        ),
+        (
+            'device = "hw:1"\nchannel = 0',
+            'device = "plughw:CARD=1,DEV=0"\nchannel = 1',
+            "shares plughw:CARD=1,DEV=0 with a, but calls it otherwise than hw:1, and a card is opened only once; "
+            "write hw:1 in both",
+        ),
+        ('input_command = "c"\nchannels = 2\nchannel = 0', 'input_command = "c"\nchannels = 2\nmix = true', ""),
+        ('input_command = "c"\nchannels = 2\nchannel = 0', 'input_command = "c"', "channels is 1 here and 2 there"),
+        ('input_command = "c"\nonce = true', 'input_command = "c"', "once is false here and true there"),
+        ('input_command = "c"\nchannels = 2\nchannel = 2', 'input_command = "d"', "channel 2 is not there"),
+        ('input_command = "c"\nchannels = 2', 'input_command = "d"', "2 channels, one signal is needed"),
+    ],
+)
+def test_streams_that_share_an_input_must_agree_in_it(first: str, second: str, says: str, tmp_path: Path) -> None:
+    text = f'site = "p"\n[streams.a]\nbundle = "{BUNDLE}"\nid = "a"\n{first}\n'
+    text += f'[streams.b]\nbundle = "{BUNDLE}"\nid = "b"\n{second}\n'
+    problems = check_site(parsed(text, tmp_path)).problems
+    assert len(problems) == bool(says), problems
+    assert says in "".join(problems)
+
+
+def test_streams_that_share_an_input_have_bundles_of_one_rate() -> None:
+    streams = {name: StreamSettings(bundle="x", device="hw:1", channel=c) for name, c in (("a", 0), ("b", 1))}
+    assert sharing_problems(streams, {"a": 16000, "b": 16000}) == []
+    (said,) = sharing_problems(streams, {"a": 16000, "b": 32000})
+    assert said.endswith("its bundle wants 32000 Hz and the other 16000 Hz; use bundles of one rate")

@@ -1,0 +1,300 @@
+"""Several streams on one card or command: opened once, heard by all, each with a ring and a health of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from edgeasd.runtime.service import Service
+from edgeasd.runtime.service.scoring import ScoringThread
+from edgeasd.runtime.service.stream import ServedStream
+from edgeasd.runtime.site import read_site
+
+pytestmark = [pytest.mark.core, pytest.mark.timeout(120)]
+RATE = 16_000
+Record = dict[str, Any]
+
+# Notes its process; gives frames of two channels over and over, ten times as fast as they were heard.
+PACED = """
+import os, sys, time
+open(sys.argv[2], "a").write(f"{os.getpid()}\\n")
+data = open(sys.argv[1], "rb").read()
+began = time.monotonic()
+for i in range(100_000):
+    at = 6400 * i % (len(data) - 6400)
+    sys.stdout.buffer.write(data[at:][:6400]); sys.stdout.buffer.flush()
+    time.sleep(max(0.0, began + 0.01 * (i + 1) - time.monotonic()))
+"""
+
+
+@pytest.fixture(scope="module")
+def stereo(tmp_path_factory: pytest.TempPathFactory, sound: Path) -> Path:
+    """Folder with stereo.raw and stereo.wav, of which left.wav and right.wav are the channels."""
+    folder = tmp_path_factory.mktemp("stereo")
+    left, _ = soundfile.read(sound, frames=14 * RATE, dtype="int16")
+    right = (np.random.default_rng(9).standard_normal(len(left)) * 900).astype("<i2")
+    both = np.stack([left, right], axis=1)
+    (folder / "stereo.raw").write_bytes(both.astype("<i2").tobytes())
+    for name, samples in (("stereo", both), ("left", left), ("right", right)):
+        soundfile.write(folder / f"{name}.wav", samples, RATE, subtype="PCM_16")
+    (folder / "paced.py").write_text(PACED, "utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(stereo: Path, small_bundle: Path) -> dict[str, list[Record]]:
+    """What `score --live` says of left.wav and right.wav."""
+    command = [sys.executable, "-m", "edgeasd", "score", small_bundle, "left.wav", "right.wav", "--live"]
+    done = subprocess.run(command, cwd=stereo, capture_output=True, text=True, timeout=60, check=True)
+    found = [one for one in map(json.loads, done.stdout.splitlines()) if one["type"] == "score"]
+    return {name: [one for one in found if one["file"] == f"{name}.wav"] for name in ("left", "right")}
+
+
+def scores(site: Any, id: str) -> list[Record]:
+    return [one for one in site.records("score") if one["id"] == id]
+
+
+def assert_same(ours: list[Record], theirs: list[Record]) -> None:
+    assert len(ours) >= len(theirs) > 20
+    for one, two in zip(ours, theirs, strict=False):
+        assert (one["start_sample"], one["end_sample"]) == (two["start_sample"], two["end_sample"])
+        assert one["score"] == pytest.approx(two["score"], rel=1e-6)
+
+
+def running(stereo: Path, pids: Path) -> str:
+    command = f"{sys.executable} {stereo / 'paced.py'} {stereo / 'stereo.raw'} {pids}"
+    return f"input_command = '{command}'\nchannels = 2\npace = \"block\"\n"
+
+
+def test_two_channels_of_a_card_are_the_scores_of_each(
+    site: Any, stereo: Path, expected: dict[str, list[Record]], backend: str, playing: Callable[[bytes], str]
+) -> None:
+    left, right = expected["left"], expected["right"]
+    card = f'device = "hw:1"\npace = "block"\nalsa_backend = "{backend}"\n'
+    site.write(f"{card}channel = 0", f"{card}channel = 1", f"{card}channel = 0")
+    process = site.start(ALSA_CONFIG_PATH=playing((stereo / "stereo.raw").read_bytes()))
+    site.until(lambda: all(len(scores(site, id)) >= len(left) for id in "abc"))
+    _, said = site.end(process)
+    assert process.returncode == 0, said
+    assert f"hw:1 through {backend}, S16_LE, 16000 Hz, channel 1 of 2" in said
+    assert_same(scores(site, "a"), left)
+    assert_same(scores(site, "b"), right)
+    assert_same(scores(site, "c"), left)
+
+
+def test_two_channels_of_a_file_and_of_a_converting_command(
+    site: Any, stereo: Path, expected: dict[str, list[Record]]
+) -> None:
+    left, right = expected["left"], expected["right"]
+    file = f'input = "{stereo / "stereo.wav"}"\n'
+    converter = f"input_command = 'cat {stereo / 'stereo.raw'}'\nonce = true\nchannels = 2\n"
+    site.write(*(f"{source}channel = {channel}" for source in (file, converter) for channel in (0, 1)))
+    process = site.start()
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    for id, theirs in zip("abcd", (left, right, left, right), strict=True):
+        assert_same(scores(site, id), theirs)
+        assert len(scores(site, id)) == len(theirs)
+
+
+def test_a_command_of_two_channels_runs_once_and_its_death_is_seen_by_both(site: Any, stereo: Path) -> None:
+    pids = site.folder / "pids"
+    source = running(stereo, pids)
+    site.write(f"{source}channel = 0", f"{source}channel = 1")
+    process = site.start()
+    site.until(lambda: scores(site, "a") and scores(site, "b"))
+    assert len(pids.read_text("utf-8").split()) == 1
+    os.kill(int(pids.read_text("utf-8")), signal.SIGKILL)
+    killed = time.monotonic()
+    for id in "ab":
+        site.until(
+            lambda id=id: (
+                [one["state"] for one in site.records("source") if one["id"] == id][-2:] == ["lost", "reopened"]
+            )
+        )
+        site.until(lambda id=id: [one for one in site.records("gap") if one["id"] == id])
+    assert time.monotonic() - killed < 5.0
+    gaps = {one["id"]: one["lost_samples"] for one in site.records("gap")}
+    assert gaps["a"] == gaps["b"]
+    assert len(pids.read_text("utf-8").split()) == 2
+    _, said = site.end(process)
+    assert process.returncode == 0, said
+    assert said.count("was ended by signal 9") == 2
+
+
+def test_sighup_adds_and_drops_a_sharer_and_the_others_hear_on(site: Any, stereo: Path) -> None:
+    pids = site.folder / "pids"
+    source = running(stereo, pids)
+    site.write(f"{source}channel = 0")
+    process = site.start()
+    site.until(lambda: scores(site, "a"))
+    site.write(f"{source}channel = 0", f"{source}channel = 1")
+    process.send_signal(signal.SIGHUP)
+    site.until(lambda: scores(site, "b"))
+    site.write('enabled = false\ninput = "x"', f"{source}channel = 1")
+    process.send_signal(signal.SIGHUP)
+    before = len(scores(site, "b"))
+    site.until(lambda: len(scores(site, "b")) > before + 10)
+    _, said = site.end(process)
+    assert process.returncode == 0, said
+    assert said.count("reloaded") == 2
+    assert len(pids.read_text("utf-8").split()) == 1, "it has run on all the while"
+    assert site.records("gap") == []
+    for id in "ab":
+        indexes = [one["index"] for one in scores(site, id)]
+        assert indexes == list(range(len(indexes)))
+
+
+def test_a_channel_beyond_those_opened_opens_the_card_again_and_all_go_on(
+    site: Any, stereo: Path, backend: str, playing: Callable[[bytes], str]
+) -> None:
+    card = f'device = "hw:1"\npace = "block"\nalsa_backend = "{backend}"\n'
+    site.write(f"{card}channel = 0")
+    process = site.start(ALSA_CONFIG_PATH=playing((stereo / "stereo.raw").read_bytes()))
+    site.until(lambda: scores(site, "a"))
+    site.write(f"{card}channel = 0", f"{card}channel = 1")
+    process.send_signal(signal.SIGHUP)
+    site.until(lambda: scores(site, "b") and site.records("gap"))
+    before = len(scores(site, "a"))
+    site.until(lambda: len(scores(site, "a")) > before)
+    _, said = site.end(process)
+    assert process.returncode == 0, said
+    assert [one["id"] for one in site.records("start")] == ["a", "b"], "a has not begun anew"
+    lost, back = [one for one in site.records("source") if one["id"] == "a"]
+    assert (lost["detail"], back["state"]) == ("hw:1: is opened again, with more channels", "reopened")
+    assert back["lost_seconds"] < 2.0
+    assert {one["id"] for one in site.records("gap")} == {"a"}
+
+
+# In this process
+
+
+def start(site: Any) -> tuple[Service, list[Record]]:
+    records: list[Record] = []
+    service = Service(read_site(site.file), lambda record, may_drop: records.append(record))
+    service.start()
+    return service, records
+
+
+def test_a_stream_that_nobody_scores_takes_nothing_from_its_sibling(
+    site: Any, stereo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgeasd.runtime.service.stream.BUFFER_SECONDS", 2)
+    take_in = ScoringThread._take_in
+
+    def not_of_b(self: ScoringThread, served: ServedStream, share: int) -> bool:
+        return served.name != "b" and take_in(self, served, share)
+
+    monkeypatch.setattr(ScoringThread, "_take_in", not_of_b)
+    source = running(stereo, site.folder / "pids").replace("block", "drop")
+    site.write(f"{source}channel = 0", f"{source}channel = 1")
+    service, records = start(site)
+    try:
+        site.until(lambda: service.state().streams and service.state().streams[1].dropped_seconds > 1.0)
+        site.until(lambda: service.state().streams[0].segments > 2)
+        (a, b) = service.state().streams
+    finally:
+        service.stop("test")
+    assert (a.dropped_seconds, b.segments) == (0.0, 0)
+    assert a.segments > 0
+    assert not [one for one in records if one["type"] == "gap" and one["id"] == "a"]
+
+
+def test_each_channel_has_a_health_of_its_own(site: Any, stereo: Path, tmp_path: Path) -> None:
+    left, _ = soundfile.read(stereo / "left.wav", dtype="int16")
+    dead = np.stack([left, np.zeros_like(left)], axis=1).astype("<i2")
+    (tmp_path / "dead.raw").write_bytes(dead.tobytes())
+    source = f"input_command = 'cat {tmp_path / 'dead.raw'}'\nonce = true\nchannels = 2\n"
+    site.write(f"{source}channel = 0", f"{source}channel = 1")
+    service, _ = start(site)
+    try:
+        site.until(lambda: not service.poll())
+        (a, b) = service.state().streams
+    finally:
+        service.stop("test")
+    assert "digital_silence" not in a.health
+    assert b.sick
+    assert "digital_silence" in b.health
+
+
+def test_a_channel_that_the_card_has_not_fails_alone(
+    site: Any, backend: str, playing: Callable[[bytes], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALSA_CONFIG_PATH", playing(b""))
+    card = f'device = "stereo_only"\npace = "block"\nalsa_backend = "{backend}"\n'
+    site.write(f"{card}channel = 0", f"{card}channel = 5")
+    service, _ = start(site)
+    try:
+        site.until(lambda: len(s := service.state().streams) == 2 and s[0].segments and s[1].state == "failed")
+        (a, b) = service.state().streams
+    finally:
+        service.stop("test")
+    assert a.state == "running"
+    assert "has no channel 5, channels are counted from 0 and it has 2; correct the channel" in str(b.reason)
+
+
+# A scripted arecord: sound of two channels, then the card is gone, until the file `back` is there.
+CARD = """#!/bin/sh
+echo $$ >> '{folder}/opened'
+n=$(wc -l < '{folder}/opened')
+if [ "$n" -gt 1 ] && [ ! -e '{folder}/back' ]; then
+  echo 'arecord: main:831: audio open error: No such device' >&2; exit 1
+fi
+printf '  format       : S16_LE\n  channels     : 2\n  rate         : 16000\n  buffer_size  : 8192\n' >&2
+cat '{folder}/sound.raw'
+while [ "$n" -gt 1 ]; do sleep 0.5; cat '{folder}/sound.raw'; done
+touch '{folder}/gone'
+{end}
+"""
+ENDS = {
+    "the driver says so": "echo 'arecord: pcm_read:2221: read error: No such device' >&2; exit 1",
+    "it only falls silent": "exec sleep 60",
+}
+
+
+@pytest.mark.parametrize("how", ENDS)
+def test_an_unplugged_card_is_noticed_within_two_seconds_by_all_and_comes_back(
+    how: str, site: Any, stereo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "sound.raw").write_bytes((stereo / "stereo.raw").read_bytes()[: 4 * 9 * RATE])
+    (folder / "arecord").write_text(CARD.format(folder=folder, end=ENDS[how]))
+    (folder / "arecord").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    card = 'device = "hw:1"\nalsa_backend = "arecord"\npace = "block"\n'
+    site.write(f"{card}channel = 0", f"{card}channel = 1")
+    service, records = start(site)
+    try:
+        site.until(lambda: len([one for one in records if one.get("state") == "lost"]) == 2)
+        states = service.state().streams
+        assert [one.state for one in states] == ["failed", "failed"]
+        time.sleep(1.2)  # pauses of 0.25, 0.5 and 1 s at most, and of half of that at least
+        assert 2 <= len((folder / "opened").read_text().split()) - 1 <= 4
+        assert all("No such device" in str(one.reason) for one in service.state().streams)
+        (folder / "back").touch()
+        site.until(lambda: len([one for one in records if one.get("state") == "reopened"]) == 2)
+        site.until(lambda: [one.state for one in service.state().streams] == ["running", "running"])
+        site.until(lambda: len([one for one in records if one["type"] == "gap"]) == 2)
+    finally:
+        service.stop("test")
+    gaps = [one for one in records if one["type"] == "gap"]
+    assert sorted(one["id"] for one in gaps) == ["a", "b"]
+    assert all(one["lost_samples"] > 0.8 * RATE for one in gaps)
+    gone = (folder / "gone").stat().st_mtime
+    for one in records:
+        if one.get("state") == "lost":
+            noticed = datetime.fromisoformat(one["time"].replace("Z", "+00:00")).timestamp()
+            assert noticed - gone < 2.0
