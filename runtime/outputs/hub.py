@@ -98,6 +98,11 @@ class Outputs:
         lanes = [lane for lane in self._lanes if "event" in lane.kinds]
         return min([lane.begin_events(machine, id, begin) for lane in lanes], default=begin)
 
+    def highest_event(self, machine: str, id: str) -> int:
+        """Number of the last transition of a machine that any output has ever had; 0 where none had one."""
+        lanes = [lane for lane in self._lanes if "event" in lane.kinds]
+        return max([lane.last_event(machine, id) for lane in lanes], default=0)
+
     def state(self) -> list[OutputState]:
         """How each output is doing. Waits for nothing."""
         return [lane.state() for lane in self._lanes] + [page.state() for page in self._pages]

@@ -50,7 +50,7 @@ class Service:
         self.site, self._tell, self._log = site, tell, log
         self._resources = ExitStack()
         self._began = time.monotonic()
-        self.keeper = Keeper(site.data, tell, self._sick, self._say_status, self._record)
+        self.keeper = Keeper(site.data, tell, self._sick, self._say_status, self._record, log)
         self.fleet = Fleet(self.keeper, Listeners(self.keeper.put, tell), log)
         self._control: ControlSocket | None = None
         self._reload_asked, self._stopping = threading.Event(), threading.Event()
