@@ -18,6 +18,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgeasd.runtime.damaged import is_damage
+from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.outputs.messages import DROPPED_FIRST
 from edgeasd.runtime.outputs.queue_file import lock_queue, open_queue
 from edgeasd.runtime.outputs.sink import Entry
@@ -50,7 +52,12 @@ class Queue:
         self._guard = lock_queue(path)
         try:
             self._database, self.put_aside = open_queue(path)
-            self._load()
+            try:
+                self._load()
+            except sqlite3.Error as error:
+                if not is_damage(error):
+                    raise InputError(f"{path}: {error}; make room or correct its permissions") from None
+                self.begin_anew()
         except BaseException:
             os.close(self._guard)
             raise

@@ -11,7 +11,7 @@ from typing import Any
 from edgeasd.runtime.alarms import Transition, parse_command
 from edgeasd.runtime.errors import EdgeasdError, InputError
 from edgeasd.runtime.events.store import Retention
-from edgeasd.runtime.evidence import EvidenceWriter
+from edgeasd.runtime.evidence import EvidenceStatus, EvidenceWriter
 from edgeasd.runtime.outputs import Outputs
 from edgeasd.runtime.service.bodies import running_version, service_body
 from edgeasd.runtime.service.control import ControlSocket
@@ -72,7 +72,9 @@ class Service:
         try:
             self._resources.enter_context(folder_lock(self.site.data))
             self.keeper.start()
-            self.fleet.evidence = EvidenceWriter(self.site.data, self.site.settings.evidence)
+            self.fleet.evidence = EvidenceWriter(
+                self.site.data, self.site.settings.evidence, on_status=self._say_evidence
+            )
             self._configure_keeper(self.site)
             self._control = ControlSocket(self.site.data, self._answer)
             self._director.start()
@@ -210,6 +212,8 @@ class Service:
                 self._exchange_outputs(site)
             self.site = site
             self._configure_times(site)
+            if self.fleet.evidence is not None:
+                self.fleet.evidence.keep(site.settings.evidence)
             self.fleet.apply(site)
         except Exception as error:  # whatever is wrong with a file, the service goes on
             self._log(f"not reloaded, all goes on as before: {error}")
@@ -259,6 +263,10 @@ class Service:
 
     def _record(self, name: str, said: list[Transition], position: int | None) -> None:
         self.fleet.record(name, said, position)
+
+    def _say_evidence(self, status: EvidenceStatus) -> None:
+        if status.state != "stopped":
+            self._log(f"evidence: {status.state}{f': {status.detail}' if status.detail else ''}")
 
     def _sick(self, name: str) -> bool:
         return self.fleet.sick(name)
