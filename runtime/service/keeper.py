@@ -131,6 +131,10 @@ class Keeper:
         """Keep a stream from now on; one of the same machine goes on where the store stands."""
         self._save_all()
         kept, before = Kept(name, manifest, settings, self.score_seconds), self.kept.get(name)
+        for other in self.kept.values():
+            if other.name != name and (other.machine_type, other.id) == (kept.machine_type, kept.id):
+                same = f"is machine {kept.machine_type} {kept.id}, as {other.name} is"
+                raise InputError(f"{name}: {same}; give one of them another id")
         if before is not None and (before.machine_type, before.id) == (kept.machine_type, kept.id):
             kept.machine.restore(before.machine.snapshot())
             self.kept[name] = kept

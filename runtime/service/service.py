@@ -21,7 +21,7 @@ from edgeasd.runtime.service.keeper import Keeper
 from edgeasd.runtime.service.lock import folder_lock
 from edgeasd.runtime.service.state import SiteState
 from edgeasd.runtime.service.stream import Listeners
-from edgeasd.runtime.site import Site, check_site, read_site
+from edgeasd.runtime.site import Problem, Site, check_site, read_site
 
 END_SECONDS = 1.7
 """In which `stop` flushes everything; a service manager waits two at most."""
@@ -205,9 +205,10 @@ class Service:
             site = read_site(self.site.path)
             problems = check_site(site).problems
             if site.data != self.site.data:
-                problems.append(f"data {site.data}: is another folder than {self.site.data}; restart for that")
+                why = f"{site.data}: is another folder than {self.site.data}; restart for that"
+                problems.append(Problem("data", why))
             if problems:
-                raise InputError("; ".join(problems))
+                raise InputError("; ".join(map(str, problems)))
             if (site.outputs, site.name) != (self.site.outputs, self.site.name):
                 self._exchange_outputs(site)
             self.site = site
