@@ -181,7 +181,7 @@ def _metrics(trained: Trained, fit: DeployFit) -> dict[str, Any]:
 
 
 def _score_clips(trained: Trained, folder: Path, channel: int | None) -> list[SegmentOutputs]:
-    """q and d of the normal clips in `folder`; InputError names every clip that cannot be used."""
+    """q and d of the normal clips in `folder`; InputError names clips that cannot be used."""
     from edgeasd.calibration.deploy import SegmentOutputs
     from edgeasd.runtime.clip import score_features
     from edgeasd.runtime.logmel import logmel

@@ -36,9 +36,7 @@ def check(config: Path, as_json: bool) -> None:
     except InputError as error:
         if as_json:
             found = [problem_of_file(str(config), str(error)).to_json()]
-            print(
-                json.dumps({"site": None, "data": None, "streams": [], "outputs": {}, "problems": found}, indent=2)
-            )
+            print(json.dumps({"site": None, "data": None, "streams": [], "outputs": {}, "problems": found}, indent=2))
         raise
     print(json.dumps(report.to_json(), indent=2) if as_json else _summary(report))
     for problem in report.problems:
