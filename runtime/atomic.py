@@ -83,7 +83,7 @@ def atomic_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
     path = Path(path)
     if path.exists() and not replace:
         raise FileExistsError(path)
-    new = [folder for folder in path.parents if not folder.exists()]
+    new = [parent for parent in path.parents if not parent.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_sibling(path)
     try:
@@ -109,8 +109,8 @@ def atomic_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
         # What was refused leaves no empty folders; one that another has put something into meanwhile stays.
         with suppress(OSError):
-            for folder in new:
-                folder.rmdir()
+            for parent in new:
+                parent.rmdir()
         _name_place(error, path)
         raise
     fsync_directory(path.parent)
