@@ -92,7 +92,7 @@ def test_the_service_its_alarms_and_its_events_work(core_python: Path, site: Pat
     assert listed.returncode == 0, listed.stderr
     assert event in listed.stdout
     exported = folder / "events.zip"
-    done = run(core_python, *edgeasd, "events", "export", "--data", folder / "data", "--output", exported)
+    done = run(core_python, *edgeasd, "events", "export", event, "--data", folder / "data", "--output", exported)
     assert done.returncode == 0, done.stderr
     assert exported.exists()
 
@@ -120,7 +120,7 @@ def test_devices_and_record_work_or_say_what_is_not_there(core_python: Path, tmp
     recorded = run(
         core_python,
         *("-m", "edgeasd", "record", "--input-command", command, "--machine", "valve", "--id", "00"),
-        *("--minutes", "0.3", "--output", tmp_path / "clips"),
+        *("--minutes", "0.3", "--clip-seconds", "2", "--once", "--output", tmp_path / "clips"),
     )
     assert "Traceback" not in recorded.stderr
     assert list((tmp_path / "clips").rglob("*.*")), recorded.stderr
