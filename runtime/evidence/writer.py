@@ -100,6 +100,11 @@ class EvidenceWriter:
         """Keep evidence by other settings from now on; what is too much by them goes at once."""
         self._jobs.put((None, partial(self._keep, keep)))
 
+    @property
+    def settings(self) -> KeepSettings:
+        """How long evidence stays now."""
+        return self._archive.keep
+
     def status(self) -> EvidenceStatus:
         """How things stand."""
         with self._lock:
