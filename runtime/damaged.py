@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import time
@@ -30,6 +31,22 @@ def is_damage(error: sqlite3.Error) -> bool:
         return False
     said = str(error).lower()
     return not (isinstance(error, sqlite3.OperationalError) and any(word in said for word in _OF_THE_PLACE))
+
+
+def is_unreadable(path: Path) -> bool:
+    """Whether the disk itself cannot give the file back (EIO), as where a flash block has died."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        return error.errno == errno.EIO
+    try:
+        while os.read(descriptor, 1 << 20):
+            pass
+    except OSError as error:
+        return error.errno == errno.EIO
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def put_aside(path: Path) -> Path:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgeasd.runtime.damaged import put_aside
+from edgeasd.runtime.damaged import is_unreadable, put_aside
+from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.events.schema import DamagedStore
 from edgeasd.runtime.events.store import EventStore
 
@@ -16,12 +17,14 @@ def open_store(path: Path) -> tuple[EventStore, str | None]:
     """
     try:
         return EventStore(path), None
-    except DamagedStore as error:
+    except InputError as error:
+        if not isinstance(error, DamagedStore) and not is_unreadable(path):
+            raise
         aside = put_aside(path)
         return EventStore(path), put_aside_line(error, aside)
 
 
-def put_aside_line(error: DamagedStore, aside: Path) -> str:
+def put_aside_line(error: InputError, aside: Path) -> str:
     """What happened, and what it costs, in one line."""
     what = str(error).partition(";")[0]
     return f"{what}; it is kept as {aside.name}, and a new event store was begun: earlier events are only there"

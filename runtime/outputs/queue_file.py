@@ -7,7 +7,7 @@ import os
 import sqlite3
 from pathlib import Path
 
-from edgeasd.runtime.damaged import is_damage, put_aside
+from edgeasd.runtime.damaged import is_damage, is_unreadable, put_aside
 from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.outputs.messages import KINDS, is_queue_name, new_queue_name
 
@@ -64,7 +64,9 @@ def open_queue(path: Path, *, damaged: bool = False) -> tuple[sqlite3.Connection
         if not damaged:
             return _open(path), None
     except sqlite3.Error as error:
-        if not is_damage(error):  # permissions, a full disk: nothing that a new file would mend
+        if not is_damage(error) and not is_unreadable(
+            path
+        ):  # permissions, a full disk: nothing that a new file would mend
             raise InputError(f"{path}: {error}; make room or correct its permissions") from None
     aside = put_aside(path)
     try:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from edgeasd.runtime.damaged import put_aside, were_put_aside
+from edgeasd.runtime.damaged import is_unreadable, put_aside, were_put_aside
 from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.events import DamagedStore, EventStore, open_store
 from edgeasd.runtime.events.replacing import put_aside_line
@@ -23,7 +23,7 @@ class Ledger:
         """`log` takes one line for people; `begun` writes to a store that was begun anew what must be in it."""
         self.path, self._log, self._begun = path, log, begun
         self._store: EventStore | None = None
-        self._replaced_at, self._fresh = float("-inf"), False
+        self._looked_at, self._fresh = float("-inf"), False
         self.trouble: str | None = None
         """What is wrong with the store, until it works again."""
         self.replaced: str | None = None
@@ -49,7 +49,7 @@ class Ledger:
         """What `ask` returns. Raises InputError; where the file is damaged it is replaced first, and asked anew."""
         try:
             return ask(self._opened())
-        except DamagedStore as error:
+        except InputError as error:
             if not self._replace(error):
                 raise
             return ask(self._opened())
@@ -73,11 +73,17 @@ class Ledger:
             self._fresh = False
         return self._store
 
-    def _replace(self, error: DamagedStore) -> bool:
+    def _replace(self, error: InputError) -> bool:
+        """Whether the file was put aside: it holds nonsense, or the disk cannot give it back."""
         now = time.monotonic()
-        if now - self._replaced_at < _REPLACE_SECONDS:
+        if now - self._looked_at < _REPLACE_SECONDS:
             return False
-        self._replaced_at = now
+        broken = isinstance(error, DamagedStore)
+        if not broken and "i/o error" not in str(error).lower():
+            return False
+        self._looked_at = now
+        if not broken and not is_unreadable(self.path):
+            return False
         if self._store is not None:
             self._store.close()
         self._store, self._fresh = None, True

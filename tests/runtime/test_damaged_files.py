@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import sqlite3
 import time
@@ -19,6 +21,7 @@ from edgeasd.runtime.alarms import AlarmMachine, AlarmSettings, Command
 from edgeasd.runtime.damaged import is_damage, put_aside, were_put_aside
 from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.events import EventStore, open_store
+from edgeasd.runtime.events import store as store_module
 from edgeasd.runtime.outputs import Outputs, make_message, parse_outputs
 from edgeasd.runtime.outputs.queue import Limits, Queue
 from edgeasd.runtime.outputs.sink import Entry
@@ -213,6 +216,36 @@ def test_what_is_put_aside_is_whole_and_nothing_is_written_over(tmp_path: Path) 
         assert Path(f"{one}-wal").read_text() == f"{one.read_text()}-wal"
         assert Path(f"{one}-shm").read_text() == f"{one.read_text()}-shm"
     assert not path.exists()
+
+
+def test_a_file_that_the_disk_cannot_give_back_is_damaged_and_a_full_disk_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "events.db"
+    fill_store(path)
+    refused = [InputError(f"{path}: disk I/O error; check the folder")] * 2
+    connect = store_module.connect
+
+    def connected(path: Path, read_only: bool) -> Any:
+        if refused:
+            raise refused.pop()
+        return connect(path, read_only)
+
+    monkeypatch.setattr(store_module, "connect", connected)
+    with pytest.raises(InputError, match="disk I/O error"):
+        open_store(path)
+    read = os.read
+
+    def failing(descriptor: int, count: int) -> bytes:
+        if os.readlink(f"/proc/self/fd/{descriptor}") == str(path):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return read(descriptor, count)
+
+    monkeypatch.setattr(os, "read", failing)
+    store, said = open_store(path)
+    store.close()
+    assert "disk I/O error" in str(said)
+    assert len(were_put_aside(path)) == 1
 
 
 @pytest.mark.parametrize(
