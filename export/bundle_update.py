@@ -18,6 +18,7 @@ from edgeasd.runtime.atomic import atomic_directory, write_bytes, write_json
 from edgeasd.runtime.bundle import MANIFEST, Bundle, hash_file
 from edgeasd.runtime.errors import BundleError
 from edgeasd.runtime.golden import Deviation
+from edgeasd.runtime.health.settings import LevelRange
 from edgeasd.runtime.logmel import Amplitude
 from edgeasd.runtime.manifest import FileEntry, Manifest, Precision, Tolerance, dump_manifest
 from edgeasd.runtime.score import ScoreSettings
@@ -50,6 +51,7 @@ class BundleChanges:
     """Precisions that the bundle has and that no longer pass their gate, with the reason."""
     score: ScoreSettings | None = None
     threshold: Threshold | None = None
+    level: LevelRange | None = None
     amplitude: Amplitude | None = None
     """With a new one `score` and `threshold` must be given too: the old ones are of another scale."""
     provenance: dict[str, Any] = field(default_factory=dict)
@@ -59,7 +61,8 @@ class BundleChanges:
         """Whether the bundle would say and do what it does already."""
         refused = [name for name in self.refused if name in manifest.precisions]
         threshold = self.threshold is not None and self.threshold != manifest.threshold
-        return not (self.variants or refused or self.score or threshold or self.amplitude)
+        level = self.level is not None and self.level != manifest.level
+        return not (self.variants or refused or self.score or threshold or self.amplitude or level)
 
 
 def int8_load_limits(measured: Deviation) -> Tolerance:
@@ -103,6 +106,8 @@ def update_bundle(
         link_all(path, folder, ())
         step("writing the bundle")
         manifest = _refit(folder, old, changes)
+        if changes.level is not None:
+            manifest = manifest.model_copy(update={"level": changes.level})
         for variant in changes.variants:
             write_bytes(folder / _file(variant.name), variant.model.SerializeToString(deterministic=True))
         write_json(folder / CALIBRATION, {**stored, **record})

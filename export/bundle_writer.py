@@ -27,6 +27,7 @@ from edgeasd.runtime.bundle import MANIFEST, Bundle, hash_file
 from edgeasd.runtime.engines import open_engine
 from edgeasd.runtime.errors import CheckFailed, InputError
 from edgeasd.runtime.golden import Deviation, Golden, check_golden, golden_deviation
+from edgeasd.runtime.health.settings import LevelRange
 from edgeasd.runtime.logmel import Amplitude, FeatureSettings, Float32Array
 from edgeasd.runtime.manifest import (
     SCHEMA_VERSION,
@@ -76,6 +77,8 @@ class TrainedModel:
     outliers: Sequence[SegmentOutputs]
     real_segments: Float32Array
     """(G, frames, n_mels) of real clips; the first few become the golden segments."""
+    level: LevelRange | None = None
+    """Where there were clips to take it from."""
     provenance: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
 
@@ -179,6 +182,7 @@ def _manifest(model: TrainedModel, folder: Path, precisions: Sequence[str]) -> M
         files=files,
         provenance={**model.provenance, "exported_with": versions},
         metrics=model.metrics,
+        level=model.level,
     )
 
 

@@ -7,7 +7,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -83,10 +83,11 @@ def atomic_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
     path = Path(path)
     if path.exists() and not replace:
         raise FileExistsError(path)
+    new = [parent for parent in path.parents if not parent.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_sibling(path)
-    temporary.mkdir()
     try:
+        temporary.mkdir()
         yield temporary
         for folder, _, names in os.walk(temporary):
             for name in names:
@@ -106,6 +107,10 @@ def atomic_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
             os.replace(temporary, path)
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        # What was refused leaves no empty folders; one that another has put something into meanwhile stays.
+        with suppress(OSError):
+            for parent in new:
+                parent.rmdir()
         _name_place(error, path)
         raise
     fsync_directory(path.parent)

@@ -94,6 +94,14 @@ class AlarmMachine:
             state.move_clock(time - state.time)
         self._s = state
 
+    def number_after(self, last: int, wall: float) -> Transition:
+        """Go on with numbers above `last`: what was said up to there is no longer known here.
+
+        Returns the message that says so, for receivers that still believe what they heard last.
+        """
+        self._s.sequence = max(self._s.sequence, last)
+        return self._say("store_lost", wall)
+
     # What happens to it
 
     def step(self, seen: Observation) -> list[Transition]:
@@ -146,7 +154,7 @@ class AlarmMachine:
             said.append(self._say("snooze_ended", wall, **who))
         elif given.command in ("maintenance_on", "maintenance_off"):
             said += self._maintain(given.command, now, wall, **who)
-        elif given.command == "test" and s.event is None:
+        elif given.command == "test":
             said += self._test(wall, **who)
         return said
 
@@ -229,11 +237,14 @@ class AlarmMachine:
         return [self._say(reason, wall, "normal" if s.state == "warning" else None, **who)]
 
     def _test(self, wall: float, **who: Any) -> list[Transition]:
-        """An alarm and its end in messages only; the state stays."""
+        """An alarm and its end in messages only; the state stays.
+
+        An open event is said once more after them: who keeps the last message only would take the test for it.
+        """
         event, was = Event(id=self._new_id(wall), raised_wall=wall, peak=0.0), self._s.state
         begun = self._say("test", wall, "alarm", event=event, **who)
-        ended = self._say("test", wall, was, event=event, **who)
-        return [begun, ended]
+        ended = self._say("test_over", wall, was, event=event, **who)
+        return [begun, ended] if self._s.event is None else [begun, ended, self._say("goes_on", wall)]
 
     def _new_id(self, wall: float) -> str:
         self._s.last_id = min(max(int(1000 * wall), self._s.last_id + 1), LAST_ID)

@@ -25,6 +25,9 @@ REASONS = (
     "gap",
     "no_threshold",
     "test",
+    "test_over",
+    "goes_on",
+    "store_lost",
 )
 
 
@@ -88,7 +91,7 @@ def describe(
     note: str | None = None,
 ) -> Transition:
     """The message that `state`, just entered from `previous`, gives; of `event`, or else of the open one."""
-    event, test = event or state.event, reason == "test"
+    event, test = event or state.event, reason in ("test", "test_over")
     snoozed = state.snoozed_until is not None and state.time is not None
     return Transition(
         machine=state.machine,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from edgeasd.runtime.events.replacing import open_store
+from edgeasd.runtime.events.schema import DamagedStore
 from edgeasd.runtime.events.store import EventStore, Retention
 
-__all__ = ["EventStore", "Retention"]
+__all__ = ["DamagedStore", "EventStore", "Retention", "open_store"]

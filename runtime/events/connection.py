@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from edgeasd.runtime.damaged import is_damage
 from edgeasd.runtime.errors import InputError
-from edgeasd.runtime.events.schema import check, migrate
+from edgeasd.runtime.events.schema import DamagedStore, check, migrate
 
 BUSY_SECONDS = 5.0
 MOVE_AWAY = "move it away, and a new one is made"
@@ -22,13 +23,13 @@ def explained(path: Path) -> Iterator[None]:
     except (sqlite3.Error, UnicodeDecodeError) as error:
         # Messages may quote what a damaged file holds.
         said = "".join(c if c.isprintable() else " " for c in str(error))[:160]
-        if isinstance(error, sqlite3.OperationalError) and "decode" not in said:
+        if isinstance(error, sqlite3.Error) and not is_damage(error):
             raise InputError(f"{path}: {said}; check the folder, its permissions and the space on the disk") from None
-        raise InputError(f"{path}: cannot be used as an event store ({said}); {MOVE_AWAY}") from None
+        raise DamagedStore(f"{path}: cannot be used as an event store ({said}); {MOVE_AWAY}") from None
 
 
 def connect(path: Path, read_only: bool) -> sqlite3.Connection:
-    """Open or make the file. Raises InputError for one that is damaged, foreign or too new."""
+    """Open or make the file. Raises DamagedStore for one that is damaged, InputError for a foreign or newer one."""
     if read_only and not path.is_file():
         raise InputError(f"{path}: no such file; name the database of a running service")
     if path.is_dir() or not path.parent.is_dir():

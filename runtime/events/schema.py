@@ -38,6 +38,10 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
 VERSION = len(MIGRATIONS)
 
 
+class DamagedStore(InputError):
+    """A file that is ours and holds nonsense: it can be put aside, and a new one begun."""
+
+
 def _objects(connection: sqlite3.Connection) -> set[tuple[str, str, str | None]]:
     return set(connection.execute("SELECT type, name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'"))
 
@@ -54,7 +58,8 @@ def _expected(version: int) -> set[tuple[str, str, str | None]]:
 
 
 def check(connection: sqlite3.Connection, path: Path) -> int:
-    """The version of an open file, 0 for an empty one. Raises InputError for one that is not ours, or too new.
+    """The version of an open file, 0 for an empty one. Raises InputError for one that is not ours, or too new,
+    and DamagedStore for one of ours whose tables are not.
 
     The tables must be exactly those that our migrations make: a foreign file may hold triggers that run when
     we write, and views in the place of tables.
@@ -65,12 +70,14 @@ def check(connection: sqlite3.Connection, path: Path) -> int:
     remedy = "name another file, or move this one away"
     if not objects and version == 0 and application in (0, APPLICATION_ID):
         return 0
+    if (application != APPLICATION_ID or version < 1) and objects == _expected(VERSION):
+        raise DamagedStore(f"{path}: an event store that does not say so, so it is damaged; {remedy}")
     if application != APPLICATION_ID or version < 1:
         raise InputError(f"{path}: a SQLite file of another program; {remedy}")
     if version > VERSION:
         raise InputError(f"{path}: version {version}, this edgeasd knows {VERSION}; use a newer edgeasd, or {remedy}")
     if objects != _expected(version):
-        raise InputError(f"{path}: its tables are not those of an event store of version {version}; {remedy}")
+        raise DamagedStore(f"{path}: its tables are not those of an event store of version {version}; {remedy}")
     return int(version)
 
 

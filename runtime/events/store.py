@@ -108,9 +108,9 @@ class EventStore:
             "UPDATE events SET last_sequence = ?, peak = coalesce(?, peak) WHERE event = ?",
             (one.sequence, peak, one.event),
         )
-        if one.state == "acknowledged":
+        if one.state == "acknowledged" and not one.test:
             run("UPDATE events SET acknowledged_at = coalesce(acknowledged_at, ?) WHERE event = ?", (at, one.event))
-        if one.state not in ("alarm", "acknowledged"):
+        if one.state not in ("alarm", "acknowledged") or one.reason == "test_over":
             run("UPDATE events SET cleared_at = ?, cleared_by = ? WHERE event = ?", (at, one.reason, one.event))
 
     def add_scores(self, machine: str, id: str, scores: Iterable[tuple[float, float]]) -> int:
@@ -168,6 +168,14 @@ class EventStore:
         )
         rows = self._rows(query, (machine, id))
         return None if not rows else self._parsed(rows[0][0])
+
+    def last_sequence(self, machine: str, id: str) -> int:
+        """The highest number of a transition of a machine; 0 where there is none."""
+        query = (
+            "SELECT coalesce(max(sequence), 0) FROM transitions JOIN machines ON key = transitions.machine "
+            "WHERE machines.machine = ? AND id = ?"
+        )
+        return int(self._rows(query, (machine, id))[0][0])
 
     def transitions(self, machine: str, id: str, *, after: int = 0, limit: int = 1000) -> list[dict[str, Any]]:
         """Messages of a machine with a sequence number above `after`, in order, at most `limit`."""

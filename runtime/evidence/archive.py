@@ -18,6 +18,7 @@ from edgeasd.runtime.evidence.retention import Kept, choose
 from edgeasd.runtime.evidence.settings import KeepSettings
 
 FOLDER = "evidence"
+_UNTRUSTED = "delete this folder, its evidence cannot be trusted"
 _MOST_TOMBSTONES = 10_000
 """Facts that say what was deleted; beyond so many the oldest go."""
 
@@ -28,8 +29,11 @@ class Archive:
     def __init__(self, data: Path, keep: KeepSettings) -> None:
         """Make the folder and take its lock. Raises InputError where another process has it."""
         self.folder, self.keep = Path(data) / FOLDER, keep
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = _locked(self.folder)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = _locked(self.folder)
+        except OSError as error:
+            raise InputError(f"{self.folder}: {error.strerror}; give this user the folder, or move it away") from None
         self._kept: dict[str, Kept] = {}
         self._tombstones: dict[str, float] = {}
         self.protected: set[str] = set()
@@ -86,6 +90,8 @@ class Archive:
         _remove_temporary(path)
         try:
             facts = read_facts(path) or _unknown(path.name)
+            if facts.event != path.name:
+                raise InputError(f"{path / FACTS}: is of event {facts.event}; {_UNTRUSTED}")
         except InputError:
             # It takes room and has to go some day like any other.
             self._kept[path.name] = Kept(path.name, _unknown(path.name).raised_at, _size(path))
@@ -98,13 +104,19 @@ class Archive:
 
     def _recover_part(self, path: Path, event: str) -> None:
         _remove_temporary(path)
+        final = self.final(event)
         try:
             facts = read_facts(path)
+            damaged = facts is not None and facts.event != event
         except InputError:
-            facts = None
-        if facts is None or facts.event != event or self.final(event).exists():
+            facts, damaged = None, True
+        if final.exists() or (facts is None and not damaged):
             shutil.rmtree(path)
-        elif (whole := salvage(path, self.final(event), facts)) is not None:
+        elif facts is None or damaged:
+            # There may be sound in it: it stays as damaged evidence does, until its time comes.
+            os.rename(path, final)
+            self._look_at(final)
+        elif (whole := salvage(path, final, facts)) is not None:
             self._add(whole)
 
     # Deleting

@@ -24,6 +24,8 @@ from edgeasd.runtime.logmel import FeatureSettings, Float32Array, LogMelStream
 FAILURES = (OSError, soundfile.SoundFileError)
 """What a full or broken disk raises here."""
 _SALVAGED = ".salvaged.flac"
+_SURELY_SHORT = 65_536
+"""Bytes of a FLAC file that a kill may leave without a whole frame in it."""
 
 
 class PartClip:
@@ -153,7 +155,10 @@ def _frames(path: Path, features: FeatureSettings) -> tuple[Float32Array, int]:
 
 
 def salvage(part: Path, final: Path, facts: Facts) -> Facts | None:
-    """What a kill left of a clip, made whole; None, and nothing left, where it holds less than a frame of sound."""
+    """What a kill left of a clip, made whole; None, and nothing left, where it holds less than a tenth of a second.
+
+    A clip that is longer than that and cannot be read is damaged. It stays as it is, under its final name.
+    """
     salvaged, count = part / _SALVAGED, 0
     if is_plain_file(part / CLIP):
         with _flac(salvaged, facts) as whole:
@@ -161,8 +166,15 @@ def salvage(part: Path, final: Path, facts: Facts) -> Facts | None:
                 whole.write(pcm)
                 count += pcm.size
     if count < facts.sample_rate // 10:
-        shutil.rmtree(part)
-        return None
+        salvaged.unlink(missing_ok=True)
+        held = (part / CLIP).stat().st_size if is_plain_file(part / CLIP) else 0
+        if held <= _SURELY_SHORT:
+            shutil.rmtree(part)
+            return None
+        facts = facts.model_copy(update={"ended": "killed", "samples": count, "size": held})
+        write_bytes(part / FACTS, facts.dumped())
+        os.rename(part, final)
+        return facts
     os.replace(salvaged, part / CLIP)
     open(part / SCORES, "ab").close()
     return complete(part, final, facts.model_copy(update={"ended": "killed"}))

@@ -120,12 +120,10 @@ class Recorder:
         for one in said:
             if one.event is None:
                 continue
-            if one.state in _OPEN:
-                if one.previous in _OPEN:
-                    continue
-                self.open_event(one.event, one.raised_wall or one.wall, one.threshold, test=one.test, position=position)
-            else:
+            if one.reason == "test_over" or one.state not in _OPEN:
                 self.end_event(one.event, position)
+            elif one.test or one.previous not in _OPEN:
+                self.open_event(one.event, one.raised_wall or one.wall, one.threshold, test=one.test, position=position)
 
     def open_event(
         self,

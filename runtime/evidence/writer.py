@@ -96,6 +96,15 @@ class EvidenceWriter:
         """Keep the evidence of an event for as long as it goes on."""
         self._jobs.put((None, partial(self._protect, event, going_on)))
 
+    def keep(self, keep: KeepSettings) -> None:
+        """Keep evidence by other settings from now on; what is too much by them goes at once."""
+        self._jobs.put((None, partial(self._keep, keep)))
+
+    @property
+    def settings(self) -> KeepSettings:
+        """How long evidence stays now."""
+        return self._archive.keep
+
     def status(self) -> EvidenceStatus:
         """How things stand."""
         with self._lock:
@@ -163,7 +172,8 @@ class EvidenceWriter:
     def _recover(self) -> None:
         problems = self._archive.recover()
         if problems:
-            self._enter("failing", problems[0][:300])
+            more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+            self._enter("failing", problems[0][:280] + more)
 
     def _sweep(self) -> None:
         gone = self._archive.sweep(self._wall())
@@ -186,6 +196,11 @@ class EvidenceWriter:
         if not self._has_room():
             self._sweep()
         return self._has_room()
+
+    def _keep(self, keep: KeepSettings) -> None:
+        if keep != self._archive.keep:
+            self._archive.keep = keep
+            self._sweep()
 
     def _protect(self, event: str, going_on: bool) -> None:
         if going_on:

@@ -10,7 +10,15 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.logmel import Amplitude
@@ -29,6 +37,8 @@ FLOOR_DBFS = -120.0
 """What silence is shown as; 16-bit sound ends at about -98."""
 
 _Dbfs = Annotated[float, Field(ge=FLOOR_DBFS, le=0.0, allow_inf_nan=False)]
+_Heard = Annotated[float, Field(ge=FLOOR_DBFS, le=20.0, allow_inf_nan=False)]
+"""Clips may have been scaled beyond full scale."""
 _Seconds = Annotated[float, Field(ge=0.0, le=3600.0, allow_inf_nan=False)]
 _Share = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 
@@ -54,12 +64,26 @@ class LevelRange(BaseModel):
     low_dbfs: _Dbfs
     high_dbfs: _Dbfs
     found_by: Annotated[str, Field(max_length=500)] = "set by hand"
+    heard_low_dbfs: _Heard | None = None
+    heard_high_dbfs: _Heard | None = None
+    """What was heard, without the margin; only where it was measured."""
 
     @model_validator(mode="after")
     def _ordered(self) -> LevelRange:
         if not self.low_dbfs < self.high_dbfs:
             raise ValueError(f"low_dbfs {self.low_dbfs} < high_dbfs {self.high_dbfs} does not hold")
         return self
+
+    @model_serializer(mode="wrap")
+    def _as_found(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what was heard where nothing was: an older manifest is written back as it was."""
+        heard = ("heard_low_dbfs", "heard_high_dbfs")
+        return {name: value for name, value in dump(self).items() if name not in heard or value is not None}
+
+    @property
+    def measured(self) -> bool:
+        """Whether it comes from clips."""
+        return self.heard_low_dbfs is not None and self.heard_high_dbfs is not None
 
 
 class StateSettings(_Settings):
@@ -206,9 +230,16 @@ def training_level_dbfs(amplitude: Amplitude) -> float | None:
 def level_range(settings: HealthSettings, amplitude: Amplitude, measured: LevelRange | None) -> LevelRange | None:
     """The range in force: that of the settings, else the measured one, else around the training level; None if unknown.
 
-    An end that the settings leave open comes from the other two.
+    An end that the settings leave open comes from the other two. A margin that the settings give takes the place
+    of the one that the measured range was made with.
     """
     given, found = settings.level, measured
+    if found is not None and found.measured and "margin_db" in given.model_fields_set:
+        assert found.heard_low_dbfs is not None
+        assert found.heard_high_dbfs is not None
+        high, margin = min(0.0, found.heard_high_dbfs + given.margin_db), given.margin_db
+        low = max(FLOOR_DBFS, min(found.heard_low_dbfs, high) - margin)
+        found = LevelRange(low_dbfs=low, high_dbfs=high, found_by=f"what was heard ± {margin:g} dB")
     if found is None and (centre := training_level_dbfs(amplitude)) is not None:
         margin = given.margin_db
         # Training clips may have been scaled beyond full scale; a device cannot be.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgeasd.runtime.outputs.hub import CommandHandler, Outputs, Ticket
+from edgeasd.runtime.outputs.hub import CommandHandler, Outputs, Ticket, check_output
 from edgeasd.runtime.outputs.messages import KINDS, iso_time, make_message
 from edgeasd.runtime.outputs.settings import (
     JsonlSettings,
@@ -27,6 +27,7 @@ __all__ = [
     "ScoreSummary",
     "Ticket",
     "WebhookSettings",
+    "check_output",
     "iso_time",
     "make_message",
     "parse_outputs",

@@ -98,6 +98,11 @@ class Outputs:
         lanes = [lane for lane in self._lanes if "event" in lane.kinds]
         return min([lane.begin_events(machine, id, begin) for lane in lanes], default=begin)
 
+    def highest_event(self, machine: str, id: str) -> int:
+        """Number of the last transition of a machine that any output has ever had; 0 where none had one."""
+        lanes = [lane for lane in self._lanes if "event" in lane.kinds]
+        return max([lane.last_event(machine, id) for lane in lanes], default=0)
+
     def state(self) -> list[OutputState]:
         """How each output is doing. Waits for nothing."""
         return [lane.state() for lane in self._lanes] + [page.state() for page in self._pages]
@@ -148,6 +153,14 @@ def _entry(message: Mapping[str, Any], text: str) -> Entry:
     return Entry(message["kind"], message["machine"] or "", message["id"] or "", text, number)
 
 
+def check_output(settings: OutputSettings, site: str) -> None:
+    """Raise what opening an output would, as far as that can be known without listening or connecting."""
+    if isinstance(settings, PrometheusSettings):
+        _page_class()
+        return
+    _open_sink(settings, site, None, None)
+
+
 def _open_sink(settings: OutputSettings, site: str, box: str | None, on_command: CommandHandler | None) -> Sink:
     if isinstance(settings, JsonlSettings):
         return JsonlSink(settings)
@@ -164,11 +177,15 @@ def _open_sink(settings: OutputSettings, site: str, box: str | None, on_command:
 def _open_page(
     name: str, settings: PrometheusSettings, site: str, outputs: Callable[[], list[OutputState]]
 ) -> MetricsPage:
+    return _page_class()(name, settings, site, outputs)
+
+
+def _page_class() -> type[MetricsPage]:
     try:
         from edgeasd.runtime.outputs.metrics import MetricsPage
     except ModuleNotFoundError as error:
         raise _missing("prometheus", error) from None
-    return MetricsPage(name, settings, site, outputs)
+    return MetricsPage
 
 
 def _missing(kind: str, error: ModuleNotFoundError) -> InputError:

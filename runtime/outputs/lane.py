@@ -5,10 +5,12 @@ An output that is dead, or a disk that stalls, costs the others and whoever call
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from edgeasd.runtime.damaged import is_damage
 from edgeasd.runtime.outputs.backoff import Backoff
 from edgeasd.runtime.outputs.inbox import Inbox
 from edgeasd.runtime.outputs.messages import iso_time
@@ -19,6 +21,8 @@ from edgeasd.runtime.outputs.state import OutputState
 REFUSALS = 20
 """A message that was refused so often is dropped, or it would hold up all that follow it."""
 _IDLE_SECONDS = 1.0
+_MEND_SECONDS = 60.0
+"""A disk that damages every file must not be filled with them."""
 _LONGEST_RETRY_AFTER = 3600.0
 
 
@@ -36,6 +40,7 @@ class Lane:
         self._delivered = self._failed = self._writing = 0
         self._refusals = (0, 0)  # position of a message, and how often it was refused
         self._error: tuple[str, float] | None = None
+        self._mending, self._damaged, self._mended = threading.Lock(), False, float("-inf")
         if queue.put_aside is not None:
             self._note(f"the queue was damaged and is kept as {queue.put_aside}; a new one was begun")
         self._writer = threading.Thread(target=self._write, name=f"edgeasd-{name}-queue", daemon=True)
@@ -56,7 +61,19 @@ class Lane:
 
     def begin_events(self, machine: str, id: str, sequence: int) -> int:
         """See `Queue.begin_events`."""
-        return self._queue.begin_events(machine, id, sequence)
+        return self._asked(lambda: self._queue.begin_events(machine, id, sequence))
+
+    def last_event(self, machine: str, id: str) -> int:
+        """See `Queue.last_event`."""
+        return self._asked(lambda: self._queue.last_event(machine, id))
+
+    def _asked(self, ask: Callable[[], int]) -> int:
+        try:
+            return ask()
+        except sqlite3.Error as error:
+            if not self._mend(error):
+                raise
+            return ask()
 
     def state(self) -> OutputState:
         """How it is doing. Waits for nothing."""
@@ -111,7 +128,8 @@ class Lane:
                     break
                 except Exception as error:  # a full disk as a rule; whatever it is, the messages stay
                     self._note(f"{self._queue.path}: {error}")
-                    self._stop.wait(pause.failed())
+                    if not self._mend(error):
+                        self._stop.wait(pause.failed())
             else:
                 return
             pause.succeeded()
@@ -137,9 +155,11 @@ class Lane:
     def _attempt(self) -> float | None:
         """Deliver one batch; seconds to wait before the next attempt, or None where nothing waits."""
         try:
+            # The name first: with a queue begun anew in between, the messages stay and go out under its name.
+            name = self._queue.name
             entries = self._queue.head(self._sink.batch)
             if entries:
-                self._deliver(entries)
+                self._deliver(entries, name)
                 return 0.0
             self._sink.maintain()
             self._backoff.succeeded()
@@ -149,9 +169,25 @@ class Lane:
         except DeliveryFailed as error:
             return self._missed(str(error), error.retry_after)
         except Exception as error:  # whatever a library does, the other messages and outputs go on
-            return self._missed(f"{type(error).__name__}: {error}", None)
+            pause = self._missed(f"{type(error).__name__}: {error}", None)
+            return 0.0 if self._mend(error) else pause
 
-    def _deliver(self, entries: list[Entry]) -> None:
+    def _mend(self, error: Exception) -> bool:
+        """Put a queue aside that turned out to be damaged, and go on with a new one; whether that was done."""
+        with self._mending:
+            self._damaged = self._damaged or (isinstance(error, sqlite3.Error) and is_damage(error))
+            if not self._damaged or time.monotonic() - self._mended < _MEND_SECONDS:
+                return False
+            try:
+                self._queue.begin_anew()
+            except Exception as failure:  # tried again with the next message
+                self._note(f"{self._queue.path}: {failure}")
+                return False
+            self._damaged, self._mended = False, time.monotonic()
+        self._note(f"the queue was damaged and is kept as {self._queue.put_aside}; a new one was begun")
+        return True
+
+    def _deliver(self, entries: list[Entry], name: str) -> None:
         arrived = 0
 
         def confirm(count: int) -> None:
@@ -159,10 +195,10 @@ class Lane:
             arrived = count
 
         try:
-            self._sink.deliver(entries, self._queue.name, confirm)
+            self._sink.deliver(entries, name, confirm)
         finally:
             if arrived:
-                self._queue.remove(entries[:arrived])
+                self._queue.remove(entries[:arrived], name)
                 self._delivered += arrived
                 self._backoff.succeeded()
 

@@ -166,3 +166,8 @@ def numbered(text: str, queue: str, sequence: int) -> str:
 def new_queue_name() -> str:
     """16 random hexadecimal digits."""
     return secrets.token_hex(8)
+
+
+def is_queue_name(value: object) -> bool:
+    """Whether `value` is what `new_queue_name` may return."""
+    return isinstance(value, str) and len(value) == 16 and set(value) <= set("0123456789abcdef")

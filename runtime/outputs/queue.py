@@ -7,6 +7,7 @@ not flushed (`NORMAL`): a power cut may bring it back, which is a resend and not
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 import threading
@@ -17,6 +18,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgeasd.runtime.damaged import is_damage
+from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.outputs.messages import DROPPED_FIRST
 from edgeasd.runtime.outputs.queue_file import lock_queue, open_queue
 from edgeasd.runtime.outputs.sink import Entry
@@ -49,10 +52,26 @@ class Queue:
         self._guard = lock_queue(path)
         try:
             self._database, self.put_aside = open_queue(path)
-            self._load()
+            try:
+                self._load()
+            except sqlite3.Error as error:
+                if not is_damage(error):
+                    raise InputError(f"{path}: {error}; make room or correct its permissions") from None
+                self.begin_anew()
         except BaseException:
             os.close(self._guard)
             raise
+
+    def begin_anew(self) -> None:
+        """Put the file aside, which turned out to be damaged, and begin a new one; `name` and `put_aside` change.
+
+        Raises InputError or sqlite3.Error where that cannot be; try again later.
+        """
+        with self._lock:
+            with suppress(sqlite3.Error):
+                self._database.close()
+            self._database, self.put_aside = open_queue(self.path, damaged=self.path.exists())
+            self._load()
 
     def _load(self) -> None:
         meta = dict(self._database.execute("SELECT name, value FROM meta").fetchall())
@@ -142,6 +161,11 @@ class Queue:
         ).fetchone()
         return (0, None) if row is None else (row[0], row[1])
 
+    def last_event(self, machine: str, id: str) -> int:
+        """Number of the last transition of a machine that was appended; 0 where there was none."""
+        with self._lock:
+            return self._stream(self._database, machine, id)[1] or 0
+
     def begin_events(self, machine: str, id: str, sequence: int) -> int:
         """Number of the last transition of a machine that was appended; a machine not seen before begins at
         `sequence`, and that is committed."""
@@ -160,13 +184,26 @@ class Queue:
                 self._drop(database, self._now())
         with self._lock:
             rows = self._database.execute(
-                "SELECT kind, machine, id, text, position, sequence FROM messages ORDER BY position LIMIT ?", (count,)
+                "SELECT kind, machine, id, CAST(text AS BLOB), position, sequence FROM messages ORDER BY position LIMIT ?",
+                (count,),
             ).fetchall()
-        return [Entry(row[0], row[1], row[2], row[3], None, row[4], row[5]) for row in rows]
+        texts = {row[4]: _message_text(row[3]) for row in rows}
+        if None in texts.values():
+            with self._transaction(flushed=False) as database:
+                for position in [position for position, text in texts.items() if text is None]:
+                    self._count_dropped(database, self._delete(database, "position = ?", (position,)))
+        return [
+            Entry(row[0], row[1], row[2], text, None, row[4], row[5])
+            for row in rows
+            if (text := texts[row[4]]) is not None
+        ]
 
-    def remove(self, entries: Sequence[Entry]) -> None:
-        """Forget messages that have arrived."""
+    def remove(self, entries: Sequence[Entry], of: str | None = None) -> None:
+        """Forget messages that have arrived; nothing where `of`, the name they were sent under, is no longer that of
+        this queue: it was begun anew meanwhile."""
         with self._transaction(flushed=False) as database:
+            if of is not None and of != self.name:
+                return
             for entry in entries:
                 self._delete(database, "position = ?", (entry.position,))
             if not self.count:
@@ -223,3 +260,12 @@ class Queue:
         os.close(self._guard)
         self._lock.release()
         return True
+
+
+def _message_text(data: bytes) -> str | None:
+    """The text of a message; None for one that is damaged, which would hold up all that follow it."""
+    try:
+        text = data.decode()
+        return text if isinstance(json.loads(text), dict) and text[0] == "{" else None
+    except (ValueError, RecursionError):
+        return None

@@ -5,11 +5,11 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
-import time
 from pathlib import Path
 
+from edgeasd.runtime.damaged import is_damage, is_unreadable, put_aside
 from edgeasd.runtime.errors import InputError
-from edgeasd.runtime.outputs.messages import new_queue_name
+from edgeasd.runtime.outputs.messages import KINDS, is_queue_name, new_queue_name
 
 VERSION = 1
 _SCHEMA = """
@@ -23,6 +23,15 @@ CREATE TABLE streams (
   PRIMARY KEY (machine, id)) WITHOUT ROWID;
 CREATE TABLE dropped (kind TEXT PRIMARY KEY, count INTEGER NOT NULL) WITHOUT ROWID;
 """
+_KINDS = ", ".join(f"'{kind}'" for kind in KINDS)
+_NONSENSE = (
+    "SELECT count(*) FROM messages WHERE typeof(kind) <> 'text' OR typeof(machine) <> 'text' OR typeof(id) <> 'text' "
+    f"OR typeof(sequence) <> 'integer' OR typeof(born) <> 'real' OR typeof(size) <> 'integer' OR kind NOT IN ({_KINDS})",
+    "SELECT count(*) FROM streams WHERE typeof(machine) <> 'text' OR typeof(id) <> 'text' "
+    "OR typeof(sequence) <> 'integer' OR typeof(event_sequence) NOT IN ('integer', 'null')",
+    f"SELECT count(*) FROM dropped WHERE typeof(count) <> 'integer' OR kind NOT IN ({_KINDS})",
+)
+"""SQLite looks after its pages; what they say may have been damaged all the same."""
 _LISTED = "SELECT name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_%' ORDER BY name"
 
 
@@ -44,21 +53,26 @@ def lock_queue(path: Path) -> int:
     return guard
 
 
-def open_queue(path: Path) -> tuple[sqlite3.Connection, Path | None]:
+def open_queue(path: Path, *, damaged: bool = False) -> tuple[sqlite3.Connection, Path | None]:
     """The database at `path`, made where there is none, and where a damaged one was put aside.
+
+    `damaged` says that the one at `path` is known to be.
 
     Raises InputError for one that a newer edgeasd made, and where it cannot be opened or written.
     """
     try:
-        return _open(path), None
-    except sqlite3.OperationalError as error:  # permissions, a full disk: nothing that a new file would mend
+        if not damaged:
+            return _open(path), None
+    except sqlite3.Error as error:
+        if not is_damage(error) and not is_unreadable(
+            path
+        ):  # permissions, a full disk: nothing that a new file would mend
+            raise InputError(f"{path}: {error}; make room or correct its permissions") from None
+    aside = put_aside(path)
+    try:
+        return _open(path), aside
+    except sqlite3.Error as error:
         raise InputError(f"{path}: {error}; make room or correct its permissions") from None
-    except sqlite3.DatabaseError:
-        put_aside = path.with_name(f"{path.name}.damaged-{time.time_ns()}")
-        os.replace(path, put_aside)
-        for suffix in ("-wal", "-shm"):
-            path.with_name(path.name + suffix).unlink(missing_ok=True)
-        return _open(path), put_aside
 
 
 def _open(path: Path) -> sqlite3.Connection:
@@ -93,5 +107,7 @@ def _sound(database: sqlite3.Connection) -> bool:
     expected.executescript(_SCHEMA)
     same: bool = database.execute(_LISTED).fetchall() == expected.execute(_LISTED).fetchall()
     expected.close()
-    meta = dict(database.execute("SELECT name, value FROM meta").fetchall()) if same else {}
-    return isinstance(meta.get("queue"), str) and isinstance(meta.get("clock"), float)
+    if not same or any(database.execute(query).fetchone() != (0,) for query in _NONSENSE):
+        return False
+    meta = dict(database.execute("SELECT name, value FROM meta").fetchall())
+    return isinstance(meta.get("clock"), float) and is_queue_name(meta.get("queue"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,12 @@ DELIVER_SECONDS = 5.0
 """For outputs to deliver what a command gave; what they cannot waits for the service."""
 
 
-def command_streams(site: Site, names: list[str], command: Command) -> tuple[dict[str, list[dict[str, Any]]], bool]:
+def command_streams(
+    site: Site, names: list[str], command: Command, log: Callable[[str], None]
+) -> tuple[dict[str, list[dict[str, Any]]], bool]:
     """Give `command` to the streams; what changed in each, and whether a service did it.
 
+    `log` takes a line for people, where the event store had to be begun anew.
     Raises InputError or BundleError.
     """
     value = command.model_dump(exclude_none=True)
@@ -30,7 +34,7 @@ def command_streams(site: Site, names: list[str], command: Command) -> tuple[dic
     for name in names:
         answer = ask(site.data, {"ask": "command", "stream": name, "command": value})
         if answer is None:
-            return _command_store(site, names, command), False
+            return _command_store(site, names, command, log), False
         found[name] = answer
     return found, True
 
@@ -48,10 +52,12 @@ def _record_nothing(name: str, said: list[Transition], position: int | None) -> 
     del name, said, position
 
 
-def _command_store(site: Site, names: list[str], command: Command) -> dict[str, list[dict[str, Any]]]:
+def _command_store(
+    site: Site, names: list[str], command: Command, log: Callable[[str], None]
+) -> dict[str, list[dict[str, Any]]]:
     found: dict[str, list[dict[str, Any]]] = {}
     with folder_lock(site.data):
-        keeper = Keeper(site.data, tell_nobody, _never_sick, _say_nothing, _record_nothing, lasting=False)
+        keeper = Keeper(site.data, tell_nobody, _never_sick, _say_nothing, _record_nothing, log, lasting=False)
         keeper.start()
         try:
             outputs = _open_outputs(site)

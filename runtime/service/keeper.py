@@ -24,6 +24,7 @@ from edgeasd.runtime.outputs import Outputs, make_message
 from edgeasd.runtime.service.boot import booted_anew
 from edgeasd.runtime.service.finding import Finding, Record
 from edgeasd.runtime.service.kept import Kept
+from edgeasd.runtime.service.ledger import Ledger
 
 _Result = TypeVar("_Result")
 _Job = tuple[Callable[[], Any], "Future[Any]"]
@@ -41,28 +42,29 @@ class Keeper:
         sick: Callable[[str], bool],
         say_status: Callable[[str], None],
         record: Callable[[str, list[Transition], int | None], None],
+        log: Callable[[str], None],
         *,
         lasting: bool = True,
     ) -> None:
         """`data` is the data folder; `sick` says whether a stream's input cannot be trusted now; `say_status` is
         called now and then for each stream, and for "" (the service), to put a status message; `record` takes
-        what a stream's alarm machine said, and the position of the score that decided, for the evidence. Not `lasting`: for one command.
+        what a stream's alarm machine said, and the position of the score that decided, for the evidence; `log` one
+        line for people. Not `lasting`: for one command.
         """
         self._data, self._tell, self._sick, self._say_status, self._record = data, tell, sick, say_status, record
-        self._lasting = lasting
+        self._lasting, self._log = lasting, log
+        self._ledger = Ledger(data / "events.db", log, self._begin_store)
         self._waiting: queue.Queue[Finding | _Job | None] = queue.Queue(_MOST_FINDINGS)
         self.kept: dict[str, Kept] = {}
         self.site, self.score_seconds, self.status_seconds = "site", 10.0, 30.0
         self.retention = Retention()
         self.outputs: Outputs | None = None
-        self.trouble: str | None = None
-        """What is wrong with the store or an output, until it works again."""
+        self._message_trouble: str | None = None
         self.beat = time.monotonic()
         self._ticked = self._flushed = self._pruned = time.monotonic()
         self._status_at = time.monotonic()
         self.defect: BaseException | None = None
         """What ended its thread, which nothing should."""
-        self._store: EventStore | None = None
         self._opened: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, name="edgeasd-keeper", daemon=True)
 
@@ -86,6 +88,11 @@ class Keeper:
     def alive(self) -> bool:
         """Whether its thread runs."""
         return self._thread.is_alive()
+
+    @property
+    def trouble(self) -> str | None:
+        """What is wrong with the store or a message until it works again, and else what was lost since the start."""
+        return self._ledger.trouble or self._message_trouble or self._ledger.replaced
 
     @property
     def waiting(self) -> int:
@@ -122,19 +129,43 @@ class Keeper:
 
     def admit(self, name: str, manifest: Manifest, settings: AlarmSettings) -> None:
         """Keep a stream from now on; one of the same machine goes on where the store stands."""
-        assert self._store is not None
         self._save_all()
         kept, before = Kept(name, manifest, settings, self.score_seconds), self.kept.get(name)
+        for other in self.kept.values():
+            if other.name != name and (other.machine_type, other.id) == (kept.machine_type, kept.id):
+                same = f"is machine {kept.machine_type} {kept.id}, as {other.name} is"
+                raise InputError(f"{name}: {same}; give one of them another id")
         if before is not None and (before.machine_type, before.id) == (kept.machine_type, kept.id):
             kept.machine.restore(before.machine.snapshot())
             self.kept[name] = kept
             return
-        snapshot = self._store.snapshot(kept.machine_type, kept.id)
-        if snapshot is not None:
-            now = time.monotonic() if self._anew else None
-            kept.machine.restore(snapshot, time=now, place=f"{self._store.path}: state of {name}")
+        self._restore(kept)
         self.kept[name] = kept
         self._catch_up(kept)
+
+    def _restore(self, kept: Kept) -> None:
+        """Go on where the store stands; above all numbers that were ever given, where it does not know them all."""
+        machine, id = kept.machine_type, kept.id
+        snapshot = self._ledger.read(lambda store: store.snapshot(machine, id))
+        lost = snapshot is None and self._ledger.began_anew
+        if snapshot is not None:
+            now = time.monotonic() if self._anew else None
+            try:
+                kept.machine.restore(snapshot, time=now, place=f"{self._ledger.path}: state of {kept.name}")
+            except InputError as error:
+                lost = True
+                self._log(f"{error}; until then its alarms begin as normal")
+        said = self._ledger.read(lambda store: store.last_sequence(machine, id))
+        heard = 0 if self.outputs is None else self.outputs.highest_event(machine, id)
+        if lost or max(said, heard) > kept.machine.sequence:
+            # Numbers that only receivers know lie below the seconds since 1970: none rises by one a second for long.
+            now = time.time()
+            kept.begin_numbers(max(said, heard, int(now)), now)
+
+    def _begin_store(self, store: EventStore) -> None:
+        """What the streams remember goes into a store that was begun anew."""
+        for kept in self.kept.values():
+            store.append(kept.unsaved, kept.machine.snapshot())
 
     def dismiss(self, name: str) -> None:
         """Keep a stream no longer."""
@@ -155,7 +186,7 @@ class Keeper:
         said = [one.to_json() for one in kept.command(command, time.monotonic())]
         self._save(kept)
         if kept.unsaved:
-            raise InputError(self.trouble or "the event store cannot be written; look at the disk")
+            raise InputError(self._ledger.trouble or "the event store cannot be written; look at the disk")
         return said
 
     def say(self, kind: Any, body: dict[str, Any], kept: Kept | None = None, wall: float | None = None) -> None:
@@ -168,13 +199,13 @@ class Keeper:
         try:
             self.outputs.put(make_message(kind, body, site=self.site, machine=machine, id=id, wall=at, event=event))
         except InputError as error:
-            self.trouble = str(error)
+            self._message_trouble = str(error)
 
     # How it does that
 
     def _run(self) -> None:
         try:
-            self._store = EventStore(self._data / "events.db")
+            self._ledger.open()
             self._anew = booted_anew(self._data, remember=self._lasting)
         except BaseException as error:
             self._opened.set_exception(error)
@@ -187,7 +218,7 @@ class Keeper:
         except BaseException as error:
             self.defect = error
         finally:
-            self._store.close()
+            self._ledger.close()
 
     def _step(self) -> bool:
         """Take one thing; False at the end."""
@@ -216,7 +247,7 @@ class Keeper:
         try:
             body = kept.find(finding)
         except EdgeasdError as error:  # a wall clock before 1970, say
-            self.trouble = str(error)
+            self._message_trouble = str(error)
             return
         if kept.unsaved:
             self._save(kept, finding.position)
@@ -233,7 +264,7 @@ class Keeper:
                 try:
                     kept.tick(now, self._sick(name))
                 except EdgeasdError as error:
-                    self.trouble = str(error)
+                    self._message_trouble = str(error)
                 if kept.unsaved:
                     self._save(kept)
         if now - self._flushed >= _HISTORY_SECONDS:
@@ -245,12 +276,18 @@ class Keeper:
                 self._say_status(name)
         if now - self._pruned >= _PRUNE_SECONDS:
             self._pruned = now
-            self._try(lambda store: store.prune(time.time(), self.retention))
+            self._write(lambda store: store.prune(time.time(), self.retention))
+
+    def _write(self, act: Callable[[EventStore], Any]) -> bool:
+        """See `Ledger.write`."""
+        if taken := self._ledger.write(act):
+            self._message_trouble = None
+        return taken
 
     def _save(self, kept: Kept, position: int | None = None) -> None:
         """Transitions to the store, and then, and only then, to the outputs."""
         said, snapshot = list(kept.unsaved), kept.machine.snapshot()
-        if not said or not self._try(lambda store: store.append(said, snapshot)):
+        if not said or not self._write(lambda store: store.append(said, snapshot)):
             return
         del kept.unsaved[: len(said)]
         self._record(kept.name, said, position)
@@ -261,7 +298,8 @@ class Keeper:
     def _save_scores(self) -> None:
         for kept in self.kept.values():
             scores, who = list(kept.scores), (kept.machine_type, kept.id)
-            if scores and self._try(partial(EventStore.add_scores, machine=who[0], id=who[1], scores=scores)):
+            add = partial(EventStore.add_scores, machine=who[0], id=who[1], scores=scores)
+            if scores and self._write(add):
                 kept.scores.clear()
 
     def _save_all(self) -> None:
@@ -269,25 +307,14 @@ class Keeper:
             self._save(kept)
         self._save_scores()
 
-    def _try(self, act: Callable[[EventStore], Any]) -> bool:
-        """Whether the store took it. A full disk is trouble and no end: what waits is tried again."""
-        assert self._store is not None
-        try:
-            act(self._store)
-        except InputError as error:
-            self.trouble = str(error)
-            return False
-        self.trouble = None
-        return True
-
     def _catch_up(self, kept: Kept) -> None:
         """Say again what a crash, or outputs that were not there, kept from them; what they have they pass over."""
         if self.outputs is None:
             return
-        assert self._store is not None
         machine, id = kept.machine_type, kept.id
-        last = self.outputs.last_event(machine, id, kept.machine.sequence)
-        while found := self._store.transitions(machine, id, after=last):
+        # What is not in the store yet is said when it is.
+        last = self.outputs.last_event(machine, id, kept.machine.sequence - len(kept.unsaved))
+        while found := self._ledger.read(partial(EventStore.transitions, machine=machine, id=id, after=last)):
             for message in found:
                 self.say("event", message, kept)
             last = int(found[-1]["sequence"])

@@ -47,6 +47,10 @@ class Kept:
         threshold = None if levels is None else levels.on
         return self._summary.add(finding.score, complete=finding.complete, threshold=threshold, time=time, wall=wall)
 
+    def begin_numbers(self, last: int, wall: float) -> None:
+        """Go on above `last`, and say that what was said up to there is no longer known."""
+        self.unsaved.append(self.machine.number_after(last, wall))
+
     def tick(self, time: float, sick: bool) -> None:
         """Let time pass where no scores come."""
         self.unsaved += self.machine.step(Observation(self._advance(time), wall_time(time), sick=sick))

@@ -11,7 +11,7 @@ from typing import Any
 from edgeasd.runtime.alarms import Transition, parse_command
 from edgeasd.runtime.errors import EdgeasdError, InputError
 from edgeasd.runtime.events.store import Retention
-from edgeasd.runtime.evidence import EvidenceWriter
+from edgeasd.runtime.evidence import EvidenceStatus, EvidenceWriter
 from edgeasd.runtime.outputs import Outputs
 from edgeasd.runtime.service.bodies import running_version, service_body
 from edgeasd.runtime.service.control import ControlSocket
@@ -21,7 +21,7 @@ from edgeasd.runtime.service.keeper import Keeper
 from edgeasd.runtime.service.lock import folder_lock
 from edgeasd.runtime.service.state import SiteState
 from edgeasd.runtime.service.stream import Listeners
-from edgeasd.runtime.site import Site, check_site, read_site
+from edgeasd.runtime.site import Problem, Site, check_site, read_site
 
 END_SECONDS = 1.7
 """In which `stop` flushes everything; a service manager waits two at most."""
@@ -50,7 +50,7 @@ class Service:
         self.site, self._tell, self._log = site, tell, log
         self._resources = ExitStack()
         self._began = time.monotonic()
-        self.keeper = Keeper(site.data, tell, self._sick, self._say_status, self._record)
+        self.keeper = Keeper(site.data, tell, self._sick, self._say_status, self._record, log)
         self.fleet = Fleet(self.keeper, Listeners(self.keeper.put, tell), log)
         self._control: ControlSocket | None = None
         self._reload_asked, self._stopping = threading.Event(), threading.Event()
@@ -72,7 +72,9 @@ class Service:
         try:
             self._resources.enter_context(folder_lock(self.site.data))
             self.keeper.start()
-            self.fleet.evidence = EvidenceWriter(self.site.data, self.site.settings.evidence)
+            self.fleet.evidence = EvidenceWriter(
+                self.site.data, self.site.settings.evidence, on_status=self._say_evidence
+            )
             self._configure_keeper(self.site)
             self._control = ControlSocket(self.site.data, self._answer)
             self._director.start()
@@ -203,13 +205,16 @@ class Service:
             site = read_site(self.site.path)
             problems = check_site(site).problems
             if site.data != self.site.data:
-                problems.append(f"data {site.data}: is another folder than {self.site.data}; restart for that")
+                why = f"{site.data}: is another folder than {self.site.data}; restart for that"
+                problems.append(Problem("data", why))
             if problems:
-                raise InputError("; ".join(problems))
+                raise InputError("; ".join(map(str, problems)))
             if (site.outputs, site.name) != (self.site.outputs, self.site.name):
                 self._exchange_outputs(site)
             self.site = site
             self._configure_times(site)
+            if self.fleet.evidence is not None:
+                self.fleet.evidence.keep(site.settings.evidence)
             self.fleet.apply(site)
         except Exception as error:  # whatever is wrong with a file, the service goes on
             self._log(f"not reloaded, all goes on as before: {error}")
@@ -259,6 +264,10 @@ class Service:
 
     def _record(self, name: str, said: list[Transition], position: int | None) -> None:
         self.fleet.record(name, said, position)
+
+    def _say_evidence(self, status: EvidenceStatus) -> None:
+        if status.state != "stopped":
+            self._log(f"evidence: {status.state}{f': {status.detail}' if status.detail else ''}")
 
     def _sick(self, name: str) -> bool:
         return self.fleet.sick(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ from edgeasd.runtime.errors import EdgeasdError, InputError
 from edgeasd.runtime.health.settings import level_range
 from edgeasd.runtime.manifest import Machine, Manifest
 from edgeasd.runtime.offer import choose
-from edgeasd.runtime.outputs.secret import read_secret
-from edgeasd.runtime.outputs.settings import MqttSettings, OutputSettings, WebhookSettings
-from edgeasd.runtime.site.reading import read_site
+from edgeasd.runtime.outputs import check_output
+from edgeasd.runtime.outputs.settings import JsonlSettings, OutputSettings
+from edgeasd.runtime.site.problem import Problem
 from edgeasd.runtime.site.settings import EngineSettings, Site, StreamSettings
 from edgeasd.runtime.site.sharing import check_choice, sharing_problems
+from edgeasd.runtime.sources import open_source
 from edgeasd.runtime.sources.command import split_command
 
 
@@ -47,30 +49,37 @@ class SiteReport:
     streams: list[StreamReport]
     outputs: dict[str, str]
     """Name to type."""
-    problems: list[str]
-    """One line for each; empty where all is well."""
+    problems: list[Problem]
+    """Empty where all is well."""
+
+    @property
+    def fatal(self) -> Problem | None:
+        """The first problem with which nothing can run; None where some stream can, or all is well."""
+        alone = [one for one in self.problems if one.stream is None]
+        found = alone or ([] if self.streams else self.problems)
+        return found[0] if found else None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return asdict(self)
+        return {**asdict(self), "problems": [one.to_json() for one in self.problems]}
 
 
 def check_site(site: Site) -> SiteReport:
     """Look everything over. Problems are collected, not raised; no device is opened and no command run."""
-    problems: list[str] = []
+    problems: list[Problem] = []
     streams: list[StreamReport] = []
     rates: dict[str, int] = {}
     for name, stream in site.streams.items():
         try:
             streams.append(_check_stream(site, name, stream, rates))
         except (EdgeasdError, OSError) as error:
-            problems.append(f"streams.{name}: {error}")
+            problems.append(Problem(f"streams.{name}", _one_line(error), name))
     problems += _same_machines(streams) + sharing_problems(site.streams, rates)
     for name, output in site.outputs.items():
         try:
-            _check_output(name, output)
+            _check_output(site, output)
         except (EdgeasdError, OSError) as error:
-            problems.append(f"outputs.{name}: {error}")
+            problems.append(Problem(f"outputs.{name}", _one_line(error)))
     problems += _check_data(site.data)
     kinds: dict[str, str] = {name: output.type for name, output in site.outputs.items()}
     return SiteReport(site.name, str(site.data), streams, kinds, problems)
@@ -98,11 +107,7 @@ def _check_stream(site: Site, name: str, stream: StreamSettings, rates: dict[str
     rates[name] = manifest.features.sample_rate
     levels = stream.alarm.levels(manifest.threshold)
     level_range(stream.health, manifest.amplitude, manifest.level)
-    if stream.input is not None and not Path(stream.input).exists():
-        raise InputError(f"{stream.input}: no such file or folder; correct input")
-    if stream.input_command is not None:
-        split_command(stream.input_command)
-    check_choice(stream)
+    _check_source(stream, manifest.features.sample_rate)
     return StreamReport(
         name=name,
         machine=manifest.machine.type,
@@ -117,50 +122,60 @@ def _check_stream(site: Site, name: str, stream: StreamSettings, rates: dict[str
     )
 
 
-def _same_machines(streams: list[StreamReport]) -> list[str]:
+def _check_source(stream: StreamSettings, rate: int) -> None:
+    """Whatever can be known of a source without sound from it, with the line that the start would have."""
+    if stream.input is not None:
+        # Opening reads the header of the file, or of every file of a folder.
+        how = stream.model_dump(include={"channel", "mix", "resample", "realtime", "loop", "skip_bad"})
+        open_source(input=stream.input, sample_rate=rate, **how).close()
+    if stream.input_command is not None:
+        program = split_command(stream.input_command)[0]
+        if shutil.which(program) is None:
+            why = "Permission denied" if os.path.exists(program) else "No such file or directory"
+            raise InputError(f"{program}: cannot be started ({why}); check its name, or give its whole path")
+        check_choice(stream)
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}; correct the path or its permissions"
+    return str(error)
+
+
+def _same_machines(streams: list[StreamReport]) -> list[Problem]:
     seen: dict[tuple[str, str], str] = {}
     problems = []
     for stream in streams:
         first = seen.setdefault((stream.machine, stream.id), stream.name)
         if first != stream.name:
-            problems.append(
-                f"streams.{stream.name}: is machine {stream.machine} {stream.id}, as {first} is; "
-                "give one of them another id"
-            )
+            same = f"is machine {stream.machine} {stream.id}, as {first} is; give one of them another id"
+            problems.append(Problem(f"streams.{stream.name}", same))
     return problems
 
 
-def _check_output(name: str, output: OutputSettings) -> None:
-    """Secrets are read, and nothing is connected to."""
-    if isinstance(output, MqttSettings):
-        read_secret(output.password_file, output.password_env, f"password of {name}")
-    elif isinstance(output, WebhookSettings):
-        read_secret(output.secret_file, output.secret_env, f"secret of {name}")
-        read_secret(output.token_file, output.token_env, f"token of {name}")
+def _check_output(site: Site, output: OutputSettings) -> None:
+    """What opening it needs is there: secrets, certificates, packages, folders. Nothing is connected to."""
     for field in ("ca_file", "certificate_file", "key_file"):
         path = getattr(output, field, None)
         if path is not None and not Path(path).is_file():
             raise InputError(f"{field} {path}: no such file; correct it")
+    # The data folder itself is made at the start.
+    if not isinstance(output, JsonlSettings) or Path(output.path).parent != site.data:
+        check_output(output, site.name)
 
 
-def _check_data(data: Path) -> list[str]:
+def _check_data(data: Path) -> list[Problem]:
     """Whether the data folder is there, or can be made, and can be written to."""
     nearest = data
     while not nearest.exists() and nearest != nearest.parent:
         nearest = nearest.parent
     if not nearest.is_dir():
-        return [f"data {data}: {nearest} is no folder; name another one"]
+        return [Problem("data", f"{data}: {nearest} is no folder; name another one")]
     if not os.access(nearest, os.W_OK | os.X_OK):
-        return [f"data {data}: cannot write to {nearest}; give this user the folder"]
+        return [Problem("data", f"{data}: cannot write to {nearest}; give this user the folder")]
     inside = [data / name for name in ("queues", "evidence")]
-    return [f"data {data}: {one} is no folder; move it away" for one in inside if one.exists() and not one.is_dir()]
-
-
-def open_site(path: Path) -> Site:
-    """Read a site file and look it over as `--check` does; InputError with the first problem."""
-    site = read_site(path)
-    problems = check_site(site).problems
-    if problems:
-        more = f" (and {len(problems) - 1} more: pass --check to see them)" if len(problems) > 1 else ""
-        raise InputError(f"{path}: {problems[0]}{more}")
-    return site
+    return [
+        Problem("data", f"{data}: {one} is no folder; move it away")
+        for one in inside
+        if one.exists() and not one.is_dir()
+    ]

@@ -50,9 +50,8 @@ def parse_site(data: bytes, path: Path) -> Site:
         raise InputError(f"{path}: more than {LARGEST} bytes; name a site file")
     try:
         raw = tomllib.loads(data.decode("utf-8"))
-    except (UnicodeDecodeError, ValueError, RecursionError) as error:
-        said = "nested too deeply" if isinstance(error, RecursionError) else error
-        raise InputError(f"{path}: not TOML ({_printable(str(said))}); correct it there") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not TOML ({_printable(_toml_problem(error, data))}); correct it there") from None
     outputs = parse_outputs(raw.pop("outputs", {}), f"{path}: outputs")
     try:
         settings = SiteSettings.model_validate({**raw, "outputs": outputs})
@@ -61,6 +60,21 @@ def parse_site(data: bytes, path: Path) -> Site:
     except RecursionError:
         raise InputError(f"{path}: nested too deeply; see docs/service.md for its tables") from None
     return place_everything(settings, path)
+
+
+def _toml_problem(error: Exception, data: bytes) -> str:
+    """What is wrong with the TOML, with line and column wherever it can be told."""
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    if isinstance(error, UnicodeDecodeError):
+        return f"byte 0x{data[error.start]:02x} is not UTF-8 {_position(data[: error.start])}"
+    # The reader names no position where the text ends too early.
+    return str(error).replace("(at end of document)", f"{_position(data.rstrip())}, the end of the text")
+
+
+def _position(before: bytes) -> str:
+    lines = before.decode("utf-8", "replace").split("\n")
+    return f"(at line {len(lines)}, column {len(lines[-1]) + 1})"
 
 
 def describe_problem(error: ValidationError, model: type[BaseModel]) -> str:

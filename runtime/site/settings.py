@@ -166,7 +166,7 @@ class SiteSettings(_Strict):
     """See docs/outputs.md. The path of a jsonl output is inside the data folder."""
     retention: RetentionSettings = RetentionSettings()
     evidence: KeepSettings = KeepSettings()
-    """How long evidence stays; see docs/evidence.md. A change takes a restart."""
+    """How long evidence stays; see docs/evidence.md."""
 
     @model_validator(mode="after")
     def _known_engines(self) -> SiteSettings:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from edgeasd.runtime.audio import require_channel
+from edgeasd.runtime.site.problem import Problem
 from edgeasd.runtime.site.settings import StreamSettings
 
 
@@ -44,8 +45,8 @@ def check_choice(stream: StreamSettings) -> None:
         require_channel("input_command", stream.channels, stream.channel, stream.mix)
 
 
-def sharing_problems(streams: Mapping[str, StreamSettings], rates: Mapping[str, int]) -> list[str]:
-    """A line for each stream that cannot share its input with the first one that has it.
+def sharing_problems(streams: Mapping[str, StreamSettings], rates: Mapping[str, int]) -> list[Problem]:
+    """One for each stream that cannot share its input with the first one that has it.
 
     `rates` has the sample rate of the model of each stream, in Hz, where that is known.
     """
@@ -64,7 +65,7 @@ def sharing_problems(streams: Mapping[str, StreamSettings], rates: Mapping[str, 
             _difference(mine, theirs) or _choice(stream, streams[other]) or _rates(rates.get(name), rates.get(other))
         )
         if problem:
-            problems.append(f"streams.{name}: shares {mine.what} with {other}, but {problem}")
+            problems.append(Problem(f"streams.{name}", f"shares {mine.what} with {other}, but {problem}"))
     return problems
 
 

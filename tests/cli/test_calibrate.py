@@ -22,6 +22,8 @@ pytest.importorskip("onnx")
 
 from edgeasd.runtime.bundle import Bundle
 from edgeasd.runtime.errors import BundleError, CheckFailed, DeviceError, InputError
+from edgeasd.runtime.health import HealthMonitor, HealthSettings
+from edgeasd.runtime.health.settings import level_range
 from edgeasd.toolkit.cli.calibrate import calibrate
 from edgeasd.toolkit.demo.machines import render
 
@@ -319,11 +321,34 @@ def test_a_bundle_without_a_threshold_gets_the_largest_score(home: Path, workspa
     assert f"0 of the {CLIPS} given normal clips lie above it" in capsys.readouterr().out
 
 
-def test_nothing_asked_for_is_nothing_changed(home: Path, workspace: Path, capsys: Any) -> None:
+def test_nothing_asked_for_is_the_level_only_and_then_nothing(home: Path, workspace: Path, capsys: Any) -> None:
     before = contents(bundle_of(workspace))
     quick(home, workspace)
-    assert contents(bundle_of(workspace)) == before
+    after = contents(bundle_of(workspace))
+    assert {name for name in after if after[name] != before[name]} == {"manifest.json", "calibration.json"}
+    old, new = (json.loads(found["manifest.json"]) for found in (before, after))
+    assert "level" not in old
+    assert {name for name in new if new[name] != old.get(name)} == {"level", "provenance", "files"}
+    assert capsys.readouterr().out.count("dBFS expected") == 1
+    quick(home, workspace)
+    assert contents(bundle_of(workspace)) == after
     assert "the bundle is as it was" in capsys.readouterr().out
+    # A device that reads this bundle finds nothing odd about the clips it came from.
+    with Bundle(bundle_of(workspace)) as bundle:
+        manifest = bundle.manifest
+    monitor = HealthMonitor(HealthSettings(), RATE, level_range(HealthSettings(), manifest.amplitude, manifest.level))
+    assert monitor.level == manifest.level
+    clips = [soundfile.read(path, dtype="float32")[0] for path in sorted((home / "clips").rglob("*.flac"))]
+    assert not [change for clip in clips for change in monitor.push(clip) if change.state.startswith("level")]
+
+
+def test_a_level_that_was_set_by_hand_stays(home: Path, workspace: Path, capsys: Any) -> None:
+    path = bundle_of(workspace) / "manifest.json"
+    by_hand = {**json.loads(path.read_text("utf-8")), "level": {"low_dbfs": -80.0, "high_dbfs": -1.0}}
+    path.write_text(json.dumps(by_hand), "utf-8")
+    quick(home, workspace)
+    assert "set by hand and stays" in capsys.readouterr().err
+    assert json.loads(path.read_text("utf-8"))["level"]["low_dbfs"] == -80.0
 
 
 # Bad clips, each with its own line

@@ -68,6 +68,71 @@ def test_verify_bench_score_and_run_work(core_python: Path, small_bundle: Path, 
     assert last["clip_score"] == pytest.approx(json.loads(scored.stdout)["score"], rel=1e-6)
 
 
+@pytest.fixture
+def site(tmp_path: Path, small_bundle: Path, clip: Path) -> Path:
+    stream = f'[streams.valve]\nbundle = "{small_bundle}"\ninput = "{clip}"\n'
+    log = '[outputs.log]\ntype = "jsonl"\npath = "log.jsonl"\n'
+    (tmp_path / "site.toml").write_text(f'site = "plant"\n{stream}{log}', "utf-8")
+    return tmp_path / "site.toml"
+
+
+def test_the_service_its_alarms_and_its_events_work(core_python: Path, site: Path) -> None:
+    edgeasd, folder = ("-m", "edgeasd"), site.parent
+    checked = run(core_python, *edgeasd, "run", "--config", site, "--check", "--json")
+    assert checked.returncode == 0, checked.stderr
+    served = run(core_python, *edgeasd, "run", "--config", site, "--jsonl", folder / "records.jsonl")
+    assert served.returncode == 0, served.stderr
+    assert any('"type": "score"' in line for line in (folder / "records.jsonl").read_text("utf-8").splitlines())
+    tested = run(core_python, *edgeasd, "alarm", "test", "--config", site, "--json")
+    assert tested.returncode == 0, tested.stderr
+    event = json.loads(tested.stdout)["streams"]["valve"][0]["event"]
+    messages = [json.loads(line) for line in (folder / "data" / "log.jsonl").read_text("utf-8").splitlines()]
+    assert [one["event"] for one in messages if one["kind"] == "event"] == [event, event]
+    listed = run(core_python, *edgeasd, "events", "list", "--data", folder / "data", "--json")
+    assert listed.returncode == 0, listed.stderr
+    assert event in listed.stdout
+    exported = folder / "events.zip"
+    done = run(core_python, *edgeasd, "events", "export", event, "--data", folder / "data", "--output", exported)
+    assert done.returncode == 0, done.stderr
+    assert exported.exists()
+
+
+@pytest.mark.parametrize(
+    "output", ['type = "mqtt"\nurl = "mqtt://127.0.0.1:1883"\n', 'type = "prometheus"\naddress = "127.0.0.1:0"\n']
+)
+@pytest.mark.parametrize("arguments", [["run", "--check", "--config"], ["run", "--config"]])
+def test_an_output_without_its_package_is_one_line_with_the_remedy(
+    core_python: Path, site: Path, output: str, arguments: list[str]
+) -> None:
+    site.write_text(site.read_text("utf-8") + f"[outputs.plant]\n{output}", "utf-8")
+    done = run(core_python, "-m", "edgeasd", *arguments, site)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "pip install 'edgeasd[serve]'" in done.stderr
+
+
+def test_devices_and_record_work_or_say_what_is_not_there(core_python: Path, tmp_path: Path) -> None:
+    listed = run(core_python, "-m", "edgeasd", "devices", "--json")
+    assert "Traceback" not in listed.stderr
+    assert listed.returncode in (0, 3), listed.stderr
+    tone = "import sys; sys.stdout.buffer.write(bytes(range(256)) * 2500)"
+    command = f"{core_python} -c '{tone}'"
+    recorded = run(
+        core_python,
+        *("-m", "edgeasd", "record", "--input-command", command, "--machine", "valve", "--id", "00"),
+        *("--minutes", "0.3", "--clip-seconds", "2", "--once", "--output", tmp_path / "clips"),
+    )
+    assert "Traceback" not in recorded.stderr
+    assert list((tmp_path / "clips").rglob("*.*")), recorded.stderr
+    absent = run(
+        core_python,
+        *("-m", "edgeasd", "record", "--device", "hw:77", "--machine", "valve", "--id", "00", "--minutes", "1"),
+        *("--output", tmp_path / "more"),
+    )
+    assert absent.returncode == 3, absent.stderr
+    assert "Traceback" not in absent.stderr
+
+
 def test_every_help_page_opens(core_python: Path) -> None:
     for command in (
         [],

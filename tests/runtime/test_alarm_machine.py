@@ -224,11 +224,31 @@ def test_a_command_that_comes_twice_or_too_late_does_nothing() -> None:
 def test_a_test_alarm_is_said_and_changes_nothing() -> None:
     box = Box()
     said = box.do("test", by="anna")
-    assert states(said) == [("normal", "alarm", "test"), ("alarm", "normal", "test")]
+    assert states(said) == [("normal", "alarm", "test"), ("alarm", "normal", "test_over")]
     assert all(t.test and t.event == said[0].event for t in said)
     assert box.machine.event is None
-    box.see(HIGH, HIGH, HIGH)
-    assert box.do("test") == []
+
+
+def test_a_test_alarm_leaves_an_open_event_as_it_is_and_says_it_once_more() -> None:
+    box = Box()
+    (raised,) = box.see(HIGH, HIGH, HIGH)
+    for was in ("alarm", "acknowledged"):
+        before = box.machine.event
+        begun, ended, after = box.do("test")
+        assert states([begun, ended]) == [(was, "alarm", "test"), ("alarm", was, "test_over")]
+        assert begun.event == ended.event > raised.event
+        assert (begun.test, ended.test, after.test) == (True, True, False)
+        assert (after.event, after.state, after.reason, after.raised_wall) == (
+            raised.event,
+            was,
+            "goes_on",
+            raised.raised_wall,
+        )
+        assert [t.sequence for t in (begun, ended, after)] == list(range(begun.sequence, begun.sequence + 3))
+        assert box.machine.event == before
+        box.do("acknowledge")
+    (cleared,) = box.do("clear")
+    assert (cleared.event, cleared.state) == (raised.event, "cleared")
 
 
 @pytest.mark.parametrize(

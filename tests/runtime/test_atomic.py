@@ -214,6 +214,17 @@ def test_a_failure_keeps_the_old_directory_and_nothing_else(tmp_path: Path, exis
     assert not existed or (tmp_path / "x" / "old").read_bytes() == OLD
 
 
+def test_a_failure_leaves_no_new_folders_above_it_and_takes_none_that_is_used(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="refused"), atomic_directory(tmp_path / "a" / "b" / "c"):
+        raise ValueError("refused")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "a").mkdir()
+    with pytest.raises(ValueError, match="refused"), atomic_directory(tmp_path / "a" / "b" / "c") as made:
+        (made.parent / "another").write_text("x")
+        raise ValueError("refused")
+    assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == ["another"]
+
+
 def test_a_failing_rename_brings_the_old_directory_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / "old").write_bytes(OLD)

@@ -106,7 +106,9 @@ def test_events_are_found_by_machine_time_and_whether_they_are_open(store: Event
         store.append(event(one, at))
     store.append(two.step(Observation(150.0, WALL + 150, 2.0)))
     store.append(two.command(Command(command="test"), 150.0, WALL + 150))
-    assert [e["raised_at"] - WALL for e in store.events()] == [200, 150, 100, 0]
+    # A test during an open event is an event of its own, and over at once.
+    assert [(e["raised_at"] - WALL, e["test"]) for e in store.events("valve", "01")] == [(150, True), (150, False)]
+    assert [e["raised_at"] - WALL for e in store.events() if not e["test"]] == [200, 150, 100, 0]
     assert [e["raised_at"] - WALL for e in store.events("valve", "00", since=WALL + 100)] == [200, 100]
     assert [e["raised_at"] - WALL for e in store.events(until=WALL + 100)] == [0]
     assert [e["id"] for e in store.events(open_only=True)] == ["01"]
@@ -116,7 +118,7 @@ def test_events_are_found_by_machine_time_and_whether_they_are_open(store: Event
 def test_a_test_alarm_is_an_event_marked_so(store: EventStore) -> None:
     store.append(machine().command(Command(command="test"), 1.0, WALL))
     (found,) = store.events()
-    assert (found["test"], found["cleared_by"], found["peak"]) == (True, "test", None)
+    assert (found["test"], found["cleared_by"], found["peak"]) == (True, "test_over", None)
 
 
 # History

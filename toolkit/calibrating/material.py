@@ -96,7 +96,7 @@ def prepare_material(
 ) -> tuple[Material, list[str]]:
     """Fill the cache for `files` and check them; with `skip_bad` also the lines of those left out.
 
-    Raises one InputError that names every clip that cannot be used: not readable, of another rate, shorter
+    Raises one InputError that names clips that cannot be used: not readable, of another rate, shorter
     than a segment, or silent; with `skip_bad` only where none is left.
     """
     clips: list[GivenClip] = []

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgeasd.calibration.clip_roles import ClipRoles
+from edgeasd.runtime.health.settings import LevelRange
 from edgeasd.runtime.manifest import Manifest
 from edgeasd.runtime.score import ScoreSettings
 from edgeasd.toolkit.calibrating.material import Material
@@ -34,6 +35,8 @@ class Calibration:
     score: ScoreSettings
     threshold: FoundThreshold
     variants: list[VariantResult]
+    level: LevelRange | None
+    """At which the machine is expected to be heard, measured on `normals`; None where the old one stays."""
     range_segments: int
     """Segments that gave ranges: as many as were asked for, or all there are."""
     warnings: list[str] = field(default_factory=list)

@@ -36,6 +36,7 @@ def calibration_record(found: Calibration, earlier: Mapping[str, Any]) -> dict[s
             "scores": {"normal": found.normal_scores, "anomaly": found.anomaly_scores},
             "histogram": _histogram(found.normal_scores, found.anomaly_scores),
             "threshold": found.threshold.to_json(),
+            "level": None if found.level is None else found.level.model_dump(mode="json"),
             "warnings": found.warnings,
             "variants": {name: variants[name] for name in sorted(variants)},
         }

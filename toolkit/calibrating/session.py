@@ -10,11 +10,13 @@ from typing import Any
 
 from edgeasd.calibration.clip_roles import assign_roles
 from edgeasd.calibration.deploy import SegmentOutputs, clip_scores
+from edgeasd.calibration.levels import ON_SITE_DB, TRAINING_DB, clip_levels, expected_levels, outside
 from edgeasd.calibration.refit import refit_constants
 from edgeasd.calibration.refit_amplitude import with_amplitude
 from edgeasd.export.bundle_update import BundleChanges, stored_record, update_bundle
 from edgeasd.runtime.bundle import MANIFEST, Bundle
 from edgeasd.runtime.errors import InputError
+from edgeasd.runtime.health.settings import LevelRange
 from edgeasd.runtime.logmel import Amplitude
 from edgeasd.runtime.manifest import Manifest
 from edgeasd.runtime.score import ScoreSettings
@@ -23,6 +25,7 @@ from edgeasd.toolkit.calibrating.material import (
     FoundFiles,
     Material,
     distinct,
+    named,
     normal_files,
     prepare_material,
 )
@@ -34,7 +37,7 @@ from edgeasd.toolkit.calibrating.same_machine import compare_with_machine
 from edgeasd.toolkit.calibrating.thresholds import KEPT, FoundThreshold, find_threshold
 from edgeasd.toolkit.calibrating.variants import VariantMaker, VariantResult
 from edgeasd.toolkit.calibrating.work import Work
-from edgeasd.toolkit.data.cache import FeatureCache
+from edgeasd.toolkit.data.cache import FeatureCache, read_clip
 from edgeasd.toolkit.data.offered import offered_files
 from edgeasd.toolkit.progress import Report
 
@@ -122,6 +125,7 @@ def _calibrate(session: _Session, before: bytes) -> Calibration:
         maker = VariantMaker(session.bundle, scorer, threshold.threshold.clip, request, session.state, work)
         variants, range_segments = maker.make(normals, roles, heard, anomalies, fault_outputs)
     scorer.close()
+    level = _level(session, normals)
     found = Calibration(
         bundle=session.bundle.path,
         manifest=manifest,
@@ -135,6 +139,7 @@ def _calibrate(session: _Session, before: bytes) -> Calibration:
         score=score,
         threshold=threshold,
         variants=variants,
+        level=level,
         range_segments=range_segments,
         warnings=session.warnings,
     )
@@ -171,6 +176,7 @@ def _write(session: _Session, found: Calibration, before: bytes, amplitude: Ampl
         score=found.score if found.score != old.score else None,
         threshold=found.threshold.threshold,
         amplitude=amplitude if amplitude != old.amplitude else None,
+        level=found.level,
         provenance=provenance(found),
     )
     if changes.is_empty(old):
@@ -209,6 +215,26 @@ def _amplitude(session: _Session, files: FoundFiles) -> Amplitude:
         pairs = [(path, content) for content, path in files.paths.items()]
         found = session.cache.amplitude(pairs, report, skip_bad=session.request.skip_bad)
     return found.model_copy(update={"scope": f"{len(pairs)} normal clips given to calibrate"})
+
+
+def _level(session: _Session, normals: Material) -> LevelRange | None:
+    """At which the clips are heard; None where that says too little, or where somebody has set it by hand."""
+    old, cache = session.manifest.level, session.cache
+    if old is not None and not old.measured:
+        session.warnings.append("the level range of the bundle was set by hand and stays")
+        return None
+    heard = []
+    with session.work.part("levels of clips") as report:
+        for done, clip in enumerate(normals.clips, start=1):
+            rate = cache.settings.sample_rate
+            heard.append(clip_levels(read_clip(clip.path, rate, cache.channel), rate))
+            report(done, len(normals.clips))
+    margin = ON_SITE_DB if session.request.files is None else TRAINING_DB
+    found = expected_levels(heard, sum(normals.seconds(clip) for clip in normals.clips), margin)
+    if found is not None and (odd := [c for c, one in zip(normals.clips, heard, strict=True) if outside(one, found)]):
+        lie = "1 clip lies" if len(odd) == 1 else f"{len(odd)} clips lie"
+        session.warnings.append(f"{lie} outside the level range ({found.found_by}): {named(odd)}; listen to them")
+    return found
 
 
 def _material(session: _Session, files: FoundFiles, amplitude: Amplitude, label: str) -> Material:

@@ -29,8 +29,8 @@ def send_test(
 ) -> None:
     """Send a test alarm and its end through every output.
 
-    Marked as a test, under an event ID of its own; the state of the machine stays. While an event is open
-    nothing is sent.
+    Marked as a test, under an event ID of its own; the state of the machine stays, and so does an event that is
+    open, which is said once more afterwards.
 
     Example: edgeasd alarm test --config site.toml
     """
@@ -124,7 +124,7 @@ def _command(
     given = {key: item for key, item in {**value, "by": by or _user(), "note": note}.items() if item is not None}
     command = parse_command(given, "command")
     names = [stream] if stream is not None else list(site.streams)
-    found, by_service = command_streams(site, names, command)
+    found, by_service = command_streams(site, names, command, complain)
     if as_json:
         print(json.dumps({"service": by_service, "streams": found}, indent=2))
     else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -63,13 +62,14 @@ def build(
     from edgeasd.runtime.engines.tensorrt import library
     from edgeasd.runtime.engines.tensorrt.build import BuildOptions
     from edgeasd.runtime.engines.tensorrt.bundle_build import Site, have_engine
+    from edgeasd.runtime.engines.tensorrt.engine import gpu_index
     from edgeasd.runtime.engines.tensorrt.machine import this_machine
     from edgeasd.runtime.engines.tensorrt.targets import targets
     from edgeasd.toolkit.progress import progress
 
     options = BuildOptions(max_batch, opt_batch, workspace_limit, optimisation_level)
     options.check()
-    index = _gpu_index(accelerator)
+    index = gpu_index(accelerator, "TensorRT builds on a GPU; use cuda or cuda:K")
     if bundle.is_file():
         raise InputError(f"{bundle}: engines are built into a folder, and this is a file; unpack the zip and name that")
     done: list[Built] = []
@@ -90,13 +90,6 @@ def build(
     failed = [_not_int8(made) for made in done if made.sidecar.not_int8]
     if failed:
         raise CheckFailed("; ".join(failed))
-
-
-def _gpu_index(accelerator: str) -> int:
-    found = re.fullmatch(r"cuda(?::([0-9]{1,3}))?", accelerator)
-    if found is None:
-        raise InputError(f"--accelerator {accelerator}: TensorRT builds on a GPU; use cuda or cuda:K")
-    return int(found[1] or 0)
 
 
 def _facts(bundle: Path, machine: MachineFacts, done: list[Built]) -> dict[str, Any]:

@@ -22,6 +22,8 @@ def print_calibration(found: Calibration, report: Path) -> None:
     if request.refit_amplitude:
         print(f"  amplitude: std {found.normals.amplitude.std:.4g} ({len(found.normals.clips)} given clips)")
     _print_threshold(found)
+    if found.level is not None:
+        print(f"  level: {found.level.low_dbfs:g} to {found.level.high_dbfs:g} dBFS expected ({found.level.found_by})")
     if not found.written:
         print("  nothing to change: the bundle is as it was")
     print(f"  report: {report}")

@@ -21,6 +21,9 @@ def doctor(
         str | None,
         typer.Option(help="With --root: the virtual environment in it that will run edgeasd.", metavar="DIR"),
     ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="Look also at what the service of this site.toml keeps in its data folder.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Look at everything around edgeasd that it depends on.
@@ -39,6 +42,11 @@ def doctor(
     # A provider that builds an engine first may take a minute or two.
     with progress("doctor") as report:
         findings = examine(root, venv, report)
+    if config is not None:
+        from edgeasd.runtime.doctor.service import check_service
+        from edgeasd.runtime.site import read_site
+
+        findings += check_service(read_site(config).data)
     if as_json:
         fields = ("area", "name", "state", "found", "why", "command")
         listed = [{field: getattr(found, field) for field in fields} for found in findings]

@@ -30,6 +30,7 @@ from edgeasd.toolkit.cli.triton import Repository, serve
 if TYPE_CHECKING:
     from edgeasd.calibration.deploy import DeployFit, SegmentOutputs
     from edgeasd.export.bundle_writer import TrainedModel
+    from edgeasd.runtime.health.settings import LevelRange
     from edgeasd.toolkit.evaluation.trained import Trained
 
 
@@ -90,7 +91,7 @@ def export(
         target = output or bundle_folder(workspace, run.machine, run.id)
         sounds = None if front_end is None else read_sounds(trained, front_end, channel)
         request = int8_request(trained, int8, clips, features, channel) if int8 else None
-        model = _model(trained, None if clips is None else _score_clips(trained, clips, channel))
+        model = _model(trained, *((None, None) if clips is None else _score_clips(trained, clips, channel)))
         with remembered_interrupts() as check:
             found = write_bundle(model, target, lambda text: _step(text, check), precisions, sounds)
         added = None if request is None else add_int8(target, request, features, workspace)
@@ -123,7 +124,7 @@ def _step(text: str, check: Callable[[], None]) -> None:
     print(f"edgeasd: {text}", file=sys.stderr)
 
 
-def _model(trained: Trained, normals: list[SegmentOutputs] | None) -> TrainedModel:
+def _model(trained: Trained, normals: list[SegmentOutputs] | None, level: LevelRange | None) -> TrainedModel:
     from edgeasd.export.bundle_writer import TrainedModel
     from edgeasd.toolkit.models.backbones import count_macs, count_parameters
 
@@ -148,6 +149,7 @@ def _model(trained: Trained, normals: list[SegmentOutputs] | None) -> TrainedMod
         real_segments=trained.outcome.golden,
         provenance=_provenance(trained),
         metrics=_metrics(trained, fit),
+        level=level,
     )
 
 
@@ -180,9 +182,10 @@ def _metrics(trained: Trained, fit: DeployFit) -> dict[str, Any]:
     return {key: value for key, value in measured.items() if key != "clips"}
 
 
-def _score_clips(trained: Trained, folder: Path, channel: int | None) -> list[SegmentOutputs]:
-    """q and d of the normal clips in `folder`; InputError names every clip that cannot be used."""
+def _score_clips(trained: Trained, folder: Path, channel: int | None) -> tuple[list[SegmentOutputs], LevelRange | None]:
+    """q and d of the normal clips in `folder`, and at which level they are heard; InputError names clips that cannot be used."""
     from edgeasd.calibration.deploy import SegmentOutputs
+    from edgeasd.calibration.levels import ON_SITE_DB, clip_levels, expected_levels
     from edgeasd.runtime.clip import score_features
     from edgeasd.runtime.logmel import logmel
     from edgeasd.toolkit.cli.score import expand
@@ -196,14 +199,17 @@ def _score_clips(trained: Trained, folder: Path, channel: int | None) -> list[Se
     scorer = trained.scorer(UNFITTED)
     heard = trained.run.channel if channel is None else channel
     paths, found, bad = list(expand([folder])), [], []
+    levels, seconds, rate = [], 0.0, scorer.features.sample_rate
     with progress("scoring clips") as report:
         for done, path in enumerate(paths, start=1):
             try:
-                sound = read_clip(path, scorer.features.sample_rate, heard)
+                sound = read_clip(path, rate, heard)
                 clip = score_features(scorer, logmel(sound, scorer.features, scorer.amplitude))
                 found.append(SegmentOutputs(clip.segments.q, clip.segments.d))
+                levels.append(clip_levels(sound, rate))
+                seconds += len(sound) / rate
             except InputError as error:
                 bad.append((path, str(error) if str(path) in str(error) else f"{path}: {error}"))
             report(done, len(paths))
     refuse_bad(bad, len(paths))
-    return found
+    return found, expected_levels(levels, seconds, ON_SITE_DB)

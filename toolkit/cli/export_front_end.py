@@ -19,7 +19,7 @@ MOST_CLIPS = 10
 def read_sounds(trained: Trained, folder: Path, channel: int | None) -> list[Float32Array]:
     """Samples of at most MOST_CLIPS clips of `folder`, evenly over its sorted names.
 
-    InputError for an empty folder, and one that names every clip that cannot be used or is shorter than a segment.
+    InputError for an empty folder, and one that names clips that cannot be used or is shorter than a segment.
     """
     import numpy as np
 

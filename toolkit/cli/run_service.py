@@ -29,14 +29,35 @@ _POLL_SECONDS = 0.2
 
 def check(config: Path, as_json: bool) -> None:
     """Look a site over and say what is there; one line for each problem, and exit code 2 where there is one."""
-    from edgeasd.runtime.site import check_site, read_site
+    from edgeasd.runtime.site import check_site, problem_of_file, read_site
 
-    report = check_site(read_site(config))
+    try:
+        report = check_site(read_site(config))
+    except InputError as error:
+        if as_json:
+            found = [problem_of_file(str(config), str(error)).to_json()]
+            print(json.dumps({"site": None, "data": None, "streams": [], "outputs": {}, "problems": found}, indent=2))
+        raise
     print(json.dumps(report.to_json(), indent=2) if as_json else _summary(report))
     for problem in report.problems:
         complain(f"{config}: {problem}")
     if report.problems:
         raise typer.Exit(BAD_INPUT)
+
+
+def _open_site(config: Path) -> Site:
+    """The site, looked over. A stream that cannot run is said and stops no other; anything else is an InputError."""
+    from edgeasd.runtime.site import check_site, read_site
+
+    site = read_site(config)
+    report = check_site(site)
+    if report.fatal is not None:
+        count = len(report.problems)
+        more = f" (and {count - 1} more: pass --check to see them)" if count > 1 else ""
+        raise InputError(f"{config}: {report.fatal}{more}")
+    for problem in report.problems:
+        complain(f"{config}: {problem}")
+    return site
 
 
 def _summary(report: SiteReport) -> str:
@@ -56,9 +77,8 @@ def serve(config: Path, sink: Callable[[], Any]) -> None:
     from edgeasd.runtime.service.notify import Notifier
     from edgeasd.runtime.service.records import RecordWriter
     from edgeasd.runtime.service.service import Service
-    from edgeasd.runtime.site import open_site
 
-    site, notifier = open_site(config), Notifier()
+    site, notifier = _open_site(config), Notifier()
     with sink() as out:
         writer = None if out is None else RecordWriter(out)
         service = Service(site, writer.put if writer else tell_nobody, complain)

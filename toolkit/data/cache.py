@@ -74,7 +74,7 @@ class FeatureCache:
         """Mean and standard deviation over all samples of the (path, content hash) pairs.
 
         The result does not depend on their order. Raises InputError for no clips, for silence,
-        and one that names every bad clip unless `skip_bad`.
+        and one that names bad clips unless `skip_bad`.
         """
         wanted = sorted(clips, key=lambda clip: clip[1])
         found: list[ClipStatistics] = []
@@ -127,7 +127,7 @@ class FeatureCache:
     ) -> list[BadFile]:
         """Fill the cache for (path, content hash) pairs and return the clips that cannot be used.
 
-        Raises one InputError that names every one of them, unless `skip_bad`.
+        Raises one InputError that names them, unless `skip_bad`.
         """
         wanted = list(clips)
         bad = _each(wanted, lambda path, key: self.features(path, key, amplitude), progress)

@@ -21,6 +21,8 @@ Progress = Callable[[int, int], None]
 
 SKIP = "pass --skip-bad to go on without them"
 REPAIR = "repair or remove them"
+_NAMED = 10
+"""Bad files in one line: it has to be read by somebody."""
 """What to do about files that cannot be used, in commands with --skip-bad and in those without."""
 
 BadFile = tuple[Path, str]
@@ -72,7 +74,7 @@ def content_hashes(
 ) -> tuple[dict[Path, str], list[BadFile]]:
     """Hash every file: ({path: hexadecimal SHA-256}, files that cannot be read).
 
-    Raises one InputError that names every unreadable file, unless `skip_bad`.
+    Raises one InputError that names unreadable files, unless `skip_bad`.
     """
     wanted = list(paths)
     hashes: dict[Path, str] = {}
@@ -90,7 +92,7 @@ def content_hashes(
 
 
 def refuse_bad(bad: Sequence[BadFile], total: int, remedy: str = SKIP) -> None:
-    """Raise one InputError that names every file in `bad`, with its reason; nothing if there is none.
+    """Raise one InputError with the first few of `bad`, their reasons and how many more there are; nothing if none.
 
     `remedy` is what to do about several: not every command can go on without them.
     """
@@ -98,7 +100,8 @@ def refuse_bad(bad: Sequence[BadFile], total: int, remedy: str = SKIP) -> None:
         return
     if len(bad) == 1:
         raise InputError(bad[0][1])
-    listed = "; ".join(f"({i}) {reason}" for i, (_, reason) in enumerate(bad, start=1))
+    listed = "; ".join(f"({i}) {reason}" for i, (_, reason) in enumerate(bad[:_NAMED], start=1))
+    listed += f"; and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
     raise InputError(f"{len(bad)} of {total} files cannot be used; {remedy}: {listed}")
 
 

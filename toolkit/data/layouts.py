@@ -130,7 +130,7 @@ def _below(folder: Path, root: Path, level: str | None) -> list[_Entry]:
 
 
 def find_clips(root: Path, *, machine: str | None = None, id_attribute: str | None = None) -> list[Clip]:
-    """`clips_and_unfit`, with one InputError that names every file whose name or place does not fit."""
+    """`clips_and_unfit`, with one InputError that names files whose name or place does not fit."""
     clips, bad = clips_and_unfit(root, machine=machine, id_attribute=id_attribute)
     refuse_bad(bad, len(clips) + len(bad), REPAIR)
     return clips

@@ -104,7 +104,7 @@ class MachineData:
         return self.cache.features(clip.path, self.hashes[clip.path], self.amplitudes[clip.machine])
 
     def prepare(self, clips: Iterable[Clip], report: Report = quiet) -> None:
-        """Fill the feature cache for `clips`; InputError names every clip that cannot be used."""
+        """Fill the feature cache for `clips`; InputError names clips that cannot be used."""
         wanted = list(clips)
         done = 0
         for machine, amplitude in self.amplitudes.items():
@@ -150,7 +150,7 @@ def load_machine(
 
     `channel`, counted from 0, is the one heard of clips with several; `ground_truth` is a folder of
     lists that label the machine's unlabelled test clips. Every file is decoded once (its amplitude
-    statistics are cached by content). Raises InputError that names every file that cannot be used,
+    statistics are cached by content). Raises InputError that names files that cannot be used,
     whose name or place does not fit included, unless `skip_bad`; those are then in `.bad`.
     """
     found, unfit = clips_and_unfit(root, id_attribute=id_attribute)

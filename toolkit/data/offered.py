@@ -44,7 +44,7 @@ def path_lines(source: Path, option: str) -> list[str]:
 
 
 def offered_hashes(paths: Iterable[Path], source: Path, option: str) -> dict[Path, str]:
-    """SHA-256 of every clip that `option` names with `source`; InputError names every one that cannot be read."""
+    """SHA-256 of every clip that `option` names with `source`; InputError names those that cannot be read."""
     wanted = list(paths)
     hashes, bad = content_hashes(wanted, skip_bad=True)
     refuse_bad(bad, len(wanted), f"correct {option} {source}")

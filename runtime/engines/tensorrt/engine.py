@@ -17,11 +17,11 @@ from edgeasd.runtime.logmel import Float32Array
 _GPU = re.compile(r"cuda(:(?P<index>[0-9]{1,3}))?")
 
 
-def gpu_index(accelerator: str) -> int:
-    """0 of "cuda", K of "cuda:K". Raises InputError for anything else: TensorRT runs on a GPU."""
+def gpu_index(accelerator: str, why: str = "TensorRT runs on a GPU; use cuda:0, or --engine onnxruntime") -> int:
+    """0 of "cuda", K of "cuda:K". Raises InputError with `why` for anything else."""
     found = _GPU.fullmatch(accelerator)
     if found is None:
-        raise InputError(f"--accelerator {accelerator}: TensorRT runs on a GPU; use cuda:0, or --engine onnxruntime")
+        raise InputError(f"--accelerator {accelerator}: {why}")
     return int(found["index"] or 0)
 
 

@@ -24,6 +24,11 @@ def entry(kind: str = "score", text: str = '{"a": 1}', machine: str = "valve", n
     return Entry(kind, machine, "00", text, number)
 
 
+def sized(letter: str, size: int) -> str:
+    """JSON of at least `size` characters that can be told by its third one."""
+    return f'{{"{letter}": "{"x" * (size - 9)}"}}'
+
+
 def test_messages_come_out_in_order_and_are_numbered_by_machine(tmp_path: Path) -> None:
     queue = Queue(tmp_path / "q.db", WIDE)
     queue.append([entry(), entry(machine="fan"), entry(), entry(machine="fan")])
@@ -58,7 +63,7 @@ def test_an_event_that_comes_twice_is_kept_once(tmp_path: Path) -> None:
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(kinds=st.lists(st.sampled_from(KINDS), min_size=1, max_size=60), size=st.integers(1, 3000))
+@given(kinds=st.lists(st.sampled_from(KINDS), min_size=1, max_size=60), size=st.integers(10, 3000))
 def test_a_full_queue_gives_up_what_says_least_and_never_the_last_event(
     tmp_path: Path, kinds: list[str], size: int
 ) -> None:
@@ -67,7 +72,7 @@ def test_a_full_queue_gives_up_what_says_least_and_never_the_last_event(
     queue = Queue(path, Limits(limit, 1e6, 1e6))
     for kind in kinds:
         before = dict(queue.dropped)
-        queue.append([entry(kind, text="x" * size)])
+        queue.append([entry(kind, text=sized("x", size))])
         gone = [name for name in DROPPED_FIRST if queue.dropped.get(name, 0) > before.get(name, 0)]
         spared = {each.kind for each in queue.head(100)}
         assert not gone or spared.isdisjoint(DROPPED_FIRST[: DROPPED_FIRST.index(gone[-1])])
@@ -86,15 +91,15 @@ def test_a_full_queue_gives_up_what_says_least_and_never_the_last_event(
 
 def test_events_push_scores_out_and_scores_no_events(tmp_path: Path) -> None:
     queue = Queue(tmp_path / "q.db", Limits(10_000, 1e6, 1e6))
-    queue.append([entry("score", "s" * 872)] * 10)
-    queue.append([entry("event", "e" * 872)] * 9)
+    queue.append([entry("score", sized("s", 872))] * 10)
+    queue.append([entry("event", sized("e", 872))] * 9)
     assert [each.kind for each in queue.head(20)] == ["score"] + ["event"] * 9
-    queue.append([entry("score", "t" * 872)] * 5)
+    queue.append([entry("score", sized("t", 872))] * 5)
     kinds = [each.kind for each in queue.head(20)]
     assert kinds.count("event") == 9
     assert queue.dropped == {"score": 14}
-    queue.append([entry("event", "f" * 872)] * 3)
-    texts = [each.text[0] for each in queue.head(20)]
+    queue.append([entry("event", sized("f", 872))] * 3)
+    texts = [each.text[2] for each in queue.head(20)]
     assert texts[-3:] == ["f"] * 3
     assert "s" not in texts
     assert "t" not in texts
@@ -104,7 +109,7 @@ def test_events_push_scores_out_and_scores_no_events(tmp_path: Path) -> None:
 def test_no_more_goes_than_must(tmp_path: Path) -> None:
     queue = Queue(tmp_path / "q.db", Limits(100_000, 1e6, 1e6))
     for number in range(1, 151):
-        queue.append([entry("event", "e" * 872, number=number)])
+        queue.append([entry("event", sized("e", 872), number=number)])
     assert [each.sequence for each in queue.head(500)] == list(range(51, 151))
     assert queue.dropped == {"event": 50}
     queue.close()

@@ -197,6 +197,26 @@ def test_a_bundle_that_cannot_be_loaded_stops_no_other_stream(site: Any, sound: 
     assert states["a"].segments > 20
 
 
+def test_a_reload_changes_how_long_evidence_and_history_stay_without_a_restart(site: Any, sound: Path) -> None:
+    site.write(f'input = "{sound}"\nrealtime = true\nloop = true')
+    text = site.file.read_text("utf-8")
+    changed = text + "[evidence]\nmax_age_days = 3.0\n[retention]\nscores_days = 0.5\n"
+    log: list[str] = []
+    service = Service(read_site(site.file), log=log.append)
+    service.start()
+    try:
+        site.until(lambda: service.poll() and service.loaded.is_set())
+        site.file.write_text(changed, "utf-8")
+        service.reload()
+        site.until(lambda: any("reloaded" in line for line in log))
+        evidence = service.fleet.evidence
+        assert evidence is not None
+        site.until(lambda: evidence.settings.max_age_days == 3.0)
+        assert service.keeper.retention.scores == 0.5 * 86_400
+    finally:
+        assert service.stop("test")
+
+
 FAST = """
 import sys, time
 data = open(sys.argv[1], "rb").read()[44:]

@@ -147,6 +147,46 @@ def test_commands_reach_the_running_service_and_else_the_store(site: Any, sound:
     assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
 
 
+def test_a_test_alarm_goes_through_every_output_while_an_event_is_open(site: Any, sound: Path) -> None:
+    log = '[outputs.{}]\ntype = "jsonl"\npath = "{}.jsonl"\nkinds = ["event"]\n'
+    alarm = "[streams.a.alarm]\non = -5.0\nhysteresis = 0.0\nwarning_margin = 0.0\nk = 1\nn = 1\n"
+    site.write(
+        f'input = "{sound}"\nrealtime = true\nloop = true\n{alarm}' + log.format("x", "x") + log.format("y", "y")
+    )
+    process = site.start()
+    site.until(lambda: site.records("alarm_state"))
+    (raised,) = site.records("alarm_state")
+    assert raised["state"] == "alarm"
+    done = site.command("alarm", "test", "--config", site.file, "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    begun, ended, after = json.loads(done.stdout)["streams"]["a"]
+    assert begun["event"] == ended["event"] != raised["event"]
+    assert (after["event"], after["reason"], after["state"]) == (raised["event"], "goes_on", "alarm")
+    state = site.command("events", "list", "--data", site.data, "--state", "open", "--json")
+    assert raised["event"] in state.stdout
+    assert begun["event"] not in state.stdout
+    site.end(process)
+    for name in "xy":
+        said = [json.loads(line)["body"] for line in (site.data / f"{name}.jsonl").read_text("utf-8").splitlines()]
+        assert [one["sequence"] for one in said] == [1, 2, 3, 4]
+        assert [one["test"] for one in said] == [False, True, True, False]
+    for event in (raised["event"], begun["event"]):
+        assert (site.data / "evidence" / event / "clip.flac").is_file()
+
+
+def test_a_stream_that_cannot_run_is_said_at_the_start_and_the_others_run(site: Any, sound: Path) -> None:
+    site.write(f'input = "{sound}"\nrealtime = true\nloop = true', f'input = "{sound}"\nbundle = "absent"')
+    process = site.start()
+    site.until(lambda: len(site.records("score")) > 3)
+    _, said = site.end(process)
+    assert process.returncode == 0
+    assert "streams.b: " in said.splitlines()[0]
+    assert {one["id"] for one in site.records("score")} == {"a"}
+    site.write(f'input = "{sound}"\nbundle = "absent"')
+    done = site.command("run", "--config", site.file)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+
+
 # Kills
 
 

@@ -10,13 +10,24 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edgeasd.runtime.errors import InputError
+from edgeasd.runtime.errors import DeviceError, InputError
 from edgeasd.runtime.outputs.settings import JsonlSettings
-from edgeasd.runtime.site import EngineSettings, Site, SiteSettings, StreamSettings, check_site, parse_site
+from edgeasd.runtime.service.inputs import Inputs
+from edgeasd.runtime.site import (
+    EngineSettings,
+    Site,
+    SiteSettings,
+    StreamSettings,
+    check_site,
+    parse_site,
+    problem_of_file,
+)
 from edgeasd.runtime.site.schema import schema_text
 from edgeasd.runtime.site.sharing import sharing_problems
 
@@ -89,7 +100,9 @@ def test_relative_paths_begin_at_the_site_file_and_those_of_outputs_in_the_data_
         ),
         ('site = "p"\ndata = "."\n' + STREAM, "holds the site file itself"),
         ('site = "p"\ndata = "/"\n' + STREAM, "holds the site file itself"),
-        ("site = ", "not TOML"),
+        ("site = ", "not TOML (Invalid value (at line 1, column 7"),
+        ('site = "p"\n\nä = 3', "(at line 3, column 1)"),
+        ('site = "p"\nstreams = {', "(at line 2, column 12"),
         ("a = " + 1200 * "[", "not TOML"),
     ],
 )
@@ -124,7 +137,7 @@ def test_the_check_names_every_problem_and_writes_nothing(tmp_path: Path) -> Non
     report = check_site(parsed(text, tmp_path))
     assert [one.name for one in report.streams] == ["b", "c"]
     assert report.streams[0].threshold == pytest.approx(0.0401663)
-    found = "\n".join(report.problems)
+    found = "\n".join(map(str, report.problems))
     for says in (
         "absent.wav: no such file",
         "streams.c: is machine valve 00, as b is",
@@ -133,6 +146,7 @@ def test_the_check_names_every_problem_and_writes_nothing(tmp_path: Path) -> Non
     ):
         assert says in found
     assert len(report.problems) == 4
+    assert str(report.fatal).startswith("streams.c: ")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -217,7 +231,7 @@ def look_over(data: bytes, folder: Path) -> None:
         if isinstance(output, JsonlSettings):
             assert Path(os.path.realpath(output.path)).is_relative_to(site.data)
     for problem in check_site(site).problems:
-        assert "\n" not in problem
+        assert "\n" not in str(problem)
 
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -260,10 +274,76 @@ def test_the_command_says_what_would_run_and_refuses_what_would_not(tmp_path: Pa
     done = edgeasd("run", "--config", "site.toml", "--device", "hw:1", cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "--device: is said in the site file" in done.stderr
-    (tmp_path / "site.toml").write_bytes(b"\xff\x00 = {")
+    (tmp_path / "site.toml").write_bytes(b'site = "p"\n#\xff\x00 = {')
     done = edgeasd("run", "--config", "site.toml", "--check", cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    done = edgeasd("run", "--config", "site.toml", "--check", "--json", cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    (problem,) = json.loads(done.stdout)["problems"]
+    assert (problem["place"], problem["line_number"], problem["column"]) == ("site.toml", 2, 2)
+    assert problem["line"] in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["site.toml"]
+
+
+def test_the_check_says_of_each_input_what_the_start_would_say(tmp_path: Path) -> None:
+    sounds = {"rate": (8000, 1, "PCM_16"), "stereo": (16_000, 2, "PCM_16"), "good": (16_000, 1, "PCM_24")}
+    for name, (rate, channels, kind) in sounds.items():
+        soundfile.write(tmp_path / f"{name}.wav", np.zeros((rate, channels), np.float32), rate, subtype=kind)
+    (tmp_path / "cut.wav").write_bytes((tmp_path / "good.wav").read_bytes()[:1000])
+    (tmp_path / "folder").mkdir()
+    asked = {
+        "a": 'input = "rate.wav"',
+        "b": 'input = "stereo.wav"',
+        "c": 'input = "cut.wav"',
+        "d": 'input = "folder"',
+        "e": 'input = "good.wav"',
+        "f": 'input = "stereo.wav"\nchannel = 1',
+        "g": 'input = "rate.wav"\nresample = true',
+        "h": 'input_command = "no-such-program -x"\nonce = true',
+        "i": 'input_command = "cat x"\nchannels = 2\nonce = true',
+    }
+    text = "".join(f'[streams.{name}]\nbundle = "{BUNDLE}"\nid = "{name}"\n{more}\n' for name, more in asked.items())
+    site = parsed('site = "p"\n' + text, tmp_path)
+    report = check_site(site)
+    assert [one.name for one in report.streams] == ["e", "f", "g"]
+    assert report.fatal is None
+    said = {one.stream: one for one in report.problems}
+    for name in "abcdhi":
+        with pytest.raises((InputError, DeviceError)) as at_start:
+            Inputs().source(site.streams[name], 16_000).read()
+        assert str(said[name]) == f"streams.{name}: {at_start.value}"
+    parts = said["a"].to_json()
+    assert parts["place"] == "streams.a"
+    assert parts["value"] == str(tmp_path / "rate.wav")
+    assert parts["problem"] == "8000 Hz, the bundle expects 16000 Hz"
+    assert parts["remedy"] == "resample it or pass --resample"
+
+
+def test_a_stream_that_cannot_run_stops_no_other_and_where_none_can_nothing_runs(tmp_path: Path) -> None:
+    bad = '[streams.b]\nbundle = "absent"\ndevice = "hw:3"\n'
+    assert check_site(parsed('site = "p"\n' + STREAM + bad, tmp_path)).fatal is None
+    assert str(check_site(parsed('site = "p"\n' + bad, tmp_path)).fatal).startswith("streams.b: ")
+    hook = '[outputs.hook]\ntype = "webhook"\nurl = "https://h/"\nsecret_env = "EDGEASD_TEST_ABSENT"\n'
+    assert str(check_site(parsed('site = "p"\n' + STREAM + hook, tmp_path)).fatal).startswith("outputs.hook: ")
+
+
+@pytest.mark.parametrize(
+    ("line", "place", "value", "problem", "remedy"),
+    [
+        (
+            "streams.a.k 'x': Input should be an integer; correct it",
+            "streams.a.k",
+            "'x'",
+            "Input should be an integer",
+            "correct it",
+        ),
+        ("sit: unknown; did you mean site?", "sit", None, "unknown", "did you mean site?"),
+        ("no such file; name a site file", "s.toml", None, "no such file", "name a site file"),
+    ],
+)
+def test_a_line_about_the_file_is_taken_apart(line: str, place: str, value: str, problem: str, remedy: str) -> None:
+    found = problem_of_file("s.toml", f"s.toml: {line}").to_json()
+    assert [found[name] for name in ("place", "value", "problem", "remedy")] == [place, value, problem, remedy]
 
 
 # The page
@@ -319,11 +399,11 @@ def test_the_page_shows_a_site_file_that_is_one_and_every_key(repository: Path, 
             "shares plughw:CARD=1,DEV=0 with a, but calls it otherwise than hw:1, and a card is opened only once; "
             "write hw:1 in both",
         ),
-        ('input_command = "c"\nchannels = 2\nchannel = 0', 'input_command = "c"\nchannels = 2\nmix = true', ""),
-        ('input_command = "c"\nchannels = 2\nchannel = 0', 'input_command = "c"', "channels is 1 here and 2 there"),
-        ('input_command = "c"\nonce = true', 'input_command = "c"', "once is false here and true there"),
-        ('input_command = "c"\nchannels = 2\nchannel = 2', 'input_command = "d"', "channel 2 is not there"),
-        ('input_command = "c"\nchannels = 2', 'input_command = "d"', "2 channels, one signal is needed"),
+        ('input_command = "cat"\nchannels = 2\nchannel = 0', 'input_command = "cat"\nchannels = 2\nmix = true', ""),
+        ('input_command = "cat"\nchannels = 2\nchannel = 0', 'input_command = "cat"', "channels is 1 here and 2 there"),
+        ('input_command = "cat"\nonce = true', 'input_command = "cat"', "once is false here and true there"),
+        ('input_command = "cat"\nchannels = 2\nchannel = 2', 'input_command = "tail"', "channel 2 is not there"),
+        ('input_command = "cat"\nchannels = 2', 'input_command = "tail"', "2 channels, one signal is needed"),
     ],
 )
 def test_streams_that_share_an_input_must_agree_in_it(first: str, second: str, says: str, tmp_path: Path) -> None:
@@ -331,11 +411,11 @@ def test_streams_that_share_an_input_must_agree_in_it(first: str, second: str, s
     text += f'[streams.b]\nbundle = "{BUNDLE}"\nid = "b"\n{second}\n'
     problems = check_site(parsed(text, tmp_path)).problems
     assert len(problems) == bool(says), problems
-    assert says in "".join(problems)
+    assert says in "".join(map(str, problems))
 
 
 def test_streams_that_share_an_input_have_bundles_of_one_rate() -> None:
     streams = {name: StreamSettings(bundle="x", device="hw:1", channel=c) for name, c in (("a", 0), ("b", 1))}
     assert sharing_problems(streams, {"a": 16000, "b": 16000}) == []
     (said,) = sharing_problems(streams, {"a": 16000, "b": 32000})
-    assert said.endswith("its bundle wants 32000 Hz and the other 16000 Hz; use bundles of one rate")
+    assert str(said).endswith("its bundle wants 32000 Hz and the other 16000 Hz; use bundles of one rate")
