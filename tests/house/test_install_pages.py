@@ -108,10 +108,15 @@ def test_the_unit_of_today_starts_a_command_that_exists() -> None:
 
 
 def test_the_unit_of_a_site_starts_what_run_can_do() -> None:
-    (line,) = settings(SITE)["ExecStart"]
-    started = re.fullmatch(rf"{PROGRAM} (run .*)", line)
+    (line,), (check, hangup) = settings(SITE)["ExecStart"], settings(SITE)["ExecReload"]
+    started, checked = (re.fullmatch(rf"{PROGRAM} (run .*)", one) for one in (line, check))
     assert started
+    assert checked
     assert not unknown_options(started[1])
+    assert not unknown_options(checked[1])
+    # A reload checks the file of the running service, and before it is told to read it.
+    assert checked[1] == f"{started[1]} --check"
+    assert hangup == "/bin/kill -HUP $MAINPID"
 
 
 def test_both_units_restrict_the_same() -> None:
