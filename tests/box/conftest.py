@@ -44,6 +44,10 @@ class Box:
             (scratch / name).mkdir()
         # Whatever the mode of the scratch folder, the root of a system is open to all its users.
         (scratch / "upper").chmod(0o755)
+        # debootstrap leaves the name of this machine, and sudo complains of a host that it cannot look up.
+        (scratch / "upper/etc").mkdir()
+        (scratch / "upper/etc/hostname").write_text("box\n", "utf-8")
+        (scratch / "upper/etc/hosts").write_text("127.0.0.1 localhost box\n", "utf-8")
         layers = f"lowerdir={root},upperdir={scratch / 'upper'},workdir={scratch / 'work'}"
         done = _host("mount", "-t", "overlay", "box", "-o", layers, self._place)
         if done.returncode:
@@ -149,8 +153,6 @@ def box_root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     if done.returncode:
         shutil.rmtree(root, ignore_errors=True)
         pytest.skip(f"NO BOX: debootstrap: {(done.stderr or done.stdout).strip()[-300:]}")
-    # On a box as Debian's installer leaves it, sudo knows the name of its host.
-    (root / "etc/hosts").write_text("127.0.0.1 localhost box\n", "utf-8")
     yield root
     shutil.rmtree(root)
 
