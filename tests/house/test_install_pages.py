@@ -18,12 +18,15 @@ from types import ModuleType
 
 import pytest
 
+from edgeasd.runtime.site import parse_site
+
 pytestmark = pytest.mark.core
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DOCS = REPOSITORY / "docs"
 FILES = DOCS / "install"
-PAGES = {name: (DOCS / name).read_text("utf-8") for name in ("install-linux.md", "install-jetson.md")}
+NAMES = ("install-linux.md", "install-jetson.md", "from-microphone-to-alarm.md")
+PAGES = {name: (DOCS / name).read_text("utf-8") for name in NAMES}
 TEXT = "\n".join(PAGES.values())
 TODAY, SITE = "edgeasd@.service", "edgeasd.service"
 PROGRAM = r"/opt/edgeasd/[\w.]+/bin/edgeasd"
@@ -46,15 +49,16 @@ def need(program: str) -> str:
 
 @cache
 def options(command: str) -> frozenset[str]:
-    done = run(sys.executable, "-m", "edgeasd", command, "--help")
+    done = run(sys.executable, "-m", "edgeasd", *command.split(), "--help")
     assert done.returncode == 0, f"edgeasd {command}: {done.stderr}"
     return frozenset(re.findall(r"^\s+(?:-\w, )?(--[a-z0-9-]+)", done.stdout, re.MULTILINE))
 
 
 def unknown_options(line: str) -> set[str]:
-    """Options of `run --device x` that its help does not know."""
+    """Options of `run --device x` that its help does not know; `alarm test` is a command of two words."""
     words = shlex.split(line)
-    return {word.partition("=")[0] for word in words[1:] if word.startswith("--")} - options(words[0])
+    command = " ".join(words[: 2 if words[0] in ("alarm", "events", "data") else 1])
+    return {word.partition("=")[0] for word in words[1:] if word.startswith("--")} - options(command)
 
 
 def settings(unit: str) -> Settings:
@@ -79,7 +83,7 @@ def test_every_file_that_a_page_names_is_there_and_every_file_is_named() -> None
 
 def test_every_command_on_the_box_fits_its_help() -> None:
     lines = re.findall(rf"{PROGRAM} ([a-z][^\n|;&]*?)(?: 2>&1.*)?$", TEXT, re.MULTILINE)
-    assert {line.split()[0] for line in lines} >= {"doctor", "verify", "build", "run"}
+    assert {line.split()[0] for line in lines} >= {"doctor", "verify", "build", "run", "alarm"}
     assert {line: wrong for line in lines if (wrong := unknown_options(line))} == {}
 
 
@@ -117,6 +121,13 @@ def test_the_unit_of_a_site_starts_what_run_can_do() -> None:
     # A reload checks the file of the running service, and before it is told to read it.
     assert checked[1] == f"{started[1]} --check"
     assert hangup == "/bin/kill -HUP $MAINPID"
+
+
+def test_the_site_of_the_page_is_one_that_the_program_reads_and_keeps_to_the_folders_of_the_unit() -> None:
+    text = (FILES / "site.toml").read_bytes()
+    site = parse_site(text, Path("/etc/edgeasd/site.toml"))
+    assert str(site.data) == f"/var/lib/{settings(SITE)['StateDirectory'][0]}"
+    assert [one.device.removeprefix("hw:CARD=") for one in site.streams.values() if one.device] == names_given()[:1]
 
 
 def test_both_units_restrict_the_same() -> None:
