@@ -90,7 +90,7 @@ def test_every_command_on_the_box_fits_its_help() -> None:
 def test_what_was_never_tried_is_said() -> None:
     assert "Nothing on this page was tried on a Jetson." in PAGES["install-jetson.md"]
     assert "NEVER TRIED ON A JETSON" in (FILES / "jetson-gpu.conf").read_text("utf-8")
-    assert "No step was tried on a real sound card or on ARM." in PAGES["install-linux.md"]
+    assert "No step was tried on a real box, a real microphone or real ARM." in PAGES["install-linux.md"]
 
 
 # Units
@@ -141,8 +141,8 @@ def test_both_units_restrict_the_same() -> None:
 
 @pytest.mark.parametrize(
     ("unit", "dropins", "rating"),
-    [(TODAY, [], 0.5), (TODAY, ["jetson-gpu.conf"], 0.8), (SITE, [], 1.4)],
-    ids=["today", "today on a Jetson", "site"],
+    [(TODAY, [], 0.5), (TODAY, ["jetson-gpu.conf"], 0.8), (SITE, [], 1.4), (SITE, ["jetson-gpu.conf"], 1.6)],
+    ids=["today", "today on a Jetson", "site", "site on a Jetson"],
 )
 def test_systemd_takes_the_unit_and_rates_it_as_the_page_says(
     tmp_path: Path, unit: str, dropins: list[str], rating: float
