@@ -79,10 +79,11 @@ class Box:
         self._process = None
 
     def close(self) -> None:
-        """Off, and nothing of it left mounted."""
+        """Off, and nothing of it left mounted or on the disk."""
         self.cut_power()
         # The dead container's mounts go with its last process, which may take a moment.
         self.until(lambda: _host("umount", self._place).returncode == 0, 20)
+        shutil.rmtree(self._scratch)
 
     def _init(self) -> str:
         pid = "none" if self._process is None else self._process.pid
@@ -158,7 +159,7 @@ def box_root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def carried(box_root: Path, tmp_path_factory: pytest.TempPathFactory, small_bundle: Path) -> Path:
+def carried(box_root: Path, tmp_path_factory: pytest.TempPathFactory, small_bundle: Path) -> Iterator[Path]:
     """What an integrator copies to a box without network: wheels, the files of the page, a bundle."""
     python = os.readlink(box_root / "usr/bin/python3")
     if python != f"python{sys.version_info.major}.{sys.version_info.minor}":
@@ -172,7 +173,8 @@ def carried(box_root: Path, tmp_path_factory: pytest.TempPathFactory, small_bund
         pytest.skip(f"NO BOX: the wheels cannot be had: {done.stderr.strip()[-300:]}")
     shutil.copytree(REPOSITORY / "docs/install", folder / "docs/install")
     shutil.copytree(small_bundle, folder / "pump-id_01")
-    return folder
+    yield folder
+    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="module")

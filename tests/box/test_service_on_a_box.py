@@ -111,6 +111,7 @@ def test_alarm_test_works_for_the_user_of_the_service_and_is_refused_to_another(
     refused = box.edgeasd(f"alarm test {COMMAND}", "joe")
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
     assert "run this as the user of the service" in refused.stderr
+    assert "run this as the user of the service" in box.edgeasd("events list --data /var/lib/edgeasd", "joe").stderr
     box.until(lambda: [one["body"]["test"] for one in messages(box) if one["kind"] == "event"] == [True, True])
     assert "edgeasd_" in box.ok(
         "python3 -c 'import urllib.request as u; print(u.urlopen(\"http://127.0.0.1:9464/metrics\").read().decode())'"
@@ -146,6 +147,7 @@ def test_it_stops_within_two_seconds(box: Any) -> None:
 
 
 def test_root_cannot_lock_the_service_out_of_its_folder(box: Any) -> None:
+    box.ok("systemctl stop edgeasd")
     refused = box.edgeasd(f"alarm test {COMMAND}", "root")
     assert refused.returncode == 2
     assert "sudo -u edgeasd" in refused.stderr
@@ -154,7 +156,7 @@ def test_root_cannot_lock_the_service_out_of_its_folder(box: Any) -> None:
 
 
 def test_a_wrong_file_is_tried_until_it_is_mended_and_neither_spins_nor_gives_up(box: Any) -> None:
-    box.ok("sed -i 's/realtime/realtme/' /etc/edgeasd/site.toml")
+    box.ok("systemctl stop edgeasd && sed -i 's/realtime/realtme/' /etc/edgeasd/site.toml")
     assert box("systemctl start edgeasd").returncode == 1
     # systemd's own limit is five starts within ten seconds.
     box.until(lambda: int(box.show("NRestarts")) >= 7, 60)
