@@ -52,7 +52,10 @@ class EventReader:
 
     def __init__(self, data: Path) -> None:
         self.data = Path(data)
-        self._store = EventStore(self.data / DATABASE, read_only=True)
+        try:
+            self._store = EventStore(self.data / DATABASE, read_only=True)
+        except PermissionError:
+            raise InputError(f"{self.data}: Permission denied; run this as the user of the service") from None
 
     def __enter__(self) -> EventReader:
         return self

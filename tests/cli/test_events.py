@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -294,6 +295,23 @@ def test_a_damaged_database_is_one_line_or_shown(
         else:
             assert all(line.isprintable() for line in result.stdout.splitlines())
     assert {path.name for path in folder.iterdir()} <= {"events.db", "events.db-wal", "events.db-shm", "out"}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_another_user_is_told_whose_folder_it_is(made: tuple[Path, list[str]]) -> None:
+    # Below /tmp itself: what pytest makes is closed to others further up already.
+    with tempfile.TemporaryDirectory() as open_to_all:
+        folder = Path(open_to_all)
+        folder.chmod(0o755)
+        data = Path(shutil.copytree(made[0], folder / "data"))
+        data.chmod(0o700)
+        before = os.geteuid()
+        os.seteuid(54321)
+        try:
+            said = one_line(fast("list", "--data", data))
+        finally:
+            os.seteuid(before)
+    assert said == f"edgeasd: {data}: Permission denied; run this as the user of the service\n"
 
 
 def test_it_reads_beside_a_service_that_writes(data: Path) -> None:

@@ -18,12 +18,15 @@ from types import ModuleType
 
 import pytest
 
+from edgeasd.runtime.site import parse_site
+
 pytestmark = pytest.mark.core
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DOCS = REPOSITORY / "docs"
 FILES = DOCS / "install"
-PAGES = {name: (DOCS / name).read_text("utf-8") for name in ("install-linux.md", "install-jetson.md")}
+NAMES = ("install-linux.md", "install-jetson.md", "from-microphone-to-alarm.md")
+PAGES = {name: (DOCS / name).read_text("utf-8") for name in NAMES}
 TEXT = "\n".join(PAGES.values())
 TODAY, SITE = "edgeasd@.service", "edgeasd.service"
 PROGRAM = r"/opt/edgeasd/[\w.]+/bin/edgeasd"
@@ -46,15 +49,16 @@ def need(program: str) -> str:
 
 @cache
 def options(command: str) -> frozenset[str]:
-    done = run(sys.executable, "-m", "edgeasd", command, "--help")
+    done = run(sys.executable, "-m", "edgeasd", *command.split(), "--help")
     assert done.returncode == 0, f"edgeasd {command}: {done.stderr}"
     return frozenset(re.findall(r"^\s+(?:-\w, )?(--[a-z0-9-]+)", done.stdout, re.MULTILINE))
 
 
 def unknown_options(line: str) -> set[str]:
-    """Options of `run --device x` that its help does not know."""
+    """Options of `run --device x` that its help does not know; `alarm test` is a command of two words."""
     words = shlex.split(line)
-    return {word.partition("=")[0] for word in words[1:] if word.startswith("--")} - options(words[0])
+    command = " ".join(words[: 2 if words[0] in ("alarm", "events", "data") else 1])
+    return {word.partition("=")[0] for word in words[1:] if word.startswith("--")} - options(command)
 
 
 def settings(unit: str) -> Settings:
@@ -79,14 +83,14 @@ def test_every_file_that_a_page_names_is_there_and_every_file_is_named() -> None
 
 def test_every_command_on_the_box_fits_its_help() -> None:
     lines = re.findall(rf"{PROGRAM} ([a-z][^\n|;&]*?)(?: 2>&1.*)?$", TEXT, re.MULTILINE)
-    assert {line.split()[0] for line in lines} >= {"doctor", "verify", "build", "run"}
+    assert {line.split()[0] for line in lines} >= {"doctor", "verify", "build", "run", "alarm"}
     assert {line: wrong for line in lines if (wrong := unknown_options(line))} == {}
 
 
 def test_what_was_never_tried_is_said() -> None:
     assert "Nothing on this page was tried on a Jetson." in PAGES["install-jetson.md"]
     assert "NEVER TRIED ON A JETSON" in (FILES / "jetson-gpu.conf").read_text("utf-8")
-    assert "No step was tried on a real sound card or on ARM." in PAGES["install-linux.md"]
+    assert "No step was tried on a real box, a real microphone or real ARM." in PAGES["install-linux.md"]
 
 
 # Units
@@ -108,10 +112,22 @@ def test_the_unit_of_today_starts_a_command_that_exists() -> None:
 
 
 def test_the_unit_of_a_site_starts_what_run_can_do() -> None:
-    (line,) = settings(SITE)["ExecStart"]
-    started = re.fullmatch(rf"{PROGRAM} (run .*)", line)
+    (line,), (check, hangup) = settings(SITE)["ExecStart"], settings(SITE)["ExecReload"]
+    started, checked = (re.fullmatch(rf"{PROGRAM} (run .*)", one) for one in (line, check))
     assert started
+    assert checked
     assert not unknown_options(started[1])
+    assert not unknown_options(checked[1])
+    # A reload checks the file of the running service, and before it is told to read it.
+    assert checked[1] == f"{started[1]} --check"
+    assert hangup == "/bin/kill -HUP $MAINPID"
+
+
+def test_the_site_of_the_page_is_one_that_the_program_reads_and_keeps_to_the_folders_of_the_unit() -> None:
+    text = (FILES / "site.toml").read_bytes()
+    site = parse_site(text, Path("/etc/edgeasd/site.toml"))
+    assert str(site.data) == f"/var/lib/{settings(SITE)['StateDirectory'][0]}"
+    assert [one.device.removeprefix("hw:CARD=") for one in site.streams.values() if one.device] == names_given()[:1]
 
 
 def test_both_units_restrict_the_same() -> None:
@@ -125,8 +141,8 @@ def test_both_units_restrict_the_same() -> None:
 
 @pytest.mark.parametrize(
     ("unit", "dropins", "rating"),
-    [(TODAY, [], 0.5), (TODAY, ["jetson-gpu.conf"], 0.8), (SITE, [], 1.4)],
-    ids=["today", "today on a Jetson", "site"],
+    [(TODAY, [], 0.5), (TODAY, ["jetson-gpu.conf"], 0.8), (SITE, [], 1.4), (SITE, ["jetson-gpu.conf"], 1.6)],
+    ids=["today", "today on a Jetson", "site", "site on a Jetson"],
 )
 def test_systemd_takes_the_unit_and_rates_it_as_the_page_says(
     tmp_path: Path, unit: str, dropins: list[str], rating: float

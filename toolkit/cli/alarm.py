@@ -21,6 +21,13 @@ By = Annotated[str | None, typer.Option(help="Who says so; the name of this user
 Note = Annotated[str | None, typer.Option(help="Why; is repeated in the message.")]
 EventID = Annotated[str | None, typer.Option(help="Only where this event is the open one.")]
 
+_WHY_NOTHING = {
+    "test": ": an event is open, and nothing was sent; `edgeasd alarm clear` ends it",
+    "acknowledge": ": no such event waits for it",
+    "clear": ": no such event is open",
+}
+"""What it means that a command changed nothing, where that is not plain."""
+
 
 @app.command("test")
 @guarded
@@ -134,7 +141,7 @@ def _command(
                 print(f"{name}: {message['previous']} -> {message['state']}, {message['reason']}{event}")
     quiet = [name for name, messages in found.items() if not messages]
     if quiet:
-        complain(f"{', '.join(quiet)}: nothing to do for {command.command}")
+        complain(f"{', '.join(quiet)}: nothing to do for {command.command}{_WHY_NOTHING.get(command.command, '')}")
     if not by_service:
         complain(f"no service runs on {site.data}; written to the event store, and said through the outputs")
 

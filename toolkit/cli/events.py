@@ -22,7 +22,8 @@ app = typer.Typer(
 )
 
 Data = Annotated[
-    Path, typer.Option("--data", metavar="DIR", help="Data folder of the service: the one that holds events.db.")
+    Path,
+    typer.Option("--data", metavar="DIR", readable=False, help="Data folder of the service, with events.db in it."),
 ]
 OfMachine = Annotated[str | None, typer.Option("--machine", help="Only events of this machine type.")]
 OfId = Annotated[str | None, typer.Option("--id", help="Only events of this machine ID.")]

@@ -119,6 +119,31 @@ def test_sighup_changes_what_it_says_and_loses_no_sound(site: Any, sound: Path) 
     assert [one["dropped_samples"] for one in site.records("end")] == [0, 0, 0]
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a folder away, and only root is meant")
+@pytest.mark.parametrize("command", [("alarm", "test"), ("run",)], ids=["a command", "a service"])
+def test_root_leaves_no_files_in_the_folder_of_a_service_that_could_not_open_them(
+    site: Any, sound: Path, command: tuple[str, ...]
+) -> None:
+    site.write(f'input = "{sound}"')
+    site.data.mkdir()
+    os.chown(site.data, 54321, 54321)
+    refused = site.command(*command, "--config", site.file)
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert "belongs to #54321" in refused.stderr
+    assert "sudo -u" in refused.stderr
+    assert list(site.data.iterdir()) == []
+
+
+def test_a_test_alarm_that_is_not_sent_says_why(site: Any, sound: Path) -> None:
+    # The first score is above this, and one is enough.
+    site.write(f'input = "{sound}"\nrealtime = true\nloop = true\nalarm = {{ on = -9.0, k = 1, n = 1 }}')
+    site.start()
+    site.until(lambda: any(one["state"] == "alarm" for one in site.records("alarm_state")))
+    done = site.command("alarm", "test", "--config", site.file)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "an event is open, and nothing was sent" in done.stderr
+
+
 def test_commands_reach_the_running_service_and_else_the_store(site: Any, sound: Path) -> None:
     log = '[outputs.log]\ntype = "jsonl"\npath = "log.jsonl"\nkinds = ["event"]\n'
     site.write(f'input = "{sound}"\nrealtime = true\nloop = true\n' + log)
