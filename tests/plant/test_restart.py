@@ -1,0 +1,59 @@
+"""What is shown of an alarm that was raised before the start, while nothing has happened since."""
+
+from __future__ import annotations
+
+import json
+import signal
+import urllib.request
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ledger import check_received, committed
+from made import until
+from sounds import played
+from station import Forked
+from subscriber import Listener
+
+
+def page(port: int) -> str:
+    """The page of metrics, or nothing."""
+    with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=2) as answer:
+        return str(answer.read().decode())
+    return ""
+
+
+def kept_by(port: int) -> dict[str, Any]:
+    """Alarm states that a broker keeps, or is told within a moment, by prefix."""
+    late = Listener(port, "+/plant/valve/a/state", name="late")
+    try:
+        until(lambda: len({topic for topic, _, _ in late.got}) == 2)
+        return {topic.partition("/")[0]: json.loads(payload) for topic, payload, _ in late.got}
+    finally:
+        late.close()
+
+
+@pytest.mark.timeout(60)
+def test_an_open_alarm_is_shown_after_a_crash_of_box_and_broker(plant: Any, small_bundle: Path) -> None:
+    plant.station.write(plant.ports, small_bundle, [played(plant.turning, 20.0)], levels=(-1.0,), once=True)
+    lives = Forked(plant.station)
+    try:
+        lives.start()
+        alarm = 'edgeasd_alarm_state{id="a",machine="valve",state="alarm"} 1.0'
+        until(lambda: alarm in page(plant.ports.metrics), 20)
+        assert 'edgeasd_alarms_total{id="a",machine="valve"} 1.0' in page(plant.ports.metrics)
+        before = kept_by(plant.broker.port)
+        lives.kill()
+        plant.broker.stop(signal.SIGKILL)
+        plant.broker.start()
+        lives.start()
+        plant.station.until_running()
+        until(lambda: alarm in page(plant.ports.metrics))
+        assert 'edgeasd_alarms_total{id="a",machine="valve"} 0.0' in page(plant.ports.metrics)
+        assert kept_by(plant.broker.port) == before
+    finally:
+        lives.close()
+    found = committed(plant.station.data)
+    assert [one["state"] for one in found["a"]] == ["alarm"]
+    assert check_received(plant.hook.taken(), found) == 0
