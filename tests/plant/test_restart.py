@@ -14,7 +14,6 @@ from ledger import check_received, committed
 from made import until
 from sounds import played
 from station import Forked
-from subscriber import Listener
 
 
 def page(port: int) -> str:
@@ -26,6 +25,8 @@ def page(port: int) -> str:
 
 def kept_by(port: int) -> dict[str, Any]:
     """Alarm states that a broker keeps, or is told within a moment, by prefix."""
+    from subscriber import Listener  # needs paho, which the core does not have
+
     late = Listener(port, "+/plant/valve/a/state", name="late")
     try:
         until(lambda: len({topic for topic, _, _ in late.got}) == 2)
