@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import urllib.request
 from contextlib import suppress
 from pathlib import Path
@@ -58,3 +59,17 @@ def test_an_open_alarm_is_shown_after_a_crash_of_box_and_broker(plant: Any, smal
     found = committed(plant.station.data)
     assert [one["state"] for one in found["a"]] == ["alarm"]
     assert check_received(plant.hook.taken(), found) == 0
+
+
+@pytest.mark.timeout(60)
+def test_a_command_without_a_service_reaches_the_receivers_and_shows_no_metrics(plant: Any, small_bundle: Path) -> None:
+    station = plant.station
+    station.write(plant.ports, small_bundle, [played(plant.turning, 20.0)])
+    # Were the address opened, the command would fail.
+    with socket.create_server(("127.0.0.1", plant.ports.metrics)):
+        done = station.edgeasd("alarm", "test", "--config", station.file)
+    assert done.returncode == 0, done.stderr
+    found = committed(station.data)
+    assert [one["reason"] for one in found["a"]] == ["test", "test"]
+    for texts in (plant.hook.taken(), plant.subscription.taken("three"), plant.subscription.taken("five")):
+        assert check_received(texts, found) == 0
