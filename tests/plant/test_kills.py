@@ -22,6 +22,7 @@ from ledger import (
     total,
 )
 from made import until
+from receivers_of_plant import kept_states
 from sounds import played
 from station import CommandLine, Forked, Life, soon
 
@@ -86,6 +87,8 @@ def kill(plant: Any, lives: CommandLine | Forked, count: int, small_bundle: Path
     for name in receivers(plant):
         until(lambda name=name: has_all(receivers(plant)[name], found), 60)
     samples = until(lambda: settled(plant, found, began), 15)
+    for (_, id), state in kept_states(plant.broker.port, 4).items():
+        assert {name: state[name] for name in ("state", "event", "at")}.items() <= found[id][-1].items()
     lived.append(Life(began, time.time()))
     lives.kill()
     resends = {name: check_received(texts, found) for name, texts in receivers(plant).items()}

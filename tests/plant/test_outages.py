@@ -141,7 +141,7 @@ def test_everything_dead_at_once_costs_no_score_and_no_message(running: Running)
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("outage", OUTAGES.values(), ids=OUTAGES)
 def test_an_outage_costs_no_score_and_no_message(lasting: Running, outage: Any) -> None:
-    live_through(lasting, outage, 4.0)
+    live_through(lasting, outage, 3.0)
 
 
 @pytest.mark.slow
@@ -149,4 +149,4 @@ def test_an_outage_costs_no_score_and_no_message(lasting: Running, outage: Any) 
 def test_a_broker_with_persistence_is_killed(tmp_path: Path, small_bundle: Path) -> None:
     lines = (*PERSISTENT, f"persistence_location {tmp_path / 'broker'}{os.sep}")
     for running in run(tmp_path, small_bundle, *lines):
-        live_through(running, outages.broker_killed, 4.0)
+        live_through(running, outages.broker_killed, 3.0)

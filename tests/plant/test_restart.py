@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import socket
 import urllib.request
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 from ledger import check_received, committed
 from made import until
+from receivers_of_plant import kept_states
 from sounds import played
 from station import Forked
 
@@ -24,18 +24,6 @@ def page(port: int) -> str:
     return ""
 
 
-def kept_by(port: int) -> dict[str, Any]:
-    """Alarm states that a broker keeps, or is told within a moment, by prefix."""
-    from subscriber import Listener  # needs paho, which the core does not have
-
-    late = Listener(port, "+/plant/valve/a/state", name="late")
-    try:
-        until(lambda: len({topic for topic, _, _ in late.got}) == 2)
-        return {topic.partition("/")[0]: json.loads(payload) for topic, payload, _ in late.got}
-    finally:
-        late.close()
-
-
 @pytest.mark.timeout(60)
 def test_an_open_alarm_is_shown_after_a_crash_of_box_and_broker(plant: Any, small_bundle: Path) -> None:
     plant.station.write(plant.ports, small_bundle, [played(plant.turning, 20.0)], levels=(-1.0,), once=True)
@@ -45,7 +33,7 @@ def test_an_open_alarm_is_shown_after_a_crash_of_box_and_broker(plant: Any, smal
         alarm = 'edgeasd_alarm_state{id="a",machine="valve",state="alarm"} 1.0'
         until(lambda: alarm in page(plant.ports.metrics), 20)
         assert 'edgeasd_alarms_total{id="a",machine="valve"} 1.0' in page(plant.ports.metrics)
-        before = kept_by(plant.broker.port)
+        before = kept_states(plant.broker.port, 1)
         lives.kill()
         plant.broker.stop(signal.SIGKILL)
         plant.broker.start()
@@ -53,7 +41,7 @@ def test_an_open_alarm_is_shown_after_a_crash_of_box_and_broker(plant: Any, smal
         plant.station.until_running()
         until(lambda: alarm in page(plant.ports.metrics))
         assert 'edgeasd_alarms_total{id="a",machine="valve"} 0.0' in page(plant.ports.metrics)
-        assert kept_by(plant.broker.port) == before
+        assert kept_states(plant.broker.port, 1) == before
     finally:
         lives.close()
     found = committed(plant.station.data)
