@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import random
 import signal
@@ -26,13 +27,15 @@ def _subscribed(plant: Any) -> int:
 def broker_killed(plant: Any) -> Iterator[tuple[str, ...]]:
     """SIGKILL. The subscriber is back before the box, or a broker that has forgotten it would keep nothing for it."""
     plant.broker.stop(signal.SIGKILL)
-    yield BOTH
-    before = _subscribed(plant)
-    plant.near_broker.stalled = True
-    plant.broker.start()
-    until(lambda: _subscribed(plant) > before, 20)
-    plant.near_broker.cut()
-    plant.near_broker.stalled = False
+    try:
+        yield BOTH
+    finally:
+        before = _subscribed(plant)
+        plant.near_broker.stalled = True
+        plant.broker.start()
+        until(lambda: _subscribed(plant) > before, 20)
+        plant.near_broker.cut()
+        plant.near_broker.stalled = False
 
 
 @contextmanager
@@ -49,8 +52,10 @@ def broker_stopped(plant: Any) -> Iterator[tuple[str, ...]]:
 def line_stalled(plant: Any) -> Iterator[tuple[str, ...]]:
     """A line that takes bytes and passes nothing on."""
     plant.near_broker.stalled = True
-    yield BOTH
-    plant.near_broker.stalled = False
+    try:
+        yield BOTH
+    finally:
+        plant.near_broker.stalled = False
 
 
 @contextmanager
@@ -59,8 +64,10 @@ def line_torn(plant: Any) -> Iterator[tuple[str, ...]]:
     draw = random.Random(3)
     before = plant.near_broker.torn
     plant.near_broker.tear(lambda: draw.randrange(100, 1500))
-    yield ()
-    plant.near_broker.tear(None)
+    try:
+        yield BOTH
+    finally:
+        plant.near_broker.tear(None)
     assert plant.near_broker.torn > before
 
 
@@ -70,8 +77,10 @@ def hook_behaves(word: str) -> Any:
     @contextmanager
     def outage(plant: Any) -> Iterator[tuple[str, ...]]:
         plant.hook.behave(word)
-        yield ("hook",)
-        plant.hook.behave("take")
+        try:
+            yield ("hook",)
+        finally:
+            plant.hook.behave("take")
 
     return outage
 
@@ -81,8 +90,10 @@ def hook_torn(plant: Any) -> Iterator[tuple[str, ...]]:
     """Every connection to the web server is reset within its first request."""
     draw = random.Random(4)
     plant.near_hook.tear(lambda: draw.randrange(10, 900))
-    yield ("hook",)
-    plant.near_hook.tear(None)
+    try:
+        yield ("hook",)
+    finally:
+        plant.near_hook.tear(None)
     assert plant.near_hook.torn > 0
 
 
@@ -90,8 +101,10 @@ def hook_torn(plant: Any) -> Iterator[tuple[str, ...]]:
 def hook_killed(plant: Any) -> Iterator[tuple[str, ...]]:
     """Nobody listens on its port."""
     plant.hook.stop()
-    yield ("hook",)
-    plant.hook.start()
+    try:
+        yield ("hook",)
+    finally:
+        plant.hook.start()
 
 
 @contextmanager
@@ -104,36 +117,43 @@ def disk_full(plant: Any) -> Iterator[tuple[str, ...]]:
     with open(filler, "wb", buffering=0) as file, suppress(OSError):
         while file.write(bytes(4096)):
             pass
-    # What is half free in the last page of the file is taken with the next lines.
-    yield ("log",)
-    filler.unlink()
+    try:
+        # What is free in the last page of the file is taken by the next lines.
+        yield ("log",)
+    finally:
+        filler.unlink()
 
 
 @contextmanager
 def file_barred(plant: Any) -> Iterator[tuple[str, ...]]:
     """A folder in the place of the file of JSON lines."""
     log: Path = plant.station.log
-    away = log.with_name("away")
-    log.rename(away)
+    folder = log.with_name("folder")
+    folder.mkdir()
+    # In one step, or the service could make the file anew in between.
+    exchange(folder, log)
     try:
-        # The service may make the file anew in between; then this is as if a log rotator had moved it.
-        log.mkdir()
-    except FileExistsError:
-        yield ()
-        away.write_bytes(away.read_bytes() + log.read_bytes())
-        os.replace(away, log)
-        return
-    yield ("log",)
-    log.rmdir()
-    away.rename(log)
+        yield ("log",)
+    finally:
+        exchange(folder, log)
+        folder.rmdir()
+
+
+def exchange(one: Path, other: Path) -> None:
+    """Swap two names at once, with renameat2(2)."""
+    here, swap = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    if ctypes.CDLL(None, use_errno=True).renameat2(here, bytes(one), here, bytes(other), swap) != 0:
+        raise OSError(ctypes.get_errno(), "renameat2", str(one))
 
 
 @contextmanager
 def prometheus_killed(plant: Any) -> Iterator[tuple[str, ...]]:
     """Nobody scrapes."""
     plant.prometheus.stop()
-    yield ()
-    plant.prometheus.start()
+    try:
+        yield ()
+    finally:
+        plant.prometheus.start()
 
 
 @contextmanager
