@@ -116,8 +116,7 @@ class Station:
     def start(self, *options: str, out: Any = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
         """The command line, `edgeasd run --config`."""
         command = [sys.executable, "-m", "edgeasd", "run", "--config", str(self.file), *options]
-        said = open(self.folder / "said", "ab")  # noqa: SIM115  the process writes to it
-        with said:
+        with open(self.folder / "said", "ab") as said:
             self.process = subprocess.Popen(
                 command, cwd=self.folder, stdout=out, stderr=said, env=self.environment, start_new_session=True
             )
@@ -183,15 +182,16 @@ class Forked:
 
     def __init__(self, station: Station) -> None:
         self._station, self._child = station, 0
-        self._process = subprocess.Popen(
-            [sys.executable, str(FORKER)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=open(station.folder / "said", "ab"),  # noqa: SIM115  the process writes to it
-            text=True,
-            cwd=station.folder,
-            env=station.environment,
-        )
+        with open(station.folder / "said", "ab") as said:
+            self._process = subprocess.Popen(
+                [sys.executable, str(FORKER)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=said,
+                text=True,
+                cwd=station.folder,
+                env=station.environment,
+            )
 
     def start(self) -> int:
         assert self._process.stdin is not None
