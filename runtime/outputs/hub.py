@@ -77,15 +77,16 @@ class Outputs:
         for page in self._pages:
             page.start()
 
-    def put(self, message: Mapping[str, Any]) -> Ticket:
+    def put(self, message: Mapping[str, Any], *, again: bool = False) -> Ticket:
         """Take a message; costs some tens of microseconds, whatever disk and network do.
 
-        It is safe from a crash of this process once `Ticket.wait` says so. Raises InputError for what is no
-        message (see `make_message`).
+        `again`: an earlier process may have put it, so the page of metrics does not count it as new. It is safe
+        from a crash of this process once `Ticket.wait` says so. Raises InputError for what is no message (see
+        `make_message`).
         """
         entry = _entry(message, encode(message))
         for page in self._pages:
-            page.see(message)
+            page.see(message, new=not again)
         return Ticket([(lane, lane.put(entry)) for lane in self._lanes if entry.kind in lane.kinds])
 
     def last_event(self, machine: str, id: str, begin: int) -> int:
@@ -102,6 +103,18 @@ class Outputs:
         """Number of the last transition of a machine that any output has ever had; 0 where none had one."""
         lanes = [lane for lane in self._lanes if "event" in lane.kinds]
         return max([lane.last_event(machine, id) for lane in lanes], default=0)
+
+    def remember(self, message: Mapping[str, Any]) -> None:
+        """Take in the last event of a machine, which every queue has had: what shows a state shows this one.
+
+        Without it the page of metrics, and a broker that has forgotten, would not know of an alarm from before the
+        start until it changes. Raises InputError for what is no message.
+        """
+        entry = _entry(message, encode(message))
+        for page in self._pages:
+            page.see(message, new=False)
+        for lane in self._lanes:
+            lane.remember(entry)
 
     def state(self) -> list[OutputState]:
         """How each output is doing. Waits for nothing."""

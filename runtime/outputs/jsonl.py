@@ -37,6 +37,9 @@ class JsonlSink:
         if self._path.exists() and not self._path.is_file():
             raise InputError(f"{self._path}: is no plain file; give the name of a file")
 
+    def remember(self, entry: Entry) -> None:
+        """Nothing to keep."""
+
     def maintain(self) -> None:
         """Nothing to keep."""
 

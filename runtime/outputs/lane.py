@@ -55,6 +55,11 @@ class Lane:
         """Take a message; see `Inbox.put`."""
         return self._inbox.put(entry)
 
+    def remember(self, entry: Entry) -> None:
+        """See `Sink.remember`."""
+        if entry.kind in self.kinds:
+            self._sink.remember(entry)
+
     def wait(self, ticket: int, seconds: float) -> bool:
         """See `Inbox.wait`."""
         return self._inbox.wait(ticket, seconds)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -45,6 +46,7 @@ class MqttSink:
         self._link: Link | None = None
         self._kept: dict[str, Publication] = {}
         self._announced: set[tuple[str, str]] = set()
+        self._remembered: deque[Entry] = deque()
         self._refused: str | None = None
 
     @property
@@ -68,9 +70,24 @@ class MqttSink:
 
     # Sending
 
+    def remember(self, entry: Entry) -> None:
+        """Have its state kept by the broker, once the queue is empty."""
+        self._remembered.append(entry)
+
     def maintain(self) -> None:
-        """Connect where there is no connection. Raises DeliveryFailed."""
-        self._linked()
+        """Connect where there is no connection, and publish states from before the start. Raises DeliveryFailed."""
+        link = self._linked()
+        while self._remembered:
+            made = self._state(self._remembered[0])
+            # A later event has been delivered where there is one.
+            if made.topic not in self._kept:
+                try:
+                    link.publish([[made]], lambda _: None)
+                except DeliveryFailed:
+                    self._drop()
+                    raise
+                self._kept[made.topic] = made
+            self._remembered.popleft()
 
     def deliver(self, entries: Sequence[Entry], queue: str, confirm: Callable[[int], None]) -> None:
         """Publish, and confirm what the broker has acknowledged. Raises DeliveryFailed."""
@@ -144,13 +161,17 @@ class MqttSink:
         if entry.kind == "event":
             # The event itself is not kept: a later subscriber would take it for a new one.
             made.append(Publication(topic, text.encode(), False))
-            body = json.loads(entry.text)["body"]
-            state = {"schema": SCHEMA, **{name: body.get(name) for name in _STATE_FIELDS}}
-            where = self._topics.of(entry.machine, entry.id, "state")
-            made.append(Publication(where, json.dumps(state, ensure_ascii=False).encode(), True))
+            made.append(self._state(entry))
         else:
             made.append(Publication(topic, text.encode(), True))
         return made
+
+    def _state(self, entry: Entry) -> Publication:
+        """The alarm state that an event left."""
+        body = json.loads(entry.text)["body"]
+        state = {"schema": SCHEMA, **{name: body.get(name) for name in _STATE_FIELDS}}
+        where = self._topics.of(entry.machine, entry.id, "state")
+        return Publication(where, json.dumps(state, ensure_ascii=False).encode(), True)
 
     def _announcement(self, entry: Entry) -> list[Publication]:
         """Home Assistant's configurations, with the first message of a machine."""

@@ -35,7 +35,7 @@ class MessageRefused(DeliveryFailed):
 
 
 class Sink(Protocol):
-    """One receiver. All but the properties are called from one thread, which may wait in them."""
+    """One receiver. All but the properties and `remember` are called from one thread, which may wait in them."""
 
     batch: int
     """Messages that `deliver` is given at most."""
@@ -47,6 +47,10 @@ class Sink(Protocol):
     @property
     def warning(self) -> str | None:
         """What is wrong although messages arrive."""
+
+    def remember(self, entry: Entry) -> None:
+        """Take in the last event of a machine, from before the start; it was delivered or is in the queue. Called
+        from another thread, and must return at once."""
 
     def maintain(self) -> None:
         """Keep the connection while there is nothing to deliver. Raises DeliveryFailed."""

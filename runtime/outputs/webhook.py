@@ -47,6 +47,9 @@ class WebhookSink:
         key = read_secret(settings.secret_file, settings.secret_env, "webhook secret")
         return key, read_secret(settings.token_file, settings.token_env, "webhook token")
 
+    def remember(self, entry: Entry) -> None:
+        """Nothing to keep."""
+
     def maintain(self) -> None:
         """Nothing to keep."""
 

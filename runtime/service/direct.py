@@ -10,6 +10,7 @@ from typing import Any
 from edgeasd.runtime.alarms import Command, Transition
 from edgeasd.runtime.bundle import Bundle
 from edgeasd.runtime.outputs import Outputs
+from edgeasd.runtime.outputs.settings import PrometheusSettings
 from edgeasd.runtime.service.control import ask
 from edgeasd.runtime.service.finding import tell_nobody
 from edgeasd.runtime.service.keeper import Keeper
@@ -80,11 +81,13 @@ def _command_store(
 
 
 def _open_outputs(site: Site) -> Outputs | None:
-    if not site.outputs:
+    """All that a message can be sent to. No page of metrics: who scrapes it would take this for the service."""
+    settings = {name: one for name, one in site.outputs.items() if not isinstance(one, PrometheusSettings)}
+    if not settings:
         return None
     folder = site.data / "queues"
     folder.mkdir(exist_ok=True, mode=0o750)
-    return Outputs(site.outputs, folder, site=site.name)
+    return Outputs(settings, folder, site=site.name)
 
 
 def _settle(outputs: Outputs | None) -> None:

@@ -137,9 +137,11 @@ class Keeper:
                 raise InputError(f"{name}: {same}; give one of them another id")
         if before is not None and (before.machine_type, before.id) == (kept.machine_type, kept.id):
             kept.machine.restore(before.machine.snapshot())
+            kept.told = before.told
             self.kept[name] = kept
             return
         self._restore(kept)
+        kept.told = kept.machine.sequence - len(kept.unsaved)
         self.kept[name] = kept
         self._catch_up(kept)
 
@@ -189,15 +191,16 @@ class Keeper:
             raise InputError(self._ledger.trouble or "the event store cannot be written; look at the disk")
         return said
 
-    def say(self, kind: Any, body: dict[str, Any], kept: Kept | None = None, wall: float | None = None) -> None:
-        """A message to every output."""
+    def say(self, kind: Any, body: dict[str, Any], kept: Kept | None = None, *, again: bool = False) -> None:
+        """A message to every output; `again`: one that may have been said before."""
         if self.outputs is None:
             return
         machine, id = (None, None) if kept is None else (kept.machine_type, kept.id)
         event = None if kept is None or kept.machine.event is None else kept.machine.event.id
-        at = time.time() if wall is None else wall
+        at = time.time()
         try:
-            self.outputs.put(make_message(kind, body, site=self.site, machine=machine, id=id, wall=at, event=event))
+            message = make_message(kind, body, site=self.site, machine=machine, id=id, wall=at, event=event)
+            self.outputs.put(message, again=again)
         except InputError as error:
             self._message_trouble = str(error)
 
@@ -292,8 +295,14 @@ class Keeper:
         del kept.unsaved[: len(said)]
         self._record(kept.name, said, position)
         for one in said:
-            self.say("event", one.to_json(), kept)
+            self._say_transition(one.to_json(), kept)
             self._tell(one.to_json(), True)
+
+    def _say_transition(self, message: dict[str, Any], kept: Kept) -> None:
+        """To the outputs; where there are none just now, `_catch_up` says it for the first time."""
+        if self.outputs is not None:
+            self.say("event", message, kept, again=message["sequence"] <= kept.told)
+            kept.told = max(kept.told, message["sequence"])
 
     def _save_scores(self) -> None:
         for kept in self.kept.values():
@@ -316,5 +325,8 @@ class Keeper:
         last = self.outputs.last_event(machine, id, kept.machine.sequence - len(kept.unsaved))
         while found := self._ledger.read(partial(EventStore.transitions, machine=machine, id=id, after=last)):
             for message in found:
-                self.say("event", message, kept)
+                self._say_transition(message, kept)
             last = int(found[-1]["sequence"])
+        latest = kept.machine.sequence - len(kept.unsaved)
+        for message in self._ledger.read(partial(EventStore.transitions, machine=machine, id=id, after=latest - 1)):
+            self.outputs.remember(make_message("event", message, site=self.site, wall=time.time()))

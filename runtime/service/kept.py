@@ -27,6 +27,8 @@ class Kept:
         """(wall clock, clip score) pairs that are not in the store."""
         self.unsaved: list[Transition] = []
         """Transitions that are not in the store."""
+        self.told = 0
+        """Number of the last transition that is not to be counted again: told by this process, or from before it."""
         self._summary = ScoreSummary(score_seconds)
         self._clock = float("-inf")
 

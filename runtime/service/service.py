@@ -59,7 +59,8 @@ class Service:
         """Set once every stream was tried for the first time."""
         self.defect: BaseException | None = None
         """What ended the director, which nothing should."""
-        self._seen_loaded, self._reloading = False, False
+        self._hopeless: EdgeasdError | None = None
+        self._reloading = False
         self.lost_lines: Callable[[], int] = lambda: 0
 
     # Life
@@ -87,10 +88,8 @@ class Service:
         """False once every stream has ended for good. Raises what ended the service against its will."""
         if (defect := self.defect or self.keeper.defect) is not None:
             raise defect
-        if self.loaded.is_set() and not self._seen_loaded:
-            self._seen_loaded = True
-            if (error := self.fleet.hopeless()) is not None:
-                raise error
+        if self._hopeless is not None:
+            raise self._hopeless
         return not (self.loaded.is_set() and self.fleet.over())
 
     def healthy(self, now: float) -> bool:
@@ -186,6 +185,8 @@ class Service:
     def _direct(self) -> None:
         try:
             self.fleet.apply(self.site)
+            # Now and not later: what fails from here on was loaded once, and is loaded again.
+            self._hopeless = self.fleet.hopeless()
             self.loaded.set()
             while not self._stopping.is_set():
                 if self._reload_asked.wait(0.5):

@@ -22,7 +22,6 @@ Note = Annotated[str | None, typer.Option(help="Why; is repeated in the message.
 EventID = Annotated[str | None, typer.Option(help="Only where this event is the open one.")]
 
 _WHY_NOTHING = {
-    "test": ": an event is open, and nothing was sent; `edgeasd alarm clear` ends it",
     "acknowledge": ": no such event waits for it",
     "clear": ": no such event is open",
 }

@@ -8,10 +8,12 @@ import select
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -141,6 +143,8 @@ class Proxy:
         self._server = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._server.getsockname()[1]
         self.stalled = False
+        self.torn = 0
+        self._tear: Callable[[], int] | None = None
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -157,6 +161,7 @@ class Proxy:
                 threading.Thread(target=self._pass, args=(near, far), daemon=True).start()
 
     def _pass(self, near: socket.socket, far: socket.socket) -> None:
+        allowed: int | None = None
         with suppress(OSError, ValueError):
             while True:
                 if self.stalled:
@@ -168,8 +173,27 @@ class Proxy:
                     data = ready.recv(65536)
                     if not data:
                         return self._cut(near, far)
+                    if self._tear is not None and ready is near:
+                        allowed = self._tear() if allowed is None else allowed
+                        if len(data) > allowed:
+                            return self._reset(data[:allowed], near, far)
+                        allowed -= len(data)
                     (far if ready is near else near).sendall(data)
         return self._cut(near, far)
+
+    def tear(self, after: Callable[[], int] | None) -> None:
+        """Reset each connection once it has passed on so many bytes of its sender from now on: in mid-message."""
+        self._tear = after
+
+    def _reset(self, last: bytes, near: socket.socket, far: socket.socket) -> None:
+        self.torn += 1
+        with suppress(OSError):
+            far.sendall(last)
+        for end in (near, far):
+            # Without lingering, closing sends a reset.
+            with suppress(OSError):
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._cut(near, far)
 
     def _cut(self, *pair: socket.socket) -> None:
         for end in pair:

@@ -89,6 +89,19 @@ def test_a_scrape_shows_machines_and_outputs(hub: Outputs, an_event: Make, a_sco
     assert [labels for name, labels in seen if name == "edgeasd_build_info" and ("site", 'plant "1"') in labels]
 
 
+def test_an_alarm_from_before_the_start_is_shown_and_not_counted(hub: Outputs, an_event: Make) -> None:
+    hub.put(an_event(1), again=True)
+    hub.remember(an_event(1, machine="fan"))
+    for machine in ("valve", "fan"):
+        seen = samples(get(hub.metrics_addresses[0])[1])
+        labels = {"machine": machine, "id": "00"}
+        assert seen["edgeasd_alarm_state", frozenset({**labels, "state": "alarm"}.items())] == 1.0
+        assert seen["edgeasd_alarms_total", frozenset(labels.items())] == 0.0
+        hub.put(an_event(3, machine=machine))
+        seen = samples(get(hub.metrics_addresses[0])[1])
+        assert seen["edgeasd_alarms_total", frozenset(labels.items())] == 1.0
+
+
 def test_the_table_in_docs_lists_every_metric(hub: Outputs, repository: Path) -> None:
     page = get(hub.metrics_addresses[0])[1]
     shown = set(re.findall(r"^# TYPE (\S+)", page, re.MULTILINE))

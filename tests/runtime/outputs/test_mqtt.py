@@ -105,6 +105,30 @@ def test_a_broker_that_is_killed_and_restarted_costs_nothing(
         hub.close()
 
 
+def test_a_broker_that_has_forgotten_is_told_of_an_alarm_from_before_the_start(
+    tmp_path: Path, broker: Broker, an_event: Make
+) -> None:
+    base = "edgeasd/plant 1/valve/00"
+    with hub_to(tmp_path, broker.port) as hub:
+        hub.remember(an_event(1, state="warning"))
+        # What is in the queue is later than what is remembered.
+        hub.put(an_event(2, state="alarm"))
+        hub.remember(an_event(7, machine="fan", state="acknowledged"))
+        seen = Listener(broker.port, "edgeasd/+/+/+/state")
+        until(lambda: {topic for topic, _, _ in seen.got} == {f"{base}/state", "edgeasd/plant 1/fan/00/state"})
+        time.sleep(0.3)
+        # No event comes of it, only a state, and the later one stands.
+        assert json.loads(seen.of(f"{base}/state")[-1])["state"] == "alarm"
+        assert json.loads(seen.of("edgeasd/plant 1/fan/00/state")[0])["state"] == "acknowledged"
+        broker.stop(signal.SIGKILL)
+        seen.close()
+        broker.start()
+        later = Listener(broker.port, "edgeasd/+/+/+/+", name="later")
+        until(lambda: len({topic for topic, _, _ in later.got if topic.endswith("/state")}) == 2)
+        assert later.messages("/event") == []
+        later.close()
+
+
 def test_a_line_that_stalls_and_is_cut_loses_nothing_and_keeps_the_order(
     tmp_path: Path, broker: Broker, listener: Listener, an_event: Make, proxies: Callable[..., Any]
 ) -> None:
