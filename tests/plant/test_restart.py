@@ -58,6 +58,6 @@ def test_a_command_without_a_service_reaches_the_receivers_and_shows_no_metrics(
         done = station.edgeasd("alarm", "test", "--config", station.file)
     assert done.returncode == 0, done.stderr
     found = committed(station.data)
-    assert [one["reason"] for one in found["a"]] == ["test", "test"]
+    assert [one["reason"] for one in found["a"]] == ["test", "test_over"]
     for texts in (plant.hook.taken(), plant.subscription.taken("three"), plant.subscription.taken("five")):
         assert check_received(texts, found) == 0
