@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from edgeasd.runtime.service import Service
+from edgeasd.runtime.service import Service, ask
 from edgeasd.runtime.service.scoring import ScoringThread
 from edgeasd.runtime.service.stream import ServedStream
 from edgeasd.runtime.site import read_site
@@ -176,6 +176,62 @@ def test_a_channel_beyond_those_opened_opens_the_card_again_and_all_go_on(
     assert (lost["detail"], back["state"]) == ("hw:1: is opened again, with more channels", "reopened")
     assert back["lost_seconds"] < 2.0
     assert {one["id"] for one in site.records("gap")} == {"a"}
+
+
+# An arecord whose cards are opened once each, as real ones are. It plays the sound over and over, one channel or two.
+EXCLUSIVE = """#!{python}
+import fcntl, sys, time
+given = dict(zip(sys.argv[1:], sys.argv[2:]))
+lock = open("{folder}/" + given["-D"], "w")
+try:
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+except OSError:
+    sys.exit("arecord: main:831: audio open error: Device or resource busy")
+print("  format       :", given["-f"], file=sys.stderr)
+print("  channels     :", given["-c"], file=sys.stderr)
+print("  rate         : 16000\\n  buffer_size  : 8192", file=sys.stderr, flush=True)
+data = open("{folder}/sound.raw", "rb").read()
+while True:
+    for at in range(0, len(data), 6400):
+        sys.stdout.buffer.write(data[at:at + 6400]); sys.stdout.buffer.flush(); time.sleep(0.005)
+"""
+
+
+def test_streams_that_change_cards_and_settings_at_once_find_no_card_busy(
+    site: Any, stereo: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "sound.raw").write_bytes((stereo / "stereo.raw").read_bytes())
+    (folder / "arecord").write_text(EXCLUSIVE.format(python=sys.executable, folder=folder))
+    (folder / "arecord").chmod(0o755)
+
+    def card(number: int, channel: int, more: str = "") -> str:
+        return f'device = "hw:{number}"\nalsa_backend = "arecord"\npace = "block"\nchannel = {channel}\n{more}'
+
+    site.write(card(1, 0), card(1, 1), card(2, 0))
+    process = site.start(PATH=f"{folder}:{os.environ['PATH']}")
+    for streams in (
+        (card(2, 0), card(2, 1), card(1, 0)),
+        (card(2, 0, 'alsa_format = "S32_LE"'), card(2, 1, 'alsa_format = "S32_LE"'), card(1, 0)),
+    ):
+        site.until(lambda: len({one["id"] for one in site.records("score")}) == 3)
+        starts = len(site.records("start"))
+        site.write(*streams)
+        process.send_signal(signal.SIGHUP)
+        changed = 3 if "S32_LE" not in streams[0] else 2
+        site.until(lambda n=starts + changed: len(site.records("start")) == n)
+        before = {id: len(scores(site, id)) for id in "abc"}
+        site.until(lambda b=before: all(len(scores(site, id)) > b[id] for id in "abc"))
+    sources = [one["source"] for one in ask(site.data, {"ask": "state"})["streams"]]
+    _, said = site.end(process)
+    assert process.returncode == 0, said
+    assert sources[1:] == [
+        "hw:2 through arecord, S32_LE, 16000 Hz, channel 1 of 2",
+        "hw:1 through arecord, S16_LE, 16000 Hz, channel 0 of 1",
+    ]
+    assert "in use" not in said
+    assert said.count("reloaded") == 2
 
 
 # In this process
