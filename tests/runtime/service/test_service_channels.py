@@ -17,10 +17,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from edgeasd.runtime.service import Service, ask
+from edgeasd.runtime.service import Service
+from edgeasd.runtime.service.inputs import Inputs, ServedSource
 from edgeasd.runtime.service.scoring import ScoringThread
 from edgeasd.runtime.service.stream import ServedStream
-from edgeasd.runtime.site import read_site
+from edgeasd.runtime.site import StreamSettings, read_site
 
 pytestmark = [pytest.mark.core, pytest.mark.timeout(120)]
 RATE = 16_000
@@ -178,6 +179,28 @@ def test_a_channel_beyond_those_opened_opens_the_card_again_and_all_go_on(
     assert {one["id"] for one in site.records("gap")} == {"a"}
 
 
+# In this process
+
+
+def start(site: Any) -> tuple[Service, list[Record]]:
+    records: list[Record] = []
+    service = Service(read_site(site.file), lambda record, may_drop: records.append(record))
+    service.start()
+    return service, records
+
+
+@pytest.fixture
+def slow_to_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes a while until a stream has its source."""
+    source = Inputs.source
+
+    def later(self: Inputs, stream: StreamSettings, rate: int) -> ServedSource:
+        time.sleep(0.5)
+        return source(self, stream, rate)
+
+    monkeypatch.setattr(Inputs, "source", later)
+
+
 # An arecord whose cards are opened once each, as real ones are. It plays the sound over and over, one channel or two.
 EXCLUSIVE = """#!{python}
 import fcntl, sys, time
@@ -198,7 +221,7 @@ while True:
 
 
 def test_streams_that_change_cards_and_settings_at_once_find_no_card_busy(
-    site: Any, stereo: Path, tmp_path: Path
+    site: Any, stereo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slow_to_take: None
 ) -> None:
     folder = tmp_path / "bin"
     folder.mkdir()
@@ -209,39 +232,35 @@ def test_streams_that_change_cards_and_settings_at_once_find_no_card_busy(
     def card(number: int, channel: int, more: str = "") -> str:
         return f'device = "hw:{number}"\nalsa_backend = "arecord"\npace = "block"\nchannel = {channel}\n{more}'
 
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
     site.write(card(1, 0), card(1, 1), card(2, 0))
-    process = site.start(PATH=f"{folder}:{os.environ['PATH']}")
-    for streams in (
-        (card(2, 0), card(2, 1), card(1, 0)),
-        (card(2, 0, 'alsa_format = "S32_LE"'), card(2, 1, 'alsa_format = "S32_LE"'), card(1, 0)),
-    ):
-        site.until(lambda: len({one["id"] for one in site.records("score")}) == 3)
-        starts = len(site.records("start"))
-        site.write(*streams)
-        process.send_signal(signal.SIGHUP)
-        changed = 3 if "S32_LE" not in streams[0] else 2
-        site.until(lambda n=starts + changed: len(site.records("start")) == n)
-        before = {id: len(scores(site, id)) for id in "abc"}
-        site.until(lambda b=before: all(len(scores(site, id)) > b[id] for id in "abc"))
-    sources = [one["source"] for one in ask(site.data, {"ask": "state"})["streams"]]
-    _, said = site.end(process)
-    assert process.returncode == 0, said
-    assert sources[1:] == [
-        "hw:2 through arecord, S32_LE, 16000 Hz, channel 1 of 2",
-        "hw:1 through arecord, S16_LE, 16000 Hz, channel 0 of 1",
-    ]
-    assert "in use" not in said
-    assert said.count("reloaded") == 2
+    service, records = start(site)
+    reasons: set[str | None] = set()
 
+    def settled(sources: list[str]) -> bool:
+        states = service.state().streams
+        reasons.update(one.reason for one in states)
+        return [one.source for one in states] == sources and all(one.state == "running" for one in states)
 
-# In this process
+    def named(format: str, *places: tuple[int, int, int]) -> list[str]:
+        return [
+            f"hw:{card} through arecord, {format if count == 2 else 'S16_LE'}, 16000 Hz, channel {channel} of {count}"
+            for card, channel, count in places
+        ]
 
-
-def start(site: Any) -> tuple[Service, list[Record]]:
-    records: list[Record] = []
-    service = Service(read_site(site.file), lambda record, may_drop: records.append(record))
-    service.start()
-    return service, records
+    wide = 'alsa_format = "S32_LE"\n'
+    try:
+        site.until(lambda: settled(named("S16_LE", (1, 0, 2), (1, 1, 2), (2, 0, 1))))
+        site.write(card(2, 0), card(2, 1), card(1, 0))
+        service.reload()
+        site.until(lambda: settled(named("S16_LE", (2, 0, 2), (2, 1, 2), (1, 0, 1))))
+        site.write(card(2, 0, wide), card(2, 1, wide), card(1, 0))
+        service.reload()
+        site.until(lambda: settled(named("S32_LE", (2, 0, 2), (2, 1, 2), (1, 0, 1))))
+        assert [one["id"] for one in records if one["type"] == "start"] == list("abcabcab")
+    finally:
+        service.stop("test")
+    assert reasons == {None}
 
 
 def test_a_stream_that_nobody_scores_takes_nothing_from_its_sibling(
@@ -268,18 +287,24 @@ def test_a_stream_that_nobody_scores_takes_nothing_from_its_sibling(
     assert not [one for one in records if one["type"] == "gap" and one["id"] == "a"]
 
 
-def test_each_channel_has_a_health_of_its_own(site: Any, stereo: Path, tmp_path: Path) -> None:
+def test_each_channel_has_a_health_of_its_own_and_hears_the_same_beginning(
+    site: Any, stereo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slow_to_take: None
+) -> None:
     left, _ = soundfile.read(stereo / "left.wav", dtype="int16")
     dead = np.stack([left, np.zeros_like(left)], axis=1).astype("<i2")
     (tmp_path / "dead.raw").write_bytes(dead.tobytes())
-    source = f"input_command = 'cat {tmp_path / 'dead.raw'}'\nonce = true\nchannels = 2\n"
+    (tmp_path / "play.sh").write_text("echo once more >> runs.txt; cat dead.raw")
+    source = "input_command = 'sh play.sh'\nonce = true\nchannels = 2\n"
+    monkeypatch.chdir(tmp_path)
     site.write(f"{source}channel = 0", f"{source}channel = 1")
-    service, _ = start(site)
+    service, records = start(site)
     try:
         site.until(lambda: not service.poll())
         (a, b) = service.state().streams
     finally:
         service.stop("test")
+    assert [one["samples"] for one in records if one["type"] == "end"] == [len(left)] * 2
+    assert (tmp_path / "runs.txt").read_text() == "once more\n"
     assert "digital_silence" not in a.health
     assert b.sick
     assert "digital_silence" in b.health
