@@ -45,7 +45,6 @@ class Fleet:
             if berth is None:
                 berth = self._berths[name] = Berth(settings, engine)
             berth.settings, berth.engine, berth.retry_at, berth.pause = settings, engine, 0.0, FIRST_PAUSE
-        self._inputs.plan(site.streams.values())
         # Sources first: seconds of sound would be lost while large models load.
         for name in self._capture(list(site.streams)):
             self._load(name)
@@ -86,6 +85,7 @@ class Fleet:
         manifests = {name: manifest for name in names if (manifest := self._read_manifest(name)) is not None}
         for name, manifest in manifests.items():
             self._give_up_changed(name, manifest)
+        self._inputs.plan(berth.settings for berth in self._berths.values())
         ready = [name for name, manifest in manifests.items() if self._take_source(name, manifest)]
         for name in ready:
             served = self._berths[name].served

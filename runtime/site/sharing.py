@@ -105,7 +105,7 @@ def _place(one: SharedInput) -> tuple[str, ...]:
     kind, _, rest = one.what.partition(":")
     if one.kind != "device" or kind not in ("hw", "plughw"):
         return (one.kind, one.what)
-    given = dict(zip(("CARD", "DEV", "SUBDEV"), ("0", "0", ""), strict=True))
+    given = {"CARD": "0", "DEV": "0", "SUBDEV": ""}
     for position, part in enumerate(rest.split(",")[:3]):
         name, equals, value = part.partition("=")
         given[name if equals else list(given)[position]] = value if equals else part

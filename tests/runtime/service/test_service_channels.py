@@ -18,9 +18,10 @@ import pytest
 import soundfile
 
 from edgeasd.runtime.service import Service
+from edgeasd.runtime.service.inputs import Inputs, ServedSource
 from edgeasd.runtime.service.scoring import ScoringThread
 from edgeasd.runtime.service.stream import ServedStream
-from edgeasd.runtime.site import read_site
+from edgeasd.runtime.site import StreamSettings, read_site
 
 pytestmark = [pytest.mark.core, pytest.mark.timeout(120)]
 RATE = 16_000
@@ -188,6 +189,80 @@ def start(site: Any) -> tuple[Service, list[Record]]:
     return service, records
 
 
+@pytest.fixture
+def slow_to_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes a while until a stream has its source."""
+    source = Inputs.source
+
+    def later(self: Inputs, stream: StreamSettings, rate: int) -> ServedSource:
+        time.sleep(0.5)
+        return source(self, stream, rate)
+
+    monkeypatch.setattr(Inputs, "source", later)
+
+
+# An arecord whose cards are opened once each, as real ones are. It plays the sound over and over, one channel or two.
+EXCLUSIVE = """#!{python}
+import fcntl, sys, time
+given = dict(zip(sys.argv[1:], sys.argv[2:]))
+lock = open("{folder}/" + given["-D"], "w")
+try:
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+except OSError:
+    sys.exit("arecord: main:831: audio open error: Device or resource busy")
+print("  format       :", given["-f"], file=sys.stderr)
+print("  channels     :", given["-c"], file=sys.stderr)
+print("  rate         : 16000\\n  buffer_size  : 8192", file=sys.stderr, flush=True)
+data = open("{folder}/sound.raw", "rb").read()
+while True:
+    for at in range(0, len(data), 6400):
+        sys.stdout.buffer.write(data[at:at + 6400]); sys.stdout.buffer.flush(); time.sleep(0.005)
+"""
+
+
+def test_streams_that_change_cards_and_settings_at_once_find_no_card_busy(
+    site: Any, stereo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slow_to_take: None
+) -> None:
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "sound.raw").write_bytes((stereo / "stereo.raw").read_bytes())
+    (folder / "arecord").write_text(EXCLUSIVE.format(python=sys.executable, folder=folder))
+    (folder / "arecord").chmod(0o755)
+
+    def card(number: int, channel: int, more: str = "") -> str:
+        return f'device = "hw:{number}"\nalsa_backend = "arecord"\npace = "block"\nchannel = {channel}\n{more}'
+
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    site.write(card(1, 0), card(1, 1), card(2, 0))
+    service, records = start(site)
+    reasons: set[str | None] = set()
+
+    def settled(sources: list[str]) -> bool:
+        states = service.state().streams
+        reasons.update(one.reason for one in states)
+        return [one.source for one in states] == sources and all(one.state == "running" for one in states)
+
+    def named(format: str, *places: tuple[int, int, int]) -> list[str]:
+        return [
+            f"hw:{card} through arecord, {format if count == 2 else 'S16_LE'}, 16000 Hz, channel {channel} of {count}"
+            for card, channel, count in places
+        ]
+
+    wide = 'alsa_format = "S32_LE"\n'
+    try:
+        site.until(lambda: settled(named("S16_LE", (1, 0, 2), (1, 1, 2), (2, 0, 1))))
+        site.write(card(2, 0), card(2, 1), card(1, 0))
+        service.reload()
+        site.until(lambda: settled(named("S16_LE", (2, 0, 2), (2, 1, 2), (1, 0, 1))))
+        site.write(card(2, 0, wide), card(2, 1, wide), card(1, 0))
+        service.reload()
+        site.until(lambda: settled(named("S32_LE", (2, 0, 2), (2, 1, 2), (1, 0, 1))))
+        assert [one["id"] for one in records if one["type"] == "start"] == list("abcabcab")
+    finally:
+        service.stop("test")
+    assert reasons == {None}
+
+
 def test_a_stream_that_nobody_scores_takes_nothing_from_its_sibling(
     site: Any, stereo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,18 +287,24 @@ def test_a_stream_that_nobody_scores_takes_nothing_from_its_sibling(
     assert not [one for one in records if one["type"] == "gap" and one["id"] == "a"]
 
 
-def test_each_channel_has_a_health_of_its_own(site: Any, stereo: Path, tmp_path: Path) -> None:
+def test_each_channel_has_a_health_of_its_own_and_hears_the_same_beginning(
+    site: Any, stereo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slow_to_take: None
+) -> None:
     left, _ = soundfile.read(stereo / "left.wav", dtype="int16")
     dead = np.stack([left, np.zeros_like(left)], axis=1).astype("<i2")
     (tmp_path / "dead.raw").write_bytes(dead.tobytes())
-    source = f"input_command = 'cat {tmp_path / 'dead.raw'}'\nonce = true\nchannels = 2\n"
+    (tmp_path / "play.sh").write_text("echo once more >> runs.txt; cat dead.raw")
+    source = "input_command = 'sh play.sh'\nonce = true\nchannels = 2\n"
+    monkeypatch.chdir(tmp_path)
     site.write(f"{source}channel = 0", f"{source}channel = 1")
-    service, _ = start(site)
+    service, records = start(site)
     try:
         site.until(lambda: not service.poll())
         (a, b) = service.state().streams
     finally:
         service.stop("test")
+    assert [one["samples"] for one in records if one["type"] == "end"] == [len(left)] * 2
+    assert (tmp_path / "runs.txt").read_text() == "once more\n"
     assert "digital_silence" not in a.health
     assert b.sick
     assert "digital_silence" in b.health
