@@ -25,6 +25,7 @@ from edgeasd.runtime.service.boot import booted_anew
 from edgeasd.runtime.service.finding import Finding, Record
 from edgeasd.runtime.service.kept import Kept
 from edgeasd.runtime.service.ledger import Ledger
+from edgeasd.runtime.service.restoring import restore
 
 _Result = TypeVar("_Result")
 _Job = tuple[Callable[[], Any], "Future[Any]"]
@@ -140,29 +141,10 @@ class Keeper:
             kept.told = before.told
             self.kept[name] = kept
             return
-        self._restore(kept)
+        restore(kept, self._ledger, self.outputs, booted_anew=self._anew, log=self._log)
         kept.told = kept.machine.sequence - len(kept.unsaved)
         self.kept[name] = kept
         self._catch_up(kept)
-
-    def _restore(self, kept: Kept) -> None:
-        """Go on where the store stands; above all numbers that were ever given, where it does not know them all."""
-        machine, id = kept.machine_type, kept.id
-        snapshot = self._ledger.read(lambda store: store.snapshot(machine, id))
-        lost = snapshot is None and self._ledger.began_anew
-        if snapshot is not None:
-            now = time.monotonic() if self._anew else None
-            try:
-                kept.machine.restore(snapshot, time=now, place=f"{self._ledger.path}: state of {kept.name}")
-            except InputError as error:
-                lost = True
-                self._log(f"{error}; until then its alarms begin as normal")
-        said = self._ledger.read(lambda store: store.last_sequence(machine, id))
-        heard = 0 if self.outputs is None else self.outputs.highest_event(machine, id)
-        if lost or max(said, heard) > kept.machine.sequence:
-            # Numbers that only receivers know lie below the seconds since 1970: none rises by one a second for long.
-            now = time.time()
-            kept.begin_numbers(max(said, heard, int(now)), now)
 
     def _begin_store(self, store: EventStore) -> None:
         """What the streams remember goes into a store that was begun anew."""

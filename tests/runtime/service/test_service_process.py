@@ -172,9 +172,7 @@ def test_commands_reach_the_running_service_and_else_the_store(site: Any, sound:
 def test_a_test_alarm_goes_through_every_output_while_an_event_is_open(site: Any, sound: Path) -> None:
     log = '[outputs.{}]\ntype = "jsonl"\npath = "{}.jsonl"\nkinds = ["event"]\n'
     alarm = "[streams.a.alarm]\non = -5.0\nhysteresis = 0.0\nwarning_margin = 0.0\nk = 1\nn = 1\n"
-    site.write(
-        f'input = "{sound}"\nrealtime = true\nloop = true\n{alarm}' + log.format("x", "x") + log.format("y", "y")
-    )
+    site.write(f'input = "{sound}"\nloop = true\n{alarm}' + log.format("x", "x") + log.format("y", "y"))
     process = site.start()
     site.until(lambda: site.records("alarm_state"))
     (raised,) = site.records("alarm_state")
@@ -197,7 +195,7 @@ def test_a_test_alarm_goes_through_every_output_while_an_event_is_open(site: Any
 
 
 def test_a_stream_that_cannot_run_is_said_at_the_start_and_the_others_run(site: Any, sound: Path) -> None:
-    site.write(f'input = "{sound}"\nrealtime = true\nloop = true', f'input = "{sound}"\nbundle = "absent"')
+    site.write(f'input = "{sound}"\nloop = true', f'input = "{sound}"\nbundle = "absent"')
     process = site.start()
     site.until(lambda: len(site.records("score")) > 3)
     _, said = site.end(process)
