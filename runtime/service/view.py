@@ -10,6 +10,8 @@ from edgeasd.runtime.service.row import FAINT, HEADER, RED, Cell, cells, columns
 from edgeasd.runtime.service.state import SiteState, StreamState
 
 _REDRAW_SECONDS, _PLAIN_SECONDS = 0.5, 10.0
+_PLAIN_WIDTHS = (12, 12, 14, 24, 22, 7, 9, 0)
+"""Lines are written one by one, so no column can be as wide as its widest cell."""
 
 
 class SiteView:
@@ -89,4 +91,5 @@ def _table(streams: list[StreamState], *, reasons: bool = True) -> list[list[Cel
 
 def _plain(one: StreamState) -> str:
     reason = why(one)
-    return written(cells(one)) + ("" if reason is None else f"  [{reason[0]}]")
+    padded = [(text.ljust(width), "") for (text, _), width in zip(cells(one), _PLAIN_WIDTHS, strict=True)]
+    return written(padded) + ("" if reason is None else f"  [{reason[0]}]")

@@ -18,6 +18,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from edgeasd.toolkit.cli.record import held_back
+
 pytestmark = [pytest.mark.core, pytest.mark.timeout(120)]
 RATE = 16000
 
@@ -192,6 +194,15 @@ def test_an_interrupt_keeps_every_finished_clip_and_no_half(
     assert len(clips(tmp_path)) == found["clips"] >= 2
     for name in clips(tmp_path):
         assert soundfile.info(str(second.parent / name)).frames == RATE
+
+
+def test_an_interrupt_waits_until_a_clip_is_counted() -> None:
+    counted = []
+    with pytest.raises(KeyboardInterrupt), held_back():
+        signal.raise_signal(signal.SIGINT)
+        counted.append(1)
+    assert counted == [1]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_dead_microphone_is_said_and_makes_exit_code_1(tmp_path: Path) -> None:

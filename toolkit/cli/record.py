@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import sys
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -144,7 +147,9 @@ def _collect(source: Source, folder: ClipFolder, recorder: Recorder, meter: Leve
             block = _next_block(queue, source, meter)
             if block is None:
                 return END_OF_SOUND
-            for clip in recorder.accept(block):
+            with held_back():
+                finished = recorder.accept(block)
+            for clip in finished:
                 if clip.complaints:
                     meter.say(f"edgeasd: {clip.path.name}: {', '.join(clip.complaints)}")
             meter.show(measure(block.samples), folder.clips, recorder.clips_left, recorder.seconds_left(rate))
@@ -152,6 +157,26 @@ def _collect(source: Source, folder: ClipFolder, recorder: Recorder, meter: Leve
     finally:
         capture.stop()
         _say_events(source, meter)
+
+
+@contextmanager
+def held_back() -> Iterator[None]:
+    """Ctrl-C and SIGTERM wait: a clip that is on the disk is counted, too."""
+    asked: list[tuple[int, FrameType | None]] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        for number in before:
+            signal.signal(number, lambda number, frame: asked.append((number, frame)))
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    for number, frame in asked[:1]:
+        handler = before[signal.Signals(number)]
+        if callable(handler):
+            handler(number, frame)
+        else:
+            signal.raise_signal(number)
 
 
 def _next_block(queue: SampleQueue, source: Source, meter: LevelMeter) -> Any:
