@@ -63,8 +63,8 @@ def _command_store(
         try:
             outputs = _open_outputs(site)
             try:
-                keeper.site = site.name
-                keeper.outputs = outputs
+                keeper.teller.site = site.name
+                keeper.teller.outputs = outputs
                 for name in names:
                     stream = site.streams[name]
                     with Bundle(Path(stream.bundle)) as bundle:

@@ -5,19 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from edgeasd.runtime.alarms import Transition
 from edgeasd.runtime.bundle import Bundle
 from edgeasd.runtime.errors import DeviceError, EdgeasdError
 from edgeasd.runtime.evidence import EvidenceWriter
-from edgeasd.runtime.health import HealthReport
 from edgeasd.runtime.manifest import Manifest, dump_manifest
-from edgeasd.runtime.service.berth import FIRST_PAUSE, LONGEST_PAUSE, Berth, EngineKey, stream_state
+from edgeasd.runtime.service.berth import FIRST_PAUSE, LONGEST_PAUSE, Berth, EngineKey
+from edgeasd.runtime.service.berths import Berths
 from edgeasd.runtime.service.inputs import Inputs
 from edgeasd.runtime.service.keeper import Keeper
 from edgeasd.runtime.service.scoring import ScoringThread
-from edgeasd.runtime.service.state import StreamState
 from edgeasd.runtime.service.stream import Listeners, ServedStream
 from edgeasd.runtime.site.check import named_manifest
 from edgeasd.runtime.site.settings import Site
@@ -28,8 +26,8 @@ class Fleet:
 
     def __init__(self, keeper: Keeper, listeners: Listeners, log: Callable[[str], None]) -> None:
         self._keeper, self._listeners, self._log = keeper, listeners, log
-        self._berths: dict[str, Berth] = {}
         self._engines: dict[EngineKey, ScoringThread] = {}
+        self.berths = Berths(self._engines, keeper.kept.get)
         self._inputs = Inputs()
         self._stopped = False
         self.evidence: EvidenceWriter | None = None
@@ -38,12 +36,12 @@ class Fleet:
 
     def apply(self, site: Site) -> None:
         """Make streams and engines what `site` says. A stream whose source stays goes on capturing all the while."""
-        for name in [name for name in self._berths if name not in site.streams]:
+        for name in [name for name in self.berths if name not in site.streams]:
             self._retire(name)
         for name, settings in site.streams.items():
-            berth, engine = self._berths.get(name), site.engine(settings)
+            berth, engine = self.berths.get(name), site.engine(settings)
             if berth is None:
-                berth = self._berths[name] = Berth(settings, engine)
+                berth = self.berths[name] = Berth(settings, engine)
             berth.settings, berth.engine, berth.retry_at, berth.pause = settings, engine, 0.0, FIRST_PAUSE
         # Sources first: seconds of sound would be lost while large models load.
         for name in self._capture(list(site.streams)):
@@ -52,17 +50,17 @@ class Fleet:
 
     def mend(self, now: float) -> None:
         """Load again what has failed and is due, and say which sources have gone or come back."""
-        for name, berth in self._berths.items():
+        for name, berth in self.berths.items():
             self._say_source(name, berth)
         for key, engine in list(self._engines.items()):
             if engine.failure is not None:
                 del self._engines[key]
                 engine.stop(0.1)
-                for name, berth in self._berths.items():
+                for name, berth in self.berths.items():
                     if berth.key == key:
                         berth.key = None
                         self._fail(name, DeviceError(engine.failure), now)
-        for name, berth in self._berths.items():
+        for name, berth in self.berths.items():
             if self._stopped:
                 return
             if berth.failure is not None and now >= berth.retry_at and self._capture([name]):
@@ -85,16 +83,16 @@ class Fleet:
         manifests = {name: manifest for name in names if (manifest := self._read_manifest(name)) is not None}
         for name, manifest in manifests.items():
             self._give_up_changed(name, manifest)
-        self._inputs.plan(berth.settings for berth in self._berths.values())
+        self._inputs.plan(berth.settings for berth in self.berths.values())
         ready = [name for name, manifest in manifests.items() if self._take_source(name, manifest)]
         for name in ready:
-            served = self._berths[name].served
+            served = self.berths[name].served
             assert served is not None
             served.start()
         return ready
 
     def _read_manifest(self, name: str) -> Manifest | None:
-        berth = self._berths[name]
+        berth = self.berths[name]
         try:
             with Bundle(Path(berth.settings.bundle)) as bundle:
                 return named_manifest(bundle.manifest, berth.settings)
@@ -104,7 +102,7 @@ class Fleet:
 
     def _give_up_changed(self, name: str, manifest: Manifest) -> None:
         """Stop the capture of a stream whose source is to be another one."""
-        berth = self._berths[name]
+        berth = self.berths[name]
         served, rate = berth.served, manifest.features.sample_rate
         if served is None or (served.settings.source() == berth.settings.source() and served.rate == rate):
             return
@@ -116,7 +114,7 @@ class Fleet:
 
     def _take_source(self, name: str, manifest: Manifest) -> bool:
         """Have a source for a stream that has none; whether it has one now."""
-        berth = self._berths[name]
+        berth = self.berths[name]
         if berth.served is None:
             try:
                 source = self._inputs.source(berth.settings, manifest.features.sample_rate)
@@ -129,7 +127,7 @@ class Fleet:
 
     def _load(self, name: str) -> None:
         """Have a stream scored by the engine that it should have."""
-        berth = self._berths[name]
+        berth = self.berths[name]
         served = berth.served
         if self._stopped or served is None:
             return
@@ -151,7 +149,7 @@ class Fleet:
 
     def _hand_over(self, name: str, key: EngineKey, manifest: Manifest) -> None:
         """From the old engine to the new one, between two segments of each."""
-        berth = self._berths[name]
+        berth = self.berths[name]
         served, engine = berth.served, self._engines[key]
         assert served is not None
         berth.failure, berth.error, berth.pause = None, None, FIRST_PAUSE
@@ -183,13 +181,13 @@ class Fleet:
 
     def record(self, name: str, said: list[Transition], position: int | None) -> None:
         """What the alarm machine of a stream said, for the evidence."""
-        berth = self._berths.get(name)
+        berth = self.berths.get(name)
         if berth is not None and berth.served is not None and berth.served.recorder is not None:
             berth.served.recorder.transitions(said, position)
 
     def _detach(self, name: str) -> None:
         """Take a stream from its engine."""
-        berth = self._berths[name]
+        berth = self.berths[name]
         engine = self._engines.get(berth.key) if berth.key is not None else None
         if engine is not None and berth.served is not None:
             with engine.between_segments():
@@ -198,7 +196,7 @@ class Fleet:
 
     def _retire(self, name: str) -> None:
         self._detach(name)
-        berth = self._berths.pop(name)
+        berth = self.berths.pop(name)
         if berth.served is not None:
             berth.served.stop()
             if berth.served.recorder is not None:
@@ -206,13 +204,13 @@ class Fleet:
         self._keeper.call(lambda: self._keeper.dismiss(name))
 
     def _drop_unused(self) -> None:
-        used = {berth.key for berth in self._berths.values()}
+        used = {berth.key for berth in self.berths.values()}
         for key in [key for key in self._engines if key not in used]:
             self._engines.pop(key).stop(5.0)
 
     def _fail(self, name: str, error: EdgeasdError, now: float) -> None:
         """A stream goes on with what it had, if it had something; it is tried again after a pause that grows."""
-        berth = self._berths[name]
+        berth = self.berths[name]
         if berth.failure != str(error):
             self._log(f"{name}: {error}")
         berth.failure, berth.error, berth.retry_at = str(error), error, now + berth.pause
@@ -222,7 +220,7 @@ class Fleet:
         return lambda: self._wake(name)
 
     def _wake(self, name: str) -> None:
-        berth = self._berths.get(name)
+        berth = self.berths.get(name)
         engine = self._engines.get(berth.key) if berth is not None and berth.key is not None else None
         if engine is not None:
             engine.wake.set()
@@ -231,7 +229,7 @@ class Fleet:
         """Stop all captures and engines within `seconds`; False where one had to be left behind."""
         self._stopped = True
         until = time.monotonic() + seconds
-        running = [berth.served for berth in list(self._berths.values()) if berth.served is not None]
+        running = [berth.served for berth in list(self.berths.values()) if berth.served is not None]
         for served in running:
             served.let_go()
         engines = list(self._engines.values())
@@ -245,60 +243,15 @@ class Fleet:
 
     def end_clips(self) -> None:
         """End all clips as they are."""
-        for berth in list(self._berths.values()):
+        for berth in list(self.berths.values()):
             if berth.served is not None and berth.served.recorder is not None:
                 berth.served.recorder.close()
 
     # What it is
 
-    def over(self) -> bool:
-        """Whether every source has ended for good."""
-        berths = list(self._berths.values())
-        return bool(berths) and all(berth.served is not None and berth.served.over for berth in berths)
-
-    def hopeless(self) -> EdgeasdError | None:
-        """The first error, where not one stream could be loaded."""
-        berths = list(self._berths.values())
-        if any(berth.key is not None or berth.error is None for berth in berths):
-            return None
-        return next((berth.error for berth in berths), None)
-
-    def failures(self) -> list[str]:
-        """Of streams that ended with an error: name and reason."""
-        found = [(name, berth.served) for name, berth in self._berths.items()]
-        return [f"{name}: {s.failure}" for name, s in found if s is not None and s.over and s.failure is not None]
-
     def beats(self) -> list[float]:
         """When each engine last moved."""
         return [engine.beat for engine in list(self._engines.values()) if engine.failure is None]
-
-    def sick(self, name: str) -> bool:
-        """See `ServedStream.sick`."""
-        berth = self._berths.get(name)
-        return berth is not None and berth.served is not None and berth.served.sick
-
-    def health(self, name: str) -> HealthReport | None:
-        """The latest report of a stream."""
-        berth = self._berths.get(name)
-        return None if berth is None or berth.served is None else berth.served.report
-
-    def status(self, name: str) -> dict[str, Any] | None:
-        """The body of a status message."""
-        berth = self._berths.get(name)
-        if berth is None:
-            return None
-        state = self._state(name, berth)
-        names = "state reason source engine accelerator precision segments skipped_segments dropped_seconds overruns "
-        names += "waiting_seconds latency_seconds level_dbfs"
-        return {name: getattr(state, name) for name in names.split()}
-
-    def states(self) -> list[StreamState]:
-        """Every stream in the order of the site file."""
-        return [self._state(name, berth) for name, berth in list(self._berths.items())]
-
-    def _state(self, name: str, berth: Berth) -> StreamState:
-        engine = None if berth.key is None else self._engines.get(berth.key)
-        return stream_state(name, berth, self._keeper.kept.get(name), engine)
 
 
 def _as_ours(error: Exception) -> EdgeasdError:

@@ -20,12 +20,13 @@ from edgeasd.runtime.errors import EdgeasdError, InputError
 from edgeasd.runtime.events import EventStore
 from edgeasd.runtime.events.store import Retention
 from edgeasd.runtime.manifest import Manifest
-from edgeasd.runtime.outputs import Outputs, make_message
+from edgeasd.runtime.outputs import Outputs
 from edgeasd.runtime.service.boot import booted_anew
 from edgeasd.runtime.service.finding import Finding, Record
 from edgeasd.runtime.service.kept import Kept
 from edgeasd.runtime.service.ledger import Ledger
 from edgeasd.runtime.service.restoring import restore
+from edgeasd.runtime.service.teller import Teller
 
 _Result = TypeVar("_Result")
 _Job = tuple[Callable[[], Any], "Future[Any]"]
@@ -55,12 +56,11 @@ class Keeper:
         self._data, self._tell, self._sick, self._say_status, self._record = data, tell, sick, say_status, record
         self._lasting, self._log = lasting, log
         self._ledger = Ledger(data / "events.db", log, self._begin_store)
+        self.teller = Teller(self._ledger)
         self._waiting: queue.Queue[Finding | _Job | None] = queue.Queue(_MOST_FINDINGS)
         self.kept: dict[str, Kept] = {}
-        self.site, self.score_seconds, self.status_seconds = "site", 10.0, 30.0
+        self.score_seconds, self.status_seconds = 10.0, 30.0
         self.retention = Retention()
-        self.outputs: Outputs | None = None
-        self._message_trouble: str | None = None
         self.beat = time.monotonic()
         self._ticked = self._flushed = self._pruned = time.monotonic()
         self._status_at = time.monotonic()
@@ -93,7 +93,7 @@ class Keeper:
     @property
     def trouble(self) -> str | None:
         """What is wrong with the store or a message until it works again, and else what was lost since the start."""
-        return self._ledger.trouble or self._message_trouble or self._ledger.replaced
+        return self._ledger.trouble or self.teller.trouble or self._ledger.replaced
 
     @property
     def waiting(self) -> int:
@@ -141,10 +141,10 @@ class Keeper:
             kept.told = before.told
             self.kept[name] = kept
             return
-        restore(kept, self._ledger, self.outputs, booted_anew=self._anew, log=self._log)
+        restore(kept, self._ledger, self.teller.outputs, booted_anew=self._anew, log=self._log)
         kept.told = kept.machine.sequence - len(kept.unsaved)
         self.kept[name] = kept
-        self._catch_up(kept)
+        self.teller.catch_up(kept)
 
     def _begin_store(self, store: EventStore) -> None:
         """What the streams remember goes into a store that was begun anew."""
@@ -158,9 +158,9 @@ class Keeper:
 
     def use_outputs(self, outputs: Outputs | None) -> None:
         """Say everything to these from now on; what those before them have not been told follows."""
-        self.outputs = outputs
+        self.teller.outputs = outputs
         for kept in self.kept.values():
-            self._catch_up(kept)
+            self.teller.catch_up(kept)
 
     def command(self, name: str, command: Command) -> list[dict[str, Any]]:
         """Obey a command; what changed, in the store already. Raises InputError."""
@@ -172,19 +172,6 @@ class Keeper:
         if kept.unsaved:
             raise InputError(self._ledger.trouble or "the event store cannot be written; look at the disk")
         return said
-
-    def say(self, kind: Any, body: dict[str, Any], kept: Kept | None = None, *, again: bool = False) -> None:
-        """A message to every output; `again`: one that may have been said before."""
-        if self.outputs is None:
-            return
-        machine, id = (None, None) if kept is None else (kept.machine_type, kept.id)
-        event = None if kept is None or kept.machine.event is None else kept.machine.event.id
-        at = time.time()
-        try:
-            message = make_message(kind, body, site=self.site, machine=machine, id=id, wall=at, event=event)
-            self.outputs.put(message, again=again)
-        except InputError as error:
-            self._message_trouble = str(error)
 
     # How it does that
 
@@ -232,14 +219,14 @@ class Keeper:
         try:
             body = kept.find(finding)
         except EdgeasdError as error:  # a wall clock before 1970, say
-            self._message_trouble = str(error)
+            self.teller.trouble = str(error)
             return
         if kept.unsaved:
             self._save(kept, finding.position)
         if body is not None:
-            self.say("score", body, kept)
+            self.teller.say("score", body, kept)
         if finding.health is not None:
-            self.say("health", finding.health.to_json(), kept)
+            self.teller.say("health", finding.health.to_json(), kept)
 
     def _pass_time(self) -> None:
         now = self.beat = time.monotonic()
@@ -249,7 +236,7 @@ class Keeper:
                 try:
                     kept.tick(now, self._sick(name))
                 except EdgeasdError as error:
-                    self._message_trouble = str(error)
+                    self.teller.trouble = str(error)
                 if kept.unsaved:
                     self._save(kept)
         if now - self._flushed >= _HISTORY_SECONDS:
@@ -266,7 +253,7 @@ class Keeper:
     def _write(self, act: Callable[[EventStore], Any]) -> bool:
         """See `Ledger.write`."""
         if taken := self._ledger.write(act):
-            self._message_trouble = None
+            self.teller.trouble = None
         return taken
 
     def _save(self, kept: Kept, position: int | None = None) -> None:
@@ -277,14 +264,8 @@ class Keeper:
         del kept.unsaved[: len(said)]
         self._record(kept.name, said, position)
         for one in said:
-            self._say_transition(one.to_json(), kept)
+            self.teller.say_transition(one.to_json(), kept)
             self._tell(one.to_json(), True)
-
-    def _say_transition(self, message: dict[str, Any], kept: Kept) -> None:
-        """To the outputs; where there are none just now, `_catch_up` says it for the first time."""
-        if self.outputs is not None:
-            self.say("event", message, kept, again=message["sequence"] <= kept.told)
-            kept.told = max(kept.told, message["sequence"])
 
     def _save_scores(self) -> None:
         for kept in self.kept.values():
@@ -297,18 +278,3 @@ class Keeper:
         for kept in self.kept.values():
             self._save(kept)
         self._save_scores()
-
-    def _catch_up(self, kept: Kept) -> None:
-        """Say again what a crash, or outputs that were not there, kept from them; what they have they pass over."""
-        if self.outputs is None:
-            return
-        machine, id = kept.machine_type, kept.id
-        # What is not in the store yet is said when it is.
-        last = self.outputs.last_event(machine, id, kept.machine.sequence - len(kept.unsaved))
-        while found := self._ledger.read(partial(EventStore.transitions, machine=machine, id=id, after=last)):
-            for message in found:
-                self._say_transition(message, kept)
-            last = int(found[-1]["sequence"])
-        latest = kept.machine.sequence - len(kept.unsaved)
-        for message in self._ledger.read(partial(EventStore.transitions, machine=machine, id=id, after=latest - 1)):
-            self.outputs.remember(make_message("event", message, site=self.site, wall=time.time()))

@@ -90,7 +90,7 @@ class Service:
             raise defect
         if self._hopeless is not None:
             raise self._hopeless
-        return not (self.loaded.is_set() and self.fleet.over())
+        return not (self.loaded.is_set() and self.fleet.berths.over())
 
     def healthy(self, now: float) -> bool:
         """Whether every thread still moves; `now` is monotonic seconds."""
@@ -114,8 +114,8 @@ class Service:
         self.fleet.end_clips()
         if self.fleet.evidence is not None:
             ended = self.fleet.evidence.close(max(0.2, until - 0.5 - time.monotonic())) and ended
-        if self.keeper.outputs is not None:
-            ended = self.keeper.outputs.close(max(0.3, until - time.monotonic())) and ended
+        if self.keeper.teller.outputs is not None:
+            ended = self.keeper.teller.outputs.close(max(0.3, until - time.monotonic())) and ended
         self._resources.close()
         if self._director.ident is not None:
             self._director.join(max(0.0, until - time.monotonic()))
@@ -134,11 +134,11 @@ class Service:
 
     def state(self) -> SiteState:
         """How everything is doing. Waits for nothing."""
-        outputs = self.keeper.outputs
+        outputs = self.keeper.teller.outputs
         return SiteState(
             site=self.site.name,
             uptime_seconds=round(time.monotonic() - self._began, 3),
-            streams=self.fleet.states(),
+            streams=self.fleet.berths.states(),
             outputs=[] if outputs is None else outputs.state(),
             waiting_results=self.keeper.waiting,
             lost_lines=self.lost_lines(),
@@ -186,7 +186,7 @@ class Service:
         try:
             self.fleet.apply(self.site)
             # Now and not later: what fails from here on was loaded once, and is loaded again.
-            self._hopeless = self.fleet.hopeless()
+            self._hopeless = self.fleet.berths.hopeless()
             self.loaded.set()
             while not self._stopping.is_set():
                 if self._reload_asked.wait(0.5):
@@ -231,7 +231,7 @@ class Service:
 
     def _exchange_outputs(self, site: Site) -> None:
         """The old ones must be closed first: they hold queues and addresses. Meanwhile events wait in the store."""
-        old = self.keeper.outputs
+        old = self.keeper.teller.outputs
         self.keeper.call(lambda: self.keeper.use_outputs(None))
         if old is not None:
             old.close()
@@ -244,16 +244,16 @@ class Service:
         self.keeper.call(lambda: self._use_outputs(site, new))
 
     def _use_outputs(self, site: Site, new: Outputs | None) -> None:
-        self.keeper.site = site.name
+        self.keeper.teller.site = site.name
         self.keeper.use_outputs(new)
 
     def _configure_keeper(self, site: Site) -> None:
-        self.keeper.site = site.name
+        self.keeper.teller.site = site.name
         self._configure_times(site)
-        self.keeper.outputs = self._open_outputs(site)
-        if self.keeper.outputs is not None:
+        self.keeper.teller.outputs = self._open_outputs(site)
+        if self.keeper.teller.outputs is not None:
             body = {"state": "starting", "version": running_version(), "uptime_seconds": 0.0}
-            self.keeper.call(lambda: self.keeper.say("start", body))
+            self.keeper.call(lambda: self.keeper.teller.say("start", body))
 
     def _configure_times(self, site: Site) -> None:
         settings, kept = site.settings, site.settings.retention
@@ -271,22 +271,22 @@ class Service:
             self._log(f"evidence: {status.state}{f': {status.detail}' if status.detail else ''}")
 
     def _sick(self, name: str) -> bool:
-        return self.fleet.sick(name)
+        return self.fleet.berths.sick(name)
 
     def _say_status(self, name: str) -> None:
         """A status message of a stream, or of the service itself for ""."""
         if name:
-            body = self.fleet.status(name)
-            health = self.fleet.health(name)
+            body = self.fleet.berths.status(name)
+            health = self.fleet.berths.health(name)
             if body is not None and health is not None:
-                self.keeper.say("status", body, self.keeper.kept[name])
-                self.keeper.say("health", health.to_json(), self.keeper.kept[name])
+                self.keeper.teller.say("status", body, self.keeper.kept[name])
+                self.keeper.teller.say("health", health.to_json(), self.keeper.kept[name])
             return
-        self.keeper.say("status", service_body(self.state()))
+        self.keeper.teller.say("status", service_body(self.state()))
 
     def _say_stop(self, reason: str) -> None:
         for name, kept in self.keeper.kept.items():
-            body = self.fleet.status(name)
+            body = self.fleet.berths.status(name)
             if body is not None:
-                self.keeper.say("stop", {**body, "state": "stopped", "reason": reason}, kept)
-        self.keeper.say("stop", {"state": "stopped", "reason": reason, "version": running_version()})
+                self.keeper.teller.say("stop", {**body, "state": "stopped", "reason": reason}, kept)
+        self.keeper.teller.say("stop", {"state": "stopped", "reason": reason, "version": running_version()})

@@ -101,7 +101,7 @@ def serve(config: Path, sink: Callable[[], Any]) -> None:
             raise writer.failure
     if asked.interrupted:
         raise KeyboardInterrupt
-    if reason == "end of sound" and (failed := service.fleet.failures()):
+    if reason == "end of sound" and (failed := service.fleet.berths.failures()):
         raise InputError("; ".join(failed))
 
 

@@ -140,7 +140,7 @@ def test_an_engine_that_fails_is_loaded_again_and_its_streams_go_on(
     service, records = start(site)
     try:
         # Nobody has polled so far: it was loaded once, so this is no start that failed.
-        site.until(lambda: service.fleet.hopeless() is not None)
+        site.until(lambda: service.fleet.berths.hopeless() is not None)
         assert service.poll()
         after = len(records)
         site.until(lambda: len(records) > after + 100 and service.poll())
@@ -193,7 +193,7 @@ def test_what_a_crash_kept_from_an_output_is_said_after_it(site: Any, sound: Pat
     service, _ = start(site)
     site.until(service.loaded.is_set)
     service.command("a", {"command": "maintenance_on"})
-    told, service.keeper.outputs = service.keeper.outputs, None
+    told, service.keeper.teller.outputs = service.keeper.teller.outputs, None
     service.command("a", {"command": "maintenance_off"})
     assert service.stop("crash")
     assert told is not None
