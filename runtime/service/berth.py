@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,9 +35,27 @@ class Berth:
     pause: float = FIRST_PAUSE
     error: EdgeasdError | None = None
     source_said: str = ""
-    """What was last logged of its source."""
+    """What was last said of its source; nothing while all is well with it."""
     admitted: Any = field(default=None)
     """What of the settings the keeper has been told."""
+
+    def news(self) -> Iterator[str]:
+        """What has become of its source since the last call, a line for people each."""
+        served = self.served
+        if served is None or served.over:
+            return
+        while served.breaks:
+            event = served.breaks.popleft()
+            yield from self._now(event.detail if event.state == "lost" else "")
+        # Why it cannot be opened is no event; that it is open again is one, but for the first time.
+        source = served.source
+        if source.reason or not served.segments:
+            yield from self._now(source.reason)
+
+    def _now(self, reason: str) -> Iterator[str]:
+        if reason != self.source_said:
+            self.source_said = reason
+            yield reason or f"{self.settings.device or 'its source'} is there again"
 
 
 def stream_state(name: str, berth: Berth, kept: Kept | None, engine: ScoringThread | None) -> StreamState:

@@ -51,7 +51,8 @@ class Fleet:
     def mend(self, now: float) -> None:
         """Load again what has failed and is due, and say which sources have gone or come back."""
         for name, berth in self.berths.items():
-            self._say_source(name, berth)
+            for line in berth.news():
+                self._log(f"{name}: {line}")
         for key, engine in list(self._engines.items()):
             if engine.failure is not None:
                 del self._engines[key]
@@ -65,14 +66,6 @@ class Fleet:
                 return
             if berth.failure is not None and now >= berth.retry_at and self._capture([name]):
                 self._load(name)
-
-    def _say_source(self, name: str, berth: Berth) -> None:
-        reason = "" if berth.served is None or berth.served.over else berth.served.source.reason
-        if reason != berth.source_said:
-            self._log(
-                f"{name}: {reason}" if reason else f"{name}: {berth.settings.device or 'its source'} is there again"
-            )
-            berth.source_said = reason
 
     def _capture(self, names: list[str]) -> list[str]:
         """Have the sources of streams captured; those for which that can be.

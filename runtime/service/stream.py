@@ -27,6 +27,7 @@ from edgeasd.runtime.service.finding import Finding, Record
 from edgeasd.runtime.service.inputs import ServedSource
 from edgeasd.runtime.service.latency import Latencies
 from edgeasd.runtime.site.settings import StreamSettings
+from edgeasd.runtime.sources import SourceEvent
 from edgeasd.runtime.stream import Stream
 
 TRACE = 48
@@ -83,6 +84,8 @@ class ServedStream:
         self.over = False
         """Whether its source has ended, and all was scored."""
         self.ended_by = ""
+        self.breaks = deque[SourceEvent](maxlen=32)
+        """Losses and returns of its source that nobody has read yet: some are over before anybody looks."""
 
     def _new_health(self) -> HealthMonitor:
         expected = level_range(self.settings.health, self.manifest.amplitude, self.manifest.level)
@@ -194,6 +197,8 @@ class ServedStream:
         events = getattr(self.source, "events", None) if self.source.state != "opening" else None
         while events:
             event = events.popleft()
+            if event.state in ("lost", "reopened"):
+                self.breaks.append(event)
             what = {"state": event.state, "detail": event.detail, "at_sample": event.at_sample}
             lost = {"lost_seconds": round(event.lost_seconds, 3), "time": utc_text(wall_time(event.at))}
             self._tell({**record_of("source", self.manifest), **what, **lost})

@@ -171,12 +171,12 @@ def held_back() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    for number, frame in asked[:1]:
-        handler = before[signal.Signals(number)]
+    for arrived, frame in asked[:1]:
+        handler = before[signal.Signals(arrived)]
         if callable(handler):
-            handler(number, frame)
+            handler(arrived, frame)
         else:
-            signal.raise_signal(number)
+            signal.raise_signal(arrived)
 
 
 def _next_block(queue: SampleQueue, source: Source, meter: LevelMeter) -> Any:
