@@ -34,9 +34,10 @@ def write_sound(folder: Path, streams: int, seconds: float = 60.0) -> list[Path]
     return paths
 
 
-def write_site(folder: Path, bundle: Path, sounds: list[Path], engine: str, stream: str) -> Path:
-    """site.toml with a stream for each sound; `engine` and `stream` are lines for those tables."""
-    lines = ['site = "benchmark"', "[engines.common]", engine, "[outputs.log]", 'type = "jsonl"', 'path = "log.jsonl"']
+def write_site(folder: Path, bundle: Path, sounds: list[Path], engine: str, stream: str, more: str = "") -> Path:
+    """site.toml with a stream for each sound; `engine` and `stream` are lines for those tables, `more` for the rest."""
+    lines = ['site = "benchmark"', more, "[engines.common]", engine]
+    lines += ["[outputs.log]", 'type = "jsonl"', 'path = "log.jsonl"', "rotate_megabytes = 1.0"]
     for number, sound in enumerate(sounds):
         lines += [f"[streams.s{number}]", f'bundle = "{bundle.resolve()}"', f'input = "{sound.resolve()}"']
         lines += [f'id = "{number:02d}"', 'engine = "common"', "loop = true", stream]

@@ -160,6 +160,15 @@ class Lane:
     def _attempt(self) -> float | None:
         """Deliver one batch; seconds to wait before the next attempt, or None where nothing waits."""
         try:
+            return self._try_batch()
+        except DeliveryFailed as error:
+            return self._missed(str(error), error.retry_after)
+        except Exception as error:  # whatever a library or the disk does, the other messages and outputs go on
+            pause = self._missed(f"{type(error).__name__}: {error}", None)
+            return 0.0 if self._mend(error) else pause
+
+    def _try_batch(self) -> float | None:
+        try:
             # The name first: with a queue begun anew in between, the messages stay and go out under its name.
             name = self._queue.name
             entries = self._queue.head(self._sink.batch)
@@ -170,12 +179,8 @@ class Lane:
             self._backoff.succeeded()
             return None
         except MessageRefused as error:
+            # Looks at the queue, and may fail at that.
             return self._refused(error)
-        except DeliveryFailed as error:
-            return self._missed(str(error), error.retry_after)
-        except Exception as error:  # whatever a library does, the other messages and outputs go on
-            pause = self._missed(f"{type(error).__name__}: {error}", None)
-            return 0.0 if self._mend(error) else pause
 
     def _mend(self, error: Exception) -> bool:
         """Put a queue aside that turned out to be damaged, and go on with a new one; whether that was done."""

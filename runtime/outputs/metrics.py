@@ -89,7 +89,10 @@ class MetricsPage:
 
     def state(self) -> OutputState:
         """As of every output; it has no queue."""
-        return OutputState(name=self._name, type="prometheus", connected=None, delivered=self._pages)
+        warning = None if self._pages else self._server.warning
+        return OutputState(
+            name=self._name, type="prometheus", connected=None, delivered=self._pages, last_error=warning
+        )
 
     def _page(self) -> tuple[str, bytes]:
         self._pages += 1

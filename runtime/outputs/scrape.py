@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import selectors
 import socket
 import threading
@@ -17,6 +18,8 @@ SECONDS = 5.0
 """From the connection to the last byte of the answer."""
 LARGEST_REQUEST = 8192
 PATH = "/metrics"
+_FREEBIND, _IPV6_FREEBIND = 15, 78
+"""Options of ip(7) and ipv6(7) that Python has no names for."""
 
 
 @dataclass
@@ -34,10 +37,12 @@ class PageServer:
         """`page` gives content type and content. Raises DeviceError where the address cannot be listened on."""
         self._page = page
         try:
-            family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-            self._listening = socket.create_server(address[:2], family=family, backlog=64)
-        except OSError as error:
-            why = (error.strerror or str(error)).partition(" (")[0]
+            family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[
+                0
+            ]
+            self._listening, self.warning = _listen(family, (str(address[0]), int(address[1])))
+        except (OSError, UnicodeError) as error:
+            why = (getattr(error, "strerror", None) or str(error)).partition(" (")[0]
             raise DeviceError(f"metrics on {host}:{port}: {why}; choose another address or port") from None
         self._listening.setblocking(False)
         self.address: tuple[str, int] = self._listening.getsockname()[:2]
@@ -140,6 +145,31 @@ class PageServer:
         except Exception as error:  # the page is broken, the service is not
             return _response("500 Internal Server Error", f"{type(error).__name__}\n".encode())
         return _response("200 OK", page, kind, body=words[0] == b"GET")
+
+
+def _listen(family: int, address: tuple[str, int]) -> tuple[socket.socket, str | None]:
+    """A listening socket; with a warning where this machine does not have the address, or not yet.
+
+    A box may be up before its network is, and nothing else of it should wait for that.
+    """
+    try:
+        return socket.create_server(address, family=family, backlog=64), None
+    except OSError as error:
+        if error.errno != errno.EADDRNOTAVAIL:
+            raise
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        level, option = (
+            (socket.IPPROTO_IPV6, _IPV6_FREEBIND) if family == socket.AF_INET6 else (socket.SOL_IP, _FREEBIND)
+        )
+        listening.setsockopt(level, option, 1)
+        listening.bind(address)
+        listening.listen(64)
+    except BaseException:
+        listening.close()
+        raise
+    return listening, f"{address[0]} is no address of this machine, or was not yet at the start"
 
 
 def _response(

@@ -128,6 +128,20 @@ def test_an_address_in_use_is_one_line(tmp_path: Path) -> None:
             Outputs(parse_outputs({"p": {"type": "prometheus", "address": address}}, "o"), tmp_path, site="p")
 
 
+def test_an_address_that_comes_later_is_listened_on_and_said(tmp_path: Path) -> None:
+    """The network of a box may be there after the box. 192.0.2.1 is nobody's (RFC 5737)."""
+    table = {"p": {"type": "prometheus", "address": "192.0.2.1:0"}}
+    with Outputs(parse_outputs(table, "o"), tmp_path, site="p") as hub:
+        (state,) = hub.state()
+        assert state.last_error == "192.0.2.1 is no address of this machine, or was not yet at the start"
+
+
+def test_a_name_that_is_none_is_one_line(tmp_path: Path) -> None:
+    table = {"p": {"type": "prometheus", "address": "a..b:9464"}}
+    with pytest.raises(DeviceError, match=r"metrics on a\.\.b:9464: .*; choose another address or port"):
+        Outputs(parse_outputs(table, "o"), tmp_path, site="p")
+
+
 @pytest.fixture
 def server() -> Iterator[PageServer]:
     made = PageServer("127.0.0.1", 0, lambda: ("text/plain", b"x" * 3_000_000))
