@@ -197,7 +197,7 @@ def test_the_unit_for_one_machine_listens_and_comes_back(box: Any, carried: Path
     box.ok("systemctl stop edgeasd && cp sound.raw /opt/edgeasd/ && cp asound.conf /etc/")
     box.page("sudo cp docs/install/edgeasd@.service /etc/systemd/system/")
     box.page("sudo cp docs/install/pump1.env /etc/edgeasd/")
-    box.ok("sed -i 's/hw:CARD=pump1mic/pump1mic/' /etc/edgeasd/pump1.env")
+    box.ok("sed -i 's/plughw:CARD=pump1mic/pump1mic/' /etc/edgeasd/pump1.env")
     box.ok("install -D -m 644 haste.conf /etc/systemd/system/edgeasd@.service.d/haste.conf")
     box.page("sudo systemctl daemon-reload")
     box.page("sudo systemctl enable --now edgeasd@pump1")

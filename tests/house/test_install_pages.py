@@ -108,7 +108,7 @@ def test_the_unit_of_today_starts_a_command_that_exists() -> None:
     )
     assert set(example) == {"EDGEASD_DEVICE", "EDGEASD_BUNDLE", "EDGEASD_OPTIONS"}
     assert not unknown_options("run " + example["EDGEASD_OPTIONS"])
-    assert example["EDGEASD_DEVICE"].removeprefix("hw:CARD=") in names_given()
+    assert example["EDGEASD_DEVICE"].removeprefix("plughw:CARD=") in names_given()
 
 
 def test_the_unit_of_a_site_starts_what_run_can_do() -> None:
@@ -127,7 +127,7 @@ def test_the_site_of_the_page_is_one_that_the_program_reads_and_keeps_to_the_fol
     text = (FILES / "site.toml").read_bytes()
     site = parse_site(text, Path("/etc/edgeasd/site.toml"))
     assert str(site.data) == f"/var/lib/{settings(SITE)['StateDirectory'][0]}"
-    assert [one.device.removeprefix("hw:CARD=") for one in site.streams.values() if one.device] == names_given()[:1]
+    assert [one.device.removeprefix("plughw:CARD=") for one in site.streams.values() if one.device] == names_given()[:1]
 
 
 def test_both_units_restrict_the_same() -> None:

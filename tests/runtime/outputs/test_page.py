@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from made import event, free_port, until
+from made import EVENT_ID, event, free_port, until
 
 from edgeasd.runtime.outputs import Outputs, parse_outputs
 from edgeasd.runtime.outputs.settings import TYPES
@@ -62,12 +62,24 @@ def test_the_receiver_shown_takes_what_is_signed_once(page: str, tmp_path: Path)
         with Outputs(
             parse_outputs({"h": {**table, "secret_file": str(secret)}}, "o"), tmp_path / "q", site="plant"
         ) as hub:
-            hub.put(event(1))
-            hub.put(event(2, state="cleared"))
-            until(lambda: hub.state()[0].delivered == 2)
-        with Outputs(parse_outputs({"h": table}, "o"), tmp_path / "unsigned", site="plant") as hub:
+            hub.put(event(1, test=True))
+            hub.put(event(2, state="normal", reason="test_over", test=True))
             hub.put(event(3))
+            hub.put(event(4, previous="alarm", reason="goes_on"))
+            hub.put(event(5, previous="alarm", state="acknowledged", reason="acknowledged"))
+            hub.put(event(6, previous="acknowledged", state="cleared"))
+            hub.put(event(7, previous="cleared", state="normal", reason="cooldown_over") | {"event": None})
+            hub.put(event(8))
+            hub.put(event(9, state="normal", reason="store_lost") | {"event": None})
+            until(lambda: hub.state()[0].delivered == 9)
+        with Outputs(parse_outputs({"h": table}, "o"), tmp_path / "unsigned", site="plant") as hub:
+            hub.put(event(10))
             until(lambda: "answered 401" in str(hub.state()[0].last_error))
     finally:
         process.kill()
-    assert process.communicate()[0].splitlines() == ["valve alarm", "valve cleared"]
+    assert process.communicate()[0].splitlines() == [
+        f"open {EVENT_ID} valve 00 0.06",
+        f"close {EVENT_ID} valve 00 score",
+        f"open {EVENT_ID} valve 00 0.06",
+        f"close {EVENT_ID} valve 00 store_lost",
+    ]
