@@ -11,36 +11,48 @@ RED, YELLOW, GREEN, FAINT = "31;1", "33", "32", "2"
 """Colours as SGR parameters (ECMA-48)."""
 Cell = tuple[str, str]
 """Text and its colour, "" for none."""
-HEADER = ("stream", "alarm", "score / limit", "latest scores", "level", "health", "p50/p99", "sound")
-_TRACE = 24
+HEADER = ("stream", "alarm", "score / limit", "health", "latest", "level", "p50/p99", "sound")
+_TRACE, _SHORT_TRACE = 24, 8
+_NARROW, _WIDE = 100, 120
+"""Characters of a window: below the first all that can be is short, from the second on there is room for a bar."""
 _ALARMS = {"alarm": ("ALARM", RED), "acknowledged": ("acknowledged", YELLOW), "warning": ("warning", YELLOW)}
 _STATES = {"failed": RED, "degraded": YELLOW}
 
 
-def cells(one: StreamState) -> list[Cell]:
-    """A stream under HEADER."""
+def cells(one: StreamState, width: int | None = None) -> list[Cell]:
+    """A stream under HEADER, for a window of `width` characters; None for one without an end."""
+    narrow, wide = width is not None and width < _NARROW, width is None or width >= _WIDE
     silent = one.state in ("starting", "failed") and one.clip_score is None
     score = "     -" if one.clip_score is None else f"{one.clip_score:6.3f}"
     limit = "none" if one.threshold is None else f"{one.threshold:.3f}"
     late = one.latency_seconds
-    level = "-" if silent else f"{one.level_dbfs:6.1f} dBFS {level_bar(one.level_dbfs)}"
+    level = f"{one.level_dbfs:.0f} dB" if narrow else f"{one.level_dbfs:6.1f} dBFS"
+    if wide:
+        level += f" {level_bar(one.level_dbfs)}"
+    trace = one.trace[-(_SHORT_TRACE if narrow else _TRACE) :]
     return [
         (printable(one.name), ""),
         _alarm(one),
-        (f"{score} / {limit}", ""),
-        (sparkline(one.trace[-_TRACE:], one.threshold), ""),
-        (level, ""),
+        (f"{score.lstrip() if narrow else score} / {limit}", ""),
         ("no sound", _STATES.get(one.state, "")) if silent else _health(one),
+        (sparkline(trace, one.threshold), ""),
+        ("-" if silent else level, ""),
         ("-" if late is None else f"{1000 * late['p50']:.0f}/{1000 * late['p99']:.0f} ms", ""),
         _lost(one),
     ]
 
 
 def why(one: StreamState) -> Cell | None:
-    """What a stream is, where it does not simply run, and why."""
-    if one.state == "running":
-        return None
-    return printable(one.state + (f": {one.reason}" if one.reason else "")), _STATES.get(one.state, "")
+    """What a stream is, where it does not simply run: state and reason, what makes it sick, its open event."""
+    parts = []
+    if one.state != "running":
+        parts.append(one.state + (f": {one.reason}" if one.reason else ""))
+    if one.sick:
+        parts.append(f"sick: {', '.join(one.health) or 'its input cannot be trusted yet'}")
+    if one.event is not None:
+        parts.append(f"event {one.event}")
+    colour = _STATES.get(one.state, YELLOW if one.sick else "")
+    return (printable("; ".join(parts)), colour) if parts else None
 
 
 def urgency(one: StreamState) -> int:
