@@ -48,7 +48,8 @@ def drawn(state: SiteState, columns: int, monkeypatch: pytest.MonkeyPatch) -> li
 
 
 @pytest.mark.parametrize(
-    ("columns", "blocks", "bar"), [(80, 8, False), (99, 8, False), (100, 24, False), (119, 24, False), (120, 24, True), (160, 24, True)]
+    ("columns", "blocks", "bar"),
+    [(80, 8, False), (99, 8, False), (100, 24, False), (119, 24, False), (120, 24, True), (160, 24, True)],
 )
 def test_a_row_of_a_healthy_stream_is_whole_in_any_usual_window(
     columns: int, blocks: int, bar: bool, monkeypatch: pytest.MonkeyPatch
