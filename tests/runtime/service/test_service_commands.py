@@ -60,7 +60,7 @@ def test_a_test_alarm_that_an_output_has_not_delivered_ends_with_1(site: Any, so
 def test_an_event_is_acknowledged_without_the_name_of_its_stream(
     site: Any, sound: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stream = f'input = "{sound}"\nloop = true\nrealtime = true\n'
+    stream = f'input = "{sound}"\nloop = true\n'
     site.write(stream + ALARM.format("a"), stream + ALARM.format("b"))
     process = site.start()
     site.until(lambda: {one["id"] for one in site.records("alarm_state") if one["state"] == "alarm"} == {"a", "b"})
