@@ -19,9 +19,14 @@ _ALARMS = {"alarm": ("ALARM", RED), "acknowledged": ("acknowledged", YELLOW), "w
 _STATES = {"failed": RED, "degraded": YELLOW}
 
 
-def cells(one: StreamState, width: int | None = None) -> list[Cell]:
-    """A stream under HEADER, for a window of `width` characters; None for one without an end."""
-    narrow, wide = width is not None and width < _NARROW, width is None or width >= _WIDE
+def header(width: int | None = None) -> tuple[str, ...]:
+    """Titles of the columns, for a window of `width` characters; None for one without an end."""
+    return (*HEADER[:-1], "lost") if _narrow(width) else HEADER
+
+
+def cells(one: StreamState, width: int | None = None, *, reasons: bool = False) -> list[Cell]:
+    """A stream under `header`; `reasons`: what makes it sick stands in the line below."""
+    narrow, wide = _narrow(width), width is None or width >= _WIDE
     silent = one.state in ("starting", "failed") and one.clip_score is None
     score = "     -" if one.clip_score is None else f"{one.clip_score:6.3f}"
     limit = "none" if one.threshold is None else f"{one.threshold:.3f}"
@@ -34,11 +39,11 @@ def cells(one: StreamState, width: int | None = None) -> list[Cell]:
         (printable(one.name), ""),
         _alarm(one),
         (f"{score.lstrip() if narrow else score} / {limit}", ""),
-        ("no sound", _STATES.get(one.state, "")) if silent else _health(one),
+        ("no sound", _STATES.get(one.state, "")) if silent else _health(one, short=narrow and reasons),
         (sparkline(trace, one.threshold), ""),
         ("-" if silent else level, ""),
         ("-" if late is None else f"{1000 * late['p50']:.0f}/{1000 * late['p99']:.0f} ms", ""),
-        _lost(one),
+        _lost(one, short=narrow),
     ]
 
 
@@ -94,13 +99,18 @@ def _alarm(one: StreamState) -> Cell:
     return (f"{shown}, snoozed" if one.snoozed and one.alarm == "normal" else shown), colour
 
 
-def _health(one: StreamState) -> Cell:
-    if one.health:
+def _narrow(width: int | None) -> bool:
+    return width is not None and width < _NARROW
+
+
+def _health(one: StreamState, *, short: bool) -> Cell:
+    if one.health and not (short and one.sick):
         return ("SICK " if one.sick else "") + ", ".join(one.health), YELLOW
     return ("SICK", YELLOW) if one.sick else ("healthy", "")
 
 
-def _lost(one: StreamState) -> Cell:
-    lost = f"{one.dropped_seconds:.1f} s lost" if one.dropped_seconds else "none lost"
+def _lost(one: StreamState, *, short: bool) -> Cell:
+    lost = f"{one.dropped_seconds:.1f} s" if one.dropped_seconds else "none"
+    lost += "" if short else " lost"
     skipped = f", {one.skipped_segments} skipped" if one.skipped_segments else ""
     return lost + skipped, YELLOW if one.dropped_seconds or one.skipped_segments else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edgeasd.runtime.outputs.state import OutputState
-from edgeasd.runtime.service.row import FAINT, HEADER, RED, YELLOW, Cell, cells, columns, printable, why
+from edgeasd.runtime.service.row import FAINT, RED, YELLOW, Cell, cells, columns, header, printable, why
 from edgeasd.runtime.service.state import SiteState, StreamState
 
 _OLD_SECONDS = 60.0
@@ -28,8 +28,8 @@ def heading(state: SiteState) -> list[list[Cell]]:
 
 def table(streams: Sequence[StreamState], width: int | None = None, *, reasons: bool = True) -> list[list[Cell]]:
     """Header and rows for a window of `width` characters; below a stream that does not simply run, why."""
-    header: list[Cell] = [(text, FAINT) for text in HEADER]
-    title, *rows = columns([header, *(cells(one, width) for one in streams)])
+    titles: list[Cell] = [(text, FAINT) for text in header(width)]
+    title, *rows = columns([titles, *(cells(one, width, reasons=reasons) for one in streams)])
     lines = [title]
     for one, row in zip(streams, rows, strict=True):
         lines.append(row)

@@ -11,7 +11,7 @@ from edgeasd.runtime.service.state import SiteState, StreamState
 from edgeasd.runtime.service.table import connection, heading, table
 
 _REDRAW_SECONDS, _PLAIN_SECONDS = 0.5, 10.0
-_PLAIN_WIDTHS = (12, 12, 14, 7, 24, 22, 9, 0)
+_PLAIN_WIDTHS = (12, 12, 14, 13, 24, 22, 9, 0)
 """Lines are written one by one, so no column can be as wide as its widest cell."""
 
 

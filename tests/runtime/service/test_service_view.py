@@ -35,9 +35,9 @@ def output(connected: bool | None, **changes: Any) -> OutputState:
 GONE = output(False, queued=3, last_error="broker:1883: Connection refused", last_error_at="2027-01-01T00:00:00.000Z")
 
 
-def drawn(state: SiteState, columns: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def drawn(state: SiteState, columns: int, monkeypatch: pytest.MonkeyPatch, height: int = 40) -> list[str]:
     monkeypatch.setenv("COLUMNS", str(columns))
-    monkeypatch.setenv("LINES", "40")
+    monkeypatch.setenv("LINES", str(height))
     monkeypatch.setenv("NO_COLOR", "1")
     out = io.StringIO()
     SiteView(out, live=True).draw(state, 1.0)
@@ -55,7 +55,7 @@ def test_a_row_of_a_healthy_stream_is_whole_in_any_usual_window(
     columns: int, blocks: int, bar: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, header, row = drawn(SiteState("plant", 1.0, [stream("pump")]), columns, monkeypatch)
-    assert row.endswith("none lost")
+    assert row.endswith("none" if columns < 100 else "none lost")
     assert len(row) < columns
     assert header.index("health") < header.index("latest")
     trace = row[header.index("latest") : header.index("level")].strip()
@@ -66,17 +66,30 @@ def test_a_row_of_a_healthy_stream_is_whole_in_any_usual_window(
 def test_80_columns_show_trouble_outputs_that_are_gone_and_why_a_stream_is_sick(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    sick = stream("fan", sick=True, health=("silence",))
+    sick = stream("valve-north", sick=True, health=("silence",))
     alarm = stream("pump", alarm="alarm", event=EVENT)
     site = SiteState("a hall with a rather long name", 1e6, [sick, alarm], [output(True), GONE], trouble="disk is full")
     lines = drawn(site, 80, monkeypatch)
     assert lines[1] == "TROUBLE: disk is full"
     assert lines[2] == "output plc NOT connected, 3 wait: broker:1883: Connection refused"
     assert lines[3].startswith("stream")
-    assert "SICK silence" in lines[4]
+    assert "  SICK  " in lines[4]
+    assert all(line.endswith("none") and len(line) < 80 for line in (lines[4], lines[6]))
     assert lines[5] == "    sick: silence"
     assert lines[7] == f"    event {EVENT}"
     assert len(lines) == 8
+
+
+def test_a_low_window_has_no_lines_below_the_rows_so_the_rows_name_what_is_sick(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    streams = [*(stream(f"s{number}") for number in range(9)), stream("fan", sick=True, health=("silence",))]
+    lines = drawn(SiteState("plant", 1.0, streams, [GONE]), 80, monkeypatch, height=8)
+    assert len(lines) == 7
+    assert lines[1].startswith("output plc NOT connected")
+    assert lines[3].startswith("fan")
+    assert "SICK silence" in lines[3]
+    assert lines[6] == "… and 7 more streams; make the window higher"
 
 
 def test_plain_lines_say_trouble_and_a_change_of_an_output_once() -> None:
