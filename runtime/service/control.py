@@ -28,6 +28,10 @@ Answer = Callable[[dict[str, Any]], Any]
 """Given a request, plain data to answer with. Raises EdgeasdError for a request that cannot be answered."""
 
 
+class Refused(InputError):
+    """What the service says to a request that it cannot answer."""
+
+
 def _address(folder: int) -> str:
     """The socket through the open folder: a path of its own may be longer than the 107 bytes a socket takes."""
     return f"/proc/self/fd/{folder}/{SOCKET}"
@@ -125,7 +129,7 @@ def _parse(line: bytes) -> dict[str, Any]:
 def ask(data: Path, request: dict[str, Any]) -> Any:
     """What the service that uses the data folder answers; None where no service runs there.
 
-    Raises InputError for what it refuses, and where it does not answer.
+    Raises Refused for what it refuses, and InputError where it does not answer.
     """
     path = data / SOCKET
     try:
@@ -161,4 +165,4 @@ def _unpack(line: bytes, path: Path) -> Any:
         said = str(reply["error"])
     except (ValueError, KeyError, TypeError):
         raise InputError(f"{path}: no answer; look at the log of the service") from None
-    raise InputError(said)
+    raise Refused(said)

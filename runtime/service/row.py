@@ -11,36 +11,53 @@ RED, YELLOW, GREEN, FAINT = "31;1", "33", "32", "2"
 """Colours as SGR parameters (ECMA-48)."""
 Cell = tuple[str, str]
 """Text and its colour, "" for none."""
-HEADER = ("stream", "alarm", "score / limit", "latest scores", "level", "health", "p50/p99", "sound")
-_TRACE = 24
+HEADER = ("stream", "alarm", "score / limit", "health", "latest", "level", "p50/p99", "sound")
+_TRACE, _SHORT_TRACE = 24, 8
+_NARROW, _WIDE = 100, 120
+"""Characters of a window: below the first all that can be is short, from the second on there is room for a bar."""
 _ALARMS = {"alarm": ("ALARM", RED), "acknowledged": ("acknowledged", YELLOW), "warning": ("warning", YELLOW)}
 _STATES = {"failed": RED, "degraded": YELLOW}
 
 
-def cells(one: StreamState) -> list[Cell]:
-    """A stream under HEADER."""
+def header(width: int | None = None) -> tuple[str, ...]:
+    """Titles of the columns, for a window of `width` characters; None for one without an end."""
+    return (*HEADER[:-1], "lost") if _narrow(width) else HEADER
+
+
+def cells(one: StreamState, width: int | None = None, *, reasons: bool = False) -> list[Cell]:
+    """A stream under `header`; `reasons`: what makes it sick stands in the line below."""
+    narrow, wide = _narrow(width), width is None or width >= _WIDE
     silent = one.state in ("starting", "failed") and one.clip_score is None
     score = "     -" if one.clip_score is None else f"{one.clip_score:6.3f}"
     limit = "none" if one.threshold is None else f"{one.threshold:.3f}"
     late = one.latency_seconds
-    level = "-" if silent else f"{one.level_dbfs:6.1f} dBFS {level_bar(one.level_dbfs)}"
+    level = f"{one.level_dbfs:.0f} dB" if narrow else f"{one.level_dbfs:6.1f} dBFS"
+    if wide:
+        level += f" {level_bar(one.level_dbfs)}"
+    trace = one.trace[-(_SHORT_TRACE if narrow else _TRACE) :]
     return [
         (printable(one.name), ""),
         _alarm(one),
-        (f"{score} / {limit}", ""),
-        (sparkline(one.trace[-_TRACE:], one.threshold), ""),
-        (level, ""),
-        ("no sound", _STATES.get(one.state, "")) if silent else _health(one),
+        (f"{score.lstrip() if narrow else score} / {limit}", ""),
+        ("no sound", _STATES.get(one.state, "")) if silent else _health(one, short=narrow and reasons),
+        (sparkline(trace, one.threshold), ""),
+        ("-" if silent else level, ""),
         ("-" if late is None else f"{1000 * late['p50']:.0f}/{1000 * late['p99']:.0f} ms", ""),
-        _lost(one),
+        _lost(one, short=narrow),
     ]
 
 
 def why(one: StreamState) -> Cell | None:
-    """What a stream is, where it does not simply run, and why."""
-    if one.state == "running":
-        return None
-    return printable(one.state + (f": {one.reason}" if one.reason else "")), _STATES.get(one.state, "")
+    """What a stream is, where it does not simply run: state and reason, what makes it sick, its open event."""
+    parts = []
+    if one.state != "running":
+        parts.append(one.state + (f": {one.reason}" if one.reason else ""))
+    if one.sick:
+        parts.append(f"sick: {', '.join(one.health) or 'its input cannot be trusted yet'}")
+    if one.event is not None:
+        parts.append(f"event {one.event}")
+    colour = _STATES.get(one.state, YELLOW if one.sick else "")
+    return (printable("; ".join(parts)), colour) if parts else None
 
 
 def urgency(one: StreamState) -> int:
@@ -82,13 +99,18 @@ def _alarm(one: StreamState) -> Cell:
     return (f"{shown}, snoozed" if one.snoozed and one.alarm == "normal" else shown), colour
 
 
-def _health(one: StreamState) -> Cell:
-    if one.health:
+def _narrow(width: int | None) -> bool:
+    return width is not None and width < _NARROW
+
+
+def _health(one: StreamState, *, short: bool) -> Cell:
+    if one.health and not (short and one.sick):
         return ("SICK " if one.sick else "") + ", ".join(one.health), YELLOW
     return ("SICK", YELLOW) if one.sick else ("healthy", "")
 
 
-def _lost(one: StreamState) -> Cell:
-    lost = f"{one.dropped_seconds:.1f} s lost" if one.dropped_seconds else "none lost"
+def _lost(one: StreamState, *, short: bool) -> Cell:
+    lost = f"{one.dropped_seconds:.1f} s" if one.dropped_seconds else "none"
+    lost += "" if short else " lost"
     skipped = f", {one.skipped_segments} skipped" if one.skipped_segments else ""
     return lost + skipped, YELLOW if one.dropped_seconds or one.skipped_segments else ""

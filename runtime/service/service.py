@@ -154,6 +154,9 @@ class Service:
     def command(self, stream: str, value: Any) -> list[dict[str, Any]]:
         """Give the alarm machine of a stream a command; what changed, as messages. Raises InputError."""
         command = parse_command(value, f"command for {stream}")
+        berth = self.fleet.berths.get(stream)
+        if berth is not None and stream not in self.keeper.kept:
+            raise InputError(f"{stream}: not loaded: {berth.failure or 'it is being loaded; try again in a moment'}")
         return self.keeper.call(lambda: self.keeper.command(stream, command))
 
     def _answer(self, request: dict[str, Any]) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.outputs.state import OutputState
 
 STATES = ("starting", "running", "degraded", "failed", "stopped")
@@ -71,3 +72,15 @@ class SiteState:
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         return {**asdict(self), "outputs": [one.model_dump() for one in self.outputs]}
+
+
+def read_state(value: Any) -> SiteState:
+    """What `SiteState.to_json` made, as the command socket answers. Raises InputError for anything else."""
+    try:
+        streams = [StreamState(**{**one, "health": tuple(one["health"])}) for one in value["streams"]]
+        outputs = [OutputState.model_validate(one) for one in value["outputs"]]
+        return SiteState(**{**value, "streams": streams, "outputs": outputs})
+    except (TypeError, KeyError, ValueError):
+        raise InputError(
+            "state of the service: not as this edgeasd knows it; use the edgeasd that the service runs with"
+        ) from None

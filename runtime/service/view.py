@@ -6,11 +6,12 @@ import os
 import shutil
 from typing import TextIO
 
-from edgeasd.runtime.service.row import FAINT, HEADER, RED, Cell, cells, columns, printable, urgency, why, written
+from edgeasd.runtime.service.row import cells, printable, urgency, why, written
 from edgeasd.runtime.service.state import SiteState, StreamState
+from edgeasd.runtime.service.table import connection, heading, table
 
 _REDRAW_SECONDS, _PLAIN_SECONDS = 0.5, 10.0
-_PLAIN_WIDTHS = (12, 12, 14, 24, 22, 7, 9, 0)
+_PLAIN_WIDTHS = (12, 12, 14, 13, 24, 22, 9, 0)
 """Lines are written one by one, so no column can be as wide as its widest cell."""
 
 
@@ -24,6 +25,8 @@ class SiteView:
         self._live = out.isatty() if live is None else live
         self._due, self._lines = 0.0, 0
         self._said: dict[str, tuple[str, ...]] = {}
+        self._trouble: str | None = None
+        self._connected: dict[str, bool] = {}
 
     def draw(self, state: SiteState, now: float) -> None:
         """Show `state`; `now` is monotonic seconds. Cheap where nothing is due."""
@@ -32,9 +35,10 @@ class SiteView:
                 self._due = now + _REDRAW_SECONDS
                 self._redraw(state)
             return
+        self._say_changes(state)
         for one in state.streams:
             # What matters is said at once, figures now and then.
-            what = (one.state, one.reason or "", one.alarm, *one.health)
+            what = (one.state, one.reason or "", one.alarm, one.event or "", *one.health)
             if now >= self._due or self._said.get(one.name) != what:
                 self._said[one.name] = what
                 self._out.write(_plain(one) + "\n")
@@ -49,44 +53,39 @@ class SiteView:
             self._redraw(state)
         self._out.flush()
 
+    def _say_changes(self, state: SiteState) -> None:
+        """Trouble of the service, and outputs that come and go, as plain lines."""
+        lines = []
+        if state.trouble != self._trouble:
+            lines.append(f"TROUBLE: {state.trouble}" if state.trouble else "no trouble any more")
+            self._trouble = state.trouble
+        for one in state.outputs:
+            # Before its first attempt an output may say that it is not connected; that is no news.
+            untried = one.name not in self._connected and not one.connected and one.last_error is None
+            if one.connected is None or untried or self._connected.get(one.name) == one.connected:
+                continue
+            self._connected[one.name] = one.connected
+            error = f": {one.last_error}" if one.last_error and not one.connected else ""
+            lines.append(f"output {one.name} {connection(one)}{error}")
+        self._out.writelines(printable(f"{state.site}: {line}") + "\n" for line in lines)
+
     def _redraw(self, state: SiteState) -> None:
         size = shutil.get_terminal_size()
-        room = size.lines - 1
-        rows = [_head(state), *_table(state.streams)]
+        room, head = size.lines - 1, heading(state)
+        rows = [*head, *table(state.streams, size.columns)]
         if len(rows) > room:
             # What needs somebody is seen first, and the reasons are the first to go.
-            first = sorted(state.streams, key=urgency)[: max(0, room - 3)]
-            more = f"… and {len(state.streams) - len(first)} more streams; make the window higher"
-            rows = [_head(state), *_table(first, reasons=False), [(more, "")]]
-        lines = [written(row, size.columns - 1, coloured=self._coloured) for row in rows]
+            first = sorted(state.streams, key=urgency)[: max(0, room - len(head) - 2)]
+            rows = [*head, *table(first, size.columns, reasons=False)]
+            if len(first) < len(state.streams):
+                more = f"… and {len(state.streams) - len(first)} more streams; make the window higher"
+                rows.append([(more, "")])
+        lines = [written(row, size.columns - 1, coloured=self._coloured) for row in rows[: max(1, room)]]
         up = f"\x1b[{self._lines}A" if self._lines else ""
         body = "".join(f"\r{line}\x1b[K\n" for line in lines)
         self._out.write(f"{up}{body}\x1b[J")
         self._out.flush()
         self._lines = len(lines)
-
-
-def _head(state: SiteState) -> list[Cell]:
-    outputs = ", ".join(f"{one.name} {_output(one.connected)}, {one.queued} wait" for one in state.outputs)
-    said = "; ".join(part for part in (f"{state.site}, up {state.uptime_seconds:.0f} s", outputs) if part)
-    return [(printable(said), ""), *([(printable(f"TROUBLE: {state.trouble}"), RED)] if state.trouble else [])]
-
-
-def _output(connected: bool | None) -> str:
-    return {True: "connected", False: "NOT connected", None: "unknown"}[connected]
-
-
-def _table(streams: list[StreamState], *, reasons: bool = True) -> list[list[Cell]]:
-    """Header and rows; below a stream that does not simply run, why."""
-    header: list[Cell] = [(text, FAINT) for text in HEADER]
-    title, *rows = columns([header, *(cells(one) for one in streams)])
-    lines = [title]
-    for one, row in zip(streams, rows, strict=True):
-        lines.append(row)
-        reason = why(one)
-        if reasons and reason is not None:
-            lines.append([(f"    {reason[0]}", reason[1])])
-    return lines
 
 
 def _plain(one: StreamState) -> str:

@@ -30,6 +30,7 @@ from edgeasd.toolkit.cli import (
     run,
     score,
     seeds,
+    status,
     train,
     triton,
     verify,
@@ -79,6 +80,7 @@ for _name, _command in (
     ("bench", bench.bench),
     ("score", score.score),
     ("run", run.run),
+    ("status", status.status),
     ("devices", devices.devices),
     ("record", record.record),
 ):

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import getpass
 import json
+import os
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgeasd.runtime.errors import InputError
-from edgeasd.toolkit.cli.guard import complain, guarded
+from edgeasd.runtime.errors import CheckFailed, InputError
+from edgeasd.toolkit.cli.guard import BAD_INPUT, complain, guarded
 from edgeasd.toolkit.cli.options import AsJson
+
+if TYPE_CHECKING:
+    from edgeasd.runtime.service.direct import Commanded
 
 app = typer.Typer(help="Test, acknowledge and silence alarms.", no_args_is_help=True, rich_markup_mode=None)
 
 Config = Annotated[Path, typer.Option(help="The site.toml of the service.", envvar="EDGEASD_SITE")]
 StreamName = Annotated[str | None, typer.Option(help="Stream as it is called in the site file; all by default.")]
-By = Annotated[str | None, typer.Option(help="Who says so; the name of this user by default.")]
+By = Annotated[str | None, typer.Option(help="Who says so; by default the user who types it, also behind sudo.")]
 Note = Annotated[str | None, typer.Option(help="Why; is repeated in the message.")]
-EventID = Annotated[str | None, typer.Option(help="Only where this event is the open one.")]
+EventID = Annotated[str | None, typer.Option(help="Only this event, on whichever stream it is open.")]
 
 _WHY_NOTHING = {
     "acknowledge": ": no such event waits for it",
@@ -36,7 +41,8 @@ def send_test(
     """Send a test alarm and its end through every output.
 
     Marked as a test, under an event ID of its own; the state of the machine stays, and so does an event that is
-    open, which is said once more afterwards.
+    open, which is said once more afterwards. At the end stands for each output whether it has delivered; exit code
+    1 where one has not within 5 s.
 
     Example: edgeasd alarm test --config site.toml
     """
@@ -130,23 +136,48 @@ def _command(
     given = {key: item for key, item in {**value, "by": by or _user(), "note": note}.items() if item is not None}
     command = parse_command(given, "command")
     names = [stream] if stream is not None else list(site.streams)
-    found, by_service = command_streams(site, names, command, complain)
+    done = command_streams(site, names, command, complain)
+    if stream is None and command.event is not None and any(done.found.values()):
+        # An event belongs to one stream: the others have nothing to do with it.
+        done.found, done.refused = {name: said for name, said in done.found.items() if said}, {}
     if as_json:
-        print(json.dumps({"service": by_service, "streams": found}, indent=2))
+        outputs = [asdict(one) for one in done.deliveries]
+        answer = {"service": done.by_service, "streams": done.found, "refused": done.refused, "outputs": outputs}
+        print(json.dumps(answer, indent=2), flush=True)
     else:
-        for name, messages in found.items():
-            for message in messages:
-                event = f", event {message['event']}" if message["event"] else ""
-                print(f"{name}: {message['previous']} -> {message['state']}, {message['reason']}{event}")
-    quiet = [name for name, messages in found.items() if not messages]
-    if quiet:
-        complain(f"{', '.join(quiet)}: nothing to do for {command.command}{_WHY_NOTHING.get(command.command, '')}")
-    if not by_service:
+        _print(done.found)
+    _complain(done, command.command)
+    if not done.by_service:
         complain(f"no service runs on {site.data}; written to the event store, and said through the outputs")
+    if done.refused:
+        raise typer.Exit(BAD_INPUT)
+    if any(one.delivered is False for one in done.deliveries):
+        raise typer.Exit(CheckFailed.exit_code)
+
+
+def _print(found: dict[str, list[dict[str, Any]]]) -> None:
+    for name, messages in found.items():
+        for message in messages:
+            event = f", event {message['event']}" if message["event"] else ""
+            print(f"{name}: {message['previous']} -> {message['state']}, {message['reason']}{event}", flush=True)
+
+
+def _complain(done: Commanded, command: str) -> None:
+    """All that people should know and programs read elsewhere."""
+    quiet = [name for name, messages in done.found.items() if not messages]
+    if quiet:
+        complain(f"{', '.join(quiet)}: nothing to do for {command}{_WHY_NOTHING.get(command, '')}")
+    for line in done.refused.values():
+        complain(line)
+    for one in done.deliveries:
+        complain(f"output {one.output}: {one.said}")
+    if command == "test" and any(done.found.values()) and not done.deliveries:
+        complain("no output is configured: nobody was told")
 
 
 def _user() -> str | None:
+    """Who types this; behind sudo that is not the account it runs under."""
     try:
-        return getpass.getuser()[:64]
+        return (os.environ.get("SUDO_USER") or getpass.getuser())[:64]
     except (KeyError, OSError):
         return None

@@ -434,6 +434,6 @@ def test_what_needs_somebody_is_shown_first_where_there_is_no_room_and_in_colour
     SiteView(out, live=True).draw(SiteState("plant", 1.0, [failed, alarm], trouble="disk is full"), 1.0)
     lines = [line.replace("\x1b[K", "").replace("\x1b[J", "") for line in out.getvalue().split("\n")]
     assert "\x1b" not in "".join(lines)
-    assert lines[0].endswith("TROUBLE: disk is full")
-    assert lines[3] == "\r    failed: hw:7: not there"
-    assert lines[2].index("no sound") == lines[4].index("healthy") == lines[1].index("health")
+    assert lines[1] == "\rTROUBLE: disk is full"
+    assert lines[4] == "\r    failed: hw:7: not there"
+    assert lines[3].index("no sound") == lines[5].index("healthy") == lines[2].index("health")

@@ -178,7 +178,7 @@ def test_a_test_alarm_goes_through_every_output_while_an_event_is_open(site: Any
     (raised,) = site.records("alarm_state")
     assert raised["state"] == "alarm"
     done = site.command("alarm", "test", "--config", site.file, "--json")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (0, "edgeasd: output x: delivered\nedgeasd: output y: delivered\n")
     begun, ended, after = json.loads(done.stdout)["streams"]["a"]
     assert begun["event"] == ended["event"] != raised["event"]
     assert (after["event"], after["reason"], after["state"]) == (raised["event"], "goes_on", "alarm")
