@@ -12,6 +12,7 @@ from edgeasd.runtime.outputs.backoff import Backoff
 from edgeasd.runtime.outputs.jsonl import JsonlSink
 from edgeasd.runtime.outputs.lane import Lane
 from edgeasd.runtime.outputs.messages import encode
+from edgeasd.runtime.outputs.notices import tell_no_one
 from edgeasd.runtime.outputs.queue import Limits, Queue
 from edgeasd.runtime.outputs.settings import (
     JsonlSettings,
@@ -43,8 +44,10 @@ class Outputs:
         site: str,
         box: str | None = None,
         on_command: CommandHandler | None = None,
+        log: Callable[[str], None] = tell_no_one,
     ) -> None:
-        """`folder` is where the queues are; `box` the name of this device, its host name by default.
+        """`folder` is where the queues are; `box` the name of this device, its host name by default; `log` takes one
+        line for people where an output begins to fail and where it delivers again, from a thread of that output.
 
         Begins to deliver at once, first what an earlier process has left. Raises InputError for what is wrong
         with the settings, the folder, a secret or a certificate, or where a package is missing; DeviceError
@@ -65,7 +68,7 @@ class Outputs:
                 )
                 queues.append(Queue(Path(folder) / f"{name}.queue.db", limits))
                 backoff = Backoff(chosen.retry_first_seconds, chosen.retry_longest_seconds)
-                self._lanes.append(Lane(name, chosen.type, sink, queues[-1], chosen.kinds, backoff))
+                self._lanes.append(Lane(name, chosen.type, sink, queues[-1], chosen.kinds, backoff, log))
         except BaseException:
             for queue in queues:
                 queue.close()

@@ -227,7 +227,7 @@ class Service:
             return None
         folder = site.data / "queues"
         folder.mkdir(exist_ok=True, mode=0o750)
-        return Outputs(site.outputs, folder, site=site.name, on_command=self._command_from_outside)
+        return Outputs(site.outputs, folder, site=site.name, on_command=self._command_from_outside, log=self._log)
 
     def _exchange_outputs(self, site: Site) -> None:
         """The old ones must be closed first: they hold queues and addresses. Meanwhile events wait in the store."""

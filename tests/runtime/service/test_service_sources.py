@@ -78,9 +78,10 @@ def test_a_source_that_is_killed_comes_back_and_the_others_do_not_notice(site: A
     assert process.returncode == 0, said
 
 
-def start(site: Any) -> tuple[Service, list[dict[str, Any]]]:
+def start(site: Any, logged: list[str] | None = None) -> tuple[Service, list[dict[str, Any]]]:
     records: list[dict[str, Any]] = []
-    service = Service(read_site(site.file), lambda record, may_drop: records.append(record))
+    log = [] if logged is None else logged
+    service = Service(read_site(site.file), lambda record, may_drop: records.append(record), log.append)
     service.start()
     return service, records
 
@@ -99,7 +100,8 @@ def test_a_full_disk_costs_no_event_and_holds_up_no_score(
     monkeypatch.setattr(EventStore, "append", guarded)
     alarm = "[streams.a.alarm]\non = 0.2\nhysteresis = 0.0\ncooldown_seconds = 0.0\nk = 1\nn = 1\n"
     site.write(f'input = "{sound}"\nloop = true\n{alarm}[outputs.log]\ntype = "jsonl"\npath = "log.jsonl"\n')
-    service, records = start(site)
+    logged: list[str] = []
+    service, records = start(site, logged)
     try:
         site.until(lambda: any(one["type"] == "alarm_state" for one in records))
         full.set()
@@ -111,8 +113,10 @@ def test_a_full_disk_costs_no_event_and_holds_up_no_score(
             service.command("a", {"command": "test"})
         full.clear()
         site.until(lambda: service.state().trouble is None)
+        site.until(lambda: "events: all is well again" in logged)
     finally:
         service.stop("test")
+    assert len([line for line in logged if "disk is full" in line]) == 1
     told = [one for one in records if one["type"] == "alarm_state"]
     assert [one["sequence"] for one in told] == list(range(1, len(told) + 1))
     with sqlite3.connect(site.data / "events.db") as store:
