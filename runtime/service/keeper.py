@@ -228,7 +228,7 @@ class Keeper:
         if body is not None:
             self.teller.say("score", body, kept)
         if finding.health is not None:
-            self.teller.say("health", finding.health.to_json(), kept)
+            self.teller.say("health", {**finding.health.to_json(), "sick": finding.sick}, kept)
 
     def _pass_time(self) -> None:
         now = self.beat = time.monotonic()

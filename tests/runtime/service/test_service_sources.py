@@ -86,6 +86,35 @@ def start(site: Any, logged: list[str] | None = None) -> tuple[Service, list[dic
     return service, records
 
 
+def test_a_stream_without_its_device_or_bundle_says_so_to_the_outputs(site: Any, sound: Path) -> None:
+    absent = 'device = "hw:CARD=edgeasd_not_there"'
+    broken = site.folder / "broken"
+    broken.mkdir()
+    site.write(
+        f'input = "{sound}"\nloop = true',
+        absent,
+        f'input = "{sound}"\nbundle = "{broken}"\n[outputs.log]\ntype = "jsonl"\npath = "log.jsonl"',
+        top="status_seconds = 1.0",
+    )
+    service, _ = start(site)
+
+    def said(id: str, kind: str) -> list[dict[str, Any]]:
+        path = site.data / "log.jsonl"
+        found = [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
+        return [one["body"] for one in found if (one["id"], one["kind"]) == (id, kind)]
+
+    try:
+        site.until(lambda: any(one["sick"] for one in said("b", "health")))
+        site.until(lambda: said("a", "health") and said("b", "status") and said("c", "status"))
+        assert not said("a", "health")[-1]["sick"]
+        assert said("b", "status")[-1]["state"] == said("c", "status")[-1]["state"] == "failed"
+        assert "edgeasd_not_there" in said("b", "status")[-1]["reason"]
+        assert str(broken) in said("c", "status")[-1]["reason"]
+    finally:
+        service.stop("test")
+    assert said("c", "stop")[-1]["state"] == "stopped"
+
+
 def test_a_full_disk_costs_no_event_and_holds_up_no_score(
     site: Any, sound: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
