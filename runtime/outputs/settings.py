@@ -83,8 +83,8 @@ class MqttSettings(_Remote):
     """An MQTT broker."""
 
     type: Literal["mqtt"]
-    protocol: Literal["3.1.1", "5"] = "3.1.1"
-    """Version of MQTT."""
+    protocol: Literal["3.1.1", "5"] = "5"
+    """Version of MQTT. With 3.1.1 a broker cannot say that it throws a message away: it counts as delivered."""
     client_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] | None = None
     """Name of this client; edgeasd- and the name of the box by default. Two clients of one name put each other out."""
     username: _Text | None = None

@@ -211,6 +211,40 @@ def test_password_and_refusal(tmp_path: Path, an_event: Make) -> None:
         broker.stop()
 
 
+def _listed(tmp_path: Path, repository: Path) -> Broker:
+    """A broker with the access list of the documentation, and a reader who may read everything."""
+    text = (repository / "docs" / "outputs.md").read_text("utf-8")
+    rules = text[text.index("user edgeasd\n") :].split("```")[0]
+    (tmp_path / "acl").write_text(rules.replace("/plant/", "/plant 1/") + "user reader\ntopic read #\n")
+    (tmp_path / "passwords").write_text("")
+    for user in ("edgeasd", "reader"):
+        subprocess.run(["mosquitto_passwd", "-b", str(tmp_path / "passwords"), user, "hush"], check=True)
+    files = f"password_file {tmp_path / 'passwords'}", f"acl_file {tmp_path / 'acl'}"
+    return Broker(tmp_path / "listed", "allow_anonymous false", *files)
+
+
+def test_the_access_list_of_the_documentation_is_enough_and_what_it_forbids_is_not_called_delivered(
+    tmp_path: Path, repository: Path, an_event: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HUSH", "hush")
+    broker = _listed(tmp_path, repository)
+    broker.start()
+    account = {"username": "edgeasd", "password_env": "HUSH"}
+    try:
+        given = {"discovery": True, "commands": True, **account}
+        with hub_to(tmp_path, broker.port, on_command=lambda *_: None, **given) as hub:
+            hub.put(an_event(1))
+            until(lambda: state(hub).delivered == 1)
+            assert state(hub).last_error is None
+        with hub_to(tmp_path / "other", broker.port, prefix="elsewhere", **account) as hub:
+            hub.put(an_event(1))
+            until(lambda: state(hub).failed)
+            assert "refuses a message to elsewhere/plant 1/" in str(state(hub).last_error)
+            assert state(hub).delivered == 0
+    finally:
+        broker.stop()
+
+
 def test_tls_with_a_certificate_of_the_client(tmp_path: Path, an_event: Make) -> None:
     made = make_certificates(tmp_path)
     lines = (
