@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -118,6 +119,16 @@ class Outputs:
             page.see(message, new=False)
         for lane in self._lanes:
             lane.remember(entry)
+
+    def present(self, machine: str, id: str, body: Mapping[str, Any]) -> None:
+        """Take in the state of a machine of which there is no event: what shows a state shows this one.
+
+        `body` holds what is known of an event's. Nobody gets a message: there is no number for it.
+        """
+        for page in self._pages:
+            page.see({"kind": "event", "machine": machine, "id": id, "body": body}, new=False)
+        for lane in self._lanes:
+            lane.remember(Entry("event", machine, id, json.dumps({"body": dict(body)})))
 
     def state(self) -> list[OutputState]:
         """How each output is doing. Waits for nothing."""

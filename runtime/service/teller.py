@@ -65,8 +65,11 @@ class Teller:
             for message in found:
                 self.say_transition(message, kept)
             last = int(found[-1]["sequence"])
-        for message in self._transitions(machine, id, latest - 1):
+        remembered = self._transitions(machine, id, latest - 1)
+        for message in remembered:
             self.outputs.remember(make_message("event", message, site=self.site, wall=time.time()))
+        if not remembered and not kept.unsaved:
+            self.outputs.present(machine, id, kept.present(time.time()))
 
     def _transitions(self, machine: str, id: str, after: int) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = self._ledger.read(

@@ -91,6 +91,18 @@ def test_a_scrape_shows_machines_and_outputs(hub: Outputs, an_event: Make, a_sco
     assert [labels for name, labels in seen if name == "edgeasd_build_info" and ("site", 'plant "1"') in labels]
 
 
+def test_a_machine_without_an_event_shows_its_state_and_sends_none(hub: Outputs, an_event: Make) -> None:
+    hub.present("valve", "00", {"state": "normal", "maintenance": False, "snoozed_seconds": 0.0})
+    labels = {"machine": "valve", "id": "00"}
+    seen = samples(get(hub.metrics_addresses[0])[1])
+    assert seen["edgeasd_alarm_state", frozenset({**labels, "state": "normal"}.items())] == 1.0
+    assert seen["edgeasd_alarms_total", frozenset(labels.items())] == 0.0
+    hub.put(an_event(1))
+    seen = samples(get(hub.metrics_addresses[0])[1])
+    assert seen["edgeasd_alarm_state", frozenset({**labels, "state": "normal"}.items())] == 0.0
+    until(lambda: [state for state in hub.state() if state.name == "file" and state.delivered == 1])
+
+
 def test_an_output_that_was_not_tried_yet_is_not_called_dead(hub: Outputs) -> None:
     seen = samples(get(hub.metrics_addresses[0])[1])
     assert ("edgeasd_output_queued_messages", frozenset({("output", "hook")})) in seen

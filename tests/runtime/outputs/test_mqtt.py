@@ -129,6 +129,19 @@ def test_a_broker_that_has_forgotten_is_told_of_an_alarm_from_before_the_start(
         later.close()
 
 
+def test_a_broker_knows_the_state_of_a_machine_that_never_had_an_event(
+    tmp_path: Path, broker: Broker, listener: Listener, an_event: Make
+) -> None:
+    where = "edgeasd/plant 1/valve/00"
+    with hub_to(tmp_path, broker.port) as hub:
+        hub.present("valve", "00", {"state": "normal", "event": None, "at": "2027-01-15T08:00:00.000Z"})
+        until(lambda: listener.of(f"{where}/state"))
+        hub.put(an_event(1))
+        until(lambda: len(listener.of(f"{where}/state")) == 2)
+    assert [json.loads(payload)["state"] for payload in listener.of(f"{where}/state")] == ["normal", "alarm"]
+    assert [message["sequence"] for message in listener.messages("/event")] == [1]
+
+
 def test_a_line_that_stalls_and_is_cut_loses_nothing_and_keeps_the_order(
     tmp_path: Path, broker: Broker, listener: Listener, an_event: Make, proxies: Callable[..., Any]
 ) -> None:

@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import sys
 import threading
+import urllib.request
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -113,6 +114,23 @@ def test_a_stream_without_its_device_or_bundle_says_so_to_the_outputs(site: Any,
     finally:
         service.stop("test")
     assert said("c", "stop")[-1]["state"] == "stopped"
+
+
+def test_a_fresh_site_shows_the_alarm_state_of_its_machines(site: Any, sound: Path) -> None:
+    pytest.importorskip("prometheus_client", reason="NO prometheus-client: install 'edgeasd[serve]'")
+    page = '[outputs.page]\ntype = "prometheus"\naddress = "127.0.0.1:0"'
+    site.write(f'input = "{sound}"\nloop = true\n[streams.a.alarm]\non = 1e6\noff = 1e5\n{page}')
+    service, _ = start(site)
+    try:
+        site.until(service.loaded.is_set)
+        outputs = service.keeper.teller.outputs
+        assert outputs is not None
+        host, port = outputs.metrics_addresses[0]
+        with urllib.request.urlopen(f"http://{host}:{port}/metrics", timeout=5) as answer:
+            text = answer.read().decode()
+        assert 'edgeasd_alarm_state{id="a",machine="valve",state="normal"} 1.0' in text
+    finally:
+        service.stop("test")
 
 
 def test_a_full_disk_costs_no_event_and_holds_up_no_score(
