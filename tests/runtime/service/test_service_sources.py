@@ -8,8 +8,8 @@ import signal
 import sqlite3
 import sys
 import threading
-import urllib.request
 import time
+import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
