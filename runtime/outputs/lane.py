@@ -226,7 +226,8 @@ class Lane:
         """The receiver was reached."""
         self._backoff.succeeded()
         waiting = self._queue.count
-        self._way.well(f"delivers again{f', {waiting} messages wait' if waiting else ''}")
+        left = "" if not waiting else ", 1 message waits" if waiting == 1 else f", {waiting} messages wait"
+        self._way.well(f"delivers again{left}")
         if self._sink.warning is None:
             self._warned.well("")
         else:
