@@ -72,6 +72,7 @@ class HealthBody(Part):
     at_seconds: float
     """Seconds of sound since the monitor began."""
     sick: bool
+    """Whether no alarm may come from the input: one of its states says so, or its source is not there."""
     sick_since_seconds: _Number
     level_dbfs: _Number
     states: dict[str, dict[str, Any]]

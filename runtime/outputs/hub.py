@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from edgeasd.runtime.outputs.backoff import Backoff
 from edgeasd.runtime.outputs.jsonl import JsonlSink
 from edgeasd.runtime.outputs.lane import Lane
 from edgeasd.runtime.outputs.messages import encode
+from edgeasd.runtime.outputs.notices import tell_no_one
 from edgeasd.runtime.outputs.queue import Limits, Queue
 from edgeasd.runtime.outputs.settings import (
     JsonlSettings,
@@ -43,8 +45,10 @@ class Outputs:
         site: str,
         box: str | None = None,
         on_command: CommandHandler | None = None,
+        log: Callable[[str], None] = tell_no_one,
     ) -> None:
-        """`folder` is where the queues are; `box` the name of this device, its host name by default.
+        """`folder` is where the queues are; `box` the name of this device, its host name by default; `log` takes one
+        line for people where an output begins to fail and where it delivers again, from a thread of that output.
 
         Begins to deliver at once, first what an earlier process has left. Raises InputError for what is wrong
         with the settings, the folder, a secret or a certificate, or where a package is missing; DeviceError
@@ -65,7 +69,7 @@ class Outputs:
                 )
                 queues.append(Queue(Path(folder) / f"{name}.queue.db", limits))
                 backoff = Backoff(chosen.retry_first_seconds, chosen.retry_longest_seconds)
-                self._lanes.append(Lane(name, chosen.type, sink, queues[-1], chosen.kinds, backoff))
+                self._lanes.append(Lane(name, chosen.type, sink, queues[-1], chosen.kinds, backoff, log))
         except BaseException:
             for queue in queues:
                 queue.close()
@@ -115,6 +119,16 @@ class Outputs:
             page.see(message, new=False)
         for lane in self._lanes:
             lane.remember(entry)
+
+    def present(self, machine: str, id: str, body: Mapping[str, Any]) -> None:
+        """Take in the state of a machine of which there is no event: what shows a state shows this one.
+
+        `body` holds what is known of an event's. Nobody gets a message: there is no number for it.
+        """
+        for page in self._pages:
+            page.see({"kind": "event", "machine": machine, "id": id, "body": body}, new=False)
+        for lane in self._lanes:
+            lane.remember(Entry("event", machine, id, json.dumps({"body": dict(body)})))
 
     def state(self) -> list[OutputState]:
         """How each output is doing. Waits for nothing."""

@@ -14,6 +14,7 @@ from edgeasd.runtime.damaged import is_damage
 from edgeasd.runtime.outputs.backoff import Backoff
 from edgeasd.runtime.outputs.inbox import Inbox
 from edgeasd.runtime.outputs.messages import iso_time
+from edgeasd.runtime.outputs.notices import Notices, tell_no_one
 from edgeasd.runtime.outputs.queue import Queue
 from edgeasd.runtime.outputs.sink import DeliveryFailed, Entry, MessageRefused, Sink
 from edgeasd.runtime.outputs.state import OutputState
@@ -29,7 +30,17 @@ _LONGEST_RETRY_AFTER = 3600.0
 class Lane:
     """One output with its queue."""
 
-    def __init__(self, name: str, kind: str, sink: Sink, queue: Queue, kinds: Sequence[str], backoff: Backoff) -> None:
+    def __init__(
+        self,
+        name: str,
+        kind: str,
+        sink: Sink,
+        queue: Queue,
+        kinds: Sequence[str],
+        backoff: Backoff,
+        log: Callable[[str], None] = tell_no_one,
+    ) -> None:
+        """`log` takes one line for people where the output begins to fail, and where it works again."""
         self.name, self.kinds = name, frozenset(kinds)
         self._kind, self._sink, self._queue, self._backoff = kind, sink, queue, backoff
         self._inbox = Inbox()
@@ -40,9 +51,11 @@ class Lane:
         self._delivered = self._failed = self._writing = 0
         self._refusals = (0, 0)  # position of a message, and how often it was refused
         self._error: tuple[str, float] | None = None
+        # Of the writer's thread, and of the courier's.
+        self._disk, self._way, self._warned, self._lost = (Notices(f"output {name}", log) for _ in range(4))
         self._mending, self._damaged, self._mended = threading.Lock(), False, float("-inf")
         if queue.put_aside is not None:
-            self._note(f"the queue was damaged and is kept as {queue.put_aside}; a new one was begun")
+            self._note_begun_anew()
         self._writer = threading.Thread(target=self._write, name=f"edgeasd-{name}-queue", daemon=True)
         self._courier = threading.Thread(target=self._carry, name=f"edgeasd-{name}", daemon=True)
 
@@ -132,12 +145,14 @@ class Lane:
                     self._queue.append(entries)
                     break
                 except Exception as error:  # a full disk as a rule; whatever it is, the messages stay
-                    self._note(f"{self._queue.path}: {error}")
+                    text = self._note(f"{self._queue.path}: {error}")
+                    self._disk.failed(text, "its messages wait in memory")
                     if not self._mend(error):
                         self._stop.wait(pause.failed())
             else:
                 return
             pause.succeeded()
+            self._disk.well("its queue can be written again")
             self._writing = 0
             self._inbox.written(ticket)
             self._work.set()
@@ -176,7 +191,7 @@ class Lane:
                 self._deliver(entries, name)
                 return 0.0
             self._sink.maintain()
-            self._backoff.succeeded()
+            self._works()
             return None
         except MessageRefused as error:
             # Looks at the queue, and may fail at that.
@@ -194,7 +209,7 @@ class Lane:
                 self._note(f"{self._queue.path}: {failure}")
                 return False
             self._damaged, self._mended = False, time.monotonic()
-        self._note(f"the queue was damaged and is kept as {self._queue.put_aside}; a new one was begun")
+        self._note_begun_anew()
         return True
 
     def _deliver(self, entries: list[Entry], name: str) -> None:
@@ -210,11 +225,22 @@ class Lane:
             if arrived:
                 self._queue.remove(entries[:arrived], name)
                 self._delivered += arrived
-                self._backoff.succeeded()
+                self._works()
+
+    def _works(self) -> None:
+        """The receiver was reached."""
+        self._backoff.succeeded()
+        waiting = self._queue.count
+        left = "" if not waiting else ", 1 message waits" if waiting == 1 else f", {waiting} messages wait"
+        self._way.well(f"delivers again{left}")
+        if self._sink.warning is None:
+            self._warned.well("")
+        else:
+            self._warned.failed(self._sink.warning)
 
     def _missed(self, message: str, retry_after: float | None) -> float:
         self._failed += 1
-        self._note(message)
+        self._way.failed(self._note(message), "its messages wait in the queue")
         return max(self._backoff.failed(), min(retry_after or 0.0, _LONGEST_RETRY_AFTER))
 
     def _refused(self, error: MessageRefused) -> float:
@@ -224,7 +250,8 @@ class Lane:
             self._refusals = (entry.position, times + 1 if entry.position == position else 1)
             if self._refusals[1] >= REFUSALS:
                 self._queue.give_up(entry)
-                self._note(f"{error}; message {entry.sequence} dropped after {REFUSALS} attempts")
+                dropped = f"{error}; message {entry.sequence} dropped after {REFUSALS} attempts"
+                self._lost.failed(self._note(dropped))
                 return 0.0
         return pause
 
@@ -242,6 +269,11 @@ class Lane:
         elif pause:
             self._closing.wait(pause)
 
-    def _note(self, message: str) -> None:
-        text = "".join(c if c.isprintable() else " " for c in message)
-        self._error = (text[:300], time.time())
+    def _note_begun_anew(self) -> None:
+        text = self._note(f"the queue was damaged and is kept as {self._queue.put_aside}; a new one was begun")
+        self._lost.failed(text)
+
+    def _note(self, message: str) -> str:
+        text = "".join(c if c.isprintable() else " " for c in message)[:300]
+        self._error = (text, time.time())
+        return text

@@ -17,6 +17,7 @@ from edgeasd.runtime.outputs.settings import PrometheusSettings
 from edgeasd.runtime.outputs.state import OutputState
 
 _MACHINE = ("machine", "id")
+STREAM_STATES = ("starting", "running", "degraded", "failed", "stopped")
 ALARM_STATES = ("normal", "warning", "alarm", "acknowledged", "cleared")
 
 GAUGES: dict[str, tuple[str, str, str]] = {
@@ -134,6 +135,11 @@ def _of_machines(last: Mapping[tuple[str, str, str], Mapping[str, Any]]) -> Iter
         yield filled(GaugeMetricFamily(name, text, labels=_MACHINE), kind, field)
     for name, (field, text) in COUNTERS.items():
         yield filled(CounterMetricFamily(name, text, labels=_MACHINE), "status", field)
+    stream = GaugeMetricFamily("edgeasd_stream_state", "1 for the state it is in.", labels=(*_MACHINE, "state"))
+    for labels, body in bodies("status"):
+        for state in STREAM_STATES:
+            stream.add_metric((*labels, state), float(body.get("state") == state))
+    yield stream
     alarm = GaugeMetricFamily("edgeasd_alarm_state", "1 for the state it is in.", labels=(*_MACHINE, "state"))
     for labels, body in bodies("event"):
         for state in ALARM_STATES:
@@ -166,7 +172,8 @@ def _of_outputs(states: list[OutputState]) -> Iterator[Metric]:
     for name, (make, field, text) in OUTPUTS.items():
         family = make(name, text, labels=("output",))
         for state in queued:
-            family.add_metric((state.name,), float(getattr(state, field) or 0))
+            if (value := getattr(state, field)) is not None:  # not tried yet
+                family.add_metric((state.name,), float(value))
         yield family
     dropped = CounterMetricFamily(
         "edgeasd_output_dropped_messages", "Messages given up since the queue was made.", labels=("output", "kind")

@@ -133,13 +133,13 @@ class Link:
     ) -> None:
         """Publish in order; `confirm(n)` once all of the first n groups are acknowledged. Raises DeliveryFailed."""
         until = time.monotonic() + (self._seconds if seconds is None else seconds)
-        under_way: deque[tuple[int, int]] = deque()
+        under_way: deque[tuple[int, int, str]] = deque()
         left = [len(group) for group in groups]
 
         def settle(at_most: int) -> None:
             while len(under_way) > at_most:
-                count, number = under_way.popleft()
-                self._await(number, until)
+                count, number, topic = under_way.popleft()
+                self._await(number, topic, until)
                 left[count - 1] -= 1
                 if not left[count - 1]:
                     confirm(count)
@@ -147,7 +147,7 @@ class Link:
         for count, group in enumerate(groups, 1):
             for publication in group:
                 settle(self._limit - 1)
-                under_way.append((count, self._send(publication)))
+                under_way.append((count, self._send(publication), publication.topic))
         settle(0)
 
     def _send(self, publication: Publication) -> int:
@@ -157,7 +157,7 @@ class Link:
             raise MessageRefused(f"{self._place}: {publication.topic}: {error}") from None
         return sent.mid
 
-    def _await(self, number: int, until: float) -> None:
+    def _await(self, number: int, topic: str, until: float) -> None:
         with self._changed:
             self._changed.wait_for(
                 lambda: number in self._acknowledged or self._ended, max(0.0, until - time.monotonic())
@@ -167,7 +167,7 @@ class Link:
             raise DeliveryFailed(self.ended or f"{self._place}: no acknowledgement within {self._seconds:g} s")
         if answer.is_failure:
             refused = MessageRefused if answer.value in _OF_THE_MESSAGE else DeliveryFailed
-            raise refused(f"{self._place}: refuses a message: {answer}")
+            raise refused(f"{self._place}: refuses a message to {topic}: {answer}")
 
     def leave(self, seconds: float) -> None:
         """Disconnect in good order, so that the broker does not publish the last will."""

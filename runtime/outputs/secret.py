@@ -35,7 +35,8 @@ def _content(path: Path, what: str) -> bytes:
             if not stat.S_ISREG(mode):
                 raise InputError(f"{what}: {path} is no plain file; name a file that holds nothing but the secret")
             if mode & stat.S_IROTH:
-                raise InputError(f"{what}: every user may read {path}; chmod 600 {path}")
+                # Owner and group stay: a file of root that the group of the service may read is as it should be.
+                raise InputError(f"{what}: every user may read {path}; chmod o= {path}")
             return handle.read(LARGEST + 2)
     except OSError as error:
         raise InputError(f"{what}: {path}: {error.strerror}; make it, readable for this service only") from None

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.outputs.addresses import is_loopback, one_of, split_address, split_url
 from edgeasd.runtime.outputs.messages import Kind
+from edgeasd.runtime.settings_problem import describe_problem, printable
 
 _Seconds = Annotated[float, Field(gt=0, le=3600.0, allow_inf_nan=False)]
 _Hours = Annotated[float, Field(gt=0, le=87_600.0, allow_inf_nan=False)]
@@ -83,8 +84,8 @@ class MqttSettings(_Remote):
     """An MQTT broker."""
 
     type: Literal["mqtt"]
-    protocol: Literal["3.1.1", "5"] = "3.1.1"
-    """Version of MQTT."""
+    protocol: Literal["3.1.1", "5"] = "5"
+    """Version of MQTT. With 3.1.1 a broker cannot say that it throws a message away: it counts as delivered."""
     client_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] | None = None
     """Name of this client; edgeasd- and the name of the box by default. Two clients of one name put each other out."""
     username: _Text | None = None
@@ -124,7 +125,9 @@ class MqttSettings(_Remote):
             raise ValueError("a password is given without username; give both")
         parts = urlsplit(self.url)
         if secret and parts.scheme == "mqtt" and not (is_loopback(parts.hostname) or self.allow_plain_text):
-            raise ValueError("the password would be sent in plain text; use mqtts://, or set allow_plain_text = true")
+            where = f"url {parts.scheme}://{parts.netloc}"
+            said = "the password would be sent in plain text; use mqtts://, or set allow_plain_text = true"
+            raise ValueError(f"{where}: {said}")
         if parts.scheme == "mqtt" and (self.ca_file or self.certificate_file):
             raise ValueError("certificates are given for mqtt://, which uses none; use mqtts://")
         return self
@@ -157,7 +160,9 @@ class WebhookSettings(_Remote):
         one_of(self.token_file, self.token_env, "token_file", "token_env")
         parts = urlsplit(self.url)
         if parts.scheme == "http" and not (is_loopback(parts.hostname) or self.allow_plain_text):
-            raise ValueError("would be sent in plain text; use https://, or set allow_plain_text = true")
+            # Without path and query, which may hold a token.
+            where = f"url {parts.scheme}://{parts.netloc}"
+            raise ValueError(f"{where}: would be sent in plain text; use https://, or set allow_plain_text = true")
         return self
 
 
@@ -202,22 +207,11 @@ def parse_outputs(value: Any, place: str) -> dict[str, OutputSettings]:
         try:
             found[name] = TYPES[kind].model_validate(dict(table))  # type: ignore[assignment]
         except ValidationError as error:
-            raise InputError(f"{place}.{name}{first_problem(error, TYPES[kind])}") from None
+            problem = describe_problem(error, TYPES[kind])
+            # What is wrong with the table as a whole names no field.
+            dot = "." if error.errors()[0]["loc"] else ": "
+            raise InputError(f"{place}.{name}{dot}{problem}") from None
     return found
-
-
-def first_problem(error: ValidationError, model: type[BaseModel]) -> str:
-    """The first thing that is wrong, as `.field value: what`; an unknown field with the nearest known name."""
-    first = error.errors(include_url=False, include_context=False)[0]
-    where = "".join(f".{part}" for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        known = [*model.model_fields]
-        near = _nearest(first["loc"][-1], known)
-        return f"{_printable(where)}: unknown; {near.removeprefix(', ') or 'use one of ' + ', '.join(known)}"
-    what = first["msg"].removeprefix("Value error, ")
-    hidden = isinstance(first["input"], Mapping) or "@" in str(first["input"])  # a URL may hold a password
-    given = "" if hidden else f" {_shown(first['input'])}"
-    return _printable(f"{where}{given}: {what}")
 
 
 def _nearest(given: Any, known: Any) -> str:
@@ -226,8 +220,4 @@ def _nearest(given: Any, known: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    return _printable(repr(value)[:80])
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else " " for c in text)[:300]
+    return printable(repr(value)[:80])

@@ -54,6 +54,17 @@ class Berths(dict[str, Berth]):
         berth = self.get(name)
         return None if berth is None or berth.served is None else berth.served.report
 
+    def identity(self, name: str) -> tuple[str, str] | None:
+        """Machine and ID of a stream; "?" and its name where neither its bundle nor the site file has said them."""
+        berth = self.get(name)
+        if berth is None:
+            return None
+        if (kept := self._kept(name)) is not None:
+            return kept.machine_type, kept.id
+        if berth.served is not None:
+            return berth.served.manifest.machine.type, berth.served.manifest.machine.id
+        return berth.settings.machine or "?", berth.settings.id or name
+
     def status(self, name: str) -> dict[str, Any] | None:
         """The body of a status message."""
         berth = self.get(name)

@@ -21,6 +21,7 @@ from edgeasd.runtime.events import EventStore
 from edgeasd.runtime.events.store import Retention
 from edgeasd.runtime.manifest import Manifest
 from edgeasd.runtime.outputs import Outputs
+from edgeasd.runtime.outputs.notices import Notices
 from edgeasd.runtime.service.boot import booted_anew
 from edgeasd.runtime.service.finding import Finding, Record
 from edgeasd.runtime.service.kept import Kept
@@ -61,6 +62,7 @@ class Keeper:
         self.kept: dict[str, Kept] = {}
         self.score_seconds, self.status_seconds = 10.0, 30.0
         self.retention = Retention()
+        self._notices = Notices("events", log)
         self.beat = time.monotonic()
         self._ticked = self._flushed = self._pruned = time.monotonic()
         self._status_at = time.monotonic()
@@ -226,7 +228,7 @@ class Keeper:
         if body is not None:
             self.teller.say("score", body, kept)
         if finding.health is not None:
-            self.teller.say("health", finding.health.to_json(), kept)
+            self.teller.say("health", {**finding.health.to_json(), "sick": finding.sick}, kept)
 
     def _pass_time(self) -> None:
         now = self.beat = time.monotonic()
@@ -239,6 +241,7 @@ class Keeper:
                     self.teller.trouble = str(error)
                 if kept.unsaved:
                     self._save(kept)
+            self._say_trouble()
         if now - self._flushed >= _HISTORY_SECONDS:
             self._flushed = now
             self._save_scores()
@@ -250,10 +253,19 @@ class Keeper:
             self._pruned = now
             self._write(lambda store: store.prune(time.time(), self.retention))
 
+    def _say_trouble(self) -> None:
+        """Once, and that it is over; what was put aside is said where that is done."""
+        if trouble := self._ledger.trouble or self.teller.trouble:
+            self._notices.failed(trouble)
+        else:
+            self._notices.well("all is well again")
+
     def _write(self, act: Callable[[EventStore], Any]) -> bool:
         """See `Ledger.write`."""
         if taken := self._ledger.write(act):
             self.teller.trouble = None
+        else:  # at once: a trouble may be over before the next tick
+            self._say_trouble()
         return taken
 
     def _save(self, kept: Kept, position: int | None = None) -> None:

@@ -10,6 +10,7 @@ from edgeasd.runtime.alarms.settings import AlarmSettings
 from edgeasd.runtime.clocks import wall_time
 from edgeasd.runtime.manifest import Manifest
 from edgeasd.runtime.outputs import ScoreSummary
+from edgeasd.runtime.outputs.messages import iso_time
 from edgeasd.runtime.service.finding import Finding
 
 _MOST_SCORES = 10_000
@@ -48,6 +49,19 @@ class Kept:
         levels = self.machine.levels
         threshold = None if levels is None else levels.on
         return self._summary.add(finding.score, complete=finding.complete, threshold=threshold, time=time, wall=wall)
+
+    def present(self, wall: float) -> dict[str, Any]:
+        """The state as the body of an event would say it; `wall` is now."""
+        machine = self.machine
+        return {
+            "state": machine.state,
+            "event": None if machine.event is None else machine.event.id,
+            "at": iso_time(wall),
+            "threshold": None if machine.levels is None else machine.levels.on,
+            "maintenance": machine.maintenance,
+            "snoozed_seconds": None if machine.snoozed else 0.0,
+            "test": False,
+        }
 
     def begin_numbers(self, last: int, wall: float) -> None:
         """Go on above `last`, and say that what was said up to there is no longer known."""

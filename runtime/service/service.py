@@ -61,6 +61,8 @@ class Service:
         """What ended the director, which nothing should."""
         self._hopeless: EdgeasdError | None = None
         self._reloading = False
+        self._said_as: dict[str, tuple[str, str]] = {}
+        """Machine and ID by which streams were last told of, for the keeper's thread."""
         self.lost_lines: Callable[[], int] = lambda: 0
 
     # Life
@@ -230,7 +232,7 @@ class Service:
             return None
         folder = site.data / "queues"
         folder.mkdir(exist_ok=True, mode=0o750)
-        return Outputs(site.outputs, folder, site=site.name, on_command=self._command_from_outside)
+        return Outputs(site.outputs, folder, site=site.name, on_command=self._command_from_outside, log=self._log)
 
     def _exchange_outputs(self, site: Site) -> None:
         """The old ones must be closed first: they hold queues and addresses. Meanwhile events wait in the store."""
@@ -279,15 +281,32 @@ class Service:
     def _say_status(self, name: str) -> None:
         """A status message of a stream, or of the service itself for ""."""
         if name:
-            body = self.fleet.berths.status(name)
-            health = self.fleet.berths.health(name)
-            if body is not None and health is not None:
-                self.keeper.teller.say("status", body, self.keeper.kept[name])
-                self.keeper.teller.say("health", health.to_json(), self.keeper.kept[name])
+            self._say_stream(name)
             return
+        for other in [other for other in list(self.fleet.berths) if other not in self.keeper.kept]:
+            self._say_stream(other)
         self.keeper.teller.say("status", service_body(self.state()))
 
+    def _say_stream(self, name: str) -> None:
+        berths, kept, teller = self.fleet.berths, self.keeper.kept.get(name), self.keeper.teller
+        body, health, who = berths.status(name), berths.health(name), berths.identity(name)
+        # What is not kept yet will be in a moment, unless it failed.
+        if body is None or who is None or (kept is None and body["state"] == "starting"):
+            return
+        if self._said_as.get(name, who) != who:
+            self._say_not_there(name, f"is {who[0]} {who[1]}")
+        self._said_as[name] = who
+        teller.say("status", body, kept, who=who)
+        if health is not None:
+            teller.say("health", {**health.to_json(), "sick": berths.sick(name)}, kept, who=who)
+
+    def _say_not_there(self, name: str, reason: str) -> None:
+        """Under the machine and ID that a stream had, or a broker would keep its last status for ever."""
+        self.keeper.teller.say("stop", {"state": "stopped", "reason": reason}, who=self._said_as.pop(name))
+
     def _say_stop(self, reason: str) -> None:
+        for name in [name for name in self._said_as if name not in self.keeper.kept]:
+            self._say_not_there(name, reason)
         for name, kept in self.keeper.kept.items():
             body = self.fleet.berths.status(name)
             if body is not None:

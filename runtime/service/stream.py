@@ -247,7 +247,13 @@ class ServedStream:
     @property
     def sick(self) -> bool:
         """Whether no alarm may come from this input: it is sick, or not there."""
-        return self._health.sick or (self.source.live and self.source.state == "reopening")
+        return self._health.sick or (self.source.live and self._absent)
+
+    @property
+    def _absent(self) -> bool:
+        state = self.source.state
+        # Without a reason it is only about to be opened for the first time.
+        return state == "reopening" or (state == "opening" and bool(self.source.reason))
 
     @property
     def skipped(self) -> int:

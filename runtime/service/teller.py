@@ -24,11 +24,22 @@ class Teller:
         self.trouble: str | None = None
         """Why a message could not be made; whoever sees that things are well again sets it to None."""
 
-    def say(self, kind: Any, body: dict[str, Any], kept: Kept | None = None, *, again: bool = False) -> None:
-        """A message to every output; `again`: one that may have been said before."""
+    def say(
+        self,
+        kind: Any,
+        body: dict[str, Any],
+        kept: Kept | None = None,
+        *,
+        again: bool = False,
+        who: tuple[str, str] | None = None,
+    ) -> None:
+        """A message to every output; `again`: one that may have been said before.
+
+        `who` is machine and ID where nothing is kept of them; without both it is a message of the service itself.
+        """
         if self.outputs is None:
             return
-        machine, id = (None, None) if kept is None else (kept.machine_type, kept.id)
+        machine, id = (who or (None, None)) if kept is None else (kept.machine_type, kept.id)
         event = None if kept is None or kept.machine.event is None else kept.machine.event.id
         try:
             message = make_message(kind, body, site=self.site, machine=machine, id=id, wall=time.time(), event=event)
@@ -54,8 +65,11 @@ class Teller:
             for message in found:
                 self.say_transition(message, kept)
             last = int(found[-1]["sequence"])
-        for message in self._transitions(machine, id, latest - 1):
+        remembered = self._transitions(machine, id, latest - 1)
+        for message in remembered:
             self.outputs.remember(make_message("event", message, site=self.site, wall=time.time()))
+        if not remembered and not kept.unsaved:
+            self.outputs.present(machine, id, kept.present(time.time()))
 
     def _transitions(self, machine: str, id: str, after: int) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = self._ledger.read(

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import stat
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.outputs.settings import parse_outputs
+from edgeasd.runtime.settings_problem import describe_problem, printable
 from edgeasd.runtime.site.places import place_everything
 from edgeasd.runtime.site.settings import Site, SiteSettings
 
@@ -51,7 +49,7 @@ def parse_site(data: bytes, path: Path) -> Site:
     try:
         raw = tomllib.loads(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not TOML ({_printable(_toml_problem(error, data))}); correct it there") from None
+        raise InputError(f"{path}: not TOML ({printable(_toml_problem(error, data))}); correct it there") from None
     outputs = parse_outputs(raw.pop("outputs", {}), f"{path}: outputs")
     try:
         settings = SiteSettings.model_validate({**raw, "outputs": outputs})
@@ -75,49 +73,3 @@ def _toml_problem(error: Exception, data: bytes) -> str:
 def _position(before: bytes) -> str:
     lines = before.decode("utf-8", "replace").split("\n")
     return f"(at line {len(lines)}, column {len(lines[-1]) + 1})"
-
-
-def describe_problem(error: ValidationError, model: type[BaseModel]) -> str:
-    """The first thing that is wrong, as `field.field value: what`; an unknown key with the nearest known name."""
-    found = error.errors(include_url=False, include_context=False)
-    # A misspelt key is both unknown and missing; only the one says what to do.
-    first = next((one for one in found if one["type"] == "extra_forbidden"), found[0])
-    location = [part for part in first["loc"] if part != "[key]"]
-    where = ".".join(str(part) for part in location)
-    if first["type"] == "extra_forbidden":
-        known = _fields(model, location[:-1])
-        near = difflib.get_close_matches(str(location[-1]), known, 1)
-        hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(known)}"
-        return _printable(f"{where}: unknown; {hint}")
-    if first["type"] == "missing":
-        return _printable(f"{where}: is missing; add it")
-    what = first["msg"].removeprefix("Value error, ")
-    given = "" if isinstance(first["input"], Mapping) else f" {str(first['input'])[:80]!r}"
-    remedy = "" if ";" in what else "; correct it"
-    return _printable(f"{where}{given}: {what}{remedy}".removeprefix(": "))
-
-
-def _fields(model: Any, location: list[Any]) -> list[str]:
-    """Names that are known at `location` below `model`."""
-    named = False
-    for part in location:
-        if named:  # the name of a table in a table of tables, whose model is known already
-            named = False
-        elif part in model.model_fields:
-            annotation = model.model_fields[part].annotation
-            model = next((kind for kind in _leaves(annotation) if _is_model(kind)), model)
-            named = getattr(annotation, "__origin__", None) is dict
-    return list(model.model_fields)
-
-
-def _is_model(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, BaseModel)
-
-
-def _leaves(annotation: Any) -> list[Any]:
-    inner = get_args(annotation)
-    return [annotation] if not inner else [leaf for part in inner for leaf in _leaves(part)]
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else " " for c in text)[:400]

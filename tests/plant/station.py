@@ -31,6 +31,7 @@ retry_longest_seconds = 0.4
 [outputs.three]
 type = "mqtt"
 url = "mqtt://127.0.0.1:{broker}"
+protocol = "3.1.1"
 client_id = "box-three"
 prefix = "three"
 {fast}

@@ -210,3 +210,18 @@ def test_events_that_a_crash_kept_from_an_output_reach_it_once(tmp_path: Path, a
         for number in (4, 5, 6):
             hub.put(an_event(number))
     assert [line["body"]["sequence"] for line in lines(tmp_path / "o.jsonl")] == [4, 5, 6]
+
+
+def test_a_receiver_that_is_away_is_told_once_and_so_is_its_return(
+    tmp_path: Path, web_server: WebServer, an_event: Make
+) -> None:
+    web_server.answer(*[503] * 5)
+    told: list[str] = []
+    tables = {"hook": {"type": "webhook", "url": web_server.url, **FAST}}
+    with outputs(tmp_path, tables, log=told.append) as hub:
+        for number in range(1, 4):
+            hub.put(an_event(number))
+        until(lambda: state(hub, "hook").delivered == 3 and len(told) == 2)
+    place = f"http://127.0.0.1:{web_server.port}"
+    assert told[0] == f"output hook: {place}: answered 503; its messages wait in the queue"
+    assert told[1].startswith("output hook: delivers again")

@@ -73,6 +73,8 @@ def test_a_scrape_shows_machines_and_outputs(hub: Outputs, an_event: Make, a_sco
 
     valve = {"machine": "valve", "id": "00"}
     assert of("edgeasd_clip_score", **valve) == 0.25
+    assert of("edgeasd_stream_state", state="running", **valve) == 1.0
+    assert of("edgeasd_stream_state", state="failed", **valve) == 0.0
     assert of("edgeasd_alarm_state", state="acknowledged", **valve) == 1.0
     assert of("edgeasd_alarm_state", state="alarm", **valve) == 0.0
     assert of("edgeasd_alarms_total", **valve) == 1.0
@@ -87,6 +89,24 @@ def test_a_scrape_shows_machines_and_outputs(hub: Outputs, an_event: Make, a_sco
     assert of("edgeasd_output_connected", output="hook") == 0.0
     assert of("edgeasd_output_connected", output="file") == 1.0
     assert [labels for name, labels in seen if name == "edgeasd_build_info" and ("site", 'plant "1"') in labels]
+
+
+def test_a_machine_without_an_event_shows_its_state_and_sends_none(hub: Outputs, an_event: Make) -> None:
+    hub.present("valve", "00", {"state": "normal", "maintenance": False, "snoozed_seconds": 0.0})
+    labels = {"machine": "valve", "id": "00"}
+    seen = samples(get(hub.metrics_addresses[0])[1])
+    assert seen["edgeasd_alarm_state", frozenset({**labels, "state": "normal"}.items())] == 1.0
+    assert seen["edgeasd_alarms_total", frozenset(labels.items())] == 0.0
+    hub.put(an_event(1))
+    seen = samples(get(hub.metrics_addresses[0])[1])
+    assert seen["edgeasd_alarm_state", frozenset({**labels, "state": "normal"}.items())] == 0.0
+    until(lambda: [state for state in hub.state() if state.name == "file" and state.delivered == 1])
+
+
+def test_an_output_that_was_not_tried_yet_is_not_called_dead(hub: Outputs) -> None:
+    seen = samples(get(hub.metrics_addresses[0])[1])
+    assert ("edgeasd_output_queued_messages", frozenset({("output", "hook")})) in seen
+    assert ("edgeasd_output_connected", frozenset({("output", "hook")})) not in seen
 
 
 def test_an_alarm_from_before_the_start_is_shown_and_not_counted(hub: Outputs, an_event: Make) -> None:

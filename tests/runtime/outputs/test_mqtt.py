@@ -129,6 +129,19 @@ def test_a_broker_that_has_forgotten_is_told_of_an_alarm_from_before_the_start(
         later.close()
 
 
+def test_a_broker_knows_the_state_of_a_machine_that_never_had_an_event(
+    tmp_path: Path, broker: Broker, listener: Listener, an_event: Make
+) -> None:
+    where = "edgeasd/plant 1/valve/00"
+    with hub_to(tmp_path, broker.port) as hub:
+        hub.present("valve", "00", {"state": "normal", "event": None, "at": "2027-01-15T08:00:00.000Z"})
+        until(lambda: listener.of(f"{where}/state"))
+        hub.put(an_event(1))
+        until(lambda: len(listener.of(f"{where}/state")) == 2)
+    assert [json.loads(payload)["state"] for payload in listener.of(f"{where}/state")] == ["normal", "alarm"]
+    assert [message["sequence"] for message in listener.messages("/event")] == [1]
+
+
 def test_a_line_that_stalls_and_is_cut_loses_nothing_and_keeps_the_order(
     tmp_path: Path, broker: Broker, listener: Listener, an_event: Make, proxies: Callable[..., Any]
 ) -> None:
@@ -207,6 +220,40 @@ def test_password_and_refusal(tmp_path: Path, an_event: Make) -> None:
         secret.write_text("hush hush\n")  # the right one, while it runs
         until(lambda: state(hub).delivered == 1)
         hub.close()
+    finally:
+        broker.stop()
+
+
+def _listed(tmp_path: Path, repository: Path) -> Broker:
+    """A broker with the access list of the documentation, and a reader who may read everything."""
+    text = (repository / "docs" / "outputs.md").read_text("utf-8")
+    rules = text[text.index("user edgeasd\n") :].split("```")[0]
+    (tmp_path / "acl").write_text(rules.replace("/plant/", "/plant 1/") + "user reader\ntopic read #\n")
+    (tmp_path / "passwords").write_text("")
+    for user in ("edgeasd", "reader"):
+        subprocess.run(["mosquitto_passwd", "-b", str(tmp_path / "passwords"), user, "hush"], check=True)
+    files = f"password_file {tmp_path / 'passwords'}", f"acl_file {tmp_path / 'acl'}"
+    return Broker(tmp_path / "listed", "allow_anonymous false", *files)
+
+
+def test_the_access_list_of_the_documentation_is_enough_and_what_it_forbids_is_not_called_delivered(
+    tmp_path: Path, repository: Path, an_event: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HUSH", "hush")
+    broker = _listed(tmp_path, repository)
+    broker.start()
+    account = {"username": "edgeasd", "password_env": "HUSH"}
+    try:
+        given = {"discovery": True, "commands": True, **account}
+        with hub_to(tmp_path, broker.port, on_command=lambda *_: None, **given) as hub:
+            hub.put(an_event(1))
+            until(lambda: state(hub).delivered == 1)
+            assert state(hub).last_error is None
+        with hub_to(tmp_path / "other", broker.port, prefix="elsewhere", **account) as hub:
+            hub.put(an_event(1))
+            until(lambda: state(hub).failed)
+            assert "refuses a message to elsewhere/plant 1/" in str(state(hub).last_error)
+            assert state(hub).delivered == 0
     finally:
         broker.stop()
 

@@ -186,7 +186,7 @@ def test_a_secret_is_checked_at_the_start(tmp_path: Path, monkeypatch: pytest.Mo
     secret = tmp_path / "secret"
     secret.write_text("hush")
     secret.chmod(0o644)
-    with pytest.raises(InputError, match="every user may read.*chmod 600") as refused:
+    with pytest.raises(InputError, match="every user may read.*chmod o= ") as refused:
         sink(url, secret_file=str(secret))
     assert "hush" not in str(refused.value)
     secret.write_text("\n")

@@ -9,6 +9,7 @@ import sqlite3
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -78,11 +79,58 @@ def test_a_source_that_is_killed_comes_back_and_the_others_do_not_notice(site: A
     assert process.returncode == 0, said
 
 
-def start(site: Any) -> tuple[Service, list[dict[str, Any]]]:
+def start(site: Any, logged: list[str] | None = None) -> tuple[Service, list[dict[str, Any]]]:
     records: list[dict[str, Any]] = []
-    service = Service(read_site(site.file), lambda record, may_drop: records.append(record))
+    log = [] if logged is None else logged
+    service = Service(read_site(site.file), lambda record, may_drop: records.append(record), log.append)
     service.start()
     return service, records
+
+
+def test_a_stream_without_its_device_or_bundle_says_so_to_the_outputs(site: Any, sound: Path) -> None:
+    absent = 'device = "hw:CARD=edgeasd_not_there"'
+    broken = site.folder / "broken"
+    broken.mkdir()
+    site.write(
+        f'input = "{sound}"\nloop = true',
+        absent,
+        f'input = "{sound}"\nbundle = "{broken}"\n[outputs.log]\ntype = "jsonl"\npath = "log.jsonl"',
+        top="status_seconds = 1.0",
+    )
+    service, _ = start(site)
+
+    def said(id: str, kind: str) -> list[dict[str, Any]]:
+        path = site.data / "log.jsonl"
+        found = [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
+        return [one["body"] for one in found if (one["id"], one["kind"]) == (id, kind)]
+
+    try:
+        site.until(lambda: any(one["sick"] for one in said("b", "health")))
+        site.until(lambda: said("a", "health") and said("b", "status") and said("c", "status"))
+        assert not said("a", "health")[-1]["sick"]
+        assert said("b", "status")[-1]["state"] == said("c", "status")[-1]["state"] == "failed"
+        assert "edgeasd_not_there" in said("b", "status")[-1]["reason"]
+        assert str(broken) in said("c", "status")[-1]["reason"]
+    finally:
+        service.stop("test")
+    assert said("c", "stop")[-1]["state"] == "stopped"
+
+
+def test_a_fresh_site_shows_the_alarm_state_of_its_machines(site: Any, sound: Path) -> None:
+    pytest.importorskip("prometheus_client", reason="NO prometheus-client: install 'edgeasd[serve]'")
+    page = '[outputs.page]\ntype = "prometheus"\naddress = "127.0.0.1:0"'
+    site.write(f'input = "{sound}"\nloop = true\n[streams.a.alarm]\non = 1e6\noff = 1e5\n{page}')
+    service, _ = start(site)
+    try:
+        site.until(service.loaded.is_set)
+        outputs = service.keeper.teller.outputs
+        assert outputs is not None
+        host, port = outputs.metrics_addresses[0]
+        with urllib.request.urlopen(f"http://{host}:{port}/metrics", timeout=5) as answer:
+            text = answer.read().decode()
+        assert 'edgeasd_alarm_state{id="a",machine="valve",state="normal"} 1.0' in text
+    finally:
+        service.stop("test")
 
 
 def test_a_full_disk_costs_no_event_and_holds_up_no_score(
@@ -99,7 +147,8 @@ def test_a_full_disk_costs_no_event_and_holds_up_no_score(
     monkeypatch.setattr(EventStore, "append", guarded)
     alarm = "[streams.a.alarm]\non = 0.2\nhysteresis = 0.0\ncooldown_seconds = 0.0\nk = 1\nn = 1\n"
     site.write(f'input = "{sound}"\nloop = true\n{alarm}[outputs.log]\ntype = "jsonl"\npath = "log.jsonl"\n')
-    service, records = start(site)
+    logged: list[str] = []
+    service, records = start(site, logged)
     try:
         site.until(lambda: any(one["type"] == "alarm_state" for one in records))
         full.set()
@@ -111,8 +160,10 @@ def test_a_full_disk_costs_no_event_and_holds_up_no_score(
             service.command("a", {"command": "test"})
         full.clear()
         site.until(lambda: service.state().trouble is None)
+        site.until(lambda: "events: all is well again" in logged)
     finally:
         service.stop("test")
+    assert len([line for line in logged if "disk is full" in line]) == 1
     told = [one for one in records if one["type"] == "alarm_state"]
     assert [one["sequence"] for one in told] == list(range(1, len(told) + 1))
     with sqlite3.connect(site.data / "events.db") as store:

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from edgeasd.runtime.errors import DeviceError, InputError
 from edgeasd.runtime.outputs.settings import JsonlSettings
 from edgeasd.runtime.service.inputs import Inputs
+from edgeasd.runtime.settings_problem import ALLOWED
 from edgeasd.runtime.site import (
     EngineSettings,
     Site,
@@ -28,7 +29,7 @@ from edgeasd.runtime.site import (
     parse_site,
     problem_of_file,
 )
-from edgeasd.runtime.site.schema import schema_text
+from edgeasd.runtime.site.schema import schema_text, site_schema
 from edgeasd.runtime.site.sharing import sharing_problems
 
 pytestmark = pytest.mark.core
@@ -98,6 +99,11 @@ def test_relative_paths_begin_at_the_site_file_and_those_of_outputs_in_the_data_
             'site = "p"\n' + STREAM + '[outputs.x]\ntype = "mqtt"\nurl = "mqtt://u:pw@h"',
             "give them by file or environment",
         ),
+        (
+            'site = "p"\n' + STREAM.replace("streams.pump", 'streams."pump 1"'),
+            "streams.pump 1: is not allowed; use letters, digits, - and _",
+        ),
+        ('site = "p"\n[engines.e]\naccelerator = "gpu"\n' + STREAM, "'gpu': is not allowed; use auto, cpu, cuda"),
         ('site = "p"\ndata = "."\n' + STREAM, "holds the site file itself"),
         ('site = "p"\ndata = "/"\n' + STREAM, "holds the site file itself"),
         ("site = ", "not TOML (Invalid value (at line 1, column 7"),
@@ -419,3 +425,17 @@ def test_streams_that_share_an_input_have_bundles_of_one_rate() -> None:
     assert sharing_problems(streams, {"a": 16000, "b": 16000}) == []
     (said,) = sharing_problems(streams, {"a": 16000, "b": 32000})
     assert str(said).endswith("its bundle wants 32000 Hz and the other 16000 Hz; use bundles of one rate")
+
+
+def test_every_pattern_of_the_settings_has_words_for_people() -> None:
+    def patterns(value: Any) -> set[str]:
+        if isinstance(value, list):
+            return {found for one in value for found in patterns(one)}
+        if not isinstance(value, dict):
+            return set()
+        own = {value["pattern"]} if isinstance(value.get("pattern"), str) else set(value.get("patternProperties", ()))
+        return own | patterns(list(value.values()))
+
+    known = patterns(site_schema())
+    assert len(known) > 5
+    assert known <= set(ALLOWED)
