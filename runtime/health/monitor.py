@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from itertools import islice
 
 import numpy as np
 
@@ -25,6 +26,8 @@ SPAN_WINDOWS = 50
 """Windows in a mean: 10 s, which is what a clip score looks back on."""
 HOLE_WINDOWS = 300
 """Windows in which holes are counted: 60 s."""
+RECENT_WINDOWS = 5
+"""Windows whose level makes an input suspect: 1 s."""
 STRETCH_WINDOWS = 5
 """Windows that are searched for a repeated block at once: 1 s."""
 MIN_RATE, MAX_RATE = 4_000, 768_000
@@ -111,6 +114,16 @@ class HealthMonitor:
         return self._sick_since is not None
 
     @property
+    def suspect(self) -> bool:
+        """Whether the sound of this moment is like that of a sick input, which may not be known yet.
+
+        Level counts from the last second: that of 10 s, which decides, takes long to leave its range.
+        """
+        named = self.settings.sick
+        stray = self._stray()
+        return any((latch.pending or name == stray) and name in named for name, latch in self._latches.items())
+
+    @property
     def at_seconds(self) -> float:
         """Seconds of sound so far, lost sound included."""
         return (self._position + self._held % self._size) / self.sample_rate
@@ -194,6 +207,15 @@ class HealthMonitor:
 
     def _level(self) -> float | None:
         return _dbfs(math.sqrt(sum(self._powers) / SPAN_WINDOWS)) if len(self._powers) == SPAN_WINDOWS else None
+
+    def _stray(self) -> str | None:
+        """The level state that the last second alone asks for."""
+        if self.level is None or not self.settings.level.enabled or len(self._powers) < RECENT_WINDOWS:
+            return None
+        level = _dbfs(math.sqrt(sum(islice(reversed(self._powers), RECENT_WINDOWS)) / RECENT_WINDOWS))
+        if level < self.level.low_dbfs:
+            return "level_low"
+        return "level_high" if level > self.level.high_dbfs else None
 
     def _update_sick(self) -> None:
         active = [latch.since for name, latch in self._latches.items() if latch.active and name in self.settings.sick]
