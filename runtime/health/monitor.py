@@ -18,6 +18,7 @@ from edgeasd.runtime.health.latch import Latch
 from edgeasd.runtime.health.repeats import repeated_block
 from edgeasd.runtime.health.report import UNITS, HealthChange, HealthReport, StateReport
 from edgeasd.runtime.health.settings import FLOOR_DBFS, STATES, HealthSettings, LevelRange, StateSettings
+from edgeasd.runtime.health.sliding import SlidingCount
 from edgeasd.runtime.health.window import WindowFigures, WindowMeter
 from edgeasd.runtime.logmel import Float32Array, check_samples
 
@@ -40,18 +41,6 @@ def _dbfs(value: float) -> float:
 _Verdict = tuple[bool, bool, float | None]
 """Whether a window asks a state to begin, whether it asks it to end, and the figure that was compared."""
 _UNKNOWN: _Verdict = (False, False, None)
-
-
-class _SlidingCount:
-    """The sum of the last `length` whole numbers, without adding them all up again."""
-
-    def __init__(self, length: int) -> None:
-        self._last: deque[int] = deque([0] * length, maxlen=length)
-        self.total = 0
-
-    def add(self, count: int) -> None:
-        self.total += count - self._last[0]
-        self._last.append(count)
 
 
 class HealthMonitor:
@@ -84,8 +73,8 @@ class HealthMonitor:
         self._block: int | None = None
         self._means: deque[float] = deque(maxlen=SPAN_WINDOWS)
         self._powers: deque[float] = deque(maxlen=SPAN_WINDOWS)
-        self._clipped = _SlidingCount(SPAN_WINDOWS)
-        self._hole_counts = _SlidingCount(HOLE_WINDOWS)
+        self._clipped = SlidingCount(SPAN_WINDOWS)
+        self._hole_counts = SlidingCount(HOLE_WINDOWS)
         self._reported_holes = 0
         drop = settings.dropouts
         edge = 10.0 ** (drop.edge_dbfs / 20.0)
