@@ -1,4 +1,4 @@
-"""Write docs/schemas/: the JSON schemas of the messages that leave a box, from the models that check them.
+"""Write docs/schemas/: the JSON schemas of site.toml and of the messages that leave a box, from their models.
 
 python docs/make_schemas.py
 """
@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from edgeasd.runtime.outputs.messages import DELIVERED, SCHEMA
+from edgeasd.runtime.site.schema import schema_text
 
 FOLDER = Path(__file__).parent / "schemas"
 
 
 def schemas() -> dict[str, str]:
-    """File name to content, for every kind of message."""
-    found: dict[str, str] = {}
+    """File name to content: the site file, and every kind of message."""
+    found = {"site.json": schema_text()}
     for name, model in DELIVERED.items():
         schema: dict[str, Any] = {
             "$schema": "https://json-schema.org/draft/2020-12/schema",

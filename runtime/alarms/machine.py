@@ -114,7 +114,7 @@ class AlarmMachine:
             s.forget()
             return said + ([self._say("input_sick", seen.wall)] if begun else [])
         if s.sick_at is not None:
-            if now - s.sick_at < self.settings.settle_seconds:
+            if now - s.sick_at < max(self.settings.settle_seconds, seen.looks_back):
                 return said
             s.sick_at = None
             said.append(self._say("input_healthy", seen.wall))
@@ -130,7 +130,7 @@ class AlarmMachine:
             return said
         # Infinite scores happen and JSON has no infinity; no finite threshold tells the two apart.
         score = min(max(float(seen.score), -_LARGEST), _LARGEST)
-        return said + self._judge(score, self.levels, now, seen.wall)
+        return said + self._judge(score, self.levels, now, seen.wall, raises=not seen.suspect)
 
     def command(self, given: Command, time: float, wall: float) -> list[Transition]:
         """Obey; returns what changed: nothing where there was nothing to do, as when a command comes twice.
@@ -183,7 +183,7 @@ class AlarmMachine:
     def _cooled(self, now: float) -> bool:
         return self._s.cleared_at is None or now - self._s.cleared_at >= self.settings.cooldown_seconds
 
-    def _judge(self, score: float, levels: Levels, now: float, wall: float) -> list[Transition]:
+    def _judge(self, score: float, levels: Levels, now: float, wall: float, *, raises: bool) -> list[Transition]:
         s = self._s
         s.alarm.add(score, levels.on, levels.off, levels.n)
         if levels.warning is not None and levels.warning_off is not None:
@@ -195,14 +195,14 @@ class AlarmMachine:
             over = s.alarm.quiet >= levels.clear_after
             return [self._close("score", now, wall, score=score)] if over else []
         due = s.held_since is not None and now - s.held_since >= self.settings.min_seconds
-        if due and s.cleared_at is None and s.snoozed_until is None:
+        if due and raises and s.cleared_at is None and s.snoozed_until is None:
             s.event = Event(id=self._new_id(wall), raised_wall=wall, peak=score)
             return [self._say("score", wall, "alarm", score=score)]
-        return self._warn(score, levels, wall)
+        return self._warn(score, levels, wall, raises=raises)
 
-    def _warn(self, score: float, levels: Levels, wall: float) -> list[Transition]:
+    def _warn(self, score: float, levels: Levels, wall: float, *, raises: bool) -> list[Transition]:
         s = self._s
-        if s.state == "normal" and sum(s.warning.above) >= levels.k:
+        if raises and s.state == "normal" and sum(s.warning.above) >= levels.k:
             return [self._say("score", wall, "warning", score=score)]
         if s.state == "warning" and (levels.warning is None or s.warning.quiet >= levels.clear_after):
             s.warning.above.clear()

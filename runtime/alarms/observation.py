@@ -22,3 +22,7 @@ class Observation:
     """Whether the input is sick; see `edgeasd.runtime.health`."""
     gap: bool = False
     """Whether sound was lost since the last observation."""
+    suspect: bool = False
+    """Whether the input may be sick, and that is not known yet. Nothing is raised meanwhile."""
+    looks_back: float = 0.0
+    """Seconds of sound that a clip score comes from: so long scores after sick input may still contain it."""

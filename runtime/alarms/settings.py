@@ -60,7 +60,7 @@ class AlarmSettings(BaseModel):
     cooldown_seconds: _Seconds = 0.0
     """After an alarm none is raised for so long."""
     settle_seconds: _Seconds = 10.2
-    """Scores are ignored for so long after sick input: a clip score looks back over that much sound."""
+    """Scores are ignored for so long after sick input, and for as long as they look back where that is longer."""
     gap_clears: bool = True
     """Whether lost sound ends an open event; else only the row of scores begins afresh."""
 

@@ -17,6 +17,11 @@ class Latch:
         self._row = 0
         self._row_began = 0
 
+    @property
+    def pending(self) -> bool:
+        """Whether the last window asked for it to begin, and it has not begun."""
+        return self._row > 0 and not self.active
+
     def update(self, begin: bool, end: bool, position: int) -> bool:
         """Add the window that starts at sample `position`; True where the state changed."""
         asked = end if self.active else begin

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from itertools import islice
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from edgeasd.runtime.health.latch import Latch
 from edgeasd.runtime.health.repeats import repeated_block
 from edgeasd.runtime.health.report import UNITS, HealthChange, HealthReport, StateReport
 from edgeasd.runtime.health.settings import FLOOR_DBFS, STATES, HealthSettings, LevelRange, StateSettings
+from edgeasd.runtime.health.sliding import SlidingCount
 from edgeasd.runtime.health.window import WindowFigures, WindowMeter
 from edgeasd.runtime.logmel import Float32Array, check_samples
 
@@ -25,6 +27,8 @@ SPAN_WINDOWS = 50
 """Windows in a mean: 10 s, which is what a clip score looks back on."""
 HOLE_WINDOWS = 300
 """Windows in which holes are counted: 60 s."""
+RECENT_WINDOWS = 5
+"""Windows whose level makes an input suspect: 1 s."""
 STRETCH_WINDOWS = 5
 """Windows that are searched for a repeated block at once: 1 s."""
 MIN_RATE, MAX_RATE = 4_000, 768_000
@@ -37,18 +41,6 @@ def _dbfs(value: float) -> float:
 _Verdict = tuple[bool, bool, float | None]
 """Whether a window asks a state to begin, whether it asks it to end, and the figure that was compared."""
 _UNKNOWN: _Verdict = (False, False, None)
-
-
-class _SlidingCount:
-    """The sum of the last `length` whole numbers, without adding them all up again."""
-
-    def __init__(self, length: int) -> None:
-        self._last: deque[int] = deque([0] * length, maxlen=length)
-        self.total = 0
-
-    def add(self, count: int) -> None:
-        self.total += count - self._last[0]
-        self._last.append(count)
 
 
 class HealthMonitor:
@@ -81,8 +73,8 @@ class HealthMonitor:
         self._block: int | None = None
         self._means: deque[float] = deque(maxlen=SPAN_WINDOWS)
         self._powers: deque[float] = deque(maxlen=SPAN_WINDOWS)
-        self._clipped = _SlidingCount(SPAN_WINDOWS)
-        self._hole_counts = _SlidingCount(HOLE_WINDOWS)
+        self._clipped = SlidingCount(SPAN_WINDOWS)
+        self._hole_counts = SlidingCount(HOLE_WINDOWS)
         self._reported_holes = 0
         drop = settings.dropouts
         edge = 10.0 ** (drop.edge_dbfs / 20.0)
@@ -109,6 +101,16 @@ class HealthMonitor:
     def sick(self) -> bool:
         """Whether a state is active that makes the input sick."""
         return self._sick_since is not None
+
+    @property
+    def suspect(self) -> bool:
+        """Whether the sound of this moment is like that of a sick input, which may not be known yet.
+
+        Level counts from the last second: that of 10 s, which decides, takes long to leave its range.
+        """
+        named = self.settings.sick
+        stray = self._stray()
+        return any((latch.pending or name == stray) and name in named for name, latch in self._latches.items())
 
     @property
     def at_seconds(self) -> float:
@@ -194,6 +196,15 @@ class HealthMonitor:
 
     def _level(self) -> float | None:
         return _dbfs(math.sqrt(sum(self._powers) / SPAN_WINDOWS)) if len(self._powers) == SPAN_WINDOWS else None
+
+    def _stray(self) -> str | None:
+        """The level state that the last second alone asks for."""
+        if self.level is None or not self.settings.level.enabled or len(self._powers) < RECENT_WINDOWS:
+            return None
+        level = _dbfs(math.sqrt(sum(islice(reversed(self._powers), RECENT_WINDOWS)) / RECENT_WINDOWS))
+        if level < self.level.low_dbfs:
+            return "level_low"
+        return "level_high" if level > self.level.high_dbfs else None
 
     def _update_sick(self) -> None:
         active = [latch.since for name, latch in self._latches.items() if latch.active and name in self.settings.sick]

@@ -25,6 +25,10 @@ class Finding:
     """Of the score: the sample of the source before which it ends."""
     health: HealthReport | None = None
     """Given where a health state began or ended."""
+    suspect: bool = False
+    """Whether the input may be sick, and that is not known yet."""
+    looks_back: float | None = None
+    """Of the score: the seconds of sound that it comes from."""
 
 
 Record = dict[str, Any]

@@ -17,6 +17,13 @@ _MOST_SCORES = 10_000
 """Scores that wait for a store which cannot be written: half an hour of one stream."""
 
 
+def clip_seconds(manifest: Manifest) -> float:
+    """Seconds of sound that a clip score comes from where every segment is scored."""
+    features, segments = manifest.features, manifest.segments
+    frames = segments.frames + (segments.sections - 1) * segments.hop
+    return features.sample_count(frames) / features.sample_rate
+
+
 class Kept:
     """One stream as the keeper sees it. Used by the keeper's thread only."""
 
@@ -32,6 +39,7 @@ class Kept:
         """Number of the last transition that is not to be counted again: told by this process, or from before it."""
         self._summary = ScoreSummary(score_seconds)
         self._clock = float("-inf")
+        self._looks_back = clip_seconds(manifest)
 
     def _advance(self, time: float) -> float:
         """Findings are of the time of their sound, commands of now: the machine must not see time run back."""
@@ -41,8 +49,20 @@ class Kept:
     def find(self, finding: Finding) -> dict[str, Any] | None:
         """Take in a finding; the body of a score message where one is due."""
         time, wall = self._advance(finding.time), wall_time(finding.time)
-        seen = Observation(time, wall, finding.score, finding.complete, finding.sick, finding.gap)
-        self.unsaved += self.machine.step(seen)
+        if finding.complete and finding.looks_back is not None:
+            self._looks_back = finding.looks_back
+        self.unsaved += self.machine.step(
+            Observation(
+                time=time,
+                wall=wall,
+                score=finding.score,
+                complete=finding.complete,
+                sick=finding.sick,
+                gap=finding.gap,
+                suspect=finding.suspect,
+                looks_back=self._looks_back,
+            )
+        )
         if finding.score is None:
             return None
         self.scores.append((wall, finding.score))
@@ -69,7 +89,8 @@ class Kept:
 
     def tick(self, time: float, sick: bool) -> None:
         """Let time pass where no scores come."""
-        self.unsaved += self.machine.step(Observation(self._advance(time), wall_time(time), sick=sick))
+        seen = Observation(self._advance(time), wall_time(time), sick=sick, looks_back=self._looks_back)
+        self.unsaved += self.machine.step(seen)
 
     def command(self, command: Command, time: float) -> list[Transition]:
         """Obey; returns what changed."""

@@ -71,6 +71,8 @@ class ServedStream:
         """Who keeps the evidence of its events."""
         self._rule = AlarmRule(manifest.threshold)
         self._expected, self._offset = 0, 0
+        self._starts: deque[int] = deque(maxlen=manifest.segments.sections)
+        """First sample of each of the last segments that were scored."""
         self._arrivals: deque[tuple[int, float]] = deque()
         """End of each block in samples, and when its last one was captured."""
         self.latencies = Latencies()
@@ -122,6 +124,7 @@ class ServedStream:
             self._health = self._new_health()
         self.settings, self.manifest = settings, manifest
         self._rule = AlarmRule(manifest.threshold)
+        self._starts = deque(maxlen=manifest.segments.sections)
         self.facts, self.failure = engine_facts(scorer), None
         if self.stream is None or not self.stream.continue_with(scorer):
             if self.stream is not None:
@@ -189,8 +192,22 @@ class ServedStream:
             if self.recorder is not None:
                 wall = wall_time(time)
                 self.recorder.score(end, wall, score.score, score.clip_score, score.complete)
-            found = Finding(self.name, time, score.clip_score, score.complete, self.sick, position=end)
+            found = Finding(
+                self.name,
+                time,
+                score.clip_score,
+                score.complete,
+                self.sick,
+                position=end,
+                suspect=self._health.suspect,
+                looks_back=self._look_back(score),
+            )
             self._listeners.find(found)
+
+    def _look_back(self, score: Score) -> float:
+        """Seconds of sound from the beginning of the first segment in the clip score to its end."""
+        self._starts.append(self._offset + score.start_sample)
+        return (self._offset + score.end_sample - self._starts[-score.averaged]) / self.rate
 
     def say_source_events(self) -> None:
         """A record for whatever happened to the source itself."""

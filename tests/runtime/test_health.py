@@ -255,3 +255,49 @@ def test_normal_and_anomalous_clips_of_a_real_machine_are_healthy(shared_data: P
         sound, rate = soundfile.read(path, dtype="float32")
         assert rate == RATE
         assert monitor.push(sound) == [], path.name
+
+
+# Before a state is known
+
+
+def suspect_spans(
+    *parts: Sound, level: LevelRange | None = LEVEL, settings: HealthSettings = HealthSettings()
+) -> list[tuple[bool, float, bool]]:
+    """(suspect, seconds of sound, sick) wherever `suspect` changes, looked at every 0.2 s."""
+    monitor = HealthMonitor(settings, RATE, level)
+    sound, was, found = np.concatenate(parts), False, []
+    for at in range(0, len(sound), RATE // 5):
+        monitor.push(sound[at : at + RATE // 5])
+        if monitor.suspect != was:
+            was = monitor.suspect
+            found.append((was, round(monitor.at_seconds, 3), monitor.sick))
+    return found
+
+
+def test_healthy_sound_is_never_suspect() -> None:
+    assert suspect_spans(noise(30)) == []
+
+
+def test_a_silence_is_suspect_from_its_first_window_and_no_longer_where_it_ends_before_it_is_known() -> None:
+    quiet = noise(4, level=10 ** (-85 / 20))
+    assert suspect_spans(noise(20), quiet, noise(5), level=None) == [(True, 20.2, False), (False, 24.2, False)]
+    assert suspect_spans(noise(20), noise(12, level=10 ** (-85 / 20)), level=None) == [
+        (True, 20.2, False),
+        (False, 30.0, True),
+    ]
+
+
+@pytest.mark.parametrize("gain", [10 ** (-30 / 20), 4.0])
+def test_a_level_out_of_range_is_suspect_within_a_second_long_before_it_is_known(gain: float) -> None:
+    level = LevelRange(low_dbfs=-46.0, high_dbfs=-16.0)
+    (begun, *_) = suspect_spans(noise(20), noise(5, level=0.05 * gain), level=level)
+    assert begun[0]
+    assert 20.2 <= begun[1] <= 21.0
+    assert not begun[2]
+
+
+def test_what_makes_no_input_sick_makes_none_suspect() -> None:
+    low = noise(9, level=10 ** (-85 / 20))
+    assert suspect_spans(noise(20), low, settings=HealthSettings(sick=("clipping",))) == []
+    off = HealthSettings.parse({"silence": {"enabled": False}, "level": {"enabled": False}}, "test")
+    assert suspect_spans(noise(20), low, settings=off) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -222,7 +223,7 @@ def toml(value: Any) -> str:
     return json.dumps(value) if isinstance(value, str) else repr(value)
 
 
-def look_over(data: bytes, folder: Path) -> None:
+def look_over(data: bytes, folder: Path) -> Site | None:
     """Whatever `data` is: a site that stays in its folder, or one line."""
     said, site = "", None
     try:
@@ -231,13 +232,105 @@ def look_over(data: bytes, folder: Path) -> None:
         said = str(error)
     assert said.isprintable()
     if site is None:
-        return
+        return None
     assert not folder.is_relative_to(site.data)
     for output in site.outputs.values():
         if isinstance(output, JsonlSettings):
             assert Path(os.path.realpath(output.path)).is_relative_to(site.data)
     for problem in check_site(site).problems:
         assert "\n" not in str(problem)
+    return site
+
+
+_VARIABLE = "EDGEASD_TEST_SECRET"
+_FILES = st.sampled_from(["secret", "../secret", "absent", "/etc/passwd", "", "x\u0000y", ".", "data/x"])
+_SHARED: dict[str, Any] = {
+    "kinds": st.lists(st.sampled_from(["event", "score", "health", "status", "x"]), max_size=3),
+    "queue_megabytes": st.sampled_from([64.0, 0.0, -1]),
+    "timeout_seconds": st.sampled_from([10.0, 0.0, "x"]),
+    "ca_file": _FILES,
+    "certificate_file": _FILES,
+    "key_file": _FILES,
+    "allow_plain_text": st.booleans(),
+}
+_NAMES = st.sampled_from([_VARIABLE, "EDGEASD_TEST_ABSENT", "a b", ""])
+
+
+def _table(needed: dict[str, Any], optional: dict[str, Any]) -> Any:
+    """With at most three of the optional keys: with more, one of them is nearly always refused at once."""
+    some = st.lists(st.sampled_from(sorted(optional)), max_size=3, unique=True)
+    return some.flatmap(lambda names: st.fixed_dictionaries(needed | {name: optional[name] for name in names}))
+
+
+_MQTT = _table(
+    {
+        "type": st.just("mqtt"),
+        "url": st.sampled_from(["mqtt://127.0.0.1", "mqtts://h:8883", "mqtt://u:pw@h", "http://h", "mqtt://[", ""]),
+    },
+    {
+        **_SHARED,
+        "protocol": st.sampled_from(["3.1.1", "5", "4"]),
+        "client_id": st.sampled_from(["a", "../a", ""]),
+        "username": st.just("u"),
+        "password_file": _FILES,
+        "password_env": _NAMES,
+        "prefix": st.sampled_from(["edgeasd", "../x", "a/#", "/x"]),
+        "discovery_prefix": _PATHS,
+        "commands": st.booleans(),
+    },
+)
+_WEBHOOK = _table(
+    {
+        "type": st.just("webhook"),
+        "url": st.sampled_from(["https://h/x", "http://127.0.0.1/", "http://h/", "ftp://h", "https://u:pw@h/", "x"]),
+    },
+    {**_SHARED, "secret_file": _FILES, "secret_env": _NAMES, "token_file": _FILES, "token_env": _NAMES},
+)
+
+
+@pytest.mark.parametrize(("kind", "outputs"), [("mqtt", _MQTT), ("webhook", _WEBHOOK)])
+def test_outputs_of_every_kind_give_a_site_or_one_line(
+    kind: str, outputs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(_VARIABLE, "a secret of the plant")
+    plant, taken, clean = tmp_path / "plant", 0, 0
+    plant.mkdir()
+    for folder in (plant, tmp_path):
+        (folder / "secret").write_text("a secret of the plant\n", "utf-8")
+        (folder / "secret").chmod(0o600)
+
+    def files() -> dict[Path, tuple[int, bytes]]:
+        return {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in tmp_path.rglob("*") if p.is_file()}
+
+    before = files()
+
+    @settings(max_examples=150, deadline=None, derandomize=True, database=None)
+    @given(
+        output=outputs, junk=st.sampled_from([{}] * 4 + [{"level": 1}]) | st.dictionaries(_KEYS, _VALUES, max_size=1)
+    )
+    def look(output: dict[str, Any], junk: dict[str, Any]) -> None:
+        nonlocal taken, clean
+        text = "\n".join(
+            [
+                'site = "p"',
+                f"streams = {toml({'a': {'bundle': str(BUNDLE), 'device': 'hw:1'}})}",
+                f"outputs = {toml({'out': {**output, **junk}})}",
+            ]
+        )
+        site = look_over(text.encode(), plant)
+        if site is not None and site.outputs["out"].type == kind:
+            taken += 1
+            report = check_site(site)
+            said = "\n".join(map(str, report.problems)) + json.dumps(report.to_json())
+            assert "secret of the plant" not in said
+            clean += not report.problems
+
+    look()
+    # Refused at the first key each time, they would test nothing.
+    assert taken >= 15
+    assert clean >= 2 or importlib.util.find_spec("paho") is None
+    assert files() == before
+    assert {path.name for path in tmp_path.rglob("*")} == {"plant", "secret"}
 
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
