@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from edgeasd.runtime.alarms import AlarmSettings, Command, Transition
 from edgeasd.runtime.errors import EdgeasdError, InputError
 from edgeasd.runtime.events import EventStore
-from edgeasd.runtime.events.store import Retention
+from edgeasd.runtime.events.pruning import Retention
 from edgeasd.runtime.manifest import Manifest
 from edgeasd.runtime.outputs import Outputs
 from edgeasd.runtime.service.boot import booted_anew
@@ -32,6 +32,9 @@ _Result = TypeVar("_Result")
 _Job = tuple[Callable[[], Any], "Future[Any]"]
 _MOST_FINDINGS = 1000
 _TICK_SECONDS, _HISTORY_SECONDS, _PRUNE_SECONDS = 1.0, 5.0, 3600.0
+_SLOW_SECONDS, _HOLD_SECONDS = 1.0, 5.0
+"""A write that fails only after the first is not tried again before the second is over: nobody waits for a locked
+store once for each stream."""
 
 
 class Keeper:
@@ -64,6 +67,7 @@ class Keeper:
         self.beat = time.monotonic()
         self._ticked = self._flushed = self._pruned = time.monotonic()
         self._status_at = time.monotonic()
+        self._prunes, self._held_until = False, 0.0
         self.defect: BaseException | None = None
         """What ended its thread, which nothing should."""
         self._opened: Future[None] = Future()
@@ -168,6 +172,7 @@ class Keeper:
             raise InputError(f"{name}: no such stream; the streams are {', '.join(self.kept) or 'none'}")
         kept = self.kept[name]
         said = [one.to_json() for one in kept.command(command, time.monotonic())]
+        self._held_until = 0.0
         self._save(kept)
         if kept.unsaved:
             raise InputError(self._ledger.trouble or "the event store cannot be written; look at the disk")
@@ -247,13 +252,26 @@ class Keeper:
             for name in ["", *self.kept]:
                 self._say_status(name)
         if now - self._pruned >= _PRUNE_SECONDS:
-            self._pruned = now
-            self._write(lambda store: store.prune(time.time(), self.retention))
+            self._pruned, self._prunes = now, True
+        if self._prunes:
+            self._prune_some()
+
+    def _prune_some(self) -> None:
+        """A part of it with each step: what waits here is never held up by all that has become too old."""
+        more: list[bool] = []
+        self._write(lambda store: more.append(store.prune_some(time.time(), self.retention)))
+        self._prunes = more == [True]
 
     def _write(self, act: Callable[[EventStore], Any]) -> bool:
-        """See `Ledger.write`."""
-        if taken := self._ledger.write(act):
+        """See `Ledger.write`; False at once for some seconds after one that failed slowly."""
+        began = time.monotonic()
+        if began < self._held_until:
+            return False
+        taken = self._ledger.write(act)
+        if taken:
             self.teller.trouble = None
+        elif (now := time.monotonic()) - began > _SLOW_SECONDS:
+            self._held_until = now + _HOLD_SECONDS
         return taken
 
     def _save(self, kept: Kept, position: int | None = None) -> None:
@@ -275,6 +293,7 @@ class Keeper:
                 kept.scores.clear()
 
     def _save_all(self) -> None:
+        self._held_until = 0.0
         for kept in self.kept.values():
             self._save(kept)
         self._save_scores()

@@ -10,7 +10,7 @@ from typing import Any
 
 from edgeasd.runtime.alarms import Transition, parse_command
 from edgeasd.runtime.errors import EdgeasdError, InputError
-from edgeasd.runtime.events.store import Retention
+from edgeasd.runtime.events.pruning import Retention
 from edgeasd.runtime.evidence import EvidenceStatus, EvidenceWriter
 from edgeasd.runtime.outputs import Outputs
 from edgeasd.runtime.service.bodies import running_version, service_body
