@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from concurrent.futures import TimeoutError as Late
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -62,6 +63,8 @@ class Keeper:
         self.teller = Teller(self._ledger)
         self._waiting: queue.Queue[Finding | _Job | None] = queue.Queue(_MOST_FINDINGS)
         self.kept: dict[str, Kept] = {}
+        self._leaving: list[Kept] = []
+        """What is kept no longer, and is not in the store yet."""
         self.score_seconds, self.status_seconds = 10.0, 30.0
         self.retention = Retention()
         self.beat = time.monotonic()
@@ -105,13 +108,21 @@ class Keeper:
         return self._waiting.qsize()
 
     def call(self, job: Callable[[], _Result], seconds: float = 5.0) -> _Result:
-        """Run `job` in the keeper's thread, after what waits; raises what it raises, InputError where it is late."""
+        """Run `job` in the keeper's thread, after what waits; raises what it raises, InputError where it is late.
+
+        What had not begun in `seconds` is never done; what had is waited for once more as long.
+        """
         done: Future[_Result] = Future()
         try:
             self._waiting.put((job, done), timeout=seconds)
             return done.result(seconds)
-        except (queue.Full, TimeoutError):
-            raise InputError("the service is busy: nothing was answered in time; try again") from None
+        except (queue.Full, Late):
+            if done.cancel():
+                raise InputError("the service is busy: nothing was done; try again") from None
+        try:
+            return done.result(seconds)
+        except Late:
+            raise InputError("the service is slow: it has begun and is not done; look before you try again") from None
 
     def post(self, job: Callable[[], Any]) -> bool:
         """As `call`, but do not wait; False where too much waits already."""
@@ -137,12 +148,16 @@ class Keeper:
         self._save_all()
         kept, before = Kept(name, manifest, settings, self.score_seconds), self.kept.get(name)
         for other in self.kept.values():
-            if other.name != name and (other.machine_type, other.id) == (kept.machine_type, kept.id):
+            if other.name != name and other.who == kept.who:
                 same = f"is machine {kept.machine_type} {kept.id}, as {other.name} is"
                 raise InputError(f"{name}: {same}; give one of them another id")
-        if before is not None and (before.machine_type, before.id) == (kept.machine_type, kept.id):
-            kept.machine.restore(before.machine.snapshot())
-            kept.told = before.told
+        if before is not None and before.who != kept.who:
+            self.dismiss(name)
+            before = None
+        before = before or next((one for one in self._leaving if one.who == kept.who), None)
+        if before is not None:
+            kept.take_over(before)
+            self._leaving = [one for one in self._leaving if one is not before]
             self.kept[name] = kept
             return
         restore(kept, self._ledger, self.teller.outputs, booted_anew=self._anew, log=self._log)
@@ -152,13 +167,29 @@ class Keeper:
 
     def _begin_store(self, store: EventStore) -> None:
         """What the streams remember goes into a store that was begun anew."""
-        for kept in self.kept.values():
+        for kept in (*self._leaving, *self.kept.values()):
             store.append(kept.unsaved, kept.machine.snapshot())
 
-    def dismiss(self, name: str) -> None:
-        """Keep a stream no longer."""
+    def dismiss(self, name: str, *, stays: bool = False) -> None:
+        """Keep a stream no longer. What cannot be written now is written later.
+
+        Its event is cleared, for nobody will ever do that; not so where its machine `stays`, as another stream.
+        """
+        kept = self.kept.get(name)
+        if kept is None:
+            return
+        if not stays:
+            try:
+                kept.command(Command(command="clear", by="site.toml"), time.monotonic())
+            except EdgeasdError as error:  # a wall clock before 1970, say
+                self._log(f"{name}: its event stays open: {error}")
+        self._leaving.append(kept)
         self._save_all()
-        self.kept.pop(name, None)
+        del self.kept[name]
+        self._forget_saved()
+
+    def _forget_saved(self) -> None:
+        self._leaving = [kept for kept in self._leaving if kept.unsaved or kept.scores]
 
     def use_outputs(self, outputs: Outputs | None) -> None:
         """Say everything to these from now on; what those before them have not been told follows."""
@@ -209,13 +240,18 @@ class Keeper:
         if isinstance(item, Finding):
             self._find(item)
         else:
-            job, done = item
-            try:
-                done.set_result(job())
-            except Exception as error:  # for whoever asked
-                done.set_exception(error)
+            self._do(*item)
         self._pass_time()
         return True
+
+    def _do(self, job: Callable[[], Any], done: Future[Any]) -> None:
+        """A job, unless whoever asked was told already that it is not done."""
+        if not done.set_running_or_notify_cancel():
+            return
+        try:
+            done.set_result(job())
+        except Exception as error:  # for whoever asked
+            done.set_exception(error)
 
     def _find(self, finding: Finding) -> None:
         kept = self.kept.get(finding.stream)
@@ -244,9 +280,12 @@ class Keeper:
                     self.teller.trouble = str(error)
                 if kept.unsaved:
                     self._save(kept)
+            for kept in self._leaving:
+                self._save(kept)
         if now - self._flushed >= _HISTORY_SECONDS:
             self._flushed = now
             self._save_scores()
+            self._forget_saved()
         if now - self._status_at >= self.status_seconds:
             self._status_at = now
             for name in ["", *self.kept]:
@@ -280,20 +319,21 @@ class Keeper:
         if not said or not self._write(lambda store: store.append(said, snapshot)):
             return
         del kept.unsaved[: len(said)]
-        self._record(kept.name, said, position)
+        if self.kept.get(kept.name) is kept:  # the name may be that of another machine by now
+            self._record(kept.name, said, position)
         for one in said:
             self.teller.say_transition(one.to_json(), kept)
             self._tell(one.to_json(), True)
 
     def _save_scores(self) -> None:
-        for kept in self.kept.values():
-            scores, who = list(kept.scores), (kept.machine_type, kept.id)
-            add = partial(EventStore.add_scores, machine=who[0], id=who[1], scores=scores)
+        for kept in (*self._leaving, *self.kept.values()):
+            scores = list(kept.scores)
+            add = partial(EventStore.add_scores, machine=kept.machine_type, id=kept.id, scores=scores)
             if scores and self._write(add):
                 kept.scores.clear()
 
     def _save_all(self) -> None:
         self._held_until = 0.0
-        for kept in self.kept.values():
+        for kept in (*self._leaving, *self.kept.values()):
             self._save(kept)
         self._save_scores()
