@@ -15,8 +15,8 @@ from edgeasd.runtime.evidence import EvidenceStatus, EvidenceWriter
 from edgeasd.runtime.outputs import Outputs
 from edgeasd.runtime.service.bodies import running_version, service_body
 from edgeasd.runtime.service.control import ControlSocket
-from edgeasd.runtime.service.finding import Record, tell_nobody
 from edgeasd.runtime.service.exchange import Exchange
+from edgeasd.runtime.service.finding import Record, tell_nobody
 from edgeasd.runtime.service.fleet import Fleet
 from edgeasd.runtime.service.keeper import Keeper
 from edgeasd.runtime.service.lock import folder_lock
