@@ -33,6 +33,7 @@ _Result = TypeVar("_Result")
 _Job = tuple[Callable[[], Any], "Future[Any]"]
 _MOST_FINDINGS = 1000
 _TICK_SECONDS, _HISTORY_SECONDS, _PRUNE_SECONDS = 1.0, 5.0, 3600.0
+_PRUNE_AGAIN_SECONDS = 60.0
 _SLOW_SECONDS, _HOLD_SECONDS = 1.0, 5.0
 """A write that fails only after the first is not tried again before the second is over: nobody waits for a locked
 store once for each stream."""
@@ -64,7 +65,7 @@ class Keeper:
         self._waiting: queue.Queue[Finding | _Job | None] = queue.Queue(_MOST_FINDINGS)
         self.kept: dict[str, Kept] = {}
         self._leaving: list[Kept] = []
-        """What is kept no longer, and is not in the store yet."""
+        """What is kept no longer, and is not in the store or not told yet."""
         self.score_seconds, self.status_seconds = 10.0, 30.0
         self.retention = Retention()
         self.beat = time.monotonic()
@@ -189,12 +190,13 @@ class Keeper:
         self._forget_saved()
 
     def _forget_saved(self) -> None:
-        self._leaving = [kept for kept in self._leaving if kept.unsaved or kept.scores]
+        waits = (one for one in self._leaving if one.unsaved or one.scores or one.told < one.machine.sequence)
+        self._leaving = list(waits)
 
     def use_outputs(self, outputs: Outputs | None) -> None:
         """Say everything to these from now on; what those before them have not been told follows."""
         self.teller.outputs = outputs
-        for kept in self.kept.values():
+        for kept in (*self._leaving, *self.kept.values()):
             self.teller.catch_up(kept)
 
     def command(self, name: str, command: Command) -> list[dict[str, Any]]:
@@ -300,6 +302,8 @@ class Keeper:
         more: list[bool] = []
         self._write(lambda store: more.append(store.prune_some(time.time(), self.retention)))
         self._prunes = more == [True]
+        if not more:
+            self._pruned = time.monotonic() - _PRUNE_SECONDS + _PRUNE_AGAIN_SECONDS
 
     def _write(self, act: Callable[[EventStore], Any]) -> bool:
         """See `Ledger.write`; False at once for some seconds after one that failed slowly."""

@@ -240,6 +240,23 @@ def test_an_exchange_of_outputs_that_was_too_late_leaves_those_that_there_were(
     assert service.keeper.teller.outputs not in (None, before)
 
 
+def test_what_left_while_no_output_was_open_is_told_when_there_is_one(
+    exchanging: tuple[Service, Site, Site], named: Callable[[str], Manifest]
+) -> None:
+    service, old, _ = exchanging
+    keeper, outputs = service.keeper, service.keeper.teller.outputs
+    admit(keeper, "a", named("a"))
+    keeper.call(lambda: keeper.use_outputs(None))
+    keeper.put(score("a"))
+    keeper.call(lambda: keeper.dismiss("a"))
+    assert reasons(old.data, "a") == ["score", "cleared_by_hand"]
+    keeper.call(lambda: keeper.use_outputs(outputs))
+    end = time.monotonic() + 10.0
+    while not (old.data / "log.jsonl").exists() or "cleared_by_hand" not in (old.data / "log.jsonl").read_text("utf-8"):
+        assert time.monotonic() < end, "never told"
+        time.sleep(0.05)
+
+
 def test_outputs_come_back_after_any_error_and_while_they_cannot_it_is_said(
     exchanging: tuple[Service, Site, Site], monkeypatch: pytest.MonkeyPatch
 ) -> None:
