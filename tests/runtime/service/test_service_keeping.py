@@ -17,6 +17,7 @@ from edgeasd.runtime.bundle import Bundle
 from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.events import EventStore, pruning
 from edgeasd.runtime.manifest import Machine, Manifest
+from edgeasd.runtime.outputs import Outputs
 from edgeasd.runtime.service import Service, exchange
 from edgeasd.runtime.service import keeper as keeper_module
 from edgeasd.runtime.service.finding import Finding, tell_nobody
@@ -86,8 +87,9 @@ def test_findings_are_taken_between_two_parts_of_a_pruning(
 
     monkeypatch.setattr(EventStore, "prune_some", watched)
     keeper.call(lambda: setattr(keeper, "_pruned", float("-inf")))
-    answered = 0
+    answered, end = 0, time.monotonic() + 10.0
     while len(seen) < 40:
+        assert time.monotonic() < end, "it is not done in parts"
         keeper.call(lambda: None)
         answered += 1
     assert answered >= 30
@@ -238,6 +240,25 @@ def test_an_exchange_of_outputs_that_was_too_late_leaves_those_that_there_were(
     monkeypatch.undo()
     service._exchange.change(old, new)
     assert service.keeper.teller.outputs not in (None, before)
+
+
+def test_outputs_given_up_too_late_are_given_back(
+    exchanging: tuple[Service, Site, Site], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service, old, new = exchanging
+    monkeypatch.setattr(exchange, "_KEEPER_SECONDS", 0.1)
+    before, really = service.keeper.teller.outputs, service.keeper.use_outputs
+
+    def slow(outputs: Outputs | None) -> None:
+        time.sleep(0.5)
+        really(outputs)
+
+    monkeypatch.setattr(service.keeper, "use_outputs", slow)
+    with pytest.raises(InputError, match="has begun"):
+        service._exchange.change(old, new)
+    service.keeper.call(lambda: None)
+    assert before is not None
+    assert service.keeper.teller.outputs is before
 
 
 def test_what_left_while_no_output_was_open_is_told_when_there_is_one(
