@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from edgeasd.runtime.events.pruning import Retention
 from edgeasd.runtime.events.replacing import open_store
 from edgeasd.runtime.events.schema import DamagedStore
-from edgeasd.runtime.events.store import EventStore, Retention
+from edgeasd.runtime.events.store import EventStore
 
 __all__ = ["DamagedStore", "EventStore", "Retention", "open_store"]

@@ -10,8 +10,7 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,20 +19,7 @@ from edgeasd.runtime.alarms.transition import Transition
 from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.events.connection import connect, explained, transaction
 from edgeasd.runtime.events.history import RESOLUTIONS, add_scores, read_history
-
-_DAY = 86_400.0
-_BATCH = 5_000
-
-
-@dataclass(frozen=True, slots=True)
-class Retention:
-    """How long things are kept, in seconds. Open events and the newest `fewest_events` are always kept."""
-
-    scores: float = 2 * _DAY
-    minutes: float = 92 * _DAY
-    hours: float = 3 * 366 * _DAY
-    events: float = 3 * 366 * _DAY
-    fewest_events: int = 1000
+from edgeasd.runtime.events.pruning import Retention, prune_batches
 
 
 class EventStore:
@@ -46,6 +32,7 @@ class EventStore:
         """Open `path`, and make it where it is absent (not with `read_only`). Older files are brought up to date."""
         self.path = Path(path)
         self._connection = connect(self.path, read_only)
+        self._pruning: Iterator[int] | None = None
 
     def __enter__(self) -> EventStore:
         return self
@@ -128,26 +115,19 @@ class EventStore:
 
         In small transactions, so that writing is never held up for long.
         """
-        keep = retention or Retention()
-        ages = {"scores": keep.scores, "score_minutes": keep.minutes, "score_hours": keep.hours}
-        gone = 0
-        for table, age in ages.items():
-            gone += self._prune(table, "machine, at", "at < ?", (round(1000 * (now - age)),))
-        oldest = round(1000 * (now - keep.events))
-        newest = "event NOT IN (SELECT event FROM events ORDER BY raised_at DESC LIMIT ?)"
-        gone += self._prune("events", "event", f"cleared_at < ? AND {newest}", (oldest, keep.fewest_events))
-        kept = "(event IS NULL OR event NOT IN (SELECT event FROM events))"
-        return gone + self._prune("transitions", "machine, sequence", f"at < ? AND {kept}", (oldest,))
+        return sum(prune_batches(self._connection, self.path, now, retention or Retention()))
 
-    def _prune(self, table: str, key: str, where: str, values: tuple[object, ...]) -> int:
-        statement = f"DELETE FROM {table} WHERE ({key}) IN (SELECT {key} FROM {table} WHERE {where} LIMIT {_BATCH})"
-        gone = 0
-        while True:
-            with transaction(self._connection, self.path, durable=False):
-                count = self._connection.execute(statement, values).rowcount
-            gone += count
-            if count < _BATCH:
-                return gone
+    def prune_some(self, now: float, retention: Retention) -> bool:
+        """As `prune`, but one transaction of it; whether there may be more, for the next call to go on with."""
+        if self._pruning is None:
+            self._pruning = prune_batches(self._connection, self.path, now, retention)
+        more = False
+        try:
+            more = next(self._pruning, None) is not None
+        finally:
+            if not more:
+                self._pruning = None
+        return more
 
     def _key(self, machine: str, id: str) -> int:
         found = self._connection.execute(

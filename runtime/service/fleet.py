@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from edgeasd.runtime.alarms import Transition
@@ -20,6 +21,9 @@ from edgeasd.runtime.service.stream import Listeners, ServedStream
 from edgeasd.runtime.site.check import named_manifest
 from edgeasd.runtime.site.settings import Site
 
+_KEEPER_SECONDS = 30.0
+"""What is asked of the keeper here may wait for a disk that is slow."""
+
 
 class Fleet:
     """`apply`, `mend` and `stop` belong to one thread; the rest may be asked from any."""
@@ -30,12 +34,15 @@ class Fleet:
         self.berths = Berths(self._engines, keeper.kept.get)
         self._inputs = Inputs()
         self._stopped = False
+        self._machines: dict[str, tuple[str, str]] = {}
+        """Machine type and ID that each stream of the site is to have, as far as its bundle can be read."""
         self.evidence: EvidenceWriter | None = None
 
     # Making it so
 
     def apply(self, site: Site) -> None:
         """Make streams and engines what `site` says. A stream whose source stays goes on capturing all the while."""
+        self._machines = self._find_machines(site)
         for name in [name for name in self.berths if name not in site.streams]:
             self._retire(name)
         for name, settings in site.streams.items():
@@ -44,9 +51,41 @@ class Fleet:
                 berth = self.berths[name] = Berth(settings, engine)
             berth.settings, berth.engine, berth.retry_at, berth.pause = settings, engine, 0.0, FIRST_PAUSE
         # Sources first: seconds of sound would be lost while large models load.
-        for name in self._capture(list(site.streams)):
+        ready = self._capture(list(site.streams))
+        # Two streams may exchange their machines: each gives up its own before anybody takes one.
+        stuck = {name for name in ready if self._moves(name) and self._open(name) is None}
+        ready = [name for name in ready if name not in stuck]
+        for name in ready:
+            self._give_way(name)
+        for name in ready:
             self._load(name)
         self._drop_unused()
+
+    def _find_machines(self, site: Site) -> dict[str, tuple[str, str]]:
+        """Of a stream whose bundle cannot be read, which is said when it is loaded, the machine that it has."""
+        found = {name: kept.who for name, kept in list(self._keeper.kept.items()) if name in site.streams}
+        if self._keeper.kept:
+            for name, settings in site.streams.items():
+                with suppress(Exception), Bundle(Path(settings.bundle)) as bundle:
+                    found[name] = _who(named_manifest(bundle.manifest, settings))
+        return found
+
+    def _moves(self, name: str) -> bool:
+        """Whether a stream is to be another machine than it is."""
+        kept = self._keeper.kept.get(name)
+        return kept is not None and self._machines.get(name, kept.who) != kept.who
+
+    def _give_way(self, name: str) -> None:
+        """Give up the machine of a stream that is to be another one."""
+        if self._moves(name):
+            self._detach(name)
+            self._dismiss(name)
+            self.berths[name].admitted = None
+
+    def _dismiss(self, name: str) -> None:
+        kept = self._keeper.kept.get(name)
+        stays = kept is not None and kept.who in self._machines.values()
+        self._keeper.call(lambda: self._keeper.dismiss(name, stays=stays), _KEEPER_SECONDS)
 
     def mend(self, now: float) -> None:
         """Load again what has failed and is due, and say which sources have gone or come back."""
@@ -120,10 +159,27 @@ class Fleet:
 
     def _load(self, name: str) -> None:
         """Have a stream scored by the engine that it should have."""
-        berth = self.berths[name]
-        served = berth.served
-        if self._stopped or served is None:
+        opened = self._open(name)
+        if opened is None:
             return
+        key, manifest = opened
+        berth = self.berths[name]
+        self._machines[name] = _who(manifest)
+        try:
+            self._give_way(name)
+            wanted = (manifest, berth.settings.alarm, self._keeper.score_seconds)
+            if berth.admitted != wanted:
+                self._admit(name, key, manifest)
+                berth.admitted = wanted
+            self._hand_over(name, key, manifest)
+        except Exception as error:  # one stream's, not the end of the others
+            self._fail(name, _as_ours(error), time.monotonic())
+
+    def _open(self, name: str) -> tuple[EngineKey, Manifest] | None:
+        """Have the engine run that a stream should have, beside the one that it has; None where that cannot be."""
+        berth = self.berths[name]
+        if self._stopped or berth.served is None:
+            return None
         try:
             with Bundle(Path(berth.settings.bundle)) as bundle:
                 key = (str(bundle.path), dump_manifest(bundle.manifest), berth.engine)
@@ -132,13 +188,26 @@ class Fleet:
                     scorer, _ = bundle.open_scorer(**berth.engine.model_dump())
                     self._engines[key] = ScoringThread(scorer, self._listeners.tell)
                     self._engines[key].start()
-            wanted = (manifest, berth.settings.alarm)
-            if berth.admitted != wanted:
-                self._keeper.call(lambda: self._keeper.admit(name, *wanted), 30.0)
-                berth.admitted = wanted
-            self._hand_over(name, key, manifest)
-        except Exception as error:  # one stream's, not the end of the others
+        except Exception as error:  # as above
             self._fail(name, _as_ours(error), time.monotonic())
+            return None
+        return key, manifest
+
+    def _admit(self, name: str, key: EngineKey, manifest: Manifest) -> None:
+        """Have the keeper judge what comes from now on by these settings: nothing that the old model found."""
+        berth = self.berths[name]
+        served, settings, had = berth.served, berth.settings.alarm, berth.key
+        assert served is not None
+        if (had, served.manifest) != (key, manifest):
+            self._detach(name)
+        try:
+            self._keeper.call(lambda: self._keeper.admit(name, manifest, settings), _KEEPER_SECONDS)
+        except BaseException:
+            if berth.key is None and had is not None and had in self._engines:
+                berth.key = had
+                with self._engines[had].between_segments():
+                    self._engines[had].streams.append(served)
+            raise
 
     def _hand_over(self, name: str, key: EngineKey, manifest: Manifest) -> None:
         """From the old engine to the new one, between two segments of each."""
@@ -188,13 +257,14 @@ class Fleet:
         berth.key = None
 
     def _retire(self, name: str) -> None:
+        # First of all: where the keeper is too busy nothing has changed.
+        self._dismiss(name)
         self._detach(name)
         berth = self.berths.pop(name)
         if berth.served is not None:
             berth.served.stop()
             if berth.served.recorder is not None:
                 berth.served.recorder.close()
-        self._keeper.call(lambda: self._keeper.dismiss(name))
 
     def _drop_unused(self) -> None:
         used = {berth.key for berth in self.berths.values()}
@@ -245,6 +315,10 @@ class Fleet:
     def beats(self) -> list[float]:
         """When each engine last moved."""
         return [engine.beat for engine in list(self._engines.values()) if engine.failure is None]
+
+
+def _who(manifest: Manifest) -> tuple[str, str]:
+    return manifest.machine.type, manifest.machine.id
 
 
 def _as_ours(error: Exception) -> EdgeasdError:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from concurrent.futures import TimeoutError as Late
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,7 +19,7 @@ from typing import Any, TypeVar
 from edgeasd.runtime.alarms import AlarmSettings, Command, Transition
 from edgeasd.runtime.errors import EdgeasdError, InputError
 from edgeasd.runtime.events import EventStore
-from edgeasd.runtime.events.store import Retention
+from edgeasd.runtime.events.pruning import Retention
 from edgeasd.runtime.manifest import Manifest
 from edgeasd.runtime.outputs import Outputs
 from edgeasd.runtime.outputs.notices import Notices
@@ -33,6 +34,10 @@ _Result = TypeVar("_Result")
 _Job = tuple[Callable[[], Any], "Future[Any]"]
 _MOST_FINDINGS = 1000
 _TICK_SECONDS, _HISTORY_SECONDS, _PRUNE_SECONDS = 1.0, 5.0, 3600.0
+_PRUNE_AGAIN_SECONDS = 60.0
+_SLOW_SECONDS, _HOLD_SECONDS = 1.0, 5.0
+"""A write that fails only after the first is not tried again before the second is over: nobody waits for a locked
+store once for each stream."""
 
 
 class Keeper:
@@ -60,12 +65,15 @@ class Keeper:
         self.teller = Teller(self._ledger)
         self._waiting: queue.Queue[Finding | _Job | None] = queue.Queue(_MOST_FINDINGS)
         self.kept: dict[str, Kept] = {}
+        self._leaving: list[Kept] = []
+        """What is kept no longer, and is not in the store or not told yet."""
         self.score_seconds, self.status_seconds = 10.0, 30.0
         self.retention = Retention()
         self._notices = Notices("events", log)
         self.beat = time.monotonic()
         self._ticked = self._flushed = self._pruned = time.monotonic()
         self._status_at = time.monotonic()
+        self._prunes, self._held_until = False, 0.0
         self.defect: BaseException | None = None
         """What ended its thread, which nothing should."""
         self._opened: Future[None] = Future()
@@ -103,13 +111,21 @@ class Keeper:
         return self._waiting.qsize()
 
     def call(self, job: Callable[[], _Result], seconds: float = 5.0) -> _Result:
-        """Run `job` in the keeper's thread, after what waits; raises what it raises, InputError where it is late."""
+        """Run `job` in the keeper's thread, after what waits; raises what it raises, InputError where it is late.
+
+        What had not begun in `seconds` is never done; what had is waited for once more as long.
+        """
         done: Future[_Result] = Future()
         try:
             self._waiting.put((job, done), timeout=seconds)
             return done.result(seconds)
-        except (queue.Full, TimeoutError):
-            raise InputError("the service is busy: nothing was answered in time; try again") from None
+        except (queue.Full, Late):
+            if done.cancel():
+                raise InputError("the service is busy: nothing was done; try again") from None
+        try:
+            return done.result(seconds)
+        except Late:
+            raise InputError("the service is slow: it has begun and is not done; look before you try again") from None
 
     def post(self, job: Callable[[], Any]) -> bool:
         """As `call`, but do not wait; False where too much waits already."""
@@ -135,12 +151,16 @@ class Keeper:
         self._save_all()
         kept, before = Kept(name, manifest, settings, self.score_seconds), self.kept.get(name)
         for other in self.kept.values():
-            if other.name != name and (other.machine_type, other.id) == (kept.machine_type, kept.id):
+            if other.name != name and other.who == kept.who:
                 same = f"is machine {kept.machine_type} {kept.id}, as {other.name} is"
                 raise InputError(f"{name}: {same}; give one of them another id")
-        if before is not None and (before.machine_type, before.id) == (kept.machine_type, kept.id):
-            kept.machine.restore(before.machine.snapshot())
-            kept.told = before.told
+        if before is not None and before.who != kept.who:
+            self.dismiss(name)
+            before = None
+        before = before or next((one for one in self._leaving if one.who == kept.who), None)
+        if before is not None:
+            kept.take_over(before)
+            self._leaving = [one for one in self._leaving if one is not before]
             self.kept[name] = kept
             return
         restore(kept, self._ledger, self.teller.outputs, booted_anew=self._anew, log=self._log)
@@ -150,18 +170,35 @@ class Keeper:
 
     def _begin_store(self, store: EventStore) -> None:
         """What the streams remember goes into a store that was begun anew."""
-        for kept in self.kept.values():
+        for kept in (*self._leaving, *self.kept.values()):
             store.append(kept.unsaved, kept.machine.snapshot())
 
-    def dismiss(self, name: str) -> None:
-        """Keep a stream no longer."""
+    def dismiss(self, name: str, *, stays: bool = False) -> None:
+        """Keep a stream no longer. What cannot be written now is written later.
+
+        Its event is cleared, for nobody will ever do that; not so where its machine `stays`, as another stream.
+        """
+        kept = self.kept.get(name)
+        if kept is None:
+            return
+        if not stays:
+            try:
+                kept.command(Command(command="clear", by="site.toml"), time.monotonic())
+            except EdgeasdError as error:  # a wall clock before 1970, say
+                self._log(f"{name}: its event stays open: {error}")
+        self._leaving.append(kept)
         self._save_all()
-        self.kept.pop(name, None)
+        del self.kept[name]
+        self._forget_saved()
+
+    def _forget_saved(self) -> None:
+        waits = (one for one in self._leaving if one.unsaved or one.scores or one.told < one.machine.sequence)
+        self._leaving = list(waits)
 
     def use_outputs(self, outputs: Outputs | None) -> None:
         """Say everything to these from now on; what those before them have not been told follows."""
         self.teller.outputs = outputs
-        for kept in self.kept.values():
+        for kept in (*self._leaving, *self.kept.values()):
             self.teller.catch_up(kept)
 
     def command(self, name: str, command: Command) -> list[dict[str, Any]]:
@@ -170,6 +207,7 @@ class Keeper:
             raise InputError(f"{name}: no such stream; the streams are {', '.join(self.kept) or 'none'}")
         kept = self.kept[name]
         said = [one.to_json() for one in kept.command(command, time.monotonic())]
+        self._held_until = 0.0
         self._save(kept)
         if kept.unsaved:
             raise InputError(self._ledger.trouble or "the event store cannot be written; look at the disk")
@@ -206,13 +244,18 @@ class Keeper:
         if isinstance(item, Finding):
             self._find(item)
         else:
-            job, done = item
-            try:
-                done.set_result(job())
-            except Exception as error:  # for whoever asked
-                done.set_exception(error)
+            self._do(*item)
         self._pass_time()
         return True
+
+    def _do(self, job: Callable[[], Any], done: Future[Any]) -> None:
+        """A job, unless whoever asked was told already that it is not done."""
+        if not done.set_running_or_notify_cancel():
+            return
+        try:
+            done.set_result(job())
+        except Exception as error:  # for whoever asked
+            done.set_exception(error)
 
     def _find(self, finding: Finding) -> None:
         kept = self.kept.get(finding.stream)
@@ -241,17 +284,29 @@ class Keeper:
                     self.teller.trouble = str(error)
                 if kept.unsaved:
                     self._save(kept)
+            for kept in self._leaving:
+                self._save(kept)
             self._say_trouble()
         if now - self._flushed >= _HISTORY_SECONDS:
             self._flushed = now
             self._save_scores()
+            self._forget_saved()
         if now - self._status_at >= self.status_seconds:
             self._status_at = now
             for name in ["", *self.kept]:
                 self._say_status(name)
         if now - self._pruned >= _PRUNE_SECONDS:
-            self._pruned = now
-            self._write(lambda store: store.prune(time.time(), self.retention))
+            self._pruned, self._prunes = now, True
+        if self._prunes:
+            self._prune_some()
+
+    def _prune_some(self) -> None:
+        """A part of it with each step: what waits here is never held up by all that has become too old."""
+        more: list[bool] = []
+        self._write(lambda store: more.append(store.prune_some(time.time(), self.retention)))
+        self._prunes = more == [True]
+        if not more:
+            self._pruned = time.monotonic() - _PRUNE_SECONDS + _PRUNE_AGAIN_SECONDS
 
     def _say_trouble(self) -> None:
         """Once, and that it is over; what was put aside is said where that is done."""
@@ -261,11 +316,17 @@ class Keeper:
             self._notices.well("all is well again")
 
     def _write(self, act: Callable[[EventStore], Any]) -> bool:
-        """See `Ledger.write`."""
-        if taken := self._ledger.write(act):
+        """See `Ledger.write`; False at once for some seconds after one that failed slowly."""
+        began = time.monotonic()
+        if began < self._held_until:
+            return False
+        taken = self._ledger.write(act)
+        if taken:
             self.teller.trouble = None
-        else:  # at once: a trouble may be over before the next tick
-            self._say_trouble()
+        else:
+            self._say_trouble()  # at once: a trouble may be over before the next tick
+            if (now := time.monotonic()) - began > _SLOW_SECONDS:
+                self._held_until = now + _HOLD_SECONDS
         return taken
 
     def _save(self, kept: Kept, position: int | None = None) -> None:
@@ -274,19 +335,21 @@ class Keeper:
         if not said or not self._write(lambda store: store.append(said, snapshot)):
             return
         del kept.unsaved[: len(said)]
-        self._record(kept.name, said, position)
+        if self.kept.get(kept.name) is kept:  # the name may be that of another machine by now
+            self._record(kept.name, said, position)
         for one in said:
             self.teller.say_transition(one.to_json(), kept)
             self._tell(one.to_json(), True)
 
     def _save_scores(self) -> None:
-        for kept in self.kept.values():
-            scores, who = list(kept.scores), (kept.machine_type, kept.id)
-            add = partial(EventStore.add_scores, machine=who[0], id=who[1], scores=scores)
+        for kept in (*self._leaving, *self.kept.values()):
+            scores = list(kept.scores)
+            add = partial(EventStore.add_scores, machine=kept.machine_type, id=kept.id, scores=scores)
             if scores and self._write(add):
                 kept.scores.clear()
 
     def _save_all(self) -> None:
-        for kept in self.kept.values():
+        self._held_until = 0.0
+        for kept in (*self._leaving, *self.kept.values()):
             self._save(kept)
         self._save_scores()

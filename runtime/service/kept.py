@@ -41,6 +41,16 @@ class Kept:
         self._clock = float("-inf")
         self._looks_back = clip_seconds(manifest)
 
+    @property
+    def who(self) -> tuple[str, str]:
+        """Machine type and ID."""
+        return self.machine_type, self.id
+
+    def take_over(self, before: Kept) -> None:
+        """Go on where `before`, of the same machine, stands; what of it is not in the store is to be written here."""
+        self.machine.restore(before.machine.snapshot())
+        self.scores, self.unsaved, self.told, self._clock = before.scores, before.unsaved, before.told, before._clock
+
     def _advance(self, time: float) -> float:
         """Findings are of the time of their sound, commands of now: the machine must not see time run back."""
         self._clock = max(self._clock, time)

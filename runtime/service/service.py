@@ -10,11 +10,12 @@ from typing import Any
 
 from edgeasd.runtime.alarms import Transition, parse_command
 from edgeasd.runtime.errors import EdgeasdError, InputError
-from edgeasd.runtime.events.store import Retention
+from edgeasd.runtime.events.pruning import Retention
 from edgeasd.runtime.evidence import EvidenceStatus, EvidenceWriter
 from edgeasd.runtime.outputs import Outputs
 from edgeasd.runtime.service.bodies import running_version, service_body
 from edgeasd.runtime.service.control import ControlSocket
+from edgeasd.runtime.service.exchange import Exchange
 from edgeasd.runtime.service.finding import Record, tell_nobody
 from edgeasd.runtime.service.fleet import Fleet
 from edgeasd.runtime.service.keeper import Keeper
@@ -54,6 +55,7 @@ class Service:
         self.fleet = Fleet(self.keeper, Listeners(self.keeper.put, tell), log)
         self._control: ControlSocket | None = None
         self._reload_asked, self._stopping = threading.Event(), threading.Event()
+        self._exchange = Exchange(self.keeper, self._open_outputs, log, self._stopping)
         self._director = threading.Thread(target=self._direct, name="edgeasd-director", daemon=True)
         self.loaded = threading.Event()
         """Set once every stream was tried for the first time."""
@@ -151,7 +153,7 @@ class Service:
         evidence = self.fleet.evidence
         status = None if evidence is None else evidence.status()
         lost = None if status is None or not status.sick else f"evidence: {status.detail or status.state}"
-        return self.keeper.trouble or lost
+        return self.keeper.trouble or self._exchange.trouble or lost
 
     def command(self, stream: str, value: Any) -> list[dict[str, Any]]:
         """Give the alarm machine of a stream a command; what changed, as messages. Raises InputError."""
@@ -201,6 +203,7 @@ class Service:
                         self._reload()
                     self._reloading = False
                 self.fleet.mend(time.monotonic())
+                self._exchange.mend(self.site, time.monotonic())
         except BaseException as error:
             self.defect = error
             self.loaded.set()
@@ -216,7 +219,7 @@ class Service:
             if problems:
                 raise InputError("; ".join(map(str, problems)))
             if (site.outputs, site.name) != (self.site.outputs, self.site.name):
-                self._exchange_outputs(site)
+                self._exchange.change(self.site, site)
             self.site = site
             self._configure_times(site)
             if self.fleet.evidence is not None:
@@ -233,24 +236,6 @@ class Service:
         folder = site.data / "queues"
         folder.mkdir(exist_ok=True, mode=0o750)
         return Outputs(site.outputs, folder, site=site.name, on_command=self._command_from_outside, log=self._log)
-
-    def _exchange_outputs(self, site: Site) -> None:
-        """The old ones must be closed first: they hold queues and addresses. Meanwhile events wait in the store."""
-        old = self.keeper.teller.outputs
-        self.keeper.call(lambda: self.keeper.use_outputs(None))
-        if old is not None:
-            old.close()
-        try:
-            new = self._open_outputs(site)
-        except EdgeasdError:
-            new = self._open_outputs(self.site)
-            self.keeper.call(lambda: self.keeper.use_outputs(new))
-            raise
-        self.keeper.call(lambda: self._use_outputs(site, new))
-
-    def _use_outputs(self, site: Site, new: Outputs | None) -> None:
-        self.keeper.teller.site = site.name
-        self.keeper.use_outputs(new)
 
     def _configure_keeper(self, site: Site) -> None:
         self.keeper.teller.site = site.name

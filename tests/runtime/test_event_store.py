@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from edgeasd.runtime.alarm_rule import Threshold
 from edgeasd.runtime.alarms import AlarmMachine, AlarmSettings, Command, Observation, Transition
 from edgeasd.runtime.errors import InputError
-from edgeasd.runtime.events import EventStore, Retention
+from edgeasd.runtime.events import EventStore, Retention, pruning
 from edgeasd.runtime.events.schema import MIGRATIONS, VERSION
 
 pytestmark = pytest.mark.core
@@ -176,6 +176,42 @@ def test_pruning_keeps_what_is_young_open_or_among_the_newest(store: EventStore)
     # A clock that is wrong by years takes the newest events from nobody.
     store.prune(WALL + 1e9, keep)
     assert len(store.events("valve", "00")) == 1
+
+
+def test_pruning_looks_up_each_machine_by_its_key_and_reads_no_whole_table(store: EventStore) -> None:
+    """By instructions of SQLite's own machine, which no busy computer changes."""
+    for id in range(20):
+        store.add_scores("valve", str(id), [(WALL + second, 1.0) for second in range(200)])
+    steps = [0]
+
+    def count() -> int:
+        steps[0] += 1
+        return 0
+
+    store._connection.set_progress_handler(count, 10)
+    assert store.prune(WALL, Retention()) == 0
+    # A look at every one of the 4000 scores would be some twenty thousand instructions.
+    assert steps[0] < 400
+
+
+def test_pruning_in_parts_is_pruning_and_others_write_between_two_parts(
+    store: EventStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pruning, "_BATCH", 10)
+    for id in ("00", "01"):
+        store.add_scores("valve", id, [(WALL + second, 1.0) for second in range(35)])
+    keep, left, parts = Retention(scores=DAY), [70], 0
+    while store.prune_some(WALL + DAY + 30, keep):
+        left.append(sum(len(store.history("valve", id, "score")) for id in ("00", "01")))
+        assert 0 <= left[-2] - left[-1] <= 10
+        parts += 1
+        with EventStore(tmp_path / "events.db") as other:
+            other.add_scores("valve", "02", [(WALL + DAY + parts, 1.0)])
+    assert left[-1] == 10
+    # Twice 30 rows, each machine in three whole parts and one that finds no more.
+    assert parts == 8
+    assert not store.prune_some(WALL + DAY + 30, keep)
+    assert len(store.history("valve", "02", "score")) == parts
 
 
 def test_the_alarm_machine_goes_on_where_the_file_stands(tmp_path: Path) -> None:
