@@ -187,7 +187,7 @@ def _listen(session: Session, choice: dict[str, Any], sink: TextIO | None, rate:
     """Load, listen and stop, whatever ends it; returns the end record."""
     from edgeasd.runtime.terminal import TerminalView
 
-    view = None if sink is sys.stdout else TerminalView(sys.stdout, rate)
+    view = None if sink is sys.stdout else TerminalView(sys.stdout, rate, standing=session.standing)
     reason = "error"
     try:
         started = session.load(**choice)
@@ -210,8 +210,9 @@ def _listen(session: Session, choice: dict[str, Any], sink: TextIO | None, rate:
         reason = "SIGTERM"
     finally:
         ended = session.stop(reason)
-        if ended["dropped_samples"] or ended["overruns"] or ended["reopened"]:
+        if any(ended[name] for name in ("dropped_samples", "overruns", "reopened", "skipped_segments")):
             text = "{dropped_samples} samples dropped, {overruns} overruns, reopened {reopened} times"
+            text += ", {skipped_segments} segments skipped" if ended["skipped_segments"] else ""
             print(f"edgeasd: {text.format(**ended)}", file=sys.stderr)
         # Before the view: a reader that has left standard output must not cost the log its last line.
         write_record(sink, ended)
