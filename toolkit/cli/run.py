@@ -113,8 +113,9 @@ def run(
     """Listen to a machine, score it, raise alarms.
 
     One record for every segment, and an alarm when several clip scores in a row lie above the threshold of
-    the bundle. Shows level, score and status as text, or writes JSON lines with --jsonl. With --mqtt or --metrics
-    it is a service of one stream, with health, alarms with events, evidence and outputs; with --config one of many.
+    the bundle; none from sick input. Shows level, score, status, health, latency and losses as text, or writes JSON
+    lines with --jsonl. With --mqtt or --metrics it is a service of one stream, with alarms with events, evidence and
+    outputs; with --config one of many.
 
     Example: edgeasd run --device hw:1 --bundle bundles/valve-id_00
     """
