@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from edgeasd.runtime.overload import Overload
 from edgeasd.runtime.scorer import Scorer
 from edgeasd.runtime.service.finding import Record
-from edgeasd.runtime.service.overload import Overload
 from edgeasd.runtime.service.stream import ServedStream
 from edgeasd.runtime.stream import score_streams
 

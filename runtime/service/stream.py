@@ -17,6 +17,7 @@ from edgeasd.runtime.clocks import utc_text, wall_time
 from edgeasd.runtime.errors import EdgeasdError, InputError
 from edgeasd.runtime.evidence import EvidenceWriter, Recorder
 from edgeasd.runtime.health import HealthMonitor, HealthReport, level_range
+from edgeasd.runtime.latency import Latencies
 from edgeasd.runtime.listen import BUFFER_SECONDS, level_dbfs
 from edgeasd.runtime.logmel import check_samples
 from edgeasd.runtime.manifest import Manifest
@@ -25,7 +26,6 @@ from edgeasd.runtime.score import Score
 from edgeasd.runtime.scorer import Scorer
 from edgeasd.runtime.service.finding import Finding, Record
 from edgeasd.runtime.service.inputs import ServedSource
-from edgeasd.runtime.service.latency import Latencies
 from edgeasd.runtime.site.settings import StreamSettings
 from edgeasd.runtime.sources import SourceEvent
 from edgeasd.runtime.stream import Stream

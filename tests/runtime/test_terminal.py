@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgeasd.runtime.standing import Standing
 from edgeasd.runtime.terminal import TerminalView
 
 pytestmark = pytest.mark.core
@@ -209,3 +210,66 @@ def test_what_happens_to_the_source_is_a_line_that_says_how_long_it_was_away() -
         "LOST     valve 00: hw:1: unplugged",
         "REOPENED valve 00: hw:1; 3.25 s of sound lost",
     ]
+
+
+# How the sound is doing
+
+
+def test_health_and_its_end_are_lines_of_their_own() -> None:
+    quiet = {"active": True, "since_seconds": 30.0, "value": -91.25, "unit": "dBFS"}
+    stuck = {"active": False, "since_seconds": None, "value": None, "unit": "samples"}
+    sick = {"type": "health", "machine": "valve", "id": "00", "at_seconds": 40.2, "sick": True}
+    sick["states"] = {"silence": quiet, "stuck": stuck}
+    well = {**sick, "at_seconds": 61.0, "sick": False, "states": {"stuck": stuck}}
+    assert plain(sick, well) == [
+        "SICK    valve 00 at 40.20 s: silence (-91.2 dBFS); raises no alarm",
+        "HEALTH  valve 00 at 61.00 s: healthy",
+    ]
+
+
+def test_what_is_left_out_is_a_line() -> None:
+    record = {"type": "overload", "machine": "valve", "id": "00", "keep_every": 2, "behind_seconds": 1.25}
+    assert plain(record, {**record, "keep_every": 1, "behind_seconds": 0.0}) == [
+        "SCORES  valve 00: one of 2 segments from here on; 1.2 s of sound wait",
+        "SCORES  valve 00: every segment from here on; 0.0 s of sound wait",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("standing", "texts"),
+    [
+        (Standing(), ["healthy", "none lost"]),
+        (Standing(settled=False), ["settling", "none lost"]),
+        (Standing(health=("silence",), sick=True, settled=False), ["SICK silence", "none lost"]),
+        (Standing(health=("clipping",)), ["clipping", "none lost"]),
+        (
+            Standing(latency={"p50": 0.0124, "p95": 0.015, "p99": 0.0191}, lost_seconds=2.5, overruns=3, skipped=7),
+            ["healthy", "12/19 ms", "2.5 s lost, 3 overruns, 7 skipped"],
+        ),
+    ],
+)
+def test_standing_in_words(standing: Standing, texts: list[str]) -> None:
+    assert standing.texts() == texts
+    out = io.StringIO()
+    TerminalView(out, 16_000, standing=lambda: standing).update(score(), -30.0)
+    for text in texts:
+        assert f"  {text}  " in out.getvalue()
+
+
+@pytest.mark.parametrize("columns", [80, 100, 200])
+def test_the_usual_line_fits_and_keeps_what_counts(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    standing = Standing(latency={"p50": 0.012, "p95": 0.015, "p99": 0.019})
+    out = Tty()
+    view = TerminalView(out, 16_000, standing=lambda: standing)
+    view.update(score(clip_score=0.5), -33.5)
+    monkeypatch.setattr("edgeasd.runtime.terminal._REFRESH_SECONDS", 0.0)
+    for _ in range(30):
+        view.update(score(clip_score=0.25), -33.5)
+    shown = screen(out.getvalue())[-1]
+    assert len(shown) < columns
+    for part in ("valve 00", "-33.5 dBFS", "0.250", "0.500", "normal", "healthy", "12/19 ms", "none lost"):
+        assert part in shown
+    assert re.search(r"▄{6,24}$", shown), "at least six scores of the trace"
+    assert ("12.50 s" in shown) == (columns > 80)
+    assert ("····" in shown) == (columns == 200)

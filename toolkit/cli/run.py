@@ -113,8 +113,9 @@ def run(
     """Listen to a machine, score it, raise alarms.
 
     One record for every segment, and an alarm when several clip scores in a row lie above the threshold of
-    the bundle. Shows level, score and status as text, or writes JSON lines with --jsonl. With --mqtt or --metrics
-    it is a service of one stream, with health, alarms with events, evidence and outputs; with --config one of many.
+    the bundle; none from sick input. Shows level, score, status, health, latency and losses as text, or writes JSON
+    lines with --jsonl. With --mqtt or --metrics it is a service of one stream, with alarms with events, evidence and
+    outputs; with --config one of many.
 
     Example: edgeasd run --device hw:1 --bundle bundles/valve-id_00
     """
@@ -187,7 +188,7 @@ def _listen(session: Session, choice: dict[str, Any], sink: TextIO | None, rate:
     """Load, listen and stop, whatever ends it; returns the end record."""
     from edgeasd.runtime.terminal import TerminalView
 
-    view = None if sink is sys.stdout else TerminalView(sys.stdout, rate)
+    view = None if sink is sys.stdout else TerminalView(sys.stdout, rate, standing=session.standing)
     reason = "error"
     try:
         started = session.load(**choice)
@@ -210,8 +211,9 @@ def _listen(session: Session, choice: dict[str, Any], sink: TextIO | None, rate:
         reason = "SIGTERM"
     finally:
         ended = session.stop(reason)
-        if ended["dropped_samples"] or ended["overruns"] or ended["reopened"]:
+        if any(ended[name] for name in ("dropped_samples", "overruns", "reopened", "skipped_segments")):
             text = "{dropped_samples} samples dropped, {overruns} overruns, reopened {reopened} times"
+            text += ", {skipped_segments} segments skipped" if ended["skipped_segments"] else ""
             print(f"edgeasd: {text.format(**ended)}", file=sys.stderr)
         # Before the view: a reader that has left standard output must not cost the log its last line.
         write_record(sink, ended)

@@ -71,6 +71,7 @@ def score(
     from edgeasd.runtime.bundle import Bundle
     from edgeasd.runtime.capture import Block
     from edgeasd.runtime.clip import score_sound
+    from edgeasd.runtime.health import HealthSettings
     from edgeasd.runtime.listen import Listener
     from edgeasd.runtime.records import engine_facts
 
@@ -108,7 +109,7 @@ def score(
                 complain(f"left out: {error}")
                 continue
             if live:
-                for record in Listener(scorer, manifest).accept(Block(0, sound)):
+                for record in Listener(scorer, manifest, HealthSettings()).accept(Block(0, sound)):
                     output.write({"file": str(path), **record})
                 continue
             clip = score_sound(scorer, sound, tile_short=tile, anchored=anchored)

@@ -18,14 +18,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgeasd.runtime.errors import DeviceError, InputError
+from edgeasd.runtime.latency import Latencies
+from edgeasd.runtime.overload import MOST, Overload
 from edgeasd.runtime.scorer import Scorer
 from edgeasd.runtime.service import Service, SiteState, StreamState, ask
 from edgeasd.runtime.service import patient as patient_module
 from edgeasd.runtime.service.boot import booted_anew
 from edgeasd.runtime.service.control import ControlSocket
-from edgeasd.runtime.service.latency import Latencies
 from edgeasd.runtime.service.notify import Notifier
-from edgeasd.runtime.service.overload import MOST, Overload
 from edgeasd.runtime.service.patient import PatientSource
 from edgeasd.runtime.service.records import RecordWriter
 from edgeasd.runtime.service.view import SiteView
