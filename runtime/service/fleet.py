@@ -19,6 +19,7 @@ from edgeasd.runtime.service.scoring import ScoringThread
 from edgeasd.runtime.service.stream import Listeners, ServedStream
 from edgeasd.runtime.site.check import named_manifest
 from edgeasd.runtime.site.settings import Site
+from edgeasd.runtime.sources.base import as_ours
 
 
 class Fleet:
@@ -90,7 +91,7 @@ class Fleet:
             with Bundle(Path(berth.settings.bundle)) as bundle:
                 return named_manifest(bundle.manifest, berth.settings)
         except Exception as error:  # one stream's, not the end of the others
-            self._fail(name, _as_ours(error), time.monotonic())
+            self._fail(name, as_ours(error), time.monotonic())
             return None
 
     def _give_up_changed(self, name: str, manifest: Manifest) -> None:
@@ -112,7 +113,7 @@ class Fleet:
             try:
                 source = self._inputs.source(berth.settings, manifest.features.sample_rate)
             except Exception as error:  # as above
-                self._fail(name, _as_ours(error), time.monotonic())
+                self._fail(name, as_ours(error), time.monotonic())
                 return False
             wake = self._waker(name)
             berth.served = ServedStream(name, berth.settings, manifest, source, self._listeners, wake)
@@ -138,7 +139,7 @@ class Fleet:
                 berth.admitted = wanted
             self._hand_over(name, key, manifest)
         except Exception as error:  # one stream's, not the end of the others
-            self._fail(name, _as_ours(error), time.monotonic())
+            self._fail(name, as_ours(error), time.monotonic())
 
     def _hand_over(self, name: str, key: EngineKey, manifest: Manifest) -> None:
         """From the old engine to the new one, between two segments of each."""
@@ -245,10 +246,3 @@ class Fleet:
     def beats(self) -> list[float]:
         """When each engine last moved."""
         return [engine.beat for engine in list(self._engines.values()) if engine.failure is None]
-
-
-def _as_ours(error: Exception) -> EdgeasdError:
-    """An error as one line; of a library's, with its kind."""
-    if isinstance(error, EdgeasdError):
-        return error
-    return DeviceError(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")

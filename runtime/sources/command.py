@@ -124,9 +124,9 @@ class CommandSource:
         self._end = weakref.finalize(self, _end_group, self._process)
         assert self._process.stdout is not None
         assert self._process.stderr is not None
-        self._said = _LastWords(self._process.stderr)
         patience = START_SECONDS if live else None
         try:
+            self._said = _LastWords(self._process.stderr)
             self._pcm = PcmSource(
                 self._process.stdout,
                 sample_rate,

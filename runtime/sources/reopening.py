@@ -7,11 +7,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from edgeasd.runtime.audio import Samples
 from edgeasd.runtime.errors import EdgeasdError
-from edgeasd.runtime.sources.base import SourceEvent
+from edgeasd.runtime.sources.base import SourceEvent, as_ours
 
 if TYPE_CHECKING:
     from edgeasd.runtime.sources.base import MultiSource, Source
@@ -26,8 +27,8 @@ class Reopening:
     """Keeps a `Source` or `MultiSource` open: where it fails, `open_source` is called until it delivers again.
 
     The first opening is the caller's business: what cannot be opened at the start, or fails before its first
-    sound, raises at once, so that a wrong name is not tried for ever. From then on `read` raises nothing and
-    returns None only after `close`, or at the end of an inner source that is not `endless`.
+    sound, raises at once, so that a wrong name is not tried for ever. From then on `read` raises nothing (where
+    it is not live: nothing but what is no EdgeasdError) and returns None only after `close`, or at the end of an inner source that is not `endless`.
 
     `lost_samples` counts what is missing between the last sample before and the first one after, by the
     monotonic clock; `reopened` how often that happened. `state` is "open", "reopening" or "closed", `since`
@@ -87,10 +88,10 @@ class Reopening:
         assert self._inner is not None
         try:
             samples = self._inner.read()
-        except EdgeasdError as error:
-            if self._heard_until is None:
+        except Exception as error:
+            if self._heard_until is None or not self._goes_on(error):
                 raise
-            return None, str(error)
+            return None, str(as_ours(error))
         if samples is not None:
             return samples, None
         if self._closed.is_set() or not self._endless:
@@ -111,6 +112,10 @@ class Reopening:
             self._pause = FIRST_PAUSE
         self._heard_until = now
 
+    def _goes_on(self, error: Exception) -> bool:
+        """Whether it is tried again. A shortage of processes or files passes, and a library has errors of its own."""
+        return self.live or isinstance(error, EdgeasdError)
+
     def _lose(self, reason: str) -> None:
         self._overruns_before = self.overruns
         self._drop_inner()
@@ -124,8 +129,10 @@ class Reopening:
             self._pause = min(2.0 * self._pause, LONGEST_PAUSE)
             try:
                 inner = self._open()
-            except EdgeasdError as error:
-                self.reason = str(error)
+            except Exception as error:
+                if not self._goes_on(error):
+                    raise
+                self.reason = str(as_ours(error))
                 continue
             with self._lock:
                 self._inner, self.name = inner, inner.name
@@ -150,7 +157,9 @@ class Reopening:
         with self._lock:
             inner, self._inner = self._inner, None
         if inner is not None:
-            inner.close()
+            # What is broken may not even close; that must not end the attempts.
+            with suppress(Exception):
+                inner.close()
 
     def close(self) -> None:
         """Close for good; idempotent, and ends a `read` that blocks or waits in another thread."""

@@ -111,6 +111,26 @@ def test_what_cannot_be_opened_or_never_delivers_raises_at_once() -> None:
     assert clock.pauses == []
 
 
+def test_a_live_source_outlives_errors_that_are_not_ours() -> None:
+    """Such as a shortage of processes or threads, or what a library raises."""
+
+    class Broken(Scripted):
+        def read(self) -> np.ndarray | None:
+            if not self._left:
+                raise OSError(5, "Input/output error")
+            return super().read()
+
+        def close(self) -> None:
+            raise ValueError("not open")
+
+    clock = Time()
+    shortages: list[object] = [BlockingIOError(11, "Resource temporarily unavailable"), RuntimeError("can't start")]
+    source, _ = reopening(clock, [Broken(clock, 1), *shortages, Scripted(clock, 1)])
+    assert heard(source) == heard(source) == 100
+    assert source.reopened == 1
+    assert source.events[0].detail == "OSError: [Errno 5] Input/output error"
+
+
 @settings(deadline=None, max_examples=30)
 @given(st.integers(0, 40), st.floats(0.0, 1.0))
 def test_pauses_double_within_bounds_whatever_the_jitter(failures: int, jitter: float) -> None:

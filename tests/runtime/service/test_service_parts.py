@@ -30,6 +30,7 @@ from edgeasd.runtime.service.patient import PatientSource
 from edgeasd.runtime.service.records import RecordWriter
 from edgeasd.runtime.service.view import SiteView
 from edgeasd.runtime.site import read_site
+from edgeasd.runtime.sources import ChannelSplit
 
 pytestmark = pytest.mark.core
 
@@ -121,6 +122,55 @@ def test_a_source_that_is_not_there_is_opened_when_it_comes(monkeypatch: pytest.
     )
     with pytest.raises(InputError, match="no file"):
         once.read()
+
+
+def test_a_shortage_of_processes_or_threads_is_waited_for_where_a_source_is_live(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(patient_module, "FIRST_PAUSE", 0.01)
+    errors: list[Exception] = [RuntimeError("can't start new thread"), BlockingIOError(11, "try again")]
+
+    def open_it() -> Silence:
+        if errors:
+            raise errors.pop()
+        return Silence()
+
+    source = PatientSource(open_it, name="hw:7", sample_rate=16_000, live=True, retry=True)
+    assert source.read() is not None
+    errors.append(RuntimeError("can't start new thread"))
+    file = PatientSource(open_it, name="x.wav", sample_rate=16_000, live=False, retry=False)
+    with pytest.raises(RuntimeError):
+        file.read()
+
+
+def no_threads(monkeypatch: pytest.MonkeyPatch, name: str, count: int) -> list[str]:
+    """Have the system refuse the next `count` threads of this name; the refused ones."""
+    refused: list[str] = []
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == name and len(refused) < count:
+            refused.append(thread.name)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    return refused
+
+
+def test_a_split_waits_for_its_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Two(Silence):
+        channels = 2
+
+        def read(self) -> Any:
+            time.sleep(0.01)
+            return None if self.closed else np.zeros((512, 2), np.float32)
+
+    refused = no_threads(monkeypatch, "edgeasd-split", 2)
+    source = ChannelSplit(Two()).open(1)
+    assert source.read() is not None
+    assert len(refused) == 2
+    source.close()
 
 
 def test_closing_ends_the_wait_for_a_source(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -294,6 +344,20 @@ def test_the_command_socket_answers_one_line_and_survives_anything(tmp_path: Pat
     finally:
         server.close()
     assert ask(deep, {"number": 1}) is None
+
+
+def test_the_command_socket_survives_a_shortage_of_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = ControlSocket(tmp_path, lambda request: "here")
+    server.start()
+    try:
+        refused = no_threads(monkeypatch, "edgeasd-visitor", 20)  # more than may be attended to at once
+        for _ in range(20):
+            with pytest.raises(InputError, match="no answer"):
+                ask(tmp_path, {})
+        assert len(refused) == 20
+        assert ask(tmp_path, {}) == "here"
+    finally:
+        server.close()
 
 
 def test_systemd_is_told_over_paths_and_abstract_names_and_nobody_where_it_is_not_there(tmp_path: Path) -> None:
