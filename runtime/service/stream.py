@@ -64,7 +64,7 @@ class ServedStream:
         pace = "drop" if settings.drops else "block"
         self.queue = SampleQueue(BUFFER_SECONDS * self.rate, pace, wake)
         self._capture = Capture(source, self.queue)
-        self._health = self._new_health()
+        self._health = self._new_health(settings, manifest)
         self.report: HealthReport = self._health.report()
         self.stream: Stream | None = None
         self.recorder: Recorder | None = None
@@ -87,9 +87,9 @@ class ServedStream:
         self.breaks = deque[SourceEvent](maxlen=32)
         """Losses and returns of its source that nobody has read yet: some are over before anybody looks."""
 
-    def _new_health(self) -> HealthMonitor:
-        expected = level_range(self.settings.health, self.manifest.amplitude, self.manifest.level)
-        return HealthMonitor(self.settings.health, self.rate, expected)
+    def _new_health(self, settings: StreamSettings, manifest: Manifest) -> HealthMonitor:
+        expected = level_range(settings.health, manifest.amplitude, manifest.level)
+        return HealthMonitor(settings.health, self.rate, expected)
 
     # Capture
 
@@ -118,8 +118,7 @@ class ServedStream:
             self.manifest.amplitude,
             self.manifest.level,
         ):
-            self.settings, self.manifest = settings, manifest
-            self._health = self._new_health()
+            self._health = self._new_health(settings, manifest)
         self.settings, self.manifest = settings, manifest
         self._rule = AlarmRule(manifest.threshold)
         self.facts, self.failure = engine_facts(scorer), None

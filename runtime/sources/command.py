@@ -68,19 +68,37 @@ def _exited(process: subprocess.Popen[bytes]) -> int | None:
     return status.si_status if status.si_code == os.CLD_EXITED else -status.si_status
 
 
-def _end_group(process: subprocess.Popen[bytes]) -> None:
-    """End the command and all it has started: SIGTERM, and SIGKILL a second later."""
-    if process.returncode is not None:
-        return
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGTERM)
-        deadline = time.monotonic() + _GRACE_SECONDS
-        while _exited(process) is None and time.monotonic() < deadline:
-            time.sleep(0.01)
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert process.stdout is not None
-    process.stdout.close()
+class _Ending:
+    """Ends a command and all it has started: SIGTERM, and SIGKILL a second later; two seconds in all.
+
+    It may be called again while it is under way, such as at the exit of the program, and goes on then where it is.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+        self._asked_at: float | None = None
+        self._lock = threading.Lock()
+
+    def __call__(self) -> None:
+        if self._asked_at is None:
+            self._asked_at = time.monotonic()
+        with self._lock:
+            if self._process.returncode is None:
+                self._end(self._asked_at + _GRACE_SECONDS)
+
+    def _end(self, deadline: float) -> None:
+        process = self._process
+        assert process.stdout is not None
+        # First: one that writes notices at once, and nothing is held open by one that cannot be ended.
+        process.stdout.close()
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGTERM)
+            while _exited(process) is None and time.monotonic() < deadline:
+                time.sleep(0.01)
+            os.killpg(process.pid, signal.SIGKILL)
+        # One that waits for a dead disk, or is another user's, does not end.
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(max(0.1, deadline + _GRACE_SECONDS - time.monotonic()))
 
 
 class CommandSource:
@@ -121,7 +139,8 @@ class CommandSource:
             raise InputError(
                 f"{words[0]}: cannot be started ({error.strerror}); check its name, or give its whole path"
             ) from None
-        self._end = weakref.finalize(self, _end_group, self._process)
+        self._end = _Ending(self._process)
+        weakref.finalize(self, self._end)
         assert self._process.stdout is not None
         assert self._process.stderr is not None
         patience = START_SECONDS if live else None

@@ -234,3 +234,18 @@ def test_nothing_outlives_an_interrupted_program(tmp_path: Path) -> None:
         process.communicate(timeout=10)
     assert gone_soon(pid)
     assert gone_soon(int((tmp_path / "child").read_text()))
+
+
+def test_closing_does_not_wait_for_ever_for_what_cannot_be_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = CommandSource(python("import time; time.sleep(60)"), live=True)
+
+    def refuse(pid: int, number: int) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "killpg", refuse)
+        began = time.monotonic()
+        source.close()
+        assert time.monotonic() - began < 5.0
+    assert alive(source.pid)
+    os.kill(source.pid, signal.SIGKILL)

@@ -247,6 +247,47 @@ def test_a_bundle_that_cannot_be_loaded_stops_no_other_stream(site: Any, sound: 
     assert states["a"].segments > 20
 
 
+def test_a_stream_whose_settings_fit_nothing_stops_no_other_stream_and_no_log_line_ends_the_service(
+    site: Any, sound: Path
+) -> None:
+    stream = f'input = "{sound}"\nrealtime = true\nloop = true\n'
+    site.write(stream, f"{stream}[streams.b.health.level]\nlow_dbfs = -10.0\n")
+
+    def full(line: str) -> None:
+        said.append(line)
+        raise OSError(28, "No space left on device")
+
+    said: list[str] = []
+    service = Service(read_site(site.file), log=full)
+    service.start()
+    try:
+        site.until(lambda: service.poll() and service.loaded.is_set())
+        states = {one.name: one for one in service.state().streams}
+        assert states["b"].state == "failed"
+        assert "low_dbfs" in str(states["b"].reason)
+        site.until(lambda: service.poll() and service.state().streams[0].level_dbfs > -100)
+        site.write(stream, stream)
+        service.reload()
+        site.until(lambda: service.poll() and service.state().streams[1].state != "failed")
+        site.write(stream, f"{stream}[streams.b.health.level]\nlow_dbfs = -10.0\n")
+        service.reload()
+        site.until(lambda: service.poll() and sum("low_dbfs" in line for line in said) > 1)
+        assert service.state().streams[1].state != "stopped"
+    finally:
+        assert service.stop("test")
+
+
+def test_a_stream_without_a_thread_for_its_sound_is_tried_again(
+    site: Any, sound: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgeasd.runtime.service.fleet.FIRST_PAUSE", 0.1)
+    refused = no_threads(monkeypatch, "edgeasd-capture", 1)
+    stream = f'input = "{sound}"\nloop = true'
+    site.write(stream, stream)
+    run_service(site.file, lambda s, records: {r["id"] for r in records if r["type"] == "score"} == {"a", "b"})
+    assert len(refused) == 1
+
+
 def test_a_reload_changes_how_long_evidence_and_history_stay_without_a_restart(site: Any, sound: Path) -> None:
     site.write(f'input = "{sound}"\nrealtime = true\nloop = true')
     text = site.file.read_text("utf-8")

@@ -205,3 +205,28 @@ def test_what_a_crash_kept_from_an_output_is_said_after_it(site: Any, sound: Pat
     modes = [one["reason"] for one in lines if one["reason"].startswith("maintenance")]
     assert modes == ["maintenance_on", "maintenance_off"]
     assert [one["sequence"] for one in lines] == list(range(1, len(lines) + 1))
+
+
+STUBBORN = """
+import os, signal, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+open(sys.argv[1], "a").write(f"{os.getpid()}\\n")
+os.write(1, os.urandom(32000))
+time.sleep(60)
+"""
+
+
+def test_the_end_comes_within_two_seconds_where_several_commands_ignore_sigterm(site: Any) -> None:
+    (site.folder / "stubborn.py").write_text(STUBBORN, "utf-8")
+    pids = site.folder / "pids"
+    command = f"{sys.executable} {site.folder / 'stubborn.py'} {pids}"
+    site.write(*(f"input_command = '{command} {number}'" for number in range(5)))
+    process = site.start()
+    site.until(lambda: pids.exists() and len(pids.read_text().split()) == 5)
+    site.until(lambda: len(site.records("start")) == 5)
+    took, said = site.end(process)
+    assert process.returncode == 0, said
+    assert took < 2.0
+    for pid in pids.read_text().split():
+        assert not Path(f"/proc/{pid}").exists()
