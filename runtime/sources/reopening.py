@@ -59,6 +59,8 @@ class Reopening:
         self.lost_samples, self.reopened = 0, 0
         self.state, self.since, self.reason = "open", clock(), ""
         self._restart_reason = ""
+        self._restarts = 0
+        """One in the middle of an opening makes what comes of that outdated."""
         self._overruns_before = 0
         self._heard_until: float | None = None
         self._healthy_from = 0.0
@@ -101,8 +103,9 @@ class Reopening:
 
     def _note_sound(self, count: int) -> None:
         now = self._clock()
-        if self.state == "reopening" and self._heard_until is not None:
-            lost = max(0.0, now - count / self.sample_rate - self._heard_until)
+        if self.state == "reopening":
+            before = now if self._heard_until is None else self._heard_until
+            lost = max(0.0, now - count / self.sample_rate - before)
             self.lost_samples += round(lost * self.sample_rate)
             self.reopened += 1
             self._healthy_from = now
@@ -127,6 +130,7 @@ class Reopening:
         """Wait and open until it works; False once closed."""
         while not self._wait(self._pause * (1.0 - 0.5 * self._jitter())) and not self._closed.is_set():
             self._pause = min(2.0 * self._pause, LONGEST_PAUSE)
+            restarts = self._restarts
             try:
                 inner = self._open()
             except Exception as error:
@@ -137,9 +141,10 @@ class Reopening:
             with self._lock:
                 self._inner, self.name = inner, inner.name
                 self.channels = int(getattr(inner, "channels", 1))
-            if self._closed.is_set():
+                outdated = restarts != self._restarts
+            if self._closed.is_set() or outdated:
                 self._drop_inner()
-                return False
+                continue
             return True
         return False
 
@@ -147,6 +152,7 @@ class Reopening:
         """Have it opened afresh, as if it had stopped for `reason`; for another thread than the one that reads."""
         with self._lock:
             inner, self._restart_reason = self._inner, reason if self._inner is not None else ""
+            self._restarts += 1
         if inner is not None:
             inner.close()
 

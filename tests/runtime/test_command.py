@@ -179,6 +179,18 @@ def test_silence_of_a_live_command_is_an_error(monkeypatch: pytest.MonkeyPatch) 
     source.close()
 
 
+def test_a_live_command_that_ends_and_is_restarted_gets_no_fresh_credit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgeasd.runtime.sources.command.AHEAD_SECONDS", 0.5)
+    monkeypatch.setattr("edgeasd.runtime.sources.reopening.FIRST_PAUSE", 0.01)
+    monkeypatch.setattr("edgeasd.runtime.sources.reopening.LONGEST_PAUSE", 0.01)
+    began, count = time.monotonic(), 0
+    source = open_source(input_command="head -c 12800 /dev/zero", reopen=True)  # 0.4 s of sound each time
+    while count < 2.4 * 16_000:
+        count += heard(source)
+    source.close()
+    assert time.monotonic() - began > 1.3
+
+
 def test_a_live_command_is_no_faster_than_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """ffmpeg on a file, without -re: it is slowed down, loses nothing, and `close` ends the wait."""
     monkeypatch.setattr("edgeasd.runtime.sources.command.AHEAD_SECONDS", 2.0)
