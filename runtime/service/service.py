@@ -84,7 +84,10 @@ class Service:
             self._resources.enter_context(folder_lock(self.site.data))
             self.keeper.start()
             self.fleet.evidence = EvidenceWriter(
-                self.site.data, self.site.settings.evidence, on_status=self._say_evidence
+                self.site.data,
+                self.site.settings.evidence,
+                open_events=self.keeper.call(self.keeper.open_events),
+                on_status=self._say_evidence,
             )
             self._configure_keeper(self.site)
             self._control = ControlSocket(self.site.data, self._answer)

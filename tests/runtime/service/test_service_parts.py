@@ -17,7 +17,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from edgeasd.runtime.alarm_rule import Threshold
+from edgeasd.runtime.alarms import AlarmMachine, AlarmSettings, Command, Observation
 from edgeasd.runtime.errors import DeviceError, InputError
+from edgeasd.runtime.events import EventStore
+from edgeasd.runtime.evidence import EvidenceWriter, KeepSettings, Recorder, evidence_files
 from edgeasd.runtime.scorer import Scorer
 from edgeasd.runtime.service import Service, SiteState, StreamState, ask
 from edgeasd.runtime.service import patient as patient_module
@@ -306,6 +310,33 @@ def test_a_reload_changes_how_long_evidence_and_history_stay_without_a_restart(s
         assert service.keeper.retention.scores == 0.5 * 86_400
     finally:
         assert service.stop("test")
+
+
+def test_evidence_of_an_event_that_is_open_stays_at_the_start_however_old(site: Any, sound: Path) -> None:
+    limit = Threshold(clip=0.5, consecutive=1, found_by="t", clips=1)
+    wall = time.time() - 30 * 86_400
+    machine = AlarmMachine("valve", "elsewhere", AlarmSettings(), limit)
+    said = machine.step(Observation(1.0, wall, 2.0))
+    over = AlarmMachine("valve", "over", AlarmSettings(), limit)
+    ended = over.step(Observation(1.0, wall, 2.0)) + over.command(Command(command="clear"), 2.0, wall + 1.0)
+    site.data.mkdir()
+    with EventStore(site.data / "events.db") as store:
+        store.append(said)
+        store.append(ended)
+    kept, gone = (next(one.event for one in some if one.event) for some in (said, ended))
+    keep = KeepSettings(max_age_days=60.0, min_free_megabytes=1.0)
+    writer = EvidenceWriter(site.data, keep)
+    recorder = Recorder(writer, "valve", "a", 16_000)
+    for event in (kept, gone):
+        recorder.sound(0, np.zeros(16_000, np.float32))
+        recorder.open_event(event, wall, None)
+        recorder.close()
+    assert writer.close(10.0)
+    site.write(f'input = "{sound}"\nloop = true')
+    site.file.write_text(site.file.read_text("utf-8") + "[evidence]\nmax_age_days = 1.0\nfewest = 0\n", "utf-8")
+    run_service(site.file, lambda s, _: s.loaded.is_set() and s.fleet.evidence.status().deleted)
+    assert set(evidence_files(site.data, gone)) == {"facts.json"}
+    assert "clip.flac" in evidence_files(site.data, kept)
 
 
 FAST = """
