@@ -163,6 +163,7 @@ class Fleet:
         with engine.between_segments():
             if self.evidence is not None:
                 served.keep_evidence(self.evidence, berth.settings, manifest)
+            served.beside_live = any(one.settings.drops for one in engine.streams)
             served.adopt(berth.settings, manifest, engine.scorer)
             engine.streams.append(served)
         berth.key = key

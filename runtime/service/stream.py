@@ -38,7 +38,8 @@ TRACE = 48
 class Listeners:
     """Whom a stream tells: `find` those who keep alarms and events, `tell` those who write records down.
 
-    Both may wait where they are not read; `tell` only for a stream that is not live.
+    Both may wait where they are not read; `tell` only for a stream that waits, scored with none that
+    does not.
     """
 
     find: Callable[[Finding], None]
@@ -81,6 +82,8 @@ class ServedStream:
         self.facts: dict[str, Any] = {}
         self.failure: str | None = None
         """Why it has ended, or cannot be scored for now."""
+        self.beside_live = False
+        """Whether it is scored together with streams that do not wait: then its records wait for nobody, too."""
         self.over = False
         """Whether its source has ended, and all was scored."""
         self.ended_by = ""
@@ -239,7 +242,7 @@ class ServedStream:
         return at - ((block_end - end) / self.rate if self.source.live else 0.0)
 
     def _tell(self, record: Record) -> None:
-        self._listeners.tell(record, self.settings.drops)
+        self._listeners.tell(record, self.settings.drops or self.beside_live)
 
     # What it is
 

@@ -35,6 +35,7 @@ from edgeasd.runtime.service.records import RecordWriter
 from edgeasd.runtime.service.view import SiteView
 from edgeasd.runtime.site import read_site
 from edgeasd.runtime.sources import ChannelSplit
+from edgeasd.toolkit.cli.json_lines import json_sink
 
 pytestmark = pytest.mark.core
 
@@ -472,6 +473,72 @@ def test_a_reader_that_stops_reading_costs_lines_and_nothing_else() -> None:
     assert 1900 < writer.lost <= 2000
     writer.close(0.1)
     assert time.monotonic() - began < 2.0
+
+
+def test_nobody_waits_for_a_reader_that_stopped_once_the_service_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgeasd.runtime.service.records._MOST", 2)
+
+    class Stuck(io.StringIO):
+        def write(self, text: str) -> int:
+            time.sleep(3600)
+            return 0
+
+    writer = RecordWriter(Stuck())
+    waiting = threading.Thread(target=lambda: [writer.put({"n": n}, False) for n in range(10)], daemon=True)
+    waiting.start()
+    waiting.join(0.5)
+    assert waiting.is_alive()
+    writer.closing = True
+    waiting.join(1.0)
+    assert not waiting.is_alive()
+    assert writer.lost == 7
+
+
+def test_a_record_that_cannot_be_written_is_a_failure_that_is_seen_and_ends_no_thread() -> None:
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            raise ValueError("I/O operation on closed file")
+
+    writer = RecordWriter(Closed())
+    for number in range(30_000):
+        writer.put({"n": number}, False)
+    writer.close(1.0)
+    assert isinstance(writer.failure, InputError)
+    assert "ValueError: I/O operation on closed file" in str(writer.failure)
+
+
+def test_a_file_name_that_is_not_utf8_is_written_as_json_has_it(tmp_path: Path) -> None:
+    with json_sink(str(tmp_path / "records.jsonl")) as sink:
+        assert sink is not None
+        writer = RecordWriter(sink)
+        writer.put({"detail": "L\udcfcfter.wav ü"})
+        writer.close(5.0)
+    assert writer.failure is None
+    line = (tmp_path / "records.jsonl").read_text("utf-8")
+    assert line == '{"detail": "L\\udcfcfter.wav ü"}\n'
+    assert json.loads(line)["detail"] == "L\udcfcfter.wav ü"
+
+
+NON_STOP = """
+import os, time
+while True:
+    os.write(1, bytes(3200)); time.sleep(0.1)
+"""
+
+
+def test_a_file_beside_a_live_stream_waits_for_no_reader_of_records(site: Any, sound: Path) -> None:
+    (site.folder / "live.py").write_text(NON_STOP, "utf-8")
+    site.write(f'input = "{sound}"\nloop = true', f"input_command = '{sys.executable} {site.folder / 'live.py'}'")
+    dropping: dict[str, set[bool]] = {"a": set(), "b": set()}
+    service = Service(read_site(site.file), lambda record, drop: dropping.get(record.get("id", ""), set()).add(drop))
+    service.start()
+    try:
+        site.until(lambda: service.poll() and service.loaded.is_set())
+        dropping["a"].clear()
+        site.until(lambda: service.poll() and dropping["a"] and dropping["b"])
+    finally:
+        assert service.stop("test")
+    assert dropping == {"a": {True}, "b": {True}}
 
 
 # What a person sees

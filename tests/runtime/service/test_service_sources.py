@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
 import sqlite3
+import struct
+import subprocess
 import sys
+import termios
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -230,3 +234,20 @@ def test_the_end_comes_within_two_seconds_where_several_commands_ignore_sigterm(
     assert took < 2.0
     for pid in pids.read_text().split():
         assert not Path(f"/proc/{pid}").exists()
+
+
+def test_sigterm_ends_a_service_whose_records_nobody_reads(site: Any, sound: Path) -> None:
+    site.write(f'input = "{sound}"\nloop = true')
+    command = [sys.executable, "-m", "edgeasd", "run", "--config", str(site.file), "--jsonl", "-"]
+    with subprocess.Popen(command, cwd=site.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        site.processes.append(process)
+        assert process.stdout is not None
+        full = fcntl.fcntl(process.stdout, fcntl.F_GETPIPE_SZ) - 4096
+        site.until(lambda: struct.unpack("i", fcntl.ioctl(process.stdout, termios.FIONREAD, bytes(4)))[0] >= full)
+        began = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        try:
+            assert process.wait(8.0) == 0
+            assert time.monotonic() - began < 3.0
+        finally:
+            process.kill()
