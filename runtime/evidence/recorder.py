@@ -86,7 +86,9 @@ class Recorder:
             return
         pcm = to_pcm(samples, self.settings.bits)
         with self._lock:
-            if self._position is None or position < self._position:
+            if self._position is None:
+                self._begin(position)
+            elif position < self._position:
                 self._begin_anew(position)
             assert self._position is not None
             if position > self._position:
@@ -183,6 +185,13 @@ class Recorder:
             for clip in self._clips:
                 self._writer.finish(clip.recording, ended)
             self._clips.clear()
+
+    def _begin(self, position: int) -> None:
+        """The first sound: a clip of an event from before the start begins with it."""
+        for clip in self._clips:
+            clip.start += position
+            clip.stop += position
+        self._position = position
 
     def _begin_anew(self, position: int) -> None:
         for clip in self._clips:

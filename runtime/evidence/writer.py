@@ -247,6 +247,11 @@ class EvidenceWriter:
     def _finish(self, recording: Recording, ended: str) -> None:
         if recording.part is None:
             return
+        if not recording.written:
+            # A clip without sound would stand in the way of the one that the event may still get.
+            recording.part.abandon()
+            recording.part = None
+            return
         found = {"ended": ended, "gaps": tuple(recording.gaps), "lost_samples": recording.lost}
         self._archive.finish(recording.part, recording.facts.model_copy(update=found))
         recording.part = None

@@ -86,7 +86,11 @@ class ControlSocket:
             if not self._room.acquire(timeout=_SECONDS):
                 visitor.close()
                 continue
-            threading.Thread(target=self._attend, args=(visitor,), name="edgeasd-visitor", daemon=True).start()
+            try:
+                threading.Thread(target=self._attend, args=(visitor,), name="edgeasd-visitor", daemon=True).start()
+            except RuntimeError:  # no thread to be had now: this visitor goes unanswered, the next may not
+                self._room.release()
+                visitor.close()
 
     def _attend(self, visitor: socket.socket) -> None:
         try:

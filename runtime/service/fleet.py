@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -11,6 +12,7 @@ from edgeasd.runtime.alarms import Transition
 from edgeasd.runtime.bundle import Bundle
 from edgeasd.runtime.errors import DeviceError, EdgeasdError
 from edgeasd.runtime.evidence import EvidenceWriter
+from edgeasd.runtime.health import level_range
 from edgeasd.runtime.manifest import Manifest, dump_manifest
 from edgeasd.runtime.service.berth import FIRST_PAUSE, LONGEST_PAUSE, Berth, EngineKey
 from edgeasd.runtime.service.berths import Berths
@@ -20,6 +22,7 @@ from edgeasd.runtime.service.scoring import ScoringThread
 from edgeasd.runtime.service.stream import Listeners, ServedStream
 from edgeasd.runtime.site.check import named_manifest
 from edgeasd.runtime.site.settings import Site
+from edgeasd.runtime.sources.base import as_ours
 
 _KEEPER_SECONDS = 30.0
 """What is asked of the keeper here may wait for a disk that is slow."""
@@ -117,10 +120,14 @@ class Fleet:
             self._give_up_changed(name, manifest)
         self._inputs.plan(berth.settings for berth in self.berths.values())
         ready = [name for name, manifest in manifests.items() if self._take_source(name, manifest)]
-        for name in ready:
+        for name in list(ready):
             served = self.berths[name].served
             assert served is not None
-            served.start()
+            try:
+                served.start()
+            except Exception as error:  # no thread to be had now: it is tried again, and it alone
+                self._fail(name, as_ours(error), time.monotonic())
+                ready.remove(name)
         return ready
 
     def _read_manifest(self, name: str) -> Manifest | None:
@@ -129,7 +136,7 @@ class Fleet:
             with Bundle(Path(berth.settings.bundle)) as bundle:
                 return named_manifest(bundle.manifest, berth.settings)
         except Exception as error:  # one stream's, not the end of the others
-            self._fail(name, _as_ours(error), time.monotonic())
+            self._fail(name, as_ours(error), time.monotonic())
             return None
 
     def _give_up_changed(self, name: str, manifest: Manifest) -> None:
@@ -147,14 +154,16 @@ class Fleet:
     def _take_source(self, name: str, manifest: Manifest) -> bool:
         """Have a source for a stream that has none; whether it has one now."""
         berth = self.berths[name]
-        if berth.served is None:
-            try:
+        try:
+            # Looked at first: one that runs goes on as it was where its new settings do not fit.
+            level_range(berth.settings.health, manifest.amplitude, manifest.level)
+            if berth.served is None:
                 source = self._inputs.source(berth.settings, manifest.features.sample_rate)
-            except Exception as error:  # as above
-                self._fail(name, _as_ours(error), time.monotonic())
-                return False
-            wake = self._waker(name)
-            berth.served = ServedStream(name, berth.settings, manifest, source, self._listeners, wake)
+                wake = self._waker(name)
+                berth.served = ServedStream(name, berth.settings, manifest, source, self._listeners, wake)
+        except Exception as error:  # as above
+            self._fail(name, as_ours(error), time.monotonic())
+            return False
         return True
 
     def _load(self, name: str) -> None:
@@ -173,7 +182,7 @@ class Fleet:
                 berth.admitted = wanted
             self._hand_over(name, key, manifest)
         except Exception as error:  # one stream's, not the end of the others
-            self._fail(name, _as_ours(error), time.monotonic())
+            self._fail(name, as_ours(error), time.monotonic())
 
     def _open(self, name: str) -> tuple[EngineKey, Manifest] | None:
         """Have the engine run that a stream should have, beside the one that it has; None where that cannot be."""
@@ -189,7 +198,7 @@ class Fleet:
                     self._engines[key] = ScoringThread(scorer, self._listeners.tell)
                     self._engines[key].start()
         except Exception as error:  # as above
-            self._fail(name, _as_ours(error), time.monotonic())
+            self._fail(name, as_ours(error), time.monotonic())
             return None
         return key, manifest
 
@@ -222,6 +231,7 @@ class Fleet:
         with engine.between_segments():
             if self.evidence is not None:
                 served.keep_evidence(self.evidence, berth.settings, manifest)
+            served.beside_live = any(one.settings.drops for one in engine.streams)
             served.adopt(berth.settings, manifest, engine.scorer)
             engine.streams.append(served)
         berth.key = key
@@ -293,16 +303,28 @@ class Fleet:
         self._stopped = True
         until = time.monotonic() + seconds
         running = [berth.served for berth in list(self.berths.values()) if berth.served is not None]
-        for served in running:
-            served.let_go()
         engines = list(self._engines.values())
         for engine in engines:
             engine.ask_to_stop()
+        self._let_go(running, until)
         ended = [engine.stop(max(0.05, until - time.monotonic())) for engine in engines]
         for served in running:
             if not served.over:
                 served.end(reason)
         return all(ended)
+
+    def _let_go(self, running: list[ServedStream], until: float) -> None:
+        """Close all sources at once, until then: one may take a second. What is not done by then goes on."""
+        closing = []
+        for served in running:
+            thread = threading.Thread(target=_close_quietly, args=(served,), name="edgeasd-close", daemon=True)
+            try:
+                thread.start()
+                closing.append(thread)
+            except RuntimeError:  # no thread to be had now
+                _close_quietly(served)
+        for thread in closing:
+            thread.join(max(0.0, until - 0.2 - time.monotonic()))
 
     def end_clips(self) -> None:
         """End all clips as they are."""
@@ -321,8 +343,7 @@ def _who(manifest: Manifest) -> tuple[str, str]:
     return manifest.machine.type, manifest.machine.id
 
 
-def _as_ours(error: Exception) -> EdgeasdError:
-    """An error as one line; of a library's, with its kind."""
-    if isinstance(error, EdgeasdError):
-        return error
-    return DeviceError(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+def _close_quietly(served: ServedStream) -> None:
+    """What cannot even be closed is nobody's business at the end."""
+    with suppress(Exception):
+        served.let_go()

@@ -21,11 +21,20 @@ class _Shared:
     def __init__(self, key: SharedInput, rate: int, stream: StreamSettings, wanted: list[_Choice]) -> None:
         self.key, self._rate, self.wanted = key, rate, wanted
         self._asked = 0
+        self._opened: Any = None
         name, live = stream.device or f"command {stream.input_command}", stream.live
         self._device = PatientSource(self._open, name=name, sample_rate=rate, live=live, retry=live)
         self.split = ChannelSplit(self._device, waits=not stream.drops)
 
     def _open(self) -> Any:
+        """All that is wanted, even where more was asked for while it was being opened."""
+        while True:
+            self._opened = opened = self._open_once()
+            if not self._too_few(opened):
+                return opened
+            opened.close()
+
+    def _open_once(self) -> Any:
         return open_channels(
             wanted=self._choices,
             device=self.key.what if self.key.kind == "device" else None,
@@ -46,9 +55,13 @@ class _Shared:
     def want(self, wanted: list[_Choice]) -> None:
         """Who will listen from now on. A device that was opened for fewer channels is opened again."""
         self.wanted = wanted
-        have = int(getattr(self._device, "channels", 0))
-        if self.key.kind == "device" and have and _most(wanted) > max(have, self._asked):
-            self._device.restart(f"{self.key.what}: is opened again, with more channels")
+        # Not what the device says: it is not in its place before it is read, and `_open` has looked by then.
+        opened = self._opened
+        if opened is not None and self._too_few(opened):
+            opened.restart(f"{self.key.what}: is opened again, with more channels")
+
+    def _too_few(self, opened: Any) -> bool:
+        return self.key.kind == "device" and _most(self.wanted) > max(int(opened.channels), self._asked)
 
 
 def _most(wanted: Iterable[_Choice]) -> int:

@@ -168,6 +168,10 @@ class Keeper:
         self.kept[name] = kept
         self.teller.catch_up(kept)
 
+    def open_events(self) -> list[str]:
+        """Events that the store calls open. Raises InputError where it cannot be read."""
+        return [one["event"] for one in self._ledger.read(lambda store: store.events(open_only=True))]
+
     def _begin_store(self, store: EventStore) -> None:
         """What the streams remember goes into a store that was begun anew."""
         for kept in (*self._leaving, *self.kept.values()):

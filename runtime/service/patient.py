@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from edgeasd.runtime.audio import Samples
-from edgeasd.runtime.errors import EdgeasdError
 from edgeasd.runtime.sources import Source
+from edgeasd.runtime.sources.base import as_ours
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
 """Seconds between attempts to open; doubled each time."""
@@ -74,10 +75,10 @@ class PatientSource:
                 samples = None if inner is None else inner.read()
                 self._heard = self._heard or samples is not None
                 return samples
-            except EdgeasdError as error:
+            except Exception as error:  # of a library or the system, too: a shortage passes
                 if not self._retry or self._heard:
                     raise
-                self._reason = str(error)
+                self._reason = str(as_ours(error))
                 self._drop()
             self._closed.wait(pause)
             pause = min(2.0 * pause, LONGEST_PAUSE)
@@ -93,7 +94,9 @@ class PatientSource:
         with self._lock:
             inner, self._inner = self._inner, None
         if inner is not None:
-            inner.close()
+            # What is broken may not even close; that must not end the attempts.
+            with suppress(Exception):
+                inner.close()
 
     def close(self) -> None:
         """Close for good; ends a `read` that waits in another thread."""

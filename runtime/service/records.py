@@ -7,9 +7,11 @@ import queue
 import threading
 from typing import TextIO
 
+from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.service.finding import Record
 
 _MOST = 10_000
+_LOOK_SECONDS = 0.1
 
 
 class RecordWriter:
@@ -18,26 +20,29 @@ class RecordWriter:
     def __init__(self, sink: TextIO) -> None:
         self._sink = sink
         self._lines: queue.Queue[Record | None] = queue.Queue(_MOST)
+        self.closing = False
+        """Set it before the service is stopped: from then on nobody is waited for."""
         self.lost = 0
         """Records that nobody took in time."""
-        self.failure: OSError | None = None
+        self.failure: OSError | InputError | None = None
         """Why nothing is written any more."""
         self._thread = threading.Thread(target=self._run, name="edgeasd-records", daemon=True)
         self._thread.start()
 
     def put(self, record: Record, may_drop: bool = True) -> None:
-        """Take a record; where the reader is slow it is dropped and counted, or else waited for."""
+        """Take a record; where the reader is slow it is dropped and counted, or else waited for until the end."""
         while self.failure is None:
             try:
-                self._lines.put(record, block=not may_drop, timeout=0.5)
+                self._lines.put(record, block=not (may_drop or self.closing), timeout=_LOOK_SECONDS)
                 return
             except queue.Full:
-                if may_drop:
+                if may_drop or self.closing:
                     self.lost += 1
                     return
 
     def close(self, seconds: float) -> None:
         """Write what waits, for `seconds` at most."""
+        self.closing = True
         try:
             self._lines.put(None, timeout=seconds)
         except queue.Full:
@@ -53,3 +58,6 @@ class RecordWriter:
                 self._sink.flush()
             except OSError as error:
                 self.failure = error
+            except Exception as error:  # who waits for room here must learn of any kind
+                why = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+                self.failure = InputError(f"records cannot be written ({why}); check where --jsonl leads to")

@@ -93,7 +93,9 @@ class ScoringThread:
         """Take in what waits and score one batch; False where there was nothing to do."""
         began, worked = time.monotonic(), False
         share = max(1, self.scorer.engine.max_batch // max(1, len(self.streams)))
+        beside_live = any(served.settings.drops for served in self.streams)
         for served in self.streams:
+            served.beside_live = beside_live
             worked = self._take_in(served, share) or worked
         ready = [served for served in self.streams if served.stream is not None and served.stream.waiting]
         if ready:

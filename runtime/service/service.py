@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 from edgeasd.runtime.alarms import Transition, parse_command
@@ -35,6 +35,16 @@ def _no_log(line: str) -> None:
     del line
 
 
+def _forgiving(log: Callable[[str], None]) -> Callable[[str], None]:
+    """A log on a full disk, or one that is closed, must not end what it is about."""
+
+    def say(line: str) -> None:
+        with suppress(OSError, ValueError):
+            log(line)
+
+    return say
+
+
 class Service:
     """Use it so: `start`, then `poll` some times a second until it says that all is over, then `stop`.
 
@@ -48,7 +58,7 @@ class Service:
         log: Callable[[str], None] = _no_log,
     ) -> None:
         """`tell` takes records (see `RecordWriter.put`), `log` one line for people."""
-        self.site, self._tell, self._log = site, tell, log
+        self.site, self._tell, self._log = site, tell, (log := _forgiving(log))
         self._resources = ExitStack()
         self._began = time.monotonic()
         self.keeper = Keeper(site.data, tell, self._sick, self._say_status, self._record, log)
@@ -78,7 +88,10 @@ class Service:
             self._resources.enter_context(folder_lock(self.site.data))
             self.keeper.start()
             self.fleet.evidence = EvidenceWriter(
-                self.site.data, self.site.settings.evidence, on_status=self._say_evidence
+                self.site.data,
+                self.site.settings.evidence,
+                open_events=self.keeper.call(self.keeper.open_events),
+                on_status=self._say_evidence,
             )
             self._configure_keeper(self.site)
             self._control = ControlSocket(self.site.data, self._answer)

@@ -38,7 +38,8 @@ TRACE = 48
 class Listeners:
     """Whom a stream tells: `find` those who keep alarms and events, `tell` those who write records down.
 
-    Both may wait where they are not read; `tell` only for a stream that is not live.
+    Both may wait where they are not read; `tell` only for a stream that waits, scored with none that
+    does not.
     """
 
     find: Callable[[Finding], None]
@@ -64,7 +65,7 @@ class ServedStream:
         pace = "drop" if settings.drops else "block"
         self.queue = SampleQueue(BUFFER_SECONDS * self.rate, pace, wake)
         self._capture = Capture(source, self.queue)
-        self._health = self._new_health()
+        self._health = self._new_health(settings, manifest)
         self.report: HealthReport = self._health.report()
         self.stream: Stream | None = None
         self.recorder: Recorder | None = None
@@ -83,15 +84,17 @@ class ServedStream:
         self.facts: dict[str, Any] = {}
         self.failure: str | None = None
         """Why it has ended, or cannot be scored for now."""
+        self.beside_live = False
+        """Whether it is scored together with streams that do not wait: then its records wait for nobody, too."""
         self.over = False
         """Whether its source has ended, and all was scored."""
         self.ended_by = ""
         self.breaks = deque[SourceEvent](maxlen=32)
         """Losses and returns of its source that nobody has read yet: some are over before anybody looks."""
 
-    def _new_health(self) -> HealthMonitor:
-        expected = level_range(self.settings.health, self.manifest.amplitude, self.manifest.level)
-        return HealthMonitor(self.settings.health, self.rate, expected)
+    def _new_health(self, settings: StreamSettings, manifest: Manifest) -> HealthMonitor:
+        expected = level_range(settings.health, manifest.amplitude, manifest.level)
+        return HealthMonitor(settings.health, self.rate, expected)
 
     # Capture
 
@@ -120,8 +123,7 @@ class ServedStream:
             self.manifest.amplitude,
             self.manifest.level,
         ):
-            self.settings, self.manifest = settings, manifest
-            self._health = self._new_health()
+            self._health = self._new_health(settings, manifest)
         self.settings, self.manifest = settings, manifest
         self._rule = AlarmRule(manifest.threshold)
         self._starts = deque(maxlen=manifest.segments.sections)
@@ -257,7 +259,7 @@ class ServedStream:
         return at - ((block_end - end) / self.rate if self.source.live else 0.0)
 
     def _tell(self, record: Record) -> None:
-        self._listeners.tell(record, self.settings.drops)
+        self._listeners.tell(record, self.settings.drops or self.beside_live)
 
     # What it is
 

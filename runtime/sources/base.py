@@ -13,11 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeasd.runtime.audio import Samples
-from edgeasd.runtime.errors import InputError
+from edgeasd.runtime.errors import DeviceError, EdgeasdError, InputError
 
 TICK_SECONDS = 0.1  # how long a blocked read() may take to notice close()
 MAX_CHANNELS = 1024
 PCM_BYTES = {"s16le": 2, "s24le": 3, "s32le": 4, "f32le": 4, "s24in32le": 4}
+
+
+def as_ours(error: Exception) -> EdgeasdError:
+    """An error as one line for a user; one of a library or of the system as a DeviceError that names its type."""
+    if isinstance(error, EdgeasdError):
+        return error
+    return DeviceError(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,19 +68,52 @@ def _exited(process: subprocess.Popen[bytes]) -> int | None:
     return status.si_status if status.si_code == os.CLD_EXITED else -status.si_status
 
 
-def _end_group(process: subprocess.Popen[bytes]) -> None:
-    """End the command and all it has started: SIGTERM, and SIGKILL a second later."""
-    if process.returncode is not None:
-        return
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGTERM)
-        deadline = time.monotonic() + _GRACE_SECONDS
-        while _exited(process) is None and time.monotonic() < deadline:
-            time.sleep(0.01)
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert process.stdout is not None
-    process.stdout.close()
+class _Ending:
+    """Ends a command and all it has started: SIGTERM, and SIGKILL a second later; two seconds in all.
+
+    It may be called again while it is under way, such as at the exit of the program, and goes on then where it is.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+        self._asked_at: float | None = None
+        self._lock = threading.Lock()
+
+    def __call__(self) -> None:
+        if self._asked_at is None:
+            self._asked_at = time.monotonic()
+        with self._lock:
+            if self._process.returncode is None:
+                self._end(self._asked_at + _GRACE_SECONDS)
+
+    def _end(self, deadline: float) -> None:
+        process = self._process
+        assert process.stdout is not None
+        # First: one that writes notices at once, and nothing is held open by one that cannot be ended.
+        process.stdout.close()
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGTERM)
+            while _exited(process) is None and time.monotonic() < deadline:
+                time.sleep(0.01)
+            os.killpg(process.pid, signal.SIGKILL)
+        # One that waits for a dead disk, or is another user's, does not end.
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(max(0.1, deadline + _GRACE_SECONDS - time.monotonic()))
+
+
+class Ahead:
+    """How far live commands are ahead of time; kept by who starts one after the other, or each would begin anew."""
+
+    def __init__(self) -> None:
+        self._seconds, self._seen_at = 0.0, time.monotonic()
+
+    def add(self, seconds: float) -> float:
+        """Take in so much sound; seconds to wait before more is read."""
+        now = time.monotonic()
+        # A camera whose clock is fast gains seconds in weeks, and is not to be held back for that.
+        passed, self._seen_at = (1.0 + _FAST_CLOCK) * (now - self._seen_at), now
+        self._seconds = max(0.0, self._seconds - passed) + seconds
+        return max(0.0, self._seconds - AHEAD_SECONDS)
 
 
 class CommandSource:
@@ -89,7 +122,8 @@ class CommandSource:
     It runs in a process group of its own, which is ended by `close`, or at exit at the latest. `live` is the
     caller's word: a live command (a camera) is given up after 30 s without a first sound and 10 s without a
     next one; any other (a converter) may take its time. A live command that is faster than time, such as ffmpeg on a
-    file, is kept waiting (`AHEAD_SECONDS`): it would crowd out the streams beside it. With `every_channel` it is a
+    file, is kept waiting (`AHEAD_SECONDS`): it would crowd out the streams beside it; `ahead`
+    is the account of that where it goes on from an earlier one. With `every_channel` it is a
     `MultiSource`. Exit code 0 is the end of the sound. Raises
     InputError for a command that cannot be started, and as `PcmSource` does; DeviceError with the last lines
     of its standard error for any other exit code, death by a signal, and silence.
@@ -106,6 +140,7 @@ class CommandSource:
         *,
         live: bool = False,
         every_channel: bool = False,
+        ahead: Ahead | None = None,
     ) -> None:
         words = split_command(command)
         self._label = f"command {os.path.basename(words[0])}"
@@ -121,12 +156,13 @@ class CommandSource:
             raise InputError(
                 f"{words[0]}: cannot be started ({error.strerror}); check its name, or give its whole path"
             ) from None
-        self._end = weakref.finalize(self, _end_group, self._process)
+        self._end = _Ending(self._process)
+        weakref.finalize(self, self._end)
         assert self._process.stdout is not None
         assert self._process.stderr is not None
-        self._said = _LastWords(self._process.stderr)
         patience = START_SECONDS if live else None
         try:
+            self._said = _LastWords(self._process.stderr)
             self._pcm = PcmSource(
                 self._process.stdout,
                 sample_rate,
@@ -145,7 +181,7 @@ class CommandSource:
         self.bits = 16 if format == "s16le" and not mix else 24
         self.name = self._pcm.name
         self._closed = threading.Event()
-        self._ahead, self._seen_at = 0.0, time.monotonic()
+        self._ahead = ahead or Ahead()
 
     @property
     def pid(self) -> int:
@@ -167,16 +203,8 @@ class CommandSource:
             self._check_exit()
         elif self.live:
             self._pcm.timeout = STALL_SECONDS
-            self._keep_time(len(samples))
+            self._closed.wait(self._ahead.add(len(samples) / self.sample_rate))
         return samples
-
-    def _keep_time(self, count: int) -> None:
-        now = time.monotonic()
-        # A camera whose clock is fast gains seconds in weeks, and is not to be held back for that.
-        passed, self._seen_at = (1.0 + _FAST_CLOCK) * (now - self._seen_at), now
-        self._ahead = max(0.0, self._ahead - passed) + count / self.sample_rate
-        if self._ahead > AHEAD_SECONDS:
-            self._closed.wait(self._ahead - AHEAD_SECONDS)
 
     def _check_exit(self) -> None:
         if self._closed.is_set():

@@ -9,7 +9,7 @@ from pathlib import Path
 from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.sources.alsa import AlsaChannels, AlsaSource, TooFewChannels
 from edgeasd.runtime.sources.base import MultiSource, Source
-from edgeasd.runtime.sources.command import CommandSource, split_command
+from edgeasd.runtime.sources.command import Ahead, CommandSource, split_command
 from edgeasd.runtime.sources.files import FileSource
 from edgeasd.runtime.sources.pcm import PcmSource
 from edgeasd.runtime.sources.playlist import PlaylistSource, list_folder
@@ -74,10 +74,11 @@ def open_source(
     if input_command is None:
         return _open_standard_input(sample_rate, pcm_format, pcm_channels, channel, mix)
     split_command(input_command)
-    live = not once
+    live, ahead = not once, Ahead()
 
     def open_command() -> CommandSource:
-        return CommandSource(input_command, sample_rate, pcm_format, pcm_channels, channel, mix, live=live)
+        given = (input_command, sample_rate, pcm_format, pcm_channels, channel, mix)
+        return CommandSource(*given, live=live, ahead=ahead)
 
     return Reopening(open_command) if reopen and live else open_command()
 
@@ -117,9 +118,11 @@ def open_channels(
     if input_command is None:
         raise InputError("a device or a command is needed; give one")
 
+    ahead = Ahead()
+
     def open_command() -> MultiSource:
         given = (input_command, sample_rate, pcm_format, pcm_channels)
-        return CommandSource(*given, live=not once, every_channel=True)
+        return CommandSource(*given, live=not once, every_channel=True, ahead=ahead)
 
     return open_command() if once else Reopening(open_command)
 

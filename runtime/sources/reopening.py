@@ -7,11 +7,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from edgeasd.runtime.audio import Samples
 from edgeasd.runtime.errors import EdgeasdError
-from edgeasd.runtime.sources.base import SourceEvent
+from edgeasd.runtime.sources.base import SourceEvent, as_ours
 
 if TYPE_CHECKING:
     from edgeasd.runtime.sources.base import MultiSource, Source
@@ -26,8 +27,8 @@ class Reopening:
     """Keeps a `Source` or `MultiSource` open: where it fails, `open_source` is called until it delivers again.
 
     The first opening is the caller's business: what cannot be opened at the start, or fails before its first
-    sound, raises at once, so that a wrong name is not tried for ever. From then on `read` raises nothing and
-    returns None only after `close`, or at the end of an inner source that is not `endless`.
+    sound, raises at once, so that a wrong name is not tried for ever. From then on `read` raises nothing (where
+    it is not live: nothing but what is no EdgeasdError) and returns None only after `close`, or at the end of an inner source that is not `endless`.
 
     `lost_samples` counts what is missing between the last sample before and the first one after, by the
     monotonic clock; `reopened` how often that happened. `state` is "open", "reopening" or "closed", `since`
@@ -58,6 +59,8 @@ class Reopening:
         self.lost_samples, self.reopened = 0, 0
         self.state, self.since, self.reason = "open", clock(), ""
         self._restart_reason = ""
+        self._restarts = 0
+        """One in the middle of an opening makes what comes of that outdated."""
         self._overruns_before = 0
         self._heard_until: float | None = None
         self._healthy_from = 0.0
@@ -87,10 +90,10 @@ class Reopening:
         assert self._inner is not None
         try:
             samples = self._inner.read()
-        except EdgeasdError as error:
-            if self._heard_until is None:
+        except Exception as error:
+            if self._heard_until is None or not self._goes_on(error):
                 raise
-            return None, str(error)
+            return None, str(as_ours(error))
         if samples is not None:
             return samples, None
         if self._closed.is_set() or not self._endless:
@@ -100,8 +103,9 @@ class Reopening:
 
     def _note_sound(self, count: int) -> None:
         now = self._clock()
-        if self.state == "reopening" and self._heard_until is not None:
-            lost = max(0.0, now - count / self.sample_rate - self._heard_until)
+        if self.state == "reopening":
+            before = now if self._heard_until is None else self._heard_until
+            lost = max(0.0, now - count / self.sample_rate - before)
             self.lost_samples += round(lost * self.sample_rate)
             self.reopened += 1
             self._healthy_from = now
@@ -110,6 +114,10 @@ class Reopening:
         elif now - self._healthy_from >= HEALTHY_SECONDS:
             self._pause = FIRST_PAUSE
         self._heard_until = now
+
+    def _goes_on(self, error: Exception) -> bool:
+        """Whether it is tried again. A shortage of processes or files passes, and a library has errors of its own."""
+        return self.live or isinstance(error, EdgeasdError)
 
     def _lose(self, reason: str) -> None:
         self._overruns_before = self.overruns
@@ -122,17 +130,21 @@ class Reopening:
         """Wait and open until it works; False once closed."""
         while not self._wait(self._pause * (1.0 - 0.5 * self._jitter())) and not self._closed.is_set():
             self._pause = min(2.0 * self._pause, LONGEST_PAUSE)
+            restarts = self._restarts
             try:
                 inner = self._open()
-            except EdgeasdError as error:
-                self.reason = str(error)
+            except Exception as error:
+                if not self._goes_on(error):
+                    raise
+                self.reason = str(as_ours(error))
                 continue
             with self._lock:
                 self._inner, self.name = inner, inner.name
                 self.channels = int(getattr(inner, "channels", 1))
-            if self._closed.is_set():
+                outdated = restarts != self._restarts
+            if self._closed.is_set() or outdated:
                 self._drop_inner()
-                return False
+                continue
             return True
         return False
 
@@ -140,6 +152,7 @@ class Reopening:
         """Have it opened afresh, as if it had stopped for `reason`; for another thread than the one that reads."""
         with self._lock:
             inner, self._restart_reason = self._inner, reason if self._inner is not None else ""
+            self._restarts += 1
         if inner is not None:
             inner.close()
 
@@ -150,7 +163,9 @@ class Reopening:
         with self._lock:
             inner, self._inner = self._inner, None
         if inner is not None:
-            inner.close()
+            # What is broken may not even close; that must not end the attempts.
+            with suppress(Exception):
+                inner.close()
 
     def close(self) -> None:
         """Close for good; idempotent, and ends a `read` that blocks or waits in another thread."""

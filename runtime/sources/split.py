@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -60,11 +61,17 @@ class ChannelSplit:
             self._open.append(source)
         return source
 
-    def start(self) -> None:
-        """Begin to read the device, where that has not begun."""
+    def start(self) -> bool:
+        """Begin to read the device, where that has not begun; False where the system has no thread to give now."""
         with self.changed:
             if self._thread.ident is None and not self._closed:
-                self._thread.start()
+                try:
+                    self._thread.start()
+                except RuntimeError:
+                    if not self.device.live:
+                        raise
+                    return False
+        return True
 
     def _read(self) -> None:
         error: BaseException | None = None
@@ -226,7 +233,8 @@ class ChannelSource:
 
         Raises what ended the device, behind its sound.
         """
-        self._split.start()
+        while not self.closed and not self._split.start():
+            time.sleep(TICK_SECONDS)
         with self._split.changed:
             self._split.changed.wait_for(lambda: self.closed or self._blocks or self._split.ended)
             if self.closed:

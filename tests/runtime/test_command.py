@@ -179,6 +179,18 @@ def test_silence_of_a_live_command_is_an_error(monkeypatch: pytest.MonkeyPatch) 
     source.close()
 
 
+def test_a_live_command_that_ends_and_is_restarted_gets_no_fresh_credit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgeasd.runtime.sources.command.AHEAD_SECONDS", 0.5)
+    monkeypatch.setattr("edgeasd.runtime.sources.reopening.FIRST_PAUSE", 0.01)
+    monkeypatch.setattr("edgeasd.runtime.sources.reopening.LONGEST_PAUSE", 0.01)
+    began, count = time.monotonic(), 0
+    source = open_source(input_command="head -c 12800 /dev/zero", reopen=True)  # 0.4 s of sound each time
+    while count < 2.4 * 16_000:
+        count += heard(source)
+    source.close()
+    assert time.monotonic() - began > 1.3
+
+
 def test_a_live_command_is_no_faster_than_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """ffmpeg on a file, without -re: it is slowed down, loses nothing, and `close` ends the wait."""
     monkeypatch.setattr("edgeasd.runtime.sources.command.AHEAD_SECONDS", 2.0)
@@ -234,3 +246,18 @@ def test_nothing_outlives_an_interrupted_program(tmp_path: Path) -> None:
         process.communicate(timeout=10)
     assert gone_soon(pid)
     assert gone_soon(int((tmp_path / "child").read_text()))
+
+
+def test_closing_does_not_wait_for_ever_for_what_cannot_be_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = CommandSource(python("import time; time.sleep(60)"), live=True)
+
+    def refuse(pid: int, number: int) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "killpg", refuse)
+        began = time.monotonic()
+        source.close()
+        assert time.monotonic() - began < 5.0
+    assert alive(source.pid)
+    os.kill(source.pid, signal.SIGKILL)

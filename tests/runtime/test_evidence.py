@@ -175,6 +175,35 @@ def test_a_source_that_begins_anew_ends_the_clip(tmp_path: Path, writer: Evidenc
     assert (facts.ended, found.size) == ("source", RATE)
 
 
+def test_an_event_from_before_the_start_is_recorded_from_the_first_sound_on(
+    tmp_path: Path, writer: EvidenceWriter
+) -> None:
+    sound, recorder, event = noise(8), Recorder(writer, "valve", "00", RATE, SHORT), event_id()
+    recorder.open_event(event, WALL, None)
+    feed(recorder, sound, 3 * RATE)  # the beginning was dropped
+    assert recorder.recording == ()
+    facts, found = ended(writer, tmp_path, event)
+    np.testing.assert_array_equal(found, exactly(sound[: 5 * RATE]))
+    assert (facts.ended, facts.raised_seconds, facts.lost_samples) == ("longest", 0.0, 0)
+    lines = [json.loads(line) for line in (tmp_path / "evidence" / event / "scores.jsonl").read_text().splitlines()]
+    assert lines[0]["at_seconds"] == 0.5
+
+
+def test_an_event_that_never_had_sound_has_no_clip_that_would_stand_in_the_way_of_one(
+    tmp_path: Path, writer: EvidenceWriter
+) -> None:
+    event = event_id()
+    first = Recorder(writer, "valve", "00", RATE, SHORT)
+    first.open_event(event, WALL, None)
+    first.close()
+    second = Recorder(writer, "valve", "00", RATE, SHORT)
+    second.open_event(event, WALL, None)
+    feed(second, noise(1))
+    second.close()
+    facts, _ = ended(writer, tmp_path, event)
+    assert (facts.samples, facts.ended) == (RATE, "stopped")
+
+
 def test_the_alarm_machine_begins_and_ends_clips(tmp_path: Path, writer: EvidenceWriter) -> None:
     machine = AlarmMachine("valve", "00", AlarmSettings(), Threshold(clip=1.0, consecutive=1, found_by="t", clips=1))
     recorder, sound = Recorder(writer, "valve", "00", RATE, SHORT), noise(12)

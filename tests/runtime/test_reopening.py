@@ -100,6 +100,14 @@ def test_the_loss_is_the_time_between_the_last_sample_and_the_next() -> None:
     assert (back.state, back.lost_seconds) == ("reopened", pytest.approx(1.75))
 
 
+def test_a_restart_before_the_first_sound_is_over_with_it() -> None:
+    clock = Time()
+    source, _ = reopening(clock, [Scripted(clock, 0, error=None), Scripted(clock, 1)])
+    source.restart("more channels")
+    assert heard(source) == 100
+    assert (source.state, source.lost_samples) == ("open", 0)
+
+
 def test_what_cannot_be_opened_or_never_delivers_raises_at_once() -> None:
     clock = Time()
     with pytest.raises(DeviceError, match="no such"):
@@ -109,6 +117,41 @@ def test_what_cannot_be_opened_or_never_delivers_raises_at_once() -> None:
         source.read()
     assert len(opened) == 1
     assert clock.pauses == []
+
+
+def test_a_live_source_outlives_errors_that_are_not_ours() -> None:
+    """Such as a shortage of processes or threads, or what a library raises."""
+
+    class Broken(Scripted):
+        def read(self) -> np.ndarray | None:
+            if not self._left:
+                raise OSError(5, "Input/output error")
+            return super().read()
+
+        def close(self) -> None:
+            raise ValueError("not open")
+
+    clock = Time()
+    shortages: list[object] = [BlockingIOError(11, "Resource temporarily unavailable"), RuntimeError("can't start")]
+    source, _ = reopening(clock, [Broken(clock, 1), *shortages, Scripted(clock, 1)])
+    assert heard(source) == heard(source) == 100
+    assert source.reopened == 1
+    assert source.events[0].detail == "OSError: [Errno 5] Input/output error"
+
+
+def test_a_restart_while_it_is_being_opened_opens_it_once_more() -> None:
+    clock = Time()
+    sources = [Scripted(clock, 1) for _ in range(3)]
+    left = list(sources)
+
+    def open_next() -> Scripted:
+        if len(left) == 2:
+            reopened.restart("more channels")
+        return left.pop(0)
+
+    reopened = Reopening(open_next, clock=clock, wait=clock.wait, jitter=lambda: 0.0)
+    assert heard(reopened) == heard(reopened) == 100
+    assert [source.closed for source in sources] == [1, 1, 0]
 
 
 @settings(deadline=None, max_examples=30)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Iterator
@@ -24,13 +25,16 @@ def json_sink(jsonl: str | None) -> Iterator[TextIO | None]:
     if jsonl is None:
         yield None
     elif jsonl == "-":
+        # A file name that is not UTF-8 becomes the escapes that JSON has for it; a line is text for every reader.
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")
         yield sys.stdout
     else:
         path = Path(jsonl)
         if not path.parent.is_dir():
             raise InputError(f"--jsonl {path}: no such folder {path.parent}; make it first")
         _refuse_other_content(path)
-        handle = open(path, "a", encoding="utf-8")  # noqa: SIM115  closed below, after every record was flushed
+        handle = open(path, "a", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115  closed below, after every record was flushed
         try:
             yield handle
         finally:

@@ -89,6 +89,8 @@ def serve(config: Path, sink: Callable[[], Any]) -> None:
                 service.start()
                 reason = _watch(service, site, asked, notifier, None if out is sys.stdout else sys.stdout, writer)
             finally:
+                if writer is not None:
+                    writer.closing = True
                 whole = service.stop(reason)
                 if writer is not None:
                     writer.close(0.3)

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from datetime import datetime
@@ -379,3 +380,45 @@ def test_an_unplugged_card_is_noticed_within_two_seconds_by_all_and_comes_back(
         if one.get("state") == "lost":
             noticed = datetime.fromisoformat(one["time"].replace("Z", "+00:00")).timestamp()
             assert noticed - gone < 2.0
+
+
+class Card:
+    """A card that is opened for so many channels."""
+
+    name, sample_rate, live = "hw:1", RATE, True
+
+    def __init__(self, channels: int) -> None:
+        self.channels, self.closed = channels, False
+
+    def read(self) -> np.ndarray | None:
+        time.sleep(0.01)
+        return None if self.closed else np.zeros((160, self.channels), np.float32)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_a_channel_that_is_wanted_while_the_card_is_being_opened_is_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    opening, go_on, cards = threading.Event(), threading.Event(), []
+
+    def open_slowly(*, wanted: Callable[[], list[Any]], **_: object) -> Card:
+        cards.append(Card(1 + max(channel or 0 for channel, _ in wanted())))
+        opening.set()
+        assert go_on.wait(10)
+        return cards[-1]
+
+    monkeypatch.setattr("edgeasd.runtime.service.inputs.open_channels", open_slowly)
+    inputs, streams = Inputs(), [StreamSettings(bundle="x", device="hw:1", channel=c) for c in (0, 1)]
+    inputs.plan(streams[:1])
+    first = inputs.source(streams[0], RATE)
+    reader = threading.Thread(target=first.read)
+    reader.start()
+    assert opening.wait(10)
+    inputs.plan(streams)
+    second = inputs.source(streams[1], RATE)
+    go_on.set()
+    reader.join(10)
+    assert second.read() is not None
+    assert [(card.channels, card.closed) for card in cards] == [(1, True), (2, False)]
+    first.close()
+    second.close()

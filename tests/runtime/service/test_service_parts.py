@@ -17,7 +17,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from edgeasd.runtime.alarm_rule import Threshold
+from edgeasd.runtime.alarms import AlarmMachine, AlarmSettings, Command, Observation
 from edgeasd.runtime.errors import DeviceError, InputError
+from edgeasd.runtime.events import EventStore
+from edgeasd.runtime.evidence import EvidenceWriter, KeepSettings, Recorder, evidence_files
 from edgeasd.runtime.latency import Latencies
 from edgeasd.runtime.overload import MOST, Overload
 from edgeasd.runtime.scorer import Scorer
@@ -30,6 +34,8 @@ from edgeasd.runtime.service.patient import PatientSource
 from edgeasd.runtime.service.records import RecordWriter
 from edgeasd.runtime.service.view import SiteView
 from edgeasd.runtime.site import read_site
+from edgeasd.runtime.sources import ChannelSplit
+from edgeasd.toolkit.cli.json_lines import json_sink
 
 pytestmark = pytest.mark.core
 
@@ -123,6 +129,55 @@ def test_a_source_that_is_not_there_is_opened_when_it_comes(monkeypatch: pytest.
         once.read()
 
 
+def test_a_shortage_of_processes_or_threads_is_waited_for_where_a_source_is_live(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(patient_module, "FIRST_PAUSE", 0.01)
+    errors: list[Exception] = [RuntimeError("can't start new thread"), BlockingIOError(11, "try again")]
+
+    def open_it() -> Silence:
+        if errors:
+            raise errors.pop()
+        return Silence()
+
+    source = PatientSource(open_it, name="hw:7", sample_rate=16_000, live=True, retry=True)
+    assert source.read() is not None
+    errors.append(RuntimeError("can't start new thread"))
+    file = PatientSource(open_it, name="x.wav", sample_rate=16_000, live=False, retry=False)
+    with pytest.raises(RuntimeError):
+        file.read()
+
+
+def no_threads(monkeypatch: pytest.MonkeyPatch, name: str, count: int) -> list[str]:
+    """Have the system refuse the next `count` threads of this name; the refused ones."""
+    refused: list[str] = []
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == name and len(refused) < count:
+            refused.append(thread.name)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    return refused
+
+
+def test_a_split_waits_for_its_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Two(Silence):
+        channels = 2
+
+        def read(self) -> Any:
+            time.sleep(0.01)
+            return None if self.closed else np.zeros((512, 2), np.float32)
+
+    refused = no_threads(monkeypatch, "edgeasd-split", 2)
+    source = ChannelSplit(Two()).open(1)
+    assert source.read() is not None
+    assert len(refused) == 2
+    source.close()
+
+
 def test_closing_ends_the_wait_for_a_source(monkeypatch: pytest.MonkeyPatch) -> None:
     def open_it() -> Silence:
         raise DeviceError("hw:7: not there")
@@ -197,6 +252,47 @@ def test_a_bundle_that_cannot_be_loaded_stops_no_other_stream(site: Any, sound: 
     assert states["a"].segments > 20
 
 
+def test_a_stream_whose_settings_fit_nothing_stops_no_other_stream_and_no_log_line_ends_the_service(
+    site: Any, sound: Path
+) -> None:
+    stream = f'input = "{sound}"\nrealtime = true\nloop = true\n'
+    site.write(stream, f"{stream}[streams.b.health.level]\nlow_dbfs = -10.0\n")
+
+    def full(line: str) -> None:
+        said.append(line)
+        raise OSError(28, "No space left on device")
+
+    said: list[str] = []
+    service = Service(read_site(site.file), log=full)
+    service.start()
+    try:
+        site.until(lambda: service.poll() and service.loaded.is_set())
+        states = {one.name: one for one in service.state().streams}
+        assert states["b"].state == "failed"
+        assert "low_dbfs" in str(states["b"].reason)
+        site.until(lambda: service.poll() and service.state().streams[0].level_dbfs > -100)
+        site.write(stream, stream)
+        service.reload()
+        site.until(lambda: service.poll() and service.state().streams[1].state != "failed")
+        site.write(stream, f"{stream}[streams.b.health.level]\nlow_dbfs = -10.0\n")
+        service.reload()
+        site.until(lambda: service.poll() and sum("low_dbfs" in line for line in said) > 1)
+        assert service.state().streams[1].state != "stopped"
+    finally:
+        assert service.stop("test")
+
+
+def test_a_stream_without_a_thread_for_its_sound_is_tried_again(
+    site: Any, sound: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgeasd.runtime.service.fleet.FIRST_PAUSE", 0.1)
+    refused = no_threads(monkeypatch, "edgeasd-capture", 1)
+    stream = f'input = "{sound}"\nloop = true'
+    site.write(stream, stream)
+    run_service(site.file, lambda s, records: {r["id"] for r in records if r["type"] == "score"} == {"a", "b"})
+    assert len(refused) == 1
+
+
 def test_a_reload_changes_how_long_evidence_and_history_stay_without_a_restart(site: Any, sound: Path) -> None:
     site.write(f'input = "{sound}"\nrealtime = true\nloop = true')
     text = site.file.read_text("utf-8")
@@ -215,6 +311,33 @@ def test_a_reload_changes_how_long_evidence_and_history_stay_without_a_restart(s
         assert service.keeper.retention.scores == 0.5 * 86_400
     finally:
         assert service.stop("test")
+
+
+def test_evidence_of_an_event_that_is_open_stays_at_the_start_however_old(site: Any, sound: Path) -> None:
+    limit = Threshold(clip=0.5, consecutive=1, found_by="t", clips=1)
+    wall = time.time() - 30 * 86_400
+    machine = AlarmMachine("valve", "elsewhere", AlarmSettings(), limit)
+    said = machine.step(Observation(1.0, wall, 2.0))
+    over = AlarmMachine("valve", "over", AlarmSettings(), limit)
+    ended = over.step(Observation(1.0, wall, 2.0)) + over.command(Command(command="clear"), 2.0, wall + 1.0)
+    site.data.mkdir()
+    with EventStore(site.data / "events.db") as store:
+        store.append(said)
+        store.append(ended)
+    kept, gone = (next(one.event for one in some if one.event) for some in (said, ended))
+    keep = KeepSettings(max_age_days=60.0, min_free_megabytes=1.0)
+    writer = EvidenceWriter(site.data, keep)
+    recorder = Recorder(writer, "valve", "a", 16_000)
+    for event in (kept, gone):
+        recorder.sound(0, np.zeros(16_000, np.float32))
+        recorder.open_event(event, wall, None)
+        recorder.close()
+    assert writer.close(10.0)
+    site.write(f'input = "{sound}"\nloop = true')
+    site.file.write_text(site.file.read_text("utf-8") + "[evidence]\nmax_age_days = 1.0\nfewest = 0\n", "utf-8")
+    run_service(site.file, lambda s, _: s.loaded.is_set() and s.fleet.evidence.status().deleted)
+    assert set(evidence_files(site.data, gone)) == {"facts.json"}
+    assert "clip.flac" in evidence_files(site.data, kept)
 
 
 FAST = """
@@ -296,6 +419,20 @@ def test_the_command_socket_answers_one_line_and_survives_anything(tmp_path: Pat
     assert ask(deep, {"number": 1}) is None
 
 
+def test_the_command_socket_survives_a_shortage_of_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = ControlSocket(tmp_path, lambda request: "here")
+    server.start()
+    try:
+        refused = no_threads(monkeypatch, "edgeasd-visitor", 20)  # more than may be attended to at once
+        for _ in range(20):
+            with pytest.raises(InputError, match="no answer"):
+                ask(tmp_path, {})
+        assert len(refused) == 20
+        assert ask(tmp_path, {}) == "here"
+    finally:
+        server.close()
+
+
 def test_systemd_is_told_over_paths_and_abstract_names_and_nobody_where_it_is_not_there(tmp_path: Path) -> None:
     for name in (str(tmp_path / "n"), "@edgeasd-test-notify"):
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as heard:
@@ -336,6 +473,72 @@ def test_a_reader_that_stops_reading_costs_lines_and_nothing_else() -> None:
     assert 1900 < writer.lost <= 2000
     writer.close(0.1)
     assert time.monotonic() - began < 2.0
+
+
+def test_nobody_waits_for_a_reader_that_stopped_once_the_service_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgeasd.runtime.service.records._MOST", 2)
+
+    class Stuck(io.StringIO):
+        def write(self, text: str) -> int:
+            time.sleep(3600)
+            return 0
+
+    writer = RecordWriter(Stuck())
+    waiting = threading.Thread(target=lambda: [writer.put({"n": n}, False) for n in range(10)], daemon=True)
+    waiting.start()
+    waiting.join(0.5)
+    assert waiting.is_alive()
+    writer.closing = True
+    waiting.join(1.0)
+    assert not waiting.is_alive()
+    assert writer.lost == 7
+
+
+def test_a_record_that_cannot_be_written_is_a_failure_that_is_seen_and_ends_no_thread() -> None:
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            raise ValueError("I/O operation on closed file")
+
+    writer = RecordWriter(Closed())
+    for number in range(30_000):
+        writer.put({"n": number}, False)
+    writer.close(1.0)
+    assert isinstance(writer.failure, InputError)
+    assert "ValueError: I/O operation on closed file" in str(writer.failure)
+
+
+def test_a_file_name_that_is_not_utf8_is_written_as_json_has_it(tmp_path: Path) -> None:
+    with json_sink(str(tmp_path / "records.jsonl")) as sink:
+        assert sink is not None
+        writer = RecordWriter(sink)
+        writer.put({"detail": "L\udcfcfter.wav ü"})
+        writer.close(5.0)
+    assert writer.failure is None
+    line = (tmp_path / "records.jsonl").read_text("utf-8")
+    assert line == '{"detail": "L\\udcfcfter.wav ü"}\n'
+    assert json.loads(line)["detail"] == "L\udcfcfter.wav ü"
+
+
+NON_STOP = """
+import os, time
+while True:
+    os.write(1, bytes(3200)); time.sleep(0.1)
+"""
+
+
+def test_a_file_beside_a_live_stream_waits_for_no_reader_of_records(site: Any, sound: Path) -> None:
+    (site.folder / "live.py").write_text(NON_STOP, "utf-8")
+    site.write(f'input = "{sound}"\nloop = true', f"input_command = '{sys.executable} {site.folder / 'live.py'}'")
+    dropping: dict[str, set[bool]] = {"a": set(), "b": set()}
+    service = Service(read_site(site.file), lambda record, drop: dropping.get(record.get("id", ""), set()).add(drop))
+    service.start()
+    try:
+        site.until(lambda: service.poll() and service.loaded.is_set())
+        dropping["a"].clear()
+        site.until(lambda: service.poll() and dropping["a"] and dropping["b"])
+    finally:
+        assert service.stop("test")
+    assert dropping == {"a": {True}, "b": {True}}
 
 
 # What a person sees

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
 import sqlite3
+import struct
+import subprocess
 import sys
+import termios
 import threading
 import time
 import urllib.request
@@ -256,3 +260,51 @@ def test_what_a_crash_kept_from_an_output_is_said_after_it(site: Any, sound: Pat
     modes = [one["reason"] for one in lines if one["reason"].startswith("maintenance")]
     assert modes == ["maintenance_on", "maintenance_off"]
     assert [one["sequence"] for one in lines] == list(range(1, len(lines) + 1))
+
+
+STUBBORN = """
+import os, signal, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+open(sys.argv[1], "a").write(f"{os.getpid()}\\n")
+os.write(1, os.urandom(32000))
+time.sleep(60)
+"""
+
+
+def test_the_end_comes_within_two_seconds_where_several_commands_ignore_sigterm(site: Any) -> None:
+    (site.folder / "stubborn.py").write_text(STUBBORN, "utf-8")
+    pids = site.folder / "pids"
+    command = f"{sys.executable} {site.folder / 'stubborn.py'} {pids}"
+    site.write(*(f"input_command = '{command} {number}'" for number in range(5)))
+    process = site.start()
+    site.until(lambda: pids.exists() and len(pids.read_text().split()) == 5)
+    site.until(lambda: len(site.records("start")) == 5)
+    took, said = site.end(process)
+    assert process.returncode == 0, said
+    assert took < 2.0
+    for pid in pids.read_text().split():
+        assert not Path(f"/proc/{pid}").exists()
+
+
+def test_sigterm_ends_a_service_whose_records_nobody_reads(site: Any, sound: Path) -> None:
+    site.write(f'input = "{sound}"\nloop = true')
+    # Fewer records may wait than usual, or it would take minutes until anybody waits for the reader.
+    code = (
+        "import runpy; from edgeasd.runtime.service import records; records._MOST = 20; "
+        "runpy.run_module('edgeasd', run_name='__main__')"
+    )
+    command = [sys.executable, "-c", code, "run", "--config", str(site.file), "--jsonl", "-"]
+    with subprocess.Popen(command, cwd=site.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        site.processes.append(process)
+        assert process.stdout is not None
+        full = fcntl.fcntl(process.stdout, fcntl.F_GETPIPE_SZ) - 4096
+        site.until(lambda: struct.unpack("i", fcntl.ioctl(process.stdout, termios.FIONREAD, bytes(4)))[0] >= full)
+        time.sleep(1.0)  # until the writer waits in the middle of a line
+        began = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        try:
+            assert process.wait(8.0) == 0
+            assert time.monotonic() - began < 3.0
+        finally:
+            process.kill()
