@@ -48,9 +48,9 @@ class Berth:
             event = served.breaks.popleft()
             yield from self._now(event.detail if event.state == "lost" else "")
         # Why it cannot be opened is no event; that it is open again is one, but for the first time.
-        source = served.source
-        if source.reason or not served.segments:
-            yield from self._now(source.reason)
+        reason = served.source.reason
+        if reason or not served.segments:
+            yield from self._now(reason)
 
     def _now(self, reason: str) -> Iterator[str]:
         if reason != self.source_said:
