@@ -110,7 +110,10 @@ def _health(one: StreamState, *, short: bool) -> Cell:
 
 
 def _lost(one: StreamState, *, short: bool) -> Cell:
-    lost = f"{one.dropped_seconds:.1f} s" if one.dropped_seconds else "none"
-    lost += "" if short else " lost"
-    skipped = f", {one.skipped_segments} skipped" if one.skipped_segments else ""
-    return lost + skipped, YELLOW if one.dropped_seconds or one.skipped_segments else ""
+    parts = [f"{one.dropped_seconds:.1f} s" + ("" if short else " lost")] if one.dropped_seconds else []
+    # How much an overrun lost is known to nobody.
+    parts += [f"{one.overruns} overruns"] if one.overruns else []
+    parts = parts or ["none" if short else "none lost"]
+    parts += [f"{one.skipped_segments} skipped"] if one.skipped_segments else []
+    wrong = one.dropped_seconds or one.overruns or one.skipped_segments
+    return ", ".join(parts), YELLOW if wrong else ""

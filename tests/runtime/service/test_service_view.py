@@ -143,3 +143,10 @@ def test_what_needs_somebody_is_told_from_what_has_passed() -> None:
         "c: sick: dc",
         f"d: event {EVENT}",
     ]
+
+
+def test_overruns_are_counted_and_shown_and_nothing_is_called_whole_beside_them() -> None:
+    out = io.StringIO()
+    SiteView(out).draw(SiteState("plant", 1.0, [stream("pump", overruns=37)]), 1.0)
+    assert out.getvalue().rstrip().endswith("37 overruns")
+    assert "none lost" not in out.getvalue()
