@@ -49,6 +49,8 @@ class Berth:
             yield from self._now(event.detail if event.state == "lost" else "")
         # Why it cannot be opened is no event; that it is open again is one, but for the first time.
         reason = served.source.reason
+        if served.source.state == "closed":  # by us: nobody wants to know that it is not there
+            return
         if reason or not served.segments:
             yield from self._now(reason)
 

@@ -48,10 +48,10 @@ class PatientSource:
 
     @property
     def reason(self) -> str:
-        """Why it is not open; empty where it is."""
+        """Why it is not open; empty where it is, or was closed: what is being closed still has its last loss."""
         if self._inner is None:
             return self._reason
-        return str(getattr(self._inner, "reason", "")) if self.state != "open" else ""
+        return str(getattr(self._inner, "reason", "")) if self.state not in ("open", "closed") else ""
 
     @property
     def since(self) -> float:

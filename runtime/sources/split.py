@@ -178,7 +178,9 @@ class ChannelSource:
 
     @property
     def reason(self) -> str:
-        """Why it is not open; empty where it is."""
+        """Why it is not open; empty where it is, or was closed."""
+        if self.closed:
+            return ""
         if self._missing is not None:
             return (
                 f"{self._device.name}: has no channel {self.channel}, channels are counted from 0 and it has "
