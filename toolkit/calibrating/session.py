@@ -179,7 +179,9 @@ def _write(session: _Session, found: Calibration, before: bytes, amplitude: Ampl
         level=found.level,
         provenance=provenance(found),
     )
-    if changes.is_empty(old):
+    # Where nothing that was asked for passed, what was measured beside it is no reason to touch the bundle.
+    asked = replace(changes, level=None) if found.failed else changes
+    if asked.is_empty(old):
         return found
     record = calibration_record(found, _earlier(session.bundle))
     manifest = update_bundle(session.bundle.path, before, changes, record, session.work.step)
