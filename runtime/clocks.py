@@ -1,7 +1,8 @@
 """Two clocks: intervals by the monotonic one, which never jumps, and reports by the wall clock, which may.
 
-Nothing keeps a wall-clock time in order to subtract it later, so a step of the wall clock changes what reports
-say from then on and nothing else.
+Nothing that judges sound keeps a wall-clock time in order to subtract it later, so a step of the wall clock changes
+what reports say from then on and nothing else. What is kept on the disk for days has only wall-clock times to be
+judged by; `SettledClock` is for that.
 """
 
 from __future__ import annotations
@@ -16,6 +17,36 @@ Clock = Callable[[], float]
 def wall_time(monotonic: float, clock: Clock = time.monotonic, wall: Clock = time.time) -> float:
     """The moment `monotonic` (seconds of `clock`) in seconds since 1970, by what `wall` says now."""
     return wall() - (clock() - monotonic)
+
+
+class SettledClock:
+    """The wall clock for what deletes by age: a step ahead counts once it has lasted.
+
+    A clock that was set to a wrong year would otherwise take all that is kept with it at the next look, and
+    setting it right brings nothing back. A step back counts at once: it only keeps things longer.
+    """
+
+    STEP_SECONDS = 60.0
+    """What is more between two looks is a step; less is the drift of a clock or of a look."""
+    LASTING_SECONDS = 86_400.0
+
+    def __init__(self, wall: Clock = time.time, clock: Clock = time.monotonic) -> None:
+        self._wall, self._clock = wall, clock
+        self._offset = wall() - clock()
+        self._new: tuple[float, float] | None = None
+        """Offset after a step ahead, and since when (monotonic seconds)."""
+
+    def __call__(self) -> float:
+        """Seconds since 1970; to be asked at least every few hours."""
+        at = self._clock()
+        offset = self._wall() - at
+        if offset <= self._offset + self.STEP_SECONDS:
+            self._offset, self._new = offset, None
+        elif self._new is None or abs(offset - self._new[0]) > self.STEP_SECONDS:
+            self._new = (offset, at)
+        elif at - self._new[1] >= self.LASTING_SECONDS:
+            self._offset, self._new = offset, None
+        return at + self._offset
 
 
 def utc_text(seconds: float) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from edgeasd.runtime.clocks import SettledClock
 from edgeasd.runtime.errors import EdgeasdError
 from edgeasd.runtime.evidence.archive import Archive
 from edgeasd.runtime.evidence.clip import FAILURES, Recording
@@ -53,6 +54,7 @@ class EvidenceWriter:
         self._archive = Archive(data, keep or KeepSettings())
         self._archive.protected.update(open_events)
         self._wall, self._on_status, self._sweep_seconds = wall, on_status, sweep_seconds
+        self._settled = SettledClock(wall)
         self._jobs: queue.SimpleQueue[tuple[Recording | None, Callable[[], None]] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._waiting = 0
@@ -176,7 +178,7 @@ class EvidenceWriter:
             self._enter("failing", problems[0][:280] + more)
 
     def _sweep(self) -> None:
-        gone = self._archive.sweep(self._wall())
+        gone = self._archive.sweep(self._settled())
         with self._lock:
             self._deleted += len(gone)
         if not self._has_room():

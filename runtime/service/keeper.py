@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from edgeasd.runtime.alarms import AlarmSettings, Command, Transition
+from edgeasd.runtime.clocks import SettledClock
 from edgeasd.runtime.errors import EdgeasdError, InputError
 from edgeasd.runtime.events import EventStore
 from edgeasd.runtime.events.pruning import Retention
@@ -68,7 +69,7 @@ class Keeper:
         self._leaving: list[Kept] = []
         """What is kept no longer, and is not in the store or not told yet."""
         self.score_seconds, self.status_seconds = 10.0, 30.0
-        self.retention = Retention()
+        self.retention, self._settled = Retention(), SettledClock()
         self._notices = Notices("events", log)
         self.beat = time.monotonic()
         self._ticked = self._flushed = self._pruned = time.monotonic()
@@ -307,7 +308,7 @@ class Keeper:
     def _prune_some(self) -> None:
         """A part of it with each step: what waits here is never held up by all that has become too old."""
         more: list[bool] = []
-        self._write(lambda store: more.append(store.prune_some(time.time(), self.retention)))
+        self._write(lambda store: more.append(store.prune_some(self._settled(), self.retention)))
         self._prunes = more == [True]
         if not more:
             self._pruned = time.monotonic() - _PRUNE_SECONDS + _PRUNE_AGAIN_SECONDS

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeasd.runtime.capture import Capture, CaptureClock, SampleQueue
-from edgeasd.runtime.clocks import utc_text, wall_time
+from edgeasd.runtime.clocks import SettledClock, utc_text, wall_time
 
 pytestmark = pytest.mark.core
 RATE = 16000
@@ -78,6 +78,40 @@ def test_a_step_of_the_wall_clock_changes_reports_alone(step: float) -> None:
     assert [block.captured_at for block in blocks] == pytest.approx([100.0 + i for i in range(10)])
     last = wall_time(blocks[-1].captured_at, lambda: now[0], lambda: wall[0])
     assert last == pytest.approx(1_700_000_000.0 + 9.0 + step)
+
+
+DAY = 86_400.0
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(st.tuples(st.floats(1.0, 3 * 3600.0), st.sampled_from([0.0, 0.0, 0.0, -9e8, -50.0, 50.0, 9e8]))))
+def test_a_step_ahead_is_believed_only_after_it_has_lasted_and_one_back_at_once(
+    looks: list[tuple[float, float]],
+) -> None:
+    """Looks so many seconds apart, before which the clock is set by the second figure."""
+    now, wall = [100.0], [1_700_000_000.0]
+    settled = SettledClock(lambda: wall[0], lambda: now[0])
+    set_at = [now[0]]
+    for passed, step in looks:
+        now[0], wall[0] = now[0] + passed, wall[0] + passed + step
+        set_at = [now[0]] if step else set_at
+        said = settled()
+        assert said <= wall[0] + 1e-3, "nothing is ever older than the clock says"
+        if now[0] - set_at[0] > DAY + 3 * 3600.0:
+            assert said == pytest.approx(wall[0])
+    for _ in range(60):
+        now[0], wall[0] = now[0] + 1800.0, wall[0] + 1800.0
+        said = settled()
+    assert said == pytest.approx(wall[0])
+
+
+def test_a_clock_set_years_ahead_and_back_within_the_day_makes_nothing_old() -> None:
+    now, wall = [100.0], [1_700_000_000.0]
+    settled = SettledClock(lambda: wall[0], lambda: now[0])
+    for hour in range(1, 20):
+        now[0] += 3600.0
+        wall[0] += 3600.0 + {3: 10 * 366 * DAY, 17: -10 * 366 * DAY}.get(hour, 0.0)
+        assert settled() == pytest.approx(1_700_000_000.0 + hour * 3600.0)
 
 
 def test_wall_time_is_iso_8601() -> None:
