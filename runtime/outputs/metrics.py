@@ -59,7 +59,8 @@ class MetricsPage:
         self._name, self._site, self._outputs = name, site, outputs
         self._lock = threading.Lock()
         self._last: dict[tuple[str, str, str], Mapping[str, Any]] = {}
-        self._alarms: dict[tuple[str, str], int] = {}
+        self._alarms: dict[tuple[str, str], tuple[int, int]] = {}
+        """Alarms and tests raised."""
         self._pages = 0
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
@@ -85,8 +86,11 @@ class MetricsPage:
             # What a status leaves out is as it was.
             before = self._last.get((machine[0], machine[1], kind), {}) if kind == "status" else {}
             self._last[machine[0], machine[1], kind] = {**before, **body}
-            raised = new and kind == "event" and body["state"] == "alarm" != body["previous"] and not body["test"]
-            self._alarms[machine] = self._alarms.get(machine, 0) + raised
+            alarms, tests = self._alarms.get(machine, (0, 0))
+            if new and kind == "event":
+                alarms += body["state"] == "alarm" != body["previous"] and not body["test"]
+                tests += body["reason"] == "test"
+            self._alarms[machine] = (alarms, tests)
 
     def state(self) -> OutputState:
         """As of every output; it has no queue."""
@@ -107,7 +111,7 @@ class MetricsPage:
             last, alarms = dict(self._last), dict(self._alarms)
         yield _build_info(self._site)
         yield from _of_machines(last)
-        yield _raised(alarms)
+        yield from _raised(alarms)
         yield from _of_outputs(self._outputs())
 
 
@@ -160,11 +164,14 @@ def _of_machines(last: Mapping[tuple[str, str, str], Mapping[str, Any]]) -> Iter
     yield latency
 
 
-def _raised(alarms: Mapping[tuple[str, str], int]) -> Metric:
-    family = CounterMetricFamily("edgeasd_alarms", "Alarms raised since the start, tests left out.", labels=_MACHINE)
-    for labels, count in sorted(alarms.items()):
-        family.add_metric(labels, float(count))
-    return family
+def _raised(counts: Mapping[tuple[str, str], tuple[int, int]]) -> Iterator[Metric]:
+    real = CounterMetricFamily("edgeasd_alarms", "Alarms raised since the start, tests left out.", labels=_MACHINE)
+    tests = CounterMetricFamily("edgeasd_test_alarms", "Alarms of tests since the start.", labels=_MACHINE)
+    for labels, (alarms, tested) in sorted(counts.items()):
+        real.add_metric(labels, float(alarms))
+        tests.add_metric(labels, float(tested))
+    yield real
+    yield tests
 
 
 def _of_outputs(states: list[OutputState]) -> Iterator[Metric]:

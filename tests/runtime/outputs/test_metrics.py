@@ -56,7 +56,7 @@ def test_a_scrape_shows_machines_and_outputs(hub: Outputs, an_event: Make, a_sco
     hub.put(a_score(0.25))
     for sequence, state, previous, test in ((1, "alarm", "normal", False), (2, "acknowledged", "alarm", False)):
         hub.put(an_event(sequence, state=state, previous=previous, test=test))
-    hub.put(an_event(1, machine="fan", state="alarm", test=True))
+    hub.put(an_event(1, machine="fan", state="alarm", previous="alarm", reason="test", test=True))
     status = {"state": "running", "segments": 50, "dropped_seconds": 1.5, "latency_seconds": {"p50": 0.1, "p95": 0.2}}
     hub.put(make_message("status", status, site="p", machine="valve", id="00", wall=1e9))
     states = {"silence": {"active": True}, "clipping": {"active": False}}
@@ -79,6 +79,7 @@ def test_a_scrape_shows_machines_and_outputs(hub: Outputs, an_event: Make, a_sco
     assert of("edgeasd_alarm_state", state="alarm", **valve) == 0.0
     assert of("edgeasd_alarms_total", **valve) == 1.0
     assert of("edgeasd_alarms_total", machine="fan", id="00") == 0.0
+    assert (of("edgeasd_test_alarms_total", **valve), of("edgeasd_test_alarms_total", machine="fan", id="00")) == (0, 1)
     assert of("edgeasd_segments_scored_total", **valve) == 50.0
     assert of("edgeasd_audio_dropped_seconds_total", **valve) == 1.5
     assert of("edgeasd_score_latency_seconds", quantile="0.95", **valve) == 0.2
