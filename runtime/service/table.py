@@ -14,7 +14,9 @@ _OLD_SECONDS = 60.0
 
 def heading(state: SiteState) -> list[list[Cell]]:
     """What stands above the streams: the site in one line, and one for each thing that needs somebody."""
-    outputs = [f"{one.name} {connection(one)}, {one.queued} wait" for one in state.outputs]
+    outputs = [
+        f"{one.name} {connection(one)}" + (f", {one.queued} wait" if _queues(one) else "") for one in state.outputs
+    ]
     said = [f"{state.site}, up {state.uptime_seconds:.0f} s", *outputs]
     lines: list[list[Cell]] = [[(printable("; ".join(said)), "")]]
     if state.trouble:
@@ -40,8 +42,14 @@ def table(streams: Sequence[StreamState], width: int | None = None, *, reasons: 
 
 
 def connection(one: OutputState) -> str:
-    """Whether an output reaches its receiver, in a word or two."""
-    return {True: "connected", False: "NOT connected", None: "unknown"}[one.connected]
+    """Whether an output reaches its receiver, in a word or two; of a page, whether it was ever fetched."""
+    if not _queues(one):
+        return "scraped" if one.delivered else "not scraped yet"
+    return {True: "connected", False: "NOT connected", None: "not tried yet"}[one.connected]
+
+
+def _queues(one: OutputState) -> bool:
+    return one.type != "prometheus"
 
 
 def output_problem(one: OutputState) -> str | None:

@@ -121,6 +121,13 @@ def test_the_plain_line_of_a_stream_in_alarm_says_its_event() -> None:
     assert out.getvalue().endswith(f"[event {EVENT}]\n")
 
 
+def test_a_page_of_metrics_has_no_queue_and_is_scraped_or_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = {"name": "page", "type": "prometheus"}
+    outputs = [output(None), output(None, **page), output(None, **page, delivered=3)]
+    first = drawn(SiteState("plant", 1.0, [stream("pump")], outputs=outputs), 200, monkeypatch)[0]
+    assert first.endswith("plc not tried yet, 0 wait; page not scraped yet; page scraped")
+
+
 def test_what_needs_somebody_is_told_from_what_has_passed() -> None:
     passed = output(True, queued=1, oldest_seconds=0.2, last_error="refused", last_error_at="2027-01-01T00:00:00.000Z")
     well = [stream("a"), stream("b", alarm="warning"), stream("c", state="stopped", reason="end of sound")]
