@@ -130,6 +130,11 @@ class Outputs:
         for lane in self._lanes:
             lane.remember(Entry("event", machine, id, json.dumps({"body": dict(body)})))
 
+    def forget(self, machine: str, id: str) -> None:
+        """A machine has gone for good: its figures leave the page of metrics. Messages and what brokers keep stay."""
+        for page in self._pages:
+            page.forget(machine, id)
+
     def state(self) -> list[OutputState]:
         """How each output is doing. Waits for nothing."""
         return [lane.state() for lane in self._lanes] + [page.state() for page in self._pages]

@@ -92,6 +92,12 @@ class MetricsPage:
                 tests += body["reason"] == "test"
             self._alarms[machine] = (alarms, tests)
 
+    def forget(self, machine: str, id: str) -> None:
+        """Leave a machine out until there is a message of it again: old figures would be taken for new ones."""
+        with self._lock:
+            self._last = {key: body for key, body in self._last.items() if key[:2] != (machine, id)}
+            self._alarms.pop((machine, id), None)
+
     def state(self) -> OutputState:
         """As of every output; it has no queue."""
         warning = None if self._pages else self._server.warning

@@ -242,6 +242,7 @@ class Service:
             self._log(f"not reloaded, all goes on as before: {error}")
         else:
             self._log(f"reloaded {site.path}")
+            self.keeper.post(self._say_gone)
 
     def _open_outputs(self, site: Site) -> Outputs | None:
         if not site.outputs:
@@ -283,6 +284,7 @@ class Service:
             return
         for other in [other for other in list(self.fleet.berths) if other not in self.keeper.kept]:
             self._say_stream(other)
+        self._say_gone()
         self.keeper.teller.say("status", service_body(self.state()))
 
     def _say_stream(self, name: str) -> None:
@@ -298,9 +300,18 @@ class Service:
         if health is not None:
             teller.say("health", {**health.to_json(), "sick": berths.sick(name)}, kept, who=who)
 
+    def _say_gone(self) -> None:
+        for name in [name for name in self._said_as if name not in self.fleet.berths]:
+            self._say_not_there(name, "is no longer in the site file")
+
     def _say_not_there(self, name: str, reason: str) -> None:
         """Under the machine and ID that a stream had, or a broker would keep its last status for ever."""
-        self.keeper.teller.say("stop", {"state": "stopped", "reason": reason}, who=self._said_as.pop(name))
+        who, berths = self._said_as.pop(name), self.fleet.berths
+        if any(berths.identity(other) == who for other in list(berths) if other != name):
+            return  # the machine goes on as another stream
+        self.keeper.teller.say("stop", {"state": "stopped", "reason": reason}, who=who)
+        if self.keeper.teller.outputs is not None:
+            self.keeper.teller.outputs.forget(*who)
 
     def _say_stop(self, reason: str) -> None:
         for name in [name for name in self._said_as if name not in self.keeper.kept]:
