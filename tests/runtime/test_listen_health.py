@@ -118,8 +118,9 @@ def test_three_losses_in_a_minute_make_the_input_sick(opened: tuple[Scorer, Mani
 def test_the_records_do_not_depend_on_how_the_sound_is_cut(opened: tuple[Scorer, Manifest], cuts: list[int]) -> None:
     parts = [noise(RATE), np.zeros(2 * RATE, np.float32), noise(CLIP + 3 * HOP, 1)]
     sound = np.concatenate(parts)
+    places = sorted(cut for cut in cuts if cut < sound.size)
     listening, records = listener(opened, -1e9, HealthSettings()), []
-    for start, end in zip([0, *sorted(cuts)], [*sorted(cuts), sound.size], strict=True):
+    for start, end in zip([0, *places], [*places, sound.size], strict=True):
         records += listening.accept(Block(start, sound[start:end]))
     keep = {"type", "end_sample", "alarm", "states", "sick", "at_seconds"}
     shown = [[{k: v for k, v in r.items() if k in keep} for r in some] for some in (records, heard(opened, sound))]
