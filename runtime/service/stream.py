@@ -30,6 +30,7 @@ from edgeasd.runtime.site.settings import StreamSettings
 from edgeasd.runtime.sources import SourceEvent
 from edgeasd.runtime.stream import Stream
 
+END_OF_SOUND = "end of sound"
 TRACE = 48
 """Clip scores that are remembered for display."""
 
@@ -222,12 +223,12 @@ class ServedStream:
             lost = {"lost_seconds": round(event.lost_seconds, 3), "time": utc_text(wall_time(event.at))}
             self._tell({**record_of("source", self.manifest), **what, **lost})
 
-    def end(self, reason: str = "end of sound") -> None:
+    def end(self, reason: str = END_OF_SOUND) -> None:
         """The source has ended and everything was scored, or the service ends for `reason`."""
         error = self.queue.error
         if error is not None:
             self.failure = str(error) if isinstance(error, EdgeasdError) else f"{type(error).__name__}: {error}"
-        elif self.queue.ended and not self.segments and not self.skipped:
+        elif reason == END_OF_SOUND and self.queue.ended and not self.segments and not self.skipped:
             need = self.manifest.features.sample_count(self.manifest.segments.frames)
             self.failure = f"ended after {self._expected} samples; the first score takes {need}; use a longer recording"
         self.over, self.ended_by = True, reason

@@ -283,6 +283,45 @@ def test_a_signal_ends_it_in_order(
     assert len(complaints) == (1 if number == signal.SIGINT else 0)
 
 
+def test_a_service_that_is_stopped_while_its_model_loads_blames_no_model(
+    sound: Path, small_bundle: Path, tmp_path: Path
+) -> None:
+    """The signal comes within the code that opens the model, which takes any error for one of the model."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal, onnxruntime\n"
+        "class Session(onnxruntime.InferenceSession):\n"
+        "    def __init__(self, *given, **more):\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "        super().__init__(*given, **more)\n"
+        "onnxruntime.InferenceSession = Session\n",
+        "utf-8",
+    )
+    done = edgeasd(
+        *("run", "--bundle", small_bundle, "--input", sound, "--realtime", "--jsonl", "-"),
+        cwd=tmp_path,
+        PYTHONPATH=str(tmp_path),
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [(one["type"], one["reason"]) for one in records(done.stdout)] == [("end", "SIGTERM")]
+
+
+@pytest.mark.parametrize("whole", [b"", b'{"type": "score", "index": 1}\n'])
+@pytest.mark.parametrize("torn", [b'{"type": "sc', b'{"ty', b"\0\0\0\0"])
+def test_half_a_line_of_a_power_cut_costs_no_record_and_no_service(
+    sound: Path, small_bundle: Path, tmp_path: Path, whole: bytes, torn: bytes
+) -> None:
+    file = tmp_path / "out.jsonl"
+    file.write_bytes(whole + torn)
+    done = edgeasd("run", "--bundle", small_bundle, "--input", sound, "--jsonl", file, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = file.read_bytes().removeprefix(whole).splitlines()
+    assert lines[0] == torn
+    types = [json.loads(line)["type"] for line in lines[1:]]
+    assert (types[0], types[-1]) == ("start", "end")
+    more = edgeasd("run", "--bundle", small_bundle, "--input", sound, "--jsonl", file, cwd=tmp_path)
+    assert more.returncode == 0, more.stderr
+
+
 def test_realtime_takes_as_long_as_the_sound(sound: Path, small_bundle: Path) -> None:
     import time
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,6 +15,9 @@ from edgeasd.runtime.errors import InputError
 
 if TYPE_CHECKING:
     from edgeasd.runtime.listen import Record
+
+_RECORD = b'{"type": "'
+"""How every record begins."""
 
 
 @contextmanager
@@ -36,6 +40,8 @@ def json_sink(jsonl: str | None) -> Iterator[TextIO | None]:
         _refuse_other_content(path)
         handle = open(path, "a", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115  closed below, after every record was flushed
         try:
+            if _ends_torn(path):
+                handle.write("\n")
             yield handle
         finally:
             # Fails only where the flush of a record has failed and been reported, with the file's name.
@@ -62,10 +68,20 @@ def _refuse_other_content(path: Path) -> None:
     if not path.is_file():
         return
     with open(path, "rb") as handle:
-        first = handle.readline(1 << 16)
+        first = handle.readline(1 << 16).strip(b"\0\r\n")
     try:
         records = not first or isinstance(json.loads(first), dict)
     except ValueError:
-        records = False
+        # Torn by a power cut, but ours: a box that does not listen for that would be worse than half a line.
+        records = first.startswith(_RECORD) or _RECORD.startswith(first)
     if not records:
         raise InputError(f"--jsonl {path}: holds something else than JSON lines; name another file")
+
+
+def _ends_torn(path: Path) -> bool:
+    """Whether a power cut or a full disk has left half a line, which the next record must not be glued to."""
+    if not path.is_file() or not path.stat().st_size:
+        return False
+    with open(path, "rb") as handle:
+        handle.seek(-1, os.SEEK_END)
+        return handle.read() != b"\n"

@@ -45,8 +45,8 @@ if TYPE_CHECKING:
 END_OF_SOUND = "end of sound"
 
 
-class _Terminated(Exception):
-    """SIGTERM: the orderly end of a service."""
+class _Terminated(BaseException):
+    """SIGTERM: the orderly end of a service. No `Exception`: what catches those blames the model for it."""
 
 
 def run(
