@@ -5,6 +5,7 @@ The thread starts before the bundle is hashed and loaded, so nothing is missed m
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -163,6 +164,8 @@ class CaptureClock:
 
     DRIFT = 5e-4
     """Seconds a second. Sound cards are off by some 50 ppm; this leaves room."""
+    WINDOW_SECONDS, LATE_SECONDS = 60.0, 0.5
+    """Where the most punctual block of so much sound is later than that, sound was lost that nobody has counted."""
 
     def __init__(self, sample_rate: int, live: bool) -> None:
         self._rate, self._live = sample_rate, live
@@ -173,6 +176,8 @@ class CaptureClock:
         self._position = 0
         self._start: float | None = None
         """When sample 0 was captured."""
+        self._window, self._least = 0.0, math.inf
+        """Seconds of sound since the last look for such losses, and how late the most punctual block in them was."""
 
     def arrived(self, count: int, now: float) -> float:
         """The time of the first of `count` samples that arrived at `now`."""
@@ -181,9 +186,19 @@ class CaptureClock:
         first, self._position = self._position, self._position + count
         start = now - self._position / self._rate
         if self._start is not None:
+            self._see(start - self._start, count / self._rate)
             start = min(start, self._start + self.DRIFT * count / self._rate)
         self._start = start
         return start + first / self._rate
+
+    def _see(self, late: float, seconds: float) -> None:
+        """A camera that drops packets, or a program that says nothing of its overruns, would date all that follows
+        further and further back."""
+        assert self._start is not None
+        self._window, self._least = self._window + seconds, min(self._least, late)
+        if self._window >= self.WINDOW_SECONDS:
+            self._start += self._least if self._least > self.LATE_SECONDS else 0.0
+            self._window, self._least = 0.0, math.inf
 
 
 class Capture:

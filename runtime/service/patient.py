@@ -34,6 +34,11 @@ class PatientSource:
         self._since = time.monotonic()
 
     @property
+    def _awaited(self) -> bool:
+        """Not there; or tried again and not heard yet, for a command is there before the camera that it asks."""
+        return self._inner is None or (bool(self._reason) and not self._heard)
+
+    @property
     def name(self) -> str:
         """What is in use; before it is open, what was asked for."""
         return self._name if self._inner is None else self._inner.name
@@ -42,14 +47,14 @@ class PatientSource:
     def state(self) -> str:
         if self._closed.is_set():
             return "closed"
-        if self._inner is None:
+        if self._awaited:
             return "opening"
         return str(getattr(self._inner, "state", "open"))
 
     @property
     def reason(self) -> str:
         """Why it is not open; empty where it is, or was closed: what is being closed still has its last loss."""
-        if self._inner is None:
+        if self._awaited and not self._closed.is_set():
             return self._reason
         return str(getattr(self._inner, "reason", "")) if self.state not in ("open", "closed") else ""
 

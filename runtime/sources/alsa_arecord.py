@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import subprocess
+import sys
+import termios
 import threading
 import weakref
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
 from typing import IO
 
 from edgeasd.runtime.errors import DeviceError
@@ -27,12 +33,17 @@ from edgeasd.runtime.sources.base import DescriptorReader
 
 
 class _ArecordLog:
-    """What arecord says on standard error: device limits, the setup in force, overruns, complaints."""
+    """What arecord says on standard error: device limits, the setup in force, overruns, complaints.
 
-    def __init__(self) -> None:
+    `place` tells at which byte of its sound arecord is: where it has just lost some.
+    """
+
+    def __init__(self, place: Callable[[], int]) -> None:
         self.fields: dict[str, str] = {}
         self.complaint = "no reason given"
-        self.overruns = 0
+        self.losses: deque[int] = deque()
+        """Place of each overrun that `ArecordCapture.read` has not come to."""
+        self._place = place
         self.settled = threading.Event()
 
     def follow(self, stream: IO[bytes]) -> None:
@@ -43,7 +54,7 @@ class _ArecordLog:
 
     def _take(self, line: str) -> None:
         if "overrun!!!" in line:
-            self.overruns += 1
+            self.losses.append(self._place())
         elif match := re.match(r"arecord: (?:\w+:\d+: )?(.+)", line):
             self.complaint = match[1]
         elif match := re.match(r"\s*(\w+)\s*: +(.+)", line):
@@ -68,7 +79,9 @@ class ArecordCapture:
 
     def __init__(self, device: str, setup: Setup) -> None:
         self._device = device
-        self._log = _ArecordLog()
+        self._log = _ArecordLog(self._place)
+        self.overruns, self._read = 0, 0
+        """Overruns before the bytes that were read last; bytes read so far."""
         self._patience = FIRST_SECONDS
         command = ["arecord", "-D", device, "-t", "raw", "-f", setup.format]
         command += ["-r", str(setup.rate), "-c", str(setup.channels)]
@@ -94,9 +107,13 @@ class ArecordCapture:
             self.close()
             raise
 
-    @property
-    def overruns(self) -> int:
-        return self._log.overruns
+    def _place(self) -> int:
+        """Bytes up to now, with those that wait in the pipe: a slow reader has them still before it."""
+        assert self._process.stdout is not None
+        waiting = bytearray(4)
+        with suppress(OSError, ValueError):  # closed meanwhile
+            fcntl.ioctl(self._process.stdout.fileno(), termios.FIONREAD, waiting)
+        return self._read + int.from_bytes(waiting, sys.byteorder)
 
     def _check(self, setup: Setup) -> None:
         if not self._log.settled.wait(OPEN_SECONDS):
@@ -115,17 +132,26 @@ class ArecordCapture:
         check_setup(setup, Setup(fields["format"], int(fields["rate"]), int(fields["channels"])), formats)
 
     def read(self) -> bytes:
+        losses = self._log.losses
+        ahead = losses[0] - self._read if losses else 0
         try:
-            data = self._reader.read(1 << 14, self._patience)
+            data = self._reader.read(min(1 << 14, ahead) if ahead > 0 else 1 << 14, self._patience)
         except TimeoutError:
             raise silent_error(self._device, self._patience) from None
         self._patience = STALL_SECONDS
         if not data and not self._reader.closed:
             self._follower.join(1.0)
+            self.overruns += len(losses)
+            losses.clear()
             raise DeviceError(
                 f"{self._device}: arecord ended by itself ({self._log.complaint}); "
                 "check the plug of the device and start again"
             )
+        # Also one that was said while this waited: what has come now comes after it.
+        while losses and losses[0] <= self._read:
+            losses.popleft()
+            self.overruns += 1
+        self._read += len(data)
         return data
 
     def close(self) -> None:

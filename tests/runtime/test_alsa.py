@@ -227,6 +227,28 @@ def test_overruns_are_counted_and_an_unexpected_end_quotes_arecord(scripted: Cal
     source.close()
 
 
+def test_an_overrun_lies_between_what_was_heard_before_it_and_what_came_after(scripted: Callable[[str], None]) -> None:
+    """However much waits in the pipe while the reader is slow, as it was where a buffer ran over."""
+    scripted(
+        SETUP + "head -c 30000 /dev/zero; echo 'overrun!!!' >&2; sleep 0.2; head -c 20000 /dev/zero | tr '\\0' '\\1'\n"
+        "sleep 1; echo 'overrun!!!' >&2; sleep 0.2; head -c 2000 /dev/zero | tr '\\0' '\\2'; sleep 60"
+    )
+    source = AlsaSource("hw:1", backend="arecord")
+    time.sleep(0.6)  # the reader is busy elsewhere
+    heard: dict[float, set[int]] = {}
+    count = 0
+    while count < 26_000:
+        samples = source.read()
+        assert samples is not None
+        samples = samples * 32768
+        count += len(samples)
+        value, *others = set(samples.tolist())
+        assert not others, "no block spans a loss"
+        heard.setdefault(value, set()).add(source.overruns)  # type: ignore[attr-defined]
+    source.close()
+    assert heard == {0.0: {0}, 257.0: {1}, 514.0: {2}}
+
+
 def test_close_ends_a_blocked_read_and_a_stubborn_child(scripted: Callable[[str], None]) -> None:
     scripted("trap '' TERM\n" + SETUP + "while :; do sleep 0.2; done")
     source = AlsaSource("hw:1", backend="arecord")

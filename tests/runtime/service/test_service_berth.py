@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from edgeasd.runtime.errors import DeviceError
+from edgeasd.runtime.service import patient as patient_module
 from edgeasd.runtime.service.berth import Berth
 from edgeasd.runtime.service.patient import PatientSource
 from edgeasd.runtime.sources.reopening import Reopening
@@ -54,6 +55,25 @@ def test_a_source_that_came_back_is_not_said_to_be_lost_while_it_is_closed() -> 
     source.close()
     assert (source.state, source.reason) == ("closed", "")
     assert [*said, *berth.news()] == []
+
+
+def test_a_source_that_opens_and_never_gives_sound_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command runs at once, long before the camera that it asks has answered."""
+    monkeypatch.setattr(patient_module, "FIRST_PAUSE", 0.0)
+    states: list[tuple[str, str, list[str]]] = []
+
+    class Asks(Plugged):
+        def read(self) -> Any:
+            states.append((source.state, source.reason, list(berth.news())))
+            if len(states) == 3:
+                self._left = 1e9
+            return super().read()
+
+    berth, source = berth_of(lambda: Asks(0, lambda: None), segments=0)
+    assert source.read() is not None
+    lost = "hw:7: was pulled out"
+    assert states == [("open", "", []), ("opening", lost, [lost]), ("opening", lost, [])]
+    assert (source.state, source.reason, list(berth.news())) == ("open", "", ["hw:7 is there again"])
 
 
 def test_a_source_that_was_never_there_and_is_closed_is_not_there_again() -> None:
