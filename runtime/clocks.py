@@ -28,7 +28,8 @@ class SettledClock:
 
     STEP_SECONDS = 60.0
     """What is more between two looks is a step; less is the drift of a clock or of a look."""
-    LASTING_SECONDS = 86_400.0
+    LASTING_SECONDS = 6 * 3600.0
+    """A box without a clock of its own has the right time some seconds after its start, and may run for a shift only."""
 
     def __init__(self, wall: Clock = time.time, clock: Clock = time.monotonic) -> None:
         self._wall, self._clock = wall, clock

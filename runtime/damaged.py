@@ -16,6 +16,7 @@ _OF_THE_PLACE = (
     "unable to open",
     "readonly",
     "locked",
+    "locking protocol",
     "busy",
     "full",
     "out of memory",

@@ -114,7 +114,9 @@ class EventReader:
         sound = sound and isinstance(row["cleared_by"], (str, type(None)))
         sound = sound and _number(row["raised_at"], 0.0)
         sound = sound and all(row[name] is None or _number(row[name], 0.0) for name in _TIMES)
-        sound = sound and all(row[name] is None or _number(row[name], -math.inf) for name in ("peak", "threshold"))
+        sound = sound and all(
+            row[name] is None or _number(row[name], -math.inf, math.inf) for name in ("peak", "threshold")
+        )
         if not sound:
             place = self.data / DATABASE
             raise InputError(f"{place}: event {_printable(str(row['event']))} is damaged; restore a copy of the file")
@@ -132,8 +134,8 @@ def as_json(event: dict[str, Any]) -> dict[str, Any]:
     return {**event, **{name: None if event[name] is None else iso_time(event[name]) for name in _TIMES}}
 
 
-def _number(value: object, least: float) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value) and least <= value <= _LATEST
+def _number(value: object, least: float, most: float = _LATEST) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value) and least <= value <= most
 
 
 def _printable(text: str) -> str:

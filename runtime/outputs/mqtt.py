@@ -136,7 +136,10 @@ class MqttSink:
             self._receive,
         )
         try:
-            link.publish([[self._availability(ONLINE), *self._kept.values()]], lambda _: None)
+            everything = [self._availability(ONLINE), *self._kept.values()]
+            # In parts, each with a time-out of its own: on a thin line all of it never came within one.
+            for begin in range(0, len(everything), IN_FLIGHT):
+                link.publish([everything[begin : begin + IN_FLIGHT]], lambda _: None)
         except DeliveryFailed:
             link.cut()
             raise

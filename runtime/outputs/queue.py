@@ -24,6 +24,7 @@ from edgeasd.runtime.outputs.messages import DROPPED_FIRST
 from edgeasd.runtime.outputs.queue_file import lock_queue, open_queue
 from edgeasd.runtime.outputs.sink import Entry
 
+_LONGEST_STALL = 3600.0
 _OVERHEAD = 128
 """Bytes that a row takes beside its text, about."""
 
@@ -49,6 +50,7 @@ class Queue:
         """
         self.path, self._limits, self._clock = path, limits, clock
         self._lock = threading.Lock()
+        self._shut = False
         self._guard = lock_queue(path)
         try:
             self._database, self.put_aside = open_queue(path)
@@ -250,9 +252,18 @@ class Queue:
             database.execute("INSERT OR REPLACE INTO dropped VALUES (?, ?)", (kind, self.dropped[kind]))
 
     def close(self, seconds: float = 5.0) -> bool:
-        """Close the file; what waits is there when it is opened again. False where the disk did not let go in time."""
+        """Close the file; what waits is there when it is opened again. False where the disk did not let go in time.
+
+        Then it is closed as soon as the disk does, or nobody could open it again.
+        """
         if not self._lock.acquire(timeout=seconds):
+            later = threading.Thread(target=self.close, args=(_LONGEST_STALL,), name="edgeasd-queue-close", daemon=True)
+            later.start()
             return False
+        if self._shut:
+            self._lock.release()
+            return True
+        self._shut = True
         with suppress(sqlite3.Error):
             self._database.execute("UPDATE meta SET value = ? WHERE name = 'clock'", (self._now(),))
             self._database.execute("PRAGMA incremental_vacuum(1000)")

@@ -12,7 +12,7 @@ LARGEST = 4096
 
 
 def read_secret(file: str | None, variable: str | None, what: str) -> bytes | None:
-    """The secret in `file` or in the environment variable `variable`, without the line end; None where neither is set.
+    """The secret in `file` or in the environment variable `variable`, without line ends behind it; None where neither is set.
 
     `what` names it in errors, which never hold any of it. Raises InputError where it is absent, empty, longer
     than `LARGEST` bytes, or in a file that every user may read.
@@ -43,7 +43,7 @@ def _content(path: Path, what: str) -> bytes:
 
 
 def _checked(value: bytes, place: str) -> bytes:
-    value = value.removesuffix(b"\n").removesuffix(b"\r")
+    value = value.rstrip(b"\r\n")
     if not value:
         raise InputError(f"{place} is empty; put the secret there")
     if len(value) > LARGEST:

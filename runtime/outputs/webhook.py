@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import re
 import socket
 import ssl
 import threading
@@ -14,6 +15,7 @@ from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 
+from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.outputs.messages import numbered
 from edgeasd.runtime.outputs.secret import read_secret
 from edgeasd.runtime.outputs.settings import WebhookSettings
@@ -33,7 +35,7 @@ class WebhookSink:
     warning: str | None = None
 
     def __init__(self, settings: WebhookSettings) -> None:
-        """Raises InputError where a secret or certificate that the settings name is not there."""
+        """Raises InputError where a secret or certificate that the settings name is not there or cannot be one."""
         self._settings = settings
         self._parts = urlsplit(settings.url)
         self._target = (self._parts.path or "/") + (f"?{self._parts.query}" if self._parts.query else "")
@@ -45,7 +47,13 @@ class WebhookSink:
     def _secrets(self) -> tuple[bytes | None, bytes | None]:
         settings = self._settings
         key = read_secret(settings.secret_file, settings.secret_env, "webhook secret")
-        return key, read_secret(settings.token_file, settings.token_env, "webhook token")
+        token = read_secret(settings.token_file, settings.token_env, "webhook token")
+        if token is not None and not re.fullmatch(rb"[\x21-\x7e]+", token):
+            # http.client would say so too, and quote it.
+            raise InputError(
+                "webhook token: a space, a line end or a character that no header holds is in it; correct it"
+            )
+        return key, token
 
     def remember(self, entry: Entry) -> None:
         """Nothing to keep."""

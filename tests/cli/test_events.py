@@ -254,6 +254,19 @@ def test_nonsense_in_the_database_is_one_line_or_shown(data: Path, column: str, 
     assert {path.name for path in data.parent.iterdir()} <= {"data", "out"}
 
 
+@pytest.mark.parametrize("peak", [5e11, sys.float_info.max, -sys.float_info.max])
+def test_a_score_of_any_size_is_a_score(data: Path, events: list[str], peak: float) -> None:
+    """An encoder that runs over gives infinity, which is stored as the largest number there is."""
+    with sqlite3.connect(data / "events.db") as connection:
+        connection.execute("UPDATE events SET peak = ?", (peak,))
+    connection.close()
+    found = fast("list", "--data", data, "--json")
+    assert found.exit_code == 0, found.stderr
+    assert {one["peak"] for one in map(json.loads, found.stdout.splitlines())} == {peak}
+    assert fast("list", "--data", data).exit_code == 0
+    assert fast("show", events[0], "--data", data).exit_code == 0
+
+
 DEEP = '{"by": ' + "[" * 900 + "]" * 900 + "}"
 
 

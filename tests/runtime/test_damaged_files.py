@@ -258,6 +258,7 @@ def test_a_file_that_the_disk_cannot_give_back_is_damaged_and_a_full_disk_is_not
         (sqlite3.OperationalError("unable to open database file"), False),
         (sqlite3.OperationalError("attempt to write a readonly database"), False),
         (sqlite3.OperationalError("database is locked"), False),
+        (sqlite3.OperationalError("locking protocol"), False),
         (sqlite3.ProgrammingError("Cannot operate on a closed database."), False),
     ],
 )

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from edgeasd.runtime.errors import InputError
 pytest.importorskip("paho.mqtt.client", reason="NO paho-mqtt: pip install 'edgeasd[serve]'")
 
 from subscriber import Listener, hub_to, state
+
+from edgeasd.runtime.outputs.mqtt_link import IN_FLIGHT, Link, Publication
 
 pytestmark = [pytest.mark.timeout(60)]
 
@@ -103,6 +105,31 @@ def test_a_broker_that_is_killed_and_restarted_costs_nothing(
     finally:
         seen.close()
         hub.close()
+
+
+def test_what_a_broker_has_forgotten_is_told_in_parts_that_fit_into_a_timeout(
+    tmp_path: Path, broker: Broker, an_event: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A line on which all of it takes longer than the time-out of one publication would never come to an end."""
+    sizes: list[int] = []
+    publish = Link.publish
+
+    def counted(link: Link, groups: Sequence[Sequence[Publication]], *more: Any) -> None:
+        sizes.append(sum(map(len, groups)))
+        publish(link, groups, *more)
+
+    with hub_to(tmp_path, broker.port, discovery=True) as hub:
+        for machine in range(20):
+            hub.put(an_event(1, machine=f"m{machine}"))
+        until(lambda: state(hub).delivered == 20)
+        broker.stop(signal.SIGKILL)
+        monkeypatch.setattr(Link, "publish", counted)
+        broker.start()
+        seen = Listener(broker.port, "edgeasd/+/+/+/state")
+        until(lambda: len({topic for topic, _, _ in seen.got}) == 20)
+        seen.close()
+    assert sum(sizes) > 100
+    assert max(sizes) <= IN_FLIGHT
 
 
 def test_a_broker_that_has_forgotten_is_told_of_an_alarm_from_before_the_start(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from pathlib import Path
 
 import pytest
@@ -190,3 +191,20 @@ def test_the_file_does_not_grow_with_what_passes_through(tmp_path: Path) -> None
     queue.remove(queue.head(1000))
     queue.close()
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 1_000_000
+
+
+def test_a_queue_whose_disk_stalls_while_it_is_closed_can_be_opened_again(tmp_path: Path) -> None:
+    queue = Queue(tmp_path / "q.db", WIDE)
+    queue.append([entry()])
+    with queue._lock:  # as the thread has it that waits for the disk
+        assert queue.close(0.05) is False
+        with pytest.raises(InputError, match="another edgeasd"):
+            Queue(tmp_path / "q.db", WIDE)
+    end = time.monotonic() + 10.0
+    while queue._lock.locked() or not queue._shut:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    again = Queue(tmp_path / "q.db", WIDE)
+    assert len(again.head(10)) == 1
+    assert queue.close() is True
+    assert again.close() is True

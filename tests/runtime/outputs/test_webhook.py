@@ -41,6 +41,23 @@ def post(to: WebhookSink, *numbers: int) -> list[int]:
     return confirmed
 
 
+@pytest.mark.parametrize("token", ["tok\n\n", "tok\r\n\r\n"])
+def test_blank_lines_behind_a_secret_are_not_of_it(tmp_path: Path, web_server: WebServer, token: str) -> None:
+    (tmp_path / "token").write_bytes(token.encode())
+    (tmp_path / "token").chmod(0o600)
+    post(sink(web_server.url, token_file=str(tmp_path / "token")), 1)
+    assert until(lambda: web_server.requests)[0]["headers"]["Authorization"] == "Bearer tok"
+
+
+@pytest.mark.parametrize("token", ["SECRET\nTOKEN", "SECRET TOKEN", "SECRET\x00TOKEN", "SECRETé"])
+def test_a_token_that_no_header_holds_is_refused_at_the_start_and_not_quoted(tmp_path: Path, token: str) -> None:
+    (tmp_path / "token").write_text(token, "utf-8")
+    (tmp_path / "token").chmod(0o600)
+    with pytest.raises(InputError, match="webhook token: .* correct it") as refused:
+        sink("http://127.0.0.1:9/", token_file=str(tmp_path / "token"))
+    assert "SECRET" not in str(refused.value)
+
+
 def test_a_post_carries_the_message_a_signature_and_a_token(
     tmp_path: Path, web_server: WebServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
