@@ -380,6 +380,7 @@ def figures(service: Service, name: str) -> set[str]:
 
 
 def test_a_machine_taken_out_is_said_to_be_stopped_and_leaves_the_page_of_metrics(running: Any, site: Any) -> None:
+    pytest.importorskip("prometheus_client", reason="NO prometheus_client: pip install 'edgeasd[serve]'")
     alarm = "[streams.{}.alarm]\non = -1.0\nhysteresis = 0.0\nk = 1\nn = 1\n"
     service, _ = running(
         'id = "1"\n' + alarm.format("a"),
