@@ -37,6 +37,8 @@ class Kept:
         """Transitions that are not in the store."""
         self.told = 0
         """Number of the last transition that is not to be counted again: told by this process, or from before it."""
+        self.state_saved = False
+        """Of one that has left: whether what it remembers is in the store."""
         self._summary = ScoreSummary(score_seconds)
         self._clock = float("-inf")
         self._looks_back = clip_seconds(manifest)
