@@ -52,15 +52,15 @@ class Keeper:
         tell: Callable[[Record, bool], None],
         sick: Callable[[str], bool],
         say_status: Callable[[str], None],
-        record: Callable[[str, list[Transition], int | None], None],
+        record: Callable[[str | None, list[Transition], int | None], None],
         log: Callable[[str], None],
         *,
         lasting: bool = True,
     ) -> None:
         """`data` is the data folder; `sick` says whether a stream's input cannot be trusted now; `say_status` is
         called now and then for each stream, and for "" (the service), to put a status message; `record` takes
-        what a stream's alarm machine said, and the position of the score that decided, for the evidence; `log` one
-        line for people. Not `lasting`: for one command.
+        what a stream's alarm machine said (None: one that has left), and the position of the score that decided, for
+        the evidence; `log` one line for people. Not `lasting`: for one command.
         """
         self._data, self._tell, self._sick, self._say_status, self._record = data, tell, sick, say_status, record
         self._lasting, self._log = lasting, log
@@ -72,6 +72,8 @@ class Keeper:
         """What is kept no longer, and is not in the store or not told yet."""
         self._restored: set[tuple[str, str]] = set()
         """Machines that went on from the store in this process: what it has of them is of this boot."""
+        self.shown: dict[tuple[str, str], str] = {}
+        """Machine type and ID of whatever outputs may show, and as which stream; for the keeper's thread."""
         self.score_seconds, self.status_seconds = 10.0, 30.0
         self.retention, self._settled = Retention(), SettledClock()
         self._notices = Notices("events", log)
@@ -172,6 +174,7 @@ class Keeper:
         else:
             self._restore(kept)
         self.kept[name] = kept
+        self.shown[kept.who] = name
         if before is None and left is None:
             self.teller.catch_up(kept)
 
@@ -202,15 +205,42 @@ class Keeper:
         if kept is None:
             return
         if not stays:
-            try:
-                kept.command(Command(command="clear", by="site.toml"), time.monotonic())
-            except EdgeasdError as error:  # a wall clock before 1970, say
-                self._log(f"{name}: its event stays open: {error}")
+            self._clear(kept)
         kept.state_saved = False
         self._leaving.append(kept)
         self._save_all()
         self._save_left_states()
         del self.kept[name]
+        self._forget_saved()
+
+    def _clear(self, kept: Kept) -> None:
+        try:
+            kept.command(Command(command="clear", by="site.toml"), time.monotonic())
+        except EdgeasdError as error:  # a wall clock before 1970, say
+            self._log(f"{kept.name}: its event stays open: {error}")
+
+    def clear_others(self, machines: set[tuple[str, str]]) -> None:
+        """Clear the events of all but these machines and those that are kept, as those of streams that leave.
+
+        Raises InputError where the store cannot be read.
+        """
+        known = machines | {one.who for one in (*self._leaving, *self.kept.values())}
+        for event in self._ledger.read(lambda store: store.events(open_only=True)):
+            who = event["machine"], event["id"]
+            if who in known:
+                continue
+            known.add(who)
+            kept = Kept(" ".join(who), who, AlarmSettings(on=event["threshold"]), self.score_seconds)
+            self._restore(kept)
+            if kept.machine.event is None or kept.machine.event.id != event["event"]:
+                self._log(f"{kept.name}: its event {event['event']} stays open: the state of the machine was lost")
+                continue
+            self.shown[who] = kept.name
+            self.teller.catch_up(kept)
+            self._clear(kept)
+            self._leaving.append(kept)
+        self._save_all()
+        self._save_left_states()
         self._forget_saved()
 
     def _forget_saved(self) -> None:
@@ -366,8 +396,8 @@ class Keeper:
             return
         del kept.unsaved[: len(said)]
         kept.state_saved = True
-        if self.kept.get(kept.name) is kept:  # the name may be that of another machine by now
-            self._record(kept.name, said, position)
+        # The name may be that of another machine by now.
+        self._record(kept.name if self.kept.get(kept.name) is kept else None, said, position)
         for one in said:
             self.teller.say_transition(one.to_json(), kept)
             self._tell(one.to_json(), True)

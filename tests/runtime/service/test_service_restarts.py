@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,8 @@ class Box:
         return self.keeper
 
     def admit(self, name: str, id: str = "a", settings: AlarmSettings = ONCE) -> None:
-        assert (keeper := self.keeper) is not None
+        keeper = self.keeper
+        assert keeper is not None
         manifest = self.manifest.model_copy(update={"machine": Machine(type="valve", id=id)})
         keeper.call(lambda: keeper.admit(name, manifest, settings), 30.0)
 
@@ -62,7 +63,8 @@ class Box:
         self.keeper.call(lambda: None)
 
     def hears(self, *scores: float, name: str = "stream") -> None:
-        assert (keeper := self.keeper) is not None
+        keeper = self.keeper
+        assert keeper is not None
         for score in scores:
             self.clock += 1.0
             keeper.put(Finding(name, self.read_clock(), score, complete=True))
