@@ -258,8 +258,8 @@ class Service:
             return
         try:
             self.keeper.call(lambda: self.keeper.clear_others(machines), _KEEPER_SECONDS)
-        except InputError as error:
-            self._others_notices.failed(f"not cleared yet: {error}")
+        except Exception as error:  # whatever a store holds of machines that nobody listens to
+            self._others_notices.failed(f"not cleared yet: {' '.join(str(error).split())[:300]}")
             return
         self._others_due = False
         self._others_notices.well("cleared")
