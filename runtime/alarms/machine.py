@@ -94,6 +94,10 @@ class AlarmMachine:
             state.move_clock(time - state.time)
         self._s = state
 
+    def begin_row(self) -> None:
+        """The next score is the first: what sounded before it was not heard. An event that is open goes on."""
+        self._s.forget()
+
     def number_after(self, last: int, wall: float) -> Transition:
         """Go on with numbers above `last`: what was said up to there is no longer known here.
 

@@ -59,10 +59,22 @@ class EventStore:
             for one in transitions:
                 new += self._store(one)
             if snapshot is not None:
-                key = self._key(str(snapshot["machine"]), str(snapshot["id"]))
-                text = json.dumps(snapshot, allow_nan=False)
-                self._connection.execute("INSERT OR REPLACE INTO states VALUES (?, ?)", (key, text))
+                self._keep_state(snapshot)
         return new
+
+    def keep_states(self, snapshots: Iterable[dict[str, Any]], *, durable: bool = True) -> None:
+        """Store what machines remember now, in one transaction. All that they said must be in the store already.
+
+        Not `durable`: it survives a kill at once, a power cut some seconds later.
+        """
+        with transaction(self._connection, self.path, durable=durable):
+            for snapshot in snapshots:
+                self._keep_state(snapshot)
+
+    def _keep_state(self, snapshot: dict[str, Any]) -> None:
+        key = self._key(str(snapshot["machine"]), str(snapshot["id"]))
+        text = json.dumps(snapshot, allow_nan=False)
+        self._connection.execute("INSERT OR REPLACE INTO states VALUES (?, ?)", (key, text))
 
     def _store(self, one: Transition) -> bool:
         key, message = self._key(one.machine, one.id), json.dumps(one.to_json(), allow_nan=False)

@@ -68,7 +68,7 @@ def stream_state(name: str, berth: Berth, kept: Kept | None, engine: ScoringThre
     levels = None if machine is None else machine.levels
     facts = {} if served is None else served.facts
     keep_every = engine.keep_every if engine is not None and berth.settings.drops else 1
-    state, reason = _condition(berth, keep_every)
+    state, reason = _condition(berth, keep_every, kept)
     identity = None if served is None else served.manifest.machine
     return StreamState(
         name=name,
@@ -101,7 +101,7 @@ def stream_state(name: str, berth: Berth, kept: Kept | None, engine: ScoringThre
     )
 
 
-def _condition(berth: Berth, keep_every: int) -> tuple[str, str | None]:
+def _condition(berth: Berth, keep_every: int, kept: Kept | None) -> tuple[str, str | None]:
     """State and reason of a stream."""
     served = berth.served
     if served is None:
@@ -115,6 +115,8 @@ def _condition(berth: Berth, keep_every: int) -> tuple[str, str | None]:
         return "failed", served.source.reason
     if berth.failure is not None:
         return "degraded", f"goes on with the bundle it had: {berth.failure}"
+    if kept is None:
+        return "degraded", "it is scored, and no alarm is raised: it is to leave, and the event store was slow"
     if keep_every > 1:
         return "degraded", f"scoring cannot keep up: one of {keep_every} segments is scored"
     return "running", None

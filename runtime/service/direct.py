@@ -83,7 +83,7 @@ def _say_nothing(name: str) -> None:
     del name
 
 
-def _record_nothing(name: str, said: list[Transition], position: int | None) -> None:
+def _record_nothing(name: str | None, said: list[Transition], position: int | None) -> None:
     del name, said, position
 
 

@@ -44,7 +44,11 @@ class Fleet:
     # Making it so
 
     def apply(self, site: Site) -> None:
-        """Make streams and engines what `site` says. A stream whose source stays goes on capturing all the while."""
+        """Make streams and engines what `site` says. A stream whose source stays goes on capturing all the while.
+
+        Raises InputError where the keeper is too busy to let a stream go: some may have gone, the rest is as before.
+        Call it again then.
+        """
         self._machines = self._find_machines(site)
         for name in [name for name in self.berths if name not in site.streams]:
             self._retire(name)
@@ -59,9 +63,14 @@ class Fleet:
         stuck = {name for name in ready if self._moves(name) and self._open(name) is None}
         ready = [name for name in ready if name not in stuck]
         for name in ready:
-            self._give_way(name)
+            try:
+                self._give_way(name)
+            except Exception as error:  # the keeper is busy: `mend` tries it again
+                self._fail(name, as_ours(error), time.monotonic())
+                stuck.add(name)
         for name in ready:
-            self._load(name)
+            if name not in stuck:
+                self._load(name)
         self._drop_unused()
 
     def _find_machines(self, site: Site) -> dict[str, tuple[str, str]]:
@@ -73,6 +82,25 @@ class Fleet:
                     found[name] = _who(named_manifest(bundle.manifest, settings))
         return found
 
+    def machines_of(self, site: Site) -> set[tuple[str, str]] | None:
+        """Machine type and ID of every stream of `site`; None where one of them is not known now."""
+        found = set()
+        for settings in site.streams.values():
+            if settings.machine is not None and settings.id is not None:
+                found.add((settings.machine, settings.id))
+                continue
+            try:
+                with Bundle(Path(settings.bundle)) as bundle:
+                    found.add(_who(named_manifest(bundle.manifest, settings)))
+            except Exception:  # said where it is loaded
+                return None
+        return found
+
+    def machines(self) -> set[tuple[str, str]]:
+        """Machine type and ID of all that are here, or are to be as far as their bundles can be read."""
+        here = {self.berths.identity(name) for name in list(self.berths)}
+        return {who for who in (*here, *list(self._machines.values())) if who is not None}
+
     def _moves(self, name: str) -> bool:
         """Whether a stream is to be another machine than it is."""
         kept = self._keeper.kept.get(name)
@@ -81,9 +109,10 @@ class Fleet:
     def _give_way(self, name: str) -> None:
         """Give up the machine of a stream that is to be another one."""
         if self._moves(name):
-            self._detach(name)
-            self._dismiss(name)
+            # What is found until it is detached belongs to nobody; where the keeper is too busy it goes on as it was.
             self.berths[name].admitted = None
+            self._dismiss(name)
+            self._detach(name)
 
     def _dismiss(self, name: str) -> None:
         kept = self._keeper.kept.get(name)
@@ -251,11 +280,16 @@ class Fleet:
             levels = kept.machine.levels
             served.recorder.open_event(event.id, event.raised_wall, levels.on if levels else None)
 
-    def record(self, name: str, said: list[Transition], position: int | None) -> None:
-        """What the alarm machine of a stream said, for the evidence."""
-        berth = self.berths.get(name)
-        if berth is not None and berth.served is not None and berth.served.recorder is not None:
-            berth.served.recorder.transitions(said, position)
+    def record(self, name: str | None, said: list[Transition], position: int | None) -> None:
+        """What the alarm machine of a stream said, for the evidence; None: one of which nothing is recorded now."""
+        berth = None if name is None else self.berths.get(name)
+        recorder = None if berth is None or berth.served is None else berth.served.recorder
+        if recorder is not None:
+            recorder.transitions(said, position)
+        elif self.evidence is not None:
+            for one in said:
+                if one.event is not None and one.state not in ("alarm", "acknowledged"):
+                    self.evidence.protect(one.event, False)
 
     def _detach(self, name: str) -> None:
         """Take a stream from its engine."""

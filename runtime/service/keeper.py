@@ -9,7 +9,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as Late
 from functools import partial
@@ -35,6 +35,8 @@ _Result = TypeVar("_Result")
 _Job = tuple[Callable[[], Any], "Future[Any]"]
 _MOST_FINDINGS = 1000
 _TICK_SECONDS, _HISTORY_SECONDS, _PRUNE_SECONDS = 1.0, 5.0, 3600.0
+_STATES_SECONDS = 60.0
+"""So much of what changes without a transition may be lost by a kill: how long a snooze has run, say."""
 _PRUNE_AGAIN_SECONDS = 60.0
 _SLOW_SECONDS, _HOLD_SECONDS = 1.0, 5.0
 """A write that fails only after the first is not tried again before the second is over: nobody waits for a locked
@@ -50,15 +52,15 @@ class Keeper:
         tell: Callable[[Record, bool], None],
         sick: Callable[[str], bool],
         say_status: Callable[[str], None],
-        record: Callable[[str, list[Transition], int | None], None],
+        record: Callable[[str | None, list[Transition], int | None], None],
         log: Callable[[str], None],
         *,
         lasting: bool = True,
     ) -> None:
         """`data` is the data folder; `sick` says whether a stream's input cannot be trusted now; `say_status` is
         called now and then for each stream, and for "" (the service), to put a status message; `record` takes
-        what a stream's alarm machine said, and the position of the score that decided, for the evidence; `log` one
-        line for people. Not `lasting`: for one command.
+        what a stream's alarm machine said (None: one that has left), and the position of the score that decided, for
+        the evidence; `log` one line for people. Not `lasting`: for one command.
         """
         self._data, self._tell, self._sick, self._say_status, self._record = data, tell, sick, say_status, record
         self._lasting, self._log = lasting, log
@@ -68,11 +70,15 @@ class Keeper:
         self.kept: dict[str, Kept] = {}
         self._leaving: list[Kept] = []
         """What is kept no longer, and is not in the store or not told yet."""
+        self._restored: set[tuple[str, str]] = set()
+        """Machines that went on from the store in this process: what it has of them is of this boot."""
+        self.shown: dict[tuple[str, str], str] = {}
+        """Machine type and ID of whatever outputs may show, and as which stream; for the keeper's thread."""
         self.score_seconds, self.status_seconds = 10.0, 30.0
         self.retention, self._settled = Retention(), SettledClock()
         self._notices = Notices("events", log)
         self.beat = time.monotonic()
-        self._ticked = self._flushed = self._pruned = time.monotonic()
+        self._ticked = self._flushed = self._stated = self._pruned = time.monotonic()
         self._status_at = time.monotonic()
         self._prunes, self._held_until = False, 0.0
         self.defect: BaseException | None = None
@@ -158,16 +164,28 @@ class Keeper:
         if before is not None and before.who != kept.who:
             self.dismiss(name)
             before = None
-        before = before or next((one for one in self._leaving if one.who == kept.who), None)
+        left = next((one for one in self._leaving if one.who == kept.who), None)
         if before is not None:
             kept.take_over(before)
-            self._leaving = [one for one in self._leaving if one is not before]
-            self.kept[name] = kept
-            return
-        restore(kept, self._ledger, self.teller.outputs, booted_anew=self._anew, log=self._log)
-        kept.told = kept.machine.sequence - len(kept.unsaved)
+        elif left is not None:
+            kept.take_over(left)
+            kept.machine.begin_row()
+            self._leaving.remove(left)
+        else:
+            self._restore(kept)
         self.kept[name] = kept
-        self.teller.catch_up(kept)
+        self.shown[kept.who] = name
+        if before is None and left is None:
+            self.teller.catch_up(kept)
+
+    def _restore(self, kept: Kept) -> None:
+        """From the store. The time between two boots is left out once, and not when a machine comes back later."""
+        anew = self._anew and kept.who not in self._restored
+        restore(kept, self._ledger, self.teller.outputs, booted_anew=anew, log=self._log)
+        kept.told = kept.machine.sequence - len(kept.unsaved)
+        self._restored.add(kept.who)
+        if anew:  # or the next start of this boot would take its instants for those of this clock
+            self._save_states([kept])
 
     def open_events(self) -> list[str]:
         """Events that the store calls open. Raises InputError where it cannot be read."""
@@ -187,18 +205,50 @@ class Keeper:
         if kept is None:
             return
         if not stays:
-            try:
-                kept.command(Command(command="clear", by="site.toml"), time.monotonic())
-            except EdgeasdError as error:  # a wall clock before 1970, say
-                self._log(f"{name}: its event stays open: {error}")
+            self._clear(kept)
+        kept.state_saved = False
         self._leaving.append(kept)
         self._save_all()
+        self._save_left_states()
         del self.kept[name]
         self._forget_saved()
 
+    def _clear(self, kept: Kept) -> None:
+        try:
+            kept.command(Command(command="clear", by="site.toml"), time.monotonic())
+        except EdgeasdError as error:  # a wall clock before 1970, say
+            self._log(f"{kept.name}: its event stays open: {error}")
+
+    def clear_others(self, machines: set[tuple[str, str]]) -> None:
+        """Clear the events of all but these machines and those that are kept, as those of streams that leave.
+
+        Raises InputError where the store cannot be read.
+        """
+        known = machines | {one.who for one in (*self._leaving, *self.kept.values())}
+        for event in self._ledger.read(lambda store: store.events(open_only=True)):
+            who = event["machine"], event["id"]
+            if who in known:
+                continue
+            known.add(who)
+            kept = Kept(" ".join(who), who, AlarmSettings(on=event["threshold"]), self.score_seconds)
+            self._restore(kept)
+            if kept.machine.event is None or kept.machine.event.id != event["event"]:
+                self._log(f"{kept.name}: its event {event['event']} stays open: the state of the machine was lost")
+                continue
+            self.shown[who] = kept.name
+            self.teller.catch_up(kept)
+            self._clear(kept)
+            self._leaving.append(kept)
+        self._save_all()
+        self._save_left_states()
+        self._forget_saved()
+
     def _forget_saved(self) -> None:
-        waits = (one for one in self._leaving if one.unsaved or one.scores or one.told < one.machine.sequence)
-        self._leaving = list(waits)
+        self._leaving = [
+            one
+            for one in self._leaving
+            if one.unsaved or one.scores or not one.state_saved or one.told < one.machine.sequence
+        ]
 
     def use_outputs(self, outputs: Outputs | None) -> None:
         """Say everything to these from now on; what those before them have not been told follows."""
@@ -232,6 +282,7 @@ class Keeper:
             while self._step():
                 pass
             self._save_all()
+            self._save_states((*self._leaving, *self.kept.values()), durable=True)
         except BaseException as error:
             self.defect = error
         finally:
@@ -295,7 +346,11 @@ class Keeper:
         if now - self._flushed >= _HISTORY_SECONDS:
             self._flushed = now
             self._save_scores()
+            self._save_left_states()
             self._forget_saved()
+        if now - self._stated >= _STATES_SECONDS:
+            self._stated = now
+            self._save_states(self.kept.values())
         if now - self._status_at >= self.status_seconds:
             self._status_at = now
             for name in ["", *self.kept]:
@@ -340,11 +395,23 @@ class Keeper:
         if not said or not self._write(lambda store: store.append(said, snapshot)):
             return
         del kept.unsaved[: len(said)]
-        if self.kept.get(kept.name) is kept:  # the name may be that of another machine by now
-            self._record(kept.name, said, position)
+        kept.state_saved = True
+        # The name may be that of another machine by now.
+        self._record(kept.name if self.kept.get(kept.name) is kept else None, said, position)
         for one in said:
             self.teller.say_transition(one.to_json(), kept)
             self._tell(one.to_json(), True)
+
+    def _save_states(self, some: Iterable[Kept], *, durable: bool = False) -> None:
+        """What machines remember, which changes without a transition too; never ahead of one that is not saved."""
+        saved = [one for one in some if not one.unsaved]
+        snapshots = [one.machine.snapshot() for one in saved]
+        if snapshots and self._write(lambda store: store.keep_states(snapshots, durable=durable)):
+            for one in saved:
+                one.state_saved = True
+
+    def _save_left_states(self) -> None:
+        self._save_states([one for one in self._leaving if not one.state_saved])
 
     def _save_scores(self) -> None:
         for kept in (*self._leaving, *self.kept.values()):

@@ -27,19 +27,25 @@ def clip_seconds(manifest: Manifest) -> float:
 class Kept:
     """One stream as the keeper sees it. Used by the keeper's thread only."""
 
-    def __init__(self, name: str, manifest: Manifest, settings: AlarmSettings, score_seconds: float) -> None:
-        self.name = name
-        self.machine_type, self.id = manifest.machine.type, manifest.machine.id
-        self.machine = AlarmMachine(self.machine_type, self.id, settings, manifest.threshold)
+    def __init__(
+        self, name: str, manifest: Manifest | tuple[str, str], settings: AlarmSettings, score_seconds: float
+    ) -> None:
+        """A machine that nobody listens to is given by its type and ID alone."""
+        known = manifest if isinstance(manifest, Manifest) else None
+        who = manifest if isinstance(manifest, tuple) else (manifest.machine.type, manifest.machine.id)
+        self.name, (self.machine_type, self.id) = name, who
+        self.machine = AlarmMachine(*who, settings, None if known is None else known.threshold)
         self.scores: deque[tuple[float, float]] = deque(maxlen=_MOST_SCORES)
         """(wall clock, clip score) pairs that are not in the store."""
         self.unsaved: list[Transition] = []
         """Transitions that are not in the store."""
         self.told = 0
         """Number of the last transition that is not to be counted again: told by this process, or from before it."""
+        self.state_saved = False
+        """Of one that has left: whether what it remembers is in the store."""
         self._summary = ScoreSummary(score_seconds)
         self._clock = float("-inf")
-        self._looks_back = clip_seconds(manifest)
+        self._looks_back = 0.0 if known is None else clip_seconds(known)
 
     @property
     def who(self) -> tuple[str, str]:

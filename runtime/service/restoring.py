@@ -16,7 +16,7 @@ def restore(
 ) -> None:
     """Go on where the store stands; above all numbers that were ever given, where it does not know them all.
 
-    `booted_anew` says that the monotonic clock has begun again since. Raises InputError where the store cannot be read.
+    The row of scores begins afresh: what sounded in between was not heard. `booted_anew` says that the monotonic clock has begun again since. Raises InputError where the store cannot be read.
     """
     machine, id = kept.machine_type, kept.id
     snapshot = ledger.read(lambda store: store.snapshot(machine, id))
@@ -28,6 +28,7 @@ def restore(
         except InputError as error:
             lost = True
             log(f"{error}; until then its alarms begin as normal")
+        kept.machine.begin_row()
     said = ledger.read(lambda store: store.last_sequence(machine, id))
     heard = 0 if outputs is None else outputs.highest_event(machine, id)
     if lost or max(said, heard) > kept.machine.sequence:

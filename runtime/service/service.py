@@ -13,6 +13,7 @@ from edgeasd.runtime.errors import EdgeasdError, InputError
 from edgeasd.runtime.events.pruning import Retention
 from edgeasd.runtime.evidence import EvidenceStatus, EvidenceWriter
 from edgeasd.runtime.outputs import Outputs
+from edgeasd.runtime.outputs.notices import Notices
 from edgeasd.runtime.service.bodies import running_version, service_body
 from edgeasd.runtime.service.control import ControlSocket
 from edgeasd.runtime.service.exchange import Exchange
@@ -27,6 +28,7 @@ from edgeasd.runtime.site import Problem, Site, check_site, read_site
 END_SECONDS = 1.7
 """In which `stop` flushes everything; a service manager waits two at most."""
 _DAY = 86_400.0
+_AGAIN_SECONDS, _KEEPER_SECONDS = 10.0, 30.0
 STUCK_SECONDS = 30.0
 """A thread that has not moved for so long is taken for dead, and the watchdog is no longer fed."""
 
@@ -73,8 +75,10 @@ class Service:
         """What ended the director, which nothing should."""
         self._hopeless: EdgeasdError | None = None
         self._reloading = False
-        self._said_as: dict[str, tuple[str, str]] = {}
-        """Machine and ID by which streams were last told of, for the keeper's thread."""
+        self._partly: str | None = None
+        """Why the site is not yet what its file says."""
+        self._others_due, self._again_at = False, 0.0
+        self._others_notices = Notices("events of machines that have gone", log)
         self.lost_lines: Callable[[], int] = lambda: 0
 
     # Life
@@ -166,7 +170,7 @@ class Service:
         evidence = self.fleet.evidence
         status = None if evidence is None else evidence.status()
         lost = None if status is None or not status.sick else f"evidence: {status.detail or status.state}"
-        return self.keeper.trouble or self._exchange.trouble or lost
+        return self.keeper.trouble or self._exchange.trouble or self._partly or lost
 
     def command(self, stream: str, value: Any) -> list[dict[str, Any]]:
         """Give the alarm machine of a stream a command; what changed, as messages. Raises InputError."""
@@ -207,6 +211,7 @@ class Service:
             self.fleet.apply(self.site)
             # Now and not later: what fails from here on was loaded once, and is loaded again.
             self._hopeless = self.fleet.berths.hopeless()
+            self._others_due = self._hopeless is None
             self.loaded.set()
             while not self._stopping.is_set():
                 if self._reload_asked.wait(0.5):
@@ -217,9 +222,48 @@ class Service:
                     self._reloading = False
                 self.fleet.mend(time.monotonic())
                 self._exchange.mend(self.site, time.monotonic())
+                self._mend_site(time.monotonic())
         except BaseException as error:
             self.defect = error
             self.loaded.set()
+
+    def _mend_site(self, now: float) -> None:
+        """What could not be done of the site file, because the keeper was busy or a bundle cannot be read."""
+        if now < self._again_at or self._stopping.is_set():
+            return
+        if self._partly is not None:
+            self._apply(asked=False)
+        if self._others_due and self._partly is None:
+            self._again_at = now + _AGAIN_SECONDS
+            self._clear_others()
+
+    def _apply(self, *, asked: bool) -> None:
+        """Make the streams what the site says; what cannot be done now is tried again."""
+        try:
+            self.fleet.apply(self.site)
+        except Exception as error:  # whatever it is, the service goes on
+            before, self._partly = self._partly, f"{self.site.path}: taken in part only: {error}"
+            if asked or self._partly != before:
+                self._log(f"{self._partly}; the rest is tried again")
+            self._again_at = time.monotonic() + _AGAIN_SECONDS
+            return
+        self._partly, self._others_due, self._again_at = None, True, 0.0
+        self._log(f"reloaded {self.site.path}")
+        self.keeper.post(self._say_gone)
+
+    def _clear_others(self) -> None:
+        """Clear the events of machines that are not in the site, once it is known of every stream which it is."""
+        machines = self.fleet.machines_of(self.site)
+        if machines is None or self._stopping.is_set():
+            return
+        try:
+            self.keeper.call(lambda: self.keeper.clear_others(machines), _KEEPER_SECONDS)
+        except Exception as error:  # whatever a store holds of machines that nobody listens to
+            self._others_notices.failed(f"not cleared yet: {' '.join(str(error).split())[:300]}")
+            return
+        self._others_due = False
+        self._others_notices.well("cleared")
+        self.keeper.post(self._say_gone)
 
     def _reload(self) -> None:
         """All or nothing as far as the file goes; a bundle that does not load leaves its stream with the old one."""
@@ -233,16 +277,14 @@ class Service:
                 raise InputError("; ".join(map(str, problems)))
             if (site.outputs, site.name) != (self.site.outputs, self.site.name):
                 self._exchange.change(self.site, site)
-            self.site = site
-            self._configure_times(site)
-            if self.fleet.evidence is not None:
-                self.fleet.evidence.keep(site.settings.evidence)
-            self.fleet.apply(site)
         except Exception as error:  # whatever is wrong with a file, the service goes on
             self._log(f"not reloaded, all goes on as before: {error}")
-        else:
-            self._log(f"reloaded {site.path}")
-            self.keeper.post(self._say_gone)
+            return
+        self.site = site
+        self._configure_times(site)
+        if self.fleet.evidence is not None:
+            self.fleet.evidence.keep(site.settings.evidence)
+        self._apply(asked=True)
 
     def _open_outputs(self, site: Site) -> Outputs | None:
         if not site.outputs:
@@ -267,7 +309,7 @@ class Service:
 
     # For the keeper
 
-    def _record(self, name: str, said: list[Transition], position: int | None) -> None:
+    def _record(self, name: str | None, said: list[Transition], position: int | None) -> None:
         self.fleet.record(name, said, position)
 
     def _say_evidence(self, status: EvidenceStatus) -> None:
@@ -293,29 +335,28 @@ class Service:
         # What is not kept yet will be in a moment, unless it failed.
         if body is None or who is None or (kept is None and body["state"] == "starting"):
             return
-        if self._said_as.get(name, who) != who:
-            self._say_not_there(name, f"is {who[0]} {who[1]}")
-        self._said_as[name] = who
+        self.keeper.shown[who] = name
         teller.say("status", body, kept, who=who)
         if health is not None:
             teller.say("health", {**health.to_json(), "sick": berths.sick(name)}, kept, who=who)
 
     def _say_gone(self) -> None:
-        for name in [name for name in self._said_as if name not in self.fleet.berths]:
-            self._say_not_there(name, "is no longer in the site file")
+        here = self.fleet.machines()
+        for who, name in [(who, name) for who, name in self.keeper.shown.items() if who not in here]:
+            now = self.fleet.berths.identity(name)
+            self._say_not_there(who, "is no longer in the site file" if now is None else f"is {now[0]} {now[1]}")
 
-    def _say_not_there(self, name: str, reason: str) -> None:
+    def _say_not_there(self, who: tuple[str, str], reason: str) -> None:
         """Under the machine and ID that a stream had, or a broker would keep its last status for ever."""
-        who, berths = self._said_as.pop(name), self.fleet.berths
-        if any(berths.identity(other) == who for other in list(berths) if other != name):
-            return  # the machine goes on as another stream
+        del self.keeper.shown[who]
         self.keeper.teller.say("stop", {"state": "stopped", "reason": reason}, who=who)
         if self.keeper.teller.outputs is not None:
             self.keeper.teller.outputs.forget(*who)
 
     def _say_stop(self, reason: str) -> None:
-        for name in [name for name in self._said_as if name not in self.keeper.kept]:
-            self._say_not_there(name, reason)
+        kept_now = {kept.who for kept in self.keeper.kept.values()}
+        for who in [who for who in self.keeper.shown if who not in kept_now]:
+            self._say_not_there(who, reason)
         for name, kept in self.keeper.kept.items():
             body = self.fleet.berths.status(name)
             if body is not None:
