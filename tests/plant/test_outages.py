@@ -18,8 +18,8 @@ from made import until
 from pulse import Figures, Pulse
 from sounds import played
 
-SPEED, STREAMS = 2.0, 4
-"""Twice real time: scoring that is held up for half a second by others on the machine does not yet skip segments."""
+SPEED, STREAMS = 1.0, 4
+"""Real time: a live command that is faster is held to it once it is 30 s ahead."""
 OUTAGES = {
     "the broker hangs": outages.broker_stopped,
     "the broker is killed": outages.broker_killed,
