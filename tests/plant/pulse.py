@@ -67,7 +67,13 @@ class Pulse:
         )
 
     def check_unbroken(self, *ids: str) -> None:
-        """Each score follows the one before by one hop: no sound was dropped, no segment skipped."""
+        """Each score follows the one before by one hop: no sound was dropped, no segment skipped.
+
+        Not so where the service has said that it cannot keep up: the machine has stood still for others meanwhile.
+        """
+        if overloads := self.of("overload"):
+            print(f"NOT CHECKED: whether scores are unbroken, on a machine that has stood still: {overloads[:2]}")
+            return
         for id in ids:
             starts = [one["start_sample"] for one in self.of("score", id)]
             assert starts == list(range(0, HOP_SAMPLES * len(starts), HOP_SAMPLES)), id

