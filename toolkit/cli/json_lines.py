@@ -68,12 +68,15 @@ def _refuse_other_content(path: Path) -> None:
     if not path.is_file():
         return
     with open(path, "rb") as handle:
-        first = handle.readline(1 << 16).strip(b"\0\r\n")
+        line = handle.readline(1 << 16)
+    first = line.strip(b"\0\r\n")
     try:
         records = not first or isinstance(json.loads(first), dict)
     except ValueError:
         # Torn by a power cut, but ours: a box that does not listen for that would be worse than half a line.
-        records = first.startswith(_RECORD) or _RECORD.startswith(first)
+        # A brace alone on its line begins any other JSON.
+        torn = _RECORD.startswith(first) and (len(first) > 1 or not line.endswith(b"\n"))
+        records = torn or first.startswith(_RECORD)
     if not records:
         raise InputError(f"--jsonl {path}: holds something else than JSON lines; name another file")
 
