@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -24,18 +25,25 @@ class Standing:
 
     def texts(self) -> list[str]:
         """Health, latency and losses, each as a few words; latency only where there is one."""
-        return [text for text in (self._health(), self._latency(), self._lost()) if text]
+        lost = losses_text(self.lost_seconds, self.overruns, self.skipped)
+        late = [] if self.latency is None else [latency_text(self.latency)]
+        return [self._health(), *late, lost]
 
     def _health(self) -> str:
         if self.health or self.sick:
             return ("SICK " if self.sick else "") + ", ".join(self.health)
         return "healthy" if self.settled else "settling"
 
-    def _latency(self) -> str:
-        late = self.latency
-        return "" if late is None else f"{1000 * late['p50']:.0f}/{1000 * late['p99']:.0f} ms"
 
-    def _lost(self) -> str:
-        lost = f"{self.lost_seconds:.1f} s lost" if self.lost_seconds else "none lost"
-        overruns = f", {self.overruns} overruns" if self.overruns else ""
-        return lost + overruns + (f", {self.skipped} skipped" if self.skipped else "")
+def latency_text(latency: Mapping[str, float]) -> str:
+    """p50 and p99 of `Latencies.percentiles`."""
+    return f"{1000 * latency['p50']:.0f}/{1000 * latency['p99']:.0f} ms"
+
+
+def losses_text(seconds: float, overruns: int, skipped: int, *, short: bool = False) -> str:
+    """Sound lost, overruns and segments skipped in a few words; `short`: in fewer."""
+    parts = [f"{seconds:.1f} s" + ("" if short else " lost")] if seconds else []
+    # How much an overrun lost is known to nobody.
+    parts += [f"{overruns} overruns"] if overruns else []
+    parts = parts or ["none" if short else "none lost"]
+    return ", ".join(parts + ([f"{skipped} skipped"] if skipped else []))

@@ -17,6 +17,7 @@ from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.outputs.messages import LARGEST, numbered
 from edgeasd.runtime.outputs.settings import JsonlSettings
 from edgeasd.runtime.outputs.sink import DeliveryFailed, Entry
+from edgeasd.runtime.torn_line import torn_end
 
 _OURS = b'{"queue": "'
 
@@ -124,12 +125,10 @@ def _first_write(file: int, now: float) -> float:
 
 def _mend(file: int) -> None:
     """Make the file end with a whole line: a torn one of ours is cut off, any other is ended."""
-    size = os.fstat(file).st_size
-    tail = os.pread(file, min(size, LARGEST + 256), max(0, size - LARGEST - 256))
-    torn = tail[tail.rfind(b"\n") + 1 :]
+    torn = torn_end(file, LARGEST + 256)
     if not torn:
         return
     if torn.startswith(_OURS) or _OURS.startswith(torn):
-        os.ftruncate(file, size - len(torn))
+        os.ftruncate(file, os.fstat(file).st_size - len(torn))
     else:
         os.write(file, b"\n")

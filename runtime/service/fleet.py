@@ -21,7 +21,7 @@ from edgeasd.runtime.service.keeper import Keeper
 from edgeasd.runtime.service.scoring import ScoringThread
 from edgeasd.runtime.service.stream import Listeners, ServedStream
 from edgeasd.runtime.site.check import named_manifest
-from edgeasd.runtime.site.settings import Site
+from edgeasd.runtime.site.settings import Site, StreamSettings
 from edgeasd.runtime.sources.base import as_ours
 
 _KEEPER_SECONDS = 30.0
@@ -78,8 +78,8 @@ class Fleet:
         found = {name: kept.who for name, kept in list(self._keeper.kept.items()) if name in site.streams}
         if self._keeper.kept:
             for name, settings in site.streams.items():
-                with suppress(Exception), Bundle(Path(settings.bundle)) as bundle:
-                    found[name] = _who(named_manifest(bundle.manifest, settings))
+                with suppress(Exception):
+                    found[name] = _machine_in(settings)
         return found
 
     def machines_of(self, site: Site) -> set[tuple[str, str]] | None:
@@ -90,8 +90,7 @@ class Fleet:
                 found.add((settings.machine, settings.id))
                 continue
             try:
-                with Bundle(Path(settings.bundle)) as bundle:
-                    found.add(_who(named_manifest(bundle.manifest, settings)))
+                found.add(_machine_in(settings))
             except Exception:  # said where it is loaded
                 return None
         return found
@@ -371,6 +370,12 @@ class Fleet:
     def beats(self) -> list[float]:
         """When each engine last moved."""
         return [engine.beat for engine in list(self._engines.values()) if engine.failure is None]
+
+
+def _machine_in(settings: StreamSettings) -> tuple[str, str]:
+    """Machine type and ID of a stream by its bundle. Raises what opening that does."""
+    with Bundle(Path(settings.bundle)) as bundle:
+        return _who(named_manifest(bundle.manifest, settings))
 
 
 def _who(manifest: Manifest) -> tuple[str, str]:

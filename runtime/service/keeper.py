@@ -209,7 +209,6 @@ class Keeper:
         kept.state_saved = False
         self._leaving.append(kept)
         self._save_all()
-        self._save_left_states()
         del self.kept[name]
         self._forget_saved()
 
@@ -240,7 +239,6 @@ class Keeper:
             self._clear(kept)
             self._leaving.append(kept)
         self._save_all()
-        self._save_left_states()
         self._forget_saved()
 
     def _forget_saved(self) -> None:
@@ -425,3 +423,4 @@ class Keeper:
         for kept in (*self._leaving, *self.kept.values()):
             self._save(kept)
         self._save_scores()
+        self._save_left_states()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edgeasd.runtime.service.state import StreamState
+from edgeasd.runtime.standing import latency_text, losses_text
 from edgeasd.runtime.terminal import level_bar, sparkline
 
 RED, YELLOW, GREEN, FAINT = "31;1", "33", "32", "2"
@@ -42,7 +43,7 @@ def cells(one: StreamState, width: int | None = None, *, reasons: bool = False) 
         ("no sound", _STATES.get(one.state, "")) if silent else _health(one, short=narrow and reasons),
         (sparkline(trace, one.threshold), ""),
         ("-" if silent else level, ""),
-        ("-" if late is None else f"{1000 * late['p50']:.0f}/{1000 * late['p99']:.0f} ms", ""),
+        ("-" if late is None else latency_text(late), ""),
         _lost(one, short=narrow),
     ]
 
@@ -110,10 +111,5 @@ def _health(one: StreamState, *, short: bool) -> Cell:
 
 
 def _lost(one: StreamState, *, short: bool) -> Cell:
-    parts = [f"{one.dropped_seconds:.1f} s" + ("" if short else " lost")] if one.dropped_seconds else []
-    # How much an overrun lost is known to nobody.
-    parts += [f"{one.overruns} overruns"] if one.overruns else []
-    parts = parts or ["none" if short else "none lost"]
-    parts += [f"{one.skipped_segments} skipped"] if one.skipped_segments else []
-    wrong = one.dropped_seconds or one.overruns or one.skipped_segments
-    return ", ".join(parts), YELLOW if wrong else ""
+    losses = one.dropped_seconds, one.overruns, one.skipped_segments
+    return losses_text(*losses, short=short), YELLOW if any(losses) else ""

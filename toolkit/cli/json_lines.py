@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from edgeasd.runtime.errors import InputError
+from edgeasd.runtime.torn_line import torn_end
 
 if TYPE_CHECKING:
     from edgeasd.runtime.listen import Record
@@ -40,8 +40,7 @@ def json_sink(jsonl: str | None) -> Iterator[TextIO | None]:
         _refuse_other_content(path)
         handle = open(path, "a", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115  closed below, after every record was flushed
         try:
-            if _ends_torn(path):
-                handle.write("\n")
+            _end_torn_line(path, handle)
             yield handle
         finally:
             # Fails only where the flush of a record has failed and been reported, with the file's name.
@@ -81,10 +80,9 @@ def _refuse_other_content(path: Path) -> None:
         raise InputError(f"--jsonl {path}: holds something else than JSON lines; name another file")
 
 
-def _ends_torn(path: Path) -> bool:
-    """Whether a power cut or a full disk has left half a line, which the next record must not be glued to."""
-    if not path.is_file() or not path.stat().st_size:
-        return False
-    with open(path, "rb") as handle:
-        handle.seek(-1, os.SEEK_END)
-        return handle.read() != b"\n"
+def _end_torn_line(path: Path, handle: TextIO) -> None:
+    """The next record must not be glued to half a line; a pipe has none."""
+    if path.is_file():
+        with open(path, "rb") as there:
+            if torn_end(there.fileno(), 1):
+                handle.write("\n")

@@ -76,11 +76,11 @@ def told(data: Path, kind: str, id: str) -> list[str]:
     return [one["body"]["reason"] for one in lines if (one["kind"], one["id"]) == (kind, id)]
 
 
-def on_page(service: Service) -> set[str]:
-    """IDs of the machines that are anywhere on the page of metrics."""
+def on_page(service: Service, figure: str = "") -> set[str]:
+    """IDs of the machines that are on the page of metrics, anywhere or with this figure."""
     host, port = service.keeper.teller.outputs.metrics_addresses[0]  # type: ignore[union-attr]
     with urllib.request.urlopen(f"http://{host}:{port}/metrics", timeout=10) as answer:
-        return set(re.findall(r'{id="(\w+)",machine="valve"', answer.read().decode()))
+        return set(re.findall(rf'{figure}{{id="(\w+)",machine="valve"', answer.read().decode()))
 
 
 CLEARED = [("score", None), ("cleared_by_hand", "site.toml")]
@@ -203,6 +203,24 @@ def hold(service: Service, how: str, monkeypatch: pytest.MonkeyPatch) -> threadi
 
     monkeypatch.setattr(service.keeper, "dismiss", slow)
     return go_on
+
+
+def test_a_machine_taken_out_is_said_to_be_stopped_and_leaves_the_page_of_metrics(
+    served: Served, reload: Callable[..., None], site: Any
+) -> None:
+    top = "status_seconds = 1.0"
+    streams = 'id = "1"\n' + ALARM.format("a"), 'id = "2"\n' + ALARM.format("b"), 'id = "3"\n'
+    with served(*streams, top=top) as (service, _):
+        site.until(lambda: on_page(service, "edgeasd_segments_scored_total") == {"1", "2", "3"})
+        site.until(lambda: on_page(service, "edgeasd_alarms_total") >= {"1", "2"})
+        # 2 goes on as another stream, 1 does not.
+        reload(service, 'id = "2"\n' + ALARM.format("a"), 'id = "3"\n', top=top)
+        site.until(lambda: told(site.data, "stop", "1"))
+        for name in ("segments_scored_total", "alarms_total", "alarm_state", "input_sick"):
+            assert on_page(service, f"edgeasd_{name}") <= {"2", "3"}
+        site.until(lambda: "2" in on_page(service, "edgeasd_segments_scored_total"))
+        assert on_page(service, "edgeasd_alarm_state") >= {"2"}
+        assert [told(site.data, "stop", id) for id in "123"] == [["is valve 2"], [], []]
 
 
 def test_a_stream_that_came_and_went_between_two_status_messages_is_said_to_be_stopped(

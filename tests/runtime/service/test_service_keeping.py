@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import re
 import sqlite3
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -367,42 +364,6 @@ def test_a_stream_that_becomes_another_machine_clears_the_one_it_was(running: An
     assert reasons(site.data, "1") == ["score", "cleared_by_hand"]
     assert service.state().streams[0].id == "3"
     site.until(lambda: service.state().streams[0].event)
-
-
-PAGE = '[outputs.page]\ntype = "prometheus"\naddress = "127.0.0.1:0"\n'
-
-
-def figures(service: Service, name: str) -> set[str]:
-    """IDs of the machines of which the page of metrics has this figure."""
-    host, port = service.keeper.teller.outputs.metrics_addresses[0]  # type: ignore[union-attr]
-    with urllib.request.urlopen(f"http://{host}:{port}/metrics", timeout=10) as answer:
-        return set(re.findall(rf'^{name}{{id="(\w+)"', answer.read().decode(), re.MULTILINE))
-
-
-def test_a_machine_taken_out_is_said_to_be_stopped_and_leaves_the_page_of_metrics(running: Any, site: Any) -> None:
-    pytest.importorskip("prometheus_client", reason="NO prometheus_client: pip install 'edgeasd[serve]'")
-    alarm = "[streams.{}.alarm]\non = -1.0\nhysteresis = 0.0\nk = 1\nn = 1\n"
-    service, _ = running(
-        'id = "1"\n' + alarm.format("a"),
-        'id = "2"\n' + alarm.format("b"),
-        'id = "3"\n' + LOG + PAGE,
-        top="status_seconds = 1.0",
-    )
-    site.until(lambda: figures(service, "edgeasd_segments_scored_total") == {"1", "2", "3"})
-    site.until(lambda: figures(service, "edgeasd_alarms_total") >= {"1", "2"})
-    # 2 goes on as another stream, 1 does not.
-    running('id = "2"\n' + alarm.format("a"), 'id = "3"\n' + LOG + PAGE, top="status_seconds = 1.0")
-
-    def stopped() -> list[tuple[str, str]]:
-        told = map(json.loads, (site.data / "log.jsonl").read_text("utf-8").splitlines())
-        return [(one["id"], one["body"]["reason"]) for one in told if one["kind"] == "stop"]
-
-    site.until(stopped)
-    for name in ("edgeasd_segments_scored_total", "edgeasd_alarms_total", "edgeasd_alarm_state", "edgeasd_input_sick"):
-        assert figures(service, name) <= {"2", "3"}
-    site.until(lambda: "2" in figures(service, "edgeasd_segments_scored_total"))
-    assert figures(service, "edgeasd_alarm_state") >= {"2"}
-    assert [id for id, _ in stopped()] == ["1"]
 
 
 def test_other_score_seconds_are_taken_by_a_reload(running: Any) -> None:
