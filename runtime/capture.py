@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -100,15 +101,25 @@ class SampleQueue:
             self._abandoned = True
             self._changed.notify_all()
 
-    def get(self, idle: Callable[[], None] = lambda: None) -> Block | None:
+    def get(
+        self,
+        idle: Callable[[], None] = lambda: None,
+        hold: Callable[[], AbstractContextManager[object]] = nullcontext,
+    ) -> Block | None:
         """The next block, joined with the ones that follow it without a gap (about a second at most).
 
-        `idle` is called twice a second while nothing comes. None at the end of the source; raises whatever
-        ended the source with an error.
+        `idle` is called twice a second while nothing comes. `hold` is entered for half a second at most, and is to
+        keep back signals whose handlers raise: an exception in the middle of a lock leaves it taken for ever, or
+        fails in giving back what it does not have. None at the end of the source; raises whatever ended the source
+        with an error.
         """
-        # Woken now and then, so that a signal is answered while no sound comes.
-        while not self._wait_for_block():
+        while True:
+            with hold():
+                if self._wait_for_block():
+                    return self._joined()
             idle()
+
+    def _joined(self) -> Block | None:
         with self._changed:
             if not self._blocks:
                 if self._error is not None:

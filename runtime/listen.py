@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -165,10 +166,12 @@ class Session:
         self.listener = Listener(scorer, self._bundle.manifest, HealthSettings())
         return start_record(scorer, self._bundle.manifest, self._source.name)
 
-    def listen(self, emit: Callable[[Record], None]) -> None:
-        """Score until the source ends; raises what ended it, if not its end."""
+    def listen(
+        self, emit: Callable[[Record], None], hold: Callable[[], AbstractContextManager[object]] = nullcontext
+    ) -> None:
+        """Score until the source ends; raises what ended it, if not its end. `hold`: see `SampleQueue.get`."""
         assert self.listener is not None, "load comes first"
-        while (block := self._queue.get(lambda: self._say_events(emit))) is not None:
+        while (block := self._queue.get(lambda: self._say_events(emit), hold)) is not None:
             self._say_events(emit)
             began = time.monotonic()
             for record in self.listener.accept(block):

@@ -6,12 +6,15 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from edgeasd.toolkit.cli.guard import TERMINATED, remembered_interrupts
+from edgeasd.runtime.capture import SampleQueue
+from edgeasd.toolkit.cli.guard import TERMINATED, held_back, remembered_interrupts
 
 pytestmark = pytest.mark.core
 
@@ -50,6 +53,29 @@ def test_handlers_are_put_back() -> None:
     with remembered_interrupts() as check:
         check()
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+@pytest.mark.parametrize("window", ["_release_save", "_acquire_restore"])
+def test_an_interrupt_in_the_middle_of_a_lock_waits_until_it_is_given_back(
+    window: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = SampleQueue(16_000, "drop")
+    within = getattr(queue._changed, window)
+
+    def interrupted(*state: object) -> object:
+        monkeypatch.undo()
+        found = within(*state)
+        signal.raise_signal(signal.SIGINT)
+        return found
+
+    monkeypatch.setattr(queue._changed, window, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        queue.get(hold=held_back)
+    # Were the lock still taken, a writer would wait for ever.
+    writer = threading.Thread(target=lambda: queue.put(np.ones(10, dtype=np.float32)), daemon=True)
+    writer.start()
+    writer.join(5.0)
+    assert queue.held == 10
 
 
 def test_ctrl_c_inside_generated_code_still_ends_with_130(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ def committed(data: Path, before: Committed | None = None) -> Committed:
     store = sqlite3.connect(data / "events.db")
     try:
         assert store.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        store.execute("BEGIN")  # all of one moment: the service writes meanwhile
         query = "SELECT id, sequence, message FROM transitions JOIN machines ON key = transitions.machine "
         rows = store.execute(query + "ORDER BY id, sequence").fetchall()
         states = dict(store.execute("SELECT id, snapshot FROM states JOIN machines ON key = states.machine").fetchall())

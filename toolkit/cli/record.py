@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from edgeasd.runtime.errors import CheckFailed, InputError
+from edgeasd.toolkit.cli.guard import held_back
 from edgeasd.toolkit.cli.options import (
     AlsaBackend,
     AlsaFormat,
@@ -159,28 +157,8 @@ def _collect(source: Source, folder: ClipFolder, recorder: Recorder, meter: Leve
         _say_events(source, meter)
 
 
-@contextmanager
-def held_back() -> Iterator[None]:
-    """Ctrl-C and SIGTERM wait: a clip that is on the disk is counted, too."""
-    asked: list[tuple[int, FrameType | None]] = []
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        for number in before:
-            signal.signal(number, lambda number, frame: asked.append((number, frame)))
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    for arrived, frame in asked[:1]:
-        handler = before[signal.Signals(arrived)]
-        if callable(handler):
-            handler(arrived, frame)
-        else:
-            signal.raise_signal(arrived)
-
-
 def _next_block(queue: SampleQueue, source: Source, meter: LevelMeter) -> Any:
-    block = queue.get(lambda: _say_events(source, meter))
+    block = queue.get(lambda: _say_events(source, meter), held_back)
     _say_events(source, meter)
     return block
 

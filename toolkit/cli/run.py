@@ -14,6 +14,7 @@ import typer
 from edgeasd.runtime.errors import InputError
 from edgeasd.toolkit.cli import run_service
 from edgeasd.toolkit.cli.build_missing import build_missing
+from edgeasd.toolkit.cli.guard import held_back
 from edgeasd.toolkit.cli.json_lines import json_sink, write_record
 from edgeasd.toolkit.cli.one_stream import write_site
 from edgeasd.toolkit.cli.options import (
@@ -202,7 +203,7 @@ def _listen(session: Session, choice: dict[str, Any], sink: TextIO | None, rate:
             if view is not None:
                 view.update(record, listener.level)
 
-        session.listen(emit)
+        session.listen(emit, held_back)
         reason = END_OF_SOUND
     except KeyboardInterrupt:
         reason = "Ctrl-C"

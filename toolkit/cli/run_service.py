@@ -6,11 +6,11 @@ import json
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
@@ -83,7 +83,7 @@ def serve(config: Path, sink: Callable[[], Any]) -> None:
         writer = None if out is None else RecordWriter(out)
         service = Service(site, writer.put if writer else tell_nobody, complain)
         service.lost_lines = lambda: 0 if writer is None else writer.lost
-        with _signals(service, notifier) as asked:
+        with _signals() as asked:
             reason = "error"
             try:
                 service.start()
@@ -108,26 +108,38 @@ def serve(config: Path, sink: Callable[[], Any]) -> None:
 
 
 class _Asked:
-    """What signals have asked for."""
+    """What signals have asked for.
+
+    A handler runs in the middle of whatever the main thread does, so it may take no lock that the main thread may
+    hold; an Event has one, the `put` of a SimpleQueue has none.
+    """
 
     def __init__(self) -> None:
-        self.to_end = threading.Event()
-        self.interrupted = False
+        self.interrupted, self.to_end, self.to_reload = False, False, False
         self.reloading = False
+        self._wake: SimpleQueue[None] = SimpleQueue()
+
+    def wake(self) -> None:
+        """Something was asked for. To be called by handlers."""
+        self._wake.put(None)
+
+    def wait(self, seconds: float) -> None:
+        """Until something is asked for, or for so long."""
+        with suppress(Empty):
+            self._wake.get(timeout=seconds)
 
 
 @contextmanager
-def _signals(service: Service, notifier: Notifier) -> Iterator[_Asked]:
+def _signals() -> Iterator[_Asked]:
     asked = _Asked()
 
     def end(number: int, _: object) -> None:
-        asked.interrupted = number == signal.SIGINT
-        asked.to_end.set()
+        asked.interrupted, asked.to_end = number == signal.SIGINT, True
+        asked.wake()
 
     def reload(*_: object) -> None:
-        notifier.reloading()
-        service.reload()
-        asked.reloading = True
+        asked.to_reload = True
+        asked.wake()
 
     handlers: dict[signal.Signals, Any] = {signal.SIGTERM: end, signal.SIGINT: end, signal.SIGHUP: reload}
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
@@ -147,8 +159,14 @@ def _watch(
     view, said = (None if out is None else SiteView(out)), False
     try:
         while service.poll():
-            if asked.to_end.wait(_POLL_SECONDS):
+            asked.wait(_POLL_SECONDS)
+            if asked.to_end:
                 return "Ctrl-C" if asked.interrupted else "SIGTERM"
+            if asked.to_reload:
+                asked.to_reload = False
+                notifier.reloading()
+                service.reload()
+                asked.reloading = True
             if writer is not None and writer.failure is not None:
                 return "records cannot be written"
             now = time.monotonic()
