@@ -13,6 +13,8 @@ from edgeasd.runtime.events.schema import DamagedStore, check, migrate
 
 BUSY_SECONDS = 5.0
 MOVE_AWAY = "move it away, and a new one is made"
+_LARGEST_LOG = 4 << 20
+"""Bytes that the write-ahead log keeps when all of it is in the file."""
 
 
 @contextmanager
@@ -58,6 +60,8 @@ def _prepare(connection: sqlite3.Connection, path: Path, read_only: bool) -> Non
     if connection.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
         raise InputError(f"{path}: this file system has no write-ahead log; use a local disk")
     connection.execute("PRAGMA synchronous = FULL")
+    # A tool that reads for hours makes the write-ahead log grow; it need not keep that size for ever.
+    connection.execute(f"PRAGMA journal_size_limit = {_LARGEST_LOG}")
     migrate(connection, path)
     found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
     if found != "ok":

@@ -63,6 +63,8 @@ class Recorder:
         self._gaps: deque[tuple[int, int]] = deque(maxlen=1000)
         self._position: int | None = None
         self._clips: list[_Clip] = []
+        self._away = False
+        """No sound comes for now, and nobody knows for how long."""
         self._lock = threading.Lock()
 
     @property
@@ -91,6 +93,7 @@ class Recorder:
             elif position < self._position:
                 self._begin_anew(position)
             assert self._position is not None
+            self._away = False
             if position > self._position:
                 self._lost(position - self._position)
             self._end_clips()
@@ -178,6 +181,17 @@ class Recorder:
             for clip in self._clips:
                 if clip.event == event and over < clip.stop:
                     clip.stop, clip.ended = max(over, now), "complete"
+            if self._away:
+                self._finish_those_over()
+
+    def source_lost(self) -> None:
+        """No sound comes until the source is back: a clip whose event is over does not wait for that.
+
+        That of an event which is open does; what is missing will be silence in it.
+        """
+        with self._lock:
+            self._away = True
+            self._finish_those_over()
 
     def close(self, ended: str = "stopped") -> None:
         """End all clips as they are; the recorder takes more, should more come."""
@@ -218,6 +232,12 @@ class Recorder:
             if clip.stop <= self._position:
                 self._writer.finish(clip.recording, clip.ended)
         self._clips = [clip for clip in self._clips if clip.stop > self._position]
+
+    def _finish_those_over(self) -> None:
+        for clip in self._clips:
+            if clip.ended == "complete":
+                self._writer.finish(clip.recording, "source")
+        self._clips = [clip for clip in self._clips if clip.ended != "complete"]
 
     def _write_score(self, clip: _Clip, one: _Score) -> None:
         if clip.start <= one.end <= clip.stop:

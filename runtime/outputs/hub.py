@@ -58,6 +58,7 @@ class Outputs:
         self._lanes: list[Lane] = []
         self._pages: list[MetricsPage] = []
         queues: list[Queue] = []
+        started: list[Lane] = []
         try:
             for name, chosen in settings.items():
                 if isinstance(chosen, PrometheusSettings):
@@ -70,16 +71,20 @@ class Outputs:
                 queues.append(Queue(Path(folder) / f"{name}.queue.db", limits))
                 backoff = Backoff(chosen.retry_first_seconds, chosen.retry_longest_seconds)
                 self._lanes.append(Lane(name, chosen.type, sink, queues[-1], chosen.kinds, backoff, log))
+            for lane in self._lanes:
+                lane.start()
+                started.append(lane)
+            for page in self._pages:
+                page.start()
         except BaseException:
+            for lane in started:
+                lane.end(time.monotonic())
+                lane.close(time.monotonic() + 1.0)
             for queue in queues:
                 queue.close()
             for page in self._pages:
                 page.close()
             raise
-        for lane in self._lanes:
-            lane.start()
-        for page in self._pages:
-            page.start()
 
     def put(self, message: Mapping[str, Any], *, again: bool = False) -> Ticket:
         """Take a message; costs some tens of microseconds, whatever disk and network do.

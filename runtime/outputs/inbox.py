@@ -22,6 +22,7 @@ class Inbox:
         self._events: deque[_Ticketed] = deque()
         self._others: deque[_Ticketed] = deque()
         self._held = 0
+        self._taken = 0
         self._last = 0
         self._written = 0
         self._ended = False
@@ -31,7 +32,11 @@ class Inbox:
 
     @property
     def count(self) -> int:
-        """Messages that wait for the disk."""
+        """Messages that are not yet on disk, those that were taken and are being written among them."""
+        with self._changed:
+            return self._waiting() + self._taken
+
+    def _waiting(self) -> int:
         return len(self._events) + len(self._others)
 
     def put(self, entry: Entry) -> int:
@@ -41,7 +46,7 @@ class Inbox:
             self._last += 1
             (self._events if entry.kind == "event" else self._others).append((self._last, size, entry))
             self._held += size
-            while self._held > self._largest and self.count > 1:
+            while self._held > self._largest and self._waiting() > 1:
                 _, gone, dropped = (self._others or self._events).popleft()
                 self._held -= gone
                 self.dropped[dropped.kind] += 1
@@ -51,19 +56,19 @@ class Inbox:
     def take(self) -> tuple[int, list[Entry]] | None:
         """Wait for messages; all of them in order, with the last ticket. None after `end`, when there are no more."""
         with self._changed:
-            self._changed.wait_for(lambda: self.count or self._ended)
-            if not self.count:
+            self._changed.wait_for(lambda: self._waiting() or self._ended)
+            if not self._waiting():
                 return None
             entries = [entry for _, _, entry in merge(self._events, self._others, key=lambda item: item[0])]
             self._events.clear()
             self._others.clear()
-            self._held = 0
+            self._held, self._taken = 0, len(entries)
             return self._last, entries
 
     def written(self, ticket: int) -> None:
         """All up to `ticket` are on disk."""
         with self._changed:
-            self._written = ticket
+            self._written, self._taken = ticket, 0
             self._changed.notify_all()
 
     def wait(self, ticket: int, seconds: float) -> bool:

@@ -48,7 +48,7 @@ class Lane:
         self._work = threading.Event()
         self._closing = threading.Event()
         self._closing_until: float | None = None
-        self._delivered = self._failed = self._writing = 0
+        self._delivered = self._failed = 0
         self._refusals = (0, 0)  # position of a message, and how often it was refused
         self._error: tuple[str, float] | None = None
         # Of the writer's thread, and of the courier's.
@@ -102,7 +102,8 @@ class Lane:
             name=self.name,
             type=self._kind,
             connected=self._sink.connected,
-            queued=self._inbox.count + self._writing + self._queue.count,
+            # In this order: what comes to disk meanwhile is counted twice rather than not at all.
+            queued=self._inbox.count + self._queue.count,
             queued_bytes=self._queue.bytes,
             oldest_seconds=round(self._queue.oldest_seconds, 3),
             delivered=self._delivered,
@@ -139,7 +140,6 @@ class Lane:
         pause = Backoff(0.1, 5.0)
         while (taken := self._inbox.take()) is not None:
             ticket, entries = taken
-            self._writing = len(entries)
             while not self._stop.is_set():
                 try:
                     self._queue.append(entries)
@@ -153,7 +153,6 @@ class Lane:
                 return
             pause.succeeded()
             self._disk.well("its queue can be written again")
-            self._writing = 0
             self._inbox.written(ticket)
             self._work.set()
 

@@ -40,6 +40,10 @@ class Publication:
     retain: bool
 
 
+def _tell_nobody(problem: str | None) -> None:
+    pass
+
+
 class _Client(Client):
     """paho's client, whose thread ends quietly whatever the broker sends, and says so."""
 
@@ -57,6 +61,14 @@ class _Client(Client):
             return MQTTErrorCode.MQTT_ERR_PROTOCOL
         finally:
             self._said_ended(problem)
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Nobody is called any more. Else link and client hold each other, and keep their files open, until Python's
+        collector of garbage comes by; on a bad line that is hundreds of files."""
+        for name in ("on_connect", "on_publish", "on_disconnect", "on_message", "on_subscribe"):
+            setattr(self, name, None)
+        self._said_ended = _tell_nobody
 
 
 class Link:

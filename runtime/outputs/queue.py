@@ -24,7 +24,6 @@ from edgeasd.runtime.outputs.messages import DROPPED_FIRST
 from edgeasd.runtime.outputs.queue_file import lock_queue, open_queue
 from edgeasd.runtime.outputs.sink import Entry
 
-_LONGEST_STALL = 3600.0
 _OVERHEAD = 128
 """Bytes that a row takes beside its text, about."""
 
@@ -83,17 +82,14 @@ class Queue:
         self._counts: Counter[str] = Counter(
             dict(self._database.execute("SELECT kind, count(*) FROM messages GROUP BY kind").fetchall())
         )
+        self.count = self._counts.total()
+        """Messages that wait, as committed."""
         (self.bytes,) = self._database.execute("SELECT coalesce(sum(size), 0) FROM messages").fetchone()
         self.dropped: dict[str, int] = dict(self._database.execute("SELECT kind, count FROM dropped").fetchall())
         self._oldest: float | None = None
         self._look_at_oldest()
 
     # Figures
-
-    @property
-    def count(self) -> int:
-        """Messages that wait."""
-        return self._counts.total()
 
     @property
     def oldest_seconds(self) -> float:
@@ -125,6 +121,7 @@ class Queue:
                 with suppress(sqlite3.Error):
                     self._database.execute("ROLLBACK")
                 raise
+            self.count = self._counts.total()
             self._look_at_oldest()
 
     def append(self, entries: Sequence[Entry]) -> None:
@@ -208,7 +205,7 @@ class Queue:
                 return
             for entry in entries:
                 self._delete(database, "position = ?", (entry.position,))
-            if not self.count:
+            if not self._counts.total():
                 database.execute("UPDATE meta SET value = ? WHERE name = 'clock'", (self._now(),))
 
     def give_up(self, entry: Entry) -> None:
@@ -256,21 +253,25 @@ class Queue:
 
         Then it is closed as soon as the disk does, or nobody could open it again.
         """
-        if not self._lock.acquire(timeout=seconds):
-            later = threading.Thread(target=self.close, args=(_LONGEST_STALL,), name="edgeasd-queue-close", daemon=True)
-            later.start()
-            return False
-        if self._shut:
-            self._lock.release()
+        closing = threading.Thread(target=self._close, name="edgeasd-queue-close", daemon=True)
+        try:
+            closing.start()
+        except RuntimeError:  # no thread is to be had
+            self._close()
             return True
-        self._shut = True
-        with suppress(sqlite3.Error):
-            self._database.execute("UPDATE meta SET value = ? WHERE name = 'clock'", (self._now(),))
-            self._database.execute("PRAGMA incremental_vacuum(1000)")
-        self._database.close()
-        os.close(self._guard)
-        self._lock.release()
-        return True
+        closing.join(seconds)
+        return not closing.is_alive()
+
+    def _close(self) -> None:
+        with self._lock:
+            if self._shut:
+                return
+            self._shut = True
+            with suppress(sqlite3.Error):
+                self._database.execute("UPDATE meta SET value = ? WHERE name = 'clock'", (self._now(),))
+                self._database.execute("PRAGMA incremental_vacuum(1000)")
+            self._database.close()
+            os.close(self._guard)
 
 
 def _message_text(data: bytes) -> str | None:

@@ -136,6 +136,8 @@ class Fleet:
                 return
             if berth.failure is not None and now >= berth.retry_at and self._capture([name]):
                 self._load(name)
+                if berth.failure is None:
+                    self._drop_unused()
 
     def _capture(self, names: list[str]) -> list[str]:
         """Have the sources of streams captured; those for which that can be.
@@ -223,8 +225,9 @@ class Fleet:
                 manifest = named_manifest(bundle.manifest, berth.settings)
                 if key not in self._engines:
                     scorer, _ = bundle.open_scorer(**berth.engine.model_dump())
-                    self._engines[key] = ScoringThread(scorer, self._listeners.tell)
-                    self._engines[key].start()
+                    engine = ScoringThread(scorer, self._listeners.tell)
+                    engine.start()  # which may fail: an engine that is known has its thread
+                    self._engines[key] = engine
         except Exception as error:  # as above
             self._fail(name, as_ours(error), time.monotonic())
             return None

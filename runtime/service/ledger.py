@@ -66,7 +66,9 @@ class Ledger:
 
     def _opened(self) -> EventStore:
         if self._store is None:
+            before = self.replaced
             self.open()
+            self._fresh = self._fresh or self.replaced != before
         assert self._store is not None
         if self._fresh:
             self._begun(self._store)
@@ -82,11 +84,14 @@ class Ledger:
         if not broken and "i/o error" not in str(error).lower():
             return False
         self._looked_at = now
-        if not broken and not is_unreadable(self.path):
-            return False
+        # Before anybody looks at the file: who closes any descriptor of it gives up the locks of all of them, and
+        # another process could take the write-ahead log away from under a connection without its lock.
         if self._store is not None:
             self._store.close()
-        self._store, self._fresh = None, True
+            self._store = None
+        if not broken and not is_unreadable(self.path):
+            return False
+        self._fresh = True
         self._say_replaced(put_aside_line(error, put_aside(self.path)))
         return True
 

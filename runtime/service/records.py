@@ -40,14 +40,15 @@ class RecordWriter:
                     self.lost += 1
                     return
 
-    def close(self, seconds: float) -> None:
-        """Write what waits, for `seconds` at most."""
+    def close(self, seconds: float) -> bool:
+        """Write what waits, for `seconds` at most; False where the reader takes nothing, and the file cannot be closed."""
         self.closing = True
         try:
             self._lines.put(None, timeout=seconds)
         except queue.Full:
-            return
+            return False
         self._thread.join(seconds)
+        return not self._thread.is_alive()
 
     def _run(self) -> None:
         while (record := self._lines.get()) is not None:

@@ -202,7 +202,8 @@ class Service:
             except EdgeasdError as error:
                 self._log(str(error))
 
-        self.keeper.post(obey)
+        if not self.keeper.post(obey):
+            self._log(f"{machine} {id}: a command was not carried out, the disk holds everything up; send it again")
 
     # The director's thread: everything that takes seconds
 

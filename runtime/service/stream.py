@@ -219,6 +219,8 @@ class ServedStream:
             event = events.popleft()
             if event.state in ("lost", "reopened"):
                 self.breaks.append(event)
+            if event.state == "lost" and self.recorder is not None:
+                self.recorder.source_lost()
             what = {"state": event.state, "detail": event.detail, "at_sample": event.at_sample}
             lost = {"lost_seconds": round(event.lost_seconds, 3), "time": utc_text(wall_time(event.at))}
             self._tell({**record_of("source", self.manifest), **what, **lost})

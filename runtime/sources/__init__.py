@@ -5,7 +5,7 @@ from __future__ import annotations
 from edgeasd.runtime.sources.alsa import AlsaChannels, AlsaSource
 from edgeasd.runtime.sources.alsa_device import AlsaDevice
 from edgeasd.runtime.sources.base import MultiSource, Source, SourceEvent
-from edgeasd.runtime.sources.command import CommandSource
+from edgeasd.runtime.sources.command import CommandSource, kill_commands
 from edgeasd.runtime.sources.files import FileSource
 from edgeasd.runtime.sources.opening import open_channels, open_source
 from edgeasd.runtime.sources.pcm import PcmSource
@@ -27,6 +27,7 @@ __all__ = [
     "Reopening",
     "Source",
     "SourceEvent",
+    "kill_commands",
     "open_channels",
     "open_source",
 ]

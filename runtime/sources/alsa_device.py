@@ -30,15 +30,17 @@ OWN_RATES = (48000, 44100, 32000, 96000, 88200, 192000, 176400)
 
 
 def choose_backend(backend: str) -> str:
-    """pyalsaaudio or arecord; InputError for an unknown one, DeviceError where it is not installed."""
+    """arecord, else pyalsaaudio; InputError for an unknown one, DeviceError where it is not installed."""
     if backend not in BACKENDS:
         raise InputError(f"{backend}: not an ALSA backend; use one of {', '.join(BACKENDS)}")
+    # A child first: a driver that hangs while pyalsaaudio opens it stops every thread of the process with it, since
+    # it keeps the interpreter's lock meanwhile; and an ALSA plugin that crashes ends the child and no more.
+    if backend != "pyalsaaudio" and shutil.which("arecord") is not None:
+        return "arecord"
     if backend != "arecord":
         with suppress(ImportError):
             importlib.import_module("alsaaudio")
             return "pyalsaaudio"
-    if backend != "pyalsaaudio" and shutil.which("arecord") is not None:
-        return "arecord"
     missing = {"auto": "neither pyalsaaudio nor arecord"}.get(backend, f"no {backend}")
     raise DeviceError(
         f"{missing} here to capture from ALSA; `pip install 'edgeasd[mic]'` (pyalsaaudio) "

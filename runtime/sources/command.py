@@ -24,6 +24,7 @@ AHEAD_SECONDS = 30.0
 _FAST_CLOCK = 1e-3
 _GRACE_SECONDS = 1.0
 _LAST_LINES, _LINE_BYTES = 3, 300
+_STARTED: weakref.WeakSet[subprocess.Popen[bytes]] = weakref.WeakSet()
 
 
 def split_command(command: str) -> list[str]:
@@ -66,6 +67,15 @@ def _exited(process: subprocess.Popen[bytes]) -> int | None:
     if status is None:
         return None
     return status.si_status if status.si_code == os.CLD_EXITED else -status.si_status
+
+
+def kill_commands() -> None:
+    """Kill all commands that still run, with all they have started: for a program that ends on the spot."""
+    for process in list(_STARTED):
+        # Unreaped, its number is still its own.
+        if process.returncode is None:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 class _Ending:
@@ -156,6 +166,7 @@ class CommandSource:
             raise InputError(
                 f"{words[0]}: cannot be started ({error.strerror}); check its name, or give its whole path"
             ) from None
+        _STARTED.add(self._process)
         self._end = _Ending(self._process)
         weakref.finalize(self, self._end)
         assert self._process.stdout is not None

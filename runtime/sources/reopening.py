@@ -120,11 +120,15 @@ class Reopening:
         return self.live or isinstance(error, EdgeasdError)
 
     def _lose(self, reason: str) -> None:
-        self._overruns_before = self.overruns
-        self._drop_inner()
+        overruns = self.overruns
+        with self._lock:
+            inner, self._inner = self._inner, None
+        self._overruns_before = overruns
         if self.state == "open":
             self._enter("reopening", reason)
             self.events.append(SourceEvent("lost", reason, at=self.since))
+        # Last: what hangs in a driver may hang in closing too, and is to be known as lost by then.
+        _close_broken(inner)
 
     def _reopen(self) -> bool:
         """Wait and open until it works; False once closed."""
@@ -162,10 +166,7 @@ class Reopening:
     def _drop_inner(self) -> None:
         with self._lock:
             inner, self._inner = self._inner, None
-        if inner is not None:
-            # What is broken may not even close; that must not end the attempts.
-            with suppress(Exception):
-                inner.close()
+        _close_broken(inner)
 
     def close(self) -> None:
         """Close for good; idempotent, and ends a `read` that blocks or waits in another thread."""
@@ -176,3 +177,10 @@ class Reopening:
             inner.close()
         if self.state != "closed":
             self._enter("closed", "")
+
+
+def _close_broken(inner: Source | MultiSource | None) -> None:
+    """What is broken may not even close; that must not end the attempts."""
+    if inner is not None:
+        with suppress(Exception):
+            inner.close()

@@ -77,6 +77,7 @@ def serve(config: Path, sink: Callable[[], Any]) -> None:
     from edgeasd.runtime.service.notify import Notifier
     from edgeasd.runtime.service.records import RecordWriter
     from edgeasd.runtime.service.service import Service
+    from edgeasd.runtime.sources import kill_commands
 
     site, notifier = _open_site(config), Notifier()
     with sink() as out:
@@ -93,10 +94,13 @@ def serve(config: Path, sink: Callable[[], Any]) -> None:
                     writer.closing = True
                 whole = service.stop(reason)
                 if writer is not None:
-                    writer.close(0.3)
+                    whole = writer.close(0.3) and whole
         if not whole:
             complain("a thread had to be left behind; what outputs could not deliver waits in the data folder")
-            sys.stdout.flush()
+            if out is not sys.stdout:  # whose reader may be what holds everything up
+                sys.stdout.flush()
+            # Nothing is left to run at the end on the spot that would give a command a second to end.
+            kill_commands()
             # It may be deep in a library that does not bear the interpreter's end; all files are closed.
             os._exit(INTERRUPTED if asked.interrupted else 0)
         if writer is not None and writer.failure is not None:

@@ -148,6 +148,11 @@ class Proxy:
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         threading.Thread(target=self._accept, daemon=True).start()
 
+    @property
+    def connections(self) -> int:
+        """Lines that there have been."""
+        return len(self._pairs)
+
     def _accept(self) -> None:
         with suppress(OSError):
             while True:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -64,3 +65,34 @@ def test_a_queue_that_cannot_be_written_while_a_message_is_given_up_ends_no_deli
     sink.refuses = False
     lane.put(Entry("score", "m", "1", '{"a": 2}'))
     until(lambda: sink.got == 1)
+
+
+def test_a_message_is_counted_once_while_it_comes_to_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`alarm test` takes a count of 0 for delivered, so no moment may show that; nor may one show a message twice."""
+    sink = Refusing()
+    queue = Queue(tmp_path / "w.queue.db", Limits(10**7, 1e6, 1e6))
+    lane = Lane("w", "webhook", sink, queue, ["event"], Backoff(0.001, 0.001))
+    seen: list[tuple[str, int]] = []
+    append, insert = queue.append, queue._append
+
+    def appended(entries: Sequence[Entry]) -> None:
+        seen.append(("taken", lane.state().queued))
+        append(entries)
+
+    def inserted(database: sqlite3.Connection, entry: Entry, now: float) -> None:
+        insert(database, entry, now)
+        seen.append(("inserted", lane.state().queued))
+
+    monkeypatch.setattr(queue, "append", appended)
+    monkeypatch.setattr(queue, "_append", inserted)
+    for number in (1, 2, 3):
+        lane.put(Entry("event", "m", "1", '{"a": 1}', number))
+    seen.append(("put", lane.state().queued))
+    lane.start()
+    until(lambda: sink.refused > 0 and lane.state().queued == 3)
+    assert seen == [("put", 3), ("taken", 3), *[("inserted", 3)] * 3]
+    sink.refuses = False
+    until(lambda: lane.state().queued == 0)
+    assert sink.got == 3
+    lane.end(time.monotonic() + 10.0)
+    assert lane.close(time.monotonic() + 10.0)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -150,3 +152,32 @@ def test_a_foreign_file_is_refused_and_left_alone(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="another program"):
         Ledger(tmp_path / "events.db", print, print).open()
     assert were_put_aside(tmp_path / "events.db") == []
+
+
+def test_an_error_of_the_disk_that_passes_leaves_the_store_locked_against_other_programs(tmp_path: Path) -> None:
+    """Without its lock, the next program that opens and closes the file takes the write-ahead log away from under it."""
+    ledger = Ledger(tmp_path / "events.db", print, lambda store: None)
+    ledger.open()
+    count = (
+        "import sqlite3, sys; found = sqlite3.connect(sys.argv[1]); "
+        "print(found.execute('SELECT count(*) FROM scores').fetchone()[0]); found.close()"
+    )
+
+    def add(number: int) -> bool:
+        return ledger.write(lambda store: store.add_scores("valve", "00", [(1.8e9 + number, 0.5)]))
+
+    def seen() -> int:
+        found = subprocess.run([sys.executable, "-c", count, ledger.path], capture_output=True, text=True, check=True)
+        return int(found.stdout)
+
+    def fail(store: EventStore) -> None:
+        raise InputError(f"{store.path}: disk I/O error; check the disk")
+
+    assert add(1)
+    assert not ledger.write(fail)
+    assert were_put_aside(ledger.path) == []
+    assert add(2)
+    assert seen() == 2
+    assert add(3)
+    assert seen() == 3
+    ledger.close()
