@@ -267,7 +267,8 @@ class Fleet:
             engine.streams.append(served)
         berth.key = key
         engine.wake.set()
-        self._go_on_recording(name, served)
+        # By the keeper: an event that it closes meanwhile would be recorded, and kept, for good.
+        self._keeper.post(lambda: self._go_on_recording(name, served))
         facts = served.facts
         self._log(
             f"{name}: {manifest.machine.type} ID {manifest.machine.id} from {served.source.name}; "

@@ -135,13 +135,13 @@ def test_a_build_killed_by_the_system_is_said_so(builder: Builder, build: Callab
 
 
 def test_an_interrupt_reaches_the_build_and_is_waited_for(builder: Builder, build: Callable[..., str]) -> None:
-    done = builder.script.with_name("done")
-    builder.does(f"trap 'sleep 0.2; touch {done}; exit 130' INT\nwhile :; do sleep 0.05; done")
+    ready, done = builder.script.with_name("ready"), builder.script.with_name("done")
+    builder.does(f"trap 'sleep 0.2; touch {done}; exit 130' INT\ntouch {ready}\nwhile :; do sleep 0.05; done")
 
     def interrupt() -> None:
-        while not builder.ran:
+        while not ready.exists():
             time.sleep(0.01)
-        time.sleep(0.2)
+        time.sleep(0.2)  # by now it is waited for
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=interrupt).start()

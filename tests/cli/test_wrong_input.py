@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -425,23 +426,26 @@ def test_standard_output_on_a_full_disk_is_one_line(place: Path, small_bundle: P
 def test_a_reader_that_leaves_is_exit_141_and_one_line(
     place: Path, small_bundle: Path, data: Path, command: str
 ) -> None:
-    soundfile.write(place / "a.wav", noise(60), RATE)
+    soundfile.write(place / "a.wav", noise(180), RATE)
     words = {
         "run": ["run", "--bundle", small_bundle, "--input", place / "a.wav"],
         "run --jsonl -": ["run", "--bundle", small_bundle, "--input", place / "a.wav", "--jsonl", "-"],
         "score --live": ["score", small_bundle, place / "a.wav", "--live"],
         "data scan": ["data", "scan", data],
     }[command]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "edgeasd", *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    assert process.stderr is not None
+    # A small pipe: however late the reader leaves, the rest does not fit.
+    reading, writing = os.pipe()
+    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
     if command == "data scan":
-        process.stdout.close()
-    else:
-        assert process.stdout.readline()
-        process.stdout.close()
+        os.close(reading)  # before it starts: all it says comes at once
+    process = subprocess.Popen(
+        [sys.executable, "-m", "edgeasd", *map(str, words)], stdout=writing, stderr=subprocess.PIPE, text=True
+    )
+    os.close(writing)
+    if command != "data scan":
+        assert os.read(reading, 1)
+        os.close(reading)
+    assert process.stderr is not None
     said = process.stderr.read()
     process.stderr.close()
     assert process.wait(60) == 141, said

@@ -87,6 +87,8 @@ def test_a_full_queue_makes_the_writer_wait() -> None:
     queue, source = SampleQueue(100, "block"), Blocks([counting(60, 60 * i) for i in range(5)])
     capture = Capture(source, queue)
     capture.start()
+    while source.reads < 2:
+        time.sleep(0.01)
     time.sleep(0.2)
     assert queue.held == 60
     assert source.reads == 2, "the second block waits, a third is not read"

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from edgeasd.runtime.errors import DeviceError, InputError
-from edgeasd.runtime.sources import CommandSource, Source, open_source
+from edgeasd.runtime.sources import CommandSource, Source, kill_commands, open_source
 
 pytestmark = [pytest.mark.core, pytest.mark.timeout(60)]
 
@@ -43,9 +43,10 @@ def heard(source: Source) -> int:
 def alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (ProcessLookupError, FileNotFoundError):
         return False
-    return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    return "Z" not in stat.rpartition(")")[2].split()[0]
 
 
 def gone_soon(pid: int) -> bool:
@@ -159,6 +160,17 @@ def test_close_ends_the_command_and_its_children_however_stubborn(tmp_path: Path
     assert source.read() is None
 
 
+def test_whatever_runs_is_killed_by_a_program_that_ends_on_the_spot(tmp_path: Path) -> None:
+    (tmp_path / "family.py").write_text(FAMILY)
+    source = CommandSource(f"{sys.executable} {tmp_path}/family.py {tmp_path}/child")
+    while not (tmp_path / "child").exists():
+        assert source.read() is not None
+    kill_commands()
+    assert gone_soon(source.pid)
+    assert gone_soon(int((tmp_path / "child").read_text()))
+    source.close()
+
+
 def test_close_ends_a_blocked_read() -> None:
     source = CommandSource("sleep 60")
     ends: list[object] = []
@@ -166,7 +178,7 @@ def test_close_ends_a_blocked_read() -> None:
     thread.start()
     time.sleep(0.2)
     source.close()
-    thread.join(2.0)
+    thread.join(10.0)
     assert ends == [None]
 
 

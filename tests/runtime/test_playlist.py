@@ -125,7 +125,8 @@ def test_real_time_runs_on_over_the_joints(folder: Path) -> None:
     source = open_source(input=str(folder), realtime=True)
     began = time.monotonic()
     assert len(drain(source)) == 16_000
-    assert 0.99 < time.monotonic() - began < 1.3
+    # Sound counted over the joints, from a time that begins anew at each, would take 2.5 s.
+    assert 0.99 < time.monotonic() - began < 2.4
 
 
 def test_each_file_is_resampled_by_itself(folder: Path) -> None:

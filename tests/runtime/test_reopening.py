@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from edgeasd.runtime.capture import Capture, SampleQueue
 from edgeasd.runtime.errors import DeviceError, InputError
 from edgeasd.runtime.sources import AlsaSource, Reopening, Source, open_source
+from edgeasd.runtime.sources.alsa_common import FIRST_SECONDS, STALL_SECONDS
 from edgeasd.runtime.sources.reopening import FIRST_PAUSE, HEALTHY_SECONDS, LONGEST_PAUSE
 
 pytestmark = [pytest.mark.core, pytest.mark.timeout(60)]
@@ -139,6 +140,28 @@ def test_a_live_source_outlives_errors_that_are_not_ours() -> None:
     assert source.events[0].detail == "OSError: [Errno 5] Input/output error"
 
 
+def test_a_source_that_hangs_in_closing_is_known_as_lost() -> None:
+    clock, closing, closed = Time(), threading.Event(), threading.Event()
+
+    class Hanging(Scripted):
+        def close(self) -> None:
+            closing.set()
+            closed.wait(30)
+
+    source, _ = reopening(clock, [Hanging(clock, 1, overruns=2), Scripted(clock, 1)])
+    assert heard(source) == 100
+    reader = threading.Thread(target=lambda: heard(source), daemon=True)
+    reader.start()
+    try:
+        assert closing.wait(10)
+        assert (source.state, source.reason, source.overruns) == ("reopening", "gone; plug it in", 2)
+        assert [event.state for event in source.events] == ["lost"]
+    finally:
+        closed.set()
+        reader.join(10)
+    assert source.state == "open"
+
+
 def test_a_restart_while_it_is_being_opened_opens_it_once_more() -> None:
     clock = Time()
     sources = [Scripted(clock, 1) for _ in range(3)]
@@ -212,12 +235,13 @@ def test_close_ends_a_pause() -> None:
     source = Reopening(open_next, jitter=lambda: 0.0)
     source.read()
     ends: list[object] = []
+    began = time.monotonic()
     thread = threading.Thread(target=lambda: ends.append(source.read()))
     thread.start()
-    time.sleep(1.0)
-    assert source.state == "reopening"
-    assert source.reason == "gone"
-    assert time.monotonic() - source.since == pytest.approx(1.0, abs=0.8)
+    while source.reason != "gone" and time.monotonic() < began + 30.0:
+        time.sleep(0.01)
+    assert (source.state, source.reason) == ("reopening", "gone")
+    assert began <= source.since <= time.monotonic()
     source.close()
     source.close()
     thread.join(1.0)
@@ -304,13 +328,16 @@ def test_an_unplugged_microphone_is_noticed_within_two_seconds_and_comes_back(
     microphone(pulled)
     source = open_source(device="hw:1", alsa_backend="arecord", reopen=True)
     try:
+        before = time.monotonic()
         assert heard(source) == 2
         began = time.monotonic()
-        assert source.read() is not None
+        came = heard(source) / 16000
         assert [event.state for event in source.events] == ["lost", "reopened"]  # type: ignore[attr-defined]
         lost, back = source.events  # type: ignore[attr-defined]
-        assert lost.at - began < 2.0
-        assert back.lost_seconds == pytest.approx(back.at - began, abs=0.3)
+        # On a busy machine the rest of the two seconds may pass; the patience at the start would take longer.
+        assert STALL_SECONDS <= 1.5
+        assert lost.at - began < FIRST_SECONDS
+        assert back.at - began <= back.lost_seconds + came <= back.at - before
         assert source.lost_samples == round(back.lost_seconds * 16000)  # type: ignore[attr-defined]
     finally:
         source.close()
