@@ -76,7 +76,7 @@ def restarted(box: Any, pid: str) -> bool:
 
 
 def messages(box: Any) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in box.ok("cat /var/lib/edgeasd/messages.jsonl").splitlines()]
+    return [json.loads(line) for line in box.ok("cat /var/lib/edgeasd/messages.jsonl").split("\n")[:-1]]
 
 
 def test_it_is_ready_when_sound_flows_and_says_so(box: Any) -> None:

@@ -121,7 +121,8 @@ def calm(plant: Any, before: Committed) -> Committed:
     station.until_running()
     time.sleep(1.0)
     for name in "abcd":
-        assert station.command(name, "maintenance_on")
+        # A keeper that is behind on a slow disk says that it is busy; where it obeyed after all, nothing is left to do.
+        until(lambda name=name: station.command(name, "maintenance_on") is not None, 30)
 
     def over() -> Committed | None:
         found = committed(station.data, before)

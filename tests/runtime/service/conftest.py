@@ -5,10 +5,13 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import select
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -111,6 +114,34 @@ def site(tmp_path: Path, small_bundle: Path) -> Iterator[Site]:
         if process.poll() is None:
             process.kill()
         process.communicate()
+
+
+@pytest.fixture
+def told(site: Site) -> Iterator[Callable[[], list[str]]]:
+    """Every line that systemd was told so far; it listens at `notify` in the folder of the site.
+
+    Read as it comes: ten messages wait there, and the service goes on without saying the eleventh.
+    """
+    lines: list[str] = []
+    reading, over = threading.Lock(), threading.Event()
+
+    def read() -> list[str]:
+        with reading:
+            while select.select([heard], [], [], 0.0)[0]:
+                lines.extend(heard.recv(1000).decode().splitlines())
+            return list(lines)
+
+    def follow() -> None:
+        while not over.wait(0.02):
+            read()
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as heard:
+        heard.bind(str(site.folder / "notify"))
+        follower = threading.Thread(target=follow)
+        follower.start()
+        yield read
+        over.set()
+        follower.join()
 
 
 @pytest.fixture(scope="session")

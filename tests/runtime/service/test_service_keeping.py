@@ -193,13 +193,15 @@ def test_a_job_that_has_begun_is_waited_for(keeper: Keeper) -> None:
 
     def slow() -> str:
         begun.set()
-        time.sleep(0.6)
+        time.sleep(1.2)
         return "done"
 
-    assert keeper.call(slow, 0.4) == "done"
+    assert keeper.call(slow, 1.0) == "done"
     assert begun.is_set()
+    go_on = threading.Event()
     with pytest.raises(InputError, match="has begun"):
-        keeper.call(slow, 0.1)
+        keeper.call(lambda: go_on.wait(10.0), 1.0)
+    go_on.set()
 
 
 # Outputs that are exchanged
@@ -246,16 +248,17 @@ def test_outputs_given_up_too_late_are_given_back(
     exchanging: tuple[Service, Site, Site], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service, old, new = exchanging
-    monkeypatch.setattr(exchange, "_KEEPER_SECONDS", 0.1)
-    before, really = service.keeper.teller.outputs, service.keeper.use_outputs
+    monkeypatch.setattr(exchange, "_KEEPER_SECONDS", 1.0)
+    before, really, go_on = service.keeper.teller.outputs, service.keeper.use_outputs, threading.Event()
 
     def slow(outputs: Outputs | None) -> None:
-        time.sleep(0.5)
+        go_on.wait(10.0)
         really(outputs)
 
     monkeypatch.setattr(service.keeper, "use_outputs", slow)
     with pytest.raises(InputError, match="has begun"):
         service._exchange.change(old, new)
+    go_on.set()
     service.keeper.call(lambda: None)
     assert before is not None
     assert service.keeper.teller.outputs is before

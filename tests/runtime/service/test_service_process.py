@@ -6,16 +6,20 @@ import json
 import os
 import random
 import signal
-import socket
 import sqlite3
 import stat
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from edgeasd.runtime.errors import InputError
+from edgeasd.runtime.service import ask
 
 pytestmark = pytest.mark.core
 
@@ -24,23 +28,6 @@ FORKER = Path(__file__).with_name("service_forker.py")
 
 def scores(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{k: v for k, v in one.items() if k not in ("file", "id")} for one in records if one["type"] == "score"]
-
-
-def listen(site: Any) -> Any:
-    """A socket in the place of systemd's."""
-    heard = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    heard.bind(str(site.folder / "notify"))
-    heard.setblocking(False)
-    return heard, []
-
-
-def told(heard: Any) -> list[str]:
-    """Every line that systemd was told so far."""
-    while True:
-        try:
-            heard[1].extend(heard[0].recv(1000).decode().splitlines())
-        except BlockingIOError:
-            return heard[1]
 
 
 def test_a_file_gives_the_records_of_score_live_and_then_the_service_ends(site: Any, sound: Path) -> None:
@@ -59,20 +46,20 @@ def test_a_file_gives_the_records_of_score_live_and_then_the_service_ends(site: 
     assert site.records()[-1]["reason"] == "end of sound"
 
 
-def test_sigterm_ends_within_two_seconds_with_everything_written_and_systemd_told(site: Any, sound: Path) -> None:
-    heard = listen(site)
+def test_sigterm_ends_within_two_seconds_with_everything_written_and_systemd_told(
+    site: Any, sound: Path, told: Callable[[], list[str]]
+) -> None:
     good = f'input = "{sound}"\nrealtime = true\nloop = true\n'
     log = '[outputs.log]\ntype = "jsonl"\npath = "log.jsonl"\n'
     site.write(f'input = "{sound}"\nloop = true', good, 'input_command = "/bin/false"', good + log)
     process = site.start(NOTIFY_SOCKET=str(site.folder / "notify"), WATCHDOG_USEC="400000")
-    site.until(lambda: len(site.records("score")) > 50)
-    time.sleep(1.0)
+    site.until(lambda: len(site.records("score")) > 200)
+    site.until(lambda: "READY=1" in told() and told().count("WATCHDOG=1") >= 3)
     took, said = site.end(process)
     assert process.returncode == 0, said
     assert took < 2.0
-    lines = told(heard)
+    lines = told()
     assert (lines.count("READY=1"), lines.count("STATUS=plant: 4 streams"), lines[-1]) == (1, 1, "STOPPING=1")
-    assert lines.count("WATCHDOG=1") >= 3
     ends = site.records("end")
     assert {one["id"]: one["reason"] for one in ends}["a"] == "SIGTERM"
     assert len(ends) == 4
@@ -82,12 +69,12 @@ def test_sigterm_ends_within_two_seconds_with_everything_written_and_systemd_tol
     assert {one["id"] for one in stops if one["kind"] == "stop"} == {"a", "b", "c", "d", None}
     with sqlite3.connect(site.data / "events.db") as store:
         found = store.execute("SELECT count(*) FROM scores").fetchone()[0]
-    assert found > 50
+    # Scores of one batch, ten as a rule, came at one time and are one in the store.
+    assert found > 10
     assert not (site.data / "edgeasd.sock").exists()
 
 
-def test_sighup_changes_what_it_says_and_loses_no_sound(site: Any, sound: Path) -> None:
-    heard = listen(site)
+def test_sighup_changes_what_it_says_and_loses_no_sound(site: Any, sound: Path, told: Callable[[], list[str]]) -> None:
     stream = f'input = "{sound}"\nloop = true\n'
     site.write(stream, stream)
     process = site.start(NOTIFY_SOCKET=str(site.folder / "notify"))
@@ -102,13 +89,15 @@ def test_sighup_changes_what_it_says_and_loses_no_sound(site: Any, sound: Path) 
     site.write(stream + f'bundle = "{copy}"', stream, stream)
     process.send_signal(signal.SIGHUP)
     site.until(lambda: any(one["id"] == "a" and one["threshold"] == 0.5 for one in site.records("score")))
-    before = len(site.records("score"))
+    # Of the start and of each reload one: a signal in the middle of a reload may be taken together with the first.
+    site.until(lambda: told().count("READY=1") == 2)
     site.file.write_text("site = 3", "utf-8")
     process.send_signal(signal.SIGHUP)
+    site.until(lambda: told().count("READY=1") == 3)
+    before = len(site.records("score"))
     site.until(lambda: len(site.records("score")) > before + 6)
-    site.until(lambda: told(heard).count("READY=1") >= 2)
     _, said = site.end(process)
-    assert told(heard).count("RELOADING=1") == 2
+    assert told().count("RELOADING=1") == 2
     assert "reloaded" in said
     assert "not reloaded, all goes on as before" in said
     assert site.records("gap") == []
@@ -209,6 +198,8 @@ def test_a_stream_that_cannot_run_is_said_at_the_start_and_the_others_run(site: 
 
 # Kills
 
+MAINTENANCE = {"command": "maintenance_on"}
+
 
 def kill_at_random(site: Any, count: int) -> None:
     """Kill services at random instants, and look over after each what they have left."""
@@ -226,20 +217,38 @@ def kill_at_random(site: Any, count: int) -> None:
         forker.stdin.flush()
         return int(forker.stdout.readline())
 
+    def kill(number: int) -> None:
+        nonlocal child
+        child, killed = 0, child
+        os.kill(killed, number)
+        assert forker.stdout is not None
+        assert forker.stdout.readline() == "gone\n"
+
     committed: list[tuple[Any, ...]] = []
+    child, opening = 0, 0.0
     try:
         for number in range(count):
-            child = fork()
-            time.sleep(0.35 + 0.9 * chance.random())
-            os.kill(child, signal.SIGKILL)
-            assert forker.stdout.readline() == "gone\n"
+            began, child = time.monotonic(), fork()
+            # A third of the kills hits the opening of bundles, store, queues and sources.
+            if number and chance.random() < 0.33:
+                time.sleep(opening * chance.random())
+            else:
+                site.until(lambda: running(site))
+                opening = opening or time.monotonic() - began
+                site.until(lambda wanted=len(committed) + 10: transitions(site) >= wanted)
+                time.sleep(0.9 * chance.random())
+            kill(signal.SIGKILL)
             committed = look_over(site, committed)
-            assert number < 3 or committed
         child = fork()
-        time.sleep(1.0)
-        os.kill(child, signal.SIGTERM)
-        assert forker.stdout.readline() == "gone\n"
+        site.until(lambda: running(site))
+        # Nothing new from here on: how much can be said after SIGTERM depends on the disk.
+        for id in "ab":
+            site.until(lambda id=id: asked(site, {"ask": "command", "stream": id, "command": MAINTENANCE}) is not None)
+        site.until(lambda: (state := asked(site, {"ask": "state"})) and state["outputs"][0]["queued"] == 0)
+        kill(signal.SIGTERM)
     finally:
+        if child:
+            os.kill(child, signal.SIGKILL)
         forker.stdin.close()
         forker.wait(10)
         forker.stdout.close()
@@ -255,6 +264,25 @@ def kill_at_random(site: Any, count: int) -> None:
             assert first.setdefault(body["sequence"], body) == body
         assert list(first) == sorted(first), "out of order"
         assert list(first.values()) == ours
+
+
+def asked(site: Any, request: dict[str, Any]) -> Any:
+    """What the service answers; None where it does not, or is too busy for a command."""
+    with suppress(InputError):
+        return ask(site.data, request)
+    return None
+
+
+def running(site: Any) -> bool:
+    """Whether both streams are scored: what was committed before them has been said again by then."""
+    state = asked(site, {"ask": "state"})
+    return state is not None and [one["segments"] > 0 for one in state["streams"]] == [True, True]
+
+
+def transitions(site: Any) -> int:
+    """How many a service that runs has committed, with those before it."""
+    with closing(sqlite3.connect(site.data / "events.db")) as store:
+        return int(store.execute("SELECT count(*) FROM transitions").fetchone()[0])
 
 
 def look_over(site: Any, before: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
@@ -296,6 +324,7 @@ def test_each_committed_event_is_there_once_and_said_at_least_once_after_ten_kil
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_each_committed_event_is_there_once_after_a_hundred_kills(site: Any, sound: Path) -> None:
     write_restless_site(site, sound)
     kill_at_random(site, 100)
