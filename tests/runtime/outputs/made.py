@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 EVENT_ID = "01KEZZCJ5C00000000000000ZZ"
@@ -59,10 +61,11 @@ def until(condition: Callable[[], Any], seconds: float = 10.0) -> Any:
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-    return port
+    """A port that nobody listens on, and that the system gives to nobody who does not ask for it."""
+    while True:
+        port = random.randrange(12_000, 32_000)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def firsts(received: list[dict[str, Any]]) -> list[dict[str, Any]]:
