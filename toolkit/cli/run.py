@@ -38,12 +38,10 @@ from edgeasd.toolkit.cli.options import (
     Workspace,
     find_bundle,
 )
+from edgeasd.toolkit.cli.run_service import END_OF_SOUND
 
 if TYPE_CHECKING:
     from edgeasd.runtime.listen import Record, Session
-
-
-END_OF_SOUND = "end of sound"
 
 
 class _Terminated(BaseException):

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from edgeasd.runtime.service.service import Service
     from edgeasd.runtime.site import Site, SiteReport
 
+END_OF_SOUND = "end of sound"
 _POLL_SECONDS = 0.2
+_END_SECONDS = 1.7
+"""After a signal, for everything to be flushed; the rest of two seconds is the interpreter's."""
 
 
 def check(config: Path, as_json: bool) -> None:
@@ -90,11 +93,7 @@ def serve(config: Path, sink: Callable[[], Any]) -> None:
                 service.start()
                 reason = _watch(service, site, asked, notifier, None if out is sys.stdout else sys.stdout, writer)
             finally:
-                if writer is not None:
-                    writer.closing = True
-                whole = service.stop(reason)
-                if writer is not None:
-                    whole = writer.close(0.3) and whole
+                whole = _end(service, writer, reason, asked)
         if not whole:
             complain("a thread had to be left behind; what outputs could not deliver waits in the data folder")
             if out is not sys.stdout:  # whose reader may be what holds everything up
@@ -107,8 +106,22 @@ def serve(config: Path, sink: Callable[[], Any]) -> None:
             raise writer.failure
     if asked.interrupted:
         raise KeyboardInterrupt
-    if reason == "end of sound" and (failed := service.fleet.berths.failures()):
+    if reason == END_OF_SOUND and (failed := service.fleet.berths.failures()):
         raise InputError("; ".join(failed))
+
+
+def _end(service: Service, writer: RecordWriter | None, reason: str, asked: _Asked) -> bool:
+    """Stop the service and write down what is left; False where a thread had to be left behind."""
+    until, hurried = time.monotonic() + _END_SECONDS, reason != END_OF_SOUND
+    if writer is None:
+        return service.stop(reason)
+    writer.closing = hurried
+    whole = service.stop(reason)
+    written = writer.close(max(0.3, until - time.monotonic()))
+    # At the end of files nobody waits for the service: they are to have all of their records.
+    while not (written or hurried or asked.to_end):
+        written = writer.close(_POLL_SECONDS)
+    return whole and written
 
 
 class _Asked:
@@ -184,7 +197,7 @@ def _watch(
                 notifier.alive(now)
             if view is not None:
                 view.draw(service.state(), now)
-        return "end of sound"
+        return END_OF_SOUND
     finally:
         notifier.stopping()
         if view is not None:

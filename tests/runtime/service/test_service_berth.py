@@ -52,6 +52,7 @@ def test_a_source_that_came_back_is_not_said_to_be_lost_while_it_is_closed() -> 
     assert berth.served is not None
     berth.served.breaks.extend(source.events)
     assert [*said, *berth.news()] == ["hw:7: was pulled out", "hw:7 is there again"]
+    said.clear()
     source.close()
     assert (source.state, source.reason) == ("closed", "")
     assert [*said, *berth.news()] == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
 import sys
@@ -52,6 +53,22 @@ def test_sigterm_ends_a_service_whose_records_nobody_reads(site: Any, sound: Pat
     assert took < 10.0
     assert process.returncode == 0, said
     assert "a thread had to be left behind" in said
+
+
+def test_a_file_has_all_of_its_records_however_slow_their_reader(site: Any, sound: Path, fifo: int) -> None:
+    site.write(f'input = "{sound}"\n')
+    site.records_file = site.folder / "records.fifo"
+    site.records = lambda kind=None: [None] * (site.data / "events.db").exists()
+    process = site.start()
+    # All is scored, and the service would have ended, long before anybody reads.
+    site.until(lambda: waiting(fifo) > 3000)
+    time.sleep(3.0)
+    os.set_blocking(fifo, True)
+    with open(fifo, encoding="utf-8", closefd=False) as reader:
+        records = [json.loads(line) for line in reader]
+    assert process.wait(20) == 0
+    assert [one["type"] for one in records].count("score") > 100
+    assert (records[-1]["type"], records[-1]["reason"]) == ("end", "end of sound")
 
 
 def test_an_engine_that_was_replaced_late_is_let_go(
