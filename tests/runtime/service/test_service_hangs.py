@@ -25,10 +25,12 @@ pytestmark = [pytest.mark.core, pytest.mark.timeout(120)]
 
 
 @pytest.fixture
-def fifo(tmp_path: Path) -> Iterator[int]:
-    """A pipe with a name, open for reading by somebody who never reads."""
-    os.mkfifo(tmp_path / "records.fifo")
-    reader = os.open(tmp_path / "records.fifo", os.O_RDONLY | os.O_NONBLOCK)
+def fifo(site: Any) -> Iterator[int]:
+    """A pipe with a name, to which the records of the service go, open for reading by somebody who does not read."""
+    site.records_file = site.folder / "records.fifo"
+    site.records = lambda kind=None: [None] * (site.data / "events.db").exists()
+    os.mkfifo(site.records_file)
+    reader = os.open(site.records_file, os.O_RDONLY | os.O_NONBLOCK)
     fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, 4096)
     yield reader
     os.close(reader)
@@ -44,8 +46,6 @@ def waiting(reader: int) -> int:
 def test_sigterm_ends_a_service_whose_records_nobody_reads(site: Any, sound: Path, fifo: int) -> None:
     # As fast as it goes, so that the pipe is soon full.
     site.write(*[f'input = "{sound}"\nloop = true\npace = "drop"\n'] * 2)
-    site.records_file = site.folder / "records.fifo"
-    site.records = lambda kind=None: [None] * (site.data / "events.db").exists()
     process = site.start()
     site.until(lambda: waiting(fifo) > 3000)
     time.sleep(0.5)
@@ -57,8 +57,6 @@ def test_sigterm_ends_a_service_whose_records_nobody_reads(site: Any, sound: Pat
 
 def test_a_file_has_all_of_its_records_however_slow_their_reader(site: Any, sound: Path, fifo: int) -> None:
     site.write(f'input = "{sound}"\n')
-    site.records_file = site.folder / "records.fifo"
-    site.records = lambda kind=None: [None] * (site.data / "events.db").exists()
     process = site.start()
     # All is scored, and the service would have ended, long before anybody reads.
     site.until(lambda: waiting(fifo) > 3000)
@@ -68,7 +66,8 @@ def test_a_file_has_all_of_its_records_however_slow_their_reader(site: Any, soun
         records = [json.loads(line) for line in reader]
     assert process.wait(20) == 0
     assert [one["type"] for one in records].count("score") > 100
-    assert (records[-1]["type"], records[-1]["reason"]) == ("end", "end of sound")
+    # What the keeper says of the last scores may come behind it.
+    assert [one["reason"] for one in records if one["type"] == "end"] == ["end of sound"]
 
 
 def test_an_engine_that_was_replaced_late_is_let_go(
