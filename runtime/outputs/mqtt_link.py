@@ -40,10 +40,6 @@ class Publication:
     retain: bool
 
 
-def _tell_nobody(problem: str | None) -> None:
-    pass
-
-
 class _Client(Client):
     """paho's client, whose thread ends quietly whatever the broker sends, and says so."""
 
@@ -68,7 +64,7 @@ class _Client(Client):
         collector of garbage comes by; on a bad line that is hundreds of files."""
         for name in ("on_connect", "on_publish", "on_disconnect", "on_message", "on_subscribe"):
             setattr(self, name, None)
-        self._said_ended = _tell_nobody
+        del self._said_ended
 
 
 class Link:

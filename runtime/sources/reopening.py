@@ -120,9 +120,7 @@ class Reopening:
         return self.live or isinstance(error, EdgeasdError)
 
     def _lose(self, reason: str) -> None:
-        overruns = self.overruns
-        with self._lock:
-            inner, self._inner = self._inner, None
+        overruns, inner = self.overruns, self._take_inner()
         self._overruns_before = overruns
         if self.state == "open":
             self._enter("reopening", reason)
@@ -163,10 +161,13 @@ class Reopening:
     def _enter(self, state: str, reason: str) -> None:
         self.state, self.since, self.reason = state, self._clock(), reason
 
-    def _drop_inner(self) -> None:
+    def _take_inner(self) -> Source | MultiSource | None:
         with self._lock:
             inner, self._inner = self._inner, None
-        _close_broken(inner)
+        return inner
+
+    def _drop_inner(self) -> None:
+        _close_broken(self._take_inner())
 
     def close(self) -> None:
         """Close for good; idempotent, and ends a `read` that blocks or waits in another thread."""

@@ -149,6 +149,14 @@ class Station:
             return ask(self.data, {"ask": "command", "stream": name, "command": {"command": command}})
         return None
 
+    def maintain(self, names: str) -> None:
+        """Maintenance for the streams of these names, each a letter.
+
+        A keeper that is behind on a slow disk says that it is busy; where it obeyed after all, nothing is left to do.
+        """
+        for name in names:
+            until(lambda name=name: self.command(name, "maintenance_on") is not None, 30)
+
     def end(self, number: int = signal.SIGTERM) -> float:
         """Signal the service and wait for it; seconds that took."""
         assert self.process is not None

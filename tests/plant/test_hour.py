@@ -62,9 +62,7 @@ def test_an_hour_of_eight_streams_without_a_broker_loses_nothing(plant: Any, sma
     with broker_killed(plant):
         took, before = silent_hour(plant)
     # From now on only what waits, and no new alarms.
-    for name in "abcdefgh":
-        # A keeper that is behind on a slow disk says that it is busy; where it obeyed after all, nothing is left to do.
-        until(lambda name=name: station.command(name, "maintenance_on") is not None, 30)
+    station.maintain("abcdefgh")
     emptied = time.monotonic()
     until(lambda: all(one["queued"] < 50 for one in queues(plant).values()), 120)
     emptied = time.monotonic() - emptied

@@ -120,9 +120,7 @@ def calm(plant: Any, before: Committed) -> Committed:
     station = plant.station
     station.until_running()
     time.sleep(1.0)
-    for name in "abcd":
-        # A keeper that is behind on a slow disk says that it is busy; where it obeyed after all, nothing is left to do.
-        until(lambda name=name: station.command(name, "maintenance_on") is not None, 30)
+    station.maintain("abcd")
 
     def over() -> Committed | None:
         found = committed(station.data, before)

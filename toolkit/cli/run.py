@@ -38,7 +38,7 @@ from edgeasd.toolkit.cli.options import (
     Workspace,
     find_bundle,
 )
-from edgeasd.toolkit.cli.run_service import END_OF_SOUND
+from edgeasd.toolkit.cli.record_summary import END_OF_SOUND
 
 if TYPE_CHECKING:
     from edgeasd.runtime.listen import Record, Session

@@ -17,6 +17,7 @@ import typer
 
 from edgeasd.runtime.errors import InputError
 from edgeasd.toolkit.cli.guard import BAD_INPUT, INTERRUPTED, complain
+from edgeasd.toolkit.cli.record_summary import END_OF_SOUND
 
 if TYPE_CHECKING:
     from edgeasd.runtime.service.notify import Notifier
@@ -24,10 +25,7 @@ if TYPE_CHECKING:
     from edgeasd.runtime.service.service import Service
     from edgeasd.runtime.site import Site, SiteReport
 
-END_OF_SOUND = "end of sound"
 _POLL_SECONDS = 0.2
-_END_SECONDS = 1.7
-"""After a signal, for everything to be flushed; the rest of two seconds is the interpreter's."""
 
 
 def check(config: Path, as_json: bool) -> None:
@@ -112,7 +110,9 @@ def serve(config: Path, sink: Callable[[], Any]) -> None:
 
 def _end(service: Service, writer: RecordWriter | None, reason: str, asked: _Asked) -> bool:
     """Stop the service and write down what is left; False where a thread had to be left behind."""
-    until, hurried = time.monotonic() + _END_SECONDS, reason != END_OF_SOUND
+    from edgeasd.runtime.service.service import END_SECONDS
+
+    until, hurried = time.monotonic() + END_SECONDS, reason != END_OF_SOUND
     if writer is None:
         return service.stop(reason)
     writer.closing = hurried
