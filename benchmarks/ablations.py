@@ -56,7 +56,7 @@ def judge(model: Model, workspace: Path) -> dict[str, Any]:
     """Train and evaluate one model, or read what an earlier call found."""
     import json
 
-    from edgeasd.runtime.atomic import write_json
+    from edgeasd.runtime.system.files import write_json
     from edgeasd.toolkit.data.machine import load_machine
     from edgeasd.toolkit.evaluation.evaluate import evaluate
     from edgeasd.toolkit.evaluation.trained import load_trained

@@ -21,7 +21,7 @@ import soundfile
 from common import SMALL_BUNDLE, machine, machine_line, parser, report, say, table
 from served import RATE, Served, serve, write_site
 
-from edgeasd.runtime.events import EventStore
+from edgeasd.runtime.storage import EventStore
 
 EVERY = 5.0
 SITE = """status_seconds = 1.0

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 from common import SMALL_BUNDLE, machine, machine_line, parser, report, say, side_by_side, table
 
-from edgeasd.export.front_end_graph import build_front_end
-from edgeasd.runtime.audio import read_audio
-from edgeasd.runtime.bundle import Bundle
+from edgeasd.export.front_end import build_front_end
+from edgeasd.runtime.audio.reader import read_audio
+from edgeasd.runtime.bundle.bundle import Bundle
+from edgeasd.runtime.bundle.manifest import Manifest
 from edgeasd.runtime.engines.onnxruntime import make_session
-from edgeasd.runtime.frames import frame_samples
-from edgeasd.runtime.logmel import Float32Array, LogMelStream, logmel
-from edgeasd.runtime.manifest import Manifest
+from edgeasd.runtime.features.framing import frame_samples
+from edgeasd.runtime.features.logmel import Float32Array, LogMelStream, logmel
 
 LIVE, GRAPH, FRAMING = "LogMelStream.push, one hop", "front end, one segment", "framing one segment"
 

@@ -11,8 +11,8 @@ from collections.abc import Callable
 import numpy as np
 from common import machine, machine_line, parser, ratio_rows, report, side_by_side, table, times_json
 
+from edgeasd.runtime.features.logmel import FeatureSettings, LogMelStream
 from edgeasd.runtime.health import HealthMonitor, HealthSettings, LevelRange
-from edgeasd.runtime.logmel import FeatureSettings, LogMelStream
 
 SECONDS = 5
 RATE = 16_000

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 from common import Times, machine, machine_line, parser, ratio_rows, report, say, side_by_side, table, times_json
 
-from edgeasd.runtime.logmel import FeatureSettings, LogMelStream, check_samples, logmel
-from edgeasd.runtime.mel import mel_filter_bank
+from edgeasd.runtime.features.logmel import FeatureSettings, LogMelStream, check_samples, logmel, mel_filter_bank
 
 FRAMES = 6
 CHUNK = 3072

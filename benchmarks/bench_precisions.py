@@ -27,11 +27,11 @@ from common import (
 )
 from full_bundle import add_bundle_options, full_bundle
 
-from edgeasd.calibration.qdq import int8_cpu_graph
-from edgeasd.calibration.ranges import collect
-from edgeasd.runtime.bundle import Bundle
+from edgeasd.calibration.quantization.qdq import int8_cpu_graph
+from edgeasd.calibration.quantization.ranges import collect
+from edgeasd.runtime.bundle.bundle import Bundle
 from edgeasd.runtime.engines.onnxruntime import default_threads, make_session, optimisation_of
-from edgeasd.runtime.logmel import Float32Array
+from edgeasd.runtime.features.logmel import Float32Array
 
 FP32, INT8 = "onnxruntime fp32", "onnxruntime int8-cpu"
 FP32_FULL = "onnxruntime fp32, optimised like int8-cpu"

@@ -124,7 +124,7 @@ def load_time(bundle: Path) -> dict[str, float]:
     """Seconds to hash, to load and to check with golden segments, in a fresh process."""
     code = (
         "import json, sys, time\nfrom pathlib import Path\n"
-        "from edgeasd.runtime.bundle import Bundle\nimport onnxruntime\n"
+        "from edgeasd.runtime.bundle.bundle import Bundle\nimport onnxruntime\n"
         "t = [time.monotonic()]\nbundle = Bundle(Path(sys.argv[1]))\nbundle.verify_files()\nt += [time.monotonic()]\n"
         "bundle.open_scorer(engine='onnxruntime')\nt += [time.monotonic()]\n"
         "print(json.dumps({'verify': t[1] - t[0], 'load and golden check': t[2] - t[1]}))\n"

@@ -28,12 +28,12 @@ from common import (
 )
 from full_bundle import add_bundle_options, full_bundle
 
-from edgeasd.runtime.bundle import Bundle
+from edgeasd.runtime.bundle.bundle import Bundle
 from edgeasd.runtime.engines.onnxruntime import make_session
-from edgeasd.runtime.logmel import Float32Array
-from edgeasd.runtime.score import SegmentScores
-from edgeasd.runtime.scorer import Scorer
-from edgeasd.runtime.stream import Stream
+from edgeasd.runtime.features.logmel import Float32Array
+from edgeasd.runtime.scoring.score import SegmentScores
+from edgeasd.runtime.scoring.scorer import Scorer
+from edgeasd.runtime.scoring.stream import Stream
 
 BARE, SCORE, PUSH = "InferenceSession.run", "Scorer.score_segments", "Stream.push"
 BATCHES = (1, 10)

@@ -23,9 +23,8 @@ from torch.utils.data import DataLoader, Dataset
 from edgeasd.toolkit.losses import NORMAL, OUTLIER, method_loss, method_named
 from edgeasd.toolkit.models.backbones import build_network
 from edgeasd.toolkit.presets import Preset, load_preset
-from edgeasd.toolkit.training.batches import Ahead
+from edgeasd.toolkit.training.data import Ahead, FeaturePool
 from edgeasd.toolkit.training.fabric import open_fabric
-from edgeasd.toolkit.training.pools import FeaturePool
 from edgeasd.toolkit.training.trainer import Trainer
 
 FRAMES, MELS, CLIP_FRAMES = 256, 128, 311

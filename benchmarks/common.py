@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from edgeasd.runtime.bench.memory import memory
+from edgeasd.runtime.bench.measure import memory
 from edgeasd.runtime.bench.timing import Ratio, Times, quantile, ratio, side_by_side
 
 __all__ = [

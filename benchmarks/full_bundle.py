@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from common import REPOSITORY, SMALL_BUNDLE, say
 
-from edgeasd.runtime.bundle import Bundle
+from edgeasd.runtime.bundle.bundle import Bundle
 from edgeasd.runtime.errors import BundleError, InputError
 
 DEFAULT = REPOSITORY / "build" / "benchmarks" / "resnet38"
@@ -46,9 +46,9 @@ def full_bundle(path: Path | None = None) -> Path | None:
 def _make(path: Path) -> None:
     import torch
 
-    from edgeasd.calibration.deploy import DeployFit
+    from edgeasd.calibration.fit.deploy import DeployFit
     from edgeasd.export.bundle_writer import TrainedModel, write_bundle
-    from edgeasd.runtime.score import ScoreSettings
+    from edgeasd.runtime.scoring.score import ScoreSettings
     from edgeasd.toolkit.models.backbones import build_network, count_macs, count_parameters
 
     with Bundle(SMALL_BUNDLE) as small:
@@ -101,13 +101,13 @@ def add_variants(path: Path, target: Path) -> None:
 
     import onnx
 
-    from edgeasd.calibration.qdq import int8_cpu_graph
-    from edgeasd.calibration.ranges import collect
+    from edgeasd.calibration.quantization.qdq import int8_cpu_graph
+    from edgeasd.calibration.quantization.ranges import collect
     from edgeasd.export.bundle_update import BundleChanges, MadeVariant, tolerance_of, update_bundle
     from edgeasd.export.fp16 import build_fp16
+    from edgeasd.runtime.bundle.golden import golden_deviation
     from edgeasd.runtime.engines.onnxruntime import OnnxRuntimeEngine, optimisation_of
-    from edgeasd.runtime.golden import golden_deviation
-    from edgeasd.runtime.scorer import Scorer
+    from edgeasd.runtime.scoring.scorer import Scorer
 
     shutil.copytree(path, target)
     with Bundle(target) as bundle:

@@ -12,13 +12,12 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from common import SMALL_BUNDLE, machine, machine_line, parser, report, say, table
 
-from edgeasd.calibration.alarms import AlarmCurve
-from edgeasd.calibration.live import LiveNormals, Recording, live_normals
-from edgeasd.calibration.simulate import simulated_alarms, simulated_scores
-from edgeasd.calibration.threshold import CONSECUTIVE
-from edgeasd.calibration.threshold_alarms import threshold_by_alarms
-from edgeasd.runtime.bundle import Bundle
-from edgeasd.runtime.stream import Stream
+from edgeasd.calibration.threshold.alarms_per_day import AlarmCurve, threshold_by_alarms
+from edgeasd.calibration.threshold.live import LiveNormals, Recording, live_normals
+from edgeasd.calibration.threshold.simulate import simulated_alarms, simulated_scores
+from edgeasd.calibration.threshold.threshold import CONSECUTIVE
+from edgeasd.runtime.bundle.bundle import Bundle
+from edgeasd.runtime.scoring.stream import Stream
 from edgeasd.toolkit.demo.machines import render
 
 LAGS = 300

@@ -23,11 +23,11 @@ import numpy as np
 from common import machine, machine_line, parser, report, say, table
 from full_bundle import full_bundle
 
-from edgeasd.calibration.ordering import auc_change, rank_correlation
-from edgeasd.runtime.audio import read_audio
-from edgeasd.runtime.bundle import Bundle
-from edgeasd.runtime.clip import score_features
-from edgeasd.runtime.logmel import logmel
+from edgeasd.calibration.drift.ranking import auc_change, rank_correlation
+from edgeasd.runtime.audio.reader import read_audio
+from edgeasd.runtime.bundle.bundle import Bundle
+from edgeasd.runtime.features.logmel import logmel
+from edgeasd.runtime.scoring.clip import score_features
 
 
 def calibrate(bundle: Path, clips: Path, extra: list[str]) -> dict[str, Any]:

@@ -9,8 +9,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from edgeasd.runtime.config.load import schema_text
 from edgeasd.runtime.outputs.messages import DELIVERED, SCHEMA
-from edgeasd.runtime.site.schema import schema_text
 
 FOLDER = Path(__file__).parent / "schemas"
 

@@ -10,18 +10,18 @@ from typing import Any
 
 import onnx
 
-from edgeasd.calibration.refit import open_folder, refit_score
-from edgeasd.calibration.refit_amplitude import link_all, refit_amplitude
+from edgeasd.calibration.fit.amplitude import link_all, refit_amplitude
+from edgeasd.calibration.fit.refit import open_folder, refit_score
 from edgeasd.export.fp16 import load_limits
-from edgeasd.runtime.alarm_rule import Threshold
-from edgeasd.runtime.atomic import atomic_directory, write_bytes, write_json
-from edgeasd.runtime.bundle import MANIFEST, Bundle, hash_file
+from edgeasd.runtime.bundle.bundle import MANIFEST, Bundle, hash_file
+from edgeasd.runtime.bundle.golden import Deviation
+from edgeasd.runtime.bundle.manifest import FileEntry, Manifest, Precision, Tolerance, dump_manifest
 from edgeasd.runtime.errors import BundleError
-from edgeasd.runtime.golden import Deviation
+from edgeasd.runtime.features.logmel import Amplitude
 from edgeasd.runtime.health.settings import LevelRange
-from edgeasd.runtime.logmel import Amplitude
-from edgeasd.runtime.manifest import FileEntry, Manifest, Precision, Tolerance, dump_manifest
-from edgeasd.runtime.score import ScoreSettings
+from edgeasd.runtime.scoring.score import ScoreSettings
+from edgeasd.runtime.scoring.threshold import Threshold
+from edgeasd.runtime.system.files import atomic_directory, write_bytes, write_json
 
 CALIBRATION = "calibration.json"
 ORDER = ("fp32", "fp16", "int8", "int8-cpu")

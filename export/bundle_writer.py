@@ -15,21 +15,15 @@ import torch
 from torch import Tensor, nn
 
 import edgeasd
-from edgeasd.calibration.deploy import DeployFit, SegmentOutputs, clip_scores
-from edgeasd.export import encoder_graph
+from edgeasd.calibration.fit.deploy import DeployFit, SegmentOutputs, clip_scores
+from edgeasd.export import graphs as encoder_graph
 from edgeasd.export.fp16 import FP16_LIMITS, build_fp16, load_limits
-from edgeasd.export.front_end import measure_front_end
-from edgeasd.export.front_end_graph import FRONT_END, build_front_end
-from edgeasd.export.head_graph import build_head
+from edgeasd.export.front_end import FRONT_END, build_front_end, measure_front_end
+from edgeasd.export.graphs import build_head
 from edgeasd.export.parity import EXPORT_LIMITS, LOAD_LIMITS, torch_reference
-from edgeasd.runtime.atomic import atomic_directory, atomic_file, write_bytes, write_json
-from edgeasd.runtime.bundle import MANIFEST, Bundle, hash_file
-from edgeasd.runtime.engines import open_engine
-from edgeasd.runtime.errors import CheckFailed, InputError
-from edgeasd.runtime.golden import Deviation, Golden, check_golden, golden_deviation
-from edgeasd.runtime.health.settings import LevelRange
-from edgeasd.runtime.logmel import Amplitude, FeatureSettings, Float32Array
-from edgeasd.runtime.manifest import (
+from edgeasd.runtime.bundle.bundle import MANIFEST, Bundle, hash_file
+from edgeasd.runtime.bundle.golden import Deviation, Golden, check_golden, golden_deviation
+from edgeasd.runtime.bundle.manifest import (
     SCHEMA_VERSION,
     FileEntry,
     Machine,
@@ -38,8 +32,13 @@ from edgeasd.runtime.manifest import (
     Precision,
     dump_manifest,
 )
-from edgeasd.runtime.scorer import Head, Scorer
-from edgeasd.runtime.segments import SegmentSettings
+from edgeasd.runtime.engines import open_engine
+from edgeasd.runtime.errors import CheckFailed, InputError
+from edgeasd.runtime.features.logmel import Amplitude, FeatureSettings, Float32Array
+from edgeasd.runtime.features.segments import SegmentSettings
+from edgeasd.runtime.health.settings import LevelRange
+from edgeasd.runtime.scoring.scorer import Head, Scorer
+from edgeasd.runtime.system.files import atomic_directory, atomic_file, write_bytes, write_json
 
 PRECISIONS = ("fp32", "fp16")
 """What export makes by itself; INT8 needs normal clips, so `edgeasd calibrate` makes it."""

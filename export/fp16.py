@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import onnx
 
-from edgeasd.calibration.encoder_parts import prepare
-from edgeasd.calibration.half import to_half
-from edgeasd.runtime.golden import Deviation
-from edgeasd.runtime.manifest import Tolerance
+from edgeasd.calibration.quantization.encoder_parts import prepare
+from edgeasd.calibration.quantization.fp16 import to_half
+from edgeasd.runtime.bundle.golden import Deviation
+from edgeasd.runtime.bundle.manifest import Tolerance
 
 FP16_LIMITS = Tolerance(z=3e-2, logit=3e-2, d=2e-2, score=1e-2)
 """Beyond these an export of fp16 fails; docs/precision.md says why they are where they are."""
@@ -16,10 +16,10 @@ _MARGIN = 4.0
 
 
 def build_fp16(encoder: onnx.ModelProto) -> onnx.ModelProto:
-    """`encoder`, float32 from edgeasd.export.encoder_graph, as a graph that computes in float16.
+    """`encoder`, float32 from edgeasd.export.graphs, as a graph that computes in float16.
 
     Input "logmel" and output "z" stay float32; the batch norm over mel bands and the mean over the
-    feature map do too (edgeasd.calibration.half says why). The graph carries its precision as a
+    feature map do too (edgeasd.calibration.quantization.fp16 says why). The graph carries its precision as a
     strongly typed TensorRT network wants it. Same opset, IR version and domains as `encoder`.
     Raises CheckFailed where a weight lies beyond float16.
     """

@@ -1,20 +1,75 @@
-"""How far the front end of a bundle is from the features of the runtime, on real clips."""
+"""frontend.onnx: framed samples -> log-mel, in float32, for an engine that has no Fourier transform.
+
+Window and DFT are two matrix products, one for cosines and one for sines, with the window in the matrices. float32
+is what a GPU is fast in; how far that is from the float64 of `edgeasd.runtime.features.logmel` is measured at export.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
 
-from edgeasd.export.front_end_graph import FRONT_END
+from edgeasd.export.graphs import IR_VERSION, OPSET
 from edgeasd.export.parity import LOAD_LIMITS
-from edgeasd.runtime.bundle import Bundle
+from edgeasd.runtime.bundle.bundle import Bundle
+from edgeasd.runtime.bundle.manifest import FrontEnd
 from edgeasd.runtime.engines.onnxruntime import make_session
 from edgeasd.runtime.errors import CheckFailed, InputError
-from edgeasd.runtime.frames import frame_samples
-from edgeasd.runtime.logmel import Float32Array, logmel
-from edgeasd.runtime.manifest import FrontEnd
-from edgeasd.runtime.segments import clip_starts
+from edgeasd.runtime.features.framing import frame_samples
+from edgeasd.runtime.features.logmel import FeatureSettings, Float32Array, logmel, mel_filter_bank
+from edgeasd.runtime.features.segments import clip_starts
+
+FRONT_END = "frontend.onnx"
+
+
+def build_front_end(features: FeatureSettings, frames: int) -> onnx.ModelProto:
+    """The front end for segments of `frames` frames, as a checked ONNX model.
+
+    Input "frames" (N, frames, n_fft) float32, normalised samples as `edgeasd.runtime.features.framing.frame_samples` cuts
+    them; output "logmel" (N, 1, frames, n_mels) float32, as the encoder takes it.
+    """
+    size, bins = features.n_fft, 1 + features.n_fft // 2
+    # k n modulo the length: the cosine of a large angle would lose digits.
+    angle = 2.0 * np.pi * (np.outer(np.arange(size), np.arange(bins)) % size) / size
+    window = (0.5 - 0.5 * np.cos(2.0 * np.pi * np.arange(size) / size))[:, None]
+    bank = mel_filter_bank(features.sample_rate, size, features.n_mels, features.f_min, features.f_max)
+    constants = {
+        "cosines": window * np.cos(angle),
+        "sines": window * np.sin(angle),
+        "mel_bank": bank.T,
+        "log_floor": np.array(features.log_floor),
+        "log10_of_e": np.array(1.0 / np.log(10.0)),
+    }
+    initialisers = [numpy_helper.from_array(np.ascontiguousarray(v, np.float32), k) for k, v in constants.items()]
+    channel = numpy_helper.from_array(np.array([1], np.int64), "channel")
+    node = helper.make_node
+    nodes = [
+        node("MatMul", ["frames", "cosines"], ["real"]),
+        node("MatMul", ["frames", "sines"], ["imaginary"]),
+        node("Mul", ["real", "real"], ["real_squared"]),
+        node("Mul", ["imaginary", "imaginary"], ["imaginary_squared"]),
+        node("Add", ["real_squared", "imaginary_squared"], ["power"]),
+        node("Sqrt", ["power"], ["magnitude"]),
+        node("MatMul", ["magnitude", "mel_bank"], ["mel"]),
+        node("Max", ["mel", "log_floor"], ["floored"]),
+        node("Log", ["floored"], ["natural"]),
+        node("Mul", ["natural", "log10_of_e"], ["log10"]),
+        node("Unsqueeze", ["log10", "channel"], ["logmel"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "edgeasd_front_end",
+        [helper.make_tensor_value_info("frames", TensorProto.FLOAT, ["N", frames, size])],
+        [helper.make_tensor_value_info("logmel", TensorProto.FLOAT, ["N", 1, frames, features.n_mels])],
+        [*initialisers, channel],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="edgeasd")
+    model.ir_version = IR_VERSION
+    onnx.checker.check_model(model, full_check=True)
+    return model
 
 
 def measure_front_end(bundle: Bundle, sounds: Sequence[Float32Array]) -> FrontEnd:

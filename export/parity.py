@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgeasd.runtime.golden import Golden
-from edgeasd.runtime.logmel import Float32Array
-from edgeasd.runtime.manifest import Tolerance
+from edgeasd.runtime.bundle.golden import Golden
+from edgeasd.runtime.bundle.manifest import Tolerance
+from edgeasd.runtime.features.logmel import Float32Array
 
 EXPORT_LIMITS = Tolerance(z=1e-5, logit=1e-4, d=1e-4, score=1e-4)
 """Beyond these an export fails: max|Δz| / max|z|, |Δℓ| / (1 + |ℓ|), |Δd| / (d_max - d_min), |Δs|."""

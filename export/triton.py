@@ -1,37 +1,112 @@
-"""A model repository for NVIDIA's Triton server: of each bundle an encoder, a head and an ensemble of the two.
-
-    <repository>/edgeasd.json                       what we wrote, so that we know our own
-                 valve-id_00/config.pbtxt, 1/       the ensemble, which clients ask
-                 valve-id_00__encoder/config.pbtxt, 1/model.onnx (or model.plan)
-                 valve-id_00__head/config.pbtxt, 1/model.onnx
-
-Source: https://github.com/triton-inference-server/server/blob/main/docs/user_guide/model_repository.md
-"""
+"""Names of models in a Triton repository: folders, parts of addresses and labels of metrics at once."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from edgeasd.calibration.refit_amplitude import link_all
-from edgeasd.export.triton_config import encoder_config, ensemble_config, head_config, render
-from edgeasd.export.triton_facts import client_facts
-from edgeasd.export.triton_head import served_head
-from edgeasd.export.triton_names import ENCODER, HEAD, model_name
-from edgeasd.runtime.atomic import atomic_directory, write_bytes, write_json
-from edgeasd.runtime.bundle import Bundle, hash_file
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from edgeasd.calibration.fit.amplitude import link_all
+from edgeasd.export.triton_config import EMBEDDING, ENCODER_OUT, encoder_config, ensemble_config, head_config, render
+from edgeasd.runtime.bundle.bundle import Bundle, hash_file
+from edgeasd.runtime.bundle.golden import check_golden
+from edgeasd.runtime.bundle.manifest import Manifest, dump_manifest
 from edgeasd.runtime.engines import open_engine
-from edgeasd.runtime.engines.tensorrt.sidecar import engine_paths, read_sidecar
+from edgeasd.runtime.engines.tensorrt.engine_file import engine_paths, read_sidecar
 from edgeasd.runtime.errors import BundleError, InputError
-from edgeasd.runtime.golden import check_golden
-from edgeasd.runtime.manifest import dump_manifest
-from edgeasd.runtime.scorer import Head, Scorer
+from edgeasd.runtime.scoring.score import ScoreSettings
+from edgeasd.runtime.scoring.scorer import Head, Scorer
+from edgeasd.runtime.system.files import atomic_directory, write_bytes, write_json
+
+ENCODER, HEAD = "__encoder", "__head"
+"""Endings of the parts. No name made here has two underscores in a row, so no model is taken for a part."""
+
+_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*(_[A-Za-z0-9-]+)*")
+_LONGEST = 100
+_BETWEEN = "-id_"
+
+
+def model_name(machine: str, id: str) -> str:
+    """`<machine>-id_<id>`, as the bundle's folder is called.
+
+    Where that is not of plain letters, digits, - and single _, is longer than 100 characters, or could be said of
+    another pair as well, what is left of it gets a hash of the pair.
+    """
+    name = f"{machine}{_BETWEEN}{id}"
+    if _PLAIN.fullmatch(name) and len(name) <= _LONGEST and name.count(_BETWEEN) == 1:
+        return name
+    left = re.sub(r"[^A-Za-z0-9-]+", "_", name)[:_LONGEST].strip("_-") or "model"
+    return f"{left}-{hashlib.sha256(json.dumps([machine, id]).encode()).hexdigest()[:10]}"
+
+
+def client_facts(manifest: Manifest, precision: str) -> dict[str, object]:
+    """Names and values; numbers are written so that reading them gives the same float64.
+
+    The manifest stays the law: this is for a client that has only the server. None where there is no threshold.
+    """
+    features, segments, score, threshold = manifest.features, manifest.segments, manifest.score, manifest.threshold
+    return {
+        "edgeasd_version": manifest.edgeasd_version,
+        "machine": manifest.machine.type,
+        "id": manifest.machine.id,
+        "status": manifest.status,
+        "backbone": manifest.network.backbone,
+        "precision": precision,
+        "sample_rate": features.sample_rate,
+        "n_fft": features.n_fft,
+        "hop_length": features.hop_length,
+        "n_mels": features.n_mels,
+        "f_min": features.f_min,
+        "f_max": features.f_max,
+        "amplitude_mean": manifest.amplitude.mean,
+        "amplitude_std": manifest.amplitude.std,
+        "segment_frames": segments.frames,
+        "segment_hop_frames": segments.hop,
+        "segment_hop_seconds": segments.hop * features.hop_length / features.sample_rate,
+        "sections": segments.sections,
+        "method": score.method,
+        "alpha": score.alpha,
+        "d_min": score.d_min,
+        "d_max": score.d_max,
+        "threshold_clip": threshold.clip if threshold else None,
+        "threshold_consecutive": threshold.consecutive if threshold else None,
+    }
+
+
+def served_head(path: Path, score: ScoreSettings) -> onnx.ModelProto:
+    """head.onnx with d_min and d_max of `score` and one more output, "embedding" (N, D).
+
+    A re-fit changes d_min and d_max in the manifest and leaves the graph alone; a server knows no manifest. And
+    an ensemble must not give out a tensor that a later step also reads: Triton leaves out the step that makes
+    an output which nobody asked for, whoever else needs it. So the embedding comes out of the last step.
+
+    Raises BundleError for a head that is not of our making.
+    """
+    model = onnx.load_from_string(path.read_bytes())
+    graph = model.graph
+    found = {constant.name: constant for constant in graph.initializer}
+    inputs = [value for value in graph.input if value.name == ENCODER_OUT]
+    if not inputs or "d_min" not in found or "d_spread" not in found:
+        raise BundleError(f"{path.name}: not a head that this edgeasd writes; export the bundle again")
+    values = {"d_min": np.float32(score.d_min), "d_spread": np.float32(score.d_max) - np.float32(score.d_min)}
+    for name, value in values.items():
+        found[name].CopyFrom(numpy_helper.from_array(np.asarray(value, np.float32), name))
+    size = inputs[0].type.tensor_type.shape.dim[1].dim_value
+    graph.node.append(helper.make_node("Identity", [ENCODER_OUT], [EMBEDDING]))
+    graph.output.append(helper.make_tensor_value_info(EMBEDDING, TensorProto.FLOAT, ["N", size]))
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
 
 MARKER = "edgeasd.json"
 MARKER_VERSION = 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from edgeasd.runtime.manifest import Manifest
+from edgeasd.runtime.bundle.manifest import Manifest
 
 ENCODER_IN, ENCODER_OUT = "logmel", "z"
 HEAD_OUT = ("logit", "q", "p", "d", "d_prime")

@@ -6,6 +6,12 @@ The command line prints it as it stands; any other exception that reaches a user
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Mapping
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
 
 class EdgeasdError(Exception):
     """Base of every error that is meant for a user's eyes."""
@@ -33,3 +39,73 @@ class DeviceError(EdgeasdError):
     """A sound device, engine or accelerator that is not available (exit code 3)."""
 
     exit_code = 3
+
+
+ALLOWED = {
+    r"^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$": "letters, digits, - and _, at most 32, a letter or digit first",
+    r"^[a-z0-9][a-z0-9_-]{0,31}$": "small letters, digits, - and _, at most 32, a letter or digit first",
+    r"^[a-z0-9][a-z0-9-]{0,31}$": "small letters, digits and -, at most 32, such as int8-cpu",
+    r"^[A-Za-z0-9_-]{1,64}$": "letters, digits, - and _, at most 64",
+    r"^[A-Za-z0-9_/-]{1,64}$": "letters, digits, -, _ and /, at most 64",
+    r"^[A-Za-z_][A-Za-z0-9_]{0,127}$": "the name of an environment variable: letters, digits and _, no digit first",
+    r"^[^\x00-\x1f\x7f+#$/][^\x00-\x1f\x7f+#]{0,127}$": "levels such as plant/edgeasd, without + and #, at most 128",
+    r"^(auto|cpu|cuda(:[0-9]{1,3})?)$": "auto, cpu, cuda, or cuda:1 for the second one",
+    r"^[^\x00-\x1f\x7f]+$": "text without control characters",
+    r"^[^\x00-\x1f\x7f-\x9f]+$": "text without control characters",
+}
+"""What the patterns of settings mean, for people."""
+
+
+def describe_problem(error: ValidationError, model: type[BaseModel]) -> str:
+    """The first thing that is wrong, as `field.field value: what; remedy`; an unknown key with the nearest known name.
+
+    A value that may be a URL with a password is left out.
+    """
+    found = error.errors(include_url=False)
+    # A misspelt key is both unknown and missing; only the one says what to do.
+    first = next((one for one in found if one["type"] == "extra_forbidden"), found[0])
+    location = [part for part in first["loc"] if part != "[key]"]
+    where = ".".join(str(part) for part in location)
+    if first["type"] == "extra_forbidden":
+        known = _fields(model, location[:-1])
+        near = difflib.get_close_matches(str(location[-1]), known, 1)
+        hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(known)}"
+        return printable(f"{where}: unknown; {hint}")
+    if first["type"] == "missing":
+        return printable(f"{where}: is missing; add it")
+    what, given = first["msg"].removeprefix("Value error, "), first["input"]
+    if first["type"] == "string_pattern_mismatch":
+        pattern = first.get("ctx", {}).get("pattern", "")
+        what = f"is not allowed; use {ALLOWED.get(pattern, f'what fits {pattern}')}"
+    is_key = len(location) < len(first["loc"])
+    hidden = is_key or isinstance(given, Mapping) or "@" in str(given)
+    shown = "" if hidden else f" {str(given)[:80]!r}"
+    remedy = "" if ";" in what else "; correct it"
+    return printable(f"{where}{shown}: {what}{remedy}".removeprefix(": "))
+
+
+def printable(text: str) -> str:
+    """`text` on one line of at most 400 characters."""
+    return "".join(c if c.isprintable() else " " for c in text)[:400]
+
+
+def _fields(model: Any, location: list[Any]) -> list[str]:
+    """Names that are known at `location` below `model`."""
+    named = False
+    for part in location:
+        if named:  # the name of a table in a table of tables, whose model is known already
+            named = False
+        elif part in model.model_fields:
+            annotation = model.model_fields[part].annotation
+            model = next((kind for kind in _leaves(annotation) if _is_model(kind)), model)
+            named = getattr(annotation, "__origin__", None) is dict
+    return list(model.model_fields)
+
+
+def _is_model(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+def _leaves(annotation: Any) -> list[Any]:
+    inner = get_args(annotation)
+    return [annotation] if not inner else [leaf for part in inner for leaf in _leaves(part)]

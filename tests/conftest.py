@@ -48,10 +48,9 @@ def bundle_copy(small_bundle: Path, tmp_path: Path) -> Path:
 def front_end_bundle(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`small_bundle` with a front end that was measured on noise, read-only; the test needs onnx."""
     pytest.importorskip("onnx")
-    from edgeasd.export.front_end import measure_front_end
-    from edgeasd.export.front_end_graph import FRONT_END, build_front_end
-    from edgeasd.runtime.bundle import MANIFEST, Bundle, hash_file
-    from edgeasd.runtime.manifest import dump_manifest
+    from edgeasd.export.front_end import FRONT_END, build_front_end, measure_front_end
+    from edgeasd.runtime.bundle.bundle import MANIFEST, Bundle, hash_file
+    from edgeasd.runtime.bundle.manifest import dump_manifest
 
     folder = Path(shutil.copytree(small_bundle, tmp_path_factory.mktemp("front-end") / "valve-id_00"))
     raw = json.loads((folder / MANIFEST).read_text())
@@ -171,7 +170,7 @@ def random_encoder() -> Callable[..., Any]:
         torch = pytest.importorskip("torch")
         if dead:
             return without_branches(make(backbone))
-        from edgeasd.export.encoder_graph import build_encoder
+        from edgeasd.export.graphs import build_encoder
         from edgeasd.toolkit.models.backbones import build_network
 
         torch.manual_seed(0)

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from edgeasd.calibration.deploy import SegmentOutputs
-from edgeasd.runtime.atomic import atomic_file, write_json
+from edgeasd.calibration.fit.deploy import SegmentOutputs
 from edgeasd.runtime.errors import InputError
-from edgeasd.runtime.logmel import Amplitude, FeatureSettings, Float32Array
-from edgeasd.runtime.segments import SegmentSettings
+from edgeasd.runtime.features.logmel import Amplitude, FeatureSettings, Float32Array
+from edgeasd.runtime.features.segments import SegmentSettings
+from edgeasd.runtime.system.files import atomic_file, write_json
 from edgeasd.toolkit.data.clips import plain_id
 
 FORMAT = 1

@@ -1,24 +1,44 @@
-"""The alarm machine: normal → warning → alarm → acknowledged → cleared → normal.
-
-It knows no clock, no file and no network: time, wall clock and randomness are passed in, and what it
-says is returned. `docs/alarms.md` has the picture and the reasons.
-"""
+"""What the alarm machine is told."""
 
 from __future__ import annotations
 
 import math
 import secrets
 import sys
+from dataclasses import dataclass
 from typing import Any
 
-from edgeasd.runtime.alarm_rule import Threshold
 from edgeasd.runtime.alarms.command import Command
 from edgeasd.runtime.alarms.event_id import RandomBits, make_event_id
-from edgeasd.runtime.alarms.observation import Observation
 from edgeasd.runtime.alarms.settings import AlarmSettings, Levels
 from edgeasd.runtime.alarms.state import LAST_ID, LATEST_WALL, Event, MachineState, State, dump_state, parse_state
 from edgeasd.runtime.alarms.transition import Transition, describe
 from edgeasd.runtime.errors import InputError
+from edgeasd.runtime.scoring.threshold import Threshold
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What is known at one moment: usually a clip score.
+
+    `time` is a reading in seconds of a clock that does not run backwards, `wall` seconds since 1970.
+    """
+
+    time: float
+    wall: float
+    score: float | None = None
+    """The clip score; None where there is none, for instance while the input is dead. NaN counts as sick."""
+    complete: bool = True
+    """Whether the clip score is a mean over all its segments; no other is looked at."""
+    sick: bool = False
+    """Whether the input is sick; see `edgeasd.runtime.health`."""
+    gap: bool = False
+    """Whether sound was lost since the last observation."""
+    suspect: bool = False
+    """Whether the input may be sick, and that is not known yet. Nothing is raised meanwhile."""
+    looks_back: float = 0.0
+    """Seconds of sound that a clip score comes from: so long scores after sick input may still contain it."""
+
 
 _LARGEST = sys.float_info.max
 

@@ -12,8 +12,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from edgeasd.runtime.alarm_rule import Threshold
 from edgeasd.runtime.errors import InputError
+from edgeasd.runtime.scoring.threshold import Threshold
 
 _Score = Annotated[float, Field(allow_inf_nan=False)]
 _Fraction = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]

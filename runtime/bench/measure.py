@@ -1,29 +1,97 @@
-"""The figures of one variant, measured in this process, which should measure nothing else.
-
-Toolkit and bare engine run by turns: `Scorer.score_segments`, which is what a live run calls, beside
-`Engine.embed`, the library's own call behind one line of ours.
-"""
+"""Memory of a process, as the kernel counts it."""
 
 from __future__ import annotations
 
+import os
+import platform
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edgeasd.runtime.bench.energy import meter
-from edgeasd.runtime.bench.memory import memory
-from edgeasd.runtime.bench.streams import measure_streams
-from edgeasd.runtime.bench.timing import Span, Times, quantile, ratio, side_by_side
+from edgeasd.runtime.bench.timing import Span, Times, measure_streams, quantile, ratio, side_by_side
 from edgeasd.runtime.bench.variants import Variant
-from edgeasd.runtime.bundle import Bundle
-from edgeasd.runtime.frames_scorer import FramesScorer
-from edgeasd.runtime.front_end import proof_sound
-from edgeasd.runtime.scorer import Scorer
+from edgeasd.runtime.bundle.bundle import Bundle
+from edgeasd.runtime.bundle.front_end_check import proof_sound
+from edgeasd.runtime.scoring.scorer import FramesScorer, Scorer
+from edgeasd.runtime.system.board import board_model, l4t_release, read_text
+
+_FIELDS = (("resident", "VmRSS"), ("peak", "VmHWM"))
+
+
+def memory(pid: int | str = "self", root: Path = Path("/")) -> dict[str, float]:
+    """Resident and peak resident memory of a process in MiB. Source: proc(5), /proc/PID/status.
+
+    A peak is never taken back, so it belongs to one thing only where the process did one thing only. What a
+    GPU of its own holds is not in it.
+    """
+    text = (root / f"proc/{pid}/status").read_text(encoding="utf-8")
+    fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+    return {name: int(fields[key].split()[0]) / 1024 for name, key in _FIELDS}
+
+
+def machine(root: Path = Path("/")) -> dict[str, Any]:
+    """Facts of this machine as JSON can hold them; `board` and `l4t` are None where it is not a Jetson."""
+    return {
+        "cpu": _processor(root),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_mib": _memory(root),
+        "board": board_model(root),
+        "l4t": l4t_release(root),
+        "load_at_start": load(root),
+        "python": platform.python_version(),
+        "numpy": version("numpy"),
+        "onnxruntime": _onnxruntime(),
+    }
+
+
+def load(root: Path = Path("/")) -> float:
+    """Load average of the last minute: work of others shows here and in every figure."""
+    text = read_text(root, "proc/loadavg")
+    return float(text.split()[0]) if text else round(os.getloadavg()[0], 2)
+
+
+def busy(facts: dict[str, Any]) -> bool:
+    """Whether others were at work before the measurement began: then its times are not this machine's own."""
+    return float(facts["load_at_start"]) > 0.25 * int(facts["cores"])
+
+
+def machine_line(facts: dict[str, Any]) -> str:
+    """`machine()` as one line."""
+    board = f"{facts['board']}, L4T {facts['l4t']}; " if facts["board"] else ""
+    return (
+        f"{board}{facts['cpu']}, {facts['cores']} cores, load {facts['load_at_start']} at start; "
+        f"Python {facts['python']}, numpy {facts['numpy']}, onnxruntime {facts['onnxruntime']}"
+    )
+
+
+def _processor(root: Path) -> str:
+    text = read_text(root, "proc/cpuinfo") or ""
+    for line in text.splitlines():
+        if line.startswith(("model name", "Model")):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def _memory(root: Path) -> int | None:
+    for line in (read_text(root, "proc/meminfo") or "").splitlines():
+        if line.startswith("MemTotal:"):
+            return int(line.split()[1]) // 1024
+    return None
+
+
+def _onnxruntime() -> str:
+    # Not the metadata: the package is called otherwise where it was built for a GPU.
+    import onnxruntime
+
+    return str(onnxruntime.__version__)
+
 
 TOOLKIT, BARE = "toolkit", "bare"
 LATENCY_CALLS = 100
@@ -49,7 +117,7 @@ class BenchSettings:
     """Calls of each kind in place of `seconds`."""
     threads: int | None = None
     front_end: str = "cpu"
-    """Where log-mel is made: see `edgeasd.runtime.front_end`."""
+    """Where log-mel is made: see `edgeasd.runtime.bundle.front_end_check`."""
 
     def span(self, batch: int) -> Span:
         """How long to measure at this batch."""

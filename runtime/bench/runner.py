@@ -16,7 +16,7 @@ from typing import Any
 
 from edgeasd.runtime.bench.measure import BenchSettings, Progress
 from edgeasd.runtime.bench.variants import Variant
-from edgeasd.runtime.errors import DeviceError
+from edgeasd.runtime.errors import DeviceError, EdgeasdError
 
 _PATIENCE_SECONDS = 5.0
 
@@ -72,7 +72,7 @@ def run_variant(
 @contextmanager
 def _child(said: Any) -> Iterator[subprocess.Popen[str]]:
     """A process that ends with the block. In a session of its own: Ctrl-C is for us to answer, not for it."""
-    command = [sys.executable, "-m", "edgeasd.runtime.bench.child"]
+    command = [sys.executable, "-m", "edgeasd.runtime.bench.runner"]
     process = subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
@@ -114,3 +114,39 @@ def _death(code: int, said: Any) -> str:
         how = signal.Signals(-code).name if -code in {int(s) for s in signal.Signals} else f"signal {-code}"
     memory = "; the system may have run out of memory" if code == -signal.SIGKILL else ""
     return f"its process ended with {how} ({last[:200]}){memory}"
+
+
+def main() -> None:
+    """Entry point of `python -m edgeasd.runtime.bench.runner`."""
+    # Libraries write to standard output as they please; events keep it to themselves.
+    events = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+
+    def emit(event: str, **facts: Any) -> None:
+        print(json.dumps({"event": event, **facts}), file=events, flush=True)
+
+    # Here and not above: what an import costs in memory belongs before loading, and its failure is an event.
+    from edgeasd.runtime.bench.measure import BenchSettings, measure
+    from edgeasd.runtime.bench.variants import Variant
+
+    text = sys.stdin.read()
+    if not text:  # whoever started us was stopped in that very moment
+        return
+    request = json.loads(text)
+    request["settings"]["batches"] = tuple(request["settings"]["batches"])
+    try:
+        result = measure(
+            Path(request["bundle"]),
+            Variant(**request["variant"]),
+            BenchSettings(**request["settings"]),
+            lambda done, total, text: emit("progress", done=done, total=total, text=text),
+            Path(request["root"]),
+        )
+    except EdgeasdError as error:
+        emit("failed", exit_code=error.exit_code, message=str(error))
+    else:
+        emit("measured", result=result)
+
+
+if __name__ == "__main__":
+    main()

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgeasd.runtime.bundle.manifest import Manifest
 from edgeasd.runtime.engines import ENGINES
 from edgeasd.runtime.engines.onnxruntime import has_cuda
 from edgeasd.runtime.engines.tensorrt import library
-from edgeasd.runtime.engines.tensorrt.sidecar import engine_paths
+from edgeasd.runtime.engines.tensorrt.engine_file import engine_paths
 from edgeasd.runtime.errors import InputError
-from edgeasd.runtime.manifest import Manifest
 
 FOR_TENSORRT = ("fp16", "int8")
 FOR_ONNXRUNTIME = ("int8-cpu",)

@@ -6,10 +6,10 @@ import importlib
 from collections.abc import Callable
 from pathlib import Path
 
-from edgeasd.runtime.doctor.finding import STATES, Finding, worst
 from edgeasd.runtime.doctor.python import described, running
+from edgeasd.runtime.doctor.result import STATES, Finding, worst
 from edgeasd.runtime.errors import InputError
-from edgeasd.runtime.system_files import is_live, locate
+from edgeasd.runtime.system.board import is_live, locate
 
 __all__ = ["AREAS", "STATES", "Finding", "examine", "worst"]
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from edgeasd.runtime.board import board_model, is_jetson, jetpack, l4t_release
-from edgeasd.runtime.doctor.finding import Finding
-from edgeasd.runtime.system_files import read_text
+from edgeasd.runtime.doctor.result import Finding
+from edgeasd.runtime.system.board import board_model, is_jetson, jetpack, l4t_release, read_text
 
 AREA = "board"
 _SOURCES = "/etc/apt/sources.list.d/nvidia-l4t-apt-source.list"

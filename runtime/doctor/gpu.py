@@ -7,11 +7,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from edgeasd.runtime.board import is_jetson, jetpack, l4t_release
-from edgeasd.runtime.doctor.finding import Finding, not_asked
+from edgeasd.runtime.doctor.result import Finding, not_asked
 from edgeasd.runtime.engines.tensorrt.cuda import gpu_facts
 from edgeasd.runtime.errors import DeviceError
-from edgeasd.runtime.system_files import is_live, list_names, locate, read_text
+from edgeasd.runtime.system.board import is_jetson, is_live, jetpack, l4t_release, list_names, locate, read_text
 
 AREA = "gpu"
 _DEVICE_WHY = "Name and compute capability decide which engines run here; memory decides which fit."

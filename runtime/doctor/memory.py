@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from edgeasd.runtime.board import is_jetson
-from edgeasd.runtime.doctor.finding import Finding, not_asked
-from edgeasd.runtime.system_files import is_live, read_number, read_text
+from edgeasd.runtime.doctor.result import Finding, not_asked
+from edgeasd.runtime.system.board import is_jetson, is_live, read_number, read_text
 
 AREA = "memory"
 _GIB = 2**30

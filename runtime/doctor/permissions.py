@@ -6,9 +6,8 @@ import os
 import re
 from pathlib import Path
 
-from edgeasd.runtime.board import is_jetson
-from edgeasd.runtime.doctor.finding import Finding
-from edgeasd.runtime.system_files import is_live, list_names, locate, read_text
+from edgeasd.runtime.doctor.result import Finding
+from edgeasd.runtime.system.board import is_jetson, is_live, list_names, locate, read_text
 
 AREA = "permissions"
 _DAEMONS = {"pulse", "gdm", "speech-dispatcher"}

@@ -7,10 +7,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeasd.runtime.board import is_jetson, jetpack, l4t_release
-from edgeasd.runtime.doctor.finding import Finding
+from edgeasd.runtime.doctor.result import Finding
 from edgeasd.runtime.errors import InputError
-from edgeasd.runtime.system_files import list_names, locate, read_text
+from edgeasd.runtime.system.board import is_jetson, jetpack, l4t_release, list_names, locate, read_text
 
 AREA = "python"
 FLAG = "--system-site-packages"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgeasd.runtime.damaged import were_put_aside
-from edgeasd.runtime.doctor.finding import Finding
+from edgeasd.runtime.doctor.result import Finding
 from edgeasd.runtime.errors import InputError
-from edgeasd.runtime.events import EventStore
+from edgeasd.runtime.storage import EventStore
+from edgeasd.runtime.storage.database import were_put_aside
 
 AREA = "service"
 _WHY = "A disk that damages one file will damage others: look at its health, and at the power supply."

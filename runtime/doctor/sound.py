@@ -8,8 +8,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeasd.runtime.doctor.finding import Finding, not_asked
-from edgeasd.runtime.system_files import is_live, list_names, locate, read_text
+from edgeasd.runtime.doctor.result import Finding, not_asked
+from edgeasd.runtime.system.board import is_live, list_names, locate, read_text
 
 AREA = "sound"
 _RATE = 16000

@@ -7,8 +7,8 @@ import re
 import shutil
 from pathlib import Path
 
-from edgeasd.runtime.doctor.finding import Finding, not_asked
-from edgeasd.runtime.system_files import is_live, read_number, read_text
+from edgeasd.runtime.doctor.result import Finding, not_asked
+from edgeasd.runtime.system.board import is_live, read_number, read_text
 
 AREA = "storage"
 _GB = 10**9

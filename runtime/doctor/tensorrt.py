@@ -6,12 +6,11 @@ import os
 import re
 from pathlib import Path
 
-from edgeasd.runtime.board import is_jetson, jetpack, l4t_release
-from edgeasd.runtime.doctor.finding import Finding
 from edgeasd.runtime.doctor.python import Environment, wanted_version
+from edgeasd.runtime.doctor.result import Finding
 from edgeasd.runtime.engines.tensorrt import library
 from edgeasd.runtime.errors import DeviceError
-from edgeasd.runtime.system_files import is_live, list_names, locate
+from edgeasd.runtime.system.board import is_jetson, is_live, jetpack, l4t_release, list_names, locate
 
 AREA = "tensorrt"
 INSTALL = "sudo apt update && sudo apt install nvidia-jetpack"

@@ -7,8 +7,8 @@ import time
 from datetime import datetime, timezone
 from pathlib import Path
 
-from edgeasd.runtime.doctor.finding import Finding, not_asked
-from edgeasd.runtime.system_files import is_live, list_names, locate
+from edgeasd.runtime.doctor.result import Finding, not_asked
+from edgeasd.runtime.system.board import is_live, list_names, locate
 
 AREA = "time"
 _WHY = "Records and alarms carry the time. Two boxes agree on when something happened only if a time server sets both."

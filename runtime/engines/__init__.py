@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeasd.runtime.engines.base import ChainedEngine, Engine
-from edgeasd.runtime.engines.choice import ENGINES, EngineChoice, choose_engine
+from edgeasd.runtime.engines.select import ENGINES, EngineChoice, choose_engine
 from edgeasd.runtime.errors import DeviceError, InputError
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def open_chain(
     chosen = choose_engine(engine, accelerator, precision)
     if chosen.engine == "tensorrt":
         _refuse_threads(threads, engine)
-        from edgeasd.runtime.engines.tensorrt.chain import open_built_chain
+        from edgeasd.runtime.engines.tensorrt.engine import open_built_chain
 
         with _as_asked(engine):
             return open_built_chain(
@@ -71,7 +71,7 @@ def open_chain(
                 front_end_sha256=_required(front_end_sha256),
                 max_batch=max_batch,
             )
-    from edgeasd.runtime.engines.chain import OnnxRuntimeChain
+    from edgeasd.runtime.engines.onnxruntime import OnnxRuntimeChain
 
     return OnnxRuntimeChain(front_end, _on_onnxruntime(model, precision, chosen, threads, max_batch), threads=threads)
 
@@ -108,7 +108,7 @@ def _required(onnx_sha256: str | None) -> str:
 @contextmanager
 def _as_asked(asked: str) -> Iterator[None]:
     """What TensorRT lacks, said to whoever asked for `asked`."""
-    from edgeasd.runtime.engines.tensorrt.built import NotBuilt
+    from edgeasd.runtime.engines.tensorrt.engine_file import NotBuilt
 
     try:
         yield

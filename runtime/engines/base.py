@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
-from edgeasd.runtime.logmel import Float32Array
+from edgeasd.runtime.features.logmel import Float32Array
 
 
 @runtime_checkable

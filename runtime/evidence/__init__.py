@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from edgeasd.runtime.evidence.archive import evidence_files
-from edgeasd.runtime.evidence.facts import Facts, read_facts
+from edgeasd.runtime.evidence.archive import EvidenceStatus, evidence_files
+from edgeasd.runtime.evidence.clip import Facts, read_facts
 from edgeasd.runtime.evidence.recorder import Recorder
 from edgeasd.runtime.evidence.settings import ClipSettings, KeepSettings
-from edgeasd.runtime.evidence.status import EvidenceStatus
 from edgeasd.runtime.evidence.writer import EvidenceWriter
 
 __all__ = [

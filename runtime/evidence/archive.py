@@ -1,21 +1,92 @@
-"""The folder of all evidence: one folder for each event, named by its ID and nothing else."""
+"""What has to go: by age, by size, and for room on the disk; the oldest first, open events never."""
 
 from __future__ import annotations
 
 import fcntl
 import os
 import shutil
+from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from edgeasd.runtime.alarms.event_id import is_event_id, milliseconds_of
-from edgeasd.runtime.atomic import write_bytes
 from edgeasd.runtime.errors import InputError
-from edgeasd.runtime.evidence.clip import FAILURES, PartClip, salvage
-from edgeasd.runtime.evidence.facts import FACTS, FILES, Facts, is_plain_file, read_facts
-from edgeasd.runtime.evidence.retention import Kept, choose
-from edgeasd.runtime.evidence.settings import KeepSettings
+from edgeasd.runtime.evidence.clip import FACTS, FAILURES, FILES, Facts, PartClip, is_plain_file, read_facts, salvage
+from edgeasd.runtime.evidence.settings import DAY, KeepSettings
+from edgeasd.runtime.system.files import write_bytes
+
+REASONS = ("age", "size", "room")
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Evidence that is on the disk."""
+
+    event: str
+    at: float
+    """When the event was raised, wall clock in seconds."""
+    size: int
+    """Bytes."""
+    open: bool = False
+    """Not to be deleted: the event goes on, or its clip is being written."""
+
+
+def choose(kept: Iterable[Kept], now: float, free: int, keep: KeepSettings) -> list[tuple[str, str]]:
+    """(event, reason) of all that has to go, oldest first; reasons are those of `REASONS`.
+
+    `now` is the wall clock in seconds, `free` the bytes that are left on the disk.
+    """
+    ordered = sorted(kept, key=lambda one: (one.at, one.event))
+    young = {one.event for one in ordered[len(ordered) - min(keep.fewest, len(ordered)) :]}
+    oldest = now - DAY * keep.max_age_days
+    gone = {one.event: "age" for one in ordered if not one.open and one.at < oldest and one.event not in young}
+    total = sum(one.size for one in ordered if one.event not in gone)
+    free += sum(one.size for one in ordered if one.event in gone)
+    for one in ordered:
+        if total <= keep.max_bytes and free >= keep.min_free_bytes:
+            break
+        if one.open or one.event in gone:
+            continue
+        gone[one.event] = "size" if total > keep.max_bytes else "room"
+        total -= one.size
+        free += one.size
+    return [(one.event, gone[one.event]) for one in ordered if one.event in gone]
+
+
+SCHEMA = 1
+STATES = ("ok", "no_room", "failing", "stopped")
+
+
+@dataclass(frozen=True, slots=True)
+class EvidenceStatus:
+    """The state of the evidence writer at one moment, and what was lost since it began."""
+
+    state: str
+    """`ok`; `no_room`: the disk is down to its floor; `failing`: writing fails; `stopped`: nobody writes."""
+    since: float
+    """Wall clock in seconds."""
+    detail: str | None
+    """What is wrong, one line."""
+    clips: int
+    """Clips that were finished."""
+    lost_clips: int
+    """Events without a clip, or with one that was broken off."""
+    lost_samples: int
+    """Sound that did not come to the disk in time; silence stands in its place."""
+    deleted: int
+    """Events whose evidence was deleted, by age, size or for room."""
+
+    @property
+    def sick(self) -> bool:
+        """Whether evidence is being lost."""
+        return self.state != "ok"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, with the version of the schema."""
+        return {"schema": SCHEMA, "type": "evidence_status", **asdict(self)}
+
 
 FOLDER = "evidence"
 _UNTRUSTED = "delete this folder, its evidence cannot be trusted"

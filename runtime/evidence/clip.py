@@ -1,4 +1,4 @@
-"""The clip of one event on its way to the disk: a hidden folder that gets its name when it is whole."""
+"""facts.json: what the evidence of one event is, and what became of it."""
 
 from __future__ import annotations
 
@@ -6,20 +6,156 @@ import json
 import math
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
+import numpy.typing as npt
 import soundfile
 import soxr
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from edgeasd.runtime.alarms.event_id import PATTERN
 from edgeasd.runtime.alarms.transition import iso_time
-from edgeasd.runtime.atomic import fsync_directory, write_bytes
-from edgeasd.runtime.evidence.facts import CLIP, FACTS, FILES, PICTURE, SCORES, Facts, is_plain_file
-from edgeasd.runtime.evidence.picture import Trace, picture
-from edgeasd.runtime.evidence.ring import DTYPES, Pcm
-from edgeasd.runtime.logmel import FeatureSettings, Float32Array, LogMelStream
+from edgeasd.runtime.errors import InputError
+from edgeasd.runtime.evidence.spectrogram import Trace, picture
+from edgeasd.runtime.features.logmel import FeatureSettings, Float32Array, LogMelStream
+from edgeasd.runtime.system.files import fsync_directory, write_bytes
+
+FACTS, CLIP, SCORES, PICTURE = "facts.json", "clip.flac", "scores.jsonl", "picture.png"
+FILES = (CLIP, SCORES, PICTURE, FACTS)
+LARGEST_FACTS = 1_000_000
+MOST_RATE = 655_350
+"""Hz; more than that FLAC cannot say."""
+
+_Number = Annotated[float, Field(allow_inf_nan=False)]
+_Wall = Annotated[float, Field(ge=0.0, le=1e11, allow_inf_nan=False)]
+_Count = Annotated[int, Field(ge=0, le=2**62)]
+_Word = Annotated[str, Field(max_length=500)]
+
+
+class Gap(BaseModel):
+    """Sound that was lost: silence of the same length stands in its place."""
+
+    model_config = ConfigDict(frozen=True)
+
+    at_seconds: _Number
+    """From the beginning of the clip."""
+    samples: _Count
+
+
+class Facts(BaseModel):
+    """The evidence of one event. Times are wall clock in seconds since 1970 unless a name says otherwise."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    schema_: Annotated[Literal[1], Field(alias="schema")] = 1
+    type: Literal["evidence"] = "evidence"
+    event: Annotated[str, Field(pattern=PATTERN)]
+    machine: _Word
+    id: _Word
+    test: bool = False
+    raised_at: _Wall
+    threshold: _Number | None = None
+    sample_rate: Annotated[int, Field(ge=1, le=MOST_RATE)]
+    bits: Literal[16, 24]
+    raised_seconds: _Number
+    """From the beginning of the clip to the alarm."""
+    samples: _Count = 0
+    ended: Literal["recording", "complete", "longest", "stopped", "source", "killed", "no_room"] = "recording"
+    gaps: Annotated[tuple[Gap, ...], Field(max_length=10_000)] = ()
+    lost_samples: _Count = 0
+    size: _Count = 0
+    """Bytes of all files of this evidence; 0 after they were deleted."""
+    deleted_at: _Wall | None = None
+    deleted_why: Literal["age", "size", "room"] | None = None
+
+    def dumped(self) -> bytes:
+        """The bytes of facts.json."""
+        text = json.dumps(self.model_dump(mode="json", by_alias=True), indent=2, allow_nan=False)
+        return f"{text}\n".encode()
+
+
+def read_facts(folder: Path) -> Facts | None:
+    """The facts of an evidence folder, None where there are none; InputError, one line, where they are damaged."""
+    path = folder / FACTS
+    if not is_plain_file(path):
+        return None
+    try:
+        with open(path, "rb") as handle:
+            text = handle.read(LARGEST_FACTS)
+        return Facts.model_validate_json(text)
+    except FileNotFoundError:
+        return None
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        what = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+        shown = "".join(c if c.isprintable() else " " for c in what)[:200]
+        raise InputError(f"{path}: {shown}; delete this folder, its evidence cannot be trusted") from None
+
+
+def is_plain_file(path: Path) -> bool:
+    """Whether it is a file in a folder, neither of them a link that leads elsewhere."""
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode) and stat.S_ISDIR(os.lstat(path.parent).st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+Pcm = npt.NDArray[np.int16] | npt.NDArray[np.int32]
+DTYPES: dict[int, npt.DTypeLike] = {16: np.int16, 24: np.int32}
+"""Bits of the clip to the type that is held; 24 bits lie in the upper part of 32, as libsndfile takes them."""
+
+
+def to_pcm(samples: Float32Array, bits: int) -> Pcm:
+    """Samples (n,) float32 in [-1, 1) as int16 or int32 (n,); what lies outside is cut off, NaN becomes 0.
+
+    Sound that came with so many bits or fewer is given back exactly.
+    """
+    full = float(1 << (bits - 1))
+    scaled = np.nan_to_num(np.rint(samples.astype(np.float64) * full), nan=0.0)
+    whole = np.clip(scaled, -full, full - 1)
+    return whole.astype(np.int16) if bits == 16 else (whole * 256).astype(np.int32)
+
+
+class PcmRing:
+    """Holds the newest `capacity` samples; `memory_bytes` is all it ever takes."""
+
+    def __init__(self, capacity: int, bits: int) -> None:
+        self._held = np.zeros(max(1, capacity), DTYPES[bits])
+        self.capacity = max(0, capacity)
+        self._end = 0
+        self.filled = 0
+        """Samples that can be asked for."""
+
+    @property
+    def memory_bytes(self) -> int:
+        return int(self._held.nbytes)
+
+    def push(self, pcm: Pcm) -> None:
+        """Add samples (n,), any n >= 0."""
+        if not self.capacity:
+            return
+        pcm = pcm[-self.capacity :]
+        first = min(pcm.size, self.capacity - self._end)
+        self._held[self._end : self._end + first] = pcm[:first]
+        self._held[: pcm.size - first] = pcm[first:]
+        self._end = (self._end + pcm.size) % self.capacity
+        self.filled = min(self.capacity, self.filled + pcm.size)
+
+    def last(self, count: int) -> Pcm:
+        """A copy of the newest `count` samples, 0 <= count <= filled."""
+        if not count:
+            return self._held[:0].copy()
+        return np.roll(self._held, -self._end)[self.capacity - count :].copy()
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._end = self.filled = 0
+
 
 FAILURES = (OSError, soundfile.SoundFileError)
 """What a full or broken disk raises here."""

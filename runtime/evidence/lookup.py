@@ -11,9 +11,9 @@ from typing import Any
 from edgeasd.runtime.alarms.event_id import is_event_id
 from edgeasd.runtime.alarms.transition import iso_time
 from edgeasd.runtime.errors import InputError
-from edgeasd.runtime.events import EventStore
 from edgeasd.runtime.evidence.archive import FOLDER, evidence_files
-from edgeasd.runtime.evidence.facts import Facts, read_facts
+from edgeasd.runtime.evidence.clip import Facts, read_facts
+from edgeasd.runtime.storage import EventStore
 
 DATABASE = "events.db"
 """The event store in a data folder."""

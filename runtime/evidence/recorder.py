@@ -11,12 +11,10 @@ import numpy as np
 
 from edgeasd.runtime.alarms.transition import Transition
 from edgeasd.runtime.errors import InputError
-from edgeasd.runtime.evidence.clip import Recording, score_line
-from edgeasd.runtime.evidence.facts import MOST_RATE, Facts, Gap
-from edgeasd.runtime.evidence.ring import DTYPES, PcmRing, to_pcm
+from edgeasd.runtime.evidence.clip import DTYPES, MOST_RATE, Facts, Gap, PcmRing, Recording, score_line, to_pcm
 from edgeasd.runtime.evidence.settings import ClipSettings
 from edgeasd.runtime.evidence.writer import EvidenceWriter
-from edgeasd.runtime.logmel import Float32Array
+from edgeasd.runtime.features.logmel import Float32Array
 
 _OPEN = ("alarm", "acknowledged")
 _MOST_CLIPS = 4

@@ -16,14 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-from edgeasd.runtime.clocks import SettledClock
 from edgeasd.runtime.errors import EdgeasdError
-from edgeasd.runtime.evidence.archive import Archive
-from edgeasd.runtime.evidence.clip import FAILURES, Recording
-from edgeasd.runtime.evidence.facts import Facts, Gap
-from edgeasd.runtime.evidence.ring import DTYPES, Pcm
+from edgeasd.runtime.evidence.archive import Archive, EvidenceStatus
+from edgeasd.runtime.evidence.clip import DTYPES, FAILURES, Facts, Gap, Pcm, Recording
 from edgeasd.runtime.evidence.settings import KeepSettings
-from edgeasd.runtime.evidence.status import EvidenceStatus
+from edgeasd.runtime.system.clocks import SettledClock
 
 _LARGEST_WAITING = 32_000_000
 _SWEEP_SECONDS = 30.0

@@ -1,8 +1,4 @@
-"""The health of one input, from its samples as they come.
-
-Sound is judged in windows of 0.2 s counted from its beginning, or from the last gap. The same samples
-therefore give the same states however they are cut into blocks, and memory does not grow.
-"""
+"""One state with hysteresis in value and in time."""
 
 from __future__ import annotations
 
@@ -13,14 +9,59 @@ from itertools import islice
 import numpy as np
 
 from edgeasd.runtime.errors import InputError
-from edgeasd.runtime.health.holes import Holes
-from edgeasd.runtime.health.latch import Latch
-from edgeasd.runtime.health.repeats import repeated_block
+from edgeasd.runtime.features.logmel import Float32Array, check_samples
+from edgeasd.runtime.health.detectors import Holes, WindowFigures, WindowMeter, repeated_block
 from edgeasd.runtime.health.report import UNITS, HealthChange, HealthReport, StateReport
 from edgeasd.runtime.health.settings import FLOOR_DBFS, STATES, HealthSettings, LevelRange, StateSettings
-from edgeasd.runtime.health.sliding import SlidingCount
-from edgeasd.runtime.health.window import WindowFigures, WindowMeter
-from edgeasd.runtime.logmel import Float32Array, check_samples
+
+
+class Latch:
+    """Begins after `on` windows in a row that ask for it, ends after `off` windows in a row that do.
+
+    A window that asks for neither breaks both rows. Counts are at least 1.
+    """
+
+    def __init__(self, on: int, off: int) -> None:
+        self._needed = (max(1, off), max(1, on))
+        self.active = False
+        self.since = 0
+        """Sample at which the windows began that made the state what it is."""
+        self._row = 0
+        self._row_began = 0
+
+    @property
+    def pending(self) -> bool:
+        """Whether the last window asked for it to begin, and it has not begun."""
+        return self._row > 0 and not self.active
+
+    def update(self, begin: bool, end: bool, position: int) -> bool:
+        """Add the window that starts at sample `position`; True where the state changed."""
+        asked = end if self.active else begin
+        if not asked:
+            self._row = 0
+            return False
+        if not self._row:
+            self._row_began = position
+        self._row += 1
+        if self._row < self._needed[not self.active]:
+            return False
+        self.active = not self.active
+        self.since, self._row = self._row_began, 0
+        return True
+
+
+class SlidingCount:
+    """The sum of the last `length` whole numbers, without adding them all up again."""
+
+    def __init__(self, length: int) -> None:
+        self._last: deque[int] = deque([0] * length, maxlen=length)
+        self.total = 0
+
+    def add(self, count: int) -> None:
+        """Add a number; the oldest leaves."""
+        self.total += count - self._last[0]
+        self._last.append(count)
+
 
 WINDOW_SECONDS = 0.2
 SPAN_WINDOWS = 50

@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from edgeasd.runtime.errors import InputError
-from edgeasd.runtime.logmel import Amplitude
+from edgeasd.runtime.features.logmel import Amplitude
 
 STATES = (
     "digital_silence",

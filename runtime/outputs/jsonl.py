@@ -17,7 +17,7 @@ from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.outputs.messages import LARGEST, numbered
 from edgeasd.runtime.outputs.settings import JsonlSettings
 from edgeasd.runtime.outputs.sink import DeliveryFailed, Entry
-from edgeasd.runtime.torn_line import torn_end
+from edgeasd.runtime.system.files import torn_end
 
 _OURS = b'{"queue": "'
 

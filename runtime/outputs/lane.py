@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from edgeasd.runtime.damaged import is_damage
 from edgeasd.runtime.outputs.backoff import Backoff
 from edgeasd.runtime.outputs.inbox import Inbox
 from edgeasd.runtime.outputs.messages import iso_time
@@ -18,6 +17,7 @@ from edgeasd.runtime.outputs.notices import Notices, tell_no_one
 from edgeasd.runtime.outputs.queue import Queue
 from edgeasd.runtime.outputs.sink import DeliveryFailed, Entry, MessageRefused, Sink
 from edgeasd.runtime.outputs.state import OutputState
+from edgeasd.runtime.storage.database import is_damage
 
 REFUSALS = 20
 """A message that was refused so often is dropped, or it would hold up all that follow it."""

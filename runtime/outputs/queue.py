@@ -18,11 +18,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeasd.runtime.damaged import is_damage
 from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.outputs.messages import DROPPED_FIRST
 from edgeasd.runtime.outputs.queue_file import lock_queue, open_queue
 from edgeasd.runtime.outputs.sink import Entry
+from edgeasd.runtime.storage.database import is_damage
 
 _OVERHEAD = 128
 """Bytes that a row takes beside its text, about."""

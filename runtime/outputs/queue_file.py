@@ -7,9 +7,9 @@ import os
 import sqlite3
 from pathlib import Path
 
-from edgeasd.runtime.damaged import is_damage, is_unreadable, put_aside
 from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.outputs.messages import KINDS, is_queue_name, new_queue_name
+from edgeasd.runtime.storage.database import is_damage, is_unreadable, put_aside
 
 VERSION = 1
 _SCHEMA = """

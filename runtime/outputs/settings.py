@@ -10,10 +10,9 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from edgeasd.runtime.errors import InputError
+from edgeasd.runtime.errors import InputError, describe_problem, printable
 from edgeasd.runtime.outputs.addresses import is_loopback, one_of, split_address, split_url
 from edgeasd.runtime.outputs.messages import Kind
-from edgeasd.runtime.settings_problem import describe_problem, printable
 
 _Seconds = Annotated[float, Field(gt=0, le=3600.0, allow_inf_nan=False)]
 _Hours = Annotated[float, Field(gt=0, le=87_600.0, allow_inf_nan=False)]

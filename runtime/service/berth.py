@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from edgeasd.runtime.config.check import describe_source
+from edgeasd.runtime.config.settings import EngineSettings, StreamSettings
 from edgeasd.runtime.errors import EdgeasdError
 from edgeasd.runtime.service.kept import Kept
 from edgeasd.runtime.service.scoring import ScoringThread
 from edgeasd.runtime.service.state import StreamState
 from edgeasd.runtime.service.stream import ServedStream
-from edgeasd.runtime.site.check import describe_source
-from edgeasd.runtime.site.settings import EngineSettings, StreamSettings
 
 FIRST_PAUSE, LONGEST_PAUSE = 5.0, 300.0
 """Seconds between attempts to load a bundle that failed."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgeasd.runtime.atomic import write_bytes
+from edgeasd.runtime.system.files import write_bytes
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 

@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from edgeasd.runtime.config import Site
 from edgeasd.runtime.outputs.state import OutputState
-from edgeasd.runtime.site import Site
 
 States = Callable[[], Sequence[OutputState] | None]
 """How the outputs are doing now; None where nobody can say any more."""

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from edgeasd.runtime.alarms import Command, Transition
-from edgeasd.runtime.bundle import Bundle
+from edgeasd.runtime.bundle.bundle import Bundle
+from edgeasd.runtime.config import Site
+from edgeasd.runtime.config.check import named_manifest
 from edgeasd.runtime.errors import EdgeasdError
 from edgeasd.runtime.outputs import Outputs
 from edgeasd.runtime.outputs.settings import PrometheusSettings
@@ -17,9 +19,7 @@ from edgeasd.runtime.service.control import Refused, ask
 from edgeasd.runtime.service.delivery import Delivery, await_delivery
 from edgeasd.runtime.service.finding import tell_nobody
 from edgeasd.runtime.service.keeper import Keeper
-from edgeasd.runtime.service.lock import folder_lock
-from edgeasd.runtime.site import Site
-from edgeasd.runtime.site.check import named_manifest
+from edgeasd.runtime.system.lock import folder_lock
 
 DELIVER_SECONDS = 5.0
 """For outputs to deliver what a command gave; what they cannot stays in their queues."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+from edgeasd.runtime.config import Site
 from edgeasd.runtime.outputs import Outputs
 from edgeasd.runtime.service.keeper import Keeper
-from edgeasd.runtime.site import Site
 
 _AGAIN_SECONDS, _KEEPER_SECONDS = 10.0, 30.0
 

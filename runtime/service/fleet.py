@@ -9,19 +9,19 @@ from contextlib import suppress
 from pathlib import Path
 
 from edgeasd.runtime.alarms import Transition
-from edgeasd.runtime.bundle import Bundle
+from edgeasd.runtime.bundle.bundle import Bundle
+from edgeasd.runtime.bundle.manifest import Manifest, dump_manifest
+from edgeasd.runtime.config.check import named_manifest
+from edgeasd.runtime.config.settings import Site, StreamSettings
 from edgeasd.runtime.errors import DeviceError, EdgeasdError
 from edgeasd.runtime.evidence import EvidenceWriter
 from edgeasd.runtime.health import level_range
-from edgeasd.runtime.manifest import Manifest, dump_manifest
 from edgeasd.runtime.service.berth import FIRST_PAUSE, LONGEST_PAUSE, Berth, EngineKey
 from edgeasd.runtime.service.berths import Berths
 from edgeasd.runtime.service.inputs import Inputs
 from edgeasd.runtime.service.keeper import Keeper
 from edgeasd.runtime.service.scoring import ScoringThread
 from edgeasd.runtime.service.stream import Listeners, ServedStream
-from edgeasd.runtime.site.check import named_manifest
-from edgeasd.runtime.site.settings import Site, StreamSettings
 from edgeasd.runtime.sources.base import as_ours
 
 _KEEPER_SECONDS = 30.0

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from edgeasd.runtime.config.check import describe_source
+from edgeasd.runtime.config.settings import StreamSettings
+from edgeasd.runtime.config.sharing import SharedInput, check_choice, shared_input, wanted_channels
 from edgeasd.runtime.service.patient import PatientSource
-from edgeasd.runtime.site.check import describe_source
-from edgeasd.runtime.site.settings import StreamSettings
-from edgeasd.runtime.site.sharing import SharedInput, check_choice, shared_input, wanted_channels
 from edgeasd.runtime.sources import ChannelSource, ChannelSplit, open_channels, open_source
 
 ServedSource = PatientSource | ChannelSource

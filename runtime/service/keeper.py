@@ -17,11 +17,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from edgeasd.runtime.alarms import AlarmSettings, Command, Transition
-from edgeasd.runtime.clocks import SettledClock
+from edgeasd.runtime.bundle.manifest import Manifest
 from edgeasd.runtime.errors import EdgeasdError, InputError
-from edgeasd.runtime.events import EventStore
-from edgeasd.runtime.events.pruning import Retention
-from edgeasd.runtime.manifest import Manifest
 from edgeasd.runtime.outputs import Outputs
 from edgeasd.runtime.outputs.notices import Notices
 from edgeasd.runtime.service.boot import booted_anew
@@ -30,6 +27,9 @@ from edgeasd.runtime.service.kept import Kept
 from edgeasd.runtime.service.ledger import Ledger
 from edgeasd.runtime.service.restoring import restore
 from edgeasd.runtime.service.teller import Teller
+from edgeasd.runtime.storage import EventStore
+from edgeasd.runtime.storage.event_store import Retention
+from edgeasd.runtime.system.clocks import SettledClock
 
 _Result = TypeVar("_Result")
 _Job = tuple[Callable[[], Any], "Future[Any]"]

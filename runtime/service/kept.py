@@ -7,11 +7,11 @@ from typing import Any
 
 from edgeasd.runtime.alarms import AlarmMachine, Command, Observation, Transition
 from edgeasd.runtime.alarms.settings import AlarmSettings
-from edgeasd.runtime.clocks import wall_time
-from edgeasd.runtime.manifest import Manifest
+from edgeasd.runtime.bundle.manifest import Manifest
 from edgeasd.runtime.outputs import ScoreSummary
 from edgeasd.runtime.outputs.messages import iso_time
 from edgeasd.runtime.service.finding import Finding
+from edgeasd.runtime.system.clocks import wall_time
 
 _MOST_SCORES = 10_000
 """Scores that wait for a store which cannot be written: half an hour of one stream."""

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from edgeasd.runtime.damaged import is_unreadable, put_aside, were_put_aside
 from edgeasd.runtime.errors import InputError
-from edgeasd.runtime.events import DamagedStore, EventStore, open_store
-from edgeasd.runtime.events.replacing import put_aside_line
+from edgeasd.runtime.storage import DamagedStore, EventStore, open_store
+from edgeasd.runtime.storage.database import is_unreadable, put_aside, were_put_aside
+from edgeasd.runtime.storage.event_store import put_aside_line
 
 _REPLACE_SECONDS = 60.0
 """A disk that damages every file must not be filled with them."""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from edgeasd.runtime.audio import Samples
+from edgeasd.runtime.audio.reader import Samples
 from edgeasd.runtime.sources import Source
 from edgeasd.runtime.sources.base import as_ours
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from edgeasd.runtime.service.standing import latency_text, losses_text
 from edgeasd.runtime.service.state import StreamState
-from edgeasd.runtime.standing import latency_text, losses_text
-from edgeasd.runtime.terminal import level_bar, sparkline
+from edgeasd.runtime.service.terminal import level_bar, sparkline
 
 RED, YELLOW, GREEN, FAINT = "31;1", "33", "32", "2"
 """Colours as SGR parameters (ECMA-48)."""

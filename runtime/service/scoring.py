@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from edgeasd.runtime.overload import Overload
-from edgeasd.runtime.scorer import Scorer
+from edgeasd.runtime.scoring.scorer import Scorer
+from edgeasd.runtime.scoring.stream import score_streams
 from edgeasd.runtime.service.finding import Record
+from edgeasd.runtime.service.load_shedding import Overload
 from edgeasd.runtime.service.stream import ServedStream
-from edgeasd.runtime.stream import score_streams
 
 _IDLE_SECONDS = 0.1
 _STEP_ASIDE_SECONDS = 0.005

@@ -9,8 +9,8 @@ from contextlib import ExitStack, suppress
 from typing import Any
 
 from edgeasd.runtime.alarms import Transition, parse_command
+from edgeasd.runtime.config import Problem, Site, check_site, read_site
 from edgeasd.runtime.errors import EdgeasdError, InputError
-from edgeasd.runtime.events.pruning import Retention
 from edgeasd.runtime.evidence import EvidenceStatus, EvidenceWriter
 from edgeasd.runtime.outputs import Outputs
 from edgeasd.runtime.outputs.notices import Notices
@@ -20,10 +20,10 @@ from edgeasd.runtime.service.exchange import Exchange
 from edgeasd.runtime.service.finding import Record, tell_nobody
 from edgeasd.runtime.service.fleet import Fleet
 from edgeasd.runtime.service.keeper import Keeper
-from edgeasd.runtime.service.lock import folder_lock
 from edgeasd.runtime.service.state import SiteState
 from edgeasd.runtime.service.stream import Listeners
-from edgeasd.runtime.site import Problem, Site, check_site, read_site
+from edgeasd.runtime.storage.event_store import Retention
+from edgeasd.runtime.system.lock import folder_lock
 
 END_SECONDS = 1.7
 """In which `stop` flushes everything; a service manager waits two at most."""

@@ -11,24 +11,24 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from edgeasd.runtime.alarm_rule import AlarmRule
-from edgeasd.runtime.capture import Block, Capture, SampleQueue
-from edgeasd.runtime.clocks import utc_text, wall_time
+from edgeasd.runtime.bundle.manifest import Manifest
+from edgeasd.runtime.config.settings import StreamSettings
 from edgeasd.runtime.errors import EdgeasdError, InputError
 from edgeasd.runtime.evidence import EvidenceWriter, Recorder
+from edgeasd.runtime.features.logmel import check_samples
 from edgeasd.runtime.health import HealthMonitor, HealthReport, level_range
-from edgeasd.runtime.latency import Latencies
-from edgeasd.runtime.listen import BUFFER_SECONDS, level_dbfs
-from edgeasd.runtime.logmel import check_samples
-from edgeasd.runtime.manifest import Manifest
-from edgeasd.runtime.records import engine_facts, record_of, score_record
-from edgeasd.runtime.score import Score
-from edgeasd.runtime.scorer import Scorer
+from edgeasd.runtime.scoring.score import Score
+from edgeasd.runtime.scoring.scorer import Scorer
+from edgeasd.runtime.scoring.stream import Stream
+from edgeasd.runtime.scoring.threshold import AlarmRule
 from edgeasd.runtime.service.finding import Finding, Record
 from edgeasd.runtime.service.inputs import ServedSource
-from edgeasd.runtime.site.settings import StreamSettings
+from edgeasd.runtime.service.jsonl_records import engine_facts, record_of, score_record
+from edgeasd.runtime.service.latency import Latencies
+from edgeasd.runtime.service.listen import BUFFER_SECONDS, level_dbfs
 from edgeasd.runtime.sources import SourceEvent
-from edgeasd.runtime.stream import Stream
+from edgeasd.runtime.sources.capture import Block, Capture, SampleQueue
+from edgeasd.runtime.system.clocks import utc_text, wall_time
 
 END_OF_SOUND = "end of sound"
 TRACE = 48

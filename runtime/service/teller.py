@@ -7,10 +7,10 @@ from functools import partial
 from typing import Any
 
 from edgeasd.runtime.errors import InputError
-from edgeasd.runtime.events import EventStore
 from edgeasd.runtime.outputs import Outputs, make_message
 from edgeasd.runtime.service.kept import Kept
 from edgeasd.runtime.service.ledger import Ledger
+from edgeasd.runtime.storage import EventStore
 
 
 class Teller:

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from edgeasd.runtime.audio import Samples, StreamResampler, describe_channel, require_channel, select_channel
+from edgeasd.runtime.audio.reader import (
+    Samples,
+    StreamResampler,
+    describe_channel,
+    require_channel,
+    select_channel,
+)
 from edgeasd.runtime.errors import DeviceError, InputError
 from edgeasd.runtime.sources.alsa_common import ChannelsRefused, plug_hint
 from edgeasd.runtime.sources.alsa_device import AlsaDevice, check_name

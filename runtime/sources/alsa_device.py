@@ -9,18 +9,10 @@ from contextlib import suppress
 
 import numpy as np
 
-from edgeasd.runtime.audio import Samples
+from edgeasd.runtime.audio.reader import Samples
 from edgeasd.runtime.errors import DeviceError, InputError
 from edgeasd.runtime.sources.alsa_arecord import ArecordCapture
-from edgeasd.runtime.sources.alsa_common import (
-    BITS,
-    FORMATS,
-    Capture,
-    FormatRefused,
-    RateRefused,
-    Setup,
-    plug_hint,
-)
+from edgeasd.runtime.sources.alsa_common import BITS, FORMATS, Capture, FormatRefused, RateRefused, Setup, plug_hint
 from edgeasd.runtime.sources.alsa_pyalsaaudio import PyalsaaudioCapture
 from edgeasd.runtime.sources.base import MAX_CHANNELS, PcmDecoder
 

@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeasd.runtime.audio import Samples
+from edgeasd.runtime.audio.reader import Samples
 from edgeasd.runtime.errors import DeviceError, EdgeasdError, InputError
 
 TICK_SECONDS = 0.1  # how long a blocked read() may take to notice close()

@@ -13,7 +13,7 @@ from collections import deque
 from contextlib import suppress
 from typing import IO
 
-from edgeasd.runtime.audio import Samples
+from edgeasd.runtime.audio.reader import Samples
 from edgeasd.runtime.errors import DeviceError, InputError
 from edgeasd.runtime.sources.pcm import PcmSource
 

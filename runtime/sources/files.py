@@ -6,7 +6,7 @@ import threading
 import time
 from pathlib import Path
 
-from edgeasd.runtime.audio import AudioReader, Samples
+from edgeasd.runtime.audio.reader import AudioReader, Samples
 
 FAST_BLOCK = 16384
 REALTIME_BLOCK = 512  # 32 ms at 16 kHz, the delivery of a capture device with our period
@@ -39,7 +39,7 @@ class FileSource:
     """A file of any length, read block by block in constant memory.
 
     With `realtime` it is paced from the first read on; see `Pacer`.
-    `block` is in frames of the file. Raises InputError as `edgeasd.runtime.audio.read_audio` does
+    `block` is in frames of the file. Raises InputError as `edgeasd.runtime.audio.reader.read_audio` does
     (without its limit of an hour): for a FLAC file that is cut off, only when the cut is reached.
     """
 

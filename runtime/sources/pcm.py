@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import IO
 
-from edgeasd.runtime.audio import Samples, describe_channel, require_channel, require_finite, select_channel
+from edgeasd.runtime.audio.reader import (
+    Samples,
+    describe_channel,
+    require_channel,
+    require_finite,
+    select_channel,
+)
 from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.sources.base import DescriptorReader, PcmDecoder
 

@@ -7,7 +7,7 @@ from collections import deque
 from contextlib import closing
 from pathlib import Path
 
-from edgeasd.runtime.audio import Samples
+from edgeasd.runtime.audio.reader import Samples
 from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.sources.base import SourceEvent
 from edgeasd.runtime.sources.files import FAST_BLOCK, REALTIME_BLOCK, FileSource, Pacer

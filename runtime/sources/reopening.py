@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from edgeasd.runtime.audio import Samples
+from edgeasd.runtime.audio.reader import Samples
 from edgeasd.runtime.errors import EdgeasdError
 from edgeasd.runtime.sources.base import SourceEvent, as_ours
 

@@ -8,7 +8,7 @@ from collections import deque
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from edgeasd.runtime.audio import Samples, describe_channel, select_channel
+from edgeasd.runtime.audio.reader import Samples, describe_channel, select_channel
 from edgeasd.runtime.sources.base import TICK_SECONDS, SourceEvent
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeasd.calibration.alarms import AlarmCurve, Stretches, alarm_levels, rises
-from edgeasd.runtime.alarm_rule import AlarmRule, Threshold
+from edgeasd.calibration.threshold.alarms_per_day import AlarmCurve, Stretches, alarm_levels, rises
+from edgeasd.runtime.scoring.threshold import AlarmRule, Threshold
 
 pytestmark = pytest.mark.core
 

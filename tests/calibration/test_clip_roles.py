@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeasd.calibration.clip_roles import DRIFT_CLIPS, RANGE_CLIPS, assign_roles, needed_clips
+from edgeasd.calibration.fit.clips import DRIFT_CLIPS, RANGE_CLIPS, assign_roles, needed_clips
 from edgeasd.runtime.errors import InputError
 
 pytestmark = pytest.mark.core

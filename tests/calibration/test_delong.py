@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeasd.calibration.delong import delong, midranks
+from edgeasd.calibration.drift.ranking import delong, midranks
 from edgeasd.runtime.errors import InputError
 from edgeasd.toolkit.evaluation.metrics import auc
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeasd.calibration.deploy import HELD_OUT, TRAINING, Alpha, SegmentOutputs, clip_scores, fit_deploy
+from edgeasd.calibration.fit.deploy import HELD_OUT, TRAINING, Alpha, SegmentOutputs, clip_scores, fit_deploy
 from edgeasd.runtime.errors import CheckFailed, InputError
 
 pytestmark = pytest.mark.core

@@ -11,7 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edgeasd.calibration.distance import DistanceRange, choose_alpha, fit_distance_range, paper_range
+from edgeasd.calibration.fit.distance import DistanceRange, choose_alpha, fit_distance_range, paper_range
 from edgeasd.runtime.errors import CheckFailed, InputError
 from edgeasd.toolkit.evaluation.metrics import auc
 

@@ -7,11 +7,10 @@ import json
 import numpy as np
 import pytest
 
-from edgeasd.calibration.deploy import SegmentOutputs
-from edgeasd.calibration.drift import Drift, measure_drift
-from edgeasd.calibration.drift_limits import DriftLimits
+from edgeasd.calibration.drift.drift import Drift, DriftLimits, measure_drift
+from edgeasd.calibration.fit.deploy import SegmentOutputs
 from edgeasd.runtime.errors import CheckFailed, InputError
-from edgeasd.runtime.score import ScoreSettings
+from edgeasd.runtime.scoring.score import ScoreSettings
 
 pytestmark = pytest.mark.core
 

@@ -7,8 +7,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgeasd.calibration.encoder_parts import prepare
-from edgeasd.calibration.fold import fold_batch_norms
+from edgeasd.calibration.quantization.encoder_parts import prepare
+from edgeasd.calibration.quantization.fold import fold_batch_norms
 from edgeasd.runtime.engines.onnxruntime import make_session
 
 

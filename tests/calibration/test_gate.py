@@ -11,17 +11,15 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from edgeasd.calibration.candidate import DriftMeasure, clip_outputs
-from edgeasd.calibration.drift import Drift
-from edgeasd.calibration.drift_limits import DriftLimits
-from edgeasd.calibration.encoder_parts import prepare
-from edgeasd.calibration.gate import pass_gate
-from edgeasd.calibration.gate_result import GateResult
-from edgeasd.calibration.ranges import Collected, collect
-from edgeasd.calibration.selection import SegmentView, choose_segments
+from edgeasd.calibration.drift.candidate import DriftMeasure, clip_outputs
+from edgeasd.calibration.drift.drift import Drift, DriftLimits
+from edgeasd.calibration.drift.gate import GateResult, pass_gate
+from edgeasd.calibration.fit.clips import SegmentView, choose_segments
+from edgeasd.calibration.quantization.encoder_parts import prepare
+from edgeasd.calibration.quantization.ranges import Collected, collect
 from edgeasd.runtime.errors import CheckFailed, InputError
-from edgeasd.runtime.score import ScoreSettings
-from edgeasd.runtime.segments import SegmentSettings
+from edgeasd.runtime.features.segments import SegmentSettings
+from edgeasd.runtime.scoring.score import ScoreSettings
 
 Encoder = Callable[..., onnx.ModelProto]
 SEGMENTS = SegmentSettings(frames=256, hop=2, sections=2)

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeasd.calibration.levels import ON_SITE_DB, TRAINING_DB, clip_levels, expected_levels, outside
+from edgeasd.calibration.fit.levels import ON_SITE_DB, TRAINING_DB, clip_levels, expected_levels, outside
+from edgeasd.runtime.features.logmel import Amplitude
 from edgeasd.runtime.health import HealthMonitor, HealthSettings
 from edgeasd.runtime.health.settings import LevelRange, level_range
-from edgeasd.runtime.logmel import Amplitude
 
 pytestmark = pytest.mark.core
 

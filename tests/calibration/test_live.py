@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgeasd.calibration.live import LiveNormals, Recording, live_clip_scores, live_normals
-from edgeasd.runtime.bundle import Bundle
+from edgeasd.calibration.threshold.live import LiveNormals, Recording, live_clip_scores, live_normals
+from edgeasd.runtime.bundle.bundle import Bundle
 from edgeasd.runtime.errors import InputError
-from edgeasd.runtime.stream import Stream
+from edgeasd.runtime.scoring.stream import Stream
 
 pytestmark = pytest.mark.core
 

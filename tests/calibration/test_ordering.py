@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
-from edgeasd.calibration.ordering import auc_change, partial_auc, partial_auc_change, rank_correlation
+from edgeasd.calibration.drift.ranking import auc_change, partial_auc, partial_auc_change, rank_correlation
 
 NUMBERS = st.lists(st.tuples(st.integers(-4, 4).map(float), st.floats(-1, 1, width=16)), min_size=2, max_size=40)
 SCORES = st.lists(st.integers(-5, 5).map(float), min_size=1, max_size=30)

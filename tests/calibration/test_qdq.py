@@ -9,9 +9,9 @@ import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
 
-from edgeasd.calibration.encoder_parts import convolutions, prepare
-from edgeasd.calibration.placement import calibrated_tensors
-from edgeasd.calibration.qdq import int8_cpu_graph, int8_graph
+from edgeasd.calibration.quantization.encoder_parts import convolutions, prepare
+from edgeasd.calibration.quantization.placement import calibrated_tensors
+from edgeasd.calibration.quantization.qdq import int8_cpu_graph, int8_graph
 from edgeasd.runtime.errors import CheckFailed, InputError
 
 BACKBONES = ["quick", pytest.param("resnet38", marks=pytest.mark.slow)]

@@ -21,9 +21,9 @@ pytest.importorskip("onnx")
 
 import onnx
 
-from edgeasd.calibration.encoder_parts import prepare
-from edgeasd.calibration.qdq import int8_graph
-from edgeasd.calibration.ranges import collect
+from edgeasd.calibration.quantization.encoder_parts import prepare
+from edgeasd.calibration.quantization.qdq import int8_graph
+from edgeasd.calibration.quantization.ranges import collect
 
 pytestmark = pytest.mark.slow
 

@@ -9,10 +9,10 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from edgeasd.calibration.encoder_parts import prepare
-from edgeasd.calibration.layers import LARGEST_DB, decibels, layer_outputs, signal_to_noise
-from edgeasd.calibration.qdq import int8_cpu_graph, int8_graph
-from edgeasd.calibration.ranges import collect
+from edgeasd.calibration.quantization.encoder_parts import prepare
+from edgeasd.calibration.quantization.layer_noise import LARGEST_DB, decibels, layer_outputs, signal_to_noise
+from edgeasd.calibration.quantization.qdq import int8_cpu_graph, int8_graph
+from edgeasd.calibration.quantization.ranges import collect
 from edgeasd.runtime.engines.onnxruntime import make_session, optimisation_of
 from edgeasd.runtime.errors import InputError
 

@@ -10,11 +10,10 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from edgeasd.calibration import ranges as module
-from edgeasd.calibration.encoder_parts import prepare
-from edgeasd.calibration.placement import calibrated_tensors
-from edgeasd.calibration.range_state import RangeState
-from edgeasd.calibration.ranges import METHODS, Collected, collect
+from edgeasd.calibration.quantization import ranges as module
+from edgeasd.calibration.quantization.encoder_parts import prepare
+from edgeasd.calibration.quantization.placement import calibrated_tensors
+from edgeasd.calibration.quantization.ranges import METHODS, Collected, RangeState, collect
 from edgeasd.runtime.engines.onnxruntime import make_session
 from edgeasd.runtime.errors import CheckFailed, InputError
 

@@ -13,19 +13,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeasd.calibration.deploy import SegmentOutputs
-from edgeasd.calibration.live import Recording, live_clip_scores, live_normals
-from edgeasd.calibration.refit import refit_constants, refit_score
-from edgeasd.calibration.refit_amplitude import refit_amplitude, shifted_logmel, with_amplitude
-from edgeasd.calibration.threshold_rate import threshold_by_rate
-from edgeasd.runtime.alarm_rule import Threshold
-from edgeasd.runtime.bundle import Bundle, hash_file
-from edgeasd.runtime.clip import score_features
+from edgeasd.calibration.fit.amplitude import refit_amplitude, shifted_logmel, with_amplitude
+from edgeasd.calibration.fit.deploy import SegmentOutputs
+from edgeasd.calibration.fit.refit import refit_constants, refit_score
+from edgeasd.calibration.threshold.false_positive_rate import threshold_by_rate
+from edgeasd.calibration.threshold.live import Recording, live_clip_scores, live_normals
+from edgeasd.runtime.bundle.bundle import Bundle, hash_file
+from edgeasd.runtime.bundle.manifest import Manifest
 from edgeasd.runtime.errors import BundleError, CheckFailed, InputError
-from edgeasd.runtime.logmel import Amplitude, FeatureSettings, logmel
-from edgeasd.runtime.manifest import Manifest
-from edgeasd.runtime.score import ScoreSettings
-from edgeasd.runtime.scorer import Scorer
+from edgeasd.runtime.features.logmel import Amplitude, FeatureSettings, logmel
+from edgeasd.runtime.scoring.clip import score_features
+from edgeasd.runtime.scoring.score import ScoreSettings
+from edgeasd.runtime.scoring.scorer import Scorer
+from edgeasd.runtime.scoring.threshold import Threshold
 
 pytestmark = pytest.mark.core
 
@@ -282,7 +282,7 @@ def test_an_amplitude_that_breaks_the_check_leaves_the_old_bundle(with_int8: Pat
     def broken(*_: object) -> None:
         raise CheckFailed("not reproduced")
 
-    monkeypatch.setattr("edgeasd.calibration.refit_amplitude.check_reference", broken)
+    monkeypatch.setattr("edgeasd.calibration.fit.amplitude.check_reference", broken)
     with pytest.raises(CheckFailed):
         refit_amplitude(with_int8, Amplitude(mean=0.0, std=0.05), old.score, THRESHOLD)
     assert (hashes(with_int8), (with_int8 / "manifest.json").read_bytes()) == (files, manifest)

@@ -7,7 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeasd.calibration.scales import SMALLEST_HALF_SCALE, asymmetric, quantise_bias, quantise_weights, symmetric
+from edgeasd.calibration.quantization.scales import (
+    SMALLEST_HALF_SCALE,
+    asymmetric,
+    quantise_bias,
+    quantise_weights,
+    symmetric,
+)
 
 pytestmark = pytest.mark.core
 

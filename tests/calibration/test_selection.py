@@ -9,10 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeasd.calibration.descriptors import DESCRIPTORS, describe, standardised
-from edgeasd.calibration.selection import Chosen, SegmentView, choose_segments
+from edgeasd.calibration.fit.clips import DESCRIPTORS, Chosen, SegmentView, choose_segments, describe, standardised
 from edgeasd.runtime.errors import InputError
-from edgeasd.runtime.segments import SegmentSettings, live_starts
+from edgeasd.runtime.features.segments import SegmentSettings, live_starts
 
 pytestmark = pytest.mark.core
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeasd.calibration.special import (
+from edgeasd.calibration.threshold.special import (
     binomial_below,
     binomial_quantile,
     digamma,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgeasd.calibration.stranger import evidently_another_machine, normal_bounds, strangers
+from edgeasd.calibration.fit.clips import evidently_another_machine, normal_bounds, strangers
 from edgeasd.runtime.errors import InputError
 
 pytestmark = pytest.mark.core

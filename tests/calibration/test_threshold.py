@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeasd.calibration.threshold import largest_holdout
+from edgeasd.calibration.threshold.threshold import largest_holdout
 from edgeasd.runtime.errors import InputError
 
 pytestmark = pytest.mark.core

@@ -7,13 +7,12 @@ import math
 import numpy as np
 import pytest
 
-from edgeasd.calibration.live import LiveNormals, Recording
-from edgeasd.calibration.simulate import simulated_alarms, simulated_scores
-from edgeasd.calibration.tail import Tail
-from edgeasd.calibration.threshold import FittedThreshold
-from edgeasd.calibration.threshold_alarms import threshold_by_alarms
-from edgeasd.runtime.alarm_rule import AlarmRule
+from edgeasd.calibration.threshold.alarms_per_day import Tail, threshold_by_alarms
+from edgeasd.calibration.threshold.live import LiveNormals, Recording
+from edgeasd.calibration.threshold.simulate import simulated_alarms, simulated_scores
+from edgeasd.calibration.threshold.threshold import FittedThreshold
 from edgeasd.runtime.errors import InputError
+from edgeasd.runtime.scoring.threshold import AlarmRule
 
 pytestmark = pytest.mark.core
 

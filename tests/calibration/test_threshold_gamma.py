@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeasd.calibration.threshold_gamma import gamma_threshold
+from edgeasd.calibration.threshold.gamma import gamma_threshold
 from edgeasd.runtime.errors import InputError
 
 stats = pytest.importorskip("scipy.stats")

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeasd.calibration.threshold_rate import threshold_by_rate
-from edgeasd.runtime.alarm_rule import Threshold, ThresholdSource
+from edgeasd.calibration.threshold.false_positive_rate import threshold_by_rate
 from edgeasd.runtime.errors import InputError
+from edgeasd.runtime.scoring.threshold import Threshold, ThresholdSource
 
 pytestmark = pytest.mark.core
 

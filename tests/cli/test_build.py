@@ -25,16 +25,18 @@ pytest.importorskip(
 import onnx
 import tensorrt_rtx
 
-from edgeasd.calibration.encoder_parts import prepare
-from edgeasd.calibration.placement import calibrated_tensors
-from edgeasd.calibration.qdq import int8_graph
-from edgeasd.runtime.bundle import hash_file
-from edgeasd.runtime.engines.tensorrt import bundle_build, cuda, library, machine
-from edgeasd.runtime.engines.tensorrt.cache import cache_path, read_cache
-from edgeasd.runtime.engines.tensorrt.sidecar import engine_paths, read_sidecar
+from edgeasd.calibration.quantization.encoder_parts import prepare
+from edgeasd.calibration.quantization.placement import calibrated_tensors
+from edgeasd.calibration.quantization.qdq import int8_graph
+from edgeasd.runtime.bundle.bundle import hash_file
+from edgeasd.runtime.bundle.golden import Deviation
+from edgeasd.runtime.engine_build import bundle_engines as bundle_build
+from edgeasd.runtime.engine_build.timing_cache import cache_path, read_cache
+from edgeasd.runtime.engines.tensorrt import cuda, library
+from edgeasd.runtime.engines.tensorrt import engine_file as machine
+from edgeasd.runtime.engines.tensorrt.engine_file import engine_paths, read_sidecar
 from edgeasd.runtime.errors import CheckFailed
-from edgeasd.runtime.front_end import FrontEndDeviation
-from edgeasd.runtime.golden import Deviation
+from edgeasd.runtime.scoring.scorer import FrontEndDeviation
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*TensorRT-RTX:DeprecationWarning")
 Edgeasd = Callable[..., Any]

@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 import typer
 
-from edgeasd.runtime.bundle import Bundle
-from edgeasd.runtime.engines import choice
+from edgeasd.runtime.bundle.bundle import Bundle
+from edgeasd.runtime.engines import select as choice
 from edgeasd.runtime.engines.tensorrt import library
-from edgeasd.runtime.engines.tensorrt.built import NotBuilt
+from edgeasd.runtime.engines.tensorrt.engine_file import NotBuilt
 from edgeasd.runtime.errors import DeviceError, InputError
 from edgeasd.toolkit.cli import build_missing as module
 from edgeasd.toolkit.cli.build_missing import build_missing
@@ -39,7 +39,7 @@ class Builder:
         patch.setattr(sys, "executable", str(self.script))
         patch.setattr(library, "load", lambda: None)
         patch.setattr(choice, "tensorrt_present", lambda: True)
-        patch.setattr("edgeasd.runtime.offer.check_built", self.check)
+        patch.setattr("edgeasd.runtime.bundle.selection.check_built", self.check)
 
     def does(self, what: str) -> None:
         self.script.write_text(f'#!/bin/sh\necho "$@" >>{self.log}\n{what}\n')

@@ -18,7 +18,7 @@ pytest.importorskip(
     "tensorrt_rtx", reason="TENSORRT FOR RTX ABSENT: edgeasd build is not run; pip install tensorrt-rtx"
 )
 
-from edgeasd.runtime.engines.tensorrt.sidecar import engine_paths
+from edgeasd.runtime.engines.tensorrt.engine_file import engine_paths
 
 TENSORRT = """
 import os, signal, sys, time

@@ -14,12 +14,10 @@ from typing import Any
 
 import pytest
 
-from edgeasd.runtime.bundle import Bundle
+from edgeasd.runtime.bundle.bundle import Bundle
+from edgeasd.runtime.engine_build.bundle_engines import Target, targets, why_not
 from edgeasd.runtime.engines.tensorrt import library
-from edgeasd.runtime.engines.tensorrt.build import BuildOptions
-from edgeasd.runtime.engines.tensorrt.machine import MachineFacts
-from edgeasd.runtime.engines.tensorrt.sidecar import Sidecar, engine_paths
-from edgeasd.runtime.engines.tensorrt.targets import Target, targets, why_not
+from edgeasd.runtime.engines.tensorrt.engine_file import BuildOptions, MachineFacts, Sidecar, engine_paths
 from edgeasd.runtime.errors import BundleError, InputError
 from edgeasd.toolkit.cli.build import build as command
 

@@ -20,7 +20,7 @@ import soundfile
 
 pytest.importorskip("onnx")
 
-from edgeasd.runtime.bundle import Bundle
+from edgeasd.runtime.bundle.bundle import Bundle
 from edgeasd.runtime.errors import BundleError, CheckFailed, DeviceError, InputError
 from edgeasd.runtime.health import HealthMonitor, HealthSettings
 from edgeasd.runtime.health.settings import level_range

@@ -20,11 +20,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from edgeasd.runtime.alarm_rule import Threshold
 from edgeasd.runtime.alarms import AlarmMachine, AlarmSettings, Command, Observation
 from edgeasd.runtime.errors import InputError
-from edgeasd.runtime.events import EventStore
 from edgeasd.runtime.evidence import ClipSettings, EvidenceWriter, KeepSettings, Recorder
+from edgeasd.runtime.scoring.threshold import Threshold
+from edgeasd.runtime.storage import EventStore
 from edgeasd.toolkit.cli import app
 from edgeasd.toolkit.cli.times import parse_time
 

@@ -14,7 +14,7 @@ import soundfile
 pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 
-from edgeasd.runtime.bundle import Bundle
+from edgeasd.runtime.bundle.bundle import Bundle
 from edgeasd.toolkit.demo.machines import render
 
 SECONDS = 8.5

@@ -19,9 +19,9 @@ import soundfile
 
 pytest.importorskip("onnx")
 
-from edgeasd.export.front_end_graph import FRONT_END, build_front_end
-from edgeasd.runtime.bundle import hash_file
-from edgeasd.runtime.logmel import FeatureSettings
+from edgeasd.export.front_end import FRONT_END, build_front_end
+from edgeasd.runtime.bundle.bundle import hash_file
+from edgeasd.runtime.features.logmel import FeatureSettings
 
 STATED = "log-mel by frontend.onnx on CPUExecutionProvider"
 Edgeasd = Callable[..., Any]

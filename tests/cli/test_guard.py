@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgeasd.runtime.capture import SampleQueue
-from edgeasd.toolkit.cli.guard import TERMINATED, held_back, remembered_interrupts
+from edgeasd.runtime.sources.capture import SampleQueue
+from edgeasd.toolkit.cli._errors import TERMINATED, held_back, remembered_interrupts
 
 pytestmark = pytest.mark.core
 
@@ -82,7 +82,7 @@ def test_ctrl_c_inside_generated_code_still_ends_with_130(tmp_path: Path) -> Non
     (tmp_path / "generating.py").write_text(
         "import sys\n"
         "from edgeasd.toolkit import cli\n"
-        "from edgeasd.toolkit.cli.guard import guarded\n"
+        "from edgeasd.toolkit.cli._errors import guarded\n"
         "def generate():\n"
         "    exec('raise KeyboardInterrupt')\n"
         "cli.app.command('generate')(guarded(generate))\n"

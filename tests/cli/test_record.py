@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from edgeasd.toolkit.cli.guard import held_back
+from edgeasd.toolkit.cli._errors import held_back
 
 pytestmark = [pytest.mark.core, pytest.mark.timeout(120)]
 RATE = 16000

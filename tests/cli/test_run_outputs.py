@@ -19,7 +19,7 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeasd.runtime.site import read_site
+from edgeasd.runtime.config import read_site
 from edgeasd.toolkit.cli.one_stream import toml_value
 
 if sys.version_info >= (3, 11):

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from edgeasd.runtime.audio import read_audio
-from edgeasd.runtime.bundle import Bundle
-from edgeasd.runtime.clip import ClipScore, score_features
-from edgeasd.runtime.logmel import logmel
+from edgeasd.runtime.audio.reader import read_audio
+from edgeasd.runtime.bundle.bundle import Bundle
+from edgeasd.runtime.features.logmel import logmel
+from edgeasd.runtime.scoring.clip import ClipScore, score_features
 
 pytestmark = pytest.mark.core
 

@@ -211,7 +211,7 @@ def test_a_bundle_whose_golden_segments_are_not_reproduced_fails_the_check(place
     """Hashes that fit are no proof: here the listed golden outputs are of another model."""
     import hashlib
 
-    from edgeasd.runtime.golden import Golden
+    from edgeasd.runtime.bundle.golden import Golden
 
     data = (bundle_copy / "golden.npz").read_bytes()
     golden = Golden.from_bytes(data, "golden.npz")

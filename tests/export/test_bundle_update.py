@@ -14,10 +14,10 @@ import onnx
 
 from edgeasd.export.bundle_update import BundleChanges, MadeVariant, int8_load_limits, update_bundle
 from edgeasd.export.fp16 import FP16_LIMITS, build_fp16
-from edgeasd.runtime.bundle import Bundle
+from edgeasd.runtime.bundle.bundle import Bundle
+from edgeasd.runtime.bundle.golden import Deviation
+from edgeasd.runtime.bundle.manifest import Tolerance
 from edgeasd.runtime.errors import BundleError, CheckFailed, InputError
-from edgeasd.runtime.golden import Deviation
-from edgeasd.runtime.manifest import Tolerance
 
 
 def manifest_bytes(folder: Path) -> bytes:

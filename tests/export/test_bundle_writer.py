@@ -14,16 +14,17 @@ import onnx
 import pytest
 import torch
 
-from edgeasd.calibration.deploy import TRAINING, SegmentOutputs, clip_scores, fit_deploy
-from edgeasd.export import bundle_writer, encoder_graph, fp16
+from edgeasd.calibration.fit.deploy import TRAINING, SegmentOutputs, clip_scores, fit_deploy
+from edgeasd.export import bundle_writer, fp16
+from edgeasd.export import graphs as encoder_graph
 from edgeasd.export.bundle_writer import TrainedModel, write_bundle, zip_bundle
 from edgeasd.export.fp16 import load_limits
 from edgeasd.export.parity import EXPORT_LIMITS, LOAD_LIMITS, torch_reference
-from edgeasd.runtime.bundle import Bundle
+from edgeasd.runtime.bundle.bundle import Bundle
 from edgeasd.runtime.errors import CheckFailed, InputError
-from edgeasd.runtime.logmel import Amplitude, FeatureSettings
-from edgeasd.runtime.score import relative_distance
-from edgeasd.runtime.segments import SegmentSettings
+from edgeasd.runtime.features.logmel import Amplitude, FeatureSettings
+from edgeasd.runtime.features.segments import SegmentSettings
+from edgeasd.runtime.scoring.score import relative_distance
 from edgeasd.toolkit.models.backbones import build_network, count_macs, count_parameters
 
 FILES = ["calibration.json", "encoder.fp32.onnx", "golden.npz", "head.onnx", "manifest.json"]

@@ -13,10 +13,10 @@ import pytest
 import torch
 from torch import nn
 
-from edgeasd.export.encoder_graph import build_encoder, save, tidy
+from edgeasd.export.graphs import build_encoder, save, tidy
+from edgeasd.runtime.bundle.onnx_check import inspect_onnx
 from edgeasd.runtime.engines.onnxruntime import OnnxRuntimeEngine
 from edgeasd.runtime.errors import CheckFailed
-from edgeasd.runtime.onnx_guard import inspect_onnx
 from edgeasd.toolkit.models.backbones import build_network
 
 

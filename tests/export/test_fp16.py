@@ -11,14 +11,14 @@ import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
 
-from edgeasd.calibration.encoder_parts import prepare
-from edgeasd.calibration.half import vanishing_weights
+from edgeasd.calibration.quantization.encoder_parts import prepare
+from edgeasd.calibration.quantization.fp16 import vanishing_weights
 from edgeasd.export.fp16 import FP16_LIMITS, build_fp16, load_limits
+from edgeasd.runtime.bundle.golden import Deviation
+from edgeasd.runtime.bundle.manifest import Tolerance
+from edgeasd.runtime.bundle.onnx_check import inspect_onnx
 from edgeasd.runtime.engines.onnxruntime import make_session
 from edgeasd.runtime.errors import CheckFailed
-from edgeasd.runtime.golden import Deviation
-from edgeasd.runtime.manifest import Tolerance
-from edgeasd.runtime.onnx_guard import inspect_onnx
 
 BACKBONES = ["quick", pytest.param("resnet38", marks=pytest.mark.slow)]
 
@@ -128,7 +128,7 @@ def test_tolerance_follows_the_measurement_between_its_bounds() -> None:
 
 
 def test_the_trained_bundle_in_fp16_is_verified_and_scored(small_bundle: Path, bundle_copy: Path) -> None:
-    from edgeasd.runtime.bundle import Bundle, hash_file
+    from edgeasd.runtime.bundle.bundle import Bundle, hash_file
 
     data = build_fp16(onnx.load(small_bundle / "encoder.fp32.onnx")).SerializeToString()
     (bundle_copy / "encoder.fp16.onnx").write_bytes(data)

@@ -14,14 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeasd.export.front_end import measure_front_end
-from edgeasd.export.front_end_graph import FRONT_END, build_front_end
-from edgeasd.runtime.bundle import Bundle, hash_file
+from edgeasd.export.front_end import FRONT_END, build_front_end, measure_front_end
+from edgeasd.runtime.bundle.bundle import Bundle, hash_file
+from edgeasd.runtime.bundle.onnx_check import inspect_onnx
 from edgeasd.runtime.engines.onnxruntime import make_session
 from edgeasd.runtime.errors import CheckFailed, InputError
-from edgeasd.runtime.frames import frame_samples
-from edgeasd.runtime.logmel import Amplitude, FeatureSettings, logmel
-from edgeasd.runtime.onnx_guard import inspect_onnx
+from edgeasd.runtime.features.framing import frame_samples
+from edgeasd.runtime.features.logmel import Amplitude, FeatureSettings, logmel
 
 RATE = 16_000
 
@@ -93,7 +92,8 @@ def test_it_is_as_the_bundle_wants_its_graphs(tmp_path: Path) -> None:
 def test_tensorrt_for_rtx_builds_it(tmp_path: Path) -> None:
     """Parsing, typing and building without a GPU; it is run nowhere here."""
     trt: ModuleType = pytest.importorskip("tensorrt_rtx", reason="NO TENSORRT FOR RTX: the front end is not built")
-    from edgeasd.runtime.engines.tensorrt.build import BuildOptions, build_plan
+    from edgeasd.runtime.engine_build.builder import build_plan
+    from edgeasd.runtime.engines.tensorrt.engine_file import BuildOptions
 
     path = tmp_path / FRONT_END
     path.write_bytes(build_front_end(FeatureSettings(), 256).SerializeToString())

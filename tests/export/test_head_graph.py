@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeasd.export.head_graph import build_head
-from edgeasd.runtime.score import relative_distance
-from edgeasd.runtime.scorer import HEAD_OUTPUTS, Head
+from edgeasd.export.graphs import build_head
+from edgeasd.runtime.scoring.score import relative_distance
+from edgeasd.runtime.scoring.scorer import HEAD_OUTPUTS, Head
 
 
 def parameters(size: int, seed: int = 0) -> tuple[np.ndarray, float, np.ndarray]:

@@ -22,13 +22,12 @@ from hypothesis import strategies as st
 
 pytest.importorskip("onnx", reason="NO ONNX: Triton repositories need edgeasd[export]")
 
-from edgeasd.export.triton import MARKER, TritonOptions, check_repository, write_repository
+from edgeasd.export.triton import ENCODER, HEAD, MARKER, TritonOptions, check_repository, model_name, write_repository
 from edgeasd.export.triton_config import render
-from edgeasd.export.triton_names import ENCODER, HEAD, model_name
-from edgeasd.runtime.bundle import Bundle, hash_file
-from edgeasd.runtime.engines.tensorrt.sidecar import Sidecar, engine_paths
+from edgeasd.runtime.bundle.bundle import Bundle, hash_file
+from edgeasd.runtime.engines.tensorrt.engine_file import Sidecar, engine_paths
 from edgeasd.runtime.errors import BundleError, InputError
-from edgeasd.runtime.score import SegmentScores
+from edgeasd.runtime.scoring.score import SegmentScores
 
 NAME = "valve-id_00"
 
@@ -437,7 +436,7 @@ def test_an_engine_of_something_else_is_refused(changed: str, bundle_copy: Path,
 
 
 def test_a_head_of_other_making_is_refused(bundle_copy: Path, tmp_path: Path) -> None:
-    from edgeasd.export.triton_head import served_head
+    from edgeasd.export.triton import served_head
 
     with Bundle(bundle_copy) as bundle, pytest.raises(BundleError, match="not a head"):
         served_head(bundle.file("encoder.fp32.onnx"), bundle.manifest.score)

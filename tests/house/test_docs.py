@@ -20,11 +20,11 @@ from pydantic import BaseModel
 
 from edgeasd.runtime.alarms import AlarmMachine, AlarmSettings, Command, parse_command
 from edgeasd.runtime.alarms.transition import REASONS
-from edgeasd.runtime.bundle import Bundle
-from edgeasd.runtime.capture import Block
+from edgeasd.runtime.bundle.bundle import Bundle
 from edgeasd.runtime.health import STATES as HEALTH_STATES
 from edgeasd.runtime.health import HealthMonitor, HealthSettings
-from edgeasd.runtime.listen import Listener
+from edgeasd.runtime.service.listen import Listener
+from edgeasd.runtime.sources.capture import Block
 
 pytestmark = pytest.mark.core
 

@@ -18,7 +18,7 @@ from types import ModuleType
 
 import pytest
 
-from edgeasd.runtime.site import parse_site
+from edgeasd.runtime.config import parse_site
 
 pytestmark = pytest.mark.core
 

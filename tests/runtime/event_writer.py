@@ -12,9 +12,9 @@ import sys
 import time
 from pathlib import Path
 
-from edgeasd.runtime.alarm_rule import Threshold
 from edgeasd.runtime.alarms import AlarmMachine, AlarmSettings, Command, Observation
-from edgeasd.runtime.events import EventStore
+from edgeasd.runtime.scoring.threshold import Threshold
+from edgeasd.runtime.storage import EventStore
 
 WALL = 1_800_000_000.0
 

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from edgeasd.runtime.alarm_rule import Threshold
 from edgeasd.runtime.alarms import AlarmMachine, AlarmSettings, Observation
-from edgeasd.runtime.events import EventStore
 from edgeasd.runtime.evidence import ClipSettings, EvidenceWriter, KeepSettings, Recorder
+from edgeasd.runtime.scoring.threshold import Threshold
+from edgeasd.runtime.storage import EventStore
 
 RATE, BLOCK = 16_000, 1600
 CLIP = ClipSettings(pre_seconds=1.0, post_seconds=0.5, longest_seconds=4.0)

@@ -8,9 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeasd.runtime.audio import read_audio
-from edgeasd.runtime.logmel import Amplitude, FeatureSettings, LogMelStream, logmel
-from edgeasd.runtime.mel import hz_to_mel, mel_filter_bank, mel_to_hz
+from edgeasd.runtime.audio.reader import read_audio
+from edgeasd.runtime.features.logmel import (
+    Amplitude,
+    FeatureSettings,
+    LogMelStream,
+    hz_to_mel,
+    logmel,
+    mel_filter_bank,
+    mel_to_hz,
+)
 
 librosa = pytest.importorskip("librosa")
 

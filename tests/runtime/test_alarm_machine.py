@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeasd.runtime.alarm_rule import AlarmRule, Threshold
 from edgeasd.runtime.alarms import SERVICE, AlarmMachine, AlarmSettings, Command, Observation, Transition, parse_command
 from edgeasd.runtime.errors import InputError
+from edgeasd.runtime.scoring.threshold import AlarmRule, Threshold
 
 pytestmark = pytest.mark.core
 

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeasd.runtime.alarm_rule import Threshold
 from edgeasd.runtime.alarms import AlarmMachine, AlarmSettings, Command, Observation, Transition
 from edgeasd.runtime.alarms.event_id import is_event_id, make_event_id, milliseconds_of
 from edgeasd.runtime.alarms.transition import REASONS, STATES
 from edgeasd.runtime.errors import InputError
+from edgeasd.runtime.scoring.threshold import Threshold
 
 pytestmark = pytest.mark.core
 

@@ -15,7 +15,7 @@ import soxr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeasd.runtime.audio import StreamResampler
+from edgeasd.runtime.audio.reader import StreamResampler
 from edgeasd.runtime.errors import DeviceError, InputError
 from edgeasd.runtime.sources import AlsaChannels, AlsaDevice, AlsaSource, ChannelSplit
 from edgeasd.runtime.sources.alsa_common import FORMATS

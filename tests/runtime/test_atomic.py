@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from edgeasd.runtime import atomic
-from edgeasd.runtime.atomic import atomic_directory, atomic_file, write_bytes, write_json
+from edgeasd.runtime.system import files as atomic
+from edgeasd.runtime.system.files import atomic_directory, atomic_file, write_bytes, write_json
 
 pytestmark = [pytest.mark.core, pytest.mark.timeout(60)]
 
@@ -25,7 +25,7 @@ OLD = b"the old file\n"
 HALF_A_FILE = """
 import sys, time
 from pathlib import Path
-from edgeasd.runtime.atomic import atomic_file
+from edgeasd.runtime.system.files import atomic_file
 with atomic_file(Path(sys.argv[1])) as handle:
     handle.write(b"x" * 1_000_000)
     handle.flush()
@@ -36,7 +36,7 @@ with atomic_file(Path(sys.argv[1])) as handle:
 HALF_A_DIRECTORY = """
 import sys, time
 from pathlib import Path
-from edgeasd.runtime.atomic import atomic_directory
+from edgeasd.runtime.system.files import atomic_directory
 with atomic_directory(Path(sys.argv[1]), replace=True) as folder:
     (folder / "new").write_bytes(b"x" * 1_000_000)
     print("half", flush=True)
@@ -46,7 +46,7 @@ with atomic_directory(Path(sys.argv[1]), replace=True) as folder:
 REWRITE = """
 import sys
 from pathlib import Path
-from edgeasd.runtime.atomic import write_bytes
+from edgeasd.runtime.system.files import write_bytes
 print("begun", flush=True)
 for version in range(1_000_000):
     write_bytes(Path(sys.argv[1]), (b"%08d" % version) * 20_000)

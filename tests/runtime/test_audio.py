@@ -12,7 +12,7 @@ import pytest
 import soundfile
 import soxr
 
-from edgeasd.runtime.audio import read_audio
+from edgeasd.runtime.audio.reader import read_audio
 from edgeasd.runtime.errors import InputError
 
 pytestmark = pytest.mark.core

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeasd.runtime.backlog import Backlog
-from edgeasd.runtime.bundle import Bundle
-from edgeasd.runtime.listen import Session
-from edgeasd.runtime.manifest import Manifest
-from edgeasd.runtime.scorer import Scorer
+from edgeasd.runtime.bundle.bundle import Bundle
+from edgeasd.runtime.bundle.manifest import Manifest
+from edgeasd.runtime.scoring.scorer import Scorer
+from edgeasd.runtime.service.backlog import Backlog
+from edgeasd.runtime.service.listen import Session
 
 pytestmark = [pytest.mark.core, pytest.mark.timeout(60)]
 

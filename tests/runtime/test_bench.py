@@ -19,17 +19,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeasd.runtime.bench import energy, runner
-from edgeasd.runtime.bench.facts import busy, machine, machine_line
-from edgeasd.runtime.bench.measure import BenchSettings
-from edgeasd.runtime.bench.memory import memory
+from edgeasd.runtime.bench.measure import BenchSettings, busy, machine, machine_line, memory
 from edgeasd.runtime.bench.runner import Row, run_variant
-from edgeasd.runtime.bench.streams import best_batch, measure_streams
-from edgeasd.runtime.bench.timing import Span, quantile, ratio, side_by_side
+from edgeasd.runtime.bench.timing import Span, best_batch, measure_streams, quantile, ratio, side_by_side
 from edgeasd.runtime.bench.variants import Variant, find_variants
-from edgeasd.runtime.bundle import Bundle
+from edgeasd.runtime.bundle.bundle import Bundle
+from edgeasd.runtime.bundle.manifest import Manifest
 from edgeasd.runtime.errors import InputError
-from edgeasd.runtime.manifest import Manifest
-from edgeasd.runtime.scorer import Scorer
+from edgeasd.runtime.scoring.scorer import Scorer
 
 pytestmark = pytest.mark.core
 
@@ -80,7 +77,7 @@ def test_a_quantile_is_a_value_with_its_share_below(values: list[float], share: 
 
 def test_a_peak_stays_when_its_memory_is_given_back() -> None:
     code = (
-        "from edgeasd.runtime.bench.memory import memory\n"
+        "from edgeasd.runtime.bench.measure import memory\n"
         "before = memory(); block = bytearray(200 << 20); full = memory(); del block; after = memory()\n"
         "import json; print(json.dumps([before, full, after]))"
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeasd.runtime.board import board_model, is_jetson, jetpack, l4t_release
+from edgeasd.runtime.system.board import board_model, is_jetson, jetpack, l4t_release
 
 pytestmark = pytest.mark.core
 

@@ -18,11 +18,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import edgeasd.runtime.bundle as bundle_module
-from edgeasd.runtime.bundle import Bundle, hash_file
+import edgeasd.runtime.bundle.bundle as bundle_module
+from edgeasd.runtime.bundle.bundle import Bundle, hash_file
+from edgeasd.runtime.bundle.manifest import LARGEST_MANIFEST
 from edgeasd.runtime.errors import BundleError, EdgeasdError, InputError
-from edgeasd.runtime.manifest import LARGEST_MANIFEST
-from edgeasd.runtime.stream import Stream
+from edgeasd.runtime.scoring.stream import Stream
 
 pytestmark = pytest.mark.core
 

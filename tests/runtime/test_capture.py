@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeasd.runtime.capture import Block, Capture, SampleQueue
 from edgeasd.runtime.errors import DeviceError
+from edgeasd.runtime.sources.capture import Block, Capture, SampleQueue
 
 pytestmark = [pytest.mark.core, pytest.mark.timeout(30)]
 

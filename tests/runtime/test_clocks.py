@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeasd.runtime.capture import Capture, CaptureClock, SampleQueue
-from edgeasd.runtime.clocks import SettledClock, utc_text, wall_time
+from edgeasd.runtime.sources.capture import Capture, CaptureClock, SampleQueue
+from edgeasd.runtime.system.clocks import SettledClock, utc_text, wall_time
 
 pytestmark = pytest.mark.core
 RATE = 16000

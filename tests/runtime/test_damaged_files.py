@@ -16,15 +16,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeasd.runtime.alarm_rule import Threshold
 from edgeasd.runtime.alarms import AlarmMachine, AlarmSettings, Command
-from edgeasd.runtime.damaged import is_damage, put_aside, were_put_aside
 from edgeasd.runtime.errors import InputError
-from edgeasd.runtime.events import EventStore, open_store
-from edgeasd.runtime.events import store as store_module
 from edgeasd.runtime.outputs import Outputs, make_message, parse_outputs
 from edgeasd.runtime.outputs.queue import Limits, Queue
 from edgeasd.runtime.outputs.sink import Entry
+from edgeasd.runtime.scoring.threshold import Threshold
+from edgeasd.runtime.storage import EventStore, open_store
+from edgeasd.runtime.storage import event_store as store_module
+from edgeasd.runtime.storage.database import is_damage, put_aside, were_put_aside
 
 pytestmark = pytest.mark.core
 

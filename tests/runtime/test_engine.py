@@ -8,6 +8,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from edgeasd.runtime.bundle.golden import Golden
 from edgeasd.runtime.engines import Engine, open_engine
 from edgeasd.runtime.engines.onnxruntime import (
     OnnxRuntimeEngine,
@@ -17,7 +18,6 @@ from edgeasd.runtime.engines.onnxruntime import (
     optimisation_of,
 )
 from edgeasd.runtime.errors import DeviceError, InputError
-from edgeasd.runtime.golden import Golden
 
 pytestmark = pytest.mark.core
 

@@ -9,15 +9,20 @@ from pathlib import Path
 
 import pytest
 
-from edgeasd.runtime.bundle import Bundle
-from edgeasd.runtime.engines import choice, choose_engine
-from edgeasd.runtime.engines.choice import tensorrt_present
-from edgeasd.runtime.engines.tensorrt.built import NotBuilt, built_precisions, read_built
-from edgeasd.runtime.engines.tensorrt.machine import MachineFacts
-from edgeasd.runtime.engines.tensorrt.sidecar import engine_paths
+from edgeasd.runtime.bundle.bundle import Bundle
+from edgeasd.runtime.bundle.manifest import Manifest
+from edgeasd.runtime.bundle.selection import choose
+from edgeasd.runtime.engines import choose_engine
+from edgeasd.runtime.engines import select as choice
+from edgeasd.runtime.engines.select import tensorrt_present
+from edgeasd.runtime.engines.tensorrt.engine_file import (
+    MachineFacts,
+    NotBuilt,
+    built_precisions,
+    engine_paths,
+    read_built,
+)
 from edgeasd.runtime.errors import BundleError, DeviceError, EdgeasdError, InputError
-from edgeasd.runtime.manifest import Manifest
-from edgeasd.runtime.offer import choose
 
 pytestmark = pytest.mark.core
 

@@ -20,11 +20,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeasd.runtime.alarm_rule import Threshold
 from edgeasd.runtime.alarms import AlarmMachine, AlarmSettings, Command, Observation, Transition
 from edgeasd.runtime.errors import InputError
-from edgeasd.runtime.events import EventStore, Retention, pruning
-from edgeasd.runtime.events.schema import MIGRATIONS, VERSION
+from edgeasd.runtime.scoring.threshold import Threshold
+from edgeasd.runtime.storage import EventStore, Retention
+from edgeasd.runtime.storage import event_store as pruning
+from edgeasd.runtime.storage.database import MIGRATIONS, VERSION
 
 pytestmark = pytest.mark.core
 

@@ -17,7 +17,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edgeasd.runtime.alarm_rule import Threshold
 from edgeasd.runtime.alarms import AlarmMachine, AlarmSettings, Command, Observation
 from edgeasd.runtime.alarms.event_id import make_event_id
 from edgeasd.runtime.errors import InputError
@@ -31,8 +30,8 @@ from edgeasd.runtime.evidence import (
     evidence_files,
     read_facts,
 )
-from edgeasd.runtime.evidence.clip import score_line
-from edgeasd.runtime.evidence.ring import PcmRing, to_pcm
+from edgeasd.runtime.evidence.clip import PcmRing, score_line, to_pcm
+from edgeasd.runtime.scoring.threshold import Threshold
 
 pytestmark = pytest.mark.core
 

@@ -21,7 +21,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeasd.runtime.alarms.event_id import make_event_id
-from edgeasd.runtime.events import EventStore
 from edgeasd.runtime.evidence import (
     ClipSettings,
     EvidenceWriter,
@@ -31,10 +30,10 @@ from edgeasd.runtime.evidence import (
     evidence_files,
     read_facts,
 )
-from edgeasd.runtime.evidence.archive import Archive
-from edgeasd.runtime.evidence.facts import FILES
-from edgeasd.runtime.evidence.retention import Kept, choose
+from edgeasd.runtime.evidence.archive import Archive, Kept, choose
+from edgeasd.runtime.evidence.clip import FILES
 from edgeasd.runtime.evidence.settings import DAY, MEGABYTE
+from edgeasd.runtime.storage import EventStore
 
 pytestmark = pytest.mark.core
 

@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeasd.runtime.evidence.picture import Trace, draw, palette, picture
-from edgeasd.runtime.evidence.png import png, text_width, write_text
-from edgeasd.runtime.logmel import FeatureSettings, logmel
+from edgeasd.runtime.evidence.spectrogram import Trace, draw, palette, picture, png, text_width, write_text
+from edgeasd.runtime.features.logmel import FeatureSettings, logmel
 
 pytestmark = pytest.mark.core
 

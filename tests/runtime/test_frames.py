@@ -7,18 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeasd.runtime.clip import score_sound
+from edgeasd.runtime.bundle.front_end_check import beyond, compare_logmel, logmel_limit
+from edgeasd.runtime.bundle.manifest import FrontEnd
 from edgeasd.runtime.errors import InputError
-from edgeasd.runtime.frames import frame_samples, frames_of, normalise
-from edgeasd.runtime.frames_scorer import FramesScorer
-from edgeasd.runtime.front_end import FrontEndDeviation, beyond, compare_logmel, logmel_limit
-from edgeasd.runtime.live_segments import LogMelSegments, SampleSegments
-from edgeasd.runtime.logmel import Amplitude, FeatureSettings
-from edgeasd.runtime.manifest import FrontEnd
-from edgeasd.runtime.score import ScoreSettings
-from edgeasd.runtime.scorer import Scorer
-from edgeasd.runtime.segments import SegmentSettings, live_starts
-from edgeasd.runtime.stream import Stream, score_streams
+from edgeasd.runtime.features.framing import frame_samples, frames_of, normalise
+from edgeasd.runtime.features.logmel import Amplitude, FeatureSettings
+from edgeasd.runtime.features.segments import LogMelSegments, SampleSegments, SegmentSettings, live_starts
+from edgeasd.runtime.scoring.clip import score_sound
+from edgeasd.runtime.scoring.score import ScoreSettings
+from edgeasd.runtime.scoring.scorer import FramesScorer, FrontEndDeviation, Scorer
+from edgeasd.runtime.scoring.stream import Stream, score_streams
 
 pytestmark = pytest.mark.core
 

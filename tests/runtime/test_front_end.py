@@ -18,22 +18,20 @@ pytest.importorskip("onnx")
 import onnx
 from onnx import numpy_helper
 
-from edgeasd.export.front_end import measure_front_end
-from edgeasd.export.front_end_graph import FRONT_END, build_front_end
+from edgeasd.export.front_end import FRONT_END, build_front_end, measure_front_end
 from edgeasd.export.parity import LOAD_LIMITS
-from edgeasd.runtime.audio import read_audio
-from edgeasd.runtime.bundle import Bundle, hash_file
-from edgeasd.runtime.capture import Block
-from edgeasd.runtime.clip import score_sound
+from edgeasd.runtime.audio.reader import read_audio
+from edgeasd.runtime.bundle.bundle import Bundle, hash_file
+from edgeasd.runtime.bundle.front_end_check import proof_sound
 from edgeasd.runtime.engines import ChainedEngine, Engine
 from edgeasd.runtime.errors import BundleError, CheckFailed, EdgeasdError, InputError
-from edgeasd.runtime.frames import frame_samples
-from edgeasd.runtime.frames_scorer import FramesScorer
-from edgeasd.runtime.front_end import proof_sound
-from edgeasd.runtime.listen import Listener
-from edgeasd.runtime.logmel import FeatureSettings, logmel
-from edgeasd.runtime.scorer import Scorer
-from edgeasd.runtime.stream import Stream
+from edgeasd.runtime.features.framing import frame_samples
+from edgeasd.runtime.features.logmel import FeatureSettings, logmel
+from edgeasd.runtime.scoring.clip import score_sound
+from edgeasd.runtime.scoring.scorer import FramesScorer, Scorer
+from edgeasd.runtime.scoring.stream import Stream
+from edgeasd.runtime.service.listen import Listener
+from edgeasd.runtime.sources.capture import Block
 
 NOMINAL = 160_000
 

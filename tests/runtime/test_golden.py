@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeasd.runtime.bundle import Bundle
+from edgeasd.runtime.bundle.bundle import Bundle
+from edgeasd.runtime.bundle.golden import Golden, check_golden, golden_deviation
+from edgeasd.runtime.bundle.manifest import Tolerance
 from edgeasd.runtime.errors import BundleError, CheckFailed
-from edgeasd.runtime.golden import Golden, check_golden, golden_deviation
-from edgeasd.runtime.manifest import Tolerance
-from edgeasd.runtime.scorer import Scorer
+from edgeasd.runtime.scoring.scorer import Scorer
 
 pytestmark = pytest.mark.core
 

@@ -7,20 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgeasd.runtime.bundle.manifest import dump_manifest, parse_manifest
 from edgeasd.runtime.errors import BundleError, InputError
-from edgeasd.runtime.health.holes import Holes
-from edgeasd.runtime.health.latch import Latch
-from edgeasd.runtime.health.repeats import repeated_block
-from edgeasd.runtime.health.settings import (
-    STATES,
-    HealthSettings,
-    LevelRange,
-    level_range,
-    training_level_dbfs,
-)
-from edgeasd.runtime.health.window import WindowMeter
-from edgeasd.runtime.logmel import Amplitude
-from edgeasd.runtime.manifest import dump_manifest, parse_manifest
+from edgeasd.runtime.features.logmel import Amplitude
+from edgeasd.runtime.health.detectors import Holes, WindowMeter, repeated_block
+from edgeasd.runtime.health.monitor import Latch
+from edgeasd.runtime.health.settings import STATES, HealthSettings, LevelRange, level_range, training_level_dbfs
 
 pytestmark = pytest.mark.core
 

@@ -15,14 +15,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeasd.runtime.alarm_rule import AlarmRule, Threshold
-from edgeasd.runtime.bundle import Bundle
-from edgeasd.runtime.capture import Block
+from edgeasd.runtime.bundle.bundle import Bundle
+from edgeasd.runtime.bundle.manifest import Manifest
 from edgeasd.runtime.errors import InputError
-from edgeasd.runtime.listen import Listener, Session, level_dbfs
-from edgeasd.runtime.manifest import Manifest
-from edgeasd.runtime.scorer import Scorer
-from edgeasd.runtime.stream import Stream
+from edgeasd.runtime.scoring.scorer import Scorer
+from edgeasd.runtime.scoring.stream import Stream
+from edgeasd.runtime.scoring.threshold import AlarmRule, Threshold
+from edgeasd.runtime.service.listen import Listener, Session, level_dbfs
+from edgeasd.runtime.sources.capture import Block
 
 pytestmark = [pytest.mark.core, pytest.mark.timeout(60)]
 

@@ -12,13 +12,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edgeasd.runtime.alarm_rule import Threshold
-from edgeasd.runtime.bundle import Bundle
-from edgeasd.runtime.capture import Block
+from edgeasd.runtime.bundle.bundle import Bundle
+from edgeasd.runtime.bundle.manifest import Manifest
 from edgeasd.runtime.health import HealthSettings
-from edgeasd.runtime.listen import Listener
-from edgeasd.runtime.manifest import Manifest
-from edgeasd.runtime.scorer import Scorer
+from edgeasd.runtime.scoring.scorer import Scorer
+from edgeasd.runtime.scoring.threshold import Threshold
+from edgeasd.runtime.service.listen import Listener
+from edgeasd.runtime.sources.capture import Block
 
 pytestmark = [pytest.mark.core, pytest.mark.timeout(60)]
 

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from edgeasd.runtime.errors import InputError
-from edgeasd.runtime.logmel import Amplitude, FeatureSettings, LogMelStream, logmel
-from edgeasd.runtime.mel import mel_filter_bank
+from edgeasd.runtime.features.logmel import Amplitude, FeatureSettings, LogMelStream, logmel, mel_filter_bank
 
 pytestmark = pytest.mark.core
 

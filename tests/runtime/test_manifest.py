@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from edgeasd.runtime.bundle.manifest import LARGEST_MANIFEST, dump_manifest, parse_manifest
 from edgeasd.runtime.errors import BundleError
-from edgeasd.runtime.manifest import LARGEST_MANIFEST, dump_manifest, parse_manifest
 
 pytestmark = pytest.mark.core
 

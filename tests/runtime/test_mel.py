@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeasd.runtime.mel import hz_to_mel, mel_filter_bank, mel_to_hz
+from edgeasd.runtime.features.logmel import hz_to_mel, mel_filter_bank, mel_to_hz
 
 pytestmark = pytest.mark.core
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgeasd.runtime.bundle.onnx_check import OnnxHeader, inspect_onnx
 from edgeasd.runtime.errors import BundleError
-from edgeasd.runtime.onnx_guard import OnnxHeader, inspect_onnx
 
 pytestmark = pytest.mark.core
 

@@ -9,8 +9,8 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from edgeasd.runtime.bundle.onnx_check import inspect_onnx
 from edgeasd.runtime.errors import BundleError
-from edgeasd.runtime.onnx_guard import inspect_onnx
 
 onnx = pytest.importorskip("onnx")
 

@@ -15,11 +15,11 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeasd.runtime.capture import Block
 from edgeasd.runtime.errors import CheckFailed, InputError
 from edgeasd.runtime.health import HealthMonitor, HealthSettings
-from edgeasd.runtime.recording import ClipFolder, Recorder, measure
-from edgeasd.runtime.recording.folder import to_integers
+from edgeasd.runtime.record import ClipFolder, Recorder, measure
+from edgeasd.runtime.record.clip_folder import to_integers
+from edgeasd.runtime.sources.capture import Block
 
 pytestmark = [pytest.mark.core, pytest.mark.timeout(60)]
 RATE = 16000
@@ -234,7 +234,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from edgeasd.runtime.health import HealthMonitor, HealthSettings
-from edgeasd.runtime.recording import ClipFolder
+from edgeasd.runtime.record import ClipFolder
 with ClipFolder(Path(sys.argv[1]), "valve", "00", "normal", sample_rate=16000, resume=True) as folder:
     while True:
         folder.write(np.random.default_rng(0).uniform(-1, 1, 160000).astype(np.float32), 24)

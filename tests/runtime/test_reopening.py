@@ -17,10 +17,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeasd.runtime.capture import Capture, SampleQueue
 from edgeasd.runtime.errors import DeviceError, InputError
 from edgeasd.runtime.sources import AlsaSource, Reopening, Source, open_source
 from edgeasd.runtime.sources.alsa_common import FIRST_SECONDS, STALL_SECONDS
+from edgeasd.runtime.sources.capture import Capture, SampleQueue
 from edgeasd.runtime.sources.reopening import FIRST_PAUSE, HEALTHY_SECONDS, LONGEST_PAUSE
 
 pytestmark = [pytest.mark.core, pytest.mark.timeout(60)]

@@ -17,11 +17,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeasd.runtime.engines import Engine
-from edgeasd.runtime.engines.tensorrt import device, library
+from edgeasd.runtime.engines.tensorrt import cuda as device
+from edgeasd.runtime.engines.tensorrt import library
 from edgeasd.runtime.engines.tensorrt.cuda import checked
 from edgeasd.runtime.engines.tensorrt.engine import TensorRTEngine, TensorRTHead, gpu_index
-from edgeasd.runtime.engines.tensorrt.layout import Tensor, checked_rows, prepared_sizes, read_layout, size_for
-from edgeasd.runtime.engines.tensorrt.stage import Log, deserialise
+from edgeasd.runtime.engines.tensorrt.execution import (
+    Log,
+    Tensor,
+    checked_rows,
+    deserialise,
+    prepared_sizes,
+    read_layout,
+    size_for,
+)
 from edgeasd.runtime.errors import BundleError, DeviceError, InputError
 
 pytestmark = pytest.mark.core
@@ -85,7 +93,8 @@ def rtx() -> ModuleType:
 @pytest.fixture(scope="module")
 def plan(rtx: ModuleType, small_bundle: Path) -> bytes:
     """The small encoder built on the CPU for another GPU, by the code of `edgeasd build`."""
-    from edgeasd.runtime.engines.tensorrt.build import BuildOptions, build_plan
+    from edgeasd.runtime.engine_build.builder import build_plan
+    from edgeasd.runtime.engines.tensorrt.engine_file import BuildOptions
 
     def for_sm86(configuration: Any) -> None:
         configuration.num_compute_capabilities = 1

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from edgeasd.runtime.manifest import Manifest, parse_manifest
-from edgeasd.runtime.score import ClipMean, ScoreSettings, SegmentScores, blend, relative_distance
-from edgeasd.runtime.scorer import Head
+from edgeasd.runtime.bundle.manifest import Manifest, parse_manifest
+from edgeasd.runtime.scoring.score import ClipMean, ScoreSettings, SegmentScores, blend, relative_distance
+from edgeasd.runtime.scoring.scorer import Head
 
 pytestmark = pytest.mark.core
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeasd.runtime.errors import InputError
-from edgeasd.runtime.segments import SegmentRing, SegmentSettings, clip_starts, live_starts, tile
+from edgeasd.runtime.features.segments import SegmentRing, SegmentSettings, clip_starts, live_starts, tile
 
 pytestmark = pytest.mark.core
 

@@ -16,7 +16,7 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeasd.runtime.audio import read_audio
+from edgeasd.runtime.audio.reader import read_audio
 from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.sources import FileSource, PcmSource, Source, open_source
 from edgeasd.runtime.sources.base import PCM_BYTES, PcmDecoder

@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeasd.runtime.bundle import Bundle
-from edgeasd.runtime.clip import score_features
+from edgeasd.runtime.bundle.bundle import Bundle
 from edgeasd.runtime.errors import InputError
-from edgeasd.runtime.logmel import Amplitude, FeatureSettings, logmel
-from edgeasd.runtime.score import Score, ScoreSettings
-from edgeasd.runtime.scorer import Scorer
-from edgeasd.runtime.segments import SegmentSettings, live_starts
-from edgeasd.runtime.stream import Stream, score_streams
+from edgeasd.runtime.features.logmel import Amplitude, FeatureSettings, logmel
+from edgeasd.runtime.features.segments import SegmentSettings, live_starts
+from edgeasd.runtime.scoring.clip import score_features
+from edgeasd.runtime.scoring.score import Score, ScoreSettings
+from edgeasd.runtime.scoring.scorer import Scorer
+from edgeasd.runtime.scoring.stream import Stream, score_streams
 
 pytestmark = pytest.mark.core
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeasd.runtime.system_files import is_live, list_names, locate, read_number, read_text
+from edgeasd.runtime.system.board import is_live, list_names, locate, read_number, read_text
 
 pytestmark = pytest.mark.core
 

@@ -28,11 +28,12 @@ pytest.importorskip(
 import onnx
 import tensorrt_rtx as trt
 
-from edgeasd.calibration.encoder_parts import convolutions, prepare
-from edgeasd.calibration.placement import calibrated_tensors
-from edgeasd.calibration.qdq import int8_graph
+from edgeasd.calibration.quantization.encoder_parts import convolutions, prepare
+from edgeasd.calibration.quantization.placement import calibrated_tensors
+from edgeasd.calibration.quantization.qdq import int8_graph
 from edgeasd.export.fp16 import build_fp16
-from edgeasd.runtime.engines.tensorrt.build import BuildOptions, Plan, build_plan
+from edgeasd.runtime.engine_build.builder import Plan, build_plan
+from edgeasd.runtime.engines.tensorrt.engine_file import BuildOptions
 from edgeasd.runtime.errors import BundleError, InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*TensorRT-RTX:DeprecationWarning")
@@ -240,7 +241,7 @@ LEFT_BEHIND = """
 import gc, sys
 from pathlib import Path
 import tensorrt_rtx as trt
-from edgeasd.runtime.engines.tensorrt import build
+from edgeasd.runtime.engine_build import builder as build
 
 class Collecting(trt.ILogger):
     def __init__(self):

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeasd.runtime.engines.tensorrt.cache import cache_path, read_cache, write_cache
-from edgeasd.runtime.engines.tensorrt.machine import MachineFacts
+from edgeasd.runtime.engine_build.timing_cache import cache_path, read_cache, write_cache
+from edgeasd.runtime.engines.tensorrt.engine_file import MachineFacts
 
 pytestmark = pytest.mark.core
 

@@ -20,20 +20,20 @@ import pytest
 
 pytest.importorskip("onnx")
 
-from edgeasd.runtime.bundle import Bundle
-from edgeasd.runtime.engines import choice
+from edgeasd.runtime.bundle.bundle import Bundle
+from edgeasd.runtime.bundle.selection import check_built, choose
+from edgeasd.runtime.engine_build.bundle_engines import prove_front_end
+from edgeasd.runtime.engines import select as choice
 from edgeasd.runtime.engines.onnxruntime import make_session
-from edgeasd.runtime.engines.tensorrt import device, library, machine
-from edgeasd.runtime.engines.tensorrt.built import NotBuilt
-from edgeasd.runtime.engines.tensorrt.chain import TensorRTChain
-from edgeasd.runtime.engines.tensorrt.machine import MachineFacts
-from edgeasd.runtime.engines.tensorrt.proof import prove_front_end
-from edgeasd.runtime.engines.tensorrt.sidecar import engine_paths
-from edgeasd.runtime.engines.tensorrt.stage import Serialised
+from edgeasd.runtime.engines.tensorrt import cuda as device
+from edgeasd.runtime.engines.tensorrt import engine_file as machine
+from edgeasd.runtime.engines.tensorrt import library
+from edgeasd.runtime.engines.tensorrt.engine import TensorRTChain
+from edgeasd.runtime.engines.tensorrt.engine_file import MachineFacts, NotBuilt, engine_paths
+from edgeasd.runtime.engines.tensorrt.execution import Serialised
 from edgeasd.runtime.errors import BundleError, CheckFailed, InputError
-from edgeasd.runtime.offer import check_built, choose
-from edgeasd.runtime.scorer import HEAD_OUTPUTS, Scorer
-from edgeasd.runtime.stream import Stream
+from edgeasd.runtime.scoring.scorer import HEAD_OUTPUTS, Scorer
+from edgeasd.runtime.scoring.stream import Stream
 
 HERE = MachineFacts("10.3.0", "Stand-in", "8.7", None)
 FILES = {"encoder": "encoder.fp32.onnx", "head": "head.onnx", "frontend": "frontend.onnx"}

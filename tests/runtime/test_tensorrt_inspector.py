@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeasd.runtime.engines.tensorrt.inspector import Inspection, inspect, parse_layers
+from edgeasd.runtime.engine_build.inspector import Inspection, inspect, parse_layers
 
 pytestmark = pytest.mark.core
 

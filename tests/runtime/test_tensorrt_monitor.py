@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeasd.runtime.engines.tensorrt.monitor import TOTAL, Phases
+from edgeasd.runtime.engine_build.progress import TOTAL, Phases
 
 pytestmark = pytest.mark.core
 

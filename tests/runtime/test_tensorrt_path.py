@@ -17,15 +17,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeasd.runtime.bundle import Bundle
-from edgeasd.runtime.engines import choice
+from edgeasd.runtime.bundle.bundle import Bundle
+from edgeasd.runtime.engines import select as choice
 from edgeasd.runtime.engines.onnxruntime import make_session
-from edgeasd.runtime.engines.tensorrt import built, device, library, machine
-from edgeasd.runtime.engines.tensorrt.machine import MachineFacts
-from edgeasd.runtime.engines.tensorrt.sidecar import engine_paths
+from edgeasd.runtime.engines.tensorrt import cuda as device
+from edgeasd.runtime.engines.tensorrt import engine_file as built
+from edgeasd.runtime.engines.tensorrt import engine_file as machine
+from edgeasd.runtime.engines.tensorrt import library
+from edgeasd.runtime.engines.tensorrt.engine_file import MachineFacts, engine_paths
 from edgeasd.runtime.errors import CheckFailed, DeviceError
-from edgeasd.runtime.scorer import HEAD_OUTPUTS
-from edgeasd.runtime.stream import Stream
+from edgeasd.runtime.scoring.scorer import HEAD_OUTPUTS
+from edgeasd.runtime.scoring.stream import Stream
 
 pytestmark = pytest.mark.core
 

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeasd.runtime.bundle import Bundle
+from edgeasd.runtime.bundle.bundle import Bundle
+from edgeasd.runtime.engine_build.bundle_engines import prove_encoder, prove_head
 from edgeasd.runtime.engines.onnxruntime import OnnxRuntimeEngine
-from edgeasd.runtime.engines.tensorrt.proof import prove_encoder, prove_head
 from edgeasd.runtime.errors import BundleError, CheckFailed
-from edgeasd.runtime.scorer import Head
+from edgeasd.runtime.scoring.scorer import Head
 
 pytestmark = pytest.mark.core
 

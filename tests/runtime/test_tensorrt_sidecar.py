@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeasd.runtime.engines.tensorrt.machine import MachineFacts
-from edgeasd.runtime.engines.tensorrt.sidecar import (
+from edgeasd.runtime.engines.tensorrt.engine_file import (
     LARGEST_SIDECAR,
+    MachineFacts,
     Sidecar,
     differences,
     engine_paths,

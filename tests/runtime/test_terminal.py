@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeasd.runtime.standing import Standing
-from edgeasd.runtime.terminal import TerminalView
+from edgeasd.runtime.service.standing import Standing
+from edgeasd.runtime.service.terminal import TerminalView
 
 pytestmark = pytest.mark.core
 
@@ -130,7 +130,7 @@ def test_records_it_does_not_know_are_not_shown() -> None:
 @pytest.mark.usefixtures("wide")
 def test_a_terminal_is_redrawn_on_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr("edgeasd.runtime.terminal.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("edgeasd.runtime.service.terminal.time.monotonic", lambda: now[0])
     out = Tty()
     view = TerminalView(out, 16_000)
     for i in range(30):
@@ -263,7 +263,7 @@ def test_the_usual_line_fits_and_keeps_what_counts(columns: int, monkeypatch: py
     out = Tty()
     view = TerminalView(out, 16_000, standing=lambda: standing)
     view.update(score(clip_score=0.5), -33.5)
-    monkeypatch.setattr("edgeasd.runtime.terminal._REFRESH_SECONDS", 0.0)
+    monkeypatch.setattr("edgeasd.runtime.service.terminal._REFRESH_SECONDS", 0.0)
     for _ in range(30):
         view.update(score(clip_score=0.25), -33.5)
     shown = screen(out.getvalue())[-1]

@@ -8,8 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from edgeasd.toolkit.training.batches import Ahead
-from edgeasd.toolkit.training.pools import FeaturePool
+from edgeasd.toolkit.training.data import Ahead, FeaturePool
 
 
 def thread_names() -> list[str]:

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from edgeasd.runtime.audio import read_audio
+from edgeasd.runtime.audio.reader import read_audio
 from edgeasd.runtime.errors import InputError
-from edgeasd.runtime.logmel import Amplitude, FeatureSettings, logmel
+from edgeasd.runtime.features.logmel import Amplitude, FeatureSettings, logmel
 from edgeasd.toolkit.data import cache as cache_module
 from edgeasd.toolkit.data.cache import ClipStatistics, FeatureCache
 from edgeasd.toolkit.data.clips import content_hash
@@ -256,8 +256,8 @@ def test_mappings_that_are_let_go_keep_no_descriptors(tmp_path: Path, clips: lis
 FILL = """
 import sys
 from pathlib import Path
-from edgeasd.runtime import atomic
-from edgeasd.runtime.logmel import Amplitude, FeatureSettings
+from edgeasd.runtime.system import files as atomic
+from edgeasd.runtime.features.logmel import Amplitude, FeatureSettings
 from edgeasd.toolkit.data.cache import FeatureCache
 from edgeasd.toolkit.data.clips import content_hash
 clips = [(p, content_hash(p)) for p in sorted(Path(sys.argv[1]).iterdir())]

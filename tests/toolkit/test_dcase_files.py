@@ -13,7 +13,7 @@ import pytest
 from edgeasd.runtime.errors import InputError
 from edgeasd.toolkit.data.clips import Clip
 from edgeasd.toolkit.data.dcase import SectionLayout
-from edgeasd.toolkit.evaluation.dcase_files import (
+from edgeasd.toolkit.evaluation.dcase import (
     judge_decisions,
     match_by_name,
     official_stem,

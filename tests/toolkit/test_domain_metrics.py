@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from edgeasd.runtime.errors import InputError
 from edgeasd.toolkit.evaluation.alpha import Sweep, choose_alpha, sweep_alpha
-from edgeasd.toolkit.evaluation.domains import domain_figures, harmonic_mean, variant_of
-from edgeasd.toolkit.evaluation.roc import roc_band, roc_points
-from edgeasd.toolkit.evaluation.several import compare, over_ids, over_seeds, pooled
+from edgeasd.toolkit.evaluation.dcase import domain_figures, harmonic_mean, variant_of
+from edgeasd.toolkit.evaluation.metrics import roc_band, roc_points
+from edgeasd.toolkit.evaluation.stored import compare, over_ids, over_seeds, pooled
 
 reference = pytest.importorskip("sklearn.metrics")
 

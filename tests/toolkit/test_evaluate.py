@@ -14,16 +14,15 @@ import soundfile
 import torch
 from sklearn.metrics import roc_auc_score
 
-from edgeasd.calibration.deploy import SegmentOutputs
-from edgeasd.runtime.clip import score_features
+from edgeasd.calibration.fit.deploy import SegmentOutputs
 from edgeasd.runtime.errors import CheckFailed, InputError
-from edgeasd.runtime.logmel import logmel
+from edgeasd.runtime.features.logmel import logmel
+from edgeasd.runtime.scoring.clip import score_features
 from edgeasd.toolkit.data.clips import Clip
 from edgeasd.toolkit.data.machine import MachineData, load_machine
 from edgeasd.toolkit.evaluation.baseline import MahalanobisBaseline
 from edgeasd.toolkit.evaluation.evaluate import collect, evaluate
-from edgeasd.toolkit.evaluation.torch_scorer import UNFITTED, TorchHead
-from edgeasd.toolkit.evaluation.trained import Trained, load_trained
+from edgeasd.toolkit.evaluation.trained import UNFITTED, TorchHead, Trained, load_trained
 from edgeasd.toolkit.models.backbones import build_network
 from edgeasd.toolkit.presets import load_preset
 from edgeasd.toolkit.progress import quiet

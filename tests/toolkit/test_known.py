@@ -13,7 +13,7 @@ from edgeasd.toolkit.data.machine import MachineData, load_machine
 from edgeasd.toolkit.data.offered import offered_files, offered_hashes
 from edgeasd.toolkit.demo.dataset import DatasetPlan, write_dataset
 from edgeasd.toolkit.presets import load_preset
-from edgeasd.toolkit.training.sampler import BatchSampler
+from edgeasd.toolkit.training.data import BatchSampler
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from edgeasd.runtime.audio import read_audio
+from edgeasd.runtime.audio.reader import read_audio
 from edgeasd.runtime.errors import InputError
-from edgeasd.runtime.logmel import logmel
+from edgeasd.runtime.features.logmel import logmel
 from edgeasd.toolkit.data.clips import Clip
 from edgeasd.toolkit.data.machine import MachineData, Roles, load_machine
 

@@ -15,9 +15,9 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeasd.runtime.audio import read_audio
+from edgeasd.runtime.audio.reader import read_audio
 from edgeasd.runtime.errors import InputError
-from edgeasd.runtime.logmel import Amplitude, FeatureSettings, logmel
+from edgeasd.runtime.features.logmel import Amplitude, FeatureSettings, logmel
 from edgeasd.toolkit.data.cache import FeatureCache
 from edgeasd.toolkit.data.clips import Clip, content_hash
 from edgeasd.toolkit.data.copies import describe_copies

@@ -25,7 +25,7 @@ from edgeasd.toolkit.reproduction.paper import paper_rows
 from edgeasd.toolkit.reproduction.plan import DataSource, ModelJob, expand
 from edgeasd.toolkit.reproduction.summary import Cell, machine_average, summarise
 from edgeasd.toolkit.reproduction.table import as_json, as_markdown, as_text
-from edgeasd.toolkit.training.steps import NotFinite
+from edgeasd.toolkit.training.trainer import NotFinite
 
 
 def jobs_of(tmp_path: Path, what: Any = "fig2", **changed: Any) -> list[ModelJob]:

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeasd.calibration.deploy import SegmentOutputs
+from edgeasd.calibration.fit.deploy import SegmentOutputs
 from edgeasd.runtime.errors import InputError
-from edgeasd.runtime.logmel import FeatureSettings
+from edgeasd.runtime.features.logmel import FeatureSettings
 from edgeasd.toolkit.runs import Outcome, Run, bundle_folder, find_runs, load_run, run_folder
 
 pytestmark = pytest.mark.core

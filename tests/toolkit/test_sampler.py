@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeasd.toolkit.training import sampler as sampler_module
-from edgeasd.toolkit.training.sampler import Batch, BatchSampler
+from edgeasd.toolkit.training import data as sampler_module
+from edgeasd.toolkit.training.data import Batch, BatchSampler
 
 pytestmark = pytest.mark.core
 

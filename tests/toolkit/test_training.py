@@ -21,10 +21,9 @@ from edgeasd.toolkit.progress import quiet
 from edgeasd.toolkit.training import trainer as trainer_module
 from edgeasd.toolkit.training.centroids import estimate_norms, mean_embedding
 from edgeasd.toolkit.training.checkpoint import latest_checkpoint, list_checkpoints
+from edgeasd.toolkit.training.data import FeaturePool
 from edgeasd.toolkit.training.fabric import open_fabric
-from edgeasd.toolkit.training.pools import FeaturePool
-from edgeasd.toolkit.training.session import train_one
-from edgeasd.toolkit.training.stop import stop_requests
+from edgeasd.toolkit.training.session import stop_requests, train_one
 from edgeasd.toolkit.training.trainer import Interrupted, StepLog, Trainer
 
 FRAMES, MELS = 64, 32

@@ -35,7 +35,7 @@ from edgeasd.toolkit.cli import (
     triton,
     verify,
 )
-from edgeasd.toolkit.cli.guard import complain, guarded
+from edgeasd.toolkit.cli._errors import complain, guarded
 
 app = typer.Typer(
     name="edgeasd",

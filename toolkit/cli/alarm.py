@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgeasd.runtime.errors import CheckFailed, InputError
-from edgeasd.toolkit.cli.guard import BAD_INPUT, complain, guarded
-from edgeasd.toolkit.cli.options import AsJson
+from edgeasd.toolkit.cli._errors import BAD_INPUT, complain, guarded
+from edgeasd.toolkit.cli._options import AsJson
 
 if TYPE_CHECKING:
     from edgeasd.runtime.service.direct import Commanded
@@ -127,8 +127,8 @@ def _command(
     config: Path, stream: str | None, value: dict[str, Any], by: str | None, note: str | None, as_json: bool
 ) -> None:
     from edgeasd.runtime.alarms import parse_command
+    from edgeasd.runtime.config import read_site
     from edgeasd.runtime.service.direct import command_streams
-    from edgeasd.runtime.site import read_site
 
     site = read_site(config)
     if stream is not None and stream not in site.streams:

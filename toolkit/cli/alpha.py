@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeasd.toolkit.cli.guard import complain
-from edgeasd.toolkit.cli.options import (
+from edgeasd.toolkit.cli._errors import complain
+from edgeasd.toolkit.cli._options import (
     AsJson,
     Cache,
     ChannelOfRun,
@@ -24,7 +24,7 @@ from edgeasd.toolkit.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from edgeasd.toolkit.evaluation.chosen_alpha import ChosenAlpha
+    from edgeasd.toolkit.evaluation.alpha import ChosenAlpha
 
 
 def alpha(
@@ -53,10 +53,9 @@ def alpha(
     """
     from edgeasd.toolkit.cli.training_data import load_for_run
     from edgeasd.toolkit.data.validation import validation_clips
-    from edgeasd.toolkit.evaluation.chosen_alpha import FEW_CLIPS, choose, save_chosen
+    from edgeasd.toolkit.evaluation.alpha import FEW_CLIPS, choose, save_chosen
     from edgeasd.toolkit.evaluation.evaluate import collect
-    from edgeasd.toolkit.evaluation.torch_scorer import UNFITTED
-    from edgeasd.toolkit.evaluation.trained import load_trained
+    from edgeasd.toolkit.evaluation.trained import UNFITTED, load_trained
     from edgeasd.toolkit.progress import progress
     from edgeasd.toolkit.runs import find_runs
 

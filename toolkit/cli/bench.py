@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgeasd.runtime.errors import InputError
-from edgeasd.toolkit.cli.guard import INTERRUPTED, complain
-from edgeasd.toolkit.cli.options import AsJson, FrontEndPlace, Threads
+from edgeasd.toolkit.cli._errors import INTERRUPTED, complain
+from edgeasd.toolkit.cli._options import AsJson, FrontEndPlace, Threads
 from edgeasd.toolkit.progress import Report, progress
 
 if TYPE_CHECKING:
@@ -49,11 +49,10 @@ def bench(
 
     Example: edgeasd bench bundles/valve-id_00
     """
-    from edgeasd.runtime.bench.facts import busy, load, machine
-    from edgeasd.runtime.bench.measure import BenchSettings
+    from edgeasd.runtime.bench.measure import BenchSettings, busy, load, machine
     from edgeasd.runtime.bench.variants import find_variants
-    from edgeasd.runtime.bundle import Bundle
-    from edgeasd.runtime.offer import check_front_end_offered
+    from edgeasd.runtime.bundle.bundle import Bundle
+    from edgeasd.runtime.bundle.selection import check_front_end_offered
     from edgeasd.toolkit.cli.bench_table import print_bench
 
     settings = BenchSettings(_batches(batches), seconds, repeats, threads, front_end)

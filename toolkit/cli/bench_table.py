@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from edgeasd.runtime.bench.energy import NOT_REPORTED
-from edgeasd.runtime.bench.facts import busy, machine_line
+from edgeasd.runtime.bench.measure import busy, machine_line
 from edgeasd.runtime.bench.runner import Row
-from edgeasd.runtime.manifest import Manifest
+from edgeasd.runtime.bundle.manifest import Manifest
 
 _SUMMARY = (
     "precision",

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgeasd.runtime.errors import CheckFailed, InputError
-from edgeasd.toolkit.cli.guard import complain
-from edgeasd.toolkit.cli.options import AsJson
+from edgeasd.toolkit.cli._errors import complain
+from edgeasd.toolkit.cli._options import AsJson
 
 if TYPE_CHECKING:
-    from edgeasd.runtime.engines.tensorrt.bundle_build import Built
-    from edgeasd.runtime.engines.tensorrt.machine import MachineFacts
+    from edgeasd.runtime.engine_build.bundle_engines import Built
+    from edgeasd.runtime.engines.tensorrt.engine_file import MachineFacts
 
 _NAMED = 5
 
@@ -58,13 +58,11 @@ def build(
 
     Example: edgeasd build bundles/valve-id_00 --precision int8
     """
-    from edgeasd.runtime.bundle import Bundle
+    from edgeasd.runtime.bundle.bundle import Bundle
+    from edgeasd.runtime.engine_build.bundle_engines import Site, have_engine, targets
     from edgeasd.runtime.engines.tensorrt import library
-    from edgeasd.runtime.engines.tensorrt.build import BuildOptions
-    from edgeasd.runtime.engines.tensorrt.bundle_build import Site, have_engine
     from edgeasd.runtime.engines.tensorrt.engine import gpu_index
-    from edgeasd.runtime.engines.tensorrt.machine import this_machine
-    from edgeasd.runtime.engines.tensorrt.targets import targets
+    from edgeasd.runtime.engines.tensorrt.engine_file import BuildOptions, this_machine
     from edgeasd.toolkit.progress import progress
 
     options = BuildOptions(max_batch, opt_batch, workspace_limit, optimisation_level)
@@ -121,7 +119,7 @@ def _print(made: Built) -> None:
     if made.deviation is not None:
         from dataclasses import asdict
 
-        from edgeasd.runtime.engines.tensorrt.sidecar import FRONT_END
+        from edgeasd.runtime.engines.tensorrt.engine_file import FRONT_END
 
         found = {name: value for name, value in asdict(made.deviation).items() if value is not None}
         worst = ", ".join(f"{name} {value:.1e}" for name, value in found.items())

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import typer
 
 from edgeasd.runtime.errors import DeviceError, InputError
-from edgeasd.toolkit.cli.guard import complain
+from edgeasd.toolkit.cli._errors import complain
 
 if TYPE_CHECKING:
-    from edgeasd.runtime.bundle import Bundle
+    from edgeasd.runtime.bundle.bundle import Bundle
 
 
 def build_missing(
@@ -25,10 +25,10 @@ def build_missing(
     Raises InputError where the choice is ONNX Runtime, DeviceError where TensorRT or a GPU is not there; leaves
     with the exit code of `edgeasd build` where that fails.
     """
+    from edgeasd.runtime.bundle.selection import check_built, choose
     from edgeasd.runtime.engines import choose_engine
     from edgeasd.runtime.engines.tensorrt import library
-    from edgeasd.runtime.engines.tensorrt.built import NotBuilt
-    from edgeasd.runtime.offer import check_built, choose
+    from edgeasd.runtime.engines.tensorrt.engine_file import NotBuilt
 
     if engine == "auto" and accelerator != "cpu" and precision != "int8-cpu":
         # Whoever asks to build asks for TensorRT, and is told where it is not.

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgeasd.runtime.errors import DeviceError, InputError
+from edgeasd.toolkit.cli._options import AsJson, Cache, ChannelOfRun, Machine, SkipBad, Workspace, cache_folder
 from edgeasd.toolkit.cli.calibrating import refuse_failed, report_path, resumable, write_report
-from edgeasd.toolkit.cli.options import AsJson, Cache, ChannelOfRun, Machine, SkipBad, Workspace, cache_folder
 
 if TYPE_CHECKING:
-    from edgeasd.toolkit.calibrating.outcome import Calibration
+    from edgeasd.toolkit.calibrate.record import Calibration
 
 
 def calibrate(
@@ -83,9 +83,9 @@ def calibrate(
     Example: edgeasd calibrate --machine valve --id 00 --clips normal-clips/
     """
     _require_onnx()
-    from edgeasd.toolkit.calibrating.request import Request, find_bundle_folder, parse_precisions
-    from edgeasd.toolkit.calibrating.session import calibrate_bundle, forget_state
-    from edgeasd.toolkit.calibrating.thresholds import ThresholdWish
+    from edgeasd.toolkit.calibrate.request import Request, find_bundle_folder, parse_precisions
+    from edgeasd.toolkit.calibrate.session import calibrate_bundle, forget_state
+    from edgeasd.toolkit.calibrate.thresholds import ThresholdWish
 
     given = {
         "rank_correlation": min_rank_correlation,
@@ -135,7 +135,7 @@ def _require_onnx() -> None:
 
 
 def _tell(found: Calibration, target: Path, as_json: bool) -> None:
-    from edgeasd.toolkit.calibrating.record import summary
+    from edgeasd.toolkit.calibrate.record import summary
     from edgeasd.toolkit.cli.calibrate_table import print_calibration
 
     if as_json:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgeasd.calibration.drift import Drift
-from edgeasd.toolkit.calibrating.outcome import Calibration
-from edgeasd.toolkit.calibrating.thresholds import KEPT
-from edgeasd.toolkit.calibrating.variants import VariantResult
+from edgeasd.calibration.drift.drift import Drift
+from edgeasd.toolkit.calibrate.record import Calibration
+from edgeasd.toolkit.calibrate.thresholds import KEPT
+from edgeasd.toolkit.calibrate.variants import VariantResult
 
 
 def print_calibration(found: Calibration, report: Path) -> None:

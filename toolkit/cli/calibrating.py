@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING
 import typer
 
 from edgeasd.runtime.errors import CheckFailed
-from edgeasd.toolkit.cli.guard import INTERRUPTED, complain, remembered_interrupts
+from edgeasd.toolkit.cli._errors import INTERRUPTED, complain, remembered_interrupts
 
 if TYPE_CHECKING:
-    from edgeasd.toolkit.calibrating.outcome import Calibration
-    from edgeasd.toolkit.calibrating.work import Work
+    from edgeasd.toolkit.calibrate.record import Calibration
+    from edgeasd.toolkit.calibrate.work import Work
 
 
 @contextmanager
 def resumable(folder: Path, how: str = "with the same command and --resume") -> Iterator[Work]:
     """An interrupt becomes one line that says how to go on, and exit code 130."""
-    from edgeasd.toolkit.calibrating.work import Work
+    from edgeasd.toolkit.calibrate.work import Work
 
     try:
         with remembered_interrupts() as check:
@@ -38,7 +38,7 @@ def report_path(folder: Path) -> Path:
 
 def write_report(found: Calibration, target: Path) -> None:
     """The HTML report, whole or not at all; and the warnings on standard error."""
-    from edgeasd.runtime.atomic import write_bytes
+    from edgeasd.runtime.system.files import write_bytes
     from edgeasd.toolkit.reports.calibration import calibration_report
 
     write_bytes(target, calibration_report(found).encode())

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeasd.toolkit.cli.options import AsJson
+from edgeasd.toolkit.cli._options import AsJson
 
 if TYPE_CHECKING:
-    from edgeasd.calibration.delong import PairedComparison
+    from edgeasd.calibration.drift.ranking import PairedComparison
 
 LEVEL = 0.95
 
@@ -35,7 +35,7 @@ def compare(
 
     Example: edgeasd compare first/runs/valve/id_00 second/runs/valve/id_00
     """
-    from edgeasd.toolkit.evaluation.several import compare as paired
+    from edgeasd.toolkit.evaluation.stored import compare as paired
     from edgeasd.toolkit.evaluation.stored import stored_evaluation
 
     first, second = stored_evaluation(a, update), stored_evaluation(b, update)

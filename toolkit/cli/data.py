@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from edgeasd.toolkit.cli.guard import guarded
-from edgeasd.toolkit.cli.options import AsJson
+from edgeasd.toolkit.cli._errors import guarded
+from edgeasd.toolkit.cli._options import AsJson
 
 app = typer.Typer(help="Look at data sets.", no_args_is_help=True, rich_markup_mode=None)
 

@@ -13,7 +13,7 @@ import typer
 from edgeasd.runtime.errors import CheckFailed, InputError
 
 if TYPE_CHECKING:
-    from edgeasd.runtime.listen import Record
+    from edgeasd.runtime.service.listen import Record
 
 _MACHINE, _ID, _FAULT = "valve", "00", "leak"
 _IDS = ("00", "02", "04")
@@ -76,7 +76,7 @@ def _claim(output: Path) -> None:
 def _make_sounds(data: Path, stream: Path) -> None:
     import soundfile
 
-    from edgeasd.runtime.atomic import atomic_file
+    from edgeasd.runtime.system.files import atomic_file
     from edgeasd.toolkit.demo import machines
     from edgeasd.toolkit.demo.dataset import DatasetPlan, write_dataset
     from edgeasd.toolkit.progress import progress
@@ -109,10 +109,10 @@ def _make_sounds(data: Path, stream: Path) -> None:
 
 
 def _listen(bundle: Path, stream: Path) -> list[Record]:
-    from edgeasd.runtime.bundle import Bundle
-    from edgeasd.runtime.listen import Session
+    from edgeasd.runtime.bundle.bundle import Bundle
+    from edgeasd.runtime.service.listen import Session
+    from edgeasd.runtime.service.terminal import TerminalView
     from edgeasd.runtime.sources import open_source
-    from edgeasd.runtime.terminal import TerminalView
 
     records: list[Record] = []
     with Bundle(bundle) as opened:

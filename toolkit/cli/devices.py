@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from edgeasd.toolkit.cli.options import AsJson
+from edgeasd.toolkit.cli._options import AsJson
 
 if TYPE_CHECKING:
     from edgeasd.runtime.sources.devices import FoundDevice

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from edgeasd.toolkit.cli.options import AsJson
+from edgeasd.toolkit.cli._options import AsJson
 
 DEVICE_NOT_AVAILABLE = 3
 
@@ -43,8 +43,8 @@ def doctor(
     with progress("doctor") as report:
         findings = examine(root, venv, report)
     if config is not None:
+        from edgeasd.runtime.config import read_site
         from edgeasd.runtime.doctor.service import check_service
-        from edgeasd.runtime.site import read_site
 
         findings += check_service(read_site(config).data)
     if as_json:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import edgeasd
 from edgeasd.runtime.doctor import STATES, Finding
-from edgeasd.runtime.system_files import is_live
+from edgeasd.runtime.system.board import is_live
 
 _INDENT = " " * 4
 _NARROWEST = 60

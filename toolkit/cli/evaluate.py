@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgeasd.runtime.errors import InputError
-from edgeasd.toolkit.cli.guard import complain
-from edgeasd.toolkit.cli.options import (
+from edgeasd.toolkit.cli._errors import complain
+from edgeasd.toolkit.cli._options import (
     Alpha,
     AsJson,
     Cache,
@@ -31,7 +31,7 @@ from edgeasd.toolkit.cli.options import (
 if TYPE_CHECKING:
     from edgeasd.toolkit.cli.training_data import RunLoader
     from edgeasd.toolkit.data.machine import MachineData
-    from edgeasd.toolkit.evaluation.dcase_files import Result
+    from edgeasd.toolkit.evaluation.dcase import Result
     from edgeasd.toolkit.evaluation.evaluate import Evaluation
     from edgeasd.toolkit.evaluation.trained import Trained
     from edgeasd.toolkit.runs import Run
@@ -77,10 +77,10 @@ def evaluate(
 
     Example: edgeasd evaluate --data recordings/ --machine valve --baseline
     """
-    from edgeasd.runtime.atomic import write_json
+    from edgeasd.runtime.system.files import write_json
     from edgeasd.toolkit.cli.evaluate_table import print_table
     from edgeasd.toolkit.cli.training_data import RunLoader
-    from edgeasd.toolkit.evaluation.several import over_ids, pooled
+    from edgeasd.toolkit.evaluation.stored import over_ids, pooled
     from edgeasd.toolkit.runs import find_runs
 
     _check_outputs(dcase, report, report_audio)
@@ -132,7 +132,7 @@ def _check_outputs(dcase: Path | None, report: Path | None, report_audio: bool) 
 
 def _official_results(trained: Trained, one: Evaluation) -> list[Result]:
     """Scores and decisions of every test clip; how well the decisions do is added to the figures."""
-    from edgeasd.toolkit.evaluation.dcase_files import judge_decisions, result_of
+    from edgeasd.toolkit.evaluation.dcase import judge_decisions, result_of
     from edgeasd.toolkit.evaluation.evaluate import decision_threshold
 
     threshold = decision_threshold(trained)
@@ -149,7 +149,7 @@ def _official_results(trained: Trained, one: Evaluation) -> list[Result]:
 
 
 def _write_official(folder: Path, results: list[Result], data: MachineData) -> None:
-    from edgeasd.toolkit.evaluation.dcase_files import official_stem, write_official
+    from edgeasd.toolkit.evaluation.dcase import official_stem, write_official
 
     for path in write_official(folder, results):
         complain(f"wrote {path}")
@@ -166,7 +166,7 @@ def _write_official(folder: Path, results: list[Result], data: MachineData) -> N
 def _write_report(
     path: Path, found: list[Evaluation], judged: list[MachineData], means: dict[str, dict[str, Any]], audio: bool
 ) -> None:
-    from edgeasd.runtime.atomic import write_bytes
+    from edgeasd.runtime.system.files import write_bytes
     from edgeasd.toolkit.reports.evaluation import evaluation_report
 
     write_bytes(
@@ -194,7 +194,7 @@ def _evaluate_run(
     *,
     unlabelled: bool,
 ) -> tuple[Trained, MachineData, Evaluation]:
-    from edgeasd.runtime.bundle import Bundle
+    from edgeasd.runtime.bundle.bundle import Bundle
     from edgeasd.toolkit.evaluation.evaluate import evaluate as judge
     from edgeasd.toolkit.evaluation.trained import load_trained
     from edgeasd.toolkit.progress import progress

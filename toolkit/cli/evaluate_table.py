@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from edgeasd.toolkit.evaluation.chosen_alpha import CHOSEN
+from edgeasd.toolkit.evaluation.alpha import CHOSEN
 from edgeasd.toolkit.evaluation.evaluate import Evaluation
 from edgeasd.toolkit.evaluation.figures import Figures
 

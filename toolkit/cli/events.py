@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgeasd.runtime.errors import InputError
-from edgeasd.toolkit.cli.guard import complain, guarded
-from edgeasd.toolkit.cli.options import AsJson
+from edgeasd.toolkit.cli._errors import complain, guarded
+from edgeasd.toolkit.cli._options import AsJson
 
 if TYPE_CHECKING:
     from edgeasd.runtime.evidence.lookup import EventFilter

@@ -10,10 +10,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from edgeasd.runtime.atomic import atomic_directory, atomic_file
 from edgeasd.runtime.errors import InputError
-from edgeasd.runtime.evidence.facts import FACTS
+from edgeasd.runtime.evidence.clip import FACTS
 from edgeasd.runtime.evidence.lookup import EventReader, Evidence, as_json
+from edgeasd.runtime.system.files import atomic_directory, atomic_file
 from edgeasd.toolkit.progress import Report
 
 _Put = Callable[[str, str, bytes, float], None]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from edgeasd.runtime.alarms.transition import iso_time
-from edgeasd.runtime.evidence.facts import CLIP, PICTURE, SCORES
+from edgeasd.runtime.evidence.clip import CLIP, PICTURE, SCORES
 from edgeasd.runtime.evidence.lookup import Evidence
 
 _ENDED = {

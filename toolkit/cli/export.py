@@ -10,11 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgeasd.runtime.errors import InputError
-from edgeasd.toolkit.cli.calibrating import refuse_failed
-from edgeasd.toolkit.cli.export_front_end import read_sounds
-from edgeasd.toolkit.cli.export_table import print_export
-from edgeasd.toolkit.cli.guard import complain, remembered_interrupts
-from edgeasd.toolkit.cli.options import (
+from edgeasd.toolkit.cli._errors import complain, remembered_interrupts
+from edgeasd.toolkit.cli._options import (
     Alpha,
     AsJson,
     Cache,
@@ -25,10 +22,13 @@ from edgeasd.toolkit.cli.options import (
     Workspace,
     cache_folder,
 )
+from edgeasd.toolkit.cli.calibrating import refuse_failed
+from edgeasd.toolkit.cli.export_front_end import read_sounds
+from edgeasd.toolkit.cli.export_table import print_export
 from edgeasd.toolkit.cli.triton import Repository, serve
 
 if TYPE_CHECKING:
-    from edgeasd.calibration.deploy import DeployFit, SegmentOutputs
+    from edgeasd.calibration.fit.deploy import DeployFit, SegmentOutputs
     from edgeasd.export.bundle_writer import TrainedModel
     from edgeasd.runtime.health.settings import LevelRange
     from edgeasd.toolkit.evaluation.trained import Trained
@@ -184,14 +184,14 @@ def _metrics(trained: Trained, fit: DeployFit) -> dict[str, Any]:
 
 def _score_clips(trained: Trained, folder: Path, channel: int | None) -> tuple[list[SegmentOutputs], LevelRange | None]:
     """q and d of the normal clips in `folder`, and at which level they are heard; InputError names clips that cannot be used."""
-    from edgeasd.calibration.deploy import SegmentOutputs
-    from edgeasd.calibration.levels import ON_SITE_DB, clip_levels, expected_levels
-    from edgeasd.runtime.clip import score_features
-    from edgeasd.runtime.logmel import logmel
+    from edgeasd.calibration.fit.deploy import SegmentOutputs
+    from edgeasd.calibration.fit.levels import ON_SITE_DB, clip_levels, expected_levels
+    from edgeasd.runtime.features.logmel import logmel
+    from edgeasd.runtime.scoring.clip import score_features
     from edgeasd.toolkit.cli.score import expand
     from edgeasd.toolkit.data.cache import read_clip
     from edgeasd.toolkit.data.clips import refuse_bad
-    from edgeasd.toolkit.evaluation.torch_scorer import UNFITTED
+    from edgeasd.toolkit.evaluation.trained import UNFITTED
     from edgeasd.toolkit.progress import progress
 
     if not folder.is_dir():

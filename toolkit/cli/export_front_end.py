@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from edgeasd.runtime.errors import InputError
 
 if TYPE_CHECKING:
-    from edgeasd.runtime.logmel import Float32Array
-    from edgeasd.runtime.manifest import FrontEnd
+    from edgeasd.runtime.bundle.manifest import FrontEnd
+    from edgeasd.runtime.features.logmel import Float32Array
     from edgeasd.toolkit.evaluation.trained import Trained
 
 MOST_CLIPS = 10
@@ -49,7 +49,7 @@ def read_sounds(trained: Trained, folder: Path, channel: int | None) -> list[Flo
 
 def written_front_end(bundle: Path) -> FrontEnd | None:
     """What the manifest of a bundle says of its front end."""
-    from edgeasd.runtime.bundle import Bundle
+    from edgeasd.runtime.bundle.bundle import Bundle
 
     with Bundle(bundle) as opened:
         return opened.manifest.front_end

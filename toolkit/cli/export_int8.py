@@ -9,8 +9,8 @@ from edgeasd.runtime.errors import InputError
 from edgeasd.toolkit.cli.calibrating import report_path, resumable, write_report
 
 if TYPE_CHECKING:
-    from edgeasd.toolkit.calibrating.outcome import Calibration
-    from edgeasd.toolkit.calibrating.request import Request
+    from edgeasd.toolkit.calibrate.record import Calibration
+    from edgeasd.toolkit.calibrate.request import Request
     from edgeasd.toolkit.evaluation.trained import Trained
 
 INT8 = ("int8", "int8-cpu")
@@ -22,9 +22,9 @@ def int8_request(trained: Trained, kinds: list[str], clips: Path | None, cache: 
 
     Raises InputError before anything is exported: for clips that are not there any more, and for too few.
     """
-    from edgeasd.calibration.clip_roles import assign_roles
-    from edgeasd.toolkit.calibrating.material import normal_files
-    from edgeasd.toolkit.calibrating.request import Request, parse_precisions
+    from edgeasd.calibration.fit.clips import assign_roles
+    from edgeasd.toolkit.calibrate.clips import normal_files
+    from edgeasd.toolkit.calibrate.request import Request, parse_precisions
     from edgeasd.toolkit.progress import quiet
 
     folder, files = (clips, None) if clips is not None else _held_out(trained, cache)
@@ -60,7 +60,7 @@ def _held_out(trained: Trained, cache: Path) -> tuple[Path, tuple[Path, ...]]:
 
 def add_int8(target: Path, request: Request, cache: Path, workspace: Path) -> Calibration:
     """Calibrate the bundle that was just written; its report lies beside it."""
-    from edgeasd.toolkit.calibrating.session import calibrate_bundle
+    from edgeasd.toolkit.calibrate.session import calibrate_bundle
 
     with resumable(target, f"with `edgeasd calibrate --resume --bundle {target}`, which has the options") as work:
         found = calibrate_bundle(target, request, cache, workspace, work)

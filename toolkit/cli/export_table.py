@@ -11,9 +11,9 @@ from edgeasd.toolkit.cli.export_front_end import print_front_end, written_front_
 
 if TYPE_CHECKING:
     from edgeasd.export.bundle_writer import TrainedModel
-    from edgeasd.runtime.golden import Deviation
-    from edgeasd.runtime.manifest import FrontEnd
-    from edgeasd.toolkit.calibrating.outcome import Calibration
+    from edgeasd.runtime.bundle.golden import Deviation
+    from edgeasd.runtime.bundle.manifest import FrontEnd
+    from edgeasd.toolkit.calibrate.record import Calibration
 
 _FIGURES = (
     ("z", "max|Δz| / max|z|"),
@@ -49,7 +49,7 @@ def _facts(
 ) -> dict[str, object]:
     from dataclasses import asdict
 
-    from edgeasd.toolkit.calibrating.record import summary
+    from edgeasd.toolkit.calibrate.record import summary
 
     return {
         "bundle": str(bundle),

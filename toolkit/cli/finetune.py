@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from edgeasd.runtime.errors import InputError
-from edgeasd.toolkit.cli.options import (
+from edgeasd.toolkit.cli._options import (
     Cache,
     ChannelOfRun,
     Compile,

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from edgeasd.runtime.errors import InputError
-from edgeasd.runtime.torn_line import torn_end
+from edgeasd.runtime.system.files import torn_end
 
 if TYPE_CHECKING:
-    from edgeasd.runtime.listen import Record
+    from edgeasd.runtime.service.listen import Record
 
 _RECORD = b'{"type": "'
 """How every record begins."""

@@ -6,7 +6,7 @@ import shutil
 import time
 from typing import TextIO
 
-from edgeasd.runtime.recording.check import ClipFigures
+from edgeasd.runtime.record.clip_folder import ClipFigures
 
 _REFRESH_SECONDS, _PLAIN_SECONDS = 0.1, 10.0
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from edgeasd.runtime.errors import InputError
 
 if TYPE_CHECKING:
-    from edgeasd.runtime.manifest import Manifest
+    from edgeasd.runtime.bundle.manifest import Manifest
 
 USERNAME, PASSWORD = "EDGEASD_MQTT_USERNAME", "EDGEASD_MQTT_PASSWORD"
 """Environment variables for the broker: on the command line everybody on the box could read them."""
@@ -39,8 +39,8 @@ def write_site(
 
     What is None or False is left out. Raises InputError for what no site file can say.
     """
-    from edgeasd.runtime.atomic import write_bytes
-    from edgeasd.runtime.site import parse_site
+    from edgeasd.runtime.config import parse_site
+    from edgeasd.runtime.system.files import write_bytes
 
     if stream.get("input") == "-":
         raise InputError("--input -: a service has no standard input; give --input-command 'cat PIPE'")

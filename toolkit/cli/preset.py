@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgeasd.toolkit.cli.guard import guarded
-from edgeasd.toolkit.cli.options import AsJson
+from edgeasd.toolkit.cli._errors import guarded
+from edgeasd.toolkit.cli._options import AsJson
 
 if TYPE_CHECKING:
     from edgeasd.toolkit.presets import Preset

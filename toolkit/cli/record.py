@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgeasd.runtime.errors import CheckFailed, InputError
-from edgeasd.toolkit.cli.guard import held_back
-from edgeasd.toolkit.cli.options import (
+from edgeasd.toolkit.cli._errors import held_back
+from edgeasd.toolkit.cli._options import (
     AlsaBackend,
     AlsaFormat,
     AsJson,
@@ -36,9 +36,9 @@ from edgeasd.toolkit.cli.record_summary import (
 )
 
 if TYPE_CHECKING:
-    from edgeasd.runtime.capture import SampleQueue
-    from edgeasd.runtime.recording import ClipFolder, Recorder
+    from edgeasd.runtime.record import ClipFolder, Recorder
     from edgeasd.runtime.sources import Source
+    from edgeasd.runtime.sources.capture import SampleQueue
     from edgeasd.toolkit.cli.level_meter import LevelMeter
 
 
@@ -75,7 +75,7 @@ def record(
     Example: edgeasd record --device hw:1 --machine valve --id 00 --minutes 30
     """
     from edgeasd.runtime.health import HealthMonitor, HealthSettings
-    from edgeasd.runtime.recording import ClipFolder, Recorder
+    from edgeasd.runtime.record import ClipFolder, Recorder
     from edgeasd.runtime.sources import open_source
     from edgeasd.toolkit.cli.level_meter import LevelMeter
 
@@ -133,9 +133,9 @@ def _bits(source: Source, mix: bool) -> int:
 
 def _collect(source: Source, folder: ClipFolder, recorder: Recorder, meter: LevelMeter, rate: int) -> str:
     """Record until there are enough clips, or the sound ends; returns which."""
-    from edgeasd.runtime.capture import Capture, SampleQueue
-    from edgeasd.runtime.listen import BUFFER_SECONDS
-    from edgeasd.runtime.recording import measure
+    from edgeasd.runtime.record import measure
+    from edgeasd.runtime.service.listen import BUFFER_SECONDS
+    from edgeasd.runtime.sources.capture import Capture, SampleQueue
 
     queue = SampleQueue(BUFFER_SECONDS * rate, "drop" if source.live else "block")
     capture = Capture(source, queue)

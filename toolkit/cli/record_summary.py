@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edgeasd.runtime.recording import ClipFolder, Recorder
+    from edgeasd.runtime.record import ClipFolder, Recorder
     from edgeasd.runtime.sources import Source
 
 COMPLETE, END_OF_SOUND = "complete", "end of sound"

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgeasd.runtime.errors import CheckFailed, InputError
-from edgeasd.toolkit.cli.guard import INTERRUPTED, complain
-from edgeasd.toolkit.cli.options import AsJson, Cache, Channel, GroundTruth, IdAttribute, Root, Workspace, cache_folder
+from edgeasd.toolkit.cli._errors import INTERRUPTED, complain
+from edgeasd.toolkit.cli._options import AsJson, Cache, Channel, GroundTruth, IdAttribute, Root, Workspace, cache_folder
 
 if TYPE_CHECKING:
     from edgeasd.toolkit.reproduction.board import Board
@@ -153,7 +153,7 @@ def _check_output(output: Path | None) -> None:
 
 def _run(board: Board, accelerator: str, jobs: int | None, workspace: Path, cluster: Cluster | None) -> bool:
     """Do what waits; whether the user stopped it."""
-    from edgeasd.toolkit.training.stop import stop_requests
+    from edgeasd.toolkit.training.session import stop_requests
 
     complain(f"{board.waiting} models to make")
     if cluster is not None:
@@ -189,7 +189,7 @@ def _show(what: What, planned: Planned, scale: str, output: Path | None, as_json
 
 
 def _write(what: What, title: str, cells: list[Cell], whole: dict[str, Any], output: Path) -> None:
-    from edgeasd.runtime.atomic import write_bytes, write_json
+    from edgeasd.runtime.system.files import write_bytes, write_json
     from edgeasd.toolkit.reproduction import table
     from edgeasd.toolkit.reproduction.figure import figure_two
 

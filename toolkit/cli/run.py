@@ -13,11 +13,8 @@ import typer
 
 from edgeasd.runtime.errors import InputError
 from edgeasd.toolkit.cli import run_service
-from edgeasd.toolkit.cli.build_missing import build_missing
-from edgeasd.toolkit.cli.guard import held_back
-from edgeasd.toolkit.cli.json_lines import json_sink, write_record
-from edgeasd.toolkit.cli.one_stream import write_site
-from edgeasd.toolkit.cli.options import (
+from edgeasd.toolkit.cli._errors import held_back
+from edgeasd.toolkit.cli._options import (
     Accelerator,
     AlsaBackend,
     AlsaFormat,
@@ -38,10 +35,13 @@ from edgeasd.toolkit.cli.options import (
     Workspace,
     find_bundle,
 )
+from edgeasd.toolkit.cli.build_missing import build_missing
+from edgeasd.toolkit.cli.json_lines import json_sink, write_record
+from edgeasd.toolkit.cli.one_stream import write_site
 from edgeasd.toolkit.cli.record_summary import END_OF_SOUND
 
 if TYPE_CHECKING:
-    from edgeasd.runtime.listen import Record, Session
+    from edgeasd.runtime.service.listen import Record, Session
 
 
 class _Terminated(BaseException):
@@ -118,10 +118,10 @@ def run(
 
     Example: edgeasd run --device hw:1 --bundle bundles/valve-id_00
     """
-    from edgeasd.runtime.bundle import Bundle
-    from edgeasd.runtime.capture import PACES
-    from edgeasd.runtime.listen import Session
+    from edgeasd.runtime.bundle.bundle import Bundle
+    from edgeasd.runtime.service.listen import Session
     from edgeasd.runtime.sources import open_source
+    from edgeasd.runtime.sources.capture import PACES
 
     if config is not None:
         _refuse_beside_config(context)
@@ -185,7 +185,7 @@ def _refuse_beside_outputs(duration: float | None, no_reopen: bool) -> None:
 
 def _listen(session: Session, choice: dict[str, Any], sink: TextIO | None, rate: int) -> Record:
     """Load, listen and stop, whatever ends it; returns the end record."""
-    from edgeasd.runtime.terminal import TerminalView
+    from edgeasd.runtime.service.terminal import TerminalView
 
     view = None if sink is sys.stdout else TerminalView(sys.stdout, rate, standing=session.standing)
     reason = "error"

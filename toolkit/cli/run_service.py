@@ -16,21 +16,21 @@ from typing import TYPE_CHECKING, Any, TextIO
 import typer
 
 from edgeasd.runtime.errors import InputError
-from edgeasd.toolkit.cli.guard import BAD_INPUT, INTERRUPTED, complain
+from edgeasd.toolkit.cli._errors import BAD_INPUT, INTERRUPTED, complain
 from edgeasd.toolkit.cli.record_summary import END_OF_SOUND
 
 if TYPE_CHECKING:
-    from edgeasd.runtime.service.notify import Notifier
-    from edgeasd.runtime.service.records import RecordWriter
+    from edgeasd.runtime.config import Site, SiteReport
+    from edgeasd.runtime.service.jsonl_records import RecordWriter
     from edgeasd.runtime.service.service import Service
-    from edgeasd.runtime.site import Site, SiteReport
+    from edgeasd.runtime.service.systemd import Notifier
 
 _POLL_SECONDS = 0.2
 
 
 def check(config: Path, as_json: bool) -> None:
     """Look a site over and say what is there; one line for each problem, and exit code 2 where there is one."""
-    from edgeasd.runtime.site import check_site, problem_of_file, read_site
+    from edgeasd.runtime.config import check_site, problem_of_file, read_site
 
     try:
         report = check_site(read_site(config))
@@ -48,7 +48,7 @@ def check(config: Path, as_json: bool) -> None:
 
 def _open_site(config: Path) -> Site:
     """The site, looked over. A stream that cannot run is said and stops no other; anything else is an InputError."""
-    from edgeasd.runtime.site import check_site, read_site
+    from edgeasd.runtime.config import check_site, read_site
 
     site = read_site(config)
     report = check_site(site)
@@ -75,9 +75,9 @@ def _summary(report: SiteReport) -> str:
 def serve(config: Path, sink: Callable[[], Any]) -> None:
     """Run the service until every stream has ended, or SIGTERM or Ctrl-C; `sink` opens where records go."""
     from edgeasd.runtime.service.finding import tell_nobody
-    from edgeasd.runtime.service.notify import Notifier
-    from edgeasd.runtime.service.records import RecordWriter
+    from edgeasd.runtime.service.jsonl_records import RecordWriter
     from edgeasd.runtime.service.service import Service
+    from edgeasd.runtime.service.systemd import Notifier
     from edgeasd.runtime.sources import kill_commands
 
     site, notifier = _open_site(config), Notifier()

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgeasd.runtime.errors import InputError
-from edgeasd.toolkit.cli.build_missing import build_missing
-from edgeasd.toolkit.cli.guard import complain
-from edgeasd.toolkit.cli.options import (
+from edgeasd.toolkit.cli._errors import complain
+from edgeasd.toolkit.cli._options import (
     Accelerator,
     AsJson,
     Build,
@@ -28,10 +27,11 @@ from edgeasd.toolkit.cli.options import (
     SkipBad,
     Threads,
 )
+from edgeasd.toolkit.cli.build_missing import build_missing
 
 if TYPE_CHECKING:
-    from edgeasd.runtime.clip import ClipScore
-    from edgeasd.runtime.logmel import Float32Array
+    from edgeasd.runtime.features.logmel import Float32Array
+    from edgeasd.runtime.scoring.clip import ClipScore
 
 _SUFFIXES = (".wav", ".flac")
 
@@ -67,13 +67,13 @@ def score(
 
     Example: edgeasd score bundles/valve-id_00 recordings/*.wav
     """
-    from edgeasd.runtime.audio import read_audio
-    from edgeasd.runtime.bundle import Bundle
-    from edgeasd.runtime.capture import Block
-    from edgeasd.runtime.clip import score_sound
+    from edgeasd.runtime.audio.reader import read_audio
+    from edgeasd.runtime.bundle.bundle import Bundle
     from edgeasd.runtime.health import HealthSettings
-    from edgeasd.runtime.listen import Listener
-    from edgeasd.runtime.records import engine_facts
+    from edgeasd.runtime.scoring.clip import score_sound
+    from edgeasd.runtime.service.jsonl_records import engine_facts
+    from edgeasd.runtime.service.listen import Listener
+    from edgeasd.runtime.sources.capture import Block
 
     if live and (tile or anchored or segments):
         raise InputError("--live: goes by the live rule, segment by segment; leave out --tile, --anchored, --segments")

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from edgeasd.toolkit.cli.options import AsJson, Update
+from edgeasd.toolkit.cli._options import AsJson, Update
 
 
 def seeds(
@@ -26,8 +26,7 @@ def seeds(
 
     Example: edgeasd seeds seed0 seed1 seed2
     """
-    from edgeasd.toolkit.evaluation.seed_groups import by_id, evaluations_in, seed_of
-    from edgeasd.toolkit.evaluation.several import over_seeds
+    from edgeasd.toolkit.evaluation.stored import by_id, evaluations_in, over_seeds, seed_of
 
     found = [one for folder in folders for one in evaluations_in(folder, update)]
     rows: list[dict[str, Any]] = []

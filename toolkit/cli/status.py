@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgeasd.runtime.errors import CheckFailed, DeviceError
-from edgeasd.toolkit.cli.options import AsJson
+from edgeasd.toolkit.cli._options import AsJson
 
 if TYPE_CHECKING:
     from edgeasd.runtime.service.row import Cell
@@ -28,10 +28,10 @@ def status(config: Config, as_json: AsJson = False) -> None:
 
     Example: edgeasd status --config site.toml
     """
+    from edgeasd.runtime.config import read_site
     from edgeasd.runtime.service import ask
     from edgeasd.runtime.service.state import read_state
     from edgeasd.runtime.service.table import concerns
-    from edgeasd.runtime.site import read_site
 
     site = read_site(config)
     answer = ask(site.data, {"ask": "state"})

@@ -7,14 +7,14 @@ from contextlib import contextmanager
 
 import typer
 
-from edgeasd.toolkit.cli.guard import INTERRUPTED, complain
+from edgeasd.toolkit.cli._errors import INTERRUPTED, complain
 from edgeasd.toolkit.progress import Report, progress
 
 
 @contextmanager
 def stoppable(what: str, label: str, iterations: int) -> Iterator[tuple[Callable[[], bool], Report]]:
     """Yield (should_stop, report); an interrupted run becomes one line that says how to go on, and exit code 130."""
-    from edgeasd.toolkit.training.stop import stop_requests
+    from edgeasd.toolkit.training.session import stop_requests
     from edgeasd.toolkit.training.trainer import Interrupted
 
     try:

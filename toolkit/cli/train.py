@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgeasd.runtime.errors import CheckFailed, InputError
-from edgeasd.toolkit.cli.guard import INTERRUPTED
-from edgeasd.toolkit.cli.options import (
+from edgeasd.toolkit.cli._errors import INTERRUPTED
+from edgeasd.toolkit.cli._options import (
     Cache,
     Channel,
     Compile,
@@ -207,7 +207,7 @@ def _changes(preset: Preset) -> str:
 
 def _train_apart(ids: list[str], accelerators: list[str]) -> None:
     """Train each ID in a process of its own, with the arguments this command was given."""
-    from edgeasd.toolkit.training.jobs import Job, run_jobs
+    from edgeasd.toolkit.training.fabric import Job, run_jobs
 
     given = _without(sys.argv[1:], ("--jobs", "--accelerator"))
     codes = run_jobs([Job(id, [*given, "--id", id, "--jobs", "1"]) for id in ids], accelerators)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeasd.toolkit.cli.guard import complain
+from edgeasd.toolkit.cli._errors import complain
 from edgeasd.toolkit.data.copies import describe_copies
 from edgeasd.toolkit.data.machine import MachineData, load_machine
 from edgeasd.toolkit.presets import Preset

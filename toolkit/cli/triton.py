@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeasd.toolkit.cli.guard import remembered_interrupts
-from edgeasd.toolkit.cli.options import AsJson
+from edgeasd.toolkit.cli._errors import remembered_interrupts
+from edgeasd.toolkit.cli._options import AsJson
 
 if TYPE_CHECKING:
     from edgeasd.export.triton import TritonOptions

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeasd.toolkit.cli.options import Accelerator, AsJson, FrontEndPlace, HeadPlace, Threads
+from edgeasd.toolkit.cli._options import Accelerator, AsJson, FrontEndPlace, HeadPlace, Threads
 
 if TYPE_CHECKING:
-    from edgeasd.runtime.bundle import Bundle
+    from edgeasd.runtime.bundle.bundle import Bundle
 
 
 def verify(
@@ -39,9 +39,9 @@ def verify(
     """
     from dataclasses import asdict
 
-    from edgeasd.runtime.bundle import Bundle
-    from edgeasd.runtime.frames_scorer import FramesScorer
-    from edgeasd.runtime.records import engine_facts, machine_facts
+    from edgeasd.runtime.bundle.bundle import Bundle
+    from edgeasd.runtime.scoring.scorer import FramesScorer
+    from edgeasd.runtime.service.jsonl_records import engine_facts, machine_facts
 
     with Bundle(bundle) as opened:
         manifest = opened.manifest
@@ -97,7 +97,7 @@ def verify(
 
 def _precisions(bundle: Bundle, engine: str) -> list[str | None]:
     """What to verify; None is what `run` would take."""
-    from edgeasd.runtime.engines.tensorrt.built import built_precisions
+    from edgeasd.runtime.engines.tensorrt.engine_file import built_precisions
 
     offers = bundle.manifest.precisions
     usable = [name for name, offer in offers.items() if not offer.stale] or list(offers)

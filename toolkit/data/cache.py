@@ -22,10 +22,10 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import ValidationError
 
-from edgeasd.runtime.atomic import atomic_file, write_json
-from edgeasd.runtime.audio import SeveralChannels, WrongRate, read_audio
+from edgeasd.runtime.audio.reader import SeveralChannels, WrongRate, read_audio
 from edgeasd.runtime.errors import InputError
-from edgeasd.runtime.logmel import Amplitude, FeatureSettings, check_samples, logmel
+from edgeasd.runtime.features.logmel import Amplitude, FeatureSettings, check_samples, logmel
+from edgeasd.runtime.system.files import atomic_file, write_json
 from edgeasd.toolkit.data.clips import BadFile, Progress, refuse_bad
 
 CACHE_VERSION = 1

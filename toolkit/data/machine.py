@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgeasd.runtime.errors import InputError
-from edgeasd.runtime.logmel import Amplitude, FeatureSettings, Float32Array
+from edgeasd.runtime.features.logmel import Amplitude, FeatureSettings, Float32Array
 from edgeasd.toolkit.data.cache import FeatureCache
 from edgeasd.toolkit.data.clips import SKIP, BadFile, Clip, content_hashes, refuse_bad, select_clips
 from edgeasd.toolkit.data.copies import Copy, copies_across, without

@@ -15,7 +15,7 @@ from typing import Any
 
 import soundfile
 
-from edgeasd.runtime.audio import AudioReader, read_audio
+from edgeasd.runtime.audio.reader import AudioReader, read_audio
 from edgeasd.runtime.errors import InputError
 from edgeasd.toolkit.data.clips import BadFile, Clip, Progress, content_hash
 from edgeasd.toolkit.data.layouts import machine_folders

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import soundfile
 
-from edgeasd.runtime.atomic import atomic_file
 from edgeasd.runtime.errors import InputError
+from edgeasd.runtime.system.files import atomic_file
 from edgeasd.toolkit.demo import machines
 
 _MOST_CLIPS = 100_000

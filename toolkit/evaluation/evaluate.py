@@ -8,19 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from edgeasd.calibration.deploy import SegmentOutputs, clip_scores
-from edgeasd.calibration.distance import paper_range
-from edgeasd.calibration.threshold_gamma import GammaThreshold, gamma_threshold
-from edgeasd.runtime.clip import score_features
+from edgeasd.calibration.fit.deploy import SegmentOutputs, clip_scores
+from edgeasd.calibration.fit.distance import paper_range
+from edgeasd.calibration.threshold.gamma import GammaThreshold, gamma_threshold
 from edgeasd.runtime.errors import CheckFailed, InputError
-from edgeasd.runtime.score import ScoreSettings, blend, relative_distance
-from edgeasd.runtime.scorer import Scorer
+from edgeasd.runtime.scoring.clip import score_features
+from edgeasd.runtime.scoring.score import ScoreSettings, blend, relative_distance
+from edgeasd.runtime.scoring.scorer import Scorer
 from edgeasd.toolkit.data.clips import Clip
 from edgeasd.toolkit.data.machine import MachineData
 from edgeasd.toolkit.evaluation.baseline import MahalanobisBaseline
 from edgeasd.toolkit.evaluation.figures import Figures, Labels, agreement, difference, figures_of
-from edgeasd.toolkit.evaluation.torch_scorer import UNFITTED
-from edgeasd.toolkit.evaluation.trained import GIVEN, Trained
+from edgeasd.toolkit.evaluation.trained import GIVEN, UNFITTED, Trained
 from edgeasd.toolkit.presets import table_one_alpha
 from edgeasd.toolkit.progress import Report, quiet
 

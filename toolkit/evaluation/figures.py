@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeasd.calibration.delong import delong
-from edgeasd.toolkit.evaluation.domains import VARIANTS, domain_figures
+from edgeasd.calibration.drift.ranking import delong
+from edgeasd.toolkit.evaluation.dcase import VARIANTS, domain_figures
 from edgeasd.toolkit.evaluation.metrics import auc, hanley_mcneil, partial_auc, tied_pairs
 
 TIE = 1e-4

@@ -1,4 +1,4 @@
-"""How well anomaly scores order clips: AUC, partial AUC, their interval, and two scorings compared."""
+"""The ROC curve of clip scores, and a band that says how far another set of clips might move it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,48 @@ from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-from edgeasd.calibration import ordering
-from edgeasd.calibration.labelled import checked_classes
+from edgeasd.calibration.drift import ranking
+from edgeasd.calibration.drift.ranking import checked_classes
 from edgeasd.runtime.errors import InputError
+
+RESAMPLES = 500
+
+
+def roc_points(normal_scores: ArrayLike, anomaly_scores: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """False- and true-positive rates, (n + 1,) each, from (0, 0) to (1, 1): one point for each distinct score.
+
+    Scores as in `metrics.auc`, and InputError as there. The area under the straight lines between the points
+    is the AUC with ties counted one half.
+    """
+    normals, anomalies = (np.sort(part) for part in checked_classes(normal_scores, anomaly_scores))
+    thresholds = np.unique(np.concatenate([normals, anomalies]))[::-1]
+    fpr = 1 - np.searchsorted(normals, thresholds, side="left") / normals.size
+    tpr = 1 - np.searchsorted(anomalies, thresholds, side="left") / anomalies.size
+    return np.concatenate([[0.0], fpr]), np.concatenate([[0.0], tpr])
+
+
+def roc_band(
+    normal_scores: ArrayLike, anomaly_scores: ArrayLike, level: float = 0.95, seed: int = 0
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """(false-positive rates, lowest and highest true-positive rate), 101 points each: a pointwise bootstrap band.
+
+    Normal and anomalous clips are drawn anew, each class with replacement, 500 times by `seed`; the band holds the
+    middle `level` of the curves at each false-positive rate. It is narrow, not certain, where the classes
+    separate completely. Raises InputError as `roc_points` does.
+    """
+    normals, anomalies = checked_classes(normal_scores, anomaly_scores)
+    draw = np.random.default_rng(seed)
+    grid = np.linspace(0, 1, 101)
+    curves = np.empty((RESAMPLES, grid.size))
+    for curve in curves:
+        fpr, tpr = roc_points(draw.choice(normals, normals.size), draw.choice(anomalies, anomalies.size))
+        # Of an upright stretch the upper end counts: at that false-positive rate it can be reached.
+        last = np.append(np.flatnonzero(np.diff(fpr) > 0), fpr.size - 1)
+        curve[:] = np.interp(grid, fpr[last], tpr[last])
+    low, high = np.quantile(curves, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return grid, low, high
 
 
 @dataclass(frozen=True)
@@ -75,7 +112,7 @@ def partial_auc(normal_scores: ArrayLike, anomaly_scores: ArrayLike, max_fpr: fl
     """
     if not 0 < max_fpr <= 1:
         raise InputError(f"max_fpr={max_fpr} is not a false-positive rate; give a number above 0, at most 1")
-    return ordering.partial_auc(*checked_classes(normal_scores, anomaly_scores), max_fpr)
+    return ranking.partial_auc(*checked_classes(normal_scores, anomaly_scores), max_fpr)
 
 
 def hanley_mcneil(auc: float, n_positive: int, n_negative: int, level: float = 0.95) -> Interval:

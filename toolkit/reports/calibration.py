@@ -6,13 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from edgeasd.calibration.drift import Drift
-from edgeasd.calibration.drift_limits import FREE_FLIPS, DriftLimits
-from edgeasd.calibration.ordering import PairedChange
-from edgeasd.toolkit.calibrating.outcome import Calibration
-from edgeasd.toolkit.calibrating.record import clip_roles
-from edgeasd.toolkit.calibrating.thresholds import KEPT
-from edgeasd.toolkit.calibrating.variants import VariantResult
+from edgeasd.calibration.drift.drift import FREE_FLIPS, Drift, DriftLimits
+from edgeasd.calibration.drift.ranking import PairedChange
+from edgeasd.toolkit.calibrate.record import Calibration, clip_roles
+from edgeasd.toolkit.calibrate.thresholds import KEPT
+from edgeasd.toolkit.calibrate.variants import VariantResult
 from edgeasd.toolkit.reports.calibration_plots import variant_section
 from edgeasd.toolkit.reports.html import Html, colour_key, figure, grid, joined, page, table, tag
 from edgeasd.toolkit.reports.plots import Plot, shared_edges

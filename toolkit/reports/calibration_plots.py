@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgeasd.calibration.drift import Drift
-from edgeasd.toolkit.calibrating.variants import VariantResult
+from edgeasd.calibration.drift.drift import Drift
+from edgeasd.toolkit.calibrate.variants import VariantResult
 from edgeasd.toolkit.reports.html import Html, colour_key, figure, grid, joined, table, tag
 from edgeasd.toolkit.reports.plots import Plot, shared_edges
 

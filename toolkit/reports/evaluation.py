@@ -10,7 +10,7 @@ import numpy as np
 from edgeasd.toolkit.data.machine import MachineData
 from edgeasd.toolkit.evaluation.alpha import sweep_alpha
 from edgeasd.toolkit.evaluation.evaluate import Evaluation
-from edgeasd.toolkit.evaluation.roc import roc_band, roc_points
+from edgeasd.toolkit.evaluation.metrics import roc_band, roc_points
 from edgeasd.toolkit.reports.clips import clip_figures, worst_clips
 from edgeasd.toolkit.reports.html import Html, colour_key, figure, grid, joined, page, table, tag
 from edgeasd.toolkit.reports.plots import Plot, shared_edges

@@ -14,8 +14,8 @@ from typing import Any
 
 from lightning_fabric import Fabric
 
-from edgeasd.runtime.atomic import write_bytes, write_json
 from edgeasd.runtime.errors import EdgeasdError, InputError
+from edgeasd.runtime.system.files import write_bytes, write_json
 from edgeasd.toolkit.data.clips import REPAIR
 from edgeasd.toolkit.data.copies import describe_copies
 from edgeasd.toolkit.data.known import KnownAnomalies, choose_known
@@ -28,8 +28,7 @@ from edgeasd.toolkit.reproduction.plan import FORMAT, ModelJob
 from edgeasd.toolkit.runs import Run, load_run
 from edgeasd.toolkit.training.fabric import open_fabric
 from edgeasd.toolkit.training.session import finetune_one, train_one
-from edgeasd.toolkit.training.steps import NotFinite
-from edgeasd.toolkit.training.trainer import Interrupted
+from edgeasd.toolkit.training.trainer import Interrupted, NotFinite
 
 ATTEMPTS = "attempts.json"
 

@@ -26,7 +26,7 @@ def main(accelerator: str, threads: int) -> None:
     import torch
 
     from edgeasd.toolkit.reproduction.plan import ModelJob
-    from edgeasd.toolkit.training.stop import stop_requests
+    from edgeasd.toolkit.training.session import stop_requests
 
     torch.set_num_threads(threads)
     with stop_requests() as should_stop:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgeasd.toolkit.training.pools import FeaturePool
+from edgeasd.toolkit.training.data import FeaturePool
 
 _BATCH = 64
 

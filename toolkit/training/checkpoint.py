@@ -21,8 +21,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from edgeasd.runtime.atomic import atomic_directory, write_json
 from edgeasd.runtime.errors import InputError
+from edgeasd.runtime.system.files import atomic_directory, write_json
 
 FORMAT = 1
 _REMEDY = "delete that folder and go on from the checkpoint before it, or train anew with --overwrite"

@@ -1,13 +1,16 @@
-"""One training run from data to run folder: pools, log, checkpoints, and what export will need."""
+"""Ctrl-C and SIGTERM as a request: training finishes its iteration, writes a checkpoint and stops."""
 
 from __future__ import annotations
 
 import platform
 import shutil
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -16,17 +19,74 @@ from lightning_fabric import Fabric
 
 import edgeasd
 from edgeasd.runtime.errors import CheckFailed, InputError
-from edgeasd.runtime.segments import SegmentSettings
+from edgeasd.runtime.features.segments import SegmentSettings, tile
 from edgeasd.toolkit.data.clips import Clip
 from edgeasd.toolkit.data.known import KnownAnomalies
 from edgeasd.toolkit.data.machine import MachineData, Roles
+from edgeasd.toolkit.evaluation.evaluate import collect
+from edgeasd.toolkit.evaluation.trained import torch_scorer
 from edgeasd.toolkit.presets import Preset
 from edgeasd.toolkit.progress import Report
-from edgeasd.toolkit.runs import Run, load_run
+from edgeasd.toolkit.runs import Outcome, Run, load_run
 from edgeasd.toolkit.training.checkpoint import latest_checkpoint, list_checkpoints
-from edgeasd.toolkit.training.outcome import outcome_of
-from edgeasd.toolkit.training.pools import FeaturePool
+from edgeasd.toolkit.training.data import FeaturePool
 from edgeasd.toolkit.training.trainer import NotFinite, StepLog, Trainer
+
+
+@contextmanager
+def stop_requests() -> Iterator[Callable[[], bool]]:
+    """Yield a function that says whether to stop. A second Ctrl-C raises KeyboardInterrupt at once."""
+    asked = False
+
+    def ask(number: int, _frame: FrameType | None) -> None:
+        nonlocal asked
+        # Only Ctrl-C counts twice: a parent that stops its processes adds SIGTERM to the terminal's SIGINT.
+        if asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked = True
+
+    before = {one: signal.signal(one, ask) for one in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: asked
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+
+_GOLDEN_SEGMENTS = 16
+"""Export holds ONNX against torch on all of them and puts the first few into the bundle."""
+_STAND_IN_CLIPS = 200
+
+
+def outcome_of(data: MachineData, roles: Roles, run: Run, trainer: Trainer, anomalies: Sequence[Clip] = ()) -> Outcome:
+    """Score what was held out (or, if nothing was, training clips as a stand-in) and pick golden segments."""
+    assert trainer.centroids is not None
+    scorer = torch_scorer(trainer.network, trainer.centroids[0], run.features, run.amplitude, run.segments)
+    held_out = bool(roles.holdout_normals and roles.holdout_outliers)
+    normals = roles.holdout_normals if held_out else roles.normals[:_STAND_IN_CLIPS]
+    outliers = roles.holdout_outliers if held_out else roles.outliers[:_STAND_IN_CLIPS]
+    return Outcome(
+        normals=collect(scorer, data, normals),
+        outliers=collect(scorer, data, outliers),
+        anomalies=collect(scorer, data, anomalies),
+        held_out=held_out,
+        golden=_golden(data, normals, outliers, run.segments.frames),
+    )
+
+
+def _golden(data: MachineData, normals: list[Clip], outliers: list[Clip], frames: int) -> np.ndarray:
+    """Middle segments of real clips, (G, frames, n_mels) float32: three normals, one outlier, and so on."""
+    chosen = []
+    for index in range(_GOLDEN_SEGMENTS // 4):
+        chosen += normals[3 * index : 3 * index + 3] + outliers[index : index + 1]
+    segments = []
+    for clip in chosen:
+        features = data.features(clip)
+        if len(features) < frames:
+            features = tile(features, frames)
+        start = (len(features) - frames) // 2
+        segments.append(features[start : start + frames])
+    return np.stack(segments)
 
 
 def train_one(

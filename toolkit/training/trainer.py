@@ -1,15 +1,11 @@
-"""The training loop of one model: one machine ID against its outliers (paper, sections III and IV-A).
-
-Lightning Fabric moves things to the device and casts to the training precision; the loop, the
-loss and the centroids are here in plain sight.
-"""
+"""What one iteration leaves for a log, and the two ways in which training ends before its time."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +14,55 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from edgeasd.toolkit.losses import (
-    Method,
-    method_loss,
-    method_named,
-    squared_distance,
-)
+from edgeasd.runtime.errors import CheckFailed
+from edgeasd.toolkit.losses import LossParts, Method, method_loss, method_named, squared_distance
 from edgeasd.toolkit.models.backbones import Network, build_network
 from edgeasd.toolkit.presets import Preset
-from edgeasd.toolkit.training.batches import Ahead, assemble
 from edgeasd.toolkit.training.centroids import estimate_norms, mean_embedding
 from edgeasd.toolkit.training.checkpoint import Checkpoint, optimiser_tensors, save_checkpoint
-from edgeasd.toolkit.training.pools import FeaturePool
-from edgeasd.toolkit.training.sampler import BatchSampler
-from edgeasd.toolkit.training.steps import Interrupted, NotFinite, StepLog, step_log
+from edgeasd.toolkit.training.data import Ahead, BatchSampler, FeaturePool, assemble
+
+
+class Interrupted(Exception):
+    """Training was asked to stop and did, after writing a checkpoint."""
+
+    def __init__(self, iteration: int) -> None:
+        super().__init__(f"stopped at iteration {iteration}")
+        self.iteration = iteration
+
+
+class NotFinite(CheckFailed):
+    """The loss is no longer finite: the weights before `iteration` are to blame, those of an earlier one were good."""
+
+    def __init__(self, iteration: int, found: str) -> None:
+        self.iteration, self.found = iteration, f"iteration {iteration}: {found}"
+        super().__init__(f"{self.found}; the last checkpoint stands; {self.remedy}")
+
+    remedy = "train anew with --overwrite and a smaller learning rate (--set learning_rate=...) or another --seed"
+
+
+@dataclass(frozen=True)
+class StepLog:
+    """What is worth knowing of one iteration."""
+
+    iteration: int
+    loss: float
+    bce: float
+    metric: float
+    largest_inverse: float
+    gradient_norm: float
+    learning_rate: float
+    iterations_per_second: float
+    waiting: float
+    """Share of this run's time so far that was spent waiting for batches, 0 to 1."""
+
+
+def step_log(iteration: int, parts: LossParts, gradient_norm: Tensor, rate: float) -> StepLog:
+    """The numbers of a step, brought from the device in one transfer."""
+    on_device = [parts.total.detach(), parts.bce, parts.metric, parts.largest_inverse, gradient_norm]
+    loss, bce, metric, largest_inverse, norm = torch.stack([value.double() for value in on_device]).tolist()
+    return StepLog(iteration, loss, bce, metric, largest_inverse, norm, rate, iterations_per_second=0.0, waiting=0.0)
+
 
 _KEEP = 2
 

@@ -7,12 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from edgeasd.runtime.engines.tensorrt.built import read_built
-from edgeasd.runtime.engines.tensorrt.machine import this_machine
-from edgeasd.runtime.engines.tensorrt.program import Program
-from edgeasd.runtime.engines.tensorrt.stage import Serialised
+from edgeasd.runtime.engines.tensorrt.engine_file import FRONT_END, read_built, this_machine
+from edgeasd.runtime.engines.tensorrt.execution import Program, Serialised
 from edgeasd.runtime.errors import BundleError, InputError
-from edgeasd.runtime.logmel import Float32Array
+from edgeasd.runtime.features.logmel import Float32Array
 
 _GPU = re.compile(r"cuda(:(?P<index>[0-9]{1,3}))?")
 
@@ -28,7 +26,7 @@ def gpu_index(accelerator: str, why: str = "TensorRT runs on a GPU; use cuda:0, 
 class TensorRTEngine:
     """The encoder as a built engine. Satisfies edgeasd.runtime.engines.base.Engine.
 
-    Nothing is compared with a sidecar here: `edgeasd.runtime.engines.tensorrt.built` does that first.
+    Nothing is compared with a sidecar here: `edgeasd.runtime.engines.tensorrt.engine_file` does that first.
     """
 
     def __init__(
@@ -141,3 +139,72 @@ def open_built_head(bundle: Path, accelerator: str, *, onnx_sha256: str, max_bat
     built = read_built(bundle, "fp32", this_machine(index), onnx_sha256=onnx_sha256, part="head", index=index)
     most = min(max_batch, built.sidecar.max_batch)
     return TensorRTHead(built.path, accelerator=accelerator, max_batch=most, plan=built.plan)
+
+
+class TensorRTChain:
+    """Front end and encoder as built engines. Satisfies edgeasd.runtime.engines.base.ChainedEngine."""
+
+    def __init__(
+        self, front_end: Serialised, encoder: Serialised, *, precision: str, accelerator: str, max_batch: int
+    ) -> None:
+        """`precision` is the encoder's. Raises as TensorRTEngine, and BundleError where the two do not fit together."""
+        index = gpu_index(accelerator)
+        self._program = Program([front_end, encoder], index=index, max_batch=max_batch)
+        self._output = the_output(self._program, encoder.place)
+        self.accelerator, self.precision, self.max_batch = f"cuda:{index}", precision, max_batch
+        gpu = self._program.gpu
+        on = f"tensorrt {self._program.version} {gpu.name} (compute capability {gpu.compute_capability})"
+        self.name = f"{on}, {self._program.graphs}, log-mel by {front_end.place} on the same stream"
+        self.encoder = EncoderOfChain(self._program, self._output, on, precision, self.accelerator)
+
+    def logmel(self, frames: Float32Array) -> Float32Array:
+        """Normalised frames (N, frames, n_fft) float32 to log-mel (N, 1, frames, n_mels) float32."""
+        (made,) = self._program.part(frames, 0, 1).values()
+        return made
+
+    def embed(self, batch: Float32Array) -> Float32Array:
+        """Normalised frames (N, 1, frames, n_fft) float32 to embeddings (N, D) float32."""
+        return self._program(batch[:, 0])[self._output]
+
+    def close(self) -> None:
+        """Free the GPU."""
+        self._program.close()
+
+
+class EncoderOfChain:
+    """The encoder of a chain from log-mel, without a graph: for the golden segments. Freed with the chain."""
+
+    def __init__(self, program: Program, output: str, on: str, precision: str, accelerator: str) -> None:
+        self._program, self._output = program, output
+        self.name, self.precision, self.accelerator = on, precision, accelerator
+        self.max_batch = program.max_batch
+
+    def embed(self, batch: Float32Array) -> Float32Array:
+        """Log-mel segments (N, 1, frames, n_mels) float32 to embeddings (N, D) float32."""
+        return self._program.part(batch, 1, 2)[self._output]
+
+    def close(self) -> None:
+        """Nothing: the chain is what holds the GPU."""
+
+
+def open_built_chain(
+    bundle: Path,
+    precision: str,
+    accelerator: str,
+    *,
+    onnx_sha256: str,
+    front_end_sha256: str,
+    max_batch: int = 10,
+) -> TensorRTChain:
+    """As `open_built`, with the engine built from the front end whose hash is given before the encoder."""
+    index = gpu_index(accelerator)
+    machine = this_machine(index)
+    encoder = read_built(bundle, precision, machine, onnx_sha256=onnx_sha256, index=index)
+    front = read_built(bundle, "fp32", machine, onnx_sha256=front_end_sha256, part=FRONT_END, index=index)
+    return TensorRTChain(
+        Serialised.of(front.path, front.plan),
+        Serialised.of(encoder.path, encoder.plan),
+        precision=precision,
+        accelerator=accelerator,
+        max_batch=min(max_batch, encoder.sidecar.max_batch, front.sidecar.max_batch),
+    )

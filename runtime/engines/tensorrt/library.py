@@ -8,8 +8,12 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from edgeasd.runtime.errors import DeviceError
+
+if TYPE_CHECKING:
+    import tensorrt
 
 OLDEST = (10, 3)
 """JetPack 6.1 and 6.2."""
@@ -69,3 +73,29 @@ def numbers(text: str) -> tuple[int, ...]:
     """The leading numbers of a version: "10.16.1.11" to (10, 16, 1, 11)."""
     found = re.match(r"\d+(\.\d+)*", text)
     return tuple(int(part) for part in found[0].split(".")) if found else ()
+
+
+_LONGEST = 300
+
+
+def make_logger(trt: ModuleType, errors: list[str]) -> tensorrt.ILogger:
+    """A logger that keeps TensorRT's errors in `errors` for a message of ours; the rest is of no use to a user."""
+    severity = trt.ILogger.Severity
+    grave = (severity.INTERNAL_ERROR, severity.ERROR)
+
+    class Logger(trt.ILogger):  # type: ignore[name-defined]
+        def __init__(self) -> None:
+            # TensorRT's Python classes want their own constructor called by name.
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: tensorrt.ILogger.Severity, msg: str) -> None:
+            if severity in grave:
+                errors.append(one_line(msg))
+
+    made: tensorrt.ILogger = Logger()
+    return made
+
+
+def one_line(text: object) -> str:
+    """What TensorRT said, printable and cut."""
+    return "".join(c if c.isprintable() else " " for c in " ".join(str(text).split())[:_LONGEST])

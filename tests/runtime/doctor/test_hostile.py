@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeasd.runtime.doctor import AREAS, STATES, examine
-from edgeasd.runtime.doctor.finding import Finding, one_line
 from edgeasd.runtime.doctor.memory import parse_meminfo, parse_swaps
 from edgeasd.runtime.doctor.permissions import parse_group
 from edgeasd.runtime.doctor.power import parse_modes, strongest
+from edgeasd.runtime.doctor.result import Finding, one_line
 from edgeasd.runtime.doctor.sound import parse_capture, parse_cards, parse_rates
 from edgeasd.runtime.doctor.storage import disk_of
 

@@ -14,9 +14,10 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from edgeasd.runtime.board import is_jetson
-from edgeasd.runtime.doctor import AREAS, STATES, onnxruntime, permissions, python, storage, tensorrt, tiny_model
+from edgeasd.runtime.doctor import AREAS, STATES, onnxruntime, permissions, python, storage, tensorrt
+from edgeasd.runtime.doctor import onnxruntime as tiny_model
 from edgeasd.runtime.doctor import time as clock
+from edgeasd.runtime.system.board import is_jetson
 
 pytestmark = pytest.mark.core
 

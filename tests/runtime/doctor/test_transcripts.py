@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 
-from edgeasd.runtime.board import _VERSIONS, jetpack
+from edgeasd.runtime.system.board import _VERSIONS, jetpack
 
 pytestmark = pytest.mark.core
 

@@ -23,12 +23,12 @@ pytest.importorskip("paho.mqtt.client", reason="NO paho-mqtt: pip install 'edgea
 from subscriber import Listener, hub_to, state
 
 from edgeasd.runtime.alarms.command import Kind
-from edgeasd.runtime.bundle import Bundle
+from edgeasd.runtime.bundle.bundle import Bundle
+from edgeasd.runtime.config import read_site
 from edgeasd.runtime.outputs.mqtt import MqttSink
 from edgeasd.runtime.outputs.settings import MqttSettings
 from edgeasd.runtime.outputs.topics import level
 from edgeasd.runtime.service import Service
-from edgeasd.runtime.site import read_site
 
 pytestmark = [pytest.mark.timeout(60)]
 

@@ -18,11 +18,11 @@ import numpy as np
 import pytest
 import soundfile
 
+from edgeasd.runtime.config import StreamSettings, read_site
 from edgeasd.runtime.service import Service
 from edgeasd.runtime.service.inputs import Inputs, ServedSource
 from edgeasd.runtime.service.scoring import ScoringThread
 from edgeasd.runtime.service.stream import ServedStream
-from edgeasd.runtime.site import StreamSettings, read_site
 from edgeasd.runtime.sources.alsa_common import STALL_SECONDS
 
 pytestmark = [pytest.mark.core, pytest.mark.timeout(120)]

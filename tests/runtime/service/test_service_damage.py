@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from edgeasd.runtime.damaged import were_put_aside
+from edgeasd.runtime.config import read_site
 from edgeasd.runtime.errors import InputError
-from edgeasd.runtime.events import DamagedStore, EventStore
 from edgeasd.runtime.service import Service
 from edgeasd.runtime.service.ledger import Ledger
-from edgeasd.runtime.site import read_site
+from edgeasd.runtime.storage import DamagedStore, EventStore
+from edgeasd.runtime.storage.database import were_put_aside
 
 pytestmark = pytest.mark.core
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
+from edgeasd.runtime.config import parse_site
 from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.outputs.state import OutputState
 from edgeasd.runtime.service import SiteState
 from edgeasd.runtime.service.delivery import await_delivery
 from edgeasd.runtime.service.state import read_state
-from edgeasd.runtime.site import parse_site
 
 pytestmark = pytest.mark.core
 SITE = """

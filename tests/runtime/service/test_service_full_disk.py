@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
+from edgeasd.runtime.config import read_site
 from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.service import Service
-from edgeasd.runtime.site import read_site
 
 pytestmark = pytest.mark.core
 

@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
+from edgeasd.runtime.config import read_site
 from edgeasd.runtime.errors import InputError
-from edgeasd.runtime.events import EventStore
 from edgeasd.runtime.service import Service, fleet
 from edgeasd.runtime.service import service as service_module
-from edgeasd.runtime.site import read_site
+from edgeasd.runtime.storage import EventStore
 
 pytest.importorskip("prometheus_client", reason="NO prometheus_client: pip install 'edgeasd[serve]'")
 

@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from edgeasd.runtime.bundle import Bundle
+from edgeasd.runtime.bundle.bundle import Bundle
+from edgeasd.runtime.config import read_site
 from edgeasd.runtime.errors import DeviceError
 from edgeasd.runtime.service import Service
-from edgeasd.runtime.site import read_site
 
 pytestmark = [pytest.mark.core, pytest.mark.timeout(120)]
 

@@ -13,16 +13,17 @@ from typing import Any
 import pytest
 
 from edgeasd.runtime.alarms import AlarmSettings, Command
-from edgeasd.runtime.bundle import Bundle
+from edgeasd.runtime.bundle.bundle import Bundle
+from edgeasd.runtime.bundle.manifest import Machine, Manifest
+from edgeasd.runtime.config import Site, read_site
 from edgeasd.runtime.errors import InputError
-from edgeasd.runtime.events import EventStore, pruning
-from edgeasd.runtime.manifest import Machine, Manifest
 from edgeasd.runtime.outputs import Outputs
 from edgeasd.runtime.service import Service, exchange
 from edgeasd.runtime.service import keeper as keeper_module
 from edgeasd.runtime.service.finding import Finding, tell_nobody
 from edgeasd.runtime.service.keeper import Keeper
-from edgeasd.runtime.site import Site, read_site
+from edgeasd.runtime.storage import EventStore
+from edgeasd.runtime.storage import event_store as pruning
 
 pytestmark = pytest.mark.core
 

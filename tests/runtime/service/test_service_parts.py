@@ -17,24 +17,24 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edgeasd.runtime.alarm_rule import Threshold
 from edgeasd.runtime.alarms import AlarmMachine, AlarmSettings, Command, Observation
+from edgeasd.runtime.config import read_site
 from edgeasd.runtime.errors import DeviceError, InputError
-from edgeasd.runtime.events import EventStore
 from edgeasd.runtime.evidence import EvidenceWriter, KeepSettings, Recorder, evidence_files
-from edgeasd.runtime.latency import Latencies
-from edgeasd.runtime.overload import MOST, Overload
-from edgeasd.runtime.scorer import Scorer
+from edgeasd.runtime.scoring.scorer import Scorer
+from edgeasd.runtime.scoring.threshold import Threshold
 from edgeasd.runtime.service import Service, SiteState, StreamState, ask
 from edgeasd.runtime.service import patient as patient_module
 from edgeasd.runtime.service.boot import booted_anew
 from edgeasd.runtime.service.control import ControlSocket
-from edgeasd.runtime.service.notify import Notifier
+from edgeasd.runtime.service.jsonl_records import RecordWriter
+from edgeasd.runtime.service.latency import Latencies
+from edgeasd.runtime.service.load_shedding import MOST, Overload
 from edgeasd.runtime.service.patient import PatientSource
-from edgeasd.runtime.service.records import RecordWriter
+from edgeasd.runtime.service.systemd import Notifier
 from edgeasd.runtime.service.view import SiteView
-from edgeasd.runtime.site import read_site
 from edgeasd.runtime.sources import ChannelSplit
+from edgeasd.runtime.storage import EventStore
 from edgeasd.toolkit.cli.json_lines import json_sink
 
 pytestmark = pytest.mark.core
@@ -371,7 +371,7 @@ def test_an_engine_that_is_too_slow_skips_evenly_says_so_and_loses_no_sound(
     monkeypatch.setattr(Scorer, "score_segments", slow)
     monkeypatch.setattr("edgeasd.runtime.sources.command.AHEAD_SECONDS", 1e9)
     # A second of sound is a tenth of one here: so long any thread may stand still on a busy machine.
-    monkeypatch.setattr("edgeasd.runtime.overload.LATE_SECONDS", 5.0)
+    monkeypatch.setattr("edgeasd.runtime.service.load_shedding.LATE_SECONDS", 5.0)
     service, records = run_service(site.file, lambda s, r: sum(x["type"] == "score" for x in r) > 150)
     state = service.state().streams[0]
     assert (state.keep_every, state.dropped_seconds) == (2, 0.0)
@@ -483,7 +483,7 @@ def test_a_reader_that_stops_reading_costs_lines_and_nothing_else() -> None:
 
 
 def test_nobody_waits_for_a_reader_that_stopped_once_the_service_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgeasd.runtime.service.records._MOST", 2)
+    monkeypatch.setattr("edgeasd.runtime.service.jsonl_records._MOST", 2)
 
     class Stuck(io.StringIO):
         def write(self, text: str) -> int:

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from edgeasd.runtime.alarms import AlarmSettings, Command
-from edgeasd.runtime.bundle import Bundle
-from edgeasd.runtime.events import EventStore
-from edgeasd.runtime.manifest import Machine, Manifest
+from edgeasd.runtime.bundle.bundle import Bundle
+from edgeasd.runtime.bundle.manifest import Machine, Manifest
 from edgeasd.runtime.service import boot
 from edgeasd.runtime.service import keeper as keeper_module
 from edgeasd.runtime.service.finding import Finding, tell_nobody
 from edgeasd.runtime.service.keeper import Keeper
+from edgeasd.runtime.storage import EventStore
 
 pytestmark = pytest.mark.core
 

@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 
 from edgeasd.runtime.alarms import SERVICE, AlarmSettings
-from edgeasd.runtime.bundle import Bundle
-from edgeasd.runtime.capture import Block
-from edgeasd.runtime.logmel import Float32Array
-from edgeasd.runtime.manifest import Manifest
-from edgeasd.runtime.scorer import Scorer
+from edgeasd.runtime.bundle.bundle import Bundle
+from edgeasd.runtime.bundle.manifest import Manifest
+from edgeasd.runtime.config import StreamSettings
+from edgeasd.runtime.features.logmel import Float32Array
+from edgeasd.runtime.scoring.scorer import Scorer
+from edgeasd.runtime.scoring.stream import score_streams
 from edgeasd.runtime.service.finding import Finding
 from edgeasd.runtime.service.kept import Kept, clip_seconds
 from edgeasd.runtime.service.patient import PatientSource
 from edgeasd.runtime.service.stream import Listeners, ServedStream
-from edgeasd.runtime.site import StreamSettings
-from edgeasd.runtime.stream import score_streams
+from edgeasd.runtime.sources.capture import Block
 from edgeasd.toolkit.demo.machines import render
 
 pytestmark = pytest.mark.core

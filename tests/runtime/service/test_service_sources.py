@@ -21,13 +21,13 @@ from typing import Any
 import pytest
 import soundfile
 
+from edgeasd.runtime.config import read_site
 from edgeasd.runtime.errors import InputError
-from edgeasd.runtime.events import EventStore
-from edgeasd.runtime.scorer import Scorer
+from edgeasd.runtime.scoring.scorer import Scorer
 from edgeasd.runtime.service import Service, ask
 from edgeasd.runtime.service import fleet as fleet_module
 from edgeasd.runtime.service.service import END_SECONDS
-from edgeasd.runtime.site import read_site
+from edgeasd.runtime.storage import EventStore
 
 pytestmark = pytest.mark.core
 

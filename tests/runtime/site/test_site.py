@@ -17,11 +17,7 @@ import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edgeasd.runtime.errors import DeviceError, InputError
-from edgeasd.runtime.outputs.settings import JsonlSettings
-from edgeasd.runtime.service.inputs import Inputs
-from edgeasd.runtime.settings_problem import ALLOWED
-from edgeasd.runtime.site import (
+from edgeasd.runtime.config import (
     EngineSettings,
     Site,
     SiteSettings,
@@ -30,8 +26,11 @@ from edgeasd.runtime.site import (
     parse_site,
     problem_of_file,
 )
-from edgeasd.runtime.site.schema import schema_text, site_schema
-from edgeasd.runtime.site.sharing import sharing_problems
+from edgeasd.runtime.config.load import schema_text, site_schema
+from edgeasd.runtime.config.sharing import sharing_problems
+from edgeasd.runtime.errors import ALLOWED, DeviceError, InputError
+from edgeasd.runtime.outputs.settings import JsonlSettings
+from edgeasd.runtime.service.inputs import Inputs
 
 pytestmark = pytest.mark.core
 

@@ -1,0 +1,1 @@
+"""Constants of a bundle fitted on clips: distance range, amplitude, levels."""

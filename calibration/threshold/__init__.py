@@ -1,0 +1,1 @@
+"""Thresholds from the scores of normal clips."""

@@ -1,0 +1,1 @@
+"""The bundle: manifest, verified files, and the choice of what is run."""

@@ -1,0 +1,241 @@
+"""A bundle: a directory, or one zip of it, of which nothing is believed before its hash fits."""
+
+from __future__ import annotations
+
+import hashlib
+import lzma
+import shutil
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from edgeasd.runtime.bundle.front_end_check import check_front_end
+from edgeasd.runtime.bundle.golden import Deviation, Golden, check_golden
+from edgeasd.runtime.bundle.manifest import LARGEST_MANIFEST, Manifest, parse_manifest
+from edgeasd.runtime.bundle.onnx_check import inspect_onnx
+from edgeasd.runtime.bundle.selection import choose
+from edgeasd.runtime.engines import ChainedEngine, Engine, open_chain, open_engine
+from edgeasd.runtime.errors import BundleError, InputError
+from edgeasd.runtime.scoring.scorer import FramesScorer, Head, HeadFunction, Scorer
+
+MANIFEST = "manifest.json"
+
+_CHUNK = 1 << 20
+_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError, ValueError, RuntimeError)
+"""What zipfile raises for damaged, encrypted (RuntimeError) or unknown data (NotImplementedError, one of these)."""
+
+
+def _reason(error: Exception | str) -> str:
+    """What a library said, in one line; zipfile quotes whole file names of a damaged directory."""
+    return " ".join(str(error).split())[:200]
+
+
+def hash_file(path: Path) -> str:
+    """sha256 of a file as 64 hexadecimal digits, in constant memory."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as handle:
+        while chunk := handle.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+class Bundle:
+    """An opened bundle. Files are verified one by one, when they are asked for, and once only.
+
+    Use as a context manager: a zip is unpacked, verified, into a private folder that close() removes.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open `path` and read its manifest; raises BundleError or InputError."""
+        self.path = Path(path)
+        self._zip: zipfile.ZipFile | None = None
+        self._unpacked: Path | None = None
+        self._verified: dict[str, Path] = {}
+        if not self.path.exists():
+            raise InputError(f"{self.path}: no such bundle; export one with `edgeasd export` or correct --bundle")
+        if self.path.is_dir():
+            data = self._read_manifest_file()
+        else:
+            data = self._open_zip()
+        self.manifest: Manifest = parse_manifest(data, f"{self.path.name}/{MANIFEST}")
+
+    def __enter__(self) -> Bundle:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Remove what a zip was unpacked to."""
+        if self._zip is not None:
+            self._zip.close()
+        if self._unpacked is not None:
+            shutil.rmtree(self._unpacked, ignore_errors=True)
+            self._unpacked = None
+
+    def _read_manifest_file(self) -> bytes:
+        try:
+            with open(self.path / MANIFEST, "rb") as handle:
+                return handle.read(LARGEST_MANIFEST + 1)
+        except FileNotFoundError:
+            raise BundleError(
+                f"{self.path}: has no {MANIFEST}, so not a bundle; name a folder made by export"
+            ) from None
+        except OSError as error:
+            raise BundleError(f"{self.path / MANIFEST}: {error.strerror}; check its permissions") from None
+
+    def _open_zip(self) -> bytes:
+        if not self.path.is_file():
+            # A pipe would block, a device might never end.
+            raise BundleError(f"{self.path}: neither a folder nor a plain file; name a bundle folder or its zip")
+        try:
+            self._zip = zipfile.ZipFile(self.path)
+            info = self._zip.getinfo(MANIFEST)
+            with self._zip.open(info) as handle:
+                return handle.read(LARGEST_MANIFEST + 1)
+        except _ZIP_ERRORS as error:
+            self.close()
+            raise BundleError(
+                f"{self.path}: not a bundle folder and not a readable zip ({_reason(error)}); copy it again"
+            ) from None
+        except KeyError:
+            self.close()
+            raise BundleError(
+                f"{self.path}: has no {MANIFEST} at its top, so not a bundle; zip the bundle's contents"
+            ) from None
+
+    def file(self, name: str) -> Path:
+        """Path of a file of the bundle, after its size and hash were found as listed.
+
+        Raises BundleError for a file that is missing, changed, not listed, or not a plain file.
+        """
+        if name not in self._verified:
+            self._verified[name] = self._verify(name)
+        return self._verified[name]
+
+    def _verify(self, name: str) -> Path:
+        entry = self.manifest.files.get(name)
+        place = f"{self.path.name}/{name}"
+        if entry is None:
+            raise BundleError(f"{place}: not listed in {MANIFEST}; export the bundle again")
+        path = self._unpack(name, entry.size) if self._zip is not None else self.path / name
+        if path.is_symlink() or not path.is_file():
+            what = "a symbolic link or not a plain file" if path.is_symlink() or path.exists() else "missing"
+            raise BundleError(f"{place}: {what}; copy the bundle again, whole")
+        size = path.stat().st_size
+        if size != entry.size:
+            raise BundleError(f"{place}: {size} bytes, the manifest says {entry.size}; copy the bundle again")
+        try:
+            found = hash_file(path)
+        except OSError as error:
+            raise BundleError(
+                f"{place}: cannot be read ({error.strerror}); check its permissions and the disk"
+            ) from None
+        if found != entry.sha256:
+            raise BundleError(
+                f"{place}: sha256 {found[:12]}…, the manifest says {entry.sha256[:12]}…: "
+                "the file was changed or damaged; copy the bundle again"
+            )
+        if name.endswith(".onnx"):
+            inspect_onnx(path)
+        return path
+
+    def _unpack(self, name: str, size: int) -> Path:
+        """Unpack one listed file, never more than its listed size plus one byte."""
+        assert self._zip is not None
+        if self._unpacked is None:
+            self._unpacked = Path(tempfile.mkdtemp(prefix="edgeasd-bundle-"))
+        target = self._unpacked / name
+        try:
+            with self._zip.open(name) as source, open(target, "wb") as sink:
+                left = size + 1
+                while left > 0 and (chunk := source.read(min(_CHUNK, left))):
+                    sink.write(chunk)
+                    left -= len(chunk)
+        except KeyError:
+            target.unlink(missing_ok=True)
+        except _ZIP_ERRORS as error:
+            raise BundleError(
+                f"{self.path.name}/{name}: cannot be unpacked ({_reason(error)}); copy the bundle again"
+            ) from None
+        return target
+
+    def verify_files(self, progress: Callable[[str], None] | None = None) -> None:
+        """Verify every listed file; BundleError names every one that does not fit."""
+        problems = []
+        for name in self.manifest.files:
+            if progress is not None:
+                progress(name)
+            try:
+                self.file(name)
+            except BundleError as error:
+                problems.append(str(error))
+        if problems:
+            raise BundleError("; ".join(problems))
+
+    def golden(self) -> Golden:
+        """The golden segments."""
+        return Golden.from_bytes(self.file("golden.npz").read_bytes(), f"{self.path.name}/golden.npz")
+
+    def open_scorer(
+        self,
+        *,
+        precision: str | None = None,
+        engine: str = "auto",
+        accelerator: str = "auto",
+        threads: int | None = None,
+        max_batch: int = 10,
+        head: str = "cpu",
+        front_end: str = "cpu",
+    ) -> tuple[Scorer, Deviation]:
+        """Verify and load what scoring needs, run the golden segments, return (scorer, their deviation).
+
+        `engine` and `accelerator` as in `edgeasd.runtime.engines.select`; `head` is "cpu", or "tensorrt" for an
+        engine of its own; `front_end` is "cpu", or "graph" for a FramesScorer, whose front end proves itself too.
+        Raises BundleError, InputError, DeviceError (NotBuilt where `edgeasd build` comes first), or CheckFailed
+        where the golden segments or the log-mel of the front end are not reproduced.
+        """
+        manifest = self.manifest
+        chosen = choose(manifest, self.path, precision, engine, accelerator, head, front_end).precision
+        offer = manifest.precisions[chosen]
+        asked = {"precision": chosen, "engine": engine, "accelerator": accelerator}
+        with ExitStack() as opened:
+            loaded, encoder, chain = self._open_engine(offer.file, front_end, {**asked, "threads": threads}, max_batch)
+            opened.callback(loaded.close)
+            called = self._open_head(head, loaded, max_batch)
+            scorer = Scorer(encoder, called, manifest.features, manifest.amplitude, manifest.segments, manifest.score)
+            opened.callback(scorer.close)
+            found = check_golden(scorer, self.golden(), offer.tolerance, self.path.name)
+            if chain is not None:
+                proven = check_front_end(chain, manifest, offer.tolerance, self.path.name)
+                scorer = FramesScorer(chain, called, scorer, proven)
+            opened.pop_all()
+        return scorer, found
+
+    def _open_engine(
+        self, file: str, front_end: str, asked: dict[str, Any], max_batch: int
+    ) -> tuple[Engine, Engine, ChainedEngine | None]:
+        """What is to be closed, the encoder from log-mel, and the chain where the front end is a graph."""
+        files, graph = self.manifest.files, self.manifest.front_end
+        asked = {**asked, "max_batch": max_batch, "onnx_sha256": files[file].sha256}
+        if front_end == "cpu" or graph is None:
+            engine = open_engine(self.file(file), **asked)
+            return engine, engine, None
+        sha256 = files[graph.file].sha256
+        chain = open_chain(self.file(file), self.file(graph.file), front_end_sha256=sha256, **asked)
+        return chain, chain.encoder, chain
+
+    def _open_head(self, head: str, encoder: Engine, max_batch: int) -> HeadFunction:
+        model = self.file("head.onnx")
+        if head == "cpu":
+            return Head(model)
+        from edgeasd.runtime.engines.tensorrt.engine import open_built_head
+
+        sha256 = self.manifest.files["head.onnx"].sha256
+        opened = open_built_head(self.path, encoder.accelerator, onnx_sha256=sha256, max_batch=max_batch)
+        encoder.name += f", head as an engine of its own, {opened.graphs}"
+        return opened

@@ -1,0 +1,93 @@
+"""Where log-mel is made, and the proof that a front end elsewhere still makes it.
+
+"cpu" is `edgeasd.runtime.features.logmel`. "graph" is frontend.onnx of the bundle, chained before the encoder on its
+accelerator. The golden segments are log-mel and begin behind it, so it has a proof of its own at every load: noise
+that fills every band, beside the features of the runtime.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edgeasd.runtime.bundle.manifest import FrontEnd, Manifest, Tolerance
+from edgeasd.runtime.engines.base import ChainedEngine
+from edgeasd.runtime.errors import BundleError, CheckFailed, EdgeasdError
+from edgeasd.runtime.features.framing import frame_samples
+from edgeasd.runtime.features.logmel import Amplitude, FeatureSettings, Float32Array, logmel
+from edgeasd.runtime.scoring.scorer import FrontEndDeviation
+
+FRONT_ENDS = ("cpu", "graph")
+"""Where log-mel may be made."""
+
+_LEAST = 1e-5
+"""float32 is at about 1e-6 on this noise; another processor sums in another order."""
+_MOST = 1e-4
+"""Whatever real clips with empty bands gave at export: noise has none. TF32 is beyond it."""
+
+
+def logmel_limit(stated: FrontEnd) -> float:
+    """Largest |Δ log10| allowed on `proof_sound`: what the manifest states, but at least 1e-5 and at most 1e-4."""
+    return min(max(stated.logmel, _LEAST), _MOST)
+
+
+def proof_sound(features: FeatureSettings, amplitude: Amplitude, frames: int) -> Float32Array:
+    """Noise (n,) float32 of `frames` frames, with the mean and spread of the machine's sound; always the same."""
+    noise = np.random.default_rng(0).standard_normal(features.sample_count(frames))
+    return (amplitude.mean + amplitude.std * noise).astype(np.float32)
+
+
+def proof_pair(manifest: Manifest) -> tuple[Float32Array, Float32Array]:
+    """One segment of `proof_sound`: frames (1, frames, n_fft), and log-mel (1, 1, frames, n_mels) of the runtime."""
+    features, amplitude = manifest.features, manifest.amplitude
+    sound = proof_sound(features, amplitude, manifest.segments.frames)
+    return frame_samples(sound, features, amplitude)[None], logmel(sound, features, amplitude)[None, None]
+
+
+def compare_logmel(made: Float32Array, expected: Float32Array, place: str) -> float:
+    """Largest |Δ log10| of two log-mel segments. Raises BundleError where the shapes differ."""
+    if made.shape != expected.shape:
+        raise BundleError(
+            f"{place}: its front end gives log-mel of shape {made.shape}, its encoder takes {expected.shape}; "
+            "export the bundle again"
+        )
+    return float(np.max(np.abs(made - expected)))
+
+
+def check_front_end(chain: ChainedEngine, manifest: Manifest, tolerance: Tolerance, place: str) -> FrontEndDeviation:
+    """Raise CheckFailed where the front end of `chain` is not what `manifest` says, on one segment of noise.
+
+    Its log-mel is held against the runtime's within `logmel_limit`, and the embedding of the whole chain against
+    the encoder's of the runtime's log-mel within `tolerance`. BundleError where front end and manifest do not fit.
+    """
+    assert manifest.front_end is not None
+    frames, expected = proof_pair(manifest)
+    try:
+        furthest = compare_logmel(chain.logmel(frames), expected, place)
+        wanted, made = chain.encoder.embed(expected), chain.embed(frames[:, None])
+    except EdgeasdError:
+        raise
+    except Exception as error:
+        # The engine's own exceptions share no base; what they mean here is a graph of another shape.
+        reason = " ".join(str(error).split())[:200]
+        raise BundleError(
+            f"{place}: its front end does not fit its manifest ({reason}); export the bundle again"
+        ) from None
+    largest = max(float(np.max(np.abs(wanted))), float(np.finfo(np.float32).tiny))
+    found = FrontEndDeviation(furthest, float(np.max(np.abs(made - wanted))) / largest)
+    problems = beyond(found, logmel_limit(manifest.front_end), tolerance.z)
+    if problems:
+        raise CheckFailed(
+            f"{place}: the front end of {chain.name} is not that of the runtime: {'; '.join(problems)}; "
+            "use --front-end cpu, or export the bundle on this version"
+        )
+    return found
+
+
+def beyond(found: FrontEndDeviation, limit: float, tolerance: float = 0.0) -> list[str]:
+    """One phrase for each figure that is not within its limit (NaN is not); empty when all are."""
+    problems = []
+    if not found.logmel <= limit:
+        problems.append(f"log-mel deviates by {found.logmel:.2e} (allowed {limit:.0e})")
+    if found.z is not None and not found.z <= tolerance:
+        problems.append(f"z deviates by {found.z:.2e} (allowed {tolerance:.0e})")
+    return problems

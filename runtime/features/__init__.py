@@ -1,0 +1,1 @@
+"""Samples to log-mel frames, frames to segments."""

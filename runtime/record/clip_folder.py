@@ -1,0 +1,194 @@
+"""Whether a clip is worth keeping: dead, quiet, overdriven or offset microphones are told by plain figures.
+
+Thresholds and names are those of `edgeasd.runtime.health`. Its monitor judges windows of a running sound and
+waits before it says anything; here a clip is judged as a whole, so that each clip has its verdict.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import math
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from edgeasd.runtime.audio.reader import Samples
+from edgeasd.runtime.errors import CheckFailed, InputError
+from edgeasd.runtime.health import HealthSettings
+from edgeasd.runtime.health.settings import FLOOR_DBFS
+from edgeasd.runtime.system.files import atomic_file
+
+SETTINGS = HealthSettings()
+
+
+@dataclass(frozen=True, slots=True)
+class ClipFigures:
+    """Figures of a stretch of sound; levels in dBFS, at least -120."""
+
+    samples: int
+    level_dbfs: float
+    """RMS without the offset."""
+    peak_dbfs: float
+    offset_dbfs: float
+    clipped: int
+    """Samples at full scale or beyond."""
+    zeros: int
+
+    @property
+    def complaints(self) -> tuple[str, ...]:
+        """Health states of this stretch: digital_silence, silence, clipping, dc_offset; none as a rule."""
+        found = []
+        if self.zeros == self.samples:
+            found.append("digital_silence")
+        elif self.level_dbfs < SETTINGS.silence.on_dbfs:
+            found.append("silence")
+        if self.clipped >= SETTINGS.clipping.on_share * self.samples:
+            found.append("clipping")
+        if self.offset_dbfs >= SETTINGS.dc_offset.on_dbfs:
+            found.append("dc_offset")
+        return tuple(found)
+
+
+def measure(samples: Samples) -> ClipFigures:
+    """Figures of samples (n,) float32, n >= 1."""
+    wide = samples.astype(np.float64)
+    mean = float(wide.mean())
+    peaks = np.abs(samples)
+    return ClipFigures(
+        samples=samples.size,
+        level_dbfs=_dbfs(math.sqrt(float(np.mean(np.square(wide - mean))))),
+        peak_dbfs=_dbfs(float(peaks.max())),
+        offset_dbfs=_dbfs(abs(mean)),
+        clipped=int(np.count_nonzero(peaks >= SETTINGS.clipping.full_scale)),
+        zeros=int(samples.size - np.count_nonzero(samples)),
+    )
+
+
+def _dbfs(value: float) -> float:
+    return 20.0 * math.log10(value) if value > 1e-6 else FLOOR_DBFS
+
+
+LABELS = ("normal", "anomaly")
+RESERVE_BYTES = 256 << 20
+"""Left free on the disk, for whatever else the box does."""
+SUBTYPES = {16: "PCM_16", 24: "PCM_24"}
+_NAME = re.compile(r"clip_(\d{6,9})\.flac")
+_HALF = re.compile(r"\.clip_\d{6,9}\.flac\..+\.tmp")
+
+
+def check_word(what: str, word: str) -> None:
+    """Raise InputError for a machine or an ID that is no plain folder name."""
+    if not re.fullmatch(r"[^\W_][\w.+-]{0,63}", word):
+        raise InputError(f"{what} {word!r}: letters, digits and . + - _ only, at most 64; it names a folder")
+
+
+class ClipFolder:
+    """`<root>/<machine>/<id>/<label>/`, held by one recorder at a time while the block runs.
+
+    Clips are `clip_000001.flac` and so on; other files are left alone and not counted. Entering makes the folder
+    and removes halves that a killed recorder left. Raises InputError for names that are no folder names, a machine
+    in another layout, clips already there without `resume`, a clip of another sample rate, and a second recorder.
+    """
+
+    def __init__(
+        self, root: Path, machine: str, machine_id: str, label: str, *, sample_rate: int, resume: bool = False
+    ) -> None:
+        machine_id = machine_id.removeprefix("id_")
+        check_word("--machine", machine)
+        check_word("--id", machine_id)
+        if label not in LABELS:
+            raise InputError(f"--label {label}: unknown; use {' or '.join(LABELS)}")
+        self.machine, self.machine_id, self.label = machine, machine_id, label
+        self._rate, self._resume = sample_rate, resume
+        folder = root / machine
+        for other in ("train", "test"):
+            if (folder / other).is_dir():
+                raise InputError(f"{folder}: holds {other}/ of another layout; record into another --output")
+        named = folder / f"id_{machine_id}"
+        spelled = "abnormal" if label == "anomaly" and (named / "abnormal").is_dir() else label
+        self.path = (named if named.is_dir() else folder / machine_id) / spelled
+        self.clips, self.samples = 0, 0
+        """Clips and samples there, those of earlier recordings included."""
+        self._next = 1
+
+    def __enter__(self) -> ClipFolder:
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            self._lock()
+            self._look()
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._descriptor)
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                return  # a file system without locks; the names are checked again at each clip
+            raise InputError(f"{self.path}: another recording goes on here; wait for its end") from None
+
+    def _look(self) -> None:
+        for name in sorted(os.listdir(self.path)):
+            if _HALF.fullmatch(name):
+                (self.path / name).unlink(missing_ok=True)
+            elif match := _NAME.fullmatch(name):
+                self._next = max(self._next, int(match[1]) + 1)
+                self.clips += 1
+                self.samples += self._samples_of(self.path / name)
+        if self.clips and not self._resume:
+            raise InputError(
+                f"{self.path}: holds {self.clips} clips; go on with --resume, or name another --output or --id"
+            )
+
+    def _samples_of(self, path: Path) -> int:
+        try:
+            info = soundfile.info(str(path))
+        except (soundfile.SoundFileError, OSError):
+            raise InputError(f"{path}: cannot be read; remove it, then go on with --resume") from None
+        if info.samplerate != self._rate:
+            raise InputError(f"{path}: {info.samplerate} Hz, this recording has {self._rate} Hz; use another --output")
+        return int(info.frames)
+
+    def check_disk(self, more_bytes: int) -> None:
+        """Raise CheckFailed where `more_bytes` do not fit beside the reserve."""
+        free = shutil.disk_usage(self.path).free
+        if free < more_bytes + RESERVE_BYTES:
+            raise CheckFailed(
+                f"{self.path}: {free / 1e6:.0f} MB free, {more_bytes / 1e6:.0f} MB are needed beside a reserve of "
+                f"{RESERVE_BYTES / 1e6:.0f} MB; make room, record fewer minutes or name another --output"
+            )
+
+    def write(self, samples: Samples, bits: int) -> Path:
+        """Store samples (n,) float32 as the next clip, FLAC of 16 or 24 bits, whole or not at all; returns its path.
+
+        Samples beyond full scale are stored at full scale. Raises OSError where the disk refuses.
+        """
+        path = self.path / f"clip_{self._next:06d}.flac"
+        while path.exists():
+            self._next += 1
+            path = self.path / f"clip_{self._next:06d}.flac"
+        with atomic_file(path) as handle:
+            soundfile.write(handle, to_integers(samples, bits), self._rate, format="FLAC", subtype=SUBTYPES[bits])
+        self._next += 1
+        self.clips += 1
+        self.samples += samples.size
+        return path
+
+
+def to_integers(samples: Samples, bits: int) -> np.ndarray:
+    """Samples (n,) float32 as (n,) int16, or int32 with 24 bits in the upper ones; exact for what had as many bits."""
+    scale = float(1 << (bits - 1))
+    whole = np.clip(np.rint(samples.astype(np.float64) * scale), -scale, scale - 1)
+    return whole.astype(np.int16) if bits == 16 else whole.astype(np.int32) << 8

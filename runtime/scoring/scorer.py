@@ -1,0 +1,144 @@
+"""Segments in, scores out: engine, head and the constants of the manifest, without any stream state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgeasd.runtime.engines.base import ChainedEngine, Engine
+from edgeasd.runtime.engines.onnxruntime import make_session
+from edgeasd.runtime.errors import CheckFailed
+from edgeasd.runtime.features.framing import frame_samples, frames_of
+from edgeasd.runtime.features.logmel import Amplitude, FeatureSettings, Float32Array, logmel
+from edgeasd.runtime.features.segments import LiveSegments, LogMelSegments, SampleSegments, SegmentSettings
+from edgeasd.runtime.scoring.score import ScoreSettings, SegmentScores
+
+HEAD_OUTPUTS = ("logit", "q", "p", "d", "d_prime")
+_SCORED_OUTPUTS = ("logit", "q", "d")
+
+
+@dataclass(frozen=True, slots=True)
+class FrontEndDeviation:
+    """How far a front end is from the features of the runtime on `proof_sound`."""
+
+    logmel: float
+    """Largest |Δ log10|."""
+    z: float | None = None
+    """max|Δz| / max|z| of the embedding of both, or None where there was no encoder."""
+
+
+class Head:
+    """head.onnx: embeddings (N, D) to logit, q, p, d and the factory d′, each (N,) float32. On the CPU."""
+
+    def __init__(self, model: Path | bytes) -> None:
+        # One thread: a dot product of a few hundred numbers is over before a second one wakes.
+        self._session: Any = make_session(model, threads=1, optimisation="all")
+        self._input = self._session.get_inputs()[0].name
+
+    def __call__(self, z: Float32Array) -> dict[str, Float32Array]:
+        """All outputs by name."""
+        return self._run(HEAD_OUTPUTS, z)
+
+    def scored(self, z: Float32Array) -> dict[str, Float32Array]:
+        """Only logit, q and d, which a score needs: each output fetched costs a small net's score path a little."""
+        return self._run(_SCORED_OUTPUTS, z)
+
+    def _run(self, names: tuple[str, ...], z: Float32Array) -> dict[str, Float32Array]:
+        return dict(zip(names, self._session.run(names, {self._input: z}), strict=True))
+
+
+HeadFunction = Callable[[Float32Array], Mapping[str, Float32Array]]
+"""Embeddings (N, D) to at least logit, q and d, each (N,) float32."""
+
+
+class Scorer:
+    """Scores batches of segments. Holds no stream state; any number of streams may share one."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        head: HeadFunction,
+        features: FeatureSettings,
+        amplitude: Amplitude,
+        segments: SegmentSettings,
+        score: ScoreSettings,
+    ) -> None:
+        self.engine = engine
+        self.head = head
+        self.features = features
+        self.amplitude = amplitude
+        self.segments = segments
+        self.score = score
+
+    def live_segments(self) -> LiveSegments:
+        """What a stream keeps of its sound, new and empty."""
+        return LogMelSegments(self.features, self.amplitude, self.segments)
+
+    def rows(self, sound: Float32Array) -> Float32Array:
+        """What segments are cut from: log-mel frames (T, n_mels) float32 of samples (n,) float32. Raises InputError."""
+        return logmel(sound, self.features, self.amplitude)
+
+    def embed(self, segments: Float32Array) -> Float32Array:
+        """Log-mel segments (N, frames, n_mels) float32 to embeddings (N, D), in batches the engine takes."""
+        limit = self.engine.max_batch
+        batches = segments[:, None]
+        if len(segments) <= limit:
+            return self.engine.embed(batches)
+        return np.concatenate([self.engine.embed(batches[i : i + limit]) for i in range(0, len(segments), limit)])
+
+    def score_segments(self, segments: Float32Array) -> SegmentScores:
+        """Log-mel segments (N, frames, n_mels) float32, N >= 1, to their scores."""
+        head = self.head.scored if isinstance(self.head, Head) else self.head
+        scores = SegmentScores.from_head(head(self.embed(segments)), self.score)
+        if not np.isfinite(scores.score).all():
+            # A NaN is above no threshold: passed on, it would silence the alarm for good.
+            raise CheckFailed(
+                f"{self.engine.name}: gave a score that is not a number; check device and bundle with `edgeasd verify`"
+            )
+        return scores
+
+    def score_waiting(self, waiting: Sequence[Float32Array]) -> SegmentScores:
+        """Segments (frames, n_mels) from any streams, stacked into as few batches as the engine allows."""
+        # The usual live case, one segment, needs no copy.
+        return self.score_segments(waiting[0][None] if len(waiting) == 1 else np.stack(waiting))
+
+    def close(self) -> None:
+        """Free the engine, and a head that has something to free."""
+        self.engine.close()
+        close = getattr(self.head, "close", None)
+        if close is not None:
+            close()
+
+
+class FramesScorer(Scorer):
+    """As Scorer, but with normalised frames (N, frames, n_fft) float32 where that has log-mel.
+
+    A waiting segment is its samples (n,), once: frames overlap, and are twice as many values.
+    """
+
+    engine: ChainedEngine
+
+    def __init__(
+        self, engine: ChainedEngine, head: HeadFunction, alike: Scorer, front_end_deviation: FrontEndDeviation
+    ) -> None:
+        """`alike` is the scorer of `engine.encoder`, with the same features, segments and constants."""
+        super().__init__(engine, head, alike.features, alike.amplitude, alike.segments, alike.score)
+        self.front_end_deviation = front_end_deviation
+        """How far the front end was from the features of the runtime when it was loaded."""
+
+    def live_segments(self) -> LiveSegments:
+        """What a stream keeps of its sound, new and empty: samples."""
+        return SampleSegments(self.features, self.amplitude, self.segments)
+
+    def rows(self, sound: Float32Array) -> Float32Array:
+        """Normalised frames (T, n_fft) float32 of samples (n,) float32, as a view. Raises InputError."""
+        return frame_samples(sound, self.features, self.amplitude)
+
+    def score_waiting(self, waiting: Sequence[Float32Array]) -> SegmentScores:
+        """Segments of normalised samples (n,) from any streams, in as few batches as the engine allows."""
+        samples = waiting[0][None] if len(waiting) == 1 else np.stack(waiting)
+        return self.score_segments(frames_of(samples, self.features))

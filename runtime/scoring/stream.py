@@ -1,0 +1,141 @@
+"""One live sound: samples in, scores out. All stream state is here; the model has none.
+
+    stream = Stream(scorer)
+    for block in source:
+        for score in stream.push(block):
+            ...
+
+Several streams that share a scorer are scored together: `accept` samples into each, then
+`score_streams` runs everything that waits in common batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from edgeasd.runtime.errors import InputError
+from edgeasd.runtime.features.logmel import Float32Array, check_samples
+from edgeasd.runtime.scoring.score import ClipMean, Score, SegmentScores
+from edgeasd.runtime.scoring.scorer import Scorer
+
+
+class Stream:
+    """Features, segments and the clip mean of one sound (live rule)."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        self.scorer = scorer
+        self._segments = scorer.live_segments()
+        self._mean = ClipMean(scorer.segments.sections)
+        self._waiting: list[tuple[int, Float32Array]] = []
+        self.keep_every = 1
+        """Of the segments only each so many-th is scored, for a device that cannot keep up; 1: all of them."""
+        self.skipped = 0
+        """Segments left out by `keep_every`, since the stream was made."""
+        # As much as completes about one batch at once, so that a long push stays in bounded memory.
+        self._slice = max(1, scorer.engine.max_batch * scorer.segments.hop * scorer.features.hop_length)
+
+    @property
+    def samples_seen(self) -> int:
+        """Samples accepted since the last reset."""
+        return self._segments.samples_seen
+
+    @property
+    def waiting(self) -> int:
+        """Segments accepted and not yet scored."""
+        return len(self._waiting)
+
+    def reset(self) -> None:
+        """Forget everything, segments that wait included; the next sample is sample 0."""
+        self._segments.reset()
+        self._mean.reset()
+        self._waiting.clear()
+
+    def push(self, samples: Float32Array) -> list[Score]:
+        """Accept samples (n,) float32, any n >= 0, and return a Score for each segment they complete.
+
+        The same samples give the same scores however they are cut. Raises InputError, before
+        anything is accepted, for another dtype or shape and for NaN or infinities.
+        """
+        check_samples(samples, self.samples_seen, self.scorer.features.sample_rate)
+        scores: list[Score] = []
+        for start in range(0, samples.size, self._slice):
+            self._accept_checked(samples[start : start + self._slice])
+            scores += score_streams([self])[0]
+        return scores
+
+    def accept(self, samples: Float32Array) -> int:
+        """Take samples in without scoring; returns the number of segments that now wait.
+
+        Each waiting segment holds 4 * frames * n_mels bytes until `score_streams` is called, four times that
+        where it waits as samples. Raises InputError, and accepts nothing, for another dtype or shape and for NaN
+        or infinities.
+        """
+        return self._accept_checked(check_samples(samples, self.samples_seen, self.scorer.features.sample_rate))
+
+    def _accept_checked(self, samples: Float32Array) -> int:
+        hop = self.scorer.segments.hop
+        for first, segment in self._segments.push_checked(samples):
+            if (first // hop) % self.keep_every:
+                self.skipped += 1
+            else:
+                self._waiting.append((first, segment.copy()))
+        return len(self._waiting)
+
+    def continue_with(self, scorer: Scorer) -> bool:
+        """Go on with another model between two segments; frames are kept, the clip mean begins afresh.
+
+        False, and nothing changes, where its features or segments are others, or segments wait for the old one.
+        """
+        old = self.scorer
+        same = (old.features, old.amplitude, old.segments) == (scorer.features, scorer.amplitude, scorer.segments)
+        # What is kept of the sound is frames for one kind of scorer and samples for the other.
+        if not same or type(old) is not type(scorer) or self._waiting:
+            return False
+        self.scorer = scorer
+        self._mean.reset()
+        return True
+
+    def take_waiting(self) -> list[tuple[int, Float32Array]]:
+        """Hand over (first frame, segment) of everything that waits, for `score_streams`."""
+        waiting, self._waiting = self._waiting, []
+        return waiting
+
+    def finish(self, first_frame: int, scores: SegmentScores, row: int) -> Score:
+        """Make the Score of the segment at `first_frame` from row `row` of a scored batch."""
+        features, length = self.scorer.features, self.scorer.segments.frames
+        value = float(scores.score[row])
+        clip_score, averaged, complete = self._mean.add(value)
+        start = first_frame * features.hop_length
+        result = Score(
+            index=first_frame // self.scorer.segments.hop,
+            start_sample=start,
+            end_sample=start + features.sample_count(length),
+            logit=float(scores.logit[row]),
+            q=float(scores.q[row]),
+            d=float(scores.d[row]),
+            d_prime=float(scores.d_prime[row]),
+            score=value,
+            clip_score=clip_score,
+            averaged=averaged,
+            complete=complete,
+        )
+        return result
+
+
+def score_streams(streams: Sequence[Stream]) -> list[list[Score]]:
+    """Score everything that waits in `streams` in common batches; one list of scores per stream.
+
+    All streams must share one scorer (InputError otherwise).
+    """
+    if any(stream.scorer is not streams[0].scorer for stream in streams):
+        raise InputError("score_streams: the streams use different scorers; score them in one call per scorer")
+    taken = [stream.take_waiting() for stream in streams]
+    flat = [segment for waiting in taken for _, segment in waiting]
+    if not flat:
+        return [[] for _ in streams]
+    scored = streams[0].scorer.score_waiting(flat)
+    results, row = [], 0
+    for stream, waiting in zip(streams, taken, strict=True):
+        results.append([stream.finish(first, scored, row + i) for i, (first, _) in enumerate(waiting)])
+        row += len(waiting)
+    return results

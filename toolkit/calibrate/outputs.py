@@ -1,0 +1,90 @@
+"""What the fp32 encoder and the head say of the given clips, kept on disk so that no segment is run twice."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from edgeasd.calibration.fit.deploy import SegmentOutputs
+from edgeasd.runtime.features.logmel import Float32Array
+from edgeasd.runtime.features.segments import clip_starts, live_starts
+from edgeasd.runtime.scoring.scorer import Scorer
+from edgeasd.runtime.system.files import write_bytes
+from edgeasd.toolkit.calibrate.clips import GivenClip, Material
+from edgeasd.toolkit.progress import Report
+
+_BATCH = 10
+_LIVE_PART = 500
+"""Live segments of one file: what an interrupted run loses at most."""
+
+
+class Fp32Outputs:
+    """Outputs of fp32 for clips of one material, by the clip rule and by the live rule.
+
+    `folder` keeps them by content, encoder and amplitude; what is damaged there is computed again.
+    """
+
+    def __init__(self, scorer: Scorer, encoder_sha256: str, material: Material, folder: Path) -> None:
+        self._scorer = scorer
+        self._material = material
+        amplitude, settings = material.amplitude, scorer.features.fingerprint()
+        facts = [encoder_sha256, settings, amplitude.mean.hex(), amplitude.std.hex(), scorer.segments.model_dump_json()]
+        self._folder = folder / f"fp32-{hashlib.sha256('|'.join(facts).encode()).hexdigest()[:16]}"
+
+    def by_clip(self, clips: Sequence[GivenClip], report: Report) -> list[SegmentOutputs]:
+        """q and d of the sections of each clip."""
+        found = []
+        for done, clip in enumerate(clips, start=1):
+            found.append(self._kept(f"{clip.sha256}.npz", clip, clip_starts(clip.frames, self._scorer.segments)))
+            report(done, len(clips))
+        return found
+
+    def live(self, clips: Sequence[GivenClip], report: Report) -> list[SegmentOutputs]:
+        """q and d of every live segment of each recording, as a device that begins at its start hears it."""
+        starts = [live_starts(clip.frames, self._scorer.segments) for clip in clips]
+        total, done, found = sum(map(len, starts)), 0, []
+        for clip, of_clip in zip(clips, starts, strict=True):
+            parts = []
+            for number, at in enumerate(range(0, len(of_clip), _LIVE_PART)):
+                part = of_clip[at : at + _LIVE_PART]
+                parts.append(self._kept(f"{clip.sha256}-live{number:05d}.npz", clip, part))
+                done += len(part)
+                report(done, total)
+            found.append(SegmentOutputs(np.concatenate([p.q for p in parts]), np.concatenate([p.d for p in parts])))
+        return found
+
+    def _kept(self, name: str, clip: GivenClip, starts: Sequence[int]) -> SegmentOutputs:
+        path = self._folder / name
+        known = _read(path, len(starts))
+        if known is not None:
+            return known
+        made = run_segments(self._scorer, self._material.features(clip), starts)
+        buffer = io.BytesIO()
+        np.savez(buffer, allow_pickle=False, q=made.q, d=made.d)
+        write_bytes(path, buffer.getvalue())
+        return made
+
+
+def run_segments(scorer: Scorer, features: Float32Array, starts: Sequence[int]) -> SegmentOutputs:
+    """q and d of the segments of `features` (T, n_mels) that begin at `starts`, a few at a time."""
+    length, q, d = scorer.segments.frames, [], []
+    for at in range(0, len(starts), _BATCH):
+        windows = np.stack([features[start : start + length] for start in starts[at : at + _BATCH]])
+        scores = scorer.score_segments(windows)
+        q.append(scores.q)
+        d.append(scores.d)
+    return SegmentOutputs(np.concatenate(q), np.concatenate(d))
+
+
+def _read(path: Path, count: int) -> SegmentOutputs | None:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            found = SegmentOutputs(np.asarray(arrays["q"], np.float32), np.asarray(arrays["d"], np.float32))
+    except Exception:
+        # Damaged npz makes numpy, zipfile, zlib and tokenize raise; they share no base.
+        return None
+    return found if found.q.shape == found.d.shape == (count,) else None

@@ -1,0 +1,290 @@
+"""How a calibration says what it does and how far it is, and learns that it should stop."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from edgeasd.calibration.fit.amplitude import with_amplitude
+from edgeasd.calibration.fit.clips import assign_roles
+from edgeasd.calibration.fit.deploy import SegmentOutputs, clip_scores
+from edgeasd.calibration.fit.levels import ON_SITE_DB, TRAINING_DB, clip_levels, expected_levels, outside
+from edgeasd.calibration.fit.refit import refit_constants
+from edgeasd.export.bundle_update import BundleChanges, stored_record, update_bundle
+from edgeasd.runtime.bundle.bundle import MANIFEST, Bundle
+from edgeasd.runtime.bundle.manifest import Manifest
+from edgeasd.runtime.errors import InputError
+from edgeasd.runtime.features.logmel import Amplitude
+from edgeasd.runtime.health.settings import LevelRange
+from edgeasd.runtime.scoring.score import ScoreSettings
+from edgeasd.runtime.scoring.scorer import Scorer
+from edgeasd.toolkit.calibrate.clips import FoundFiles, Material, distinct, named, normal_files, prepare_material
+from edgeasd.toolkit.calibrate.other_machine import compare_with_machine
+from edgeasd.toolkit.calibrate.outputs import Fp32Outputs
+from edgeasd.toolkit.calibrate.record import Calibration, calibration_record, provenance
+from edgeasd.toolkit.calibrate.request import Request, state_folder
+from edgeasd.toolkit.calibrate.thresholds import KEPT, FoundThreshold, find_threshold
+from edgeasd.toolkit.calibrate.variants import VariantMaker, VariantResult
+from edgeasd.toolkit.calibrate.work import Work
+from edgeasd.toolkit.data.cache import FeatureCache, read_clip
+from edgeasd.toolkit.data.offered import offered_files
+from edgeasd.toolkit.progress import Report
+
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def _peak() -> int:
+    with suppress(OSError, ValueError, StopIteration):
+        line = next(one for one in _STATUS.read_text().splitlines() if one.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+@dataclass
+class _Session:
+    """State of one call: the open bundle and what was found so far."""
+
+    bundle: Bundle
+    request: Request
+    work: Work
+    cache: FeatureCache
+    state: Path
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def manifest(self) -> Manifest:
+        return self.bundle.manifest
+
+
+def calibrate_bundle(path: Path, request: Request, cache_folder: Path, workspace: Path, work: Work) -> Calibration:
+    """Calibrate the bundle folder `path` with the clips of `request`, and write what passed into it.
+
+    Work done so far is kept below <workspace>/cache/calibrate/ and taken up by a later call; it is deleted at
+    the end. The same bundle, clips and request give the same bytes. Raises InputError or BundleError for clips
+    and bundles that cannot be used, CheckFailed where the bundle cannot be calibrated with them; until the last
+    moment the bundle stays as it was.
+    """
+    with Bundle(path) as bundle:
+        bundle.verify_files()
+        before = (path / MANIFEST).read_bytes()
+        cache = FeatureCache(cache_folder, bundle.manifest.features, _channel(request, bundle.manifest))
+        session = _Session(bundle, request, work, cache, state_folder(workspace, before))
+        found = _calibrate(session, before)
+    shutil.rmtree(session.state, ignore_errors=True)
+    return found
+
+
+def forget_state(path: Path, workspace: Path) -> None:
+    """Drop what an interrupted calibration of this bundle left, so that the next begins anew."""
+    shutil.rmtree(state_folder(workspace, (path / MANIFEST).read_bytes()), ignore_errors=True)
+
+
+def _channel(request: Request, manifest: Manifest) -> int | None:
+    if request.channel is not None:
+        return request.channel
+    known = manifest.provenance.get("channel")
+    return known if isinstance(known, int) else None
+
+
+def _calibrate(session: _Session, before: bytes) -> Calibration:
+    request, manifest, work = session.request, session.manifest, session.work
+    request.check()
+    with work.part("reading clips") as report:
+        files = normal_files(request.clips, report, request.files)
+        faults = _anomaly_files(request, files, report)
+    # Before hours of work: too few clips are too few whatever they sound like.
+    if request.precisions:
+        assign_roles(list(files.paths))
+    if files.copies:
+        which = "file is a copy of another clip" if files.copies == 1 else "files are copies of other clips"
+        session.warnings.append(f"{files.copies} {which}; each recording counts once")
+    amplitude = _amplitude(session, files)
+    normals = _material(session, files, amplitude, "features of clips")
+    anomalies = None if faults is None else _material(session, faults, amplitude, "features of anomalies")
+    roles = assign_roles([clip.sha256 for clip in normals.clips]) if request.precisions else None
+
+    scorer = _fp32_scorer(session, amplitude)
+    encoder = manifest.files[manifest.precisions["fp32"].file].sha256
+    outputs = Fp32Outputs(scorer, encoder, normals, session.state)
+    with work.part("fp32 scores of clips") as report:
+        heard = outputs.by_clip(normals.clips, report)
+    fault_outputs: list[SegmentOutputs] = []
+    if anomalies is not None:
+        with work.part("fp32 scores of anomalies") as report:
+            fault_outputs = Fp32Outputs(scorer, encoder, anomalies, session.state).by_clip(anomalies.clips, report)
+    session.warnings += compare_with_machine(session.bundle, request, normals, heard)
+
+    score = _score(session, heard, fault_outputs)
+    scorer.score = score
+    threshold = _threshold(session, score, normals, heard, outputs)
+    variants: list[VariantResult] = []
+    range_segments = 0
+    if roles is not None:
+        maker = VariantMaker(session.bundle, scorer, threshold.threshold.clip, request, session.state, work)
+        variants, range_segments = maker.make(normals, roles, heard, anomalies, fault_outputs)
+    scorer.close()
+    level = _level(session, normals)
+    found = Calibration(
+        bundle=session.bundle.path,
+        manifest=manifest,
+        written=False,
+        request=request,
+        normals=normals,
+        roles=roles,
+        anomalies=anomalies,
+        normal_scores=clip_scores(score, heard),
+        anomaly_scores=clip_scores(score, fault_outputs),
+        score=score,
+        threshold=threshold,
+        variants=variants,
+        level=level,
+        range_segments=range_segments,
+        warnings=session.warnings,
+    )
+    session.warnings += _drift_of_before(session.manifest, found, amplitude)
+    return _write(session, found, before, amplitude)
+
+
+def _drift_of_before(old: Manifest, found: Calibration, amplitude: Amplitude) -> list[str]:
+    """A line about precisions that stay on offer though their drift was measured under what has changed now."""
+    if amplitude != old.amplitude:
+        changed = "level"
+    elif found.score != old.score:
+        changed = "d_min and d_max"
+    elif old.threshold is None or found.threshold.threshold.clip != old.threshold.clip:
+        changed = "threshold"
+    else:
+        return []
+    judged = {"fp32", *(one.name for one in found.variants)}
+    marked = [name for name in old.precisions if changed == "level" and name.startswith("int8")]
+    kept = [name for name, offer in old.precisions.items() if name not in (*judged, *marked) and not offer.stale]
+    if not kept:
+        return []
+    return [
+        f"the drift of {', '.join(kept)} was measured with another {changed}; calibrate with --precision "
+        f"{','.join(kept)} to measure it again"
+    ]
+
+
+def _write(session: _Session, found: Calibration, before: bytes, amplitude: Amplitude) -> Calibration:
+    old = session.manifest
+    changes = BundleChanges(
+        variants=[one.made for one in found.variants if one.made is not None],
+        refused={one.name: f"failed the drift gate: {'; '.join(one.reasons)}" for one in found.failed},
+        score=found.score if found.score != old.score else None,
+        threshold=found.threshold.threshold,
+        amplitude=amplitude if amplitude != old.amplitude else None,
+        level=found.level,
+        provenance=provenance(found),
+    )
+    # Where nothing that was asked for passed, what was measured beside it is no reason to touch the bundle.
+    asked = replace(changes, level=None) if found.failed else changes
+    if asked.is_empty(old):
+        return found
+    record = calibration_record(found, _earlier(session.bundle))
+    manifest = update_bundle(session.bundle.path, before, changes, record, session.work.step)
+    return replace(found, manifest=manifest, written=True)
+
+
+def _earlier(bundle: Bundle) -> dict[str, Any]:
+    """What an earlier calibration found of each precision."""
+    raw = stored_record(bundle).get("calibration", {})
+    variants = raw.get("variants") if isinstance(raw, dict) else None
+    return variants if isinstance(variants, dict) else {}
+
+
+def _anomaly_files(request: Request, normals: FoundFiles, report: Report) -> FoundFiles | None:
+    if request.anomalies is None:
+        return None
+    source = request.anomalies
+    root = source if source.is_dir() else source.parent
+    found = distinct(offered_files(source, "--anomalies"), root, report)
+    for content, path in found.paths.items():
+        if content in normals.paths:
+            raise InputError(
+                f"{path} (anomaly) and {normals.paths[content]} (normal): the same recording under two labels; "
+                "remove the wrong one"
+            )
+    return found
+
+
+def _amplitude(session: _Session, files: FoundFiles) -> Amplitude:
+    if not session.request.refit_amplitude:
+        return session.manifest.amplitude
+    with session.work.part("level of clips") as report:
+        pairs = [(path, content) for content, path in files.paths.items()]
+        found = session.cache.amplitude(pairs, report, skip_bad=session.request.skip_bad)
+    return found.model_copy(update={"scope": f"{len(pairs)} normal clips given to calibrate"})
+
+
+def _level(session: _Session, normals: Material) -> LevelRange | None:
+    """At which the clips are heard; None where that says too little, or where somebody has set it by hand."""
+    old, cache = session.manifest.level, session.cache
+    if old is not None and not old.measured:
+        session.warnings.append("the level range of the bundle was set by hand and stays")
+        return None
+    heard = []
+    with session.work.part("levels of clips") as report:
+        for done, clip in enumerate(normals.clips, start=1):
+            rate = cache.settings.sample_rate
+            heard.append(clip_levels(read_clip(clip.path, rate, cache.channel), rate))
+            report(done, len(normals.clips))
+    margin = ON_SITE_DB if session.request.files is None else TRAINING_DB
+    found = expected_levels(heard, sum(normals.seconds(clip) for clip in normals.clips), margin)
+    if found is not None and (odd := [c for c, one in zip(normals.clips, heard, strict=True) if outside(one, found)]):
+        lie = "1 clip lies" if len(odd) == 1 else f"{len(odd)} clips lie"
+        session.warnings.append(f"{lie} outside the level range ({found.found_by}): {named(odd)}; listen to them")
+    return found
+
+
+def _material(session: _Session, files: FoundFiles, amplitude: Amplitude, label: str) -> Material:
+    request = session.request
+    with session.work.part(label) as report:
+        material, left_out = prepare_material(
+            files, session.cache, amplitude, session.manifest.segments, report, skip_bad=request.skip_bad
+        )
+    session.warnings += [f"left out: {line}" for line in left_out]
+    return material
+
+
+def _fp32_scorer(session: _Session, amplitude: Amplitude) -> Scorer:
+    if "fp32" not in session.manifest.precisions:
+        raise InputError(
+            f"{session.bundle.path}: has no fp32 encoder, the reference of all others; export it again with fp32"
+        )
+    scorer, _ = session.bundle.open_scorer(precision="fp32", engine="onnxruntime")
+    return with_amplitude(scorer, amplitude)
+
+
+def _score(session: _Session, heard: Sequence[SegmentOutputs], faults: Sequence[SegmentOutputs]) -> ScoreSettings:
+    """New constants where they were asked for, or where a new amplitude moved every distance."""
+    request = session.request
+    if not (request.refit_distance or request.refit_amplitude):
+        return session.manifest.score
+    return refit_constants(session.manifest.score, heard, anomalies=faults)
+
+
+def _threshold(
+    session: _Session, score: ScoreSettings, normals: Material, heard: list[SegmentOutputs], outputs: Fp32Outputs
+) -> FoundThreshold:
+    def live() -> list[SegmentOutputs]:
+        with session.work.part("live scores of recordings") as report:
+            return outputs.live(normals.clips, report)
+
+    request = session.request
+    rescaled = request.refit_distance or request.refit_amplitude
+    old = None if rescaled else session.manifest.threshold
+    found = find_threshold(request.wish, old, score, normals, heard, live, session.manifest.segments)
+    if found.way == KEPT and found.threshold.warning:
+        session.warnings.append(
+            f"the threshold is kept and rests on {found.threshold.clips} clips; --false-positive-rate or "
+            f"--alarms-per-day take a new one from those given"
+        )
+    elif found.threshold.warning:
+        session.warnings.append(found.threshold.warning)
+    return found

@@ -1,0 +1,73 @@
+"""How a calibration says what it does and how far it is, and learns that it should stop."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgeasd.toolkit.progress import Report, progress
+
+
+@dataclass(frozen=True)
+class Work:
+    """`say` takes one line for the user; `check` raises where the user has asked to stop."""
+
+    say: Callable[[str], None]
+    check: Callable[[], None] = lambda: None
+
+    def step(self, text: str) -> None:
+        """Say what comes next, unless the user has asked to stop."""
+        self.check()
+        self.say(text)
+
+    @contextmanager
+    def part(self, label: str) -> Iterator[Report]:
+        """Progress of one piece of work; every report is a chance to stop."""
+        self.check()
+        with progress(label) as report:
+
+            def told(done: int, total: int, text: str = "") -> None:
+                self.check()
+                report(done, total, text)
+
+            yield told
+
+    def beat(self, done: int, total: int, text: str = "") -> None:  # noqa: ARG002
+        """A report that says nothing and is a chance to stop."""
+        self.check()
+
+
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+@dataclass
+class Cost:
+    """Filled when the block of `measured` ends."""
+
+    seconds: float = 0.0
+    peak_bytes: int = 0
+    """Of the whole process, what it held before included."""
+
+
+@contextmanager
+def measured() -> Iterator[Cost]:
+    """Yield the cost of a block. Where the system cannot begin a new peak, it is that since the process started."""
+    cost, started = Cost(), time.monotonic()
+    # 5: forget the high-water mark (Linux, proc_pid_clear_refs(5)).
+    with suppress(OSError):
+        _CLEAR.write_text("5")
+    try:
+        yield cost
+    finally:
+        cost.seconds, cost.peak_bytes = time.monotonic() - started, _peak()
+
+
+def _peak() -> int:
+    with suppress(OSError, ValueError, StopIteration):
+        line = next(one for one in _STATUS.read_text().splitlines() if one.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
