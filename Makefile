@@ -61,11 +61,8 @@ $(VENV)/.workstation: $(VENV)/bin/python pyproject.toml constraints/tested.txt
 	$(PIP) -e '.[train,export]'
 	@touch $@
 
-# pyalsaaudio is compiled against ALSA's headers; without them its tests skip and say so.
 $(VENV)/.dev: $(VENV)/.workstation
 	$(PIP) -e '.[train,export,cluster,serve,tensorrt,check,dev]'
 # Types and a schema to check against; what they say they need (TensorRT itself, older libraries) they do not.
 	$(PIP) --no-deps tensorrt-stubs tritonclient
-	@if [ -e /usr/include/alsa/asoundlib.h ]; then $(PIP) -e '.[mic]'; \
-	else echo "NOTE: no ALSA headers (apt install libasound2-dev), so pyalsaaudio is not tested here"; fi
 	@touch $@
