@@ -1,7 +1,7 @@
 """Our graphs through TensorRT's own parser and builder, on the CPU, for SM86: parsing and typing, nothing more.
 
 TensorRT for RTX has the names of TensorRT 11 and builds without a GPU. It cannot load what it builds without a
-driver, and knows no Jetson: what these tests prove, and what not, is in docs/tensorrt.md.
+driver, and knows no Jetson: what these tests prove, and what not, is in docs/how-to/build-engines.md.
 """
 
 from __future__ import annotations
