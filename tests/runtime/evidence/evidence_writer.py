@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgeasd.runtime.alarms import AlarmMachine, AlarmSettings, Observation
+from edgeasd.runtime.alarms import AlarmInput, AlarmMachine, AlarmSettings
 from edgeasd.runtime.evidence import ClipSettings, EvidenceWriter, KeepSettings, Recorder
 from edgeasd.runtime.scoring.threshold import Threshold
 from edgeasd.runtime.storage import EventStore
@@ -56,7 +56,7 @@ def record(data: Path, seed: int, heard: np.ndarray) -> None:
         loud = loud != (chance.random() < 0.1)
         score = 2.0 if loud else 0.0
         recorder.score(BLOCK * block, time.time(), score, score)
-        said = machine.step(Observation(time.monotonic(), time.time(), score))
+        said = machine.step(AlarmInput(time.monotonic(), time.time(), score))
         if said:
             store.append(said, machine.snapshot())
             recorder.transitions(said)

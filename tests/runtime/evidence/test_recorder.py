@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edgeasd.runtime.alarms import AlarmMachine, AlarmSettings, Command, Observation
+from edgeasd.runtime.alarms import AlarmInput, AlarmMachine, AlarmSettings, Command
 from edgeasd.runtime.alarms.event_id import make_event_id
 from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.evidence import (
@@ -238,7 +238,7 @@ def test_the_alarm_machine_begins_and_ends_clips(tmp_path: Path, writer: Evidenc
     said = []
     for second in range(12):
         recorder.sound(second * RATE, sound[second * RATE : (second + 1) * RATE])
-        new = machine.step(Observation(float(second), WALL + second, 2.0 if 4 <= second < 6 else 0.0))
+        new = machine.step(AlarmInput(float(second), WALL + second, 2.0 if 4 <= second < 6 else 0.0))
         if second == 5:
             new += machine.command(Command(command="acknowledge"), float(second), WALL + second)
         if second == 9:
