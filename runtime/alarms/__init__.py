@@ -1,21 +1,21 @@
-"""Clip scores to events: when an alarm begins, who has seen it, when it is over. docs/alarms.md draws it."""
+"""Clip scores to events: when an alarm begins, who has seen it, when it is over. docs/reference/alarms.md draws it."""
 
 from __future__ import annotations
 
 from edgeasd.runtime.alarms.command import Command, parse_command
-from edgeasd.runtime.alarms.machine import AlarmMachine, Observation
+from edgeasd.runtime.alarms.machine import AlarmInput, AlarmMachine
 from edgeasd.runtime.alarms.settings import SERVICE, AlarmSettings, Levels
 from edgeasd.runtime.alarms.state import Event
 from edgeasd.runtime.alarms.transition import Transition
 
 __all__ = [
     "SERVICE",
+    "AlarmInput",
     "AlarmMachine",
     "AlarmSettings",
     "Command",
     "Event",
     "Levels",
-    "Observation",
     "Transition",
     "parse_command",
 ]

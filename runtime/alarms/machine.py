@@ -1,4 +1,4 @@
-"""What the alarm machine is told."""
+"""The alarm machine of one machine: pure, without clocks and files of its own."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from edgeasd.runtime.scoring.threshold import Threshold
 
 
 @dataclass(frozen=True, slots=True)
-class Observation:
-    """What is known at one moment: usually a clip score.
+class AlarmInput:
+    """What the alarm machine is given at one moment, usually a clip score.
 
     `time` is a reading in seconds of a clock that does not run backwards, `wall` seconds since 1970.
     """
@@ -27,17 +27,17 @@ class Observation:
     time: float
     wall: float
     score: float | None = None
-    """The clip score; None where there is none, for instance while the input is dead. NaN counts as sick."""
+    """The clip score; None without one, for instance while the source is gone. NaN counts as unhealthy input."""
     complete: bool = True
-    """Whether the clip score is a mean over all its segments; no other is looked at."""
-    sick: bool = False
-    """Whether the input is sick; see `edgeasd.runtime.health`."""
+    """Whether the clip score is a mean over all its segments; others are ignored."""
+    input_unhealthy: bool = False
+    """Whether the input cannot be trusted; see `edgeasd.runtime.health`."""
     gap: bool = False
-    """Whether sound was lost since the last observation."""
-    suspect: bool = False
-    """Whether the input may be sick, and that is not known yet. Nothing is raised meanwhile."""
-    looks_back: float = 0.0
-    """Seconds of sound that a clip score comes from: so long scores after sick input may still contain it."""
+    """Whether sound was lost since the last input."""
+    input_suspect: bool = False
+    """Whether the input may be unhealthy. No alarm is raised meanwhile."""
+    window_seconds: float = 0.0
+    """Seconds of sound that a clip score covers. For this long after unhealthy input, scores may still contain it."""
 
 
 _LARGEST = sys.float_info.max
@@ -90,9 +90,9 @@ class AlarmMachine:
         return self._s.snoozed_until is not None
 
     @property
-    def frozen(self) -> bool:
-        """Whether scores are not used, because the input is or was just now sick."""
-        return self._s.sick_at is not None
+    def suspended(self) -> bool:
+        """Whether scores are ignored because the input is or was just now unhealthy."""
+        return self._s.unhealthy_at is not None
 
     def snapshot(self) -> dict[str, Any]:
         """Everything it remembers, as plain JSON values."""
@@ -114,47 +114,51 @@ class AlarmMachine:
             state.move_clock(time - state.time)
         self._s = state
 
-    def begin_row(self) -> None:
-        """The next score is the first: what sounded before it was not heard. An event that is open goes on."""
-        self._s.forget()
+    def reset_history(self) -> None:
+        """Forget the scores so far, as after a gap. An open event stays open."""
+        self._s.reset_history()
 
-    def number_after(self, last: int, wall: float) -> Transition:
-        """Go on with numbers above `last`: what was said up to there is no longer known here.
+    def advance_sequence(self, count: int) -> None:
+        """Leave out `count` numbers: transitions that were published but never stored may have used them."""
+        self._s.sequence += count
 
-        Returns the message that says so, for receivers that still believe what they heard last.
+    def skip_sequence_to(self, last: int, wall: float) -> Transition:
+        """Continue with numbers above `last`, because earlier transitions are lost.
+
+        Returns a transition with the reason `store_lost` and the present state, for receivers of the lost ones.
         """
         self._s.sequence = max(self._s.sequence, last)
         return self._say("store_lost", wall)
 
     # What happens to it
 
-    def step(self, seen: Observation) -> list[Transition]:
-        """Take in an observation; returns what changed, in order. Raises InputError for times that are none."""
-        now = self._advance(seen.time, seen.wall)
-        s, said = self._s, self._time_passes(now, seen.wall)
-        sick = seen.sick or (seen.score is not None and math.isnan(seen.score))
-        if sick:
-            begun, s.sick_at = s.sick_at is None, now
-            s.forget()
-            return said + ([self._say("input_sick", seen.wall)] if begun else [])
-        if s.sick_at is not None:
-            if now - s.sick_at < max(self.settings.settle_seconds, seen.looks_back):
+    def step(self, input: AlarmInput) -> list[Transition]:
+        """Process one input; returns the transitions in order. Raises InputError for a time that is not one."""
+        now = self._advance(input.time, input.wall)
+        s, said = self._s, self._time_passes(now, input.wall)
+        is_unhealthy = input.input_unhealthy or (input.score is not None and math.isnan(input.score))
+        if is_unhealthy:
+            begun, s.unhealthy_at = s.unhealthy_at is None, now
+            s.reset_history()
+            return said + ([self._say("input_unhealthy", input.wall)] if begun else [])
+        if s.unhealthy_at is not None:
+            if now - s.unhealthy_at < max(self.settings.recovery_seconds, input.window_seconds):
                 return said
-            s.sick_at = None
-            said.append(self._say("input_healthy", seen.wall))
-        if seen.gap:
-            said += self._gap(now, seen.wall) + self._time_passes(now, seen.wall)
+            s.unhealthy_at = None
+            said.append(self._say("input_healthy", input.wall))
+        if input.gap:
+            said += self._gap(now, input.wall) + self._time_passes(now, input.wall)
         if s.maintenance:
             return said
         if self.levels is None:
             if s.event is not None:
-                said.append(self._close("no_threshold", now, seen.wall))
+                said.append(self._close("no_threshold", now, input.wall))
             return said
-        if seen.score is None or not seen.complete:
+        if input.score is None or not input.complete:
             return said
         # Infinite scores happen and JSON has no infinity; no finite threshold tells the two apart.
-        score = min(max(float(seen.score), -_LARGEST), _LARGEST)
-        return said + self._judge(score, self.levels, now, seen.wall, raises=not seen.suspect)
+        score = min(max(float(input.score), -_LARGEST), _LARGEST)
+        return said + self._judge(score, self.levels, now, input.wall, raises=not input.input_suspect)
 
     def command(self, given: Command, time: float, wall: float) -> list[Transition]:
         """Obey; returns what changed: nothing where there was nothing to do, as when a command comes twice.
@@ -238,13 +242,13 @@ class AlarmMachine:
         s, event = self._s, self._s.event
         assert event is not None
         s.event, s.cleared_at = None, now
-        s.forget()
+        s.reset_history()
         return self._say(reason, wall, "cleared", event=event, **said)
 
     def _gap(self, now: float, wall: float) -> list[Transition]:
         s = self._s
-        s.forget()
-        if not self.settings.gap_clears:
+        s.reset_history()
+        if not self.settings.clear_on_gap:
             return []
         if s.event is not None:
             return [self._close("gap", now, wall)]
@@ -257,7 +261,7 @@ class AlarmMachine:
         s.maintenance = begins
         if s.event is not None:
             return [self._close(reason, now, wall, **who)]
-        s.forget()
+        s.reset_history()
         return [self._say(reason, wall, "normal" if s.state == "warning" else None, **who)]
 
     def _test(self, wall: float, **who: Any) -> list[Transition]:

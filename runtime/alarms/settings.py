@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.scoring.threshold import Threshold
@@ -59,10 +59,12 @@ class AlarmSettings(BaseModel):
     """The condition must have held for so long before the alarm is raised."""
     cooldown_seconds: _Seconds = 0.0
     """After an alarm none is raised for so long."""
-    settle_seconds: _Seconds = 10.2
-    """Scores are ignored for so long after sick input, and for as long as they look back where that is longer."""
-    gap_clears: bool = True
-    """Whether lost sound ends an open event; else only the row of scores begins afresh."""
+    recovery_seconds: Annotated[
+        _Seconds, Field(validation_alias=AliasChoices("recovery_seconds", "settle_seconds"))
+    ] = 10.2
+    """Scores are ignored for this long after unhealthy input, or for the window of a clip score if that is longer."""
+    clear_on_gap: Annotated[bool, Field(validation_alias=AliasChoices("clear_on_gap", "gap_clears"))] = True
+    """Whether lost sound clears an open event; without it only the score history is reset."""
 
     @model_validator(mode="after")
     def _consistent(self) -> AlarmSettings:
@@ -112,5 +114,5 @@ def first_problem(error: ValidationError, whole: str) -> str:
     return "".join(c if c.isprintable() else " " for c in text)
 
 
-SERVICE = AlarmSettings(hysteresis=0.1, warning_margin=0.1, cooldown_seconds=60.0, gap_clears=False)
+SERVICE = AlarmSettings(hysteresis=0.1, warning_margin=0.1, cooldown_seconds=60.0, clear_on_gap=False)
 """What an unattended box should use: few messages, and a short loss of sound ends nothing."""

@@ -11,7 +11,8 @@ from edgeasd.runtime.alarms.event_id import PATTERN
 from edgeasd.runtime.alarms.settings import first_problem
 from edgeasd.runtime.errors import InputError
 
-SCHEMA = 1
+SCHEMA = 2
+_EARLIER_NAMES = {1: {"sick_at": "unhealthy_at"}}
 LATEST_WALL = 1e11
 """The year 5138: later, and the milliseconds of an ID would overflow."""
 
@@ -35,8 +36,8 @@ class Event(BaseModel):
     peak: Annotated[float, Field(allow_inf_nan=False)]
 
 
-class Watch(BaseModel):
-    """The last clip scores beside one pair of thresholds."""
+class ThresholdCounter(BaseModel):
+    """The last clip scores against one pair of thresholds."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -66,18 +67,18 @@ class MachineState(BaseModel):
     cleared_at: _Time | None = None
     held_since: _Time | None = None
     """Since when the condition for an alarm has held."""
-    sick_at: _Time | None = None
-    """When the input was last sick; None once that is over."""
+    unhealthy_at: _Time | None = None
+    """When the input was last unhealthy; None once it has recovered."""
     snoozed_until: _Time | None = None
     maintenance: bool = False
-    alarm: Watch = Field(default_factory=Watch)
-    warning: Watch = Field(default_factory=Watch)
+    alarm: ThresholdCounter = Field(default_factory=ThresholdCounter)
+    warning: ThresholdCounter = Field(default_factory=ThresholdCounter)
     last_id: Annotated[int, Field(ge=0, le=LAST_ID)] = 0
     """Milliseconds of the last event ID, so that IDs rise even where the wall clock was set back."""
 
     @model_validator(mode="after")
     def _possible(self) -> MachineState:
-        instants = [self.cleared_at, self.held_since, self.sick_at, self.snoozed_until]
+        instants = [self.cleared_at, self.held_since, self.unhealthy_at, self.snoozed_until]
         if self.time is None and any(instant is not None for instant in instants):
             raise ValueError("there are instants, but no time")
         now = self.time or 0.0
@@ -95,13 +96,13 @@ class MachineState(BaseModel):
             raise ValueError("an alarm that nobody has acknowledged is snoozed")
         return self
 
-    def forget(self) -> None:
-        """The next score is the first."""
-        self.alarm, self.warning, self.held_since = Watch(), Watch(), None
+    def reset_history(self) -> None:
+        """Forget the scores so far: the next one is the first."""
+        self.alarm, self.warning, self.held_since = ThresholdCounter(), ThresholdCounter(), None
 
     def move_clock(self, shift: float) -> None:
         """Add `shift` to every instant: the clock has begun anew."""
-        for name in ("time", "cleared_at", "held_since", "sick_at", "snoozed_until"):
+        for name in ("time", "cleared_at", "held_since", "unhealthy_at", "snoozed_until"):
             if (instant := getattr(self, name)) is not None:
                 setattr(self, name, max(-_FURTHEST, instant + shift))
 
@@ -117,9 +118,11 @@ def parse_state(value: Any, place: str) -> MachineState:
     if not isinstance(value, dict):
         raise InputError(f"{place}: holds {type(value).__name__}, expected an alarm state; {remedy}")
     version = value.get("schema")
-    if type(version) is not int or version != SCHEMA:
+    if type(version) is not int or version not in (SCHEMA, *_EARLIER_NAMES):
         raise InputError(f"{place}: schema {str(version)[:40]!r}, this edgeasd reads {SCHEMA}; {remedy}")
     try:
-        return MachineState.model_validate({key: item for key, item in value.items() if key != "schema"})
+        renamed = _EARLIER_NAMES.get(version, {})
+        fields = {renamed.get(key, key): item for key, item in value.items() if key != "schema"}
+        return MachineState.model_validate(fields)
     except ValidationError as error:
         raise InputError(f"{place}: {first_problem(error, 'alarm state')}; {remedy}") from None

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from edgeasd.runtime.alarms.state import Event, MachineState, State
 
-SCHEMA = 1
+SCHEMA = 2
 STATES: tuple[str, ...] = get_args(State)
 REASONS = (
     "score",
@@ -20,7 +20,7 @@ REASONS = (
     "snooze_over",
     "maintenance_on",
     "maintenance_off",
-    "input_sick",
+    "input_unhealthy",
     "input_healthy",
     "gap",
     "no_threshold",
@@ -63,8 +63,8 @@ class Transition:
     snoozed_seconds: float
     """How much longer alarms are snoozed; 0 where they are not."""
     maintenance: bool
-    frozen: bool
-    """Scores are not used, because the input is or was just now sick."""
+    suspended: bool
+    """Whether scores are ignored because the input is or was just now unhealthy."""
     test: bool
     by: str | None
     """Who gave the command."""
@@ -108,7 +108,7 @@ def describe(
         raised_wall=event.raised_wall if event else None,
         snoozed_seconds=max(0.0, (state.snoozed_until or 0.0) - (state.time or 0.0)) if snoozed else 0.0,
         maintenance=state.maintenance,
-        frozen=state.sick_at is not None,
+        suspended=state.unhealthy_at is not None,
         test=test,
         by=by,
         note=note,

@@ -1,4 +1,4 @@
-"""Outputs of the service: files, MQTT brokers, webhooks, Prometheus. docs/outputs.md describes them."""
+"""Outputs of the service: files, MQTT brokers, webhooks, Prometheus. docs/how-to/outputs.md describes them."""
 
 from __future__ import annotations
 

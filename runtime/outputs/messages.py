@@ -1,7 +1,7 @@
 """The messages that leave the device: one envelope, one body for each kind. Schema version 2.
 
 Outputs send the kinds of `KINDS`, numbered by the outbox. `--jsonl` and `score --live` write the kinds of
-`RECORD_KINDS`, without numbers. `docs/schemas/` is made from these models, and docs/messages.md describes them.
+`RECORD_KINDS`, without numbers. `docs/schemas/` is made from these models, and docs/reference/messages.md describes them.
 A receiver must ignore fields that it does not know. `SCHEMA` changes when a field changes its meaning.
 """
 
@@ -62,7 +62,7 @@ class EventBody(_Part):
     state: str
     """normal, warning, alarm, acknowledged or cleared."""
     reason: str
-    """What caused it, such as score, acknowledged or input_unhealthy; docs/alarms.md lists all."""
+    """What caused it, such as score, acknowledged or input_unhealthy; docs/reference/alarms.md lists all."""
     at: Time
     raised_at: Time | None
     score: _Number
@@ -354,7 +354,7 @@ def encode(message: Mapping[str, Any]) -> str:
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "message"
-        raise InputError(f"message: {where}: {first['msg']}; see docs/messages.md for its fields") from None
+        raise InputError(f"message: {where}: {first['msg']}; see docs/reference/messages.md for its fields") from None
     if checked.site is None or checked.at is None:
         raise InputError("message: has no site or time; give both")
     if size > LARGEST:

@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from edgeasd.runtime.alarms import AlarmMachine, AlarmSettings, Command, Observation
+from edgeasd.runtime.alarms import AlarmInput, AlarmMachine, AlarmSettings, Command
 from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.evidence import ClipSettings, EvidenceWriter, KeepSettings, Recorder
 from edgeasd.runtime.scoring.threshold import Threshold
@@ -68,7 +68,7 @@ def listen(data: Path, store: EventStore, machine: str, id: str, wall: float, *,
         recorder.sound(second * RATE, sound)
         score = 2.0 if second == 1 or (second > 1 and not clear) else 0.0
         recorder.score((second + 1) * RATE, wall + second, score, score)
-        said = alarms.step(Observation(float(second), wall + second, score))
+        said = alarms.step(AlarmInput(float(second), wall + second, score))
         if second == 1:
             said += alarms.command(Command(command="acknowledge", by="anna", note="on my way"), 1.0, wall + 1)
             event = str(said[0].event)
