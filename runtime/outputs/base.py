@@ -22,8 +22,8 @@ class OutputMessage:
     id: str | None
     text: str
     """The whole message as one line of JSON, numbered."""
-    store: str = ""
-    """The outbox that numbers it."""
+    store: str
+    """Id of the outbox that numbers it."""
 
     @property
     def body(self) -> dict[str, Any]:
@@ -81,8 +81,6 @@ class OutputState(BaseModel):
     """Whether the last attempt reached the receiver; null before the first, and for prometheus."""
     queued: int = 0
     """Messages in the outbox that the receiver has not confirmed."""
-    queued_bytes: int = 0
-    """Their size."""
     oldest_seconds: float = 0.0
     """Age of the oldest of them."""
     delivered: int = 0

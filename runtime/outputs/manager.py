@@ -18,12 +18,13 @@ from edgeasd.runtime.outputs.settings import (
     PrometheusSettings,
     WebhookSettings,
 )
-from edgeasd.runtime.outputs.worker import OutboxReader, OutputWorker
+from edgeasd.runtime.outputs.worker import OutputWorker
 from edgeasd.runtime.system.backoff import Backoff
 
 if TYPE_CHECKING:
     from edgeasd.runtime.outputs.mqtt import MqttOutput
     from edgeasd.runtime.outputs.prometheus import MetricsPage
+    from edgeasd.runtime.storage.outbox import Outbox
 
 CommandHandler = Callable[[str, str, Command], None]
 """Takes machine, ID and a command. The machine may be one of another device of the site. Called from a thread of an
@@ -36,7 +37,7 @@ class OutputManager:
     def __init__(
         self,
         settings: Mapping[str, OutputSettings],
-        outbox: OutboxReader,
+        outbox: Outbox,
         *,
         site: str,
         device: str | None = None,
@@ -48,11 +49,11 @@ class OutputManager:
         if the address of the metrics cannot be listened on. Then nothing is left open.
         """
         device = device or socket.gethostname()
+        self._outbox = outbox
         self._workers: list[OutputWorker] = []
         self._brokers: list[MqttOutput] = []
         self._pages: list[MetricsPage] = []
         self._closed = False
-        kinds: dict[str, frozenset[str]] = {}
         try:
             for name, chosen in settings.items():
                 if isinstance(chosen, PrometheusSettings):
@@ -60,9 +61,7 @@ class OutputManager:
                     continue
                 output = self._open(name, chosen, site, device, outbox.store_id, on_command)
                 backoff = Backoff(chosen.retry_first_seconds, chosen.retry_longest_seconds)
-                self._workers.append(OutputWorker(name, chosen.type, output, outbox, backoff))
-                kinds[name] = frozenset(chosen.kinds)
-            outbox.register(kinds)
+                self._workers.append(OutputWorker(name, chosen.type, output, outbox, chosen.kinds, backoff))
         except BaseException:
             for page in self._pages:
                 page.close()
@@ -86,6 +85,7 @@ class OutputManager:
 
     def start(self) -> None:
         """Begin to deliver, first what an earlier process has left."""
+        self._outbox.register({worker.name: worker.kinds for worker in self._workers})
         for worker in self._workers:
             worker.start()
         for page in self._pages:
@@ -178,6 +178,7 @@ def _broker_class() -> type[MqttOutput]:
 def _page_class() -> type[MetricsPage]:
     try:
         from edgeasd.runtime.outputs.prometheus import MetricsPage
+    from edgeasd.runtime.storage.outbox import Outbox
     except ModuleNotFoundError as error:
         raise _missing("prometheus", error) from None
     return MetricsPage

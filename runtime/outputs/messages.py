@@ -45,6 +45,8 @@ class _Part(BaseModel):
 
 _EVENT_FIELDS = {"frozen": "suspended"}
 _EVENT_REASONS = {"input_sick": "input_unhealthy"}
+_HEALTH_FIELDS = {"sick": "unhealthy", "sick_since_seconds": "unhealthy_since_seconds"}
+"""Words of schema version 1."""
 
 
 # Bodies
@@ -322,6 +324,7 @@ def make_message(
     """A message without numbers; `wall` is seconds since 1970. An event's machine, ID and time come from its body."""
     at = None if wall is None else utc_text(wall)
     if kind == "event":
+        body = event_body(body)
         machine, id, event, at = body.get("machine"), body.get("id"), body.get("event"), body.get("at", at)
     head = {"schema": SCHEMA, "kind": kind, "site": site, "machine": machine, "id": id, "event": event, "at": at}
     return {**head, "body": dict(body)}
@@ -366,9 +369,23 @@ _HEAD = f'{{"schema": {SCHEMA}, '
 
 
 def numbered(payload: str, store: str, seq: int, stored: bool) -> str:
-    """The JSON object `payload`, as `encode` made it, with its numbers, as a receiver gets it."""
+    """The JSON object `payload`, as `encode` made it, with its numbers, as a receiver gets it.
+
+    A payload of schema version 1, which a queue of an earlier version held, is brought to this one.
+    """
+    if not payload.startswith(_HEAD):
+        payload = to_json(_upgraded(json.loads(payload)))
     begin = f'{_HEAD}"store": "{store}", "seq": {seq}, "stored": {"true" if stored else "false"}, '
     return begin + payload.removeprefix(_HEAD)
+
+
+def _upgraded(message: dict[str, Any]) -> dict[str, Any]:
+    body = message["body"]
+    if message["kind"] == "event":
+        body = event_body(body)
+    elif message["kind"] == "health":
+        body = {_HEALTH_FIELDS.get(name, name): value for name, value in body.items() if name != "schema"}
+    return {**message, "schema": SCHEMA, "body": body}
 
 
 def _finite(value: Any) -> Any:
