@@ -178,7 +178,6 @@ def _broker_class() -> type[MqttOutput]:
 def _page_class() -> type[MetricsPage]:
     try:
         from edgeasd.runtime.outputs.prometheus import MetricsPage
-    from edgeasd.runtime.storage.outbox import Outbox
     except ModuleNotFoundError as error:
         raise _missing("prometheus", error) from None
     return MetricsPage
