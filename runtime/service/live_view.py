@@ -89,7 +89,9 @@ class LiveView:
         before = self._shown.get("\0problem", (None,))[0]
         if status.problem != before:
             self._shown["\0problem"] = (status.problem,)
-            yield printable(f"{status.site}: " + (f"PROBLEM: {status.problem}" if status.problem else "no problem left"))
+            yield printable(
+                f"{status.site}: " + (f"PROBLEM: {status.problem}" if status.problem else "no problem left")
+            )
         for output in status.outputs:
             was = self._shown.get(f"\0{output.name}")
             # Before its first attempt an output is not connected; that is no news.
@@ -136,7 +138,10 @@ def render(status: ServiceStatus, width: int, height: int | None) -> RenderableT
     if more:
         lines.append((f"… and {more} more streams; make the window higher", ""))
     return Group(
-        *(Text(line[0], line[1], no_wrap=True, overflow="ellipsis") if isinstance(line, tuple) else line for line in lines)
+        *(
+            Text(line[0], line[1], no_wrap=True, overflow="ellipsis") if isinstance(line, tuple) else line
+            for line in lines
+        )
     )
 
 
