@@ -53,7 +53,7 @@ def record(
     channel: Channel = None,
     mix: Mix = False,
     resample: ResampleLive = False,
-    alsa_backend: AlsaBackend = "auto",
+    alsa_backend: AlsaBackend = "auto",  # noqa: ARG001 - checked by its callback, of no other effect
     alsa_format: AlsaFormat = "auto",
     pcm_format: PcmFormat = "s16le",
     pcm_channels: PcmChannels = 1,
