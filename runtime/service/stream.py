@@ -81,7 +81,7 @@ class StreamWorker:
         self.name, self.settings, self.manifest, self.source = name, settings, manifest, source
         self.rate = manifest.features.sample_rate
         self.queue = SampleQueue(QUEUE_SECONDS * self.rate, "drop" if settings.drops else "block", wake)
-        self._capture = CaptureThread(source, self.queue, limit, clock)
+        self._capture = CaptureThread(source, self.queue, limit)
         self._clock = clock
         self._health = self._make_health(settings, manifest)
         self._levels = settings.alarm.levels(manifest.threshold)
