@@ -61,7 +61,7 @@ def judge(model: Model, workspace: Path) -> dict[str, Any]:
     from edgeasd.toolkit.evaluation.evaluate import evaluate
     from edgeasd.toolkit.evaluation.trained import load_trained
     from edgeasd.toolkit.presets import load_preset
-    from edgeasd.toolkit.progress import quiet
+    from edgeasd.toolkit.progress import no_progress
     from edgeasd.toolkit.training.fabric import open_fabric
     from edgeasd.toolkit.training.session import train_one
 
@@ -79,7 +79,7 @@ def judge(model: Model, workspace: Path) -> dict[str, Any]:
         )
         fabric, never = open_fabric("cpu"), lambda: False
         run = train_one(
-            data, model.id, preset, model.seed, folder, fabric, overwrite=True, report=quiet, should_stop=never
+            data, model.id, preset, model.seed, folder, fabric, overwrite=True, report=no_progress, should_stop=never
         )
         write_json(kept, evaluate(load_trained(run), data, baseline=model.variant == BASE).to_json())
     found: dict[str, Any] = json.loads(kept.read_text("utf-8"))["figures"]

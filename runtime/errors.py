@@ -109,3 +109,10 @@ def _is_model(kind: Any) -> bool:
 def _leaves(annotation: Any) -> list[Any]:
     inner = get_args(annotation)
     return [annotation] if not inner else [leaf for part in inner for leaf in _leaves(part)]
+
+
+def to_user_error(error: Exception) -> EdgeasdError:
+    """`error` as one line for a user. An error of a library or the system becomes a DeviceError that names its type."""
+    if isinstance(error, EdgeasdError):
+        return error
+    return DeviceError(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")

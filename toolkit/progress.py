@@ -6,23 +6,16 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+
+from edgeasd.calibration.progress import ProgressCallback, no_progress
+
+__all__ = ["ProgressCallback", "no_progress", "progress"]
 
 _PLAIN_EVERY_SECONDS = 10.0
 
 
-class Report(Protocol):
-    """Called with (done, total) and, where there is something to say, a short text."""
-
-    def __call__(self, done: int, total: int, text: str = "") -> None: ...
-
-
-def quiet(done: int, total: int, text: str = "") -> None:
-    """A report that says nothing."""
-
-
 @contextmanager
-def progress(label: str) -> Iterator[Report]:
+def progress(label: str) -> Iterator[ProgressCallback]:
     """Show the progress of one piece of work called `label` while the block runs."""
     if sys.stderr.isatty():
         yield from _bar(label)
@@ -30,7 +23,7 @@ def progress(label: str) -> Iterator[Report]:
         yield from _lines(label)
 
 
-def _bar(label: str) -> Iterator[Report]:
+def _bar(label: str) -> Iterator[ProgressCallback]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -44,7 +37,7 @@ def _bar(label: str) -> Iterator[Report]:
         yield report
 
 
-def _lines(label: str) -> Iterator[Report]:
+def _lines(label: str) -> Iterator[ProgressCallback]:
     started = shown = time.monotonic()
 
     def report(done: int, total: int, text: str = "") -> None:

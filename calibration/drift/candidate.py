@@ -13,8 +13,8 @@ import onnxruntime
 from edgeasd.calibration.drift.drift import Drift, measure_drift
 from edgeasd.calibration.fit.clips import ClipFeatures
 from edgeasd.calibration.fit.deploy import SegmentOutputs
+from edgeasd.calibration.progress import ProgressCallback, no_progress
 from edgeasd.calibration.quantization.ranges import BATCH
-from edgeasd.calibration.reporting import Report, unreported
 from edgeasd.runtime.engines.onnxruntime import OnnxRuntimeEngine, optimisation_of
 from edgeasd.runtime.features.logmel import Float32Array
 from edgeasd.runtime.features.segments import SegmentSettings, clip_starts
@@ -51,7 +51,7 @@ def clip_outputs(
     segments: SegmentSettings,
     *,
     threads: int | None = None,
-    report: Report = unreported,
+    report: ProgressCallback = no_progress,
 ) -> list[SegmentOutputs]:
     """q and d of the segments of every clip, by the clip rule.
 
@@ -90,7 +90,7 @@ class DriftMeasure:
     threshold: float | None
     anomalous: Sequence[bool] | None = None
     threads: int | None = None
-    report: Report = unreported
+    report: ProgressCallback = no_progress
     """Called with (done, total) clips of each candidate."""
 
     def __call__(self, model: onnx.ModelProto) -> Drift:

@@ -8,13 +8,14 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
 
 from edgeasd.calibration.drift.drift import Drift, DriftLimits
+from edgeasd.calibration.progress import ProgressCallback, no_progress
 from edgeasd.calibration.quantization.encoder_parts import prepare
 from edgeasd.calibration.quantization.fp16 import to_half
 from edgeasd.calibration.quantization.layer_noise import embedding, layer_sensitivity, quantised_layers, signal_to_noise
@@ -184,16 +185,6 @@ Measure = Callable[[onnx.ModelProto], Drift]
 """For example edgeasd.calibration.drift.candidate.DriftMeasure."""
 
 
-class Told(Protocol):
-    """A report of progress, as edgeasd.toolkit.progress makes them."""
-
-    def __call__(self, done: int, total: int, text: str = "") -> None: ...
-
-
-def _untold(done: int, total: int, text: str = "") -> None:
-    """A report that says nothing."""
-
-
 def pass_gate(
     encoder: onnx.ModelProto,
     collected: Collected | None,
@@ -208,7 +199,7 @@ def pass_gate(
     seconds: float | None = None,
     state: Path | None = None,
     threads: int | None = None,
-    report: Told = _untold,
+    report: ProgressCallback = no_progress,
 ) -> GateResult:
     """Build the variant `kind` of the float32 `encoder` that drifts least, within `limits` where that can be had.
 
@@ -280,7 +271,7 @@ class _Gate:
     state: GateState
     segments: Float32Array
     threads: int | None
-    report: Told
+    report: ProgressCallback
     total: int
     done: int = 0
     _ranges: dict[str, Ranges] = field(default_factory=dict)
@@ -290,9 +281,11 @@ class _Gate:
         if self.collected is None or self.kind == "fp16":
             return to_half(self.encoder)
         if method not in self._ranges:
-            self._ranges[method] = self.collected.ranges(
-                method, report=lambda done, of: self.report(self.done, self.total, f"{method} ranges {done}/{of}")
-            )
+
+            def report(done: int, total: int, text: str = "") -> None:  # noqa: ARG001
+                self.report(self.done, self.total, f"{method} ranges {done}/{total}")
+
+            self._ranges[method] = self.collected.ranges(method, report=report)
         make = int8_graph if self.kind == "int8" else int8_cpu_graph
         return make(self.encoder, self._ranges[method], keep)
 

@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeasd.calibration.reporting import Report, unreported
+from edgeasd.calibration.progress import ProgressCallback, no_progress
 from edgeasd.calibration.threshold.threshold import finite_clip_scores
 from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.features.logmel import Float32Array
@@ -169,7 +169,7 @@ class Chosen:
 
 
 def choose_segments(
-    clips: ClipFeatures, count: int, segments: SegmentSettings, seed: int = 0, *, report: Report = unreported
+    clips: ClipFeatures, count: int, segments: SegmentSettings, seed: int = 0, *, report: ProgressCallback = no_progress
 ) -> list[Chosen]:
     """`count` distinct segments that cover level, spectrum and time of the clips, in order of clip and start.
 

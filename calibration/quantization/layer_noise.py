@@ -9,9 +9,9 @@ import onnx
 from onnx import helper
 
 from edgeasd.calibration.drift.candidate import candidate_engine, embed
+from edgeasd.calibration.progress import ProgressCallback, no_progress
 from edgeasd.calibration.quantization.encoder_parts import convolutions, prepare
 from edgeasd.calibration.quantization.placement import Target, quantised_edges
-from edgeasd.calibration.reporting import Report, unreported
 from edgeasd.runtime.engines.onnxruntime import make_session
 from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.features.logmel import Float32Array
@@ -52,7 +52,7 @@ def signal_to_noise(
     *,
     batch: int = 2,
     threads: int | None = None,
-    report: Report = unreported,
+    report: ProgressCallback = no_progress,
 ) -> dict[str, float]:
     """10 log10(Σ reference² / Σ (variant - reference)²) of every convolution's output and of "z", in dB.
 

@@ -17,9 +17,9 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 
+from edgeasd.calibration.progress import ProgressCallback, no_progress
 from edgeasd.calibration.quantization.encoder_parts import prepare
 from edgeasd.calibration.quantization.placement import calibrated_tensors
-from edgeasd.calibration.reporting import Report, unreported
 from edgeasd.runtime.engines.onnxruntime import make_session
 from edgeasd.runtime.errors import CheckFailed, InputError
 from edgeasd.runtime.features.logmel import Float32Array
@@ -214,7 +214,7 @@ class Collected:
     """(tensors, BINS), each of even width from minus to plus the tensor's reach."""
 
     def ranges(
-        self, method: str, percentile: float = PERCENTILE, report: Report = unreported
+        self, method: str, percentile: float = PERCENTILE, report: ProgressCallback = no_progress
     ) -> dict[str, tuple[float, float]]:
         """Lowest and highest value to quantise, by tensor.
 
@@ -243,7 +243,7 @@ def collect(
     segments: Segments,
     *,
     state: Path | None = None,
-    report: Report = unreported,
+    report: ProgressCallback = no_progress,
 ) -> Collected:
     """Run `segments` through the float32 `encoder` twice and return what its activations were.
 

@@ -13,13 +13,14 @@ from edgeasd.runtime.bundle.manifest import Machine, Manifest
 from edgeasd.runtime.bundle.selection import choose
 from edgeasd.runtime.config.load import Problem
 from edgeasd.runtime.config.settings import EngineSettings, Site, StreamSettings
-from edgeasd.runtime.config.sharing import check_choice, sharing_problems
 from edgeasd.runtime.errors import EdgeasdError, InputError
 from edgeasd.runtime.health.settings import level_range
 from edgeasd.runtime.outputs import check_output
 from edgeasd.runtime.outputs.settings import JsonlSettings, OutputSettings
 from edgeasd.runtime.sources import open_source
 from edgeasd.runtime.sources.command import split_command
+from edgeasd.runtime.sources.open import check_choice
+from edgeasd.runtime.sources.shared import sharing_problems
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,9 @@ def check_site(site: Site) -> SiteReport:
             streams.append(_check_stream(site, name, stream, rates))
         except (EdgeasdError, OSError) as error:
             problems.append(Problem(f"streams.{name}", _one_line(error), name))
-    problems += _same_machines(streams) + sharing_problems(site.streams, rates)
+    problems += _same_machines(streams)
+    sources = {name: stream.source() for name, stream in site.streams.items()}
+    problems += [Problem(f"streams.{name}", line) for name, line in sharing_problems(sources, rates)]
     for name, output in site.outputs.items():
         try:
             _check_output(site, output)
@@ -89,12 +92,6 @@ def named_manifest(manifest: Manifest, stream: StreamSettings) -> Manifest:
     """`manifest` with the machine and ID that the site gives it."""
     machine = Machine(type=stream.machine or manifest.machine.type, id=stream.id or manifest.machine.id)
     return manifest.model_copy(update={"machine": machine})
-
-
-def describe_source(stream: StreamSettings) -> str:
-    """The source as it is asked for, in few words."""
-    what = stream.device or stream.input or f"command {stream.input_command}"
-    return what if stream.channel is None else f"{what}, channel {stream.channel}"
 
 
 def _check_stream(site: Site, name: str, stream: StreamSettings, rates: dict[str, int]) -> StreamReport:
@@ -112,7 +109,7 @@ def _check_stream(site: Site, name: str, stream: StreamSettings, rates: dict[str
         name=name,
         machine=manifest.machine.type,
         id=manifest.machine.id,
-        source=describe_source(stream),
+        source=stream.source().label,
         bundle=stream.bundle,
         precision=offer.precision,
         engine=offer.engine.engine,
@@ -123,17 +120,16 @@ def _check_stream(site: Site, name: str, stream: StreamSettings, rates: dict[str
 
 
 def _check_source(stream: StreamSettings, rate: int) -> None:
-    """Whatever can be known of a source without sound from it, with the line that the start would have."""
+    """Check what can be known of a source without sound from it. Raises what the start would raise."""
     if stream.input is not None:
         # Opening reads the header of the file, or of every file of a folder.
-        how = stream.model_dump(include={"channel", "mix", "resample", "realtime", "loop", "skip_bad"})
-        open_source(input=stream.input, sample_rate=rate, **how).close()
+        open_source(stream.source(), rate).close()
     if stream.input_command is not None:
         program = split_command(stream.input_command)[0]
         if shutil.which(program) is None:
             why = "Permission denied" if os.path.exists(program) else "No such file or directory"
             raise InputError(f"{program}: cannot be started ({why}); check its name, or give its whole path")
-        check_choice(stream)
+        check_choice(stream.source())
 
 
 def _one_line(error: Exception) -> str:

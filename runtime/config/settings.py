@@ -19,6 +19,7 @@ from edgeasd.runtime.outputs.settings import (
     PrometheusSettings,
     WebhookSettings,
 )
+from edgeasd.runtime.sources import SourceSettings
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$"
 
@@ -81,19 +82,27 @@ class StreamSettings(_Strict):
     """Samples of a command."""
     channels: Annotated[int, Field(ge=1, le=64)] = 1
     """Channels of a command."""
-    alsa_backend: Literal["auto", "pyalsaaudio", "arecord"] = "auto"
+    alsa_backend: Literal["auto", "arecord"] = "auto"
+    """Of no effect: arecord is used. Kept for older files."""
     alsa_format: Literal["auto", "S16_LE", "S24_3LE", "S24_LE", "S32_LE", "FLOAT_LE"] = "auto"
     alarm: AlarmSettings = SERVICE
-    """See docs/alarms.md. What is not given here is as a service should have it."""
+    """See docs/reference/alarms.md. What is not given here is as a service should have it."""
     health: HealthSettings = HealthSettings()
-    """See docs/health.md."""
+    """See docs/reference/health.md."""
     evidence: ClipSettings = ClipSettings()
-    """See docs/evidence.md."""
+    """See docs/how-to/evidence.md."""
 
     @field_validator("alarm", mode="before")
     @classmethod
     def _as_a_service(cls, value: Any) -> Any:
         return {**SERVICE.model_dump(exclude_unset=True), **value} if isinstance(value, Mapping) else value
+
+    @field_validator("alsa_backend", mode="before")
+    @classmethod
+    def _pyalsaaudio_is_gone(cls, value: Any) -> Any:
+        if value == "pyalsaaudio":
+            raise ValueError("pyalsaaudio is gone; arecord is used, leave it out")
+        return value
 
     @field_validator("input")
     @classmethod
@@ -124,22 +133,35 @@ class StreamSettings(_Strict):
     @property
     def live(self) -> bool:
         """Whether sound that is not read in time is lost."""
-        return self.device is not None or (self.input_command is not None and not self.once)
+        return self.source().is_live
 
     @property
     def drops(self) -> bool:
-        """Whether sound is skipped and dropped when scoring is late; else the source waits."""
-        return self.live if self.pace is None else self.pace == "drop"
+        """Whether sound is lost when scoring is late; otherwise the source waits."""
+        return self.source().drops_sound
 
-    def source(self) -> dict[str, Any]:
-        """All that decides what is captured: two streams that agree in it capture the same."""
-        names = "device input input_command channel mix resample realtime loop skip_bad once format channels "
-        names += "alsa_backend alsa_format pace"
-        return {name: getattr(self, name) for name in names.split()}
+    def source(self) -> SourceSettings:
+        """All that decides what is captured: two streams with equal ones capture the same."""
+        return SourceSettings(
+            device=self.device,
+            input=self.input,
+            input_command=self.input_command,
+            channel=self.channel,
+            mix=self.mix,
+            resample=self.resample,
+            realtime=self.realtime,
+            loop=self.loop,
+            skip_bad=self.skip_bad,
+            once=self.once,
+            pcm_format=self.format,
+            pcm_channels=self.channels,
+            alsa_format=self.alsa_format,
+            pace=self.pace,
+        )
 
 
 class RetentionSettings(_Strict):
-    """How long the event store keeps things, in days; see docs/events.md."""
+    """How long the event store keeps things, in days; see docs/how-to/events.md."""
 
     scores_days: _Days = 2.0
     minutes_days: _Days = 92.0
@@ -163,10 +185,10 @@ class SiteSettings(_Strict):
     outputs: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")], _Output] = Field(
         default={}, max_length=32
     )
-    """See docs/outputs.md. The path of a jsonl output is inside the data folder."""
+    """See docs/how-to/outputs.md. The path of a jsonl output is inside the data folder."""
     retention: RetentionSettings = RetentionSettings()
     evidence: KeepSettings = KeepSettings()
-    """How long evidence stays; see docs/evidence.md."""
+    """How long evidence stays; see docs/how-to/evidence.md."""
 
     @model_validator(mode="after")
     def _known_engines(self) -> SiteSettings:

@@ -1,6 +1,6 @@
 """The command socket: one line of JSON in, one line out, on a Unix socket in the data folder.
 
-Its mode is 0600: who may open it is this user. Still everything that comes in is bounded and parsed strictly.
+Its mode is 0600: only the user of the service may open it. Every request is bounded and parsed strictly.
 """
 
 from __future__ import annotations
@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 import os
 import socket
+import socketserver
 import stat
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -19,17 +19,96 @@ from typing import Any
 from edgeasd.runtime.errors import EdgeasdError, InputError
 
 SOCKET = "edgeasd.sock"
-LARGEST = 8192
-"""Bytes of a request."""
+LARGEST_REQUEST = 8192
+"""Bytes."""
 _LARGEST_ANSWER = 16 * 1024 * 1024
 _SECONDS = 5.0
-_VISITORS = 8
+_MOST_CONNECTIONS = 8
 Answer = Callable[[dict[str, Any]], Any]
-"""Given a request, plain data to answer with. Raises EdgeasdError for a request that cannot be answered."""
+"""Takes a request, returns plain data. Raises EdgeasdError for a request that cannot be answered."""
 
 
-class Refused(InputError):
-    """What the service says to a request that it cannot answer."""
+class RequestRejected(InputError):
+    """The service rejected a request."""
+
+
+class _Handler(socketserver.StreamRequestHandler):
+    timeout = _SECONDS
+    server: ControlSocket
+
+    def handle(self) -> None:
+        # A client that goes away is no error of the service.
+        with suppress(OSError):
+            self.wfile.write(self.server.reply(self.rfile.readline(LARGEST_REQUEST + 1)).encode() + b"\n")
+
+
+class ControlSocket(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+    """Listens in the data folder and answers each request in a thread of its own."""
+
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 16
+
+    def __init__(self, data: Path, answer: Answer) -> None:
+        """Raises InputError if it cannot listen. The caller holds the folder's lock: an old socket is dead."""
+        self._answer, self._path = answer, data / SOCKET
+        self._free = threading.Semaphore(_MOST_CONNECTIONS)
+        folder = os.open(data, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            with suppress(FileNotFoundError):
+                os.unlink(self._path)
+            before = os.umask(0o177)
+            try:
+                super().__init__(_address(folder), _Handler)
+            finally:
+                os.umask(before)
+        except OSError as error:
+            raise InputError(f"{self._path}: {error.strerror}; give this user the folder") from None
+        finally:
+            os.close(folder)
+        self._thread = threading.Thread(target=self.serve_forever, args=(0.1,), name="edgeasd-control", daemon=True)
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop listening and remove the socket."""
+        if self._thread.ident is not None:
+            self.shutdown()
+        self.server_close()
+        with suppress(OSError):
+            os.unlink(self._path)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer in a thread, if one of the few is free; else the connection waits a moment, then is closed."""
+        if not self._free.acquire(timeout=1.0):
+            self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except BaseException:
+            self._free.release()
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """As of the base class."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A broken connection ends itself and nothing else."""
+
+    def reply(self, line: bytes) -> str:
+        """The answer to a request line, as JSON."""
+        try:
+            return json.dumps({"ok": True, "answer": self._answer(_parse(line))})
+        except EdgeasdError as error:
+            return json.dumps({"ok": False, "error": str(error), "code": error.exit_code})
+        except Exception as error:  # a request must not end the service
+            return json.dumps({"ok": False, "error": f"{type(error).__name__} in the service", "code": 2})
 
 
 def _address(folder: int) -> str:
@@ -37,103 +116,20 @@ def _address(folder: int) -> str:
     return f"/proc/self/fd/{folder}/{SOCKET}"
 
 
-class ControlSocket:
-    """Listens in the data folder and answers each request in a thread of its own."""
-
-    def __init__(self, data: Path, answer: Answer) -> None:
-        """Raises InputError where it cannot listen. The caller holds the folder's lock: an old socket is dead."""
-        self._answer, self._path = answer, data / SOCKET
-        self._room = threading.Semaphore(_VISITORS)
-        folder = os.open(data, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        try:
-            with suppress(FileNotFoundError):
-                os.unlink(self._path)
-            before = os.umask(0o177)
-            try:
-                self._listening.bind(_address(folder))
-            finally:
-                os.umask(before)
-            self._listening.listen(16)
-        except OSError as error:
-            self._listening.close()
-            raise InputError(f"{self._path}: {error.strerror}; give this user the folder") from None
-        finally:
-            os.close(folder)
-        self._thread = threading.Thread(target=self._serve, name="edgeasd-control", daemon=True)
-
-    def start(self) -> None:
-        """Begin to answer."""
-        self._thread.start()
-
-    def close(self) -> None:
-        """Stop listening and take the socket away."""
-        with suppress(OSError):
-            self._listening.shutdown(socket.SHUT_RDWR)
-        self._listening.close()
-        with suppress(OSError):
-            os.unlink(self._path)
-
-    def _serve(self) -> None:
-        while True:
-            try:
-                visitor, _ = self._listening.accept()
-            except OSError:
-                if self._listening.fileno() < 0:
-                    return
-                time.sleep(0.05)
-                continue
-            if not self._room.acquire(timeout=_SECONDS):
-                visitor.close()
-                continue
-            try:
-                threading.Thread(target=self._attend, args=(visitor,), name="edgeasd-visitor", daemon=True).start()
-            except RuntimeError:  # no thread to be had now: this visitor goes unanswered, the next may not
-                self._room.release()
-                visitor.close()
-
-    def _attend(self, visitor: socket.socket) -> None:
-        try:
-            with visitor, suppress(OSError):
-                visitor.settimeout(_SECONDS)
-                visitor.sendall(self._reply(_read_line(visitor, LARGEST)).encode() + b"\n")
-        finally:
-            self._room.release()
-
-    def _reply(self, line: bytes) -> str:
-        try:
-            return json.dumps({"ok": True, "answer": self._answer(_parse(line))})
-        except EdgeasdError as error:
-            return json.dumps({"ok": False, "error": str(error), "code": error.exit_code})
-        except Exception as error:  # a visitor must not end the service
-            return json.dumps({"ok": False, "error": f"{type(error).__name__} in the service", "code": 2})
-
-
-def _read_line(connection: socket.socket, largest: int) -> bytes:
-    data, until = b"", time.monotonic() + _SECONDS
-    while b"\n" not in data and len(data) <= largest and time.monotonic() < until:
-        part = connection.recv(65536)
-        if not part:
-            break
-        data += part
-    return data
-
-
 def _parse(line: bytes) -> dict[str, Any]:
-    text, end, _ = line.partition(b"\n")
     try:
-        value = json.loads(text) if end and len(text) <= LARGEST else None
+        value = json.loads(line) if line.endswith(b"\n") else None
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
-        raise InputError(f"request: not one line with a JSON object of at most {LARGEST} bytes; send one")
+        raise InputError(f"request: not one line with a JSON object of at most {LARGEST_REQUEST} bytes; send one")
     return value
 
 
 def ask(data: Path, request: dict[str, Any]) -> Any:
-    """What the service that uses the data folder answers; None where no service runs there.
+    """The answer of the service that uses the data folder; None if no service runs there.
 
-    Raises Refused for what it refuses, and InputError where it does not answer.
+    Raises RequestRejected for a rejected request, and InputError if there is no answer.
     """
     path = data / SOCKET
     try:
@@ -149,7 +145,8 @@ def ask(data: Path, request: dict[str, Any]) -> Any:
             connection.settimeout(2 * _SECONDS)
             connection.connect(_address(folder))
             connection.sendall(json.dumps(request).encode() + b"\n")
-            line = _read_line(connection, _LARGEST_ANSWER)
+            with connection.makefile("rb") as answers:
+                line = answers.readline(_LARGEST_ANSWER)
     except ConnectionRefusedError:
         return None
     except PermissionError:
@@ -166,7 +163,7 @@ def _unpack(line: bytes, path: Path) -> Any:
         reply = json.loads(line)
         if reply["ok"]:
             return reply["answer"]
-        said = str(reply["error"])
+        reason = str(reply["error"])
     except (ValueError, KeyError, TypeError):
         raise InputError(f"{path}: no answer; look at the log of the service") from None
-    raise Refused(said)
+    raise RequestRejected(reason)

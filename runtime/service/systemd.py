@@ -1,4 +1,4 @@
-"""What systemd is told, by the plain protocol of sd_notify(3): one datagram of lines to the socket it names."""
+"""Messages to systemd by the protocol of sd_notify(3): one datagram of lines to the socket in NOTIFY_SOCKET."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 
-class Notifier:
-    """Speaks to the service manager, where there is one; else does nothing."""
+class SystemdNotifier:
+    """Reports to the service manager; does nothing without one."""
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
         self._address = environment.get("NOTIFY_SOCKET", "")
-        self.interval = _watchdog_seconds(environment)
-        """Seconds within which `alive` must be called, half of what systemd waits; None without a watchdog."""
-        self._last = 0.0
+        self.watchdog_seconds = _watchdog_seconds(environment)
+        """`watchdog` must be called at least once in half this time; None without a watchdog."""
+        self._fed_at = 0.0
 
     def ready(self, status: str) -> None:
         """The service has started, or finished reloading."""
-        self._send(f"READY=1\nSTATUS={_line(status)}")
+        self._send(f"READY=1\nSTATUS={_one_line(status)}")
 
     def status(self, status: str) -> None:
         """One line for `systemctl status`."""
-        self._send(f"STATUS={_line(status)}")
+        self._send(f"STATUS={_one_line(status)}")
 
     def reloading(self) -> None:
         """A reload has begun; `ready` ends it."""
@@ -34,10 +34,10 @@ class Notifier:
         """The service is about to end."""
         self._send("STOPPING=1")
 
-    def alive(self, now: float) -> None:
-        """Feed the watchdog where it is due; `now` is monotonic seconds."""
-        if self.interval is not None and now - self._last >= self.interval / 2:
-            self._last = now
+    def watchdog(self, now: float) -> None:
+        """Feed the watchdog if it is due; `now` is monotonic seconds."""
+        if self.watchdog_seconds is not None and now - self._fed_at >= self.watchdog_seconds / 2:
+            self._fed_at = now
             self._send("WATCHDOG=1")
 
     def _send(self, text: str) -> None:
@@ -59,5 +59,5 @@ def _watchdog_seconds(environment: Mapping[str, str]) -> float | None:
     return int(microseconds) / 2e6
 
 
-def _line(text: str) -> str:
+def _one_line(text: str) -> str:
     return " ".join(text.split())[:400]

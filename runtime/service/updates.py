@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from edgeasd.runtime.health import HealthReport
 
@@ -30,3 +31,7 @@ class StreamUpdate:
     """Seconds of sound that the clip score covers."""
     health: HealthReport | None = None
     """Given when a health state began or ended."""
+    record: tuple[str, dict[str, Any]] | None = None
+    """Kind and body of the line for --jsonl that goes with it."""
+    may_drop: bool = False
+    """Whether that line may be left out when its reader is slow."""

@@ -1,33 +1,42 @@
-"""Sound inputs by name: ALSA capture devices, files and folders, raw PCM from a pipe or a command."""
+"""Sound inputs: ALSA capture devices, files and folders, raw PCM from a pipe or a command."""
 
 from __future__ import annotations
 
-from edgeasd.runtime.sources.alsa import AlsaChannels, AlsaSource
-from edgeasd.runtime.sources.alsa_device import AlsaDevice
-from edgeasd.runtime.sources.base import MultiSource, Source, SourceEvent
+from edgeasd.runtime.sources.alsa import AlsaSource
+from edgeasd.runtime.sources.base import (
+    AudioChunk,
+    Source,
+    SourceEvent,
+    SourceEventKind,
+    SourceState,
+    SourceStatus,
+)
 from edgeasd.runtime.sources.command import CommandSource, kill_commands
-from edgeasd.runtime.sources.files import FileSource
-from edgeasd.runtime.sources.opening import open_channels, open_source
-from edgeasd.runtime.sources.pcm import PcmSource
-from edgeasd.runtime.sources.playlist import PlaylistSource
-from edgeasd.runtime.sources.reopening import Reopening
-from edgeasd.runtime.sources.split import ChannelSource, ChannelSplit
+from edgeasd.runtime.sources.files import FileSource, PlaylistSource
+from edgeasd.runtime.sources.open import SourceSettings, open_source, opener
+from edgeasd.runtime.sources.pipe import PcmSource
+from edgeasd.runtime.sources.reconnecting import ReconnectingSource
+from edgeasd.runtime.sources.shared import SharedSources
+from edgeasd.runtime.sources.splitter import ChannelSplitter, SplitChannel
 
 __all__ = [
-    "AlsaChannels",
-    "AlsaDevice",
     "AlsaSource",
-    "ChannelSource",
-    "ChannelSplit",
+    "AudioChunk",
+    "ChannelSplitter",
     "CommandSource",
     "FileSource",
-    "MultiSource",
     "PcmSource",
     "PlaylistSource",
-    "Reopening",
+    "ReconnectingSource",
+    "SharedSources",
     "Source",
     "SourceEvent",
+    "SourceEventKind",
+    "SourceSettings",
+    "SourceState",
+    "SourceStatus",
+    "SplitChannel",
     "kill_commands",
-    "open_channels",
     "open_source",
+    "opener",
 ]

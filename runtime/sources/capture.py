@@ -1,234 +1,189 @@
-"""From a source to the scorer: a thread that reads, and a bounded queue that knows what it lost.
+"""From a source to its reader: a thread that captures, a bounded queue, and a clock that dates the sound.
 
-The thread starts before the bundle is hashed and loaded, so nothing is missed meanwhile.
+The thread starts before the bundle is hashed and loaded, so no sound is missed meanwhile.
 """
 
 from __future__ import annotations
 
 import math
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
-from edgeasd.runtime.features.logmel import Float32Array
-from edgeasd.runtime.sources import Source
+from edgeasd.runtime.sources.base import AudioChunk, Source
 
 PACES = ("block", "drop")
-_WAKE_SECONDS = 0.5
 _JOINED_SAMPLES = 16_000
 
 
-@dataclass(frozen=True, slots=True)
-class Block:
-    """Samples (n,) float32, the first of which has index `position` since capture began.
-
-    `after_loss`: the driver lost an unknown number of samples just before them, which no position tells.
-    `captured_at`: when the first sample was captured, on the monotonic clock in seconds (see `CaptureClock`).
-    """
-
-    position: int
-    samples: Float32Array
-    after_loss: bool = False
-    captured_at: float = 0.0
-
-
 class SampleQueue:
-    """A bounded queue of samples between the capture thread and the scorer.
+    """A bounded queue of chunks between the capture thread and the reader.
 
-    When full it either lets the writer wait (`block`: files, tests) or drops the new block and
-    counts it (`drop`: a live device that will not wait). Positions go on counting over a loss, so
-    the reader sees a gap for what it is.
+    A full queue makes the writer wait (`block`: files, tests) or drops the new chunk and counts it (`drop`: a live
+    device that does not wait). The next chunk after a drop is marked as a discontinuity.
     """
 
     def __init__(self, capacity: int, pace: str, on_change: Callable[[], object] = lambda: None) -> None:
-        """`on_change` is called from the writer's thread when there is something to take: for who reads several."""
-        self._capacity, self._blocking, self._on_change = capacity, pace == "block", on_change
-        self._blocks: deque[Block] = deque()
+        """`capacity` is in samples. `on_change` is called in the writer's thread when there is something to take."""
+        self._capacity, self._is_blocking, self._on_change = capacity, pace == "block", on_change
+        self._chunks: deque[AudioChunk] = deque()
         self._held = 0
         self._changed = threading.Condition()
-        self._ended = False
-        self._abandoned = False
+        self._is_finished = False
+        self._is_abandoned = False
+        self._has_dropped = False
         self._error: BaseException | None = None
-        self._position = 0
         self.dropped = 0
-        """Samples lost because scoring could not keep up."""
+        """Samples lost because the reader was late."""
 
     @property
     def held(self) -> int:
         """Samples that wait."""
         return self._held
 
-    def skip(self, lost: int) -> None:
-        """Count `lost` samples that the source knows to be missing; the next block lies behind them."""
-        with self._changed:
-            self._position += lost
+    @property
+    def ended(self) -> bool:
+        """Whether no more chunks will come, and none waits."""
+        return self._is_finished and not self._chunks
 
-    def put(self, samples: Float32Array, after_loss: bool = False, captured_at: float = 0.0) -> bool:
-        """Add samples; False where nobody reads any more and the writer should stop."""
+    @property
+    def error(self) -> BaseException | None:
+        """The error that ended the source, if any."""
+        return self._error
+
+    def put(self, chunk: AudioChunk) -> bool:
+        """Add a chunk. Returns False after `abandon`: the writer should stop."""
+        count = len(chunk.samples)
         with self._changed:
-            if self._blocking:
-                # An empty queue takes a block of any size, or one larger than the capacity would wait for ever.
+            if self._is_blocking:
+                # An empty queue takes a chunk of any size, or one larger than the capacity would wait for ever.
                 self._changed.wait_for(
-                    lambda: self._abandoned or not self._held or self._held + samples.size <= self._capacity
+                    lambda: self._is_abandoned or not self._held or self._held + count <= self._capacity
                 )
-            if self._abandoned:
+            if self._is_abandoned:
                 return False
-            if self._held + samples.size <= self._capacity or not self._held:
-                self._blocks.append(Block(self._position, samples, after_loss, captured_at))
-                self._held += samples.size
+            if self._held + count <= self._capacity or not self._held:
+                self._chunks.append(replace(chunk, discontinuity=True) if self._has_dropped else chunk)
+                self._held += count
+                self._has_dropped = False
                 self._changed.notify_all()
             else:
-                self.dropped += samples.size
-            self._position += samples.size
+                self.dropped += count
+                self._has_dropped = True
         self._on_change()
         return True
 
     def end(self, error: BaseException | None = None) -> None:
-        """No more samples will come; `error` is raised to the reader after it has had what waits."""
+        """No more chunks will come. `error` is raised by `get` after the chunks that wait."""
         with self._changed:
-            self._ended, self._error = True, error
+            self._is_finished, self._error = True, error
             self._changed.notify_all()
         self._on_change()
 
     def abandon(self) -> None:
-        """The reader has gone; a waiting writer returns at once."""
+        """Nothing more will be read; a waiting writer returns at once."""
         with self._changed:
-            self._abandoned = True
+            self._is_abandoned = True
             self._changed.notify_all()
 
-    def get(
-        self,
-        idle: Callable[[], None] = lambda: None,
-        hold: Callable[[], AbstractContextManager[object]] = nullcontext,
-    ) -> Block | None:
-        """The next block, joined with the ones that follow it without a gap (about a second at most).
+    def get(self, timeout: float | None = None) -> AudioChunk | None:
+        """The next chunk, joined with those that follow it without a gap, up to about a second.
 
-        `idle` is called twice a second while nothing comes. `hold` is entered for half a second at most, and is to
-        keep back signals whose handlers raise: an exception in the middle of a lock leaves it taken for ever, or
-        fails in giving back what it does not have. None at the end of the source; raises whatever ended the source
-        with an error.
+        None at the end (see `ended`) and after `timeout` seconds. Raises the error that ended the source.
         """
-        while True:
-            with hold():
-                if self._wait_for_block():
-                    return self._joined()
-            idle()
-
-    def _joined(self) -> Block | None:
         with self._changed:
-            if not self._blocks:
+            self._changed.wait_for(lambda: self._chunks or self._is_finished, timeout)
+            if not self._chunks:
                 if self._error is not None:
                     raise self._error
                 return None
-            first = self._blocks.popleft()
-            parts, end = [first.samples], first.position + first.samples.size
-            while self._continues(end) and end - first.position < _JOINED_SAMPLES:
-                part = self._blocks.popleft().samples
-                parts.append(part)
-                end += part.size
-            self._held -= end - first.position
+            first = self._chunks.popleft()
+            parts, end = [first.samples], first.end_sample
+            while self._continues(end) and end - first.start_sample < _JOINED_SAMPLES:
+                chunk = self._chunks.popleft()
+                parts.append(chunk.samples)
+                end = chunk.end_sample
+            self._held -= end - first.start_sample
             self._changed.notify_all()
         return first if len(parts) == 1 else replace(first, samples=np.concatenate(parts))
 
-    def take(self) -> Block | None:
-        """The next block as it came in, without waiting; None where none waits (see `ended`)."""
+    def take(self) -> AudioChunk | None:
+        """The next chunk as it came in, without waiting; None if none waits (see `ended`)."""
         with self._changed:
-            if not self._blocks:
+            if not self._chunks:
                 return None
-            block = self._blocks.popleft()
-            self._held -= block.samples.size
+            chunk = self._chunks.popleft()
+            self._held -= len(chunk.samples)
             self._changed.notify_all()
-        return block
-
-    @property
-    def ended(self) -> bool:
-        """Whether no more blocks will come, and none waits."""
-        return self._ended and not self._blocks
-
-    @property
-    def error(self) -> BaseException | None:
-        """What ended the source, if not its end."""
-        return self._error
-
-    def _wait_for_block(self) -> bool:
-        with self._changed:
-            return bool(self._changed.wait_for(lambda: self._blocks or self._ended, _WAKE_SECONDS))
+        return chunk
 
     def _continues(self, end: int) -> bool:
-        """Whether the next block follows sample `end` without a gap."""
-        return bool(self._blocks) and self._blocks[0].position == end and not self._blocks[0].after_loss
+        """Whether the next chunk follows sample `end` without a gap."""
+        return bool(self._chunks) and self._chunks[0].start_sample == end and not self._chunks[0].discontinuity
 
 
 class CaptureClock:
-    """When a sample was captured, from when blocks arrived; monotonic seconds.
+    """Dates live sound by the most punctual chunks; monotonic seconds.
 
-    A block arrives when its last sample has been captured, or later where its reader was late or the driver
-    hands out several periods at once. So the earliest arrival tells the truth, and the later ones do not: a
-    sample's time is taken from the earliest so far, moved by no more than `DRIFT` so that it follows a device
-    whose clock is slow. A source that is not live has no such times; there the arrival itself is taken.
+    A chunk arrives when its last sample has been captured, or later if its reader was late or the driver delivers
+    several periods at once. So the earliest arrival is right and later ones are not: a sample's time comes from the
+    earliest arrival so far, moved by at most `DRIFT` so that it follows a device whose clock is slow.
+    A discontinuity starts afresh. Sound that is not live keeps the time at which it was read.
     """
 
     DRIFT = 5e-4
     """Seconds a second. Sound cards are off by some 50 ppm; this leaves room."""
     WINDOW_SECONDS, LATE_SECONDS = 60.0, 0.5
-    """Where the most punctual block of so much sound is later than that, sound was lost that nobody has counted."""
+    """If the most punctual chunk of so much sound is later than that, uncounted sound was lost."""
 
     def __init__(self, sample_rate: int, live: bool) -> None:
         self._rate, self._live = sample_rate, live
-        self.begin()
+        self._begin(0)
 
-    def begin(self) -> None:
-        """Sound was lost: what was known of the times is worth nothing any more."""
-        self._position = 0
+    def _begin(self, position: int) -> None:
+        self._position = position
         self._start: float | None = None
         """When sample 0 was captured."""
-        self._window, self._least = 0.0, math.inf
-        """Seconds of sound since the last look for such losses, and how late the most punctual block in them was."""
+        self._window, self._least_late = 0.0, math.inf
+        """Seconds of sound since the last check for uncounted losses, and how late its most punctual chunk was."""
 
-    def arrived(self, count: int, now: float) -> float:
-        """The time of the first of `count` samples that arrived at `now`."""
+    def date(self, chunk: AudioChunk) -> AudioChunk:
+        """The chunk with a corrected `captured_at`."""
         if not self._live:
-            return now
-        first, self._position = self._position, self._position + count
-        start = now - self._position / self._rate
+            return chunk
+        if chunk.discontinuity or chunk.start_sample != self._position:
+            self._begin(chunk.start_sample)
+        self._position = chunk.end_sample
+        seconds = len(chunk.samples) / self._rate
+        start = chunk.captured_at - chunk.start_sample / self._rate
         if self._start is not None:
-            self._see(start - self._start, count / self._rate)
-            start = min(start, self._start + self.DRIFT * count / self._rate)
+            self._check_lateness(start - self._start, seconds)
+            start = min(start, self._start + self.DRIFT * seconds)
         self._start = start
-        return start + first / self._rate
+        return replace(chunk, captured_at=start + chunk.start_sample / self._rate)
 
-    def _see(self, late: float, seconds: float) -> None:
-        """A camera that drops packets, or a program that says nothing of its overruns, would date all that follows
-        further and further back."""
+    def _check_lateness(self, late: float, seconds: float) -> None:
+        """A camera that drops packets silently would date all that follows further and further back."""
         assert self._start is not None
-        self._window, self._least = self._window + seconds, min(self._least, late)
+        self._window, self._least_late = self._window + seconds, min(self._least_late, late)
         if self._window >= self.WINDOW_SECONDS:
-            self._start += self._least if self._least > self.LATE_SECONDS else 0.0
-            self._window, self._least = 0.0, math.inf
+            self._start += self._least_late if self._least_late > self.LATE_SECONDS else 0.0
+            self._window, self._least_late = 0.0, math.inf
 
 
-class Capture:
-    """Reads a source into a queue in a thread of its own, up to `limit` samples where given."""
+class CaptureThread:
+    """Reads a source into a queue in a thread of its own, up to `limit` samples if given."""
 
-    def __init__(
-        self,
-        source: Source,
-        queue: SampleQueue,
-        limit: int | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._source, self._queue, self._limit, self._clock = source, queue, limit, clock
-        self._times = CaptureClock(source.sample_rate, source.live)
-        self._overruns, self._lost, self._reopened = 0, 0, 0
+    def __init__(self, source: Source, queue: SampleQueue, limit: int | None = None) -> None:
+        self._source, self._queue, self._limit = source, queue, limit
+        self._clock = CaptureClock(source.sample_rate, source.live)
         self._thread = threading.Thread(target=self._run, name="edgeasd-capture", daemon=True)
 
     def start(self) -> None:
-        """Begin to read, where that has not begun."""
+        """Begin to read, unless that has begun. Raises RuntimeError if the system has no thread."""
         if self._thread.ident is None:
             self._thread.start()
 
@@ -240,29 +195,17 @@ class Capture:
             self._thread.join(timeout=5.0)
 
     def _run(self) -> None:
-        left = self._limit
+        remaining = self._limit
         try:
-            while left is None or left > 0:
-                samples = self._source.read()
-                if samples is None:
+            while remaining is None or remaining > 0:
+                chunk = self._source.read()
+                if chunk is None:
                     break
-                if left is not None:
-                    samples = samples[:left]
-                    left -= samples.size
-                if not self._pass_on(samples, self._clock()):
+                if remaining is not None:
+                    chunk = replace(chunk, samples=chunk.samples[:remaining])
+                    remaining -= len(chunk.samples)
+                if not self._queue.put(self._clock.date(chunk)):
                     break
             self._queue.end()
-        except BaseException as error:  # handed to the reader, which is in the main thread
+        except BaseException as error:  # raised again in the reader
             self._queue.end(error)
-
-    def _pass_on(self, samples: Float32Array, now: float) -> bool:
-        overruns, lost = getattr(self._source, "overruns", 0), getattr(self._source, "lost_samples", 0)
-        reopened, missing = getattr(self._source, "reopened", 0), lost - self._lost
-        # A source that came back with no time lost (a pipe in a burst) still does not go on where it stopped.
-        after_loss = overruns != self._overruns or (reopened != self._reopened and not missing)
-        self._overruns, self._lost, self._reopened = overruns, lost, reopened
-        if missing:
-            self._queue.skip(missing)
-        if after_loss or missing:
-            self._times.begin()
-        return self._queue.put(samples, after_loss, self._times.arrived(samples.size, now))

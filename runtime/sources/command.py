@@ -13,14 +13,14 @@ from collections import deque
 from contextlib import suppress
 from typing import IO
 
-from edgeasd.runtime.audio.reader import Samples
 from edgeasd.runtime.errors import DeviceError, InputError
-from edgeasd.runtime.sources.pcm import PcmSource
+from edgeasd.runtime.sources.base import AudioChunk, SourceEvent, SourceStatus
+from edgeasd.runtime.sources.pipe import PcmSource
 
 START_SECONDS, STALL_SECONDS = 30.0, 10.0
-"""How long a live command may take to its first sound, and be silent later on."""
+"""How long a live command may take to its first sound, and deliver nothing later on."""
 AHEAD_SECONDS = 30.0
-"""How much a live command may deliver before its time; from then on it is read as fast as time passes."""
+"""How far a live command may run ahead of real time before it is read at the speed of real time."""
 _FAST_CLOCK = 1e-3
 _GRACE_SECONDS = 1.0
 _LAST_LINES, _LINE_BYTES = 3, 300
@@ -38,8 +38,8 @@ def split_command(command: str) -> list[str]:
     return words
 
 
-class _LastWords:
-    """The last lines a command wrote to standard error."""
+class _StderrTail:
+    """The last lines that a command wrote to standard error."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._lines: deque[str] = deque(maxlen=_LAST_LINES)
@@ -60,7 +60,7 @@ class _LastWords:
 
 
 def _exited(process: subprocess.Popen[bytes]) -> int | None:
-    """The exit code (-N for signal N) while the process stays unreaped, so that its group keeps its number."""
+    """The exit code, -N for signal N. The process is not reaped, so the number of its group stays taken."""
     if process.returncode is not None:
         return process.returncode
     status = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -70,18 +70,18 @@ def _exited(process: subprocess.Popen[bytes]) -> int | None:
 
 
 def kill_commands() -> None:
-    """Kill all commands that still run, with all they have started: for a program that ends on the spot."""
+    """Kill all running commands and their children, for a program that ends at once."""
     for process in list(_STARTED):
-        # Unreaped, its number is still its own.
+        # A process that is not reaped keeps its number.
         if process.returncode is None:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
 
 
-class _Ending:
-    """Ends a command and all it has started: SIGTERM, and SIGKILL a second later; two seconds in all.
+class _Terminator:
+    """Ends a command and its children: SIGTERM, and SIGKILL a second later; two seconds in all.
 
-    It may be called again while it is under way, such as at the exit of the program, and goes on then where it is.
+    A second call, such as at the exit of the program, continues the first.
     """
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
@@ -99,44 +99,45 @@ class _Ending:
     def _end(self, deadline: float) -> None:
         process = self._process
         assert process.stdout is not None
-        # First: one that writes notices at once, and nothing is held open by one that cannot be ended.
+        # First: a command that writes notices at once, and one that cannot be ended holds nothing open.
         process.stdout.close()
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGTERM)
             while _exited(process) is None and time.monotonic() < deadline:
                 time.sleep(0.01)
             os.killpg(process.pid, signal.SIGKILL)
-        # One that waits for a dead disk, or is another user's, does not end.
+        # A process that waits for a dead disk, or belongs to another user, does not end.
         with suppress(subprocess.TimeoutExpired):
             process.wait(max(0.1, deadline + _GRACE_SECONDS - time.monotonic()))
 
 
-class Ahead:
-    """How far live commands are ahead of time; kept by who starts one after the other, or each would begin anew."""
+class RealtimeLimit:
+    """Holds back live commands that are faster than real time, such as ffmpeg on a file.
+
+    One object serves all restarts of a command, or each would begin with a new allowance.
+    """
 
     def __init__(self) -> None:
-        self._seconds, self._seen_at = 0.0, time.monotonic()
+        self._ahead, self._updated_at = 0.0, time.monotonic()
 
     def add(self, seconds: float) -> float:
-        """Take in so much sound; seconds to wait before more is read."""
+        """Count so much sound; returns the seconds to wait before more is read."""
         now = time.monotonic()
-        # A camera whose clock is fast gains seconds in weeks, and is not to be held back for that.
-        passed, self._seen_at = (1.0 + _FAST_CLOCK) * (now - self._seen_at), now
-        self._seconds = max(0.0, self._seconds - passed) + seconds
-        return max(0.0, self._seconds - AHEAD_SECONDS)
+        # A camera whose clock is fast gains seconds in weeks, and must not be held back for that.
+        passed, self._updated_at = (1.0 + _FAST_CLOCK) * (now - self._updated_at), now
+        self._ahead = max(0.0, self._ahead - passed) + seconds
+        return max(0.0, self._ahead - AHEAD_SECONDS)
 
 
 class CommandSource:
-    """Raw PCM that a command writes to its standard output; no shell is involved.
+    """Raw PCM that a command writes to its standard output; run without a shell.
 
-    It runs in a process group of its own, which is ended by `close`, or at exit at the latest. `live` is the
-    caller's word: a live command (a camera) is given up after 30 s without a first sound and 10 s without a
-    next one; any other (a converter) may take its time. A live command that is faster than time, such as ffmpeg on a
-    file, is kept waiting (`AHEAD_SECONDS`): it would crowd out the streams beside it; `ahead`
-    is the account of that where it goes on from an earlier one. With `every_channel` it is a
-    `MultiSource`. Exit code 0 is the end of the sound. Raises
-    InputError for a command that cannot be started, and as `PcmSource` does; DeviceError with the last lines
-    of its standard error for any other exit code, death by a signal, and silence.
+    The command runs in a process group of its own, which is ended by `close`, or at exit at the latest. With
+    `live` (a camera) it is given up after 30 s without a first sound and 10 s without a next one, and held back
+    by `limit` if it is faster than real time; otherwise (a converter) it may take its time. With `every_channel`,
+    chunks have shape (n, channels). Exit code 0 is the end of the sound.
+    Raises InputError for a command that cannot be started, and as `PcmSource` does; DeviceError with the last
+    lines of its standard error for any other exit code, death by a signal, and silence.
     """
 
     def __init__(
@@ -150,7 +151,7 @@ class CommandSource:
         *,
         live: bool = False,
         every_channel: bool = False,
-        ahead: Ahead | None = None,
+        limit: RealtimeLimit | None = None,
     ) -> None:
         words = split_command(command)
         self._label = f"command {os.path.basename(words[0])}"
@@ -167,13 +168,12 @@ class CommandSource:
                 f"{words[0]}: cannot be started ({error.strerror}); check its name, or give its whole path"
             ) from None
         _STARTED.add(self._process)
-        self._end = _Ending(self._process)
+        self._end = _Terminator(self._process)
         weakref.finalize(self, self._end)
         assert self._process.stdout is not None
         assert self._process.stderr is not None
-        patience = START_SECONDS if live else None
         try:
-            self._said = _LastWords(self._process.stderr)
+            self._stderr = _StderrTail(self._process.stderr)
             self._pcm = PcmSource(
                 self._process.stdout,
                 sample_rate,
@@ -181,41 +181,47 @@ class CommandSource:
                 channels,
                 channel,
                 mix,
+                live=live,
                 label=self._label,
-                timeout=patience,
+                timeout=START_SECONDS if live else None,
                 every_channel=every_channel,
             )
         except BaseException:
             self._end()
             raise
-        self.live, self.sample_rate, self.channels = live, sample_rate, channels
-        self.bits = 16 if format == "s16le" and not mix else 24
-        self.name = self._pcm.name
+        self.live, self.sample_rate, self.name = live, sample_rate, self._pcm.name
         self._closed = threading.Event()
-        self._ahead = ahead or Ahead()
+        self._limit = limit or RealtimeLimit()
 
     @property
     def pid(self) -> int:
         """Number of the command's process, and of its group."""
         return self._process.pid
 
-    def read(self) -> Samples | None:
-        """The next samples, shape (n,) or (n, channels), n >= 1, float32; None when it ended well or after `close`."""
+    @property
+    def status(self) -> SourceStatus:
+        return self._pcm.status
+
+    def take_events(self) -> list[SourceEvent]:
+        return []
+
+    def read(self) -> AudioChunk | None:
+        """The next samples; None if the command ended with exit code 0, and after `close`."""
         try:
-            samples = self._pcm.read()
+            chunk = self._pcm.read()
         except TimeoutError:
             raise DeviceError(
-                f"{self._label}: no sound for {self._pcm.timeout:g} s ({self._said}); check what it reads"
+                f"{self._label}: no sound for {self._pcm.timeout:g} s ({self._stderr}); check what it reads"
             ) from None
         except InputError:
-            self._check_exit()  # half a frame and no sound at all are mostly what a failed command leaves
+            self._check_exit()  # a failed command mostly leaves no sound, or half a frame
             raise
-        if samples is None:
+        if chunk is None:
             self._check_exit()
         elif self.live:
             self._pcm.timeout = STALL_SECONDS
-            self._closed.wait(self._ahead.add(len(samples) / self.sample_rate))
-        return samples
+            self._closed.wait(self._limit.add(len(chunk.samples) / self.sample_rate))
+        return chunk
 
     def _check_exit(self) -> None:
         if self._closed.is_set():
@@ -224,13 +230,13 @@ class CommandSource:
         while (code := _exited(self._process)) is None and time.monotonic() < deadline:
             time.sleep(0.01)
         if code:
-            self._said.thread.join(_GRACE_SECONDS)
+            self._stderr.thread.join(_GRACE_SECONDS)
             how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
-            raise DeviceError(f"{self._label}: {how} ({self._said}); try the command by itself")
+            raise DeviceError(f"{self._label}: {how} ({self._stderr}); try the command by itself")
 
     def close(self) -> None:
-        """End the command and its children; idempotent, and ends a `read` blocked in another thread."""
+        """End the command, its children and a blocked `read`."""
         self._closed.set()
         self._pcm.close()
         self._end()
-        self._said.thread.join(_GRACE_SECONDS)
+        self._stderr.thread.join(_GRACE_SECONDS)

@@ -14,8 +14,8 @@ from typing import Any
 
 from edgeasd.runtime.doctor.sound import CaptureDevice, capture_devices
 
-ASK = Path(__file__).with_name("alsa_ask.py")
-ASK_SECONDS = 3.0
+PROBE = Path(__file__).with_name("alsa_probe.py")
+PROBE_SECONDS = 3.0
 _CARD_PREFIXES = ("hw:", "plughw:")
 _STATES = {-errno.EBUSY: "busy", -errno.EACCES: "forbidden", -errno.EPERM: "forbidden"}
 
@@ -92,13 +92,15 @@ def probe(name: str, kind: str = "name", description: str = "") -> FoundDevice:
 
 def _ask(*arguments: str) -> dict[str, Any]:
     # Nothing but the standard library is needed, and a start without site packages takes 20 ms.
-    command = [sys.executable, "-S", "-E", str(ASK), *arguments]
+    command = [sys.executable, "-S", "-E", str(PROBE), *arguments]
     if any("\0" in word for word in arguments):
         return {"code": None, "reason": "is no device name"}
     try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=ASK_SECONDS, check=False)
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=PROBE_SECONDS, check=False
+        )
     except subprocess.TimeoutExpired:
-        return {"code": None, "reason": f"did not answer in {ASK_SECONDS:g} s"}
+        return {"code": None, "reason": f"did not answer in {PROBE_SECONDS:g} s"}
     except OSError as error:
         return {"code": None, "reason": f"could not be asked ({error.strerror})"}
     if done.returncode < 0:

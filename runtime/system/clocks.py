@@ -7,6 +7,7 @@ judged by; `SettledClock` is for that.
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable
 from datetime import datetime, timezone
@@ -54,3 +55,25 @@ def utc_text(seconds: float) -> str:
     """Seconds since 1970 as ISO 8601 with milliseconds: "2026-01-31T12:34:56.789Z"."""
     moment = datetime.fromtimestamp(seconds, timezone.utc)
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z"
+
+
+class Backoff:
+    """Doubles from `first` to `longest` seconds, each time drawn between half and all of it.
+
+    Drawn, so that a hundred devices do not come back to one broker in the same second.
+    """
+
+    def __init__(self, first: float, longest: float, draw: Callable[[], float] = random.random) -> None:
+        self._first, self._longest, self._draw = first, longest, draw
+        self._failures = 0
+
+    def succeeded(self) -> None:
+        """The next wait is the first again."""
+        self._failures = 0
+
+    def failed(self) -> float:
+        """Seconds to wait after one more failure."""
+        # Beyond 2 ** 40 nothing changes, and a year of failures would overflow a float.
+        whole = min(self._longest, self._first * 2.0 ** min(self._failures, 40))
+        self._failures += 1
+        return whole * (0.5 + 0.5 * self._draw())

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from edgeasd.runtime.sources.capture import SampleQueue
-from edgeasd.toolkit.cli._errors import TERMINATED, held_back, remembered_interrupts
+from edgeasd.toolkit.cli._errors import TERMINATED, defer_signals, interruptible
 
 pytestmark = pytest.mark.core
 
@@ -37,20 +37,20 @@ def test_a_swallowed_interrupt_is_raised_at_the_next_check(number: int, raised: 
         check()
         raise AssertionError("the check let it pass")
 
-    with pytest.raises(raised) as caught, remembered_interrupts() as check:
+    with pytest.raises(raised) as caught, interruptible() as check:
         work(check)
     if raised is SystemExit:
         assert caught.value.code == TERMINATED  # type: ignore[attr-defined]
 
 
 def test_a_swallowed_interrupt_is_raised_at_the_end_at_the_latest() -> None:
-    with pytest.raises(KeyboardInterrupt), remembered_interrupts():
+    with pytest.raises(KeyboardInterrupt), interruptible():
         swallow(signal.SIGINT)
 
 
 def test_handlers_are_put_back() -> None:
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    with remembered_interrupts() as check:
+    with interruptible() as check:
         check()
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
@@ -70,7 +70,7 @@ def test_an_interrupt_in_the_middle_of_a_lock_waits_until_it_is_given_back(
 
     monkeypatch.setattr(queue._changed, window, interrupted)
     with pytest.raises(KeyboardInterrupt):
-        queue.get(hold=held_back)
+        queue.get(hold=defer_signals)
     # Were the lock still taken, a writer would wait for ever.
     writer = threading.Thread(target=lambda: queue.put(np.ones(10, dtype=np.float32)), daemon=True)
     writer.start()
@@ -82,10 +82,10 @@ def test_ctrl_c_inside_generated_code_still_ends_with_130(tmp_path: Path) -> Non
     (tmp_path / "generating.py").write_text(
         "import sys\n"
         "from edgeasd.toolkit import cli\n"
-        "from edgeasd.toolkit.cli._errors import guarded\n"
+        "from edgeasd.toolkit.cli._errors import handle_errors\n"
         "def generate():\n"
         "    exec('raise KeyboardInterrupt')\n"
-        "cli.app.command('generate')(guarded(generate))\n"
+        "cli.app.command('generate')(handle_errors(generate))\n"
         "sys.argv = ['edgeasd', 'generate']\n"
         "cli.main()\n"
     )

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from edgeasd.toolkit.cli._errors import held_back
+from edgeasd.toolkit.cli._errors import defer_signals
 
 pytestmark = [pytest.mark.core, pytest.mark.timeout(120)]
 RATE = 16000
@@ -198,7 +198,7 @@ def test_an_interrupt_keeps_every_finished_clip_and_no_half(
 
 def test_an_interrupt_waits_until_a_clip_is_counted() -> None:
     counted = []
-    with pytest.raises(KeyboardInterrupt), held_back():
+    with pytest.raises(KeyboardInterrupt), defer_signals():
         signal.raise_signal(signal.SIGINT)
         counted.append(1)
     assert counted == [1]

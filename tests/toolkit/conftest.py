@@ -35,7 +35,7 @@ def dcase_workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     torch = pytest.importorskip("torch")
     from edgeasd.toolkit.data.machine import load_machine
     from edgeasd.toolkit.presets import load_preset
-    from edgeasd.toolkit.progress import quiet
+    from edgeasd.toolkit.progress import no_progress
     from edgeasd.toolkit.runs import run_folder
     from edgeasd.toolkit.training.fabric import open_fabric
     from edgeasd.toolkit.training.session import train_one
@@ -74,6 +74,6 @@ def dcase_workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     preset = preset.model_copy(update={"holdout_fraction": 0.4})
     for id in ("00", "01"):
         run = run_folder(folder, "gear", id)
-        train_one(loaded, id, preset, 0, run, open_fabric("cpu"), report=quiet, should_stop=lambda: False)
+        train_one(loaded, id, preset, 0, run, open_fabric("cpu"), report=no_progress, should_stop=lambda: False)
     torch.set_num_threads(threads)
     return Workspace(folder, data, hostile, unlabelled)

@@ -25,7 +25,7 @@ from edgeasd.toolkit.evaluation.evaluate import collect, evaluate
 from edgeasd.toolkit.evaluation.trained import UNFITTED, TorchHead, Trained, load_trained
 from edgeasd.toolkit.models.backbones import build_network
 from edgeasd.toolkit.presets import load_preset
-from edgeasd.toolkit.progress import quiet
+from edgeasd.toolkit.progress import no_progress
 from edgeasd.toolkit.training.fabric import open_fabric
 from edgeasd.toolkit.training.session import train_one
 
@@ -79,7 +79,7 @@ def trained(data: MachineData, tmp_path_factory: pytest.TempPathFactory) -> Iter
     torch.set_num_threads(1)
     preset = load_preset("quick").changed(iterations=25, batch_normal=4, batch_outlier=4)
     folder = tmp_path_factory.mktemp("run") / "id_00"
-    run = train_one(data, "00", preset, 0, folder, open_fabric("cpu"), report=quiet, should_stop=lambda: False)
+    run = train_one(data, "00", preset, 0, folder, open_fabric("cpu"), report=no_progress, should_stop=lambda: False)
     yield load_trained(run)
     torch.set_num_threads(threads)
 

@@ -18,7 +18,7 @@ from edgeasd.toolkit.demo.dataset import DatasetPlan, write_dataset
 from edgeasd.toolkit.evaluation.evaluate import evaluate
 from edgeasd.toolkit.evaluation.trained import load_trained
 from edgeasd.toolkit.presets import load_preset
-from edgeasd.toolkit.progress import quiet
+from edgeasd.toolkit.progress import no_progress
 from edgeasd.toolkit.runs import Run, update_folder
 from edgeasd.toolkit.training.checkpoint import latest_checkpoint
 from edgeasd.toolkit.training.fabric import open_fabric
@@ -45,7 +45,7 @@ def data(workspace: Path) -> MachineData:
 @pytest.fixture(scope="module")
 def base(workspace: Path, data: MachineData) -> Run:
     folder = workspace / "runs" / "valve" / "id_00"
-    return train_one(data, "00", PRESET, 0, folder, open_fabric("cpu"), report=quiet, should_stop=lambda: False)
+    return train_one(data, "00", PRESET, 0, folder, open_fabric("cpu"), report=no_progress, should_stop=lambda: False)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def update(workspace: Path, data: MachineData, base: Run) -> Callable[..., Run]:
     def make(known: KnownAnomalies, iterations: int = 2, **options: Any) -> Run:
         preset = PRESET.for_finetuning().changed(iterations=iterations, batch_outlier=3)
         folder = update_folder(workspace, "valve", "00", len(known.used), 0)
-        options = {"report": quiet, "should_stop": lambda: False, **options}
+        options = {"report": no_progress, "should_stop": lambda: False, **options}
         return finetune_one(data, base, known, preset, 0, folder, open_fabric("cpu"), **options)
 
     return make

@@ -22,7 +22,7 @@ from edgeasd.toolkit.data.machine import MachineData, load_machine
 from edgeasd.toolkit.evaluation.evaluate import evaluate
 from edgeasd.toolkit.evaluation.trained import load_trained
 from edgeasd.toolkit.presets import load_preset
-from edgeasd.toolkit.progress import quiet
+from edgeasd.toolkit.progress import no_progress
 from edgeasd.toolkit.runs import Run, load_run
 from edgeasd.toolkit.training.fabric import open_fabric
 from edgeasd.toolkit.training.session import train_one
@@ -62,7 +62,7 @@ def load(root: Path, machine: str, channel: int | None = None) -> MachineData:
 
 def train(data: MachineData, id: str, folder: Path, *, resume: bool = False) -> Run:
     fabric = open_fabric("cpu")
-    return train_one(data, id, PRESET, 0, folder, fabric, resume=resume, report=quiet, should_stop=lambda: False)
+    return train_one(data, id, PRESET, 0, folder, fabric, resume=resume, report=no_progress, should_stop=lambda: False)
 
 
 def test_clips_of_six_to_eighteen_seconds_train_and_are_judged(tmp_path: Path) -> None:

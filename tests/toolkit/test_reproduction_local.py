@@ -111,7 +111,7 @@ def test_figure_2_goes_on_from_the_models_of_table_2(gears: Path, tmp_path: Path
 
 
 def test_a_job_trains_once_and_judges_for_both_experiments_on_the_same_clips(gears: Path, tmp_path: Path) -> None:
-    from edgeasd.toolkit.progress import quiet
+    from edgeasd.toolkit.progress import no_progress
     from edgeasd.toolkit.reproduction.choices import presets_of
     from edgeasd.toolkit.reproduction.job import Stopped, run_job
     from edgeasd.toolkit.reproduction.plan import DataSource, expand
@@ -122,8 +122,8 @@ def test_a_job_trains_once_and_judges_for_both_experiments_on_the_same_clips(gea
     (table,) = expand("table2", [("gear", ["00"], source)], presets, [0], [0], 0, tmp_path)
     base, update = expand("fig2", [("gear", ["00"], source)], presets, [0], [0, 1], 2, tmp_path)
     with pytest.raises(Stopped):
-        run_job(table, "cpu", quiet, lambda: True)
-    first, second, third = (run_job(job, "cpu", quiet, lambda: False) for job in (table, base, update))
+        run_job(table, "cpu", no_progress, lambda: True)
+    first, second, third = (run_job(job, "cpu", no_progress, lambda: False) for job in (table, base, update))
     assert table.result() == first
     assert [one["trained_here"] for one in (first, second, third)] == [True, False, True]
     assert [one["attempts"] for one in (first, second, third)] == [2, 1, 1]

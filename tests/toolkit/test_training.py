@@ -17,7 +17,7 @@ from edgeasd.runtime.errors import CheckFailed, DeviceError, InputError
 from edgeasd.toolkit.data.machine import MachineData, load_machine
 from edgeasd.toolkit.models.backbones import build_network
 from edgeasd.toolkit.presets import Preset, load_preset
-from edgeasd.toolkit.progress import quiet
+from edgeasd.toolkit.progress import no_progress
 from edgeasd.toolkit.training import trainer as trainer_module
 from edgeasd.toolkit.training.centroids import estimate_norms, mean_embedding
 from edgeasd.toolkit.training.checkpoint import latest_checkpoint, list_checkpoints
@@ -329,7 +329,7 @@ def session_preset(**fields: Any) -> Preset:
 
 
 def train_session(data: MachineData, folder: Path, chosen: Preset, **options: Any) -> Any:
-    options = {"report": quiet, "should_stop": lambda: False, **options}
+    options = {"report": no_progress, "should_stop": lambda: False, **options}
     return train_one(data, "00", chosen, 0, folder, open_fabric("cpu"), **options)
 
 

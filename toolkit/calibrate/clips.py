@@ -14,7 +14,7 @@ from edgeasd.runtime.features.segments import SegmentSettings
 from edgeasd.toolkit.data.cache import FeatureCache
 from edgeasd.toolkit.data.clips import BadFile, content_hashes, refuse_bad
 from edgeasd.toolkit.data.tree import audio_files
-from edgeasd.toolkit.progress import Report
+from edgeasd.toolkit.progress import ProgressCallback
 
 _STILL = 1e-6
 """A log-mel that moves less than this in every band is of digital silence or of a dead input."""
@@ -61,7 +61,7 @@ class FoundFiles:
     """Files that were left out because another has the same content."""
 
 
-def normal_files(folder: Path, report: Report, files: Sequence[Path] | None = None) -> FoundFiles:
+def normal_files(folder: Path, report: ProgressCallback, files: Sequence[Path] | None = None) -> FoundFiles:
     """WAV and FLAC files at any depth of the folder --clips, or those `files` of it.
 
     Raises InputError where it is no folder, and where there is none in it.
@@ -76,7 +76,7 @@ def normal_files(folder: Path, report: Report, files: Sequence[Path] | None = No
     return distinct(paths, folder, report)
 
 
-def distinct(paths: Sequence[Path], root: Path, report: Report) -> FoundFiles:
+def distinct(paths: Sequence[Path], root: Path, report: ProgressCallback) -> FoundFiles:
     """One file for each content; of copies the first by name. InputError names files that cannot be read."""
     hashes, _ = content_hashes(paths, progress=report)
     first: dict[str, Path] = {}
@@ -90,7 +90,7 @@ def prepare_material(
     cache: FeatureCache,
     amplitude: Amplitude,
     segments: SegmentSettings,
-    report: Report,
+    report: ProgressCallback,
     *,
     skip_bad: bool = False,
 ) -> tuple[Material, list[str]]:

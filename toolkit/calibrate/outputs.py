@@ -15,7 +15,7 @@ from edgeasd.runtime.features.segments import clip_starts, live_starts
 from edgeasd.runtime.scoring.scorer import Scorer
 from edgeasd.runtime.system.files import write_bytes
 from edgeasd.toolkit.calibrate.clips import GivenClip, Material
-from edgeasd.toolkit.progress import Report
+from edgeasd.toolkit.progress import ProgressCallback
 
 _BATCH = 10
 _LIVE_PART = 500
@@ -35,7 +35,7 @@ class Fp32Outputs:
         facts = [encoder_sha256, settings, amplitude.mean.hex(), amplitude.std.hex(), scorer.segments.model_dump_json()]
         self._folder = folder / f"fp32-{hashlib.sha256('|'.join(facts).encode()).hexdigest()[:16]}"
 
-    def by_clip(self, clips: Sequence[GivenClip], report: Report) -> list[SegmentOutputs]:
+    def by_clip(self, clips: Sequence[GivenClip], report: ProgressCallback) -> list[SegmentOutputs]:
         """q and d of the sections of each clip."""
         found = []
         for done, clip in enumerate(clips, start=1):
@@ -43,7 +43,7 @@ class Fp32Outputs:
             report(done, len(clips))
         return found
 
-    def live(self, clips: Sequence[GivenClip], report: Report) -> list[SegmentOutputs]:
+    def live(self, clips: Sequence[GivenClip], report: ProgressCallback) -> list[SegmentOutputs]:
         """q and d of every live segment of each recording, as a device that begins at its start hears it."""
         starts = [live_starts(clip.frames, self._scorer.segments) for clip in clips]
         total, done, found = sum(map(len, starts)), 0, []

@@ -33,7 +33,7 @@ from edgeasd.toolkit.calibrate.variants import VariantMaker, VariantResult
 from edgeasd.toolkit.calibrate.work import Work
 from edgeasd.toolkit.data.cache import FeatureCache, read_clip
 from edgeasd.toolkit.data.offered import offered_files
-from edgeasd.toolkit.progress import Report
+from edgeasd.toolkit.progress import ProgressCallback
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -198,7 +198,7 @@ def _earlier(bundle: Bundle) -> dict[str, Any]:
     return variants if isinstance(variants, dict) else {}
 
 
-def _anomaly_files(request: Request, normals: FoundFiles, report: Report) -> FoundFiles | None:
+def _anomaly_files(request: Request, normals: FoundFiles, report: ProgressCallback) -> FoundFiles | None:
     if request.anomalies is None:
         return None
     source = request.anomalies

@@ -14,7 +14,7 @@ from edgeasd.calibration.drift.gate import GateResult, pass_gate
 from edgeasd.calibration.fit.amplitude import golden_under
 from edgeasd.calibration.fit.clips import ClipRoles, SegmentView, choose_segments
 from edgeasd.calibration.fit.deploy import SegmentOutputs
-from edgeasd.calibration.quantization.ranges import PERCENTILE, Collected, Report, collect, unreported
+from edgeasd.calibration.quantization.ranges import PERCENTILE, Collected, ProgressCallback, collect, no_progress
 from edgeasd.export.bundle_update import MadeVariant, tolerance_of
 from edgeasd.export.fp16 import FP16_LIMITS
 from edgeasd.runtime.bundle.bundle import Bundle
@@ -60,7 +60,7 @@ class _Remembered(Collected):
     found: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
 
     def ranges(
-        self, method: str, percentile: float = PERCENTILE, report: Report = unreported
+        self, method: str, percentile: float = PERCENTILE, report: ProgressCallback = no_progress
     ) -> dict[str, tuple[float, float]]:
         key = f"{method} {percentile}"
         if key not in self.found:

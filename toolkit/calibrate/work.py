@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeasd.toolkit.progress import Report, progress
+from edgeasd.toolkit.progress import ProgressCallback, progress
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Work:
         self.say(text)
 
     @contextmanager
-    def part(self, label: str) -> Iterator[Report]:
+    def part(self, label: str) -> Iterator[ProgressCallback]:
         """Progress of one piece of work; every report is a chance to stop."""
         self.check()
         with progress(label) as report:

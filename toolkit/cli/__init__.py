@@ -35,7 +35,7 @@ from edgeasd.toolkit.cli import (
     triton,
     verify,
 )
-from edgeasd.toolkit.cli._errors import complain, guarded
+from edgeasd.toolkit.cli._errors import handle_errors, print_error
 
 app = typer.Typer(
     name="edgeasd",
@@ -84,7 +84,7 @@ for _name, _command in (
     ("devices", devices.devices),
     ("record", record.record),
 ):
-    app.command(_name)(guarded(_command))
+    app.command(_name)(handle_errors(_command))
 app.add_typer(alarm.app, name="alarm")
 app.add_typer(data.app, name="data")
 app.add_typer(events.app, name="events")
@@ -102,7 +102,7 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         # Commands guard themselves; help pages come from outside of them.
-        code = guarded(app)(standalone_mode=False)
+        code = handle_errors(app)(standalone_mode=False)
     except typer.Exit as ended:
         sys.exit(ended.exit_code)
     except Exception as error:
@@ -130,5 +130,5 @@ def _wrong_use(error: Any) -> int:
         error.show()
     else:
         path = getattr(getattr(error, "ctx", None), "command_path", "edgeasd")
-        complain(f"{error.format_message().rstrip('.')}; see `{path} --help`")
+        print_error(f"{error.format_message().rstrip('.')}; see `{path} --help`")
     return int(error.exit_code)

@@ -42,12 +42,12 @@ _PLAIN_OS_ERRORS = {
 }
 
 
-def complain(message: str) -> None:
+def print_error(message: str) -> None:
     """One line on standard error."""
     print(f"edgeasd: {' '.join(message.split())}", file=sys.stderr, flush=True)
 
 
-def guarded(command: _Command) -> _Command:
+def handle_errors(command: _Command) -> _Command:
     """Turn the expected failures of a command into one line and the right exit code."""
 
     @wraps(command)
@@ -62,10 +62,10 @@ def guarded(command: _Command) -> _Command:
             sys.stdout.flush()
             return result
         except EdgeasdError as error:
-            complain(str(error))
+            print_error(str(error))
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
-            complain("stopped by Ctrl-C; nothing half-written was left")
+            print_error("stopped by Ctrl-C; nothing half-written was left")
             raise typer.Exit(INTERRUPTED) from None
         except BrokenPipeError:
             raise _reader_has_gone() from None
@@ -78,20 +78,20 @@ def guarded(command: _Command) -> _Command:
             extra = _EXTRAS.get((error.name or "").partition(".")[0])
             if extra is None:
                 raise
-            complain(f"this command needs {error.name}, which is not installed; pip install 'edgeasd[{extra}]'")
+            print_error(f"this command needs {error.name}, which is not installed; pip install 'edgeasd[{extra}]'")
             raise typer.Exit(BAD_INPUT) from None
         except OSError as error:
             if error.errno not in _PLAIN_OS_ERRORS:
                 raise
             place = f"{error.filename}: " if error.filename else ""
-            complain(f"{place}{error.strerror}; make room or correct the path or its permissions")
+            print_error(f"{place}{error.strerror}; make room or correct the path or its permissions")
             raise typer.Exit(BAD_INPUT) from None
 
     return run  # type: ignore[return-value]
 
 
 @contextmanager
-def remembered_interrupts() -> Iterator[Callable[[], None]]:
+def interruptible() -> Iterator[Callable[[], None]]:
     """Yield a check that raises again the Ctrl-C or SIGTERM of this block, should a library have swallowed it.
 
     An interrupt that arrives inside an import or a finaliser is printed or turned into something else;
@@ -117,7 +117,7 @@ def remembered_interrupts() -> Iterator[Callable[[], None]]:
 
 
 @contextmanager
-def held_back() -> Iterator[None]:
+def defer_signals() -> Iterator[None]:
     """Ctrl-C and SIGTERM wait for the end of this block: it is done whole, and leaves no lock behind."""
     asked: list[tuple[int, FrameType | None]] = []
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -155,7 +155,7 @@ def _terminated(*_: object) -> None:
 def _reader_has_gone() -> typer.Exit:
     """Say so, once, and with what code to end."""
     _silence_standard_output()
-    complain("standard output was closed by its reader; stopped")
+    print_error("standard output was closed by its reader; stopped")
     return typer.Exit(BROKEN_PIPE)
 
 

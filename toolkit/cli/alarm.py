@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgeasd.runtime.errors import CheckFailed, InputError
-from edgeasd.toolkit.cli._errors import BAD_INPUT, complain, guarded
+from edgeasd.toolkit.cli._errors import BAD_INPUT, handle_errors, print_error
 from edgeasd.toolkit.cli._options import AsJson
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ _WHY_NOTHING = {
 
 
 @app.command("test")
-@guarded
+@handle_errors
 def send_test(
     config: Config, stream: StreamName = None, by: By = None, note: Note = None, as_json: AsJson = False
 ) -> None:
@@ -50,7 +50,7 @@ def send_test(
 
 
 @app.command("ack")
-@guarded
+@handle_errors
 def ack(
     config: Config,
     stream: StreamName = None,
@@ -67,7 +67,7 @@ def ack(
 
 
 @app.command("clear")
-@guarded
+@handle_errors
 def clear(
     config: Config,
     stream: StreamName = None,
@@ -84,7 +84,7 @@ def clear(
 
 
 @app.command("snooze")
-@guarded
+@handle_errors
 def snooze(
     config: Config,
     stream: StreamName = None,
@@ -105,7 +105,7 @@ def snooze(
 
 
 @app.command("maintenance")
-@guarded
+@handle_errors
 def maintenance(
     state: Annotated[str, typer.Argument(help="on or off.")],
     config: Config,
@@ -136,7 +136,7 @@ def _command(
     given = {key: item for key, item in {**value, "by": by or _user(), "note": note}.items() if item is not None}
     command = parse_command(given, "command")
     names = [stream] if stream is not None else list(site.streams)
-    done = command_streams(site, names, command, complain)
+    done = command_streams(site, names, command, print_error)
     if stream is None and command.event is not None and any(done.found.values()):
         # An event belongs to one stream: the others have nothing to do with it.
         done.found, done.refused = {name: said for name, said in done.found.items() if said}, {}
@@ -148,7 +148,7 @@ def _command(
         _print(done.found)
     _complain(done, command.command)
     if not done.by_service:
-        complain(f"no service runs on {site.data}; written to the event store, and said through the outputs")
+        print_error(f"no service runs on {site.data}; written to the event store, and said through the outputs")
     if done.refused:
         raise typer.Exit(BAD_INPUT)
     if any(one.delivered is False for one in done.deliveries):
@@ -166,13 +166,13 @@ def _complain(done: Commanded, command: str) -> None:
     """All that people should know and programs read elsewhere."""
     quiet = [name for name, messages in done.found.items() if not messages]
     if quiet:
-        complain(f"{', '.join(quiet)}: nothing to do for {command}{_WHY_NOTHING.get(command, '')}")
+        print_error(f"{', '.join(quiet)}: nothing to do for {command}{_WHY_NOTHING.get(command, '')}")
     for line in done.refused.values():
-        complain(line)
+        print_error(line)
     for one in done.deliveries:
-        complain(f"output {one.output}: {one.said}")
+        print_error(f"output {one.output}: {one.said}")
     if command == "test" and any(done.found.values()) and not done.deliveries:
-        complain("no output is configured: nobody was told")
+        print_error("no output is configured: nobody was told")
 
 
 def _user() -> str | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeasd.toolkit.cli._errors import complain
+from edgeasd.toolkit.cli._errors import print_error
 from edgeasd.toolkit.cli._options import (
     AsJson,
     Cache,
@@ -83,7 +83,7 @@ def alpha(
     path = save_chosen(run, chosen)
     fewest = min(chosen.normals, chosen.anomalies)
     if fewest < FEW_CLIPS:
-        complain(
+        print_error(
             f"{fewest} validation clips of a kind: a choice from fewer than {FEW_CLIPS} is little more than chance"
         )
     if as_json:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgeasd.runtime.errors import InputError
-from edgeasd.toolkit.cli._errors import INTERRUPTED, complain
+from edgeasd.toolkit.cli._errors import INTERRUPTED, print_error
 from edgeasd.toolkit.cli._options import AsJson, FrontEndPlace, Threads
-from edgeasd.toolkit.progress import Report, progress
+from edgeasd.toolkit.progress import ProgressCallback, progress
 
 if TYPE_CHECKING:
     from edgeasd.runtime.bench.measure import BenchSettings
@@ -99,7 +99,7 @@ def _measure_all(bundle: Path, variants: list[Variant], settings: BenchSettings)
     return rows, False
 
 
-def _part(report: Report, index: int, count: int, variant: Variant) -> Any:
+def _part(report: ProgressCallback, index: int, count: int, variant: Variant) -> Any:
     """The progress of one variant as a part of that of all."""
 
     def one(done: int, total: int, text: str) -> None:
@@ -112,9 +112,11 @@ def _end(rows: list[Row], stopped: bool) -> None:
     """Exit code 130 after Ctrl-C; that of the first failure where nothing at all was measured."""
     measured = sum(row.result is not None for row in rows)
     if stopped:
-        complain(f"stopped by Ctrl-C: {measured} of {len(rows)} variants were measured, shown above; the rest was not")
+        print_error(
+            f"stopped by Ctrl-C: {measured} of {len(rows)} variants were measured, shown above; the rest was not"
+        )
         raise typer.Exit(INTERRUPTED)
     if measured == 0:
         worst = next((row for row in rows if row.exit_code), rows[0])
-        complain(f"nothing was measured: {worst.variant.label}: {worst.reason}")
+        print_error(f"nothing was measured: {worst.variant.label}: {worst.reason}")
         raise typer.Exit(worst.exit_code or InputError.exit_code)

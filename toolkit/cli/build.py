@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgeasd.runtime.errors import CheckFailed, InputError
-from edgeasd.toolkit.cli._errors import complain
+from edgeasd.toolkit.cli._errors import print_error
 from edgeasd.toolkit.cli._options import AsJson
 
 if TYPE_CHECKING:
@@ -77,12 +77,12 @@ def build(
         site = Site(trt, this_machine(index, trt), index)
         for target in wanted:
             with progress(f"building {target.label}") as report:
-                made = have_engine(opened, target, site, options, force=force, report=report, say=complain)
+                made = have_engine(opened, target, site, options, force=force, report=report, say=print_error)
             done.append(made)
             if not as_json:
                 _print(made)
             if made.sidecar.unclear:
-                complain(f"warning: {_unclear(made)}")
+                print_error(f"warning: {_unclear(made)}")
     if as_json:
         print(json.dumps(_facts(bundle, site.machine, done), indent=2))
     failed = [_not_int8(made) for made in done if made.sidecar.not_int8]

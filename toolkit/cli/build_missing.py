@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from edgeasd.runtime.errors import DeviceError, InputError
-from edgeasd.toolkit.cli._errors import complain
+from edgeasd.toolkit.cli._errors import print_error
 
 if TYPE_CHECKING:
     from edgeasd.runtime.bundle.bundle import Bundle
@@ -48,7 +48,7 @@ def build_missing(
                 if tried[line] == 0:
                     raise
                 raise typer.Exit(tried[line]) from None
-            complain(f"{missing.what}; now: edgeasd {line}")
+            print_error(f"{missing.what}; now: edgeasd {line}")
             tried[line] = _build(missing.arguments)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from edgeasd.runtime.errors import CheckFailed
-from edgeasd.toolkit.cli._errors import INTERRUPTED, complain, remembered_interrupts
+from edgeasd.toolkit.cli._errors import INTERRUPTED, interruptible, print_error
 
 if TYPE_CHECKING:
     from edgeasd.toolkit.calibrate.record import Calibration
@@ -23,10 +23,10 @@ def resumable(folder: Path, how: str = "with the same command and --resume") -> 
     from edgeasd.toolkit.calibrate.work import Work
 
     try:
-        with remembered_interrupts() as check:
-            yield Work(lambda text: complain(text), check)
+        with interruptible() as check:
+            yield Work(lambda text: print_error(text), check)
     except KeyboardInterrupt:
-        complain(f"calibration stopped; {folder} is as it was, and the work so far is kept: go on {how}")
+        print_error(f"calibration stopped; {folder} is as it was, and the work so far is kept: go on {how}")
         raise typer.Exit(INTERRUPTED) from None
 
 
@@ -43,7 +43,7 @@ def write_report(found: Calibration, target: Path) -> None:
 
     write_bytes(target, calibration_report(found).encode())
     for warning in found.warnings:
-        complain(f"warning: {warning}")
+        print_error(f"warning: {warning}")
 
 
 def refuse_failed(*calibrations: Calibration) -> None:

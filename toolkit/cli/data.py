@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from edgeasd.toolkit.cli._errors import guarded
+from edgeasd.toolkit.cli._errors import handle_errors
 from edgeasd.toolkit.cli._options import AsJson
 
 app = typer.Typer(help="Look at data sets.", no_args_is_help=True, rich_markup_mode=None)
@@ -20,7 +20,7 @@ def _group() -> None:
 
 
 @app.command("scan")
-@guarded
+@handle_errors
 def scan(
     root: Annotated[Path, typer.Argument(help="Data root: the folder with one folder per machine type.")],
     deep: Annotated[bool, typer.Option("--deep", help="Decode every file to its end, as training does.")] = False,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgeasd.runtime.errors import InputError
-from edgeasd.toolkit.cli._errors import complain
+from edgeasd.toolkit.cli._errors import print_error
 from edgeasd.toolkit.cli._options import (
     Alpha,
     AsJson,
@@ -107,7 +107,7 @@ def evaluate(
         found.append(one)
         judged.append(loaded)
         for note in one.notes:
-            complain(f"{one.machine} ID {one.id}: {note}")
+            print_error(f"{one.machine} ID {one.id}: {note}")
     stored = [one.to_json() for one in found]
     means, together = over_ids(stored), pooled(stored)
     if as_json:
@@ -137,7 +137,7 @@ def _official_results(trained: Trained, one: Evaluation) -> list[Result]:
 
     threshold = decision_threshold(trained)
     origin = "held-out" if trained.outcome.held_out else "training"
-    complain(
+    print_error(
         f"{one.machine} ID {one.id}: decisions at {threshold.value:.6g}, the {threshold.quantile} quantile of a gamma "
         f"distribution fitted to {threshold.clips} {origin} normal clips"
     )
@@ -152,12 +152,12 @@ def _write_official(folder: Path, results: list[Result], data: MachineData) -> N
     from edgeasd.toolkit.evaluation.dcase import official_stem, write_official
 
     for path in write_official(folder, results):
-        complain(f"wrote {path}")
+        print_error(f"wrote {path}")
     stems, written = {official_stem(r.clip) for r in results}, {r.clip.path for r in results}
     tests = [clip for split in data.splits[data.machine].values() for clip in split.test]
     missing = [clip.path.name for clip in tests if clip.path not in written and official_stem(clip) in stems]
     if missing:
-        complain(
+        print_error(
             f"the files lack {len(missing)} test clips ({missing[0]} first): of IDs that were not evaluated, offered "
             "as known anomalies, spent on choosing α, or left out by --without; the official figures need all"
         )
@@ -172,7 +172,7 @@ def _write_report(
     write_bytes(
         path, evaluation_report(list(zip(found, judged, strict=True)), means, audio=audio).encode("utf-8", "replace")
     )
-    complain(f"wrote {path}")
+    print_error(f"wrote {path}")
 
 
 def _contents(source: Path | None) -> frozenset[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgeasd.runtime.errors import InputError
-from edgeasd.toolkit.cli._errors import complain, guarded
+from edgeasd.toolkit.cli._errors import handle_errors, print_error
 from edgeasd.toolkit.cli._options import AsJson
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def _filter(
 
 
 @app.command("list")
-@guarded
+@handle_errors
 def list_events(
     data: Data,
     machine: OfMachine = None,
@@ -85,11 +85,11 @@ def list_events(
     else:
         print_events(shown)
     if len(found) > limit:
-        complain(f"there are more than these {limit}; see more with --limit, or fewer with --since")
+        print_error(f"there are more than these {limit}; see more with --limit, or fewer with --since")
 
 
 @app.command("show")
-@guarded
+@handle_errors
 def show(
     event: Annotated[str, typer.Argument(metavar="EVENT", help="Event ID, as list and every message show it.")],
     data: Data,
@@ -114,7 +114,7 @@ def show(
 
 
 @app.command("export")
-@guarded
+@handle_errors
 def export(
     data: Data,
     output: Annotated[Path, typer.Option(metavar="PATH", help="A new folder, or a file that ends in .zip.")],

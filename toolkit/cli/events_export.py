@@ -14,7 +14,7 @@ from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.evidence.clip import FACTS
 from edgeasd.runtime.evidence.lookup import EventReader, Evidence, as_json
 from edgeasd.runtime.system.files import atomic_directory, atomic_file
-from edgeasd.toolkit.progress import Report
+from edgeasd.toolkit.progress import ProgressCallback
 
 _Put = Callable[[str, str, bytes, float], None]
 """Takes folder, file name, content and the time it is of."""
@@ -27,7 +27,7 @@ def record_of(event: dict[str, Any], evidence: Evidence) -> dict[str, Any]:
 
 
 def export_events(
-    reader: EventReader, events: Sequence[dict[str, Any]], output: Path, report: Report
+    reader: EventReader, events: Sequence[dict[str, Any]], output: Path, report: ProgressCallback
 ) -> list[dict[str, Any]]:
     """Write `output` whole or not at all; returns for each event its ID and the names of its files.
 
@@ -43,7 +43,7 @@ def export_events(
 
 
 def _write_all(
-    reader: EventReader, events: Sequence[dict[str, Any]], put: _Put, report: Report
+    reader: EventReader, events: Sequence[dict[str, Any]], put: _Put, report: ProgressCallback
 ) -> list[dict[str, Any]]:
     written = []
     for number, event in enumerate(events):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgeasd.runtime.errors import InputError
-from edgeasd.toolkit.cli._errors import complain, remembered_interrupts
+from edgeasd.toolkit.cli._errors import interruptible, print_error
 from edgeasd.toolkit.cli._options import (
     Alpha,
     AsJson,
@@ -92,7 +92,7 @@ def export(
         sounds = None if front_end is None else read_sounds(trained, front_end, channel)
         request = int8_request(trained, int8, clips, features, channel) if int8 else None
         model = _model(trained, *((None, None) if clips is None else _score_clips(trained, clips, channel)))
-        with remembered_interrupts() as check:
+        with interruptible() as check:
             found = write_bundle(model, target, lambda text: _step(text, check), precisions, sounds)
         added = None if request is None else add_int8(target, request, features, workspace)
         paths = [target, *([zip_bundle(target)] if make_zip else [])]
@@ -173,7 +173,7 @@ def _metrics(trained: Trained, fit: DeployFit) -> dict[str, Any]:
     # So would those of another α.
     alpha, judged_at = fit.score.alpha, measured["figures"].get("deploy", {}).get("alpha", fit.score.alpha)
     if judged_at != alpha:
-        complain(
+        print_error(
             f"{path}: judged with α {judged_at}, the bundle scores with {alpha}; its figures are left out of the "
             "bundle, evaluate again to have them"
         )

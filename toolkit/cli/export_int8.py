@@ -25,10 +25,10 @@ def int8_request(trained: Trained, kinds: list[str], clips: Path | None, cache: 
     from edgeasd.calibration.fit.clips import assign_roles
     from edgeasd.toolkit.calibrate.clips import normal_files
     from edgeasd.toolkit.calibrate.request import Request, parse_precisions
-    from edgeasd.toolkit.progress import quiet
+    from edgeasd.toolkit.progress import no_progress
 
     folder, files = (clips, None) if clips is not None else _held_out(trained, cache)
-    found = normal_files(folder, quiet, files)
+    found = normal_files(folder, no_progress, files)
     try:
         assign_roles(list(found.paths))
     except InputError as error:

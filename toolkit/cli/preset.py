@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgeasd.toolkit.cli._errors import guarded
+from edgeasd.toolkit.cli._errors import handle_errors
 from edgeasd.toolkit.cli._options import AsJson
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ app = typer.Typer(
 
 
 @app.command("list")
-@guarded
+@handle_errors
 def list_presets(as_json: AsJson = False) -> None:
     """Name the presets, one a line.
 
@@ -36,7 +36,7 @@ def list_presets(as_json: AsJson = False) -> None:
 
 
 @app.command("show")
-@guarded
+@handle_errors
 def show(
     name: Annotated[str, typer.Argument(help="quick or paper.")],
     as_json: AsJson = False,

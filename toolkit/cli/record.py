@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgeasd.runtime.errors import CheckFailed, InputError
-from edgeasd.toolkit.cli._errors import held_back
+from edgeasd.toolkit.cli._errors import defer_signals
 from edgeasd.toolkit.cli._options import (
     AlsaBackend,
     AlsaFormat,
@@ -145,7 +145,7 @@ def _collect(source: Source, folder: ClipFolder, recorder: Recorder, meter: Leve
             block = _next_block(queue, source, meter)
             if block is None:
                 return END_OF_SOUND
-            with held_back():
+            with defer_signals():
                 finished = recorder.accept(block)
             for clip in finished:
                 if clip.complaints:
@@ -158,7 +158,7 @@ def _collect(source: Source, folder: ClipFolder, recorder: Recorder, meter: Leve
 
 
 def _next_block(queue: SampleQueue, source: Source, meter: LevelMeter) -> Any:
-    block = queue.get(lambda: _say_events(source, meter), held_back)
+    block = queue.get(lambda: _say_events(source, meter), defer_signals)
     _say_events(source, meter)
     return block
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgeasd.runtime.errors import CheckFailed, InputError
-from edgeasd.toolkit.cli._errors import INTERRUPTED, complain
+from edgeasd.toolkit.cli._errors import INTERRUPTED, print_error
 from edgeasd.toolkit.cli._options import AsJson, Cache, Channel, GroundTruth, IdAttribute, Root, Workspace, cache_folder
 
 if TYPE_CHECKING:
@@ -107,17 +107,17 @@ def reproduce(
         channel=channel,
     )
     _check_output(output)
-    planned = plan_request(asked, complain)
-    board = Board(planned.jobs, complain)
+    planned = plan_request(asked, print_error)
+    board = Board(planned.jobs, print_error)
     if board.done:
-        complain(f"{len(board.done)} of {board.total} models are done already")
+        print_error(f"{len(board.done)} of {board.total} models are done already")
     stopped = False
     if board.waiting:
         cluster = None if ray is None else Cluster(ray, asked.root, job_cpus, job_gpus)
         stopped = _run(board, accelerator, jobs, asked.workspace, cluster)
     _show(asked.what, planned, scale, output, as_json)
     if stopped:
-        complain(f"stopped with {len(board.done)} of {board.total} models done; go on with the same command")
+        print_error(f"stopped with {len(board.done)} of {board.total} models done; go on with the same command")
         raise typer.Exit(INTERRUPTED)
     if board.failed:
         raise CheckFailed(
@@ -155,22 +155,22 @@ def _run(board: Board, accelerator: str, jobs: int | None, workspace: Path, clus
     """Do what waits; whether the user stopped it."""
     from edgeasd.toolkit.training.session import stop_requests
 
-    complain(f"{board.waiting} models to make")
+    print_error(f"{board.waiting} models to make")
     if cluster is not None:
         from edgeasd.toolkit.reproduction.ray_backend import run_on_ray
 
         with stop_requests() as should_stop:
             run_on_ray(
                 board, cluster.address, cluster.data, workspace, accelerator, cluster.job_cpus, cluster.job_gpus, jobs,
-                complain, should_stop,
+                print_error, should_stop,
             )  # fmt: skip
             return should_stop()
     from edgeasd.toolkit.reproduction.local import run_local, slots
 
     accelerators = slots(accelerator, jobs)
-    complain(f"{len(accelerators)} at a time on {', '.join(dict.fromkeys(accelerators))}")
+    print_error(f"{len(accelerators)} at a time on {', '.join(dict.fromkeys(accelerators))}")
     with stop_requests() as should_stop:
-        run_local(board, accelerators, workspace / "reproduce" / "logs", complain, should_stop)
+        run_local(board, accelerators, workspace / "reproduce" / "logs", print_error, should_stop)
         return should_stop()
 
 
@@ -200,4 +200,4 @@ def _write(what: What, title: str, cells: list[Cell], whole: dict[str, Any], out
     if what == "fig2":
         write_bytes(output / f"{stem}.svg", f"{figure_two(title, cells)}\n".encode())
         names.append(f"{stem}.svg")
-    complain(f"wrote {', '.join(names)} to {output}")
+    print_error(f"wrote {', '.join(names)} to {output}")

@@ -13,7 +13,7 @@ import typer
 
 from edgeasd.runtime.errors import InputError
 from edgeasd.toolkit.cli import run_service
-from edgeasd.toolkit.cli._errors import held_back
+from edgeasd.toolkit.cli._errors import defer_signals
 from edgeasd.toolkit.cli._options import (
     Accelerator,
     AlsaBackend,
@@ -201,7 +201,7 @@ def _listen(session: Session, choice: dict[str, Any], sink: TextIO | None, rate:
             if view is not None:
                 view.update(record, listener.level)
 
-        session.listen(emit, held_back)
+        session.listen(emit, defer_signals)
         reason = END_OF_SOUND
     except KeyboardInterrupt:
         reason = "Ctrl-C"

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import typer
 
 from edgeasd.runtime.errors import InputError
-from edgeasd.toolkit.cli._errors import BAD_INPUT, INTERRUPTED, complain
+from edgeasd.toolkit.cli._errors import BAD_INPUT, INTERRUPTED, print_error
 from edgeasd.toolkit.cli.record_summary import END_OF_SOUND
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def check(config: Path, as_json: bool) -> None:
         raise
     print(json.dumps(report.to_json(), indent=2) if as_json else _summary(report))
     for problem in report.problems:
-        complain(f"{config}: {problem}")
+        print_error(f"{config}: {problem}")
     if report.problems:
         raise typer.Exit(BAD_INPUT)
 
@@ -57,7 +57,7 @@ def _open_site(config: Path) -> Site:
         more = f" (and {count - 1} more: pass --check to see them)" if count > 1 else ""
         raise InputError(f"{config}: {report.fatal}{more}")
     for problem in report.problems:
-        complain(f"{config}: {problem}")
+        print_error(f"{config}: {problem}")
     return site
 
 
@@ -83,7 +83,7 @@ def serve(config: Path, sink: Callable[[], Any]) -> None:
     site, notifier = _open_site(config), Notifier()
     with sink() as out:
         writer = None if out is None else RecordWriter(out)
-        service = Service(site, writer.put if writer else tell_nobody, complain)
+        service = Service(site, writer.put if writer else tell_nobody, print_error)
         service.lost_lines = lambda: 0 if writer is None else writer.lost
         with _signals() as asked:
             reason = "error"
@@ -93,7 +93,7 @@ def serve(config: Path, sink: Callable[[], Any]) -> None:
             finally:
                 whole = _end(service, writer, reason, asked)
         if not whole:
-            complain("a thread had to be left behind; what outputs could not deliver waits in the data folder")
+            print_error("a thread had to be left behind; what outputs could not deliver waits in the data folder")
             if out is not sys.stdout:  # whose reader may be what holds everything up
                 sys.stdout.flush()
             # Nothing is left to run at the end on the spot that would give a command a second to end.

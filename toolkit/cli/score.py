@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgeasd.runtime.errors import InputError
-from edgeasd.toolkit.cli._errors import complain
+from edgeasd.toolkit.cli._errors import print_error
 from edgeasd.toolkit.cli._options import (
     Accelerator,
     AsJson,
@@ -106,7 +106,7 @@ def score(
             try:
                 sound = load(path)
             except InputError as error:
-                complain(f"left out: {error}")
+                print_error(f"left out: {error}")
                 continue
             if live:
                 for record in Listener(scorer, manifest, HealthSettings()).accept(Block(0, sound)):

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeasd.toolkit.cli._errors import complain
+from edgeasd.toolkit.cli._errors import print_error
 from edgeasd.toolkit.data.copies import describe_copies
 from edgeasd.toolkit.data.machine import MachineData, load_machine
 from edgeasd.toolkit.presets import Preset
@@ -46,9 +46,9 @@ def load_for(
         stage=progress,
     )
     for _, reason in loaded.bad:
-        complain(f"left out: {reason}")
+        print_error(f"left out: {reason}")
     if loaded.copies:
-        complain(describe_copies(loaded.copies))
+        print_error(describe_copies(loaded.copies))
     return loaded
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeasd.toolkit.cli._errors import remembered_interrupts
+from edgeasd.toolkit.cli._errors import interruptible
 from edgeasd.toolkit.cli._options import AsJson
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def serve(bundles: Sequence[Path], folder: Path, as_json: bool, options: TritonO
 
     from edgeasd.export.triton import write_repository
 
-    with remembered_interrupts() as check:
+    with interruptible() as check:
         served = write_repository(bundles, folder, options, lambda text: _step(text, check))
     for model in served:
         if as_json:

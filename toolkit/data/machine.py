@@ -16,17 +16,17 @@ from edgeasd.toolkit.data.copies import Copy, copies_across, without
 from edgeasd.toolkit.data.ground_truth import label_clips, read_ground_truth
 from edgeasd.toolkit.data.layouts import clips_and_unfit
 from edgeasd.toolkit.data.split import Split, split_clips
-from edgeasd.toolkit.progress import Report, quiet
+from edgeasd.toolkit.progress import ProgressCallback, no_progress
 
 _DATA_SETS = (frozenset({"fan", "pump", "slider", "valve"}), frozenset({"ToyCar", "ToyConveyor"}))
 """MIMII and ToyADMOS: machines recorded alike. Outliers come from the same data set (paper, IV-A)."""
 
-Stage = Callable[[str], AbstractContextManager[Report]]
+Stage = Callable[[str], AbstractContextManager[ProgressCallback]]
 """Opens a progress report for a named stage of work."""
 
 
-def _no_stage(_: str) -> AbstractContextManager[Report]:
-    return nullcontext(quiet)
+def _no_stage(_: str) -> AbstractContextManager[ProgressCallback]:
+    return nullcontext(no_progress)
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class MachineData:
         """Log-mel (T, n_mels) of a clip with its own machine type's amplitude, memory-mapped."""
         return self.cache.features(clip.path, self.hashes[clip.path], self.amplitudes[clip.machine])
 
-    def prepare(self, clips: Iterable[Clip], report: Report = quiet) -> None:
+    def prepare(self, clips: Iterable[Clip], report: ProgressCallback = no_progress) -> None:
         """Fill the feature cache for `clips`; InputError names clips that cannot be used."""
         wanted = list(clips)
         done = 0
@@ -192,7 +192,9 @@ def load_machine(
     return MachineData(Path(root), machine, splits, hashes, amplitudes, cache, unfit + bad, copies)
 
 
-def _measure(cache: FeatureCache, clips: list[Clip], hashes: dict[Path, str], report: Report) -> list[BadFile]:
+def _measure(
+    cache: FeatureCache, clips: list[Clip], hashes: dict[Path, str], report: ProgressCallback
+) -> list[BadFile]:
     bad: list[BadFile] = []
     for done, clip in enumerate(clips, start=1):
         try:

@@ -21,7 +21,7 @@ from edgeasd.toolkit.evaluation.baseline import MahalanobisBaseline
 from edgeasd.toolkit.evaluation.figures import Figures, Labels, agreement, difference, figures_of
 from edgeasd.toolkit.evaluation.trained import GIVEN, UNFITTED, Trained
 from edgeasd.toolkit.presets import table_one_alpha
-from edgeasd.toolkit.progress import Report, quiet
+from edgeasd.toolkit.progress import ProgressCallback, no_progress
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,9 @@ class Evaluation:
         }
 
 
-def collect(scorer: Scorer, data: MachineData, clips: Sequence[Clip], report: Report = quiet) -> list[SegmentOutputs]:
+def collect(
+    scorer: Scorer, data: MachineData, clips: Sequence[Clip], report: ProgressCallback = no_progress
+) -> list[SegmentOutputs]:
     """q and d of every clip's segments (clip rule; short clips tiled)."""
     found = []
     for done, clip in enumerate(clips, start=1):
@@ -78,7 +80,7 @@ def evaluate(
     bundle: Scorer | None = None,
     excluded: frozenset[str] = frozenset(),
     unlabelled: bool = False,
-    report: Report = quiet,
+    report: ProgressCallback = no_progress,
 ) -> Evaluation:
     """Score the labelled test clips of the run's ID, with `unlabelled` the others too. InputError where there are none.
 

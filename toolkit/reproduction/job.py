@@ -22,7 +22,7 @@ from edgeasd.toolkit.data.known import KnownAnomalies, choose_known
 from edgeasd.toolkit.data.machine import MachineData, load_machine
 from edgeasd.toolkit.evaluation.evaluate import evaluate
 from edgeasd.toolkit.evaluation.trained import load_trained
-from edgeasd.toolkit.progress import Report
+from edgeasd.toolkit.progress import ProgressCallback
 from edgeasd.toolkit.reproduction.claim import claimed
 from edgeasd.toolkit.reproduction.plan import FORMAT, ModelJob
 from edgeasd.toolkit.runs import Run, load_run
@@ -40,7 +40,9 @@ class Stopped(Exception):
     """The job was asked to stop; what it had done is kept."""
 
 
-def run_job(job: ModelJob, accelerator: str, report: Report, should_stop: Callable[[], bool]) -> dict[str, Any]:
+def run_job(
+    job: ModelJob, accelerator: str, report: ProgressCallback, should_stop: Callable[[], bool]
+) -> dict[str, Any]:
     """Do a job, from its newest checkpoint where an earlier attempt left one, and return its result.
 
     Where another process did it meanwhile, its result. Raises Stopped where `should_stop` says so, and what
@@ -56,7 +58,7 @@ def run_job(job: ModelJob, accelerator: str, report: Report, should_stop: Callab
         return _do(job, accelerator, report, should_stop) if done is None else done
 
 
-def _do(job: ModelJob, accelerator: str, report: Report, should_stop: Callable[[], bool]) -> dict[str, Any]:
+def _do(job: ModelJob, accelerator: str, report: ProgressCallback, should_stop: Callable[[], bool]) -> dict[str, Any]:
     attempt = _note_attempt(job)
     started = time.monotonic()
 
@@ -98,7 +100,7 @@ def _train(
     data: MachineData,
     known: KnownAnomalies | None,
     fabric: Fabric,
-    report: Report,
+    report: ProgressCallback,
     should_stop: Callable[[], bool],
 ) -> Run:
     """The run of the job, trained or updated to its end."""
@@ -152,7 +154,7 @@ def _note_attempt(job: ModelJob) -> int:
     return sum(isinstance(one, dict) and one.get("what") == job.what for one in attempts)
 
 
-def _machine_data(job: ModelJob, report: Report) -> MachineData:
+def _machine_data(job: ModelJob, report: ProgressCallback) -> MachineData:
     global _last
     source, preset = job.data, job.preset
     key = (source, job.machine, job.seed, preset.holdout_fraction, preset.test_fraction)
@@ -161,7 +163,7 @@ def _machine_data(job: ModelJob, report: Report) -> MachineData:
     _last = None  # the old one goes before the new one comes: hashes of 100,000 clips are some memory
 
     @contextmanager
-    def stage(label: str) -> Iterator[Report]:
+    def stage(label: str) -> Iterator[ProgressCallback]:
         yield _labelled(report, label)
 
     if not source.root.is_dir():
@@ -192,13 +194,13 @@ def _known(job: ModelJob, data: MachineData) -> KnownAnomalies | None:
     return KnownAnomalies(used=[], candidates=chosen.used)
 
 
-def _prepare(job: ModelJob, data: MachineData, report: Report) -> None:
+def _prepare(job: ModelJob, data: MachineData, report: ProgressCallback) -> None:
     roles = data.trainable(job.id)
     wanted = [clip for clips in vars(roles).values() for clip in clips if clip.label != "unknown"]
     data.prepare(dict.fromkeys(wanted), _labelled(report, "log-mel features"))
 
 
-def _labelled(report: Report, label: str) -> Report:
+def _labelled(report: ProgressCallback, label: str) -> ProgressCallback:
     return lambda done, total, text="": report(done, total, text or label)
 
 

@@ -129,7 +129,7 @@ def _job_on_node(job_json: str, accelerator: str, threads: int, stop_file: str) 
     """The Ray task: one job, in a worker of Ray's that may do another one later."""
     import torch
 
-    from edgeasd.toolkit.progress import quiet
+    from edgeasd.toolkit.progress import no_progress
     from edgeasd.toolkit.reproduction.job import Stopped, failure, run_job
 
     if os.path.exists(stop_file):
@@ -146,7 +146,7 @@ def _job_on_node(job_json: str, accelerator: str, threads: int, stop_file: str) 
         return asked
 
     try:
-        run_job(job, accelerator, quiet, should_stop)
+        run_job(job, accelerator, no_progress, should_stop)
     except Stopped:
         return {"event": "stopped"}
     except Exception as error:

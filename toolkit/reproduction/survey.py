@@ -12,7 +12,7 @@ from edgeasd.runtime.errors import InputError
 from edgeasd.toolkit.data.clips import REPAIR, Clip, content_hashes, plain_id, refuse_bad
 from edgeasd.toolkit.data.ground_truth import label_clips, read_ground_truth
 from edgeasd.toolkit.data.machine import recorded_alike
-from edgeasd.toolkit.progress import Report, quiet
+from edgeasd.toolkit.progress import ProgressCallback, no_progress
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def _unfit(clips: Sequence[Clip]) -> str | None:
     return None
 
 
-def check_most(found: Sequence[MachineFound], most: int, report: Report = quiet) -> None:
+def check_most(found: Sequence[MachineFound], most: int, report: ProgressCallback = no_progress) -> None:
     """Every ID must have more different anomalies than are set apart, or none are left to judge by.
 
     Raises one InputError that names every ID with its count.

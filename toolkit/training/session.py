@@ -26,7 +26,7 @@ from edgeasd.toolkit.data.machine import MachineData, Roles
 from edgeasd.toolkit.evaluation.evaluate import collect
 from edgeasd.toolkit.evaluation.trained import torch_scorer
 from edgeasd.toolkit.presets import Preset
-from edgeasd.toolkit.progress import Report
+from edgeasd.toolkit.progress import ProgressCallback
 from edgeasd.toolkit.runs import Outcome, Run, load_run
 from edgeasd.toolkit.training.checkpoint import latest_checkpoint, list_checkpoints
 from edgeasd.toolkit.training.data import FeaturePool
@@ -100,7 +100,7 @@ def train_one(
     resume: bool = False,
     overwrite: bool = False,
     compile_network: bool = False,
-    report: Report,
+    report: ProgressCallback,
     should_stop: Callable[[], bool],
 ) -> Run:
     """Train the model of one ID into `folder` and return its run; `data` must hold that machine.
@@ -131,7 +131,7 @@ def finetune_one(
     resume: bool = False,
     overwrite: bool = False,
     compile_network: bool = False,
-    report: Report,
+    report: ProgressCallback,
     should_stop: Callable[[], bool],
 ) -> Run:
     """Update the model of `base` with known anomalies into `folder` (paper, section IV-C).
@@ -168,7 +168,7 @@ def finetune_one(
     return run
 
 
-def _train(trainer: Trainer, run: Run, resume: bool, report: Report, should_stop: Callable[[], bool]) -> None:
+def _train(trainer: Trainer, run: Run, resume: bool, report: ProgressCallback, should_stop: Callable[[], bool]) -> None:
     """Run a trainer to its end, from the newest checkpoint of `run` where asked to resume."""
     if resume and list_checkpoints(run.checkpoints):
         trainer.restore(latest_checkpoint(run.checkpoints))
