@@ -454,8 +454,11 @@ class Outbox:
             self._bytes = held
             self._forget(gone)
 
-    def _drop(self, connection: sqlite3.Connection, where: str, values: tuple[object, ...]) -> list[tuple[int, str]]:
-        return list(connection.execute(f"DELETE FROM outbox WHERE {where} RETURNING seq, kind", values).fetchall())
+    def _drop(
+        self, connection: sqlite3.Connection, where: str, values: tuple[object, ...]
+    ) -> list[tuple[int, str, int]]:
+        statement = f"DELETE FROM outbox WHERE {where} RETURNING seq, kind, length(payload) + {_OVERHEAD}"
+        return list(connection.execute(statement, values).fetchall())
 
     def _oldest_rows(self, connection: sqlite3.Connection, kind: str, excess: int) -> int:
         """Number up to which messages of `kind` must go; 0 if none can. The newest event is kept."""
