@@ -10,7 +10,7 @@ from edgeasd.runtime.bundle.golden import Deviation
 from edgeasd.runtime.bundle.manifest import Tolerance
 
 FP16_LIMITS = Tolerance(z=3e-2, logit=3e-2, d=2e-2, score=1e-2)
-"""Beyond these an export of fp16 fails; docs/precision.md says why they are where they are."""
+"""Beyond these an export of fp16 fails; docs/explanation/precision.md says why they are where they are."""
 
 _MARGIN = 4.0
 

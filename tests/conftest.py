@@ -21,6 +21,11 @@ TESTS = Path(__file__).parent
 REPOSITORY = TESTS.parent
 
 
+# A suite started in the background by a shell has SIGINT ignored, and every process it starts inherits that: tests of
+# Ctrl-C would wait for an interrupt that cannot come.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # How long an example takes says how busy the machine is, not whether it is right.
 hypothesis.settings.register_profile("edgeasd", deadline=None)
 hypothesis.settings.load_profile("edgeasd")

@@ -24,7 +24,7 @@ of them one clip moves it further than a good variant does."""
 
 @dataclass(frozen=True)
 class DriftLimits:
-    """What a variant may do; docs/precision.md says why there. Beyond any of these it fails the gate.
+    """What a variant may do; docs/explanation/precision.md says why there. Beyond any of these it fails the gate.
 
     Raises InputError for a limit out of its range.
     """

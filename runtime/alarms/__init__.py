@@ -1,4 +1,4 @@
-"""Clip scores to events: when an alarm begins, who has seen it, when it is over. docs/alarms.md draws it."""
+"""Clip scores to events: when an alarm begins, who has seen it, when it is over. docs/reference/alarms.md draws it."""
 
 from __future__ import annotations
 

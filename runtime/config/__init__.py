@@ -1,4 +1,4 @@
-"""site.toml: what one box listens to, with which bundles, and whom it tells. docs/service.md describes it."""
+"""site.toml: what one box listens to, with which bundles, and whom it tells. docs/how-to/service.md describes it."""
 
 from __future__ import annotations
 

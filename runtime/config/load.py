@@ -160,7 +160,7 @@ def parse_site(data: bytes, path: Path) -> Site:
     except ValidationError as error:
         raise InputError(f"{path}: {describe_problem(error, SiteSettings)}") from None
     except RecursionError:
-        raise InputError(f"{path}: nested too deeply; see docs/service.md for its tables") from None
+        raise InputError(f"{path}: nested too deeply; see docs/how-to/service.md for its tables") from None
     return place_everything(settings, path)
 
 

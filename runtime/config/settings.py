@@ -84,11 +84,11 @@ class StreamSettings(_Strict):
     alsa_backend: Literal["auto", "pyalsaaudio", "arecord"] = "auto"
     alsa_format: Literal["auto", "S16_LE", "S24_3LE", "S24_LE", "S32_LE", "FLOAT_LE"] = "auto"
     alarm: AlarmSettings = SERVICE
-    """See docs/alarms.md. What is not given here is as a service should have it."""
+    """See docs/reference/alarms.md. What is not given here is as a service should have it."""
     health: HealthSettings = HealthSettings()
-    """See docs/health.md."""
+    """See docs/reference/health.md."""
     evidence: ClipSettings = ClipSettings()
-    """See docs/evidence.md."""
+    """See docs/how-to/evidence.md."""
 
     @field_validator("alarm", mode="before")
     @classmethod
@@ -139,7 +139,7 @@ class StreamSettings(_Strict):
 
 
 class RetentionSettings(_Strict):
-    """How long the event store keeps things, in days; see docs/events.md."""
+    """How long the event store keeps things, in days; see docs/how-to/events.md."""
 
     scores_days: _Days = 2.0
     minutes_days: _Days = 92.0
@@ -163,10 +163,10 @@ class SiteSettings(_Strict):
     outputs: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")], _Output] = Field(
         default={}, max_length=32
     )
-    """See docs/outputs.md. The path of a jsonl output is inside the data folder."""
+    """See docs/how-to/outputs.md. The path of a jsonl output is inside the data folder."""
     retention: RetentionSettings = RetentionSettings()
     evidence: KeepSettings = KeepSettings()
-    """How long evidence stays; see docs/evidence.md."""
+    """How long evidence stays; see docs/how-to/evidence.md."""
 
     @model_validator(mode="after")
     def _known_engines(self) -> SiteSettings:

@@ -1,4 +1,4 @@
-"""Thresholds and hold times of every health state. docs/health.md says why each default is what it is.
+"""Thresholds and hold times of every health state. docs/reference/health.md says why each default is what it is.
 
 Levels are dBFS: 20 log10 of an RMS or a sample value, full scale being 1.0. Shares are of samples, times
 are seconds of sound. Every state begins at its `on` figure, held for `on_seconds`, and ends at its `off`

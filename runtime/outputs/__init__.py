@@ -1,4 +1,4 @@
-"""What the service says to the world: files, brokers, web servers, Prometheus. docs/outputs.md describes it."""
+"""What the service says to the world: files, brokers, web servers, Prometheus. docs/how-to/outputs.md describes it."""
 
 from __future__ import annotations
 

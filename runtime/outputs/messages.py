@@ -142,7 +142,7 @@ def encode(message: Mapping[str, Any]) -> str:
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "message"
-        raise InputError(f"message: {where}: {first['msg']}; see docs/outputs.md for its fields") from None
+        raise InputError(f"message: {where}: {first['msg']}; see docs/how-to/outputs.md for its fields") from None
     except UnicodeEncodeError:
         raise InputError("message: holds half a surrogate pair, which is no text; give whole characters") from None
     if size > LARGEST:

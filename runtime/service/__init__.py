@@ -1,4 +1,4 @@
-"""The service: many streams of one site, scored together, with health, alarms, events and outputs. docs/service.md."""
+"""The service: many streams of one site, scored together, with health, alarms, events and outputs. docs/how-to/service.md."""
 
 from __future__ import annotations
 

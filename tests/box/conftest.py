@@ -23,7 +23,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGES = (
     "systemd,systemd-sysv,dbus,udev,libpam-systemd,sudo,logrotate,procps,python3-venv,alsa-utils,libasound2-plugins"
 )
-PAGE = (REPOSITORY / "docs/install-linux.md").read_text("utf-8")
+PAGE = (REPOSITORY / "docs/how-to/install-linux.md").read_text("utf-8")
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 Done = subprocess.CompletedProcess[str]
 
@@ -108,7 +108,7 @@ class Box:
         return done.stdout
 
     def page(self, line: str, seconds: float = 60) -> str:
-        """As `ok`, for a line of docs/install-linux.md: what is not on the page is not typed."""
+        """As `ok`, for a line of docs/how-to/install-linux.md: what is not on the page is not typed."""
         assert line in PAGE, f"not on the page: {line}"
         return self.ok(line, seconds)
 

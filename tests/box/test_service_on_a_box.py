@@ -1,4 +1,4 @@
-"""docs/install-linux.md, typed line by line into a Debian with a real systemd; then what months do to the service.
+"""docs/how-to/install-linux.md, typed line by line into a Debian with a real systemd; then what months do to the service.
 
 Slow, as root, and only where systemd-container and debootstrap are: see conftest.py. The tests go on from each
 other, as an afternoon at the box would.

@@ -72,7 +72,7 @@ def started() -> Iterator[list[subprocess.Popen[str]]]:
 
 def recipe(repository: Path, address: str, here: str) -> str:
     """The line of the documentation that reads `address`, reading `here` instead."""
-    page = (repository / "docs" / "listening.md").read_text("utf-8")
+    page = (repository / "docs" / "how-to" / "listen.md").read_text("utf-8")
     lines = [line for line in re.findall(r"--input-command '(ffmpeg [^']+)'", page) if f" {address} " in line]
     assert len(lines) == 1
     return lines[0].replace(address, here)

@@ -71,7 +71,7 @@ def test_a_folder_scores_as_one_sound_and_states_its_joints(
     code, records, said = run(small_bundle, "--input", "clips", cwd=place)
     assert code == 0, said
     assert scores(records) == expected
-    page = (Path(__file__).parents[2] / "docs" / "listening.md").read_text("utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "listen.md").read_text("utf-8")
     described = re.findall(
         r"`(\w+)`", "".join(re.findall(r"^\| (`[^|]+) \|", page.split("### source\n")[1].split("###")[0], re.M))
     )

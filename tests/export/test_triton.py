@@ -504,7 +504,7 @@ def test_the_examples_of_the_page_give_the_scores_of_the_bundle(
     small_bundle: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "triton.md").read_text("utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "triton.md").read_text("utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     client = StandIn(repository)
     client.parsed = config(NAME)
@@ -514,7 +514,7 @@ def test_the_examples_of_the_page_give_the_scores_of_the_bundle(
     monkeypatch.setitem(sys.modules, "tritonclient.grpc", client)
     names: dict[str, Any] = {}
     for block in blocks:
-        exec(compile(block, "docs/triton.md", "exec"), names)
+        exec(compile(block, "docs/how-to/triton.md", "exec"), names)
     sound = (0.05 * np.random.default_rng(0).standard_normal(160_000)).astype(np.float32)
     with Bundle(small_bundle) as bundle:
         local, _ = bundle.open_scorer(threads=1)

@@ -58,7 +58,7 @@ def prose(text: str) -> str:
 
 
 def test_the_pages_that_users_are_sent_to_are_there() -> None:
-    docs = "README quickstart command-line bundle precision definitions training data-layouts listening architecture python-api limits"
+    docs = "index tutorials/quickstart reference/commands reference/bundle explanation/precision reference/definitions how-to/train reference/data-layouts how-to/listen explanation/architecture reference/python-api explanation/limits"
     expected = {"README.md", "CONTRIBUTING.md", "CHANGELOG.md", *(f"docs/{name}.md" for name in docs.split())}
     assert expected <= set(NAMES)
 
@@ -96,7 +96,7 @@ WITH_EXAMPLES = [page for page in PAGES if "```python runnable" in page.read_tex
 
 
 def test_there_are_examples_to_run() -> None:
-    assert REPOSITORY / "docs" / "python-api.md" in WITH_EXAMPLES
+    assert REPOSITORY / "docs" / "reference" / "python-api.md" in WITH_EXAMPLES
 
 
 @pytest.mark.parametrize("page", WITH_EXAMPLES, ids=lambda page: page.name)
@@ -147,8 +147,8 @@ def test_every_relative_link_resolves(page: Path) -> None:
 
 
 def test_every_page_of_docs_is_in_the_index() -> None:
-    index = (REPOSITORY / "docs" / "README.md").read_text("utf-8")
-    pages = [page.name for page in (REPOSITORY / "docs").glob("*.md") if page.name != "README.md"]
+    index = (REPOSITORY / "docs" / "index.md").read_text("utf-8")
+    pages = [page.relative_to(REPOSITORY / "docs").as_posix() for page in (REPOSITORY / "docs").glob("*/*.md")]
     assert pages
     assert [name for name in pages if f"({name})" not in index] == []
 
@@ -221,7 +221,7 @@ def test_command_lines_are_found_and_a_wrong_one_would_be() -> None:
 
 
 def test_the_reference_describes_every_command_and_every_option() -> None:
-    text = (REPOSITORY / "docs" / "command-line.md").read_text("utf-8")
+    text = (REPOSITORY / "docs" / "reference" / "commands.md").read_text("utf-8")
     sections = dict(re.findall(r"^## edgeasd ([a-z ]+)\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL))
     assert set(sections) == commands()
     for command, section in sections.items():
@@ -264,23 +264,25 @@ def test_the_records_of_a_run_have_the_fields_described(workspace: Path) -> None
     seen = {record["type"]: set(record) for record in records}
     assert set(seen) == {"start", "score", "alarm", "gap", "end"}
     for kind, fields in seen.items():
-        assert described_fields("listening.md", kind) == fields, kind
+        assert described_fields("how-to/listen.md", kind) == fields, kind
 
 
 def test_the_manifest_has_the_fields_described(small_bundle: Path) -> None:
     manifest = json.loads((small_bundle / "manifest.json").read_text("utf-8"))
-    described = described_fields("bundle.md", "manifest.json")
+    described = described_fields("reference/bundle.md", "manifest.json")
     assert set(manifest) <= described
-    listed = re.findall(r"^  (\S+)  ", dict(fences((REPOSITORY / "docs/bundle.md").read_text("utf-8")))["text"], re.M)
+    listed = re.findall(
+        r"^  (\S+)  ", dict(fences((REPOSITORY / "docs/reference/bundle.md").read_text("utf-8")))["text"], re.M
+    )
     assert sorted(listed) == sorted(path.name for path in small_bundle.iterdir())
 
 
 def test_alarm_and_health_messages_and_settings_have_the_fields_described() -> None:
     machine = AlarmMachine("valve", "00", AlarmSettings(), None)
     (message, *_) = machine.command(Command(command="test"), 0.0, 0.0)
-    assert described_fields("alarms.md", "Messages") == set(message.to_json())
-    assert described_fields("alarms.md", "Reasons") == set(REASONS)
-    page = (REPOSITORY / "docs" / "alarms.md").read_text("utf-8")
+    assert described_fields("reference/alarms.md", "Messages") == set(message.to_json())
+    assert described_fields("reference/alarms.md", "Reasons") == set(REASONS)
+    page = (REPOSITORY / "docs" / "reference" / "alarms.md").read_text("utf-8")
     section = page.partition("\n## Settings\n")[2].partition("\n## ")[0]
     assert re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE) == list(AlarmSettings.model_fields)
     section = page.partition("\n## Commands\n")[2].partition("\n## ")[0]
@@ -292,13 +294,13 @@ def test_alarm_and_health_messages_and_settings_have_the_fields_described() -> N
             parse_command(json.loads(content), "docs")
     monitor = HealthMonitor(HealthSettings(), 16_000)
     (change, *_) = monitor.push(np.zeros(32_000, np.float32))
-    assert described_fields("health.md", "Change") == set(change.to_json())
+    assert described_fields("reference/health.md", "Change") == set(change.to_json())
     report = monitor.report().to_json()
-    assert described_fields("health.md", "Report") == set(report)
-    assert set(HEALTH_STATES) == described_fields("health.md", "The states")
-    described = described_fields("health.md", "Settings")
+    assert described_fields("reference/health.md", "Report") == set(report)
+    assert set(HEALTH_STATES) == described_fields("reference/health.md", "The states")
+    described = described_fields("reference/health.md", "Settings")
     assert described >= set(HealthSettings.model_fields) - {"sick"}
-    health = (REPOSITORY / "docs" / "health.md").read_text("utf-8")
+    health = (REPOSITORY / "docs" / "reference" / "health.md").read_text("utf-8")
     for part in HealthSettings.model_fields.values():
         if isinstance(part.default, BaseModel):
             assert all(f"`{name}`" in health for name in type(part.default).model_fields)

@@ -114,7 +114,7 @@ class Plant:
 
 
 class Watcher:
-    """The promises of docs/alarms.md, kept by hand beside the machine."""
+    """The promises of docs/reference/alarms.md, kept by hand beside the machine."""
 
     def __init__(self, plant: Plant) -> None:
         self.plant = plant

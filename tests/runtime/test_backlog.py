@@ -43,7 +43,7 @@ def test_a_device_that_is_too_slow_leaves_out_segments_and_says_so(manifest: Man
     assert [record["type"] for record in said] == ["overload"] * len(said)
     assert [record["keep_every"] for record in said] == [2, 4]
     assert backlog.keep_every == 4
-    page = (Path(__file__).parents[2] / "docs" / "listening.md").read_text("utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "listen.md").read_text("utf-8")
     table = page.split("### overload\n")[1].split("\n### ")[0]
     assert set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`[^|]+) \|", table, re.M)))) == set(said[0])
 

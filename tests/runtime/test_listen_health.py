@@ -130,6 +130,6 @@ def test_the_records_do_not_depend_on_how_the_sound_is_cut(opened: tuple[Scorer,
 
 def test_the_health_record_has_the_fields_described(opened: tuple[Scorer, Manifest]) -> None:
     (record,) = of_type(heard(opened, np.zeros(2 * RATE, np.float32)), "health")
-    page = (Path(__file__).parents[2] / "docs" / "listening.md").read_text("utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "listen.md").read_text("utf-8")
     table = page.split("### health\n")[1].split("\n### ")[0]
     assert set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`[^|]+) \|", table, re.M)))) == set(record)

@@ -54,7 +54,8 @@ def calibrate(
         int, typer.Option(min=0, max=1000, help="Layers that may be tried in higher precision, for each variant.")
     ] = 40,
     min_rank_correlation: Annotated[
-        float | None, typer.Option(help="Limit of drift, for every variant; docs/precision.md has the defaults.")
+        float | None,
+        typer.Option(help="Limit of drift, for every variant; docs/explanation/precision.md has the defaults."),
     ] = None,
     max_score_change: Annotated[
         float | None, typer.Option(help="Limit: of a normal clip, in parts of its way to the threshold.")

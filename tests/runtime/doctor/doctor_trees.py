@@ -1,6 +1,6 @@
 """Small trees of system files, written by hand after what Jetsons hold; nobody copied them from hardware.
 
-As a program it writes the trees that docs/doctor.md shows: python tests/runtime/doctor/doctor_trees.py DIR
+As a program it writes the trees that docs/how-to/doctor.md shows: python tests/runtime/doctor/doctor_trees.py DIR
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The transcripts in docs/doctor.md are what the doctor says of the trees."""
+"""The transcripts in docs/how-to/doctor.md are what the doctor says of the trees."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edgeasd.runtime.system.board import _VERSIONS, jetpack
 
 pytestmark = pytest.mark.core
 
-PAGE = Path("docs") / "doctor.md"
+PAGE = Path("docs") / "how-to" / "doctor.md"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The alert rules of docs/outputs.md, as Prometheus itself reads and judges them."""
+"""The alert rules of docs/how-to/outputs.md, as Prometheus itself reads and judges them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ WELL: dict[str, str] = {
 def rules(repository: Path, tmp_path: Path) -> Path:
     if shutil.which("promtool") is None:
         pytest.skip("NO PROMETHEUS: promtool is not installed (apt install prometheus)")
-    blocks = re.findall(r"```yaml\n(.*?)```", (repository / "docs" / "outputs.md").read_text("utf-8"), re.DOTALL)
+    blocks = re.findall(
+        r"```yaml\n(.*?)```", (repository / "docs" / "how-to" / "outputs.md").read_text("utf-8"), re.DOTALL
+    )
     (found,) = [block for block in blocks if block.startswith("groups:")]
     path = tmp_path / "rules.yml"
     path.write_text(found, "utf-8")

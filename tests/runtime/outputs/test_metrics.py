@@ -126,7 +126,7 @@ def test_an_alarm_from_before_the_start_is_shown_and_not_counted(hub: Outputs, a
 def test_the_table_in_docs_lists_every_metric(hub: Outputs, repository: Path) -> None:
     page = get(hub.metrics_addresses[0])[1]
     shown = set(re.findall(r"^# TYPE (\S+)", page, re.MULTILINE))
-    text = (repository / "docs" / "outputs.md").read_text("utf-8")
+    text = (repository / "docs" / "how-to" / "outputs.md").read_text("utf-8")
     assert set(re.findall(r"^\| `(edgeasd_[a-z_]+)` \|", text, re.MULTILINE)) == shown
     for name in shown:
         assert re.fullmatch(r"edgeasd_[a-z_]+", name)

@@ -280,7 +280,7 @@ def test_password_and_refusal(tmp_path: Path, an_event: Make) -> None:
 
 def _listed(tmp_path: Path, repository: Path) -> Broker:
     """A broker with the access list of the documentation, and a reader who may read everything."""
-    text = (repository / "docs" / "outputs.md").read_text("utf-8")
+    text = (repository / "docs" / "how-to" / "outputs.md").read_text("utf-8")
     rules = text[text.index("user edgeasd\n") :].split("```")[0]
     (tmp_path / "acl").write_text(rules.replace("/plant/", "/plant 1/") + "user reader\ntopic read #\n")
     (tmp_path / "passwords").write_text("")

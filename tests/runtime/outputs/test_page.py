@@ -1,4 +1,4 @@
-"""docs/outputs.md is true: its settings are read, its receiver receives, its tables list every field."""
+"""docs/how-to/outputs.md is true: its settings are read, its receiver receives, its tables list every field."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ pytestmark = [pytest.mark.core, pytest.mark.timeout(60)]
 
 @pytest.fixture(scope="module")
 def page(repository: Path) -> str:
-    return (repository / "docs" / "outputs.md").read_text("utf-8")
+    return (repository / "docs" / "how-to" / "outputs.md").read_text("utf-8")
 
 
 def test_the_settings_shown_are_read(page: str) -> None:
     blocks = re.findall(r"^```toml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     assert blocks
     for block in blocks:
-        found = parse_outputs(tomllib.loads(block)["outputs"], "docs/outputs.md")
+        found = parse_outputs(tomllib.loads(block)["outputs"], "docs/how-to/outputs.md")
         assert {settings.type for settings in found.values()} == set(TYPES)
 
 

@@ -448,7 +448,7 @@ def test_a_line_about_the_file_is_taken_apart(line: str, place: str, value: str,
 
 
 def test_the_page_shows_a_site_file_that_is_one_and_every_key(repository: Path, tmp_path: Path) -> None:
-    page = (repository / "docs" / "service.md").read_text("utf-8")
+    page = (repository / "docs" / "how-to" / "service.md").read_text("utf-8")
     example = page.partition("```toml\n")[2].partition("```")[0]
     site = parsed(example.replace('"/var/lib/edgeasd"', '"data"'), tmp_path)
     assert list(site.streams) == ["pump", "valve"]
