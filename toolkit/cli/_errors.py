@@ -172,9 +172,9 @@ def defer_signals() -> Iterator[None]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-    for number, frame in arrived[:1]:
-        handler = previous[signal.Signals(number)]
+    for caught, frame in arrived[:1]:
+        handler = previous[signal.Signals(caught)]
         if callable(handler):
-            handler(number, frame)
+            handler(caught, frame)
         else:
-            signal.raise_signal(number)
+            signal.raise_signal(caught)
