@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from edgeasd.runtime.alarms.transition import Transition
+from edgeasd.runtime.alarms.transition import Transition, upgrade_message
 from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.storage.database import Database
 
@@ -68,6 +68,15 @@ class EventStore:
     def __init__(self, database: Database) -> None:
         self.database = database
         self._pruning: Iterator[int] | None = None
+
+    @classmethod
+    def open(cls, path: Path, *, read_only: bool = False) -> EventStore:
+        """The events of the file at `path`; see `Database`. Use it as a context manager, or call `close`."""
+        return cls(Database(path, read_only=read_only))
+
+    def close(self) -> None:
+        """Close the database."""
+        self.database.close()
 
     def __enter__(self) -> EventStore:
         return self
@@ -208,12 +217,12 @@ class EventStore:
             "SELECT message FROM transitions JOIN machines ON key = transitions.machine "
             "WHERE machines.machine = ? AND id = ? AND sequence > ? ORDER BY sequence LIMIT ?"
         )
-        return [self._parsed(row[0]) for row in self.database.read(query, (machine, id, after, limit))]
+        return [upgrade_message(self._parsed(row[0])) for row in self.database.read(query, (machine, id, after, limit))]
 
     def event_transitions(self, event: str) -> list[dict[str, Any]]:
         """All messages of an event, in order."""
         query = "SELECT message FROM transitions WHERE event = ? ORDER BY sequence"
-        return [self._parsed(row[0]) for row in self.database.read(query, (event,))]
+        return [upgrade_message(self._parsed(row[0])) for row in self.database.read(query, (event,))]
 
     def events(
         self,
