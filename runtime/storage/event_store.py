@@ -40,16 +40,6 @@ class Retention:
     fewest_events: int = 1000
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """What an alarm machine remembered when it was last stored."""
-
-    state: dict[str, Any]
-    """For `AlarmMachine.restore`."""
-    boot: str | None
-    """ID of the boot whose monotonic clock its times are of."""
-
-
 def boot_id() -> str:
     """The ID of the present boot of this device; "" if the kernel does not tell it."""
     try:
@@ -194,14 +184,19 @@ class EventStore:
 
     # Reading
 
-    def snapshot(self, machine: str, id: str) -> Snapshot | None:
-        """What was stored last of a machine; None if nothing was."""
+    def snapshot(self, machine: str, id: str) -> dict[str, Any] | None:
+        """The state that was stored last of a machine, for `AlarmMachine.restore`; None if none was."""
         query = (
-            "SELECT snapshot, boot FROM states JOIN machines ON key = states.machine "
-            "WHERE machines.machine = ? AND id = ?"
+            "SELECT snapshot FROM states JOIN machines ON key = states.machine WHERE machines.machine = ? AND id = ?"
         )
         rows = self.database.read(query, (machine, id))
-        return Snapshot(self._parsed(rows[0][0]), rows[0][1]) if rows else None
+        return self._parsed(rows[0][0]) if rows else None
+
+    def rebooted_since(self, machine: str, id: str) -> bool:
+        """Whether the device was booted since the snapshot of a machine: then its times are of another clock."""
+        query = "SELECT boot FROM states JOIN machines ON key = states.machine WHERE machines.machine = ? AND id = ?"
+        rows, boot = self.database.read(query, (machine, id)), boot_id()
+        return bool(rows) and (not boot or rows[0][0] != boot)
 
     def last_sequence(self, machine: str, id: str) -> int:
         """The highest number of a transition of a machine; 0 if there is none."""
