@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import json
+import math
+from typing import Annotated, Any, Literal, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -61,3 +63,49 @@ def parse_command(value: Any, place: str) -> Command:
         return Command.model_validate(value)
     except ValidationError as error:
         raise InputError(f"{place}: {first_problem(error, 'command')}; see the list of commands") from None
+
+
+_LARGEST_PAYLOAD = 4096
+_MOST_FIELDS, _LONGEST_NAME, _LONGEST_TEXT = 16, 32, 500
+_EXAMPLE = 'send an object such as {"command": "acknowledge", "by": "anna"}'
+
+
+def parse_payload(payload: bytes, place: str) -> Command:
+    """A command from a flat JSON object that came over a network.
+
+    Raises InputError with one line that names `place` for anything else: too long, not UTF-8, nested, NaN, a name
+    given twice, an unknown command or field.
+    """
+    if len(payload) > _LARGEST_PAYLOAD:
+        raise InputError(f"{place}: {len(payload)} bytes, at most {_LARGEST_PAYLOAD} are read; {_EXAMPLE}")
+    try:
+        value = json.loads(payload.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_reject_constant)
+    except (ValueError, RecursionError):
+        raise InputError(f"{place}: not a JSON object with each name once; {_EXAMPLE}") from None
+    if not isinstance(value, dict) or not 1 <= len(value) <= _MOST_FIELDS:
+        raise InputError(f"{place}: not an object of 1 to {_MOST_FIELDS} fields; {_EXAMPLE}")
+    for name, item in value.items():
+        if not (0 < len(name) <= _LONGEST_NAME and name.isascii() and name.isidentifier()):
+            raise InputError(f"{place}: a field has no plain name; {_EXAMPLE}")
+        if not _is_plain(item):
+            raise InputError(f"{place}: {name} is neither short text, number, true, false nor null; {_EXAMPLE}")
+    return parse_command(value, place)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise ValueError("a name is given twice")
+    return value
+
+
+def _reject_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, str):
+        return len(value) <= _LONGEST_TEXT and all(c.isprintable() for c in value)
+    if isinstance(value, int):
+        return abs(value) < 2**53
+    return value is None or (isinstance(value, float) and math.isfinite(value))

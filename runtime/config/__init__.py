@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from edgeasd.runtime.config.check import SiteReport, StreamReport, check_site
-from edgeasd.runtime.config.load import Problem, parse_site, problem_of_file, read_site
-from edgeasd.runtime.config.settings import EngineSettings, Site, SiteSettings, StreamSettings
+from edgeasd.runtime.config.check import ConfigReport, StreamReport, check_config
+from edgeasd.runtime.config.load import ConfigError, error_of_file, parse_config, read_config
+from edgeasd.runtime.config.settings import EngineSettings, ServiceConfig, ServiceSettings, StreamSettings
 
 __all__ = [
+    "ConfigError",
+    "ConfigReport",
     "EngineSettings",
-    "Problem",
-    "Site",
-    "SiteReport",
-    "SiteSettings",
+    "ServiceConfig",
+    "ServiceSettings",
     "StreamReport",
     "StreamSettings",
-    "check_site",
-    "parse_site",
-    "problem_of_file",
-    "read_site",
+    "check_config",
+    "error_of_file",
+    "parse_config",
+    "read_config",
 ]

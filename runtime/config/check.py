@@ -11,8 +11,8 @@ from typing import Any
 from edgeasd.runtime.bundle.bundle import Bundle
 from edgeasd.runtime.bundle.manifest import Machine, Manifest
 from edgeasd.runtime.bundle.selection import select
-from edgeasd.runtime.config.load import Problem
-from edgeasd.runtime.config.settings import EngineSettings, Site, StreamSettings
+from edgeasd.runtime.config.load import ConfigError
+from edgeasd.runtime.config.settings import EngineSettings, ServiceConfig, StreamSettings
 from edgeasd.runtime.errors import EdgeasdError, InputError
 from edgeasd.runtime.health.settings import level_range
 from edgeasd.runtime.outputs import check_output
@@ -42,7 +42,7 @@ class StreamReport:
 
 
 @dataclass(frozen=True, slots=True)
-class SiteReport:
+class ConfigReport:
     """What `--check` found."""
 
     site: str
@@ -50,11 +50,11 @@ class SiteReport:
     streams: list[StreamReport]
     outputs: dict[str, str]
     """Name to type."""
-    problems: list[Problem]
+    problems: list[ConfigError]
     """Empty where all is well."""
 
     @property
-    def fatal(self) -> Problem | None:
+    def fatal(self) -> ConfigError | None:
         """The first problem with which nothing can run; None where some stream can, or all is well."""
         alone = [one for one in self.problems if one.stream is None]
         found = alone or ([] if self.streams else self.problems)
@@ -65,27 +65,28 @@ class SiteReport:
         return {**asdict(self), "problems": [one.to_json() for one in self.problems]}
 
 
-def check_site(site: Site) -> SiteReport:
+def check_config(config: ServiceConfig) -> ConfigReport:
     """Look everything over. Problems are collected, not raised; no device is opened and no command run."""
-    problems: list[Problem] = []
+    problems: list[ConfigError] = []
     streams: list[StreamReport] = []
     rates: dict[str, int] = {}
-    for name, stream in site.streams.items():
+    for name, stream in config.streams.items():
         try:
-            streams.append(_check_stream(site, name, stream, rates))
+            streams.append(_check_stream(config, name, stream, rates))
         except (EdgeasdError, OSError) as error:
-            problems.append(Problem(f"streams.{name}", _one_line(error), name))
+            problems.append(ConfigError(f"streams.{name}", _one_line(error), name))
     problems += _same_machines(streams)
-    sources = {name: stream.source() for name, stream in site.streams.items()}
-    problems += [Problem(f"streams.{name}", line) for name, line in sharing_problems(sources, rates)]
-    for name, output in site.outputs.items():
+    sources = {name: stream.source() for name, stream in config.streams.items()}
+    problems += [ConfigError(f"streams.{name}", line) for name, line in sharing_problems(sources, rates)]
+    for name, output in config.outputs.items():
         try:
-            _check_output(site, output)
+            _check_output(config, output)
         except (EdgeasdError, OSError) as error:
-            problems.append(Problem(f"outputs.{name}", _one_line(error)))
-    problems += _check_data(site.data)
-    kinds: dict[str, str] = {name: output.type for name, output in site.outputs.items()}
-    return SiteReport(site.name, str(site.data), streams, kinds, problems)
+            problems.append(ConfigError(f"outputs.{name}", _one_line(error)))
+    assert config.data is not None
+    problems += _check_data(config.data)
+    kinds: dict[str, str] = {name: output.type for name, output in config.outputs.items()}
+    return ConfigReport(config.name, str(config.data), streams, kinds, problems)
 
 
 def named_manifest(manifest: Manifest, stream: StreamSettings) -> Manifest:
@@ -94,8 +95,8 @@ def named_manifest(manifest: Manifest, stream: StreamSettings) -> Manifest:
     return manifest.model_copy(update={"machine": machine})
 
 
-def _check_stream(site: Site, name: str, stream: StreamSettings, rates: dict[str, int]) -> StreamReport:
-    settings: EngineSettings = site.engine(stream)
+def _check_stream(config: ServiceConfig, name: str, stream: StreamSettings, rates: dict[str, int]) -> StreamReport:
+    settings: EngineSettings = config.engine(stream)
     with Bundle(Path(stream.bundle)) as bundle:
         bundle.verify_files()
         manifest = named_manifest(bundle.manifest, stream)
@@ -138,40 +139,40 @@ def _one_line(error: Exception) -> str:
     return str(error)
 
 
-def _same_machines(streams: list[StreamReport]) -> list[Problem]:
+def _same_machines(streams: list[StreamReport]) -> list[ConfigError]:
     seen: dict[tuple[str, str], str] = {}
     problems = []
     for stream in streams:
         first = seen.setdefault((stream.machine, stream.id), stream.name)
         if first != stream.name:
             same = f"is machine {stream.machine} {stream.id}, as {first} is; give one of them another id"
-            problems.append(Problem(f"streams.{stream.name}", same))
+            problems.append(ConfigError(f"streams.{stream.name}", same))
     return problems
 
 
-def _check_output(site: Site, output: OutputSettings) -> None:
+def _check_output(config: ServiceConfig, output: OutputSettings) -> None:
     """What opening it needs is there: secrets, certificates, packages, folders. Nothing is connected to."""
     for field in ("ca_file", "certificate_file", "key_file"):
         path = getattr(output, field, None)
         if path is not None and not Path(path).is_file():
             raise InputError(f"{field} {path}: no such file; correct it")
     # The data folder itself is made at the start.
-    if not isinstance(output, JsonlSettings) or Path(output.path).parent != site.data:
-        check_output(output, site.name)
+    if not isinstance(output, JsonlSettings) or Path(output.path).parent != config.data:
+        check_output(output, config.name)
 
 
-def _check_data(data: Path) -> list[Problem]:
+def _check_data(data: Path) -> list[ConfigError]:
     """Whether the data folder is there, or can be made, and can be written to."""
     nearest = data
     while not nearest.exists() and nearest != nearest.parent:
         nearest = nearest.parent
     if not nearest.is_dir():
-        return [Problem("data", f"{data}: {nearest} is no folder; name another one")]
+        return [ConfigError("data", f"{data}: {nearest} is no folder; name another one")]
     if not os.access(nearest, os.W_OK | os.X_OK):
-        return [Problem("data", f"{data}: cannot write to {nearest}; give this user the folder")]
+        return [ConfigError("data", f"{data}: cannot write to {nearest}; give this user the folder")]
     inside = [data / name for name in ("queues", "evidence")]
     return [
-        Problem("data", f"{data}: {one} is no folder; move it away")
+        ConfigError("data", f"{data}: {one} is no folder; move it away")
         for one in inside
         if one.exists() and not one.is_dir()
     ]

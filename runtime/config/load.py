@@ -17,7 +17,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from edgeasd.runtime.config.settings import Site, SiteSettings, StreamSettings
+from edgeasd.runtime.config.settings import ServiceConfig, ServiceSettings, StreamSettings
 from edgeasd.runtime.errors import InputError, describe_validation_error, printable
 from edgeasd.runtime.outputs.settings import JsonlSettings, PrometheusSettings, parse_outputs
 
@@ -30,7 +30,7 @@ _TOML_POSITION = re.compile(r"\(at line (\d+), column (\d+)")
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class ConfigError:
     """One thing that is wrong: where in the site file, and the rest of the line."""
 
     place: str
@@ -61,33 +61,39 @@ class Problem:
         }
 
 
-def problem_of_file(path: str, line: str) -> Problem:
-    """The problem that `line` tells, which `read_site` raised for `path`."""
+def error_of_file(path: str, line: str) -> ConfigError:
+    """The problem that `line` tells, which `read_config` raised for `path`."""
     told = line.removeprefix(f"{path}: ")
     head, named, rest = told.partition(": ")
     key, _, value = head.partition(" ")
     if not named or not re.fullmatch(r"[\w-]+(\.[\w-]+)*", key):
-        return Problem(path, told)
-    return Problem(key, f"{value}: {rest}" if value else rest)
+        return ConfigError(path, told)
+    return ConfigError(key, f"{value}: {rest}" if value else rest)
 
 
-def place_everything(settings: SiteSettings, path: Path) -> Site:
+def resolve_paths(settings: ServiceSettings, path: Path) -> ServiceConfig:
     """`settings` of the site file `path` with absolute paths. Raises InputError for one that leads out."""
     base = _resolve(path, path).parent
     data = _resolve(base / settings.data, f"{path}: data {settings.data!r}")
     if base.is_relative_to(data):
         raise InputError(f"{path}: data {settings.data!r}: holds the site file itself; name a folder of its own")
-    streams = {name: _place_stream(stream, base) for name, stream in settings.streams.items()}
+    streams = {
+        name: _place_stream(stream, base, f"{path}: streams.{name}") for name, stream in settings.streams.items()
+    }
     outputs = {
         name: _place_output(output, base, data, f"{path}: outputs.{name}") for name, output in settings.outputs.items()
     }
     written = [output.path for output in outputs.values() if isinstance(output, JsonlSettings)]
     if len(set(written)) < len(written):
         raise InputError(f"{path}: outputs: two write to one file; give each a path of its own")
-    return Site(path, settings.model_copy(update={"streams": streams, "outputs": outputs}), data)
+    return ServiceConfig(path, settings.model_copy(update={"streams": streams, "outputs": outputs}), data)
 
 
-def _place_stream(stream: StreamSettings, base: Path) -> StreamSettings:
+def _place_stream(stream: StreamSettings, base: Path, place: str) -> StreamSettings:
+    if stream.input == "-":
+        raise InputError(
+            f"{place}.input '-': a service has no standard input; name a file, a folder or an input_command"
+        )
     changed: dict[str, Any] = {"bundle": str(base / stream.bundle)}
     if stream.input is not None:
         changed["input"] = str(base / stream.input)
@@ -128,7 +134,7 @@ LARGEST = 1 << 20
 """Bytes of a site file."""
 
 
-def read_site(path: Path) -> Site:
+def read_config(path: Path) -> ServiceConfig:
     """Read and validate `path`. Raises InputError with one line."""
     path = Path(path)
     try:
@@ -140,10 +146,10 @@ def read_site(path: Path) -> Site:
     except (OSError, ValueError) as error:
         what = error.strerror if isinstance(error, OSError) else str(error)
         raise InputError(f"{path}: {what}; name a site file, such as site.toml") from None
-    return parse_site(data, path)
+    return parse_config(data, path)
 
 
-def parse_site(data: bytes, path: Path) -> Site:
+def parse_config(data: bytes, path: Path) -> ServiceConfig:
     """The site that the TOML in `data` describes; relative paths are taken from the folder of `path`.
 
     Raises InputError with one line.
@@ -156,12 +162,12 @@ def parse_site(data: bytes, path: Path) -> Site:
         raise InputError(f"{path}: not TOML ({printable(_toml_problem(error, data))}); correct it there") from None
     outputs = parse_outputs(raw.pop("outputs", {}), f"{path}: outputs")
     try:
-        settings = SiteSettings.model_validate({**raw, "outputs": outputs})
+        settings = ServiceSettings.model_validate({**raw, "outputs": outputs})
     except ValidationError as error:
-        raise InputError(f"{path}: {describe_validation_error(error, SiteSettings)}") from None
+        raise InputError(f"{path}: {describe_validation_error(error, ServiceSettings)}") from None
     except RecursionError:
         raise InputError(f"{path}: nested too deeply; see docs/how-to/service.md for its tables") from None
-    return place_everything(settings, path)
+    return resolve_paths(settings, path)
 
 
 def _toml_problem(error: Exception, data: bytes) -> str:
@@ -179,13 +185,13 @@ def _position(before: bytes) -> str:
     return f"(at line {len(lines)}, column {len(lines[-1]) + 1})"
 
 
-def site_schema() -> dict[str, Any]:
+def config_schema() -> dict[str, Any]:
     """The schema of the whole file, in the dialect of 2020-12."""
-    schema = SiteSettings.model_json_schema()
+    schema = ServiceSettings.model_json_schema()
     title = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "edgeasd site.toml"}
     return {**title, **{key: value for key, value in schema.items() if key != "title"}}
 
 
 def schema_text() -> str:
     """The schema as the file in the documentation holds it."""
-    return json.dumps(site_schema(), indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(config_schema(), indent=2, ensure_ascii=False) + "\n"

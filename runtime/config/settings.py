@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -104,13 +104,6 @@ class StreamSettings(_Strict):
             raise ValueError("pyalsaaudio is gone; arecord is used, leave it out")
         return value
 
-    @field_validator("input")
-    @classmethod
-    def _no_pipe(cls, value: str | None) -> str | None:
-        if value == "-":
-            raise ValueError("a service has no standard input; name a file, a folder or an input_command")
-        return value
-
     @model_validator(mode="after")
     def _one_source(self) -> StreamSettings:
         given = [name for name in ("device", "input", "input_command") if getattr(self, name) is not None]
@@ -169,7 +162,7 @@ class RetentionSettings(_Strict):
     events_days: _Days = 1098.0
 
 
-class SiteSettings(_Strict):
+class ServiceSettings(_Strict):
     """The whole file."""
 
     site: _MachineName
@@ -191,7 +184,7 @@ class SiteSettings(_Strict):
     """How long evidence stays; see docs/how-to/evidence.md."""
 
     @model_validator(mode="after")
-    def _known_engines(self) -> SiteSettings:
+    def _known_engines(self) -> ServiceSettings:
         for name, stream in self.streams.items():
             if stream.engine is not None and stream.engine not in self.engines:
                 known = ", ".join(self.engines) or "none"
@@ -202,13 +195,20 @@ class SiteSettings(_Strict):
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
-    """A site file that was read: settings with every path absolute."""
+class ServiceConfig:
+    """All that a service is told: the settings of a site file with absolute paths, or the options of one `run`."""
 
-    path: Path
-    settings: SiteSettings
-    data: Path
-    """Resolved: without links and `..`."""
+    path: Path | None
+    """The site file; None for a `run` without one."""
+    settings: ServiceSettings
+    data: Path | None
+    """Resolved: without links and `..`. Without a data folder there is no store, no output and no evidence."""
+    limit_seconds: float | None = None
+    """Every stream ends after so much sound."""
+    wait_for_source: bool = True
+    """A source that is not there yet is tried until it is; otherwise the start fails."""
+    reopen: bool = True
+    """A source that stops is opened again."""
 
     @property
     def name(self) -> str:
@@ -226,3 +226,7 @@ class Site:
     def engine(self, stream: StreamSettings) -> EngineSettings:
         """The engine table of a stream."""
         return EngineSettings() if stream.engine is None else self.settings.engines[stream.engine]
+
+    def source(self, stream: StreamSettings) -> SourceSettings:
+        """What a stream listens to, and how."""
+        return replace(stream.source(), reopen=self.reopen)

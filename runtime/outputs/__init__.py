@@ -1,34 +1,35 @@
-"""What the service says to the world: files, brokers, web servers, Prometheus. docs/how-to/outputs.md describes it."""
+"""Outputs of the service: files, MQTT brokers, webhooks, Prometheus. docs/how-to/outputs.md describes them."""
 
 from __future__ import annotations
 
-from edgeasd.runtime.outputs.hub import CommandHandler, Outputs, Ticket, check_output
-from edgeasd.runtime.outputs.messages import KINDS, iso_time, make_message
+from edgeasd.runtime.outputs.base import OutputState
+from edgeasd.runtime.outputs.manager import CommandHandler, OutputManager, check_output
+from edgeasd.runtime.outputs.messages import KINDS, RECORD_KINDS, ScoreSummary, encode, make_message
 from edgeasd.runtime.outputs.settings import (
     JsonlSettings,
     MqttSettings,
     OutputSettings,
     PrometheusSettings,
     WebhookSettings,
+    outbox_limits,
     parse_outputs,
 )
-from edgeasd.runtime.outputs.state import OutputState
-from edgeasd.runtime.outputs.summary import ScoreSummary
 
 __all__ = [
     "KINDS",
+    "RECORD_KINDS",
     "CommandHandler",
     "JsonlSettings",
     "MqttSettings",
+    "OutputManager",
     "OutputSettings",
     "OutputState",
-    "Outputs",
     "PrometheusSettings",
     "ScoreSummary",
-    "Ticket",
     "WebhookSettings",
     "check_output",
-    "iso_time",
+    "encode",
     "make_message",
+    "outbox_limits",
     "parse_outputs",
 ]

@@ -1,7 +1,7 @@
-"""JSON lines: one file, appended to, with earlier ones beside it.
+"""JSON lines: one file that is appended to, with earlier ones beside it.
 
-Every batch is flushed to the disk (fsync) before the queue forgets it. A line that a power cut has torn is
-cut off when the file is opened: its message still waits in the queue, and comes whole.
+Every batch is flushed to the disk (fsync) before it is confirmed. A partial last line, left by a power cut, is
+removed when the file is opened: its message is still in the outbox and comes whole.
 """
 
 from __future__ import annotations
@@ -14,71 +14,69 @@ from contextlib import suppress
 from pathlib import Path
 
 from edgeasd.runtime.errors import InputError
-from edgeasd.runtime.outputs.messages import LARGEST, numbered
+from edgeasd.runtime.outputs.base import DeliveryError, OutputMessage
+from edgeasd.runtime.outputs.messages import LARGEST
 from edgeasd.runtime.outputs.settings import JsonlSettings
-from edgeasd.runtime.outputs.sink import DeliveryFailed, Entry
 from edgeasd.runtime.system.files import torn_end
 
-_OURS = b'{"queue": "'
+_OURS = (b'{"schema": 2, "store": "', b'{"queue": "')
+"""How our lines begin, those of schema version 1 included."""
 
 
-class JsonlSink:
-    """Appends messages to a file; makes it again where a log rotator has moved it away."""
+class JsonlOutput:
+    """Appends messages to a file. Makes it again if a log rotator has moved it away."""
 
     batch = 500
     warning: str | None = None
 
     def __init__(self, settings: JsonlSettings, clock: Callable[[], float] = time.time) -> None:
-        """Raises InputError where the folder is not there or `path` is no plain file."""
+        """Raises InputError if the folder does not exist or `path` is not a plain file."""
         self._path, self._settings, self._clock = Path(settings.path), settings, clock
         self._file: int | None = None
         self.connected: bool | None = None
         if not self._path.parent.is_dir():
             raise InputError(f"{self._path}: no such folder {self._path.parent}; make it first")
         if self._path.exists() and not self._path.is_file():
-            raise InputError(f"{self._path}: is no plain file; give the name of a file")
-
-    def remember(self, entry: Entry) -> None:
-        """Nothing to keep."""
+            raise InputError(f"{self._path}: is not a plain file; give the name of a file")
 
     def maintain(self) -> None:
-        """Nothing to keep."""
+        """Does nothing: there is no connection."""
 
-    def deliver(self, entries: Sequence[Entry], queue: str, confirm: Callable[[int], None]) -> None:
-        """Append, flush, confirm. Raises DeliveryFailed."""
+    def deliver(self, messages: Sequence[OutputMessage], confirm: Callable[[int], None]) -> None:
+        """Append, flush, confirm. Raises DeliveryError."""
         try:
             self._follow()
             file = self._open() if self._file is None else self._file
-            data = b"".join(numbered(entry.text, queue, entry.sequence).encode() + b"\n" for entry in entries)
+            data = b"".join(message.text.encode() + b"\n" for message in messages)
             view = memoryview(data)
             while view:
                 view = view[os.write(file, view) :]
             os.fsync(file)
         except OSError as error:
-            # What was half written is cut off when the file is opened again.
+            # A partial line is removed when the file is opened again.
             self._shut()
             self.connected = False
-            raise DeliveryFailed(f"{self._path}: {error.strerror}") from None
+            raise DeliveryError(f"{self._path}: {error.strerror}") from None
         self.connected = True
-        confirm(len(entries))
+        confirm(len(messages))
 
     def close(self, seconds: float) -> None:  # noqa: ARG002  of the protocol
         """Close the file."""
         self._shut()
 
     def _follow(self) -> None:
-        """Let go of a file that was moved or deleted, and begin a new one where it is due."""
+        """Close a file that was moved or deleted, and begin a new one when it is due."""
         if self._file is None:
             return
-        held = os.fstat(self._file)
+        opened = os.fstat(self._file)
         try:
-            there = os.stat(self._path)
-            moved = (there.st_dev, there.st_ino) != (held.st_dev, held.st_ino)
+            at_path = os.stat(self._path)
+            moved = (at_path.st_dev, at_path.st_ino) != (opened.st_dev, opened.st_ino)
         except FileNotFoundError:
             moved = True
         if moved:
             self._shut()
-        elif self._settings.keep and self._due(held.st_size):
+        elif self._settings.keep and self._due(opened.st_size):
             self._shut()
             self._rotate()
 
@@ -98,12 +96,12 @@ class JsonlSink:
         return self._path.with_name(f"{self._path.name}.{number}")
 
     def _open(self) -> int:
-        # Without O_NONBLOCK a pipe in place of the file would hold the thread for ever.
+        # Without O_NONBLOCK a named pipe in its place would block the thread for ever.
         file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o640)
         try:
             if not stat.S_ISREG(os.fstat(file).st_mode):
-                raise OSError(0, "is no plain file")
-            _mend(file)
+                raise OSError(0, "is not a plain file")
+            _end_last_line(file)
         except BaseException:
             os.close(file)
             raise
@@ -118,17 +116,17 @@ class JsonlSink:
 
 
 def _first_write(file: int, now: float) -> float:
-    """About when the file was begun: its last change if it holds anything, since Linux keeps no better time."""
-    seen = os.fstat(file)
-    return seen.st_mtime if seen.st_size else now
+    """About when the file was begun: its last change if it holds anything. Linux keeps no better time."""
+    status = os.fstat(file)
+    return status.st_mtime if status.st_size else now
 
 
-def _mend(file: int) -> None:
-    """Make the file end with a whole line: a torn one of ours is cut off, any other is ended."""
-    torn = torn_end(file, LARGEST + 256)
-    if not torn:
+def _end_last_line(file: int) -> None:
+    """Make the file end with a whole line: remove a partial one of ours, end any other."""
+    partial = torn_end(file, LARGEST + 256)
+    if not partial:
         return
-    if torn.startswith(_OURS) or _OURS.startswith(torn):
-        os.ftruncate(file, os.fstat(file).st_size - len(torn))
+    if partial.startswith(_OURS) or any(begin.startswith(partial) for begin in _OURS):
+        os.ftruncate(file, os.fstat(file).st_size - len(partial))
     else:
         os.write(file, b"\n")

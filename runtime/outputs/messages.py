@@ -1,45 +1,248 @@
-"""What leaves the box: one envelope for every message, and a body for each kind. `docs/schemas/` is made from here.
+"""The messages that leave the device: one envelope, one body for each kind. Schema version 2.
 
-A receiver ignores fields it does not know. `schema` changes when a field changes its meaning.
+Outputs send the kinds of `KINDS`, numbered by the outbox. `--jsonl` and `score --live` write the kinds of
+`RECORD_KINDS`, without numbers. `docs/schemas/` is made from these models, and docs/reference/messages.md describes them.
+A receiver must ignore fields that it does not know. `SCHEMA` changes when a field changes its meaning.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import secrets
 from collections.abc import Mapping
-from datetime import datetime, timezone
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from edgeasd.runtime.errors import InputError
-from edgeasd.runtime.outputs.bodies import EventBody, EventID, HealthBody, Name, Part, ScoreBody, StatusBody, Time
+from edgeasd.runtime.health.report import HealthReport
+from edgeasd.runtime.outputs.base import OutputState
+from edgeasd.runtime.scoring.score import Score
+from edgeasd.runtime.system.clocks import utc_text
 
-SCHEMA = 1
+SCHEMA = 2
 LARGEST = 64 * 1024
 """Bytes of one message as JSON in UTF-8."""
 
 Kind = Literal["event", "score", "health", "status", "start", "stop"]
+RecordKind = Literal["start", "segment", "event", "health", "gap", "source", "status", "stop"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+RECORD_KINDS: tuple[RecordKind, ...] = get_args(RecordKind)
 DROPPED_FIRST: tuple[Kind, ...] = ("score", "health", "status", "start", "stop", "event")
-"""The order in which a full queue gives kinds up: what says least goes first, events last."""
+"""The order in which a full outbox drops kinds: scores first, events last."""
+
+Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
+Time = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$")]
+EventID = Annotated[str, Field(pattern="^[0-7][0-9A-HJKMNP-TV-Z]{25}$")]
+_Count = Annotated[int, Field(ge=0)]
+_Seconds = Annotated[float, Field(ge=0)]
+_Number = float | None
 
 
-class _Message(Part):
-    schema_: Literal[1] = Field(alias="schema")
-    site: Name
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="allow", use_attribute_docstrings=True, populate_by_name=True)
+
+
+_EVENT_FIELDS = {"frozen": "suspended"}
+_EVENT_REASONS = {"input_sick": "input_unhealthy"}
+_HEALTH_FIELDS = {"sick": "unhealthy", "sick_since_seconds": "unhealthy_since_seconds"}
+"""Words of schema version 1."""
+
+
+# Bodies
+
+
+class EventBody(_Part):
+    """One transition of the alarm state of a machine."""
+
+    machine: Name
+    id: Name
+    sequence: Annotated[int, Field(ge=1, le=2**53 - 1)]
+    """1, 2, 3, … for each machine, without a hole, restarts included. Not the `seq` of the envelope."""
+    event: EventID | None
+    previous: str
+    state: str
+    """normal, warning, alarm, acknowledged or cleared."""
+    reason: str
+    """What caused it, such as score, acknowledged or input_unhealthy; docs/reference/alarms.md lists all."""
+    at: Time
+    raised_at: Time | None
+    score: _Number
+    threshold: _Number
+    peak: _Number
+    snoozed_seconds: float
+    maintenance: bool
+    suspended: bool
+    """Whether scores are not used, because the input is or was just now unhealthy."""
+    test: bool
+    by: str | None
+    note: str | None
+
+
+class ScoreBody(_Part):
+    """The clip scores of a span of time in a few numbers."""
+
+    since: Time
+    """When the span began."""
+    count: Annotated[int, Field(ge=1)]
+    """Segments scored in it."""
+    last: _Number
+    """The last clip score."""
+    mean: _Number
+    lowest: _Number
+    highest: _Number
+    threshold: _Number
+    complete: bool
+    """Whether the last clip score is a mean over all the segments it should be."""
+
+
+class HealthBody(_Part):
+    """The health of an input: every health state with its value."""
+
+    at_seconds: float
+    """Seconds of sound since the monitor began."""
+    unhealthy: bool
+    """Whether the input cannot be trusted, or is not there. No alarm is raised meanwhile."""
+    unhealthy_since_seconds: _Number
+    level_dbfs: _Number
+    states: dict[str, dict[str, Any]]
+    """For each health state `active`, `since_seconds`, `value` and `unit`."""
+
+
+class Latency(_Part):
+    """Seconds from the last sample of a segment to its score."""
+
+    p50: _Number = None
+    p95: _Number = None
+    p99: _Number = None
+
+
+class StatusBody(_Part):
+    """What a stream, or the service, is doing and with what. What is not known is left out or null.
+
+    Counts and sums are since the start.
+    """
+
+    state: str
+    """starting, running, degraded, failed or stopped."""
+    reason: str | None = None
+    """Why it is in that state."""
+    source: str | None = None
+    engine: str | None = None
+    accelerator: str | None = None
+    precision: str | None = None
+    bundle_status: str | None = None
+    """Status of the bundle, such as calibrated or uncalibrated."""
+    threshold: _Number = None
+    """Clip scores above it are suspicious; null if no alarm can be raised."""
+    alpha: _Number = None
+    """Weight of the classifier in the score."""
+    d_mode: str | None = None
+    """How d_min and d_max were found: deploy or paper."""
+    version: str | None = None
+    """Version of edgeasd."""
+    uptime_seconds: _Seconds | None = None
+    segments: _Count | None = None
+    """Segments scored."""
+    skipped_segments: _Count | None = None
+    """Segments left out because scoring could not keep up."""
+    decimation: Annotated[int, Field(ge=1)] | None = None
+    """Only every so many-th segment is scored; 1 while scoring keeps up."""
+    samples: _Count | None = None
+    """Length of the sound in samples, lost ones included."""
+    seconds: _Seconds | None = None
+    """The same in seconds."""
+    dropped_samples: _Count | None = None
+    """Samples dropped because scoring could not keep up."""
+    lost_samples: _Count | None = None
+    """Samples known to be lost at the source."""
+    dropped_seconds: _Seconds | None = None
+    """Sound lost before scoring, in the queue or at the source."""
+    overruns: _Count | None = None
+    """Times that the buffer of the driver ran over. How much was lost is not known."""
+    reconnects: _Count | None = None
+    """Times that the source was opened again."""
+    waiting_seconds: _Seconds | None = None
+    """Sound that waits to be scored."""
+    latency_seconds: Latency | None = None
+    level_dbfs: _Number = None
+    outputs: list[OutputState] | None = None
+    """The outputs of this device; only in messages of the service."""
+
+
+class SegmentBody(_Part):
+    """One scored segment. Positions are samples since the sound began."""
+
+    index: _Count
+    """0, 1, 2, … since the last gap."""
+    start_sample: _Count
+    end_sample: _Count
+    """One past the last sample."""
+    end_seconds: float
+    score: _Number
+    """Score of the segment: alpha q + (1 - alpha) d_prime."""
+    clip_score: _Number
+    """Mean over the last `averaged` segments."""
+    averaged: Annotated[int, Field(ge=1)]
+    complete: bool
+    """Whether the clip score is a mean over all the segments it should be."""
+    q: _Number
+    d: _Number
+    d_prime: _Number
+    logit: _Number
+    threshold: _Number
+    above_threshold: bool | None
+    """Whether the clip score is complete and above the threshold; null without a threshold."""
+
+
+class GapBody(_Part):
+    """Sound was lost. No segment spans the gap."""
+
+    at_sample: int
+    """Where the sound before it ended."""
+    lost_samples: int
+    """How much is known to be lost."""
+    driver_overrun: bool
+    """Whether the driver lost an unknown amount."""
+
+
+class SourceBody(_Part):
+    """The source was lost, came back, or went on with another file."""
+
+    state: str
+    """lost, reopened, playing or skipped."""
+    detail: str
+    at_sample: int | None
+    """Where in the sound; null if it is not known."""
+    lost_seconds: float
+
+
+# Messages
+
+
+class Message(_Part):
+    """The envelope. Messages of outputs also have `store`, `seq` and `stored`."""
+
+    schema_: Literal[2] = Field(alias="schema")
+    store: Annotated[str, Field(pattern="^[0-9a-f]{16}$")] | None = None
+    """The outbox that numbers these messages. A new one begins at 1. Only in messages of outputs."""
+    seq: Annotated[int, Field(ge=1)] | None = None
+    """Number of the message in its store; it rises. A number that came before is a resend. Only in messages of
+    outputs."""
+    stored: bool | None = None
+    """false if the disk refused the message: a crash may lose it. Only in messages of outputs."""
+    site: Name | None
+    """Name of the site; null in records of `score --live`, and of `run` without a site file."""
     machine: Name | None
-    """Machine type of the bundle; null in messages of the service itself."""
+    """Machine type; null in messages of the service itself."""
     id: Name | None
     event: EventID | None
-    """The event this belongs to, if one is open or was ended by it."""
-    at: Time
-    """Wall clock of the box, UTC."""
+    """The event that is open, or was closed by this message."""
+    at: Time | None
+    """Wall clock of the device, UTC; null in records of `score --live`."""
 
 
-class EventMessage(_Message):
+class EventMessage(Message):
     """A change of alarm state."""
 
     kind: Literal["event"]
@@ -48,106 +251,141 @@ class EventMessage(_Message):
     body: EventBody
 
 
-class ScoreMessage(_Message):
-    """A summary of scores, every so many seconds."""
+class ScoreMessage(Message):
+    """A summary of clip scores, every so many seconds."""
 
     kind: Literal["score"]
     body: ScoreBody
 
 
-class HealthMessage(_Message):
-    """The health of an input, when it changes and now and then."""
+class HealthMessage(Message):
+    """The health of an input, when it changes."""
 
     kind: Literal["health"]
     body: HealthBody
 
 
-class StatusMessage(_Message):
+class StatusMessage(Message):
     """What a stream or the service is doing: `start` first, `stop` last, `status` between."""
 
     kind: Literal["status", "start", "stop"]
     body: StatusBody
 
 
-class _Numbered(Part):
-    queue: Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
-    """The queue that numbers these messages. A new one begins again at 1."""
-    sequence: Annotated[int, Field(ge=1)]
-    """1, 2, 3, … for each queue and machine. A number that came before is a resend; a hole was dropped, and counted."""
+class SegmentMessage(Message):
+    """One scored segment. Only in records."""
+
+    kind: Literal["segment"]
+    machine: Name
+    id: Name
+    body: SegmentBody
 
 
-MODELS: dict[str, type[_Message]] = {
+class GapMessage(Message):
+    """Lost sound. Only in records."""
+
+    kind: Literal["gap"]
+    body: GapBody
+
+
+class SourceMessage(Message):
+    """A change of the source. Only in records."""
+
+    kind: Literal["source"]
+    body: SourceBody
+
+
+MODELS: dict[str, type[Message]] = {
     "event": EventMessage,
     "score": ScoreMessage,
     "health": HealthMessage,
     "status": StatusMessage,
+    "segment": SegmentMessage,
+    "gap": GapMessage,
+    "source": SourceMessage,
 }
-DELIVERED: dict[str, type[BaseModel]] = {
-    name: create_model(model.__name__, __base__=(_Numbered, model), __doc__=model.__doc__)
-    for name, model in MODELS.items()
-}
-"""The messages as a receiver gets them, numbered by the queue they came through."""
+"""By the name of their schema file; that of `status` is for `start` and `stop` too."""
 
-_ANY: TypeAdapter[Any] = TypeAdapter(
+_ANY_OUTPUT: TypeAdapter[Any] = TypeAdapter(
     Annotated[EventMessage | ScoreMessage | HealthMessage | StatusMessage, Field(discriminator="kind")]
 )
 
 
-def iso_time(wall: float) -> str:
-    """Seconds since 1970 as ISO 8601 in UTC with milliseconds."""
-    return datetime.fromtimestamp(wall, timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
 def make_message(
-    kind: Kind,
+    kind: Kind | RecordKind,
     body: Mapping[str, Any],
     *,
-    site: str,
+    site: str | None = None,
     machine: str | None = None,
     id: str | None = None,
-    wall: float,
+    wall: float | None = None,
     event: str | None = None,
 ) -> dict[str, Any]:
-    """A message ready for `Outputs.put`; `wall` is seconds since 1970. An event's ID and time come from its body."""
+    """A message without numbers; `wall` is seconds since 1970. An event's machine, ID and time come from its body."""
+    at = None if wall is None else utc_text(wall)
     if kind == "event":
-        machine, id, event = body.get("machine"), body.get("id"), body.get("event")
-    return {
-        "schema": SCHEMA,
-        "kind": kind,
-        "site": site,
-        "machine": machine,
-        "id": id,
-        "event": event,
-        "at": body["at"] if kind == "event" and "at" in body else iso_time(wall),
-        "body": dict(body),
-    }
+        body = event_body(body)
+        machine, id, event, at = body.get("machine"), body.get("id"), body.get("event"), body.get("at", at)
+    head = {"schema": SCHEMA, "kind": kind, "site": site, "machine": machine, "id": id, "event": event, "at": at}
+    return {**head, "body": dict(body)}
+
+
+def to_json(message: Mapping[str, Any]) -> str:
+    """`message` as one line of JSON. Numbers that JSON does not have (NaN, infinities) become null.
+
+    Raises InputError for values that JSON does not have.
+    """
+    try:
+        return json.dumps(message, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(message), ensure_ascii=False)
+    except TypeError as error:
+        raise InputError(f"message: {error}; give plain JSON values") from None
 
 
 def encode(message: Mapping[str, Any]) -> str:
-    """A checked message as JSON on one line; a number that JSON has not (NaN, ±∞) becomes null.
+    """A checked message for the outbox as one line of JSON.
 
-    Raises InputError for what is no message, and for more than `LARGEST` bytes.
+    Raises InputError if it does not fit its model, has no site or time, or is larger than `LARGEST`.
     """
-    plain = message
+    text = to_json(message)
     try:
-        text = json.dumps(message, ensure_ascii=False, allow_nan=False, separators=(", ", ": "))
-    except ValueError:
-        plain = _finite(message)
-        text = json.dumps(plain, ensure_ascii=False, separators=(", ", ": "))
-    except TypeError as error:
-        raise InputError(f"message: {error}; give plain JSON values") from None
-    try:
-        _ANY.validate_python(plain)
         size = len(text.encode())
+        checked = _ANY_OUTPUT.validate_json(text)
+    except UnicodeEncodeError:
+        raise InputError("message: holds half a surrogate pair, which is no text; give whole characters") from None
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "message"
-        raise InputError(f"message: {where}: {first['msg']}; see docs/how-to/outputs.md for its fields") from None
-    except UnicodeEncodeError:
-        raise InputError("message: holds half a surrogate pair, which is no text; give whole characters") from None
+        raise InputError(f"message: {where}: {first['msg']}; see docs/reference/messages.md for its fields") from None
+    if checked.site is None or checked.at is None:
+        raise InputError("message: has no site or time; give both")
     if size > LARGEST:
-        raise InputError(f"message: {size} bytes, at most {LARGEST} leave the box; make it smaller")
+        raise InputError(f"message: {size} bytes, at most {LARGEST} leave the device; make it smaller")
     return text
+
+
+_HEAD = f'{{"schema": {SCHEMA}, '
+
+
+def numbered(payload: str, store: str, seq: int, stored: bool) -> str:
+    """The JSON object `payload`, as `encode` made it, with its numbers, as a receiver gets it.
+
+    A payload of schema version 1, which a queue of an earlier version held, is brought to this one.
+    """
+    if not payload.startswith(_HEAD):
+        payload = to_json(_upgraded(json.loads(payload)))
+    begin = f'{_HEAD}"store": "{store}", "seq": {seq}, "stored": {"true" if stored else "false"}, '
+    return begin + payload.removeprefix(_HEAD)
+
+
+def _upgraded(message: dict[str, Any]) -> dict[str, Any]:
+    body = message["body"]
+    if message["kind"] == "event":
+        body = event_body(body)
+    elif message["kind"] == "health":
+        body = {_HEALTH_FIELDS.get(name, name): value for name, value in body.items() if name != "schema"}
+    return {**message, "schema": SCHEMA, "body": body}
 
 
 def _finite(value: Any) -> Any:
@@ -158,16 +396,88 @@ def _finite(value: Any) -> Any:
     return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def numbered(text: str, queue: str, sequence: int) -> str:
-    """The JSON object `text` with its number in front, as a receiver gets it."""
-    return f'{{"queue": "{queue}", "sequence": {sequence}, {text[1:]}'
+# Bodies from what the runtime computes
 
 
-def new_queue_name() -> str:
-    """16 random hexadecimal digits."""
-    return secrets.token_hex(8)
+def event_body(transition: Mapping[str, Any]) -> dict[str, Any]:
+    """The body of an event message from a transition, one with the words of schema version 1 included."""
+    body = {
+        _EVENT_FIELDS.get(name, name): value for name, value in transition.items() if name not in ("schema", "type")
+    }
+    return body | {"reason": _EVENT_REASONS.get(body["reason"], body["reason"])}
 
 
-def is_queue_name(value: object) -> bool:
-    """Whether `value` is what `new_queue_name` may return."""
-    return isinstance(value, str) and len(value) == 16 and set(value) <= set("0123456789abcdef")
+def health_body(report: HealthReport, unhealthy: bool | None = None) -> dict[str, Any]:
+    """The body of a health message. `unhealthy` replaces that of the report, for a source that is not there."""
+    values = report.to_json()
+    return {
+        "at_seconds": values["at_seconds"],
+        "unhealthy": values["sick"] if unhealthy is None else unhealthy,
+        "unhealthy_since_seconds": values["sick_since_seconds"],
+        "level_dbfs": values["level_dbfs"],
+        "states": values["states"],
+    }
+
+
+def segment_body(score: Score, *, offset: int, sample_rate: int, threshold: float | None) -> dict[str, Any]:
+    """The body of a segment record. `offset` is the sample at which the stream was last reset."""
+    start, end = offset + score.start_sample, offset + score.end_sample
+    return {
+        "index": score.index,
+        "start_sample": start,
+        "end_sample": end,
+        "end_seconds": round(end / sample_rate, 6),
+        "score": score.score,
+        "clip_score": score.clip_score,
+        "averaged": score.averaged,
+        "complete": score.complete,
+        "q": score.q,
+        "d": score.d,
+        "d_prime": score.d_prime,
+        "logit": score.logit,
+        "threshold": threshold,
+        "above_threshold": None if threshold is None else score.complete and score.clip_score > threshold,
+    }
+
+
+class ScoreSummary:
+    """Gathers the clip scores of one machine; gives the body of a score message when it is due."""
+
+    def __init__(self, every_seconds: float = 10.0) -> None:
+        """`every_seconds` is counted on the monotonic clock that `add` is given."""
+        self._every = every_seconds
+        self._began: float | None = None
+        self._begin(0.0)
+
+    def _begin(self, wall: float) -> None:
+        self._since, self._count, self._sum = wall, 0, 0.0
+        self._lowest, self._highest = float("inf"), float("-inf")
+
+    def add(
+        self, clip_score: float, *, complete: bool, threshold: float | None, time: float, wall: float
+    ) -> dict[str, Any] | None:
+        """Add a clip score. Returns the body of a message when `every_seconds` have passed, else None.
+
+        `time` is monotonic seconds, `wall` seconds since 1970.
+        """
+        if self._began is None:
+            self._began = time
+            self._begin(wall)
+        self._count += 1
+        self._sum += clip_score
+        self._lowest, self._highest = min(self._lowest, clip_score), max(self._highest, clip_score)
+        if time - self._began < self._every:
+            return None
+        body = {
+            "since": utc_text(self._since),
+            "count": self._count,
+            "last": clip_score,
+            "mean": self._sum / self._count,
+            "lowest": self._lowest,
+            "highest": self._highest,
+            "threshold": threshold,
+            "complete": complete,
+        }
+        self._began = time
+        self._begin(wall)
+        return body

@@ -1,31 +1,239 @@
-"""MQTT 3.1.1 and 5: messages by machine and kind, QoS 1, retained state, last will, commands."""
+"""MQTT 3.1.1 and 5: messages by machine and kind, QoS 1, retained states, last will, commands."""
 
 from __future__ import annotations
 
 import json
-import re
-import socket
-from collections import deque
-from collections.abc import Callable, Sequence
+import ssl
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
+from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage, MQTTMessageInfo
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+
+from edgeasd.runtime.alarms.command import Command, parse_payload
 from edgeasd.runtime.errors import InputError
-from edgeasd.runtime.outputs.commands import parse_payload
-from edgeasd.runtime.outputs.discovery import discovery
-from edgeasd.runtime.outputs.messages import SCHEMA, numbered
-from edgeasd.runtime.outputs.mqtt_link import IN_FLIGHT, Link, Publication
-from edgeasd.runtime.outputs.secret import read_secret
+from edgeasd.runtime.outputs.base import DeliveryError, MessageRejected, OutputMessage
+from edgeasd.runtime.outputs.credentials import read_secret, tls_context
+from edgeasd.runtime.outputs.home_assistant import discovery
+from edgeasd.runtime.outputs.messages import SCHEMA
 from edgeasd.runtime.outputs.settings import MqttSettings
-from edgeasd.runtime.outputs.sink import DeliveryFailed, Entry
-from edgeasd.runtime.outputs.tls import tls_context
 from edgeasd.runtime.outputs.topics import OFFLINE, ONLINE, Topics
 
+IN_FLIGHT = 16
+"""Messages that may be sent without an acknowledgement."""
+_REJECTED_FOR_GOOD = frozenset({0x90, 0x95, 0x99})
+"""Reason codes about the message itself: topic, size, payload."""
+_TAKEN_OVER = 0x8E
+"""Reason code of a broker that disconnects a client because another one has its id."""
+_SHORT_SECONDS, _MANY_SHORT = 60.0, 3
+"""So many connections in a row that are lost within so many seconds suggest another client with our id."""
 _LEAVES = {"event": "event", "score": "score", "health": "health", "status": "status", "start": "status"}
 _STATE_FIELDS = ("state", "event", "at", "raised_at", "score", "threshold", "maintenance", "snoozed_seconds", "test")
 
 
-class MqttSink:
-    """A broker. What it keeps (retained) is published again at each connection: a broker may forget."""
+@dataclass(frozen=True, slots=True)
+class MqttMessage:
+    """One thing to publish with QoS 1."""
+
+    topic: str
+    payload: bytes
+    retain: bool
+
+
+class _Client(Client):
+    """paho's client; its thread ends with a reason, and without a traceback, if the broker sends nonsense."""
+
+    def __init__(self, *arguments: Any, ended: Callable[[str | None], None], **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._report_end = ended
+
+    def loop_forever(self, timeout: float = 1.0, retry_first_connection: bool = False) -> MQTTErrorCode:
+        problem = None
+        try:
+            return super().loop_forever(timeout, retry_first_connection)
+        except Exception as error:
+            problem = f"what it sent could not be read ({type(error).__name__}: {error})"
+            return MQTTErrorCode.MQTT_ERR_PROTOCOL
+        finally:
+            self._report_end(problem)
+
+
+class MqttConnection:
+    """A connection to a broker that can be opened again. Unacknowledged messages are sent again by paho then."""
+
+    def __init__(
+        self,
+        settings: MqttSettings,
+        client_id: str,
+        tls: ssl.SSLContext | None,
+        will: MqttMessage,
+        subscription: str | None,
+        received: Callable[[str, bytes, bool], None],
+    ) -> None:
+        """`received` takes topic, payload and whether it was retained, in paho's thread."""
+        self._settings, self._client_id, self._subscription = settings, client_id, subscription
+        self._received = received
+        parts = urlsplit(settings.url)
+        self.url = f"{parts.scheme}://{parts.netloc}"
+        self.warning: str | None = None
+        """Why no commands arrive."""
+        self._changed = threading.Condition()
+        self._answer: ReasonCode | None = None
+        self._is_running = False
+        """Whether paho's thread runs."""
+        self._lost: str | None = None
+        """Why the last connection was lost."""
+        self._rejected: dict[int, ReasonCode] = {}
+        self._connected_at, self._short_connections = 0.0, 0
+        is_5 = settings.protocol == "5"
+        # The worker opens the connection again itself: with its drawn waits, and the password of that moment.
+        self._client = client = _Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=client_id,
+            clean_session=None if is_5 else True,
+            protocol=MQTTProtocolVersion.MQTTv5 if is_5 else MQTTProtocolVersion.MQTTv311,
+            reconnect_on_failure=False,
+            ended=self._on_end,
+        )
+        client.max_inflight_messages_set(IN_FLIGHT)
+        client.connect_timeout = settings.timeout_seconds
+        client.will_set(will.topic, will.payload, qos=1, retain=will.retain)
+        if tls is not None:
+            client.tls_set_context(tls)
+        client.on_connect, client.on_publish = self._on_connect, self._on_publish
+        client.on_disconnect, client.on_message = self._on_disconnect, self._on_message
+        client.on_subscribe = self._on_subscribe
+
+    # From the worker's thread
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the broker has accepted us and the connection stands."""
+        return self._is_running and self._answer is not None and not self._answer.is_failure
+
+    def take_loss(self) -> str | None:
+        """Why the connection was lost, once; None if it was not, or if that was taken before."""
+        lost, self._lost = self._lost, None
+        return lost
+
+    def connect(self, password: str | None) -> None:
+        """Connect. Raises DeliveryError if the broker is not there, does not answer or rejects this client."""
+        settings = self._settings
+        with self._changed:
+            # The thread of an earlier connection ends by itself, at the latest after the keep-alive.
+            if not self._changed.wait_for(lambda: not self._is_running, settings.timeout_seconds):
+                raise DeliveryError(f"{self.url}: does not let go of the earlier connection")
+            self._answer = self._lost = None
+        if settings.username is not None:
+            self._client.username_pw_set(settings.username, password)
+        try:
+            self._client.connect(*settings.address, settings.keepalive_seconds)
+        except ssl.SSLCertVerificationError as error:
+            reason = f"its certificate is not trusted ({error.verify_message}); set ca_file"
+            raise DeliveryError(f"{self.url}: {reason}") from None
+        except (OSError, ValueError) as error:
+            raise DeliveryError(f"{self.url}: {getattr(error, 'strerror', None) or error}") from None
+        self._is_running = True
+        while self._client.loop_start() == MQTTErrorCode.MQTT_ERR_INVAL:
+            time.sleep(0.001)  # the earlier thread has reported its end and is about to return
+        with self._changed:
+            self._changed.wait_for(lambda: self._answer is not None or not self._is_running, settings.timeout_seconds)
+            answer = self._answer
+        if answer is None:
+            reason = self.take_loss() or f"{self.url}: does not answer"
+            self._client.disconnect()
+            raise DeliveryError(reason)
+        if answer.is_failure:
+            self.take_loss()
+            self._client.disconnect()
+            raise DeliveryError(f"{self.url}: rejects the connection: {answer}")
+
+    def publish(self, message: MqttMessage) -> MQTTMessageInfo:
+        """Send a message. Raises MessageRejected if it cannot be one."""
+        try:
+            return self._client.publish(message.topic, message.payload, qos=1, retain=message.retain)
+        except ValueError as error:
+            raise MessageRejected(f"{self.url}: {message.topic}: {error}") from None
+
+    def wait(self, info: MQTTMessageInfo, topic: str, until: float) -> None:
+        """Wait until the broker has acknowledged a message. Raises DeliveryError."""
+        while not info.is_published():
+            left = until - time.monotonic()
+            if left <= 0.0:
+                raise DeliveryError(f"{self.url}: no acknowledgement within {self._settings.timeout_seconds:g} s")
+            info.wait_for_publish(min(left, 0.1))
+            if not self._is_running and not info.is_published():
+                raise DeliveryError(self.take_loss() or f"{self.url}: connection lost")
+        if (code := self._rejected.pop(info.mid, None)) is not None:
+            rejected = MessageRejected if code.value in _REJECTED_FOR_GOOD else DeliveryError
+            raise rejected(f"{self.url}: rejects a message to {topic}: {code}")
+
+    def disconnect(self, seconds: float) -> None:
+        """Disconnect, so that the broker does not publish the last will."""
+        self._client.disconnect()
+        with self._changed:
+            self._changed.wait_for(lambda: not self._is_running, seconds)
+
+    # In paho's thread; an exception there would end it
+
+    def _on_end(self, problem: str | None) -> None:
+        with self._changed:
+            if problem is not None or self._lost is None:
+                self._lost = f"{self.url}: {problem or 'connection lost'}"
+            self._is_running = False
+            self._changed.notify_all()
+
+    def _on_connect(self, _c: Any, _u: Any, _f: ConnectFlags, code: ReasonCode, properties: Properties | None) -> None:
+        self._client.max_inflight_messages_set(max(1, min(IN_FLIGHT, getattr(properties, "ReceiveMaximum", IN_FLIGHT))))
+        self.warning, self._connected_at = None, time.monotonic()
+        if self._subscription is not None and not code.is_failure:
+            self._client.subscribe(self._subscription, qos=1)
+        with self._changed:
+            self._answer = code
+            self._changed.notify_all()
+
+    def _on_publish(self, _c: Any, _u: Any, number: int, code: ReasonCode, _p: Any) -> None:
+        if code.is_failure:
+            self._rejected[number] = code
+
+    def _on_subscribe(self, _c: Any, _u: Any, _m: int, codes: list[ReasonCode], _p: Any) -> None:
+        if any(code.is_failure for code in codes):
+            self.warning = f"{self.url}: no commands, it rejects {self._subscription}: {codes[0]}"
+
+    def _on_disconnect(self, _c: Any, _u: Any, flags: DisconnectFlags, code: ReasonCode, _p: Any) -> None:
+        with self._changed:
+            if self._lost is None:
+                self._lost = f"{self.url}: {self._why_lost(flags, code)}"
+
+    def _why_lost(self, flags: DisconnectFlags, code: ReasonCode) -> str:
+        if flags.is_disconnect_packet_from_server and code.value == _TAKEN_OVER:
+            return (
+                f"disconnected, because another client connected with our id {self._client_id}; give one of them "
+                "another client_id"
+            )
+        is_short = self._connected_at > 0.0 and time.monotonic() - self._connected_at < _SHORT_SECONDS
+        self._short_connections = self._short_connections + 1 if is_short and code.is_failure else 0
+        reason = f"connection lost: {code}" if code.is_failure else "disconnected"
+        if self._short_connections >= _MANY_SHORT:
+            return f"{reason}, again and again; does another client have the id {self._client_id}?"
+        return reason
+
+    def _on_message(self, _c: Any, _u: Any, message: MQTTMessage) -> None:
+        try:
+            topic = message.topic
+        except UnicodeDecodeError:
+            return
+        self._received(topic, bytes(message.payload), bool(message.retain))
+
+
+class MqttOutput:
+    """A broker. Retained messages are published again at each connection: a broker may forget them."""
 
     batch = IN_FLIGHT // 2
 
@@ -33,34 +241,43 @@ class MqttSink:
         self,
         settings: MqttSettings,
         site: str,
-        box: str | None = None,
-        on_command: Callable[[str, str, dict[str, Any]], None] | None = None,
+        device: str,
+        client_id: str,
+        on_command: Callable[[str, str, Command], None] | None = None,
     ) -> None:
-        """Raises InputError where a password or certificate that the settings name is not there."""
-        box = box or socket.gethostname()
+        """Raises InputError if a password or certificate that the settings name cannot be read."""
         self._settings, self._on_command = settings, on_command
-        self._topics = Topics(settings.prefix, site, box)
-        self._client_id = settings.client_id or "edgeasd-" + re.sub(r"[^A-Za-z0-9_-]", "-", box)[:48]
-        self._tls = tls_context(settings) if settings.url.startswith("mqtts:") else None
-        self._password()
-        self._link: Link | None = None
-        self._kept: dict[str, Publication] = {}
+        self._topics = Topics(settings.prefix, site, device)
+        self._read_password()
+        self._connection = MqttConnection(
+            settings,
+            client_id,
+            tls_context(settings) if settings.url.startswith("mqtts:") else None,
+            self._availability(OFFLINE),
+            self._topics.commands if settings.commands and on_command is not None else None,
+            self._receive,
+        )
+        self._retained: dict[str, MqttMessage] = {}
+        """The latest retained message of each topic that was published."""
+        self._states: dict[str, MqttMessage] = {}
+        """States from before the start that are not published yet. Set by another thread."""
+        self._sent: dict[int, list[tuple[str, MQTTMessageInfo]]] = {}
+        """What was published for each message of the outbox that is not confirmed, and waits in paho."""
         self._announced: set[tuple[str, str]] = set()
-        self._remembered: deque[Entry] = deque()
-        self._refused: str | None = None
+        self._rejected_command: str | None = None
+        self._is_silent = False
 
     @property
     def connected(self) -> bool:
-        """Whether the broker has taken us and the connection stands."""
-        link = self._link
-        return link is not None and link.ended is None
+        """Whether the connection stands and messages are acknowledged."""
+        return self._connection.is_connected and not self._is_silent
 
     @property
     def warning(self) -> str | None:
-        """A refused subscription, or the last command that was no command."""
-        return (self._link.warning if self._link else None) or self._refused
+        """A rejected subscription, or why the last command was rejected."""
+        return self._connection.warning or self._rejected_command
 
-    def _password(self) -> str | None:
+    def _read_password(self) -> str | None:
         settings = self._settings
         secret = read_secret(settings.password_file, settings.password_env, "MQTT password")
         try:
@@ -70,125 +287,109 @@ class MqttSink:
 
     # Sending
 
-    def remember(self, entry: Entry) -> None:
-        """Have its state kept by the broker, once the queue is empty."""
-        self._remembered.append(entry)
+    def set_retained_state(self, machine: str, id: str, body: Mapping[str, Any]) -> None:
+        """Publish a state when no message waits, unless a later event replaced it. May be called by any thread."""
+        state = self._state(machine, id, body)
+        self._states[state.topic] = state
 
     def maintain(self) -> None:
-        """Connect where there is no connection, and publish states from before the start. Raises DeliveryFailed."""
-        link = self._linked()
-        while self._remembered:
-            made = self._state(self._remembered[0])
-            # A later event has been delivered where there is one.
-            if made.topic not in self._kept:
-                try:
-                    link.publish([[made]], lambda _: None)
-                except DeliveryFailed:
-                    self._drop()
-                    raise
-                self._kept[made.topic] = made
-            self._remembered.popleft()
+        """Connect if there is no connection, and publish the states from before the start. Raises DeliveryError."""
+        self._ensure_connected()
+        for topic, state in list(self._states.items()):
+            # A later event was published if there is one.
+            if topic not in self._retained:
+                self._publish_all([state])
+            del self._states[topic]
 
-    def deliver(self, entries: Sequence[Entry], queue: str, confirm: Callable[[int], None]) -> None:
-        """Publish, and confirm what the broker has acknowledged. Raises DeliveryFailed."""
-        link = self._linked()
-        groups = [self._publications(entry, queue) for entry in entries]
-
-        def keep(count: int) -> None:
-            self._kept.update({made.topic: made for made in groups[count - 1] if made.retain})
-            confirm(count)
-
+    def deliver(self, messages: Sequence[OutputMessage], confirm: Callable[[int], None]) -> None:
+        """Publish, and confirm what the broker has acknowledged. Raises DeliveryError."""
+        self._ensure_connected()
+        for message in messages:
+            if message.seq not in self._sent:
+                self._sent[message.seq] = [
+                    (each.topic, self._connection.publish(self._remembered(each))) for each in self._messages(message)
+                ]
+        until = time.monotonic() + self._settings.timeout_seconds
         try:
-            link.publish(groups, keep)
-        except DeliveryFailed:
-            # A new connection: this one may hold messages whose acknowledgement would come late.
-            self._drop()
+            for count, message in enumerate(messages, 1):
+                for topic, info in self._sent[message.seq]:
+                    self._connection.wait(info, topic, until)
+                del self._sent[message.seq]
+                confirm(count)
+        except DeliveryError as error:
+            self._is_silent = "no acknowledgement" in str(error)
+            if not self._is_silent and self._connection.is_connected:
+                # It was rejected: it is published anew at the next attempt.
+                self._sent.clear()
             raise
+        self._is_silent = False
 
     def close(self, seconds: float) -> None:
-        """Say offline and leave."""
-        link = self._link
-        if link is None:
+        """Publish `offline` and disconnect."""
+        if not self._connection.is_connected:
             return
-        if link.ended is None:
-            try:
-                link.publish([[self._availability(OFFLINE)]], lambda _: None, min(seconds, 0.5))
-            except DeliveryFailed:
-                # Cut off without a good-bye, so that the broker publishes the last will.
-                link.cut()
-        link.leave(min(seconds, 0.5))
-        self._link = None
-
-    def _linked(self) -> Link:
-        if self._link is not None:
-            if (lost := self._link.ended) is None:
-                return self._link
-            self._drop()
-            raise DeliveryFailed(lost)
-        commands = self._topics.commands if self._settings.commands and self._on_command else None
-        link = Link(
-            self._settings,
-            self._client_id,
-            self._password(),
-            self._tls,
-            self._availability(OFFLINE),
-            commands,
-            self._receive,
-        )
+        until = time.monotonic() + min(seconds, 0.5)
+        offline = self._availability(OFFLINE)
         try:
-            everything = [self._availability(ONLINE), *self._kept.values()]
-            # In parts, each with a time-out of its own: on a thin line all of it never came within one.
-            for begin in range(0, len(everything), IN_FLIGHT):
-                link.publish([everything[begin : begin + IN_FLIGHT]], lambda _: None)
-        except DeliveryFailed:
-            link.cut()
-            raise
-        self._link = link
-        return link
+            self._connection.wait(self._connection.publish(offline), offline.topic, until)
+        except DeliveryError:
+            return  # without disconnecting, so that the broker publishes the last will
+        self._connection.disconnect(min(seconds, 0.5))
 
-    def _drop(self) -> None:
-        if self._link is not None:
-            self._link.cut()
-            self._link = None
+    def _ensure_connected(self) -> None:
+        if self._connection.is_connected:
+            return
+        if (lost := self._connection.take_loss()) is not None:
+            raise DeliveryError(lost)
+        self._connection.connect(self._read_password())
+        self._publish_all([self._availability(ONLINE), *self._retained.values()])
+
+    def _publish_all(self, messages: Sequence[MqttMessage]) -> None:
+        # In parts, each with a timeout of its own: on a slow line all of them would not fit into one.
+        for begin in range(0, len(messages), IN_FLIGHT):
+            part = messages[begin : begin + IN_FLIGHT]
+            infos = [self._connection.publish(self._remembered(each)) for each in part]
+            until = time.monotonic() + self._settings.timeout_seconds
+            for message, info in zip(part, infos, strict=True):
+                self._connection.wait(info, message.topic, until)
+
+    def _remembered(self, message: MqttMessage) -> MqttMessage:
+        """`message`; kept for later connections if it is retained."""
+        if message.retain and message.topic != self._topics.availability:
+            self._retained[message.topic] = message
+        return message
 
     # What is published
 
-    def _availability(self, payload: bytes) -> Publication:
-        return Publication(self._topics.availability, payload, True)
+    def _availability(self, payload: bytes) -> MqttMessage:
+        return MqttMessage(self._topics.availability, payload, True)
 
-    def _publications(self, entry: Entry, queue: str) -> list[Publication]:
-        leaf = _LEAVES.get(entry.kind, "status")
-        text = numbered(entry.text, queue, entry.sequence)
-        topic = self._topics.of(entry.machine, entry.id, leaf)
-        made = self._announcement(entry)
-        if entry.kind == "event":
-            # The event itself is not kept: a later subscriber would take it for a new one.
-            made.append(Publication(topic, text.encode(), False))
-            made.append(self._state(entry))
-        else:
-            made.append(Publication(topic, text.encode(), True))
-        return made
+    def _messages(self, message: OutputMessage) -> list[MqttMessage]:
+        topic = self._topics.of(message.machine, message.id, _LEAVES.get(message.kind, "status"))
+        messages = self._announcement(message)
+        # An event is not retained: a later subscriber would take it for a new one.
+        is_event = message.kind == "event"
+        messages.append(MqttMessage(topic, message.text.encode(), not is_event))
+        if is_event and message.machine and message.id:
+            messages.append(self._state(message.machine, message.id, message.body))
+        return messages
 
-    def _state(self, entry: Entry) -> Publication:
-        """The alarm state that an event left."""
-        body = json.loads(entry.text)["body"]
+    def _state(self, machine: str, id: str, body: Mapping[str, Any]) -> MqttMessage:
+        """The alarm state after an event with `body`."""
         state = {"schema": SCHEMA, **{name: body.get(name) for name in _STATE_FIELDS}}
-        where = self._topics.of(entry.machine, entry.id, "state")
-        return Publication(where, json.dumps(state, ensure_ascii=False).encode(), True)
+        topic = self._topics.of(machine, id, "state")
+        return MqttMessage(topic, json.dumps(state, ensure_ascii=False).encode(), True)
 
-    def _announcement(self, entry: Entry) -> list[Publication]:
+    def _announcement(self, message: OutputMessage) -> list[MqttMessage]:
         """Home Assistant's configurations, with the first message of a machine."""
-        machine = (entry.machine, entry.id)
-        if not self._settings.discovery or not entry.machine or machine in self._announced:
+        machine = (message.machine or "", message.id or "")
+        if not self._settings.discovery or not message.machine or machine in self._announced:
             return []
         self._announced.add(machine)
-        told = discovery(self._settings.discovery_prefix, self._topics, *machine, self._settings.commands)
-        found = [Publication(topic, payload, True) for topic, payload in told]
-        # Kept at once: should this attempt fail, the next connection announces them.
-        self._kept.update({made.topic: made for made in found})
-        return found
+        configurations = discovery(self._settings.discovery_prefix, self._topics, *machine, self._settings.commands)
+        return [MqttMessage(topic, payload, True) for topic, payload in configurations]
 
-    # What comes in, in paho's thread
+    # Commands, in paho's thread
 
     def _receive(self, topic: str, payload: bytes, retained: bool) -> None:
         machine = self._topics.machine_of(topic)
@@ -197,5 +398,5 @@ class MqttSink:
             return
         try:
             self._on_command(*machine, parse_payload(payload, f"command for {machine[0]} {machine[1]}"))
-        except Exception as error:  # whatever a stranger sends, messages go on
-            self._refused = "".join(c if c.isprintable() else " " for c in str(error))[:300]
+        except Exception as error:  # whatever a stranger sends must not end the connection
+            self._rejected_command = "".join(c if c.isprintable() else " " for c in str(error))[:300]

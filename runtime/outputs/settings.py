@@ -1,17 +1,17 @@
-"""What a site file says about outputs: strict models, one for each type, and one line for what is wrong."""
+"""The outputs of a site file: one strict model for each type, and one line for each error."""
 
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from typing import Annotated, Any, Literal, NamedTuple
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from edgeasd.runtime.errors import InputError, describe_validation_error, printable
-from edgeasd.runtime.outputs.addresses import is_loopback, one_of, split_address, split_url
 from edgeasd.runtime.outputs.messages import Kind
 
 _Seconds = Annotated[float, Field(gt=0, le=3600.0, allow_inf_nan=False)]
@@ -26,25 +26,29 @@ class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
 
-class _Queued(_Strict):
-    """What every output with a queue has."""
+class _Delivering(_Strict):
+    """What every output that delivers messages has.
+
+    All outputs read one outbox. It holds a message as long as the output that keeps messages longest: the largest
+    of each limit over all outputs applies, see `outbox_limits`.
+    """
 
     kinds: list[Kind] = Field(default=list(_EVERYTHING), min_length=1)
-    """Which messages it gets."""
+    """Which kinds of messages it gets."""
     queue_megabytes: Annotated[float, Field(ge=0.1, le=65_536.0, allow_inf_nan=False)] = 64.0
-    """Messages that wait may take this much; beyond it scores go first, events last."""
+    """Size of the outbox at most; beyond it scores are dropped first, events last."""
     queue_hours: _Hours = 168.0
-    """Messages other than events are given up after this time."""
+    """Messages other than events are dropped after this time."""
     queue_event_hours: _Hours = 2160.0
-    """Events are given up after this time."""
+    """Events are dropped after this time."""
     retry_first_seconds: _Seconds = 1.0
     """Wait after the first failure; doubled after each one that follows."""
     retry_longest_seconds: _Seconds = 60.0
     """Longest wait between attempts."""
 
 
-class JsonlSettings(_Queued):
-    """A file with one JSON object a line."""
+class JsonlSettings(_Delivering):
+    """A file with one JSON object on each line."""
 
     type: Literal["jsonl"]
     path: _Text
@@ -54,15 +58,15 @@ class JsonlSettings(_Queued):
     rotate_hours: _Hours | None = None
     """A new file is begun after this time."""
     keep: Annotated[int, Field(ge=0, le=10_000)] = 8
-    """Earlier files that are kept, as PATH.1 (the latest), PATH.2, …; 0: edgeasd never begins a new file itself."""
+    """Earlier files that are kept, as PATH.1 (the latest), PATH.2, …; with 0 edgeasd never begins a new file."""
 
 
-class _Remote(_Queued):
+class _Remote(_Delivering):
     """What every output over a network has."""
 
     url: _Text
     timeout_seconds: _Seconds = 10.0
-    """An attempt has failed after this time."""
+    """An attempt fails after this time."""
     ca_file: _Text | None = None
     """Certificates to trust, PEM; those of the system by default."""
     certificate_file: _Text | None = None
@@ -70,7 +74,7 @@ class _Remote(_Queued):
     key_file: _Text | None = None
     """Its private key, PEM without a passphrase."""
     allow_plain_text: bool = False
-    """Send without TLS beyond this machine what should not be read by others."""
+    """Send secrets and messages without TLS beyond this machine."""
 
     @model_validator(mode="after")
     def _pair(self) -> _Remote:
@@ -84,9 +88,10 @@ class MqttSettings(_Remote):
 
     type: Literal["mqtt"]
     protocol: Literal["3.1.1", "5"] = "5"
-    """Version of MQTT. With 3.1.1 a broker cannot say that it throws a message away: it counts as delivered."""
+    """Version of MQTT. With 3.1.1 a broker cannot say that it discards a message: it counts as delivered."""
     client_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] | None = None
-    """Name of this client; edgeasd- and the name of the box by default. Two clients of one name put each other out."""
+    """Id of this client; by default a random id of this installation and the name of the output. A broker disconnects
+    a client when another one with its id connects."""
     username: _Text | None = None
     password_file: _Text | None = None
     """File that holds the password."""
@@ -95,12 +100,12 @@ class MqttSettings(_Remote):
     prefix: Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f+#$/][^\x00-\x1f\x7f+#]{0,127}$")] = "edgeasd"
     """First levels of every topic."""
     keepalive_seconds: Annotated[int, Field(ge=5, le=3600)] = 30
-    """The broker says that the box is offline after one and a half times as long without a sign of life."""
+    """The broker publishes `offline` after one and a half times as long without a sign of life."""
     discovery: bool = False
     """Announce the machines to Home Assistant."""
     discovery_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_/-]{1,64}$")] = "homeassistant"
     commands: bool = False
-    """Take commands from the command topics: whoever may publish there may acknowledge and silence alarms."""
+    """Take commands from the command topics. Every client that may publish there may silence alarms."""
 
     @field_validator("url")
     @classmethod
@@ -125,21 +130,27 @@ class MqttSettings(_Remote):
         parts = urlsplit(self.url)
         if secret and parts.scheme == "mqtt" and not (is_loopback(parts.hostname) or self.allow_plain_text):
             where = f"url {parts.scheme}://{parts.netloc}"
-            said = "the password would be sent in plain text; use mqtts://, or set allow_plain_text = true"
-            raise ValueError(f"{where}: {said}")
+            remedy = "the password would be sent in plain text; use mqtts://, or set allow_plain_text = true"
+            raise ValueError(f"{where}: {remedy}")
         if parts.scheme == "mqtt" and (self.ca_file or self.certificate_file):
             raise ValueError("certificates are given for mqtt://, which uses none; use mqtts://")
         return self
 
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port of the broker."""
+        parts = urlsplit(self.url)
+        return str(parts.hostname), parts.port or (8883 if parts.scheme == "mqtts" else 1883)
+
 
 class WebhookSettings(_Remote):
-    """A web server that takes each message as a POST."""
+    """A web server that takes each message as a POST, with the headers of Standard Webhooks."""
 
     type: Literal["webhook"]
     kinds: list[Kind] = Field(default=["event"], min_length=1)
-    """Which messages it gets."""
+    """Which kinds of messages it gets."""
     secret_file: _Text | None = None
-    """File that holds the key of the signature."""
+    """File that holds the key of the signature: `whsec_` and base64, or any text."""
     secret_env: _Variable | None = None
     """Environment variable that holds the key of the signature."""
     token_file: _Text | None = None
@@ -170,7 +181,7 @@ class PrometheusSettings(_Strict):
 
     type: Literal["prometheus"]
     address: Annotated[str, Field(min_length=1, max_length=256)] = "127.0.0.1:9464"
-    """HOST:PORT to listen on. Beyond this machine anyone who reaches it may read."""
+    """HOST:PORT to listen on. Beyond this machine everybody who reaches it may read."""
 
     @field_validator("address")
     @classmethod
@@ -192,7 +203,7 @@ def parse_outputs(value: Any, place: str) -> dict[str, OutputSettings]:
     """The outputs of a site by name, from plain data. Raises InputError with one line that names `place`."""
     if not isinstance(value, Mapping):
         raise InputError(f"{place}: holds {type(value).__name__}, expected a table for each output")
-    found: dict[str, OutputSettings] = {}
+    outputs: dict[str, OutputSettings] = {}
     for name, table in value.items():
         if not isinstance(name, str) or not _OUTPUT_NAME.fullmatch(name):
             raise InputError(f"{place}.{_shown(name)}: use a name of small letters, digits, - and _, at most 32")
@@ -204,13 +215,89 @@ def parse_outputs(value: Any, place: str) -> dict[str, OutputSettings]:
                 f"{place}.{name}.type {_shown(kind)}: use one of {', '.join(TYPES)}{_nearest(kind, TYPES)}"
             )
         try:
-            found[name] = TYPES[kind].model_validate(dict(table))  # type: ignore[assignment]
+            outputs[name] = TYPES[kind].model_validate(dict(table))  # type: ignore[assignment]
         except ValidationError as error:
             problem = describe_validation_error(error, TYPES[kind])
-            # What is wrong with the table as a whole names no field.
+            # An error of the whole table names no field.
             dot = "." if error.errors()[0]["loc"] else ": "
             raise InputError(f"{place}.{name}{dot}{problem}") from None
-    return found
+    return outputs
+
+
+class OutboxLimits(NamedTuple):
+    """What the outbox of a site may hold."""
+
+    bytes: int
+    seconds: float
+    """Age of messages that are not events."""
+    event_seconds: float
+    """Age of events."""
+
+
+def outbox_limits(outputs: Mapping[str, OutputSettings]) -> OutboxLimits:
+    """The largest of each limit over all outputs that deliver messages; the defaults without one."""
+    limits: list[_Delivering] = [each for each in outputs.values() if isinstance(each, _Delivering)]
+    limits = limits or [JsonlSettings(type="jsonl", path="default")]
+    return OutboxLimits(
+        int(1e6 * max(each.queue_megabytes for each in limits)),
+        3600.0 * max(each.queue_hours for each in limits),
+        3600.0 * max(each.queue_event_hours for each in limits),
+    )
+
+
+def shared_client_ids(outputs: Mapping[str, OutputSettings]) -> dict[str, str]:
+    """Name to what is wrong, for each MQTT output whose `client_id` an earlier one has at the same broker."""
+    first: dict[tuple[str | None, tuple[str, int]], str] = {}
+    problems: dict[str, str] = {}
+    for name, settings in outputs.items():
+        if not isinstance(settings, MqttSettings) or settings.client_id is None:
+            continue
+        other = first.setdefault((settings.client_id, settings.address), name)
+        if other != name:
+            problems[name] = (
+                f"client_id {settings.client_id!r}: is that of outputs.{other} at the same broker, which would "
+                "disconnect one for the other; give each its own"
+            )
+    return problems
+
+
+# Addresses
+
+
+def split_url(value: str, schemes: tuple[str, ...]) -> SplitResult:
+    """The parts of a URL of one of `schemes`. Raises ValueError, also for a user or password in it."""
+    parts = urlsplit(value)
+    if parts.scheme not in schemes or not parts.hostname:
+        raise ValueError(f"is not {' or '.join(f'{scheme}://HOST' for scheme in schemes)}")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("holds a user or password, which would be shown; give them by file or environment")
+    if parts.fragment or not value.isascii() or " " in value or parts.port == 0:
+        raise ValueError("is not a plain address; correct it")
+    return parts
+
+
+def split_address(value: str) -> tuple[str, int]:
+    """HOST and PORT of HOST:PORT or [HOST]:PORT. Raises ValueError."""
+    host, _, port = value.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not host or not (port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 65_535):
+        raise ValueError("is not HOST:PORT, such as 127.0.0.1:9464")
+    return host, int(port)
+
+
+def is_loopback(host: str | None) -> bool:
+    """Whether `host` is this machine, judged by its name or number alone."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host or "").is_loopback
+    except ValueError:
+        return False
+
+
+def one_of(first: str | None, second: str | None, *names: str) -> bool:
+    """Whether one is given. Raises ValueError if both are."""
+    if first is not None and second is not None:
+        raise ValueError(f"{names[0]} and {names[1]} are both given; give one")
+    return (first or second) is not None
 
 
 def _nearest(given: Any, known: Any) -> str:

@@ -1,152 +1,180 @@
-"""A webhook: one POST for each message, signed, in order, until the server says that it has it."""
+"""A webhook: one POST for each message, signed as Standard Webhooks say, in order, until the server has it.
+
+Source: https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
+"""
 
 from __future__ import annotations
 
-import http.client
+import base64
+import binascii
+import hashlib
+import hmac
 import os
 import re
 import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
+from typing import Any
 from urllib.parse import urlsplit
 
+import httpx
+
 from edgeasd.runtime.errors import InputError
-from edgeasd.runtime.outputs.messages import numbered
-from edgeasd.runtime.outputs.secret import read_secret
+from edgeasd.runtime.outputs.base import DeliveryError, MessageRejected, OutputMessage
+from edgeasd.runtime.outputs.credentials import read_secret, tls_context
 from edgeasd.runtime.outputs.settings import WebhookSettings
-from edgeasd.runtime.outputs.signature import SIGNATURE_HEADER, TIMESTAMP_HEADER, sign
-from edgeasd.runtime.outputs.sink import DeliveryFailed, Entry, MessageRefused
-from edgeasd.runtime.outputs.tls import tls_context
 
-REFUSED = frozenset({400, 413, 415, 422})
-"""The server will not have this message; with any other code but 2xx it may have it later."""
+REJECTED = frozenset({400, 413, 415, 422})
+"""The server rejects this message for good. With any other code but 2xx it may accept it later."""
 _LARGEST_ANSWER = 64 * 1024
+_PREFIX = b"whsec_"
 
 
-class WebhookSink:
-    """Posts to one URL. Redirects are not followed, proxies of the environment not used."""
+def sign(key: bytes, id: str, timestamp: int, body: bytes) -> str:
+    """The value of `webhook-signature`: `v1,` and the base64 of the HMAC-SHA256 of `id.timestamp.body`."""
+    content = f"{id}.{timestamp}.".encode() + body
+    return "v1," + base64.b64encode(hmac.new(key, content, hashlib.sha256).digest()).decode()
+
+
+def signing_key(secret: bytes) -> bytes:
+    """The key that a secret stands for: the base64 behind `whsec_`, else its bytes. Raises InputError."""
+    if not secret.startswith(_PREFIX):
+        return secret
+    try:
+        return base64.b64decode(secret.removeprefix(_PREFIX), validate=True)
+    except binascii.Error:
+        raise InputError("webhook secret: is not base64 behind whsec_; correct it") from None
+
+
+class WebhookOutput:
+    """Posts to one URL. Redirects are not followed; proxies of the environment are not used."""
 
     batch = 50
     warning: str | None = None
 
     def __init__(self, settings: WebhookSettings) -> None:
-        """Raises InputError where a secret or certificate that the settings name is not there or cannot be one."""
+        """Raises InputError if a secret or certificate that the settings name cannot be read or used."""
         self._settings = settings
-        self._parts = urlsplit(settings.url)
-        self._target = (self._parts.path or "/") + (f"?{self._parts.query}" if self._parts.query else "")
-        self._place = f"{self._parts.scheme}://{self._parts.netloc}"
-        self._secrets()
-        self._tls = tls_context(settings) if self._parts.scheme == "https" else None
+        parts = urlsplit(settings.url)
+        self._place = f"{parts.scheme}://{parts.netloc}"
+        self._read_secrets()
+        self._tls = tls_context(settings) if parts.scheme == "https" else None
         self.connected: bool | None = None
 
-    def _secrets(self) -> tuple[bytes | None, bytes | None]:
+    def _read_secrets(self) -> tuple[bytes | None, bytes | None]:
+        """Key of the signature and token, each None without one."""
         settings = self._settings
-        key = read_secret(settings.secret_file, settings.secret_env, "webhook secret")
+        secret = read_secret(settings.secret_file, settings.secret_env, "webhook secret")
         token = read_secret(settings.token_file, settings.token_env, "webhook token")
         if token is not None and not re.fullmatch(rb"[\x21-\x7e]+", token):
-            # http.client would say so too, and quote it.
-            raise InputError(
-                "webhook token: a space, a line end or a character that no header holds is in it; correct it"
-            )
-        return key, token
-
-    def remember(self, entry: Entry) -> None:
-        """Nothing to keep."""
+            raise InputError("webhook token: holds a space or a character that no header may hold; correct it")
+        return None if secret is None else signing_key(secret), token
 
     def maintain(self) -> None:
-        """Nothing to keep."""
+        """Does nothing: there is no connection between batches."""
 
-    def deliver(self, entries: Sequence[Entry], queue: str, confirm: Callable[[int], None]) -> None:
-        """Post each message over one connection. Raises DeliveryFailed."""
-        # Read at every batch: a secret may be changed while the service runs.
-        key, token = self._secrets()
-        connection = self._connection()
+    def deliver(self, messages: Sequence[OutputMessage], confirm: Callable[[int], None]) -> None:
+        """Post each message over one connection. Raises DeliveryError."""
+        # Read for every batch: a secret may be changed while the service runs.
+        key, token = self._read_secrets()
+        post = _Post(self._settings, self._tls)
         try:
-            for count, entry in enumerate(entries, 1):
-                body = numbered(entry.text, queue, entry.sequence).encode()
-                if connection.sock is None:
-                    connection.connect()
-                with self._deadline(connection.sock):
-                    self._post(connection, body, self._headers(entry, queue, body, key, token))
-                self.connected = True
-                confirm(count)
-        except MessageRefused:
+            with post:
+                for count, message in enumerate(messages, 1):
+                    self._judge(post.send(message.text.encode(), self._headers(message, key, token)))
+                    self.connected = True
+                    confirm(count)
+        except MessageRejected:
             self.connected = True
             raise
-        except DeliveryFailed:
+        except DeliveryError:
             self.connected = False
             raise
-        except (OSError, http.client.HTTPException) as error:
+        except httpx.HTTPError as error:
             self.connected = False
-            raise DeliveryFailed(f"{self._place}: {_reason(error)}") from None
-        finally:
-            connection.close()
+            raise DeliveryError(f"{self._place}: {_reason(error)}") from None
 
     def close(self, seconds: float) -> None:
-        """Nothing is open between batches."""
+        """Does nothing: there is no connection between batches."""
 
-    def _connection(self) -> http.client.HTTPConnection:
-        host, timeout = str(self._parts.hostname), self._settings.timeout_seconds
-        if self._tls is None:
-            return http.client.HTTPConnection(host, self._parts.port, timeout=timeout)
-        return http.client.HTTPSConnection(host, self._parts.port, timeout=timeout, context=self._tls)
-
-    @contextmanager
-    def _deadline(self, connected: socket.socket) -> Iterator[None]:
-        """End the attempt in time: a timeout of the socket begins anew with every byte of a slow answer."""
-
-        late = threading.Event()
-
-        def cut() -> None:
-            late.set()
-            # A copy: shutting down a TLS socket from another thread would pull it away under its reader.
-            with suppress(OSError), socket.socket(fileno=os.dup(connected.fileno())) as copy:
-                copy.shutdown(socket.SHUT_RDWR)
-
-        timer = threading.Timer(self._settings.timeout_seconds, cut)
-        timer.daemon = True
-        timer.start()
-        try:
-            yield
-        finally:
-            timer.cancel()
-        if late.is_set():  # an answer that was cut off may look like a whole one
-            raise TimeoutError
-
-    def _headers(
-        self, entry: Entry, queue: str, body: bytes, key: bytes | None, token: bytes | None
-    ) -> dict[str, str | bytes]:
-        stamp = str(int(time.time()))
-        headers: dict[str, str | bytes] = {
-            "Content-Type": "application/json",
-            "User-Agent": "edgeasd",
-            "Idempotency-Key": f"{queue}-{entry.position}",
-            TIMESTAMP_HEADER: stamp,
-        }
+    def _headers(self, message: OutputMessage, key: bytes | None, token: bytes | None) -> dict[str, str]:
+        id, timestamp = f"{message.store}-{message.seq}", int(time.time())
+        headers = {"Content-Type": "application/json", "User-Agent": "edgeasd"}
+        headers |= {"webhook-id": id, "webhook-timestamp": str(timestamp)}
         if key is not None:
-            headers[SIGNATURE_HEADER] = sign(key, stamp, body)
+            headers["webhook-signature"] = sign(key, id, timestamp, message.text.encode())
         if token is not None:
-            headers["Authorization"] = b"Bearer " + token
+            headers["Authorization"] = f"Bearer {token.decode()}"
         return headers
 
-    def _post(self, connection: http.client.HTTPConnection, body: bytes, headers: dict[str, str | bytes]) -> None:
-        connection.request("POST", self._target, body, headers)
-        answer = connection.getresponse()
-        if len(answer.read(_LARGEST_ANSWER + 1)) > _LARGEST_ANSWER:
-            connection.close()
-        if 200 <= answer.status < 300:
+    def _judge(self, answer: httpx.Response) -> None:
+        """Raise DeliveryError unless the answer confirms the message."""
+        if 200 <= answer.status_code < 300:
             return
-        said = f"{self._place}: answered {answer.status}"
-        if answer.status in REFUSED:
-            raise MessageRefused(f"{said}, it will not have this message")
-        if 300 <= answer.status < 400:
-            raise DeliveryFailed(f"{said}, a redirect; set url to where it leads")
-        raise DeliveryFailed(said, retry_after=retry_seconds(answer.getheader("Retry-After"), time.time()))
+        reason = f"{self._place}: answered {answer.status_code}"
+        if answer.status_code in REJECTED:
+            raise MessageRejected(f"{reason}, it rejects this message")
+        if 300 <= answer.status_code < 400:
+            raise DeliveryError(f"{reason}, a redirect; set url to where it leads")
+        raise DeliveryError(reason, retry_after=retry_seconds(answer.headers.get("Retry-After"), time.time()))
+
+
+class _Post:
+    """One connection for a batch of POSTs, each with a deadline for all of it.
+
+    The timeouts of httpx begin anew with every byte of a slow answer.
+    """
+
+    def __init__(self, settings: WebhookSettings, tls: ssl.SSLContext | None) -> None:
+        self._url, self._seconds = settings.url, settings.timeout_seconds
+        self._client = httpx.Client(verify=tls or False, timeout=self._seconds, trust_env=False)
+        self._streams: list[Any] = []
+
+    def __enter__(self) -> _Post:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+
+    def send(self, body: bytes, headers: dict[str, str]) -> httpx.Response:
+        """POST `body`. Raises httpx.HTTPError, DeliveryError if the deadline passes."""
+        is_late = threading.Event()
+        timer = threading.Timer(self._seconds, self._cut, [is_late])
+        timer.daemon = True
+        timer.start()
+        extensions = {"trace": self._trace}
+        size = 0
+        try:
+            with self._client.stream("POST", self._url, content=body, headers=headers, extensions=extensions) as answer:
+                for part in answer.iter_raw():
+                    size += len(part)
+                    if size > _LARGEST_ANSWER:
+                        break
+        except httpx.HTTPError:
+            if not is_late.is_set():
+                raise
+        finally:
+            timer.cancel()
+        if is_late.is_set():  # an answer that was cut off may look complete
+            raise httpx.ReadTimeout("no answer in time")
+        return answer
+
+    def _trace(self, event: str, info: dict[str, Any]) -> None:
+        if event in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
+            self._streams.append(info["return_value"])
+
+    def _cut(self, is_late: threading.Event) -> None:
+        is_late.set()
+        for stream in self._streams[-1:]:
+            connected = stream.get_extra_info("socket")
+            # A copy: shutting down a TLS socket from another thread would break its reader.
+            with suppress(OSError), socket.socket(fileno=os.dup(connected.fileno())) as copy:
+                copy.shutdown(socket.SHUT_RDWR)
 
 
 def retry_seconds(value: str | None, now: float) -> float | None:
@@ -163,11 +191,14 @@ def retry_seconds(value: str | None, now: float) -> float | None:
     return max(0.0, (until - datetime.fromtimestamp(now, timezone.utc)).total_seconds())
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate is not trusted ({error.verify_message}); set ca_file"
-    if isinstance(error, TimeoutError):
-        return "no answer in time"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
+def _reason(error: BaseException) -> str:
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return f"its certificate is not trusted ({cause.verify_message}); set ca_file"
+        if isinstance(cause, TimeoutError | httpx.TimeoutException):
+            return "no answer in time"
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
     return str(error) or type(error).__name__

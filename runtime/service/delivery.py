@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from edgeasd.runtime.config import Site
+from edgeasd.runtime.config import ServiceConfig
 from edgeasd.runtime.outputs.state import OutputState
 
 States = Callable[[], Sequence[OutputState] | None]
@@ -26,7 +26,9 @@ class Delivery:
     """One line for people, without the name."""
 
 
-def await_delivery(site: Site, before: Sequence[OutputState], states: States, seconds: float) -> list[Delivery]:
+def await_delivery(
+    site: ServiceConfig, before: Sequence[OutputState], states: States, seconds: float
+) -> list[Delivery]:
     """Wait until no output has anything waiting, for `seconds` at the most.
 
     `before` is how the outputs were before the command: what was given up since then was not delivered.
@@ -45,7 +47,7 @@ def await_delivery(site: Site, before: Sequence[OutputState], states: States, se
     return [settled.get(one.name) or _waiting(site, one) for one in found]
 
 
-def _settled(site: Site, one: OutputState, given_up: int) -> Delivery:
+def _settled(site: ServiceConfig, one: OutputState, given_up: int) -> Delivery:
     if (silent := _sent_nothing(site, one)) is not None:
         return silent
     if sum(one.dropped.values()) > given_up:
@@ -53,12 +55,12 @@ def _settled(site: Site, one: OutputState, given_up: int) -> Delivery:
     return Delivery(one.name, True, 0, "delivered")
 
 
-def _waiting(site: Site, one: OutputState) -> Delivery:
+def _waiting(site: ServiceConfig, one: OutputState) -> Delivery:
     waits = f"NOT delivered, {one.queued} {'waits' if one.queued == 1 else 'wait'}{_error(one)}"
     return _sent_nothing(site, one) or Delivery(one.name, False, one.queued, waits)
 
 
-def _sent_nothing(site: Site, one: OutputState) -> Delivery | None:
+def _sent_nothing(site: ServiceConfig, one: OutputState) -> Delivery | None:
     if one.type == "prometheus":
         return Delivery(one.name, None, 0, "is read by others, nothing is sent")
     settings = site.outputs.get(one.name)

@@ -9,7 +9,7 @@ from typing import Any
 
 from edgeasd.runtime.alarms import Command, Transition
 from edgeasd.runtime.bundle.bundle import Bundle
-from edgeasd.runtime.config import Site
+from edgeasd.runtime.config import ServiceConfig
 from edgeasd.runtime.config.check import named_manifest
 from edgeasd.runtime.errors import EdgeasdError
 from edgeasd.runtime.outputs import Outputs
@@ -44,7 +44,7 @@ class Commanded:
         self.refused[name] = why if why.startswith(f"{name}: ") else f"{name}: {why}"
 
 
-def command_streams(site: Site, names: list[str], command: Command, log: Callable[[str], None]) -> Commanded:
+def command_streams(site: ServiceConfig, names: list[str], command: Command, log: Callable[[str], None]) -> Commanded:
     """Give `command` to the streams; one that cannot take it keeps it from no other. A test alarm is waited for.
 
     `log` takes a line for people, where the event store had to be begun anew.
@@ -69,7 +69,7 @@ def command_streams(site: Site, names: list[str], command: Command, log: Callabl
     return done
 
 
-def _outputs_of_service(site: Site) -> list[OutputState] | None:
+def _outputs_of_service(site: ServiceConfig) -> list[OutputState] | None:
     state = ask(site.data, {"ask": "state"})
     return None if state is None else [OutputState.model_validate(one) for one in state["outputs"]]
 
@@ -87,7 +87,9 @@ def _record_nothing(name: str | None, said: list[Transition], position: int | No
     del name, said, position
 
 
-def _command_store(site: Site, names: list[str], command: Command, log: Callable[[str], None], done: Commanded) -> None:
+def _command_store(
+    site: ServiceConfig, names: list[str], command: Command, log: Callable[[str], None], done: Commanded
+) -> None:
     with folder_lock(site.data):
         keeper = Keeper(site.data, tell_nobody, _never_sick, _say_nothing, _record_nothing, log, lasting=False)
         keeper.start()
@@ -110,7 +112,7 @@ def _command_store(site: Site, names: list[str], command: Command, log: Callable
             keeper.close(DELIVER_SECONDS)
 
 
-def _command_one(site: Site, name: str, command: Command, keeper: Keeper, done: Commanded) -> None:
+def _command_one(site: ServiceConfig, name: str, command: Command, keeper: Keeper, done: Commanded) -> None:
     stream = site.streams[name]
     try:
         with Bundle(Path(stream.bundle)) as bundle:
@@ -126,7 +128,7 @@ def _command_one(site: Site, name: str, command: Command, keeper: Keeper, done: 
         done.refuse(name, str(error))
 
 
-def _open_outputs(site: Site) -> Outputs | None:
+def _open_outputs(site: ServiceConfig) -> Outputs | None:
     """All that a message can be sent to. No page of metrics: who scrapes it would take this for the service."""
     settings = {name: one for name, one in site.outputs.items() if not isinstance(one, PrometheusSettings)}
     if not settings:

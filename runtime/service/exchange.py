@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from edgeasd.runtime.config import Site
+from edgeasd.runtime.config import ServiceConfig
 from edgeasd.runtime.outputs import Outputs
 from edgeasd.runtime.service.keeper import Keeper
 
@@ -18,7 +18,7 @@ class Exchange:
     def __init__(
         self,
         keeper: Keeper,
-        open_outputs: Callable[[Site], Outputs | None],
+        open_outputs: Callable[[ServiceConfig], Outputs | None],
         log: Callable[[str], None],
         stopping: threading.Event,
     ) -> None:
@@ -28,7 +28,7 @@ class Exchange:
         self.trouble: str | None = None
         """Why no output is open although there should be some."""
 
-    def change(self, old: Site, new: Site) -> None:
+    def change(self, old: ServiceConfig, new: ServiceConfig) -> None:
         """From the outputs of `old` to those of `new`; whatever is raised, those of `old` are there again.
 
         The old ones must be closed first: they hold queues and addresses. Meanwhile events wait in the store.
@@ -53,13 +53,13 @@ class Exchange:
             raise
         self.trouble = None
 
-    def mend(self, site: Site, now: float) -> None:
+    def mend(self, site: ServiceConfig, now: float) -> None:
         """Try again where the outputs of `site` could not be opened; `now` is monotonic seconds."""
         if self.trouble is not None and now >= self._due:
             self._due = now + _AGAIN_SECONDS
             self._reopen(site)
 
-    def _reopen(self, site: Site) -> None:
+    def _reopen(self, site: ServiceConfig) -> None:
         try:
             outputs = self._open(site)
         except Exception as error:  # whatever it is, it is tried again
@@ -74,13 +74,13 @@ class Exchange:
             self.trouble = None
         self._give(site, outputs)
 
-    def _give(self, site: Site, outputs: Outputs | None) -> None:
+    def _give(self, site: ServiceConfig, outputs: Outputs | None) -> None:
         """Also to a keeper that is busy: after whatever it was asked before."""
         while not self._keeper.post(lambda: self._use(site, outputs)):
             if self._keeper.defect is not None or self._stopping.wait(0.1):
                 self._keeper.teller.outputs = outputs
                 return
 
-    def _use(self, site: Site, outputs: Outputs | None) -> None:
+    def _use(self, site: ServiceConfig, outputs: Outputs | None) -> None:
         self._keeper.teller.site = site.name
         self._keeper.use_outputs(outputs)

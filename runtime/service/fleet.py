@@ -12,7 +12,7 @@ from edgeasd.runtime.alarms import Transition
 from edgeasd.runtime.bundle.bundle import Bundle
 from edgeasd.runtime.bundle.manifest import Manifest, dump_manifest
 from edgeasd.runtime.config.check import named_manifest
-from edgeasd.runtime.config.settings import Site, StreamSettings
+from edgeasd.runtime.config.settings import ServiceConfig, StreamSettings
 from edgeasd.runtime.errors import DeviceError, EdgeasdError
 from edgeasd.runtime.evidence import EvidenceWriter
 from edgeasd.runtime.health import level_range
@@ -43,7 +43,7 @@ class Fleet:
 
     # Making it so
 
-    def apply(self, site: Site) -> None:
+    def apply(self, site: ServiceConfig) -> None:
         """Make streams and engines what `site` says. A stream whose source stays goes on capturing all the while.
 
         Raises InputError where the keeper is too busy to let a stream go: some may have gone, the rest is as before.
@@ -73,7 +73,7 @@ class Fleet:
                 self._load(name)
         self._drop_unused()
 
-    def _find_machines(self, site: Site) -> dict[str, tuple[str, str]]:
+    def _find_machines(self, site: ServiceConfig) -> dict[str, tuple[str, str]]:
         """Of a stream whose bundle cannot be read, which is said when it is loaded, the machine that it has."""
         found = {name: kept.who for name, kept in list(self._keeper.kept.items()) if name in site.streams}
         if self._keeper.kept:
@@ -82,7 +82,7 @@ class Fleet:
                     found[name] = _machine_in(settings)
         return found
 
-    def machines_of(self, site: Site) -> set[tuple[str, str]] | None:
+    def machines_of(self, site: ServiceConfig) -> set[tuple[str, str]] | None:
         """Machine type and ID of every stream of `site`; None where one of them is not known now."""
         found = set()
         for settings in site.streams.values():

@@ -1,112 +1,97 @@
-"""The JSON records of `run` and `score --live`: one shape for a live score, wherever it comes from."""
+"""The JSON lines of `run --jsonl` and `score --live`: the messages of the outputs, and a line for every segment."""
 
 from __future__ import annotations
 
-import json
 import queue
 import threading
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TextIO
 
-from edgeasd.runtime.bundle.manifest import Manifest
+from edgeasd.runtime.alarms import Transition
 from edgeasd.runtime.errors import InputError
-from edgeasd.runtime.scoring.score import Score
+from edgeasd.runtime.outputs.messages import event_body, make_message, to_json
 from edgeasd.runtime.scoring.scorer import Scorer
-from edgeasd.runtime.service.finding import Record
+from edgeasd.runtime.service.recorder import MonitoredMachine
+from edgeasd.runtime.service.updates import StreamUpdate
 
-RECORD_VERSION = 1
-
-
-def engine_facts(scorer: Scorer) -> dict[str, Any]:
-    """What is really in use, for every start message and report."""
-    return {
-        "engine": scorer.engine.name,
-        "accelerator": scorer.engine.accelerator,
-        "precision": scorer.engine.precision,
-    }
+Record = dict[str, Any]
+_MOST_LINES = 10_000
 
 
-def machine_facts(manifest: Manifest) -> dict[str, Any]:
-    """Which machine is listened to."""
-    return {"machine": manifest.machine.type, "id": manifest.machine.id}
+def engine_info(scorer: Scorer) -> dict[str, Any]:
+    """What a scorer runs on, for start messages and reports."""
+    engine = scorer.engine
+    return {"engine": engine.name, "accelerator": engine.accelerator, "precision": engine.precision}
 
 
-def record_of(kind: str, manifest: Manifest) -> dict[str, Any]:
-    """The beginning of every record: its type, the version of its form, the machine."""
-    return {"type": kind, "version": RECORD_VERSION, **machine_facts(manifest)}
+def records_of(
+    update: StreamUpdate | None, transitions: Sequence[Transition], machine: MonitoredMachine, *, site: str | None
+) -> Iterator[Record]:
+    """The lines of an update and of the transitions that it caused; `machine` is its machine after it.
 
-
-def score_record(score: Score, manifest: Manifest, offset: int, alarm: bool) -> dict[str, Any]:
-    """One live score. Positions are samples since the sound began; `offset` is where the stream was last reset."""
-    rate = manifest.features.sample_rate
-    start, end = offset + score.start_sample, offset + score.end_sample
-    return {
-        **record_of("score", manifest),
-        "index": score.index,
-        "start_sample": start,
-        "end_sample": end,
-        "end_seconds": round(end / rate, 6),
-        "score": score.score,
-        "clip_score": score.clip_score,
-        "averaged": score.averaged,
-        "complete": score.complete,
-        "q": score.q,
-        "d": score.d,
-        "d_prime": score.d_prime,
-        "logit": score.logit,
-        "threshold": manifest.threshold.clip if manifest.threshold else None,
-        "alarm": alarm,
-    }
-
-
-_MOST = 10_000
-_LOOK_SECONDS = 0.1
+    Without `site` they are those of `score --live`, and have no time either.
+    """
+    if update is not None and update.record is not None:
+        kind, body = update.record
+        event = machine.machine.event
+        yield make_message(
+            kind,
+            body,
+            site=site,
+            machine=machine.machine_type,
+            id=machine.id,
+            wall=None if site is None else update.wall,
+            event=None if event is None else event.id,
+        )
+    for transition in transitions:
+        yield make_message("event", event_body(transition.to_json()), site=site)
 
 
 class RecordWriter:
-    """Writes one JSON object a line to `sink`, whole lines, flushed."""
+    """Writes one JSON object per line to a file that is opened for the first of them. Whole lines, flushed."""
 
-    def __init__(self, sink: TextIO) -> None:
-        self._sink = sink
-        self._lines: queue.Queue[Record | None] = queue.Queue(_MOST)
-        self.closing = False
-        """Set it before the service is stopped: from then on nobody is waited for."""
+    def __init__(self, open_sink: Callable[[], TextIO]) -> None:
+        self._open_sink = open_sink
+        self._lines: queue.SimpleQueue[Record | None] = queue.SimpleQueue()
         self.lost = 0
-        """Records that nobody took in time."""
+        """Records that were left out because the reader was slow."""
         self.failure: OSError | InputError | None = None
         """Why nothing is written any more."""
         self._thread = threading.Thread(target=self._run, name="edgeasd-records", daemon=True)
         self._thread.start()
 
+    @property
+    def is_full(self) -> bool:
+        """Whether a stream that can wait must wait for the reader."""
+        return self._lines.qsize() >= _MOST_LINES and self.failure is None
+
     def put(self, record: Record, may_drop: bool = True) -> None:
-        """Take a record; where the reader is slow it is dropped and counted, or else waited for until the end."""
-        while self.failure is None:
-            try:
-                self._lines.put(record, block=not (may_drop or self.closing), timeout=_LOOK_SECONDS)
-                return
-            except queue.Full:
-                if may_drop or self.closing:
-                    self.lost += 1
-                    return
+        """Take a record; never waits. One that may be dropped is, and counted, if too many wait already."""
+        if may_drop and self.is_full:
+            self.lost += 1
+        elif self.failure is None:
+            self._lines.put(record)
 
     def close(self, seconds: float) -> bool:
-        """Write what waits, for `seconds` at most; False where the reader takes nothing, and the file cannot be closed."""
-        self.closing = True
-        try:
-            self._lines.put(None, timeout=seconds)
-        except queue.Full:
-            return False
+        """Write what waits, for `seconds` at most; False if lines are left, and the file cannot be closed.
+
+        May be called again.
+        """
+        self._lines.put(None)
         self._thread.join(seconds)
         return not self._thread.is_alive()
 
     def _run(self) -> None:
+        sink: TextIO | None = None
         while (record := self._lines.get()) is not None:
             if self.failure is not None:
                 continue
             try:
-                self._sink.write(json.dumps(record, ensure_ascii=False) + "\n")
-                self._sink.flush()
-            except OSError as error:
+                sink = sink or self._open_sink()
+                sink.write(to_json(record) + "\n")
+                sink.flush()
+            except (OSError, InputError) as error:
                 self.failure = error
-            except Exception as error:  # who waits for room here must learn of any kind
-                why = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-                self.failure = InputError(f"records cannot be written ({why}); check where --jsonl leads to")
+            except Exception as error:  # a caller that waits for room must learn of any kind
+                reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+                self.failure = InputError(f"records cannot be written ({reason}); check where --jsonl leads to")

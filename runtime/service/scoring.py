@@ -1,53 +1,66 @@
-"""One thread for each engine: what waits in the rings of its streams, framed, batched, scored."""
+"""One thread per engine: takes in the sound of its streams, and scores their segments in common batches."""
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
+from edgeasd.runtime.errors import EdgeasdError, to_user_error
 from edgeasd.runtime.scoring.scorer import Scorer
 from edgeasd.runtime.scoring.stream import score_streams
-from edgeasd.runtime.service.finding import Record
-from edgeasd.runtime.service.load_shedding import Overload
-from edgeasd.runtime.service.stream import ServedStream
+from edgeasd.runtime.service.jsonl_records import RecordWriter
+from edgeasd.runtime.service.load_shedding import LoadShedder
+from edgeasd.runtime.service.stream import StreamWorker
+from edgeasd.runtime.service.updates import StreamUpdate
 
 _IDLE_SECONDS = 0.1
 _STEP_ASIDE_SECONDS = 0.005
-_MOST_SECONDS = 4.0
-"""Sound that a stream may bring into a round. One that is far behind and skips segments would hold up the others."""
+log = logging.getLogger(__name__)
 
 
-class ScoringThread:
+class UpdateReceiver(Protocol):
+    """The event recorder."""
+
+    def update(self, update: StreamUpdate) -> None:
+        """Take an update; may wait."""
+        ...
+
+
+class ScoringWorker:
     """Scores the streams of one engine together."""
 
-    def __init__(self, scorer: Scorer, tell: Callable[[Record, bool], None]) -> None:
-        self.scorer, self._tell = scorer, tell
-        self.streams: list[ServedStream] = []
+    def __init__(self, scorer: Scorer, recorder: UpdateReceiver, records: RecordWriter | None = None) -> None:
+        """Streams that can wait do so while `records` is full."""
+        self.scorer, self._recorder, self._records = scorer, recorder, records
+        self.streams: list[StreamWorker] = []
+        """Change it only within `paused`."""
         self.wake = threading.Event()
-        self._between = threading.Lock()
-        """Held while segments are scored; who takes it stands between two of them."""
+        self._scoring = threading.Lock()
         self._visitors = 0
         self._stop = threading.Event()
-        self._overload = Overload(time.monotonic())
+        self._shedder = LoadShedder(time.monotonic())
         self.beat = time.monotonic()
         """When the last round was made, monotonic seconds."""
-        self.failure: str | None = None
+        self.error: EdgeasdError | None = None
+        """What ended the thread, if it was not asked to."""
         self._thread = threading.Thread(target=self._run, name="edgeasd-scoring", daemon=True)
 
     def start(self) -> None:
         """Begin to score."""
         self._thread.start()
 
-    def ask_to_stop(self) -> None:
-        """Stop after the batch in work; does not wait for that."""
+    def request_stop(self) -> None:
+        """Stop after the present batch; does not wait for that."""
         self._stop.set()
         self.wake.set()
 
     def stop(self, seconds: float) -> bool:
-        """Stop after the batch in work; False where that took longer than `seconds`."""
-        self.ask_to_stop()
+        """Stop after the present batch and free the engine. False if that took longer than `seconds`."""
+        self.request_stop()
         if self._thread.ident is not None:
             self._thread.join(seconds)
         ended = not self._thread.is_alive()
@@ -56,21 +69,26 @@ class ScoringThread:
         return ended
 
     @contextmanager
-    def between_segments(self) -> Iterator[None]:
-        """Nothing is scored for the time of the block."""
-        # A lock alone is not fair: a busy engine would take it again before anybody else could.
+    def paused(self) -> Iterator[None]:
+        """Nothing is scored during the block."""
+        # A lock alone is not fair: a busy engine would take it again before anyone else could.
         self._visitors += 1
         try:
-            with self._between:
+            with self._scoring:
                 yield
         finally:
             self._visitors -= 1
             self.wake.set()
 
+    def add(self, stream: StreamWorker) -> None:
+        """Score a stream from now on; call it within `paused`. Sound that waits already is worked off first."""
+        self.streams.append(stream)
+        self._shedder.excuse(max(one.waiting_seconds for one in self.streams), time.monotonic())
+
     @property
-    def keep_every(self) -> int:
-        """See `Overload`."""
-        return self._overload.keep_every
+    def decimation(self) -> int:
+        """Only every so many-th segment of live streams is scored."""
+        return self._shedder.decimation
 
     def _run(self) -> None:
         try:
@@ -79,57 +97,53 @@ class ScoringThread:
                 if self._visitors:
                     self.wake.wait(_STEP_ASIDE_SECONDS)
                     continue
-                with self._between:
-                    worked = self._round()
+                with self._scoring:
+                    worked = self.score_once()
                 self.beat = time.monotonic()
                 if not worked:
                     self.wake.wait(_IDLE_SECONDS)
-        except Exception as error:  # its streams fail with it, the others go on, and it is loaded again
-            self.failure = f"{type(error).__name__}: {error}" if not str(error) else str(error)
-            for stream in self.streams:
-                stream.failure = self.failure
+        except Exception as error:  # its streams fail with it; the others go on, and it is loaded again
+            log.debug("the engine failed", exc_info=True)
+            self.error = to_user_error(error)
 
-    def _round(self) -> bool:
-        """Take in what waits and score one batch; False where there was nothing to do."""
+    def score_once(self) -> bool:
+        """Take in what waits and score one batch. False if there was nothing to do."""
         began, worked = time.monotonic(), False
-        share = max(1, self.scorer.engine.max_batch // max(1, len(self.streams)))
-        beside_live = any(served.settings.drops for served in self.streams)
-        for served in self.streams:
-            served.beside_live = beside_live
-            worked = self._take_in(served, share) or worked
-        ready = [served for served in self.streams if served.stream is not None and served.stream.waiting]
-        if ready:
-            scored = score_streams([served.stream for served in ready if served.stream is not None])
-            now = time.monotonic()
-            for served, scores in zip(ready, scored, strict=True):
-                served.finish(scores, now)
-        for served in self.streams:
-            if served.queue.ended and not served.over and not self._stop.is_set():
-                served.end()
-        self._weigh(time.monotonic() - began if worked else 0.0)
+        streams = [stream for stream in self.streams if not stream.is_over]
+        share = max(1, self.scorer.engine.max_batch // max(1, len(streams)))
+        for stream in streams:
+            if self._records is not None and self._records.is_full and not stream.settings.drops:
+                continue
+            try:
+                worked = stream.take_in(share) or worked
+            except EdgeasdError as error:
+                stream.abandon()
+                stream.end("bad sound", error)
+        active = [(stream, stream.stream) for stream in streams if stream.stream is not None and not stream.is_over]
+        for (stream, _), scores in zip(
+            active, score_streams([one for _, one in active]) if active else [], strict=True
+        ):
+            stream.finish(scores)
+            if stream.has_ended and not self._stop.is_set():
+                stream.take_source_events()
+                stream.end()
+        for stream in streams:
+            for update in stream.take_updates():
+                self._recorder.update(update)
+        self._shed(streams, time.monotonic() - began if worked else 0.0)
         return worked
 
-    def _take_in(self, served: ServedStream, share: int) -> bool:
-        """Blocks of one stream until its share of a batch is full."""
-        assert served.stream is not None
-        served.say_source_events()
-        taken = 0
-        while served.stream.waiting < share and taken < _MOST_SECONDS * served.rate:
-            block = served.queue.take()
-            if block is None:
-                break
-            taken += block.samples.size
-            served.accept(block)
-        return taken > 0
-
-    def _weigh(self, busy: float) -> None:
-        droppers = [served for served in self.streams if served.settings.drops and not served.over]
-        behind = max((served.waiting_seconds for served in droppers), default=0.0)
-        changed = self._overload.update(behind, busy, time.monotonic())
-        for served in droppers:
-            if served.stream is not None:
-                served.stream.keep_every = self.keep_every
-        if changed:
-            names = [served.name for served in droppers]
-            said = {"type": "overload", "version": 1, "streams": names, "keep_every": self.keep_every}
-            self._tell({**said, "behind_seconds": round(behind, 3)}, True)
+    def _shed(self, streams: list[StreamWorker], busy: float) -> None:
+        """Leave out segments of the streams that do not wait, if they fall behind."""
+        droppers = [stream for stream in streams if stream.settings.drops and not stream.is_over]
+        behind = max((stream.waiting_seconds for stream in droppers), default=0.0)
+        changed = self._shedder.update(behind, busy, time.monotonic())
+        for stream in droppers:
+            if stream.stream is not None:
+                stream.stream.keep_every = self.decimation
+        if changed and droppers:
+            scored = "every segment" if self.decimation == 1 else f"one of {self.decimation} segments"
+            names = ", ".join(stream.name for stream in droppers)
+            log.warning("%s: %s is scored from now on; %.1f s of sound wait", names, scored, behind)
+            for stream in droppers:
+                stream.report_decimation(self.decimation)

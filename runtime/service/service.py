@@ -9,7 +9,7 @@ from contextlib import ExitStack, suppress
 from typing import Any
 
 from edgeasd.runtime.alarms import Transition, parse_command
-from edgeasd.runtime.config import Problem, Site, check_site, read_site
+from edgeasd.runtime.config import ConfigError, ServiceConfig, check_config, read_config
 from edgeasd.runtime.errors import EdgeasdError, InputError
 from edgeasd.runtime.evidence import EvidenceStatus, EvidenceWriter
 from edgeasd.runtime.outputs import Outputs
@@ -55,7 +55,7 @@ class Service:
 
     def __init__(
         self,
-        site: Site,
+        site: ServiceConfig,
         tell: Callable[[Record, bool], None] = tell_nobody,
         log: Callable[[str], None] = _no_log,
     ) -> None:
@@ -269,11 +269,11 @@ class Service:
     def _reload(self) -> None:
         """All or nothing as far as the file goes; a bundle that does not load leaves its stream with the old one."""
         try:
-            site = read_site(self.site.path)
-            problems = check_site(site).problems
+            site = read_config(self.site.path)
+            problems = check_config(site).problems
             if site.data != self.site.data:
                 why = f"{site.data}: is another folder than {self.site.data}; restart for that"
-                problems.append(Problem("data", why))
+                problems.append(ConfigError("data", why))
             if problems:
                 raise InputError("; ".join(map(str, problems)))
             if (site.outputs, site.name) != (self.site.outputs, self.site.name):
@@ -287,14 +287,14 @@ class Service:
             self.fleet.evidence.keep(site.settings.evidence)
         self._apply(asked=True)
 
-    def _open_outputs(self, site: Site) -> Outputs | None:
+    def _open_outputs(self, site: ServiceConfig) -> Outputs | None:
         if not site.outputs:
             return None
         folder = site.data / "queues"
         folder.mkdir(exist_ok=True, mode=0o750)
         return Outputs(site.outputs, folder, site=site.name, on_command=self._command_from_outside, log=self._log)
 
-    def _configure_keeper(self, site: Site) -> None:
+    def _configure_keeper(self, site: ServiceConfig) -> None:
         self.keeper.teller.site = site.name
         self._configure_times(site)
         self.keeper.teller.outputs = self._open_outputs(site)
@@ -302,7 +302,7 @@ class Service:
             body = {"state": "starting", "version": running_version(), "uptime_seconds": 0.0}
             self.keeper.call(lambda: self.keeper.teller.say("start", body))
 
-    def _configure_times(self, site: Site) -> None:
+    def _configure_times(self, site: ServiceConfig) -> None:
         settings, kept = site.settings, site.settings.retention
         self.keeper.status_seconds, self.keeper.score_seconds = settings.status_seconds, settings.score_seconds
         scores, minutes, hours = kept.scores_days * _DAY, kept.minutes_days * _DAY, kept.hours_days * _DAY

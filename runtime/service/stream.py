@@ -1,99 +1,122 @@
-"""One stream of the service: a source read into a bounded ring by a thread of its own, and what becomes of it.
+"""One stream: its source, read into a bounded queue by a thread of its own, and the way from sound to updates.
 
-The capture side lives as long as the source is the same; the scoring side may be exchanged meanwhile
-(`adopt`), between two segments, and no sound is lost by it.
+The capture side lives as long as the source is the same. The bundle may be replaced meanwhile, between two segments,
+without losing sound: see `StreamWorker.replace_bundle`.
 """
 
 from __future__ import annotations
 
+import logging
+import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
+
+import numpy as np
 
 from edgeasd.runtime.bundle.manifest import Manifest
 from edgeasd.runtime.config.settings import StreamSettings
-from edgeasd.runtime.errors import EdgeasdError, InputError
+from edgeasd.runtime.errors import EdgeasdError, InputError, to_user_error
 from edgeasd.runtime.evidence import EvidenceRecorder, EvidenceWriter
-from edgeasd.runtime.features.logmel import check_samples
+from edgeasd.runtime.features.logmel import Float32Array, check_samples
 from edgeasd.runtime.health import HealthMonitor, HealthReport, level_range
+from edgeasd.runtime.health.monitor import WINDOW_SECONDS
+from edgeasd.runtime.outputs.messages import health_body, segment_body
 from edgeasd.runtime.scoring.score import Score
 from edgeasd.runtime.scoring.scorer import Scorer
 from edgeasd.runtime.scoring.stream import Stream
-from edgeasd.runtime.scoring.threshold import AlarmRule
-from edgeasd.runtime.service.finding import Finding, Record
-from edgeasd.runtime.service.inputs import ServedSource
-from edgeasd.runtime.service.jsonl_records import engine_facts, record_of, score_record
-from edgeasd.runtime.service.latency import Latencies
-from edgeasd.runtime.service.listen import BUFFER_SECONDS, level_dbfs
-from edgeasd.runtime.sources import SourceEvent
-from edgeasd.runtime.sources.capture import Block, Capture, SampleQueue
-from edgeasd.runtime.system.clocks import utc_text, wall_time
+from edgeasd.runtime.service.jsonl_records import engine_info
+from edgeasd.runtime.service.status import Latencies, package_version
+from edgeasd.runtime.service.updates import StreamUpdate
+from edgeasd.runtime.sources import AudioChunk, Source, SourceEvent, SourceEventKind, SourceState
+from edgeasd.runtime.sources.capture import CaptureThread, SampleQueue
+from edgeasd.runtime.system.clocks import Clock, wall_time
 
 END_OF_SOUND = "end of sound"
-TRACE = 48
+QUEUE_SECONDS = 60
+"""Sound that may wait to be scored, for instance while a large model loads."""
+HISTORY = 48
 """Clip scores that are remembered for display."""
+_MOST_SECONDS = 4.0
+"""Sound that one stream may bring into a round. One that is far behind would hold up the others."""
+_QUIET = 1e-6
+log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Listeners:
-    """Whom a stream tells: `find` those who keep alarms and events, `tell` those who write records down.
-
-    Both may wait where they are not read; `tell` only for a stream that waits, scored with none that
-    does not.
-    """
-
-    find: Callable[[Finding], None]
-    tell: Callable[[Record, bool], None]
-    """Given a record, and whether it may be dropped rather than waited for."""
+def too_slow(decimation: int) -> str:
+    """Why segments are left out."""
+    return f"scoring cannot keep up: one of {decimation} segments is scored"
 
 
-class ServedStream:
-    """One stream. `accept` and `finish` are called by the thread of its engine, the rest from others."""
+def level_dbfs(samples: Float32Array) -> float:
+    """RMS level of samples (n,) in dB relative to full scale, at least -120."""
+    power = float(np.mean(np.square(samples, dtype=np.float64))) if samples.size else 0.0
+    return 20.0 * float(np.log10(max(np.sqrt(power), _QUIET)))
+
+
+def _describe(event: SourceEvent) -> str:
+    lost = f"; {event.lost_seconds:.2f} s of sound lost" if event.lost_seconds else ""
+    return f"{event.kind}: {event.detail}{lost}"
+
+
+class StreamWorker:
+    """Turns the sound of one source into `StreamUpdate`s. Scoring methods belong to the thread of its engine."""
 
     def __init__(
         self,
         name: str,
         settings: StreamSettings,
         manifest: Manifest,
-        source: ServedSource,
-        listeners: Listeners,
-        wake: Callable[[], object],
+        source: Source,
+        *,
+        wake: Callable[[], object] = lambda: None,
+        limit: int | None = None,
+        clock: Clock = time.monotonic,
     ) -> None:
+        """`wake` is called when sound arrives; `limit` ends the sound after so many samples.
+
+        Raises InputError if the settings do not go with the bundle.
+        """
         self.name, self.settings, self.manifest, self.source = name, settings, manifest, source
-        self._listeners = listeners
         self.rate = manifest.features.sample_rate
-        pace = "drop" if settings.drops else "block"
-        self.queue = SampleQueue(BUFFER_SECONDS * self.rate, pace, wake)
-        self._capture = Capture(source, self.queue)
-        self._health = self._new_health(settings, manifest)
-        self.report: HealthReport = self._health.report()
+        self.queue = SampleQueue(QUEUE_SECONDS * self.rate, "drop" if settings.drops else "block", wake)
+        self._capture = CaptureThread(source, self.queue, limit, clock)
+        self._clock = clock
+        self._health = self._make_health(settings, manifest)
+        self._levels = settings.alarm.levels(manifest.threshold)
         self.stream: Stream | None = None
-        self.recorder: EvidenceRecorder | None = None
-        """Who keeps the evidence of its events."""
-        self._rule = AlarmRule(manifest.threshold)
+        self.evidence: EvidenceRecorder | None = None
+        self.report: HealthReport = self._health.report()
+        self._pending: AudioChunk | None = None
         self._expected, self._offset = 0, 0
+        """The next sample, and the one at which the stream was last reset."""
+        self._reported = 0
+        """Everything up to this sample is in the updates."""
         self._starts: deque[int] = deque(maxlen=manifest.segments.sections)
         """First sample of each of the last segments that were scored."""
         self._arrivals: deque[tuple[int, float]] = deque()
-        """End of each block in samples, and when its last one was captured."""
+        """End of each chunk in samples, and when its last one was captured."""
+        self._judged = 0
+        """Samples in the health window that has begun."""
+        self._verdicts: deque[tuple[int, bool, bool, HealthReport | None]] = deque()
+        """End of a health window; whether the input is unhealthy, suspect; the report if that changed."""
+        self._unhealthy, self._suspect = False, False
+        self._updates: list[StreamUpdate] = []
+        self._started_at = clock()
         self.latencies = Latencies()
-        self.level, self.trace = -120.0, deque[float](maxlen=TRACE)
+        self.level, self.history = -120.0, deque[float](maxlen=HISTORY)
         self.clip_score: float | None = None
-        self.complete = False
-        self.segments, self._skipped, self.bad_blocks = 0, 0, 0
-        self.facts: dict[str, Any] = {}
-        self.failure: str | None = None
-        """Why it has ended, or cannot be scored for now."""
-        self.beside_live = False
-        """Whether it is scored together with streams that do not wait: then its records wait for nobody, too."""
-        self.over = False
-        """Whether its source has ended, and all was scored."""
-        self.ended_by = ""
-        self.breaks = deque[SourceEvent](maxlen=32)
-        """Losses and returns of its source that nobody has read yet: some are over before anybody looks."""
+        self.is_complete = False
+        self.segments, self._skipped, self.bad_chunks, self.alarms = 0, 0, 0, 0
+        self.engine: dict[str, Any] = {}
+        self.error: EdgeasdError | None = None
+        """What ended it, if not the end of the sound."""
+        self.is_over = False
+        """Whether the source has ended, and everything was scored."""
+        self.end_reason = ""
 
-    def _new_health(self, settings: StreamSettings, manifest: Manifest) -> HealthMonitor:
+    def _make_health(self, settings: StreamSettings, manifest: Manifest) -> HealthMonitor:
         expected = level_range(settings.health, manifest.amplitude, manifest.level)
         return HealthMonitor(settings.health, self.rate, expected)
 
@@ -107,152 +130,237 @@ class ServedStream:
         """Stop capturing and close the source."""
         self._capture.stop()
 
-    def let_go(self) -> None:
+    def abandon(self) -> None:
         """Have the capture end soon, without waiting for it."""
         self.queue.abandon()
         self.source.close()
 
     # Scoring
 
-    def adopt(self, settings: StreamSettings, manifest: Manifest, scorer: Scorer) -> None:
-        """Go on with these from the next segment on; call it where no segment is being scored.
+    def replace_bundle(self, settings: StreamSettings, manifest: Manifest, scorer: Scorer) -> None:
+        """Go on with another bundle or other settings from the next segment on. No sound is lost.
 
-        Frames are kept where the new model takes the same, and then not even a score is late.
+        The source must be the same. Frames are kept if the new model takes the same, and then not even a score is
+        late. Call it while no segment is being scored, and for the first bundle too.
         """
-        if (settings.health, manifest.amplitude, manifest.level) != (
-            self.settings.health,
-            self.manifest.amplitude,
-            self.manifest.level,
-        ):
-            self._health = self._new_health(settings, manifest)
+        old = (self.settings.health, self.manifest.amplitude, self.manifest.level)
+        if (settings.health, manifest.amplitude, manifest.level) != old:
+            self._health, self._judged = self._make_health(settings, manifest), 0
+            self._unhealthy, self._suspect = False, False
         self.settings, self.manifest = settings, manifest
-        self._rule = AlarmRule(manifest.threshold)
+        self._levels = settings.alarm.levels(manifest.threshold)
         self._starts = deque(maxlen=manifest.segments.sections)
-        self.facts, self.failure = engine_facts(scorer), None
+        self.engine = engine_info(scorer)
         if self.stream is None or not self.stream.continue_with(scorer):
             if self.stream is not None:
                 self._skipped += self.stream.skipped
             self.stream = Stream(scorer)
             self._offset = self._expected
-        self._tell({**record_of("start", manifest), "source": self.source.name, **self.facts, **self._policy()})
-
-    def _policy(self) -> Record:
-        manifest = self.manifest
-        threshold = manifest.threshold.clip if manifest.threshold else None
-        return {
-            "status": manifest.status,
-            "threshold": threshold,
+        body = {
+            "state": "starting",
+            "source": self.source.name,
+            **self.engine,
+            "bundle_status": manifest.status,
+            "threshold": None if self._levels is None else self._levels.on,
             "alpha": manifest.score.alpha,
             "d_mode": manifest.score.mode,
+            "version": package_version(),
         }
+        self._add(self.current(), record=("start", body))
 
-    def keep_evidence(self, writer: EvidenceWriter, settings: StreamSettings, manifest: Manifest) -> None:
-        """Have the evidence of events kept from now on, as these say; call it where no segment is being scored."""
-        if self.recorder is not None:
-            same = (settings.evidence, manifest.machine) == (self.settings.evidence, self.manifest.machine)
-            if same:
-                return
-            self.recorder.close()
-        self.recorder = EvidenceRecorder(
-            writer, manifest.machine.type, manifest.machine.id, self.rate, settings.evidence
-        )
+    def record_evidence(self, writer: EvidenceWriter) -> None:
+        """Record the evidence of events by the present settings."""
+        machine = self.manifest.machine
+        if self.evidence is not None:
+            self.evidence.close()
+        self.evidence = EvidenceRecorder(writer, machine.type, machine.id, self.rate, self.settings.evidence)
 
-    def accept(self, block: Block) -> None:
-        """Take in a block: its health, its frames. A gap before it resets the stream: no segment spans one."""
+    def take_in(self, segments: int) -> bool:
+        """Accept waiting sound until `segments` wait to be scored. False if there was none.
+
+        Raises InputError for sound that is not fit to be scored, from a source that is not live.
+        """
         assert self.stream is not None
-        if block.position != self._expected or block.after_loss:
-            self._gap(block)
-        try:
-            check_samples(block.samples, block.position, self.rate)
-        except InputError:
-            # Left out: the next block lies behind a gap, and everything begins afresh there.
-            self.bad_blocks += 1
-            return
-        self._expected = block.position + block.samples.size
-        if self.recorder is not None:
-            self.recorder.sound(block.position, block.samples)
-        self.level = level_dbfs(block.samples)
-        changes = self._health.push(block.samples)
-        self.report = self._health.report()
-        length = block.samples.size / self.rate
-        ended = block.captured_at + (length if self.source.live else 0.0)
-        self._arrivals.append((self._expected, ended))
-        if changes:
-            self._listeners.find(Finding(self.name, ended, sick=self.sick, health=self.report))
-            self._tell({**record_of("health", self.manifest), **self.report.to_json()})
-        self.stream.accept(block.samples)
+        self.take_source_events()
+        taken = 0
+        while self.stream.waiting < segments and taken < _MOST_SECONDS * self.rate:
+            chunk = self._pending or self.queue.take()
+            self._pending = None
+            if chunk is None:
+                break
+            if self._is_gap(chunk) and self.stream.waiting:
+                # The segments before the gap are scored first.
+                self._pending = chunk
+                return True
+            taken += chunk.samples.size
+            self.accept(chunk)
+        return taken > 0
 
-    def finish(self, scores: list[Score], now: float) -> None:
-        """Pass on the scores of this stream, which came at `now` (monotonic seconds)."""
+    def accept(self, chunk: AudioChunk) -> None:
+        """Take in a chunk: its health, its frames. A gap before it resets the stream: no segment spans one."""
+        assert self.stream is not None
+        if self._is_gap(chunk):
+            self._gap(chunk)
+        try:
+            check_samples(chunk.samples, chunk.start_sample, self.rate)
+        except InputError:
+            if not self.source.live:
+                raise
+            # Left out: the next chunk lies behind a gap.
+            self.bad_chunks += 1
+            return
+        self._expected = chunk.end_sample
+        if self.evidence is not None:
+            self.evidence.sound(chunk.start_sample, chunk.samples)
+        self.level = level_dbfs(chunk.samples)
+        length = chunk.samples.size / self.rate
+        self._arrivals.append((self._expected, chunk.captured_at + (length if self.source.live else 0.0)))
+        self._judge(chunk)
+        self.stream.accept(chunk.samples)
+
+    def _judge(self, chunk: AudioChunk) -> None:
+        """Judge the health window by window, so that it does not depend on how the sound was cut."""
+        size, done = round(WINDOW_SECONDS * self.rate), 0
+        while done < chunk.samples.size:
+            taken = min(chunk.samples.size - done, size - self._judged)
+            changes = self._health.push(chunk.samples[done : done + taken])
+            done += taken
+            self._judged = (self._judged + taken) % size
+            if self._judged == 0:
+                report = self._health.report() if changes else None
+                verdict = (self._health.is_unhealthy, self._health.is_suspect, report)
+                self._verdicts.append((chunk.start_sample + done, *verdict))
+        self.report = self._health.report()
+
+    def finish(self, scores: list[Score]) -> None:
+        """Report the scores of this stream, and the health up to now."""
+        now = self._clock()
         for score in scores:
-            captured = self._captured(self._offset + score.end_sample, now)
+            start, end = self._offset + score.start_sample, self._offset + score.end_sample
+            self._take_verdicts(end, now)
+            captured = self._captured(end, now)
             self.latencies.add(now - captured)
             self.segments += 1
-            self.clip_score, self.complete = score.clip_score, score.complete
-            self.trace.append(score.clip_score)
-            self._rule.update(score.clip_score, score.complete)
-            self._tell(score_record(score, self.manifest, self._offset, self._rule.active))
-            time = captured if self.source.live else now
-            end = self._offset + score.end_sample
-            if self.recorder is not None:
-                wall = wall_time(time)
-                self.recorder.score(end, wall, score.score, score.clip_score, score.complete)
-            found = Finding(
-                self.name,
-                time,
-                score.clip_score,
-                score.complete,
-                self.sick,
+            self.clip_score, self.is_complete = score.clip_score, score.complete
+            self.history.append(score.clip_score)
+            update = self._update_at(end, captured)
+            if self.evidence is not None:
+                self.evidence.score(end, update.wall, score.score, score.clip_score, score.complete)
+            threshold = None if self._levels is None else self._levels.on
+            body = segment_body(score, offset=self._offset, sample_rate=self.rate, threshold=threshold)
+            self._starts.append(start)
+            self._add(
+                update,
+                clip_score=score.clip_score,
+                is_complete=score.complete,
                 position=end,
-                suspect=self._health.is_suspect,
-                looks_back=self._look_back(score),
+                window_seconds=(end - self._starts[-score.averaged]) / self.rate,
+                record=("segment", body),
             )
-            self._listeners.find(found)
+        self._take_verdicts(self._expected, now)
+        self._reported = self._expected
 
-    def _look_back(self, score: Score) -> float:
-        """Seconds of sound from the beginning of the first segment in the clip score to its end."""
-        self._starts.append(self._offset + score.start_sample)
-        return (self._offset + score.end_sample - self._starts[-score.averaged]) / self.rate
+    def _take_verdicts(self, end: int, now: float) -> None:
+        """Report the health up to sample `end`."""
+        while self._verdicts and self._verdicts[0][0] <= end:
+            at, self._unhealthy, self._suspect, report = self._verdicts.popleft()
+            if report is not None:
+                update = self._update_at(at, self._captured(at, now))
+                self._add(update, health=report, record=("health", health_body(report, update.is_unhealthy)))
 
-    def say_source_events(self) -> None:
-        """A record for whatever happened to the source itself."""
-        events = getattr(self.source, "events", None) if self.source.state != "opening" else None
-        while events:
-            event = events.popleft()
-            if event.state in ("lost", "reopened"):
-                self.breaks.append(event)
-            if event.state == "lost" and self.recorder is not None:
-                self.recorder.source_lost()
-            what = {"state": event.state, "detail": event.detail, "at_sample": event.at_sample}
-            lost = {"lost_seconds": round(event.lost_seconds, 3), "time": utc_text(wall_time(event.at))}
-            self._tell({**record_of("source", self.manifest), **what, **lost})
+    def take_source_events(self) -> None:
+        """Report whatever happened to the source itself."""
+        if self.source.status.state == SourceState.OPENING:
+            return
+        for event in self.source.take_events():
+            if event.kind == SourceEventKind.LOST and self.evidence is not None:
+                self.evidence.source_lost()
+            lost = round(event.lost_seconds, 3)
+            body = {
+                "state": str(event.kind),
+                "detail": event.detail,
+                "at_sample": event.at_sample,
+                "lost_seconds": lost,
+            }
+            update = self.current()
+            wall = wall_time(event.at) if self.source.live else update.wall
+            self._add(replace(update, wall=wall), record=("source", body))
+            is_bad = event.kind in (SourceEventKind.LOST, SourceEventKind.SKIPPED)
+            log.log(logging.WARNING if is_bad else logging.INFO, "%s: %s", self.name, _describe(event))
 
-    def end(self, reason: str = END_OF_SOUND) -> None:
-        """The source has ended and everything was scored, or the service ends for `reason`."""
-        error = self.queue.error
-        if error is not None:
-            self.failure = str(error) if isinstance(error, EdgeasdError) else f"{type(error).__name__}: {error}"
-        elif reason == END_OF_SOUND and self.queue.ended and not self.segments and not self.skipped:
-            need = self.manifest.features.sample_count(self.manifest.segments.frames)
-            self.failure = f"ended after {self._expected} samples; the first score takes {need}; use a longer recording"
-        self.over, self.ended_by = True, reason
-        ended = {"reason": self.failure or reason, "samples": self._expected}
-        seconds = {"seconds": round(self._expected / self.rate, 6)}
-        lost = {"dropped_samples": self.queue.dropped, "overruns": self.overruns}
-        more = {"lost_samples": self._at_source("lost_samples"), "reopened": self._at_source("reopened")}
-        self._tell({**record_of("end", self.manifest), **ended, **seconds, **lost, **more})
+    def report_decimation(self, decimation: int) -> None:
+        """Report that only every so many-th segment is scored from now on."""
+        state, reason = "running", None
+        if decimation > 1:
+            state, reason = "degraded", too_slow(decimation)
+        body = {"state": state, "reason": reason, "decimation": decimation, "skipped_segments": self.skipped}
+        self._add(self.current(), record=("status", body))
 
-    def _gap(self, block: Block) -> None:
+    def end(self, reason: str = END_OF_SOUND, error: BaseException | None = None) -> None:
+        """The source has ended and everything was scored, or the stream ends for another reason."""
+        error = error or self.queue.error
+        if isinstance(error, Exception):
+            self.error = to_user_error(error)
+        elif reason == END_OF_SOUND and not self.segments and not self.skipped:
+            self.error = self._too_short()
+        self.is_over, self.end_reason = True, reason
+        status = self.source.status
+        body = {
+            "state": "stopped",
+            "reason": str(self.error or reason),
+            "segments": self.segments,
+            "skipped_segments": self.skipped,
+            "samples": self._expected,
+            "seconds": round(self._expected / self.rate, 6),
+            "dropped_samples": self.queue.dropped,
+            "lost_samples": status.lost_samples,
+            "overruns": status.overruns,
+            "reconnects": status.reconnects,
+        }
+        self._add(self.current(), record=("stop", body))
+
+    def take_updates(self) -> list[StreamUpdate]:
+        """The updates since the last call, oldest first."""
+        updates, self._updates = self._updates, []
+        return updates
+
+    def current(self) -> StreamUpdate:
+        """The state at this moment, without a score."""
+        now = self._clock()
+        return self._update_at(self._reported, now)
+
+    # Parts
+
+    def _add(self, update: StreamUpdate, **more: Any) -> None:
+        self._updates.append(replace(update, may_drop=self.settings.drops, **more))
+
+    def _update_at(self, position: int, captured: float) -> StreamUpdate:
+        """An update about sample `position`, which was captured at `captured` (monotonic seconds).
+
+        Time is that of the capture for live sound. For files it is that of the sound itself, however fast it is
+        read, so that the same file gives the same events.
+        """
+        is_live = self.source.live
+        moment = captured if is_live else self._started_at + position / self.rate
+        unhealthy = self._unhealthy or (is_live and self._is_absent)
+        wall = wall_time(captured, self._clock) if is_live else time.time()
+        return StreamUpdate(self.name, moment, wall, is_unhealthy=unhealthy, is_suspect=self._suspect)
+
+    def _is_gap(self, chunk: AudioChunk) -> bool:
+        return chunk.start_sample != self._expected or chunk.discontinuity
+
+    def _gap(self, chunk: AudioChunk) -> None:
         assert self.stream is not None
-        lost, was = block.position - self._expected, self._rule.active
+        lost = chunk.start_sample - self._expected
+        self._take_verdicts(self._expected, self._clock())
+        body = {"at_sample": self._expected, "lost_samples": lost, "driver_overrun": chunk.discontinuity and not lost}
         self.stream.reset()
-        self._rule.reset()
+        self._starts.clear()
         self._arrivals.clear()
-        self._offset = block.position
+        self._judged = 0
         self._health.gap(max(0, lost))
-        record = {"at_sample": self._expected, "lost_samples": lost, "driver_overrun": block.after_loss}
-        self._tell({**record_of("gap", self.manifest), **record, "alarm_cleared": was})
-        self._listeners.find(Finding(self.name, block.captured_at, sick=self.sick, gap=True))
+        self._expected = self._offset = self._reported = chunk.start_sample
+        self._add(self._update_at(self._expected, chunk.captured_at), has_gap=True, record=("gap", body))
 
     def _captured(self, end: int, now: float) -> float:
         """When sample `end` of the sound was captured."""
@@ -260,24 +368,34 @@ class ServedStream:
             self._arrivals.popleft()
         if not self._arrivals:
             return now
-        block_end, at = self._arrivals[0]
-        return at - ((block_end - end) / self.rate if self.source.live else 0.0)
+        chunk_end, at = self._arrivals[0]
+        return at - ((chunk_end - end) / self.rate if self.source.live else 0.0)
 
-    def _tell(self, record: Record) -> None:
-        self._listeners.tell(record, self.settings.drops or self.beside_live)
+    def _too_short(self) -> InputError:
+        need = self.manifest.features.sample_count(self.manifest.segments.frames)
+        missing = need - self._expected
+        return InputError(
+            f"{self.source.name}: ended after {self._expected} samples; the first score takes {need}, "
+            f"{missing} ({missing / self.rate:.2f} s) more; use a longer recording"
+        )
 
     # What it is
 
     @property
-    def sick(self) -> bool:
-        """Whether no alarm may come from this input: it is sick, or not there."""
-        return self._health.is_unhealthy or (self.source.live and self._absent)
+    def is_unhealthy(self) -> bool:
+        """Whether the input cannot be trusted now, or is not there; no alarm is raised meanwhile."""
+        return self._health.is_unhealthy or (self.source.live and self._is_absent)
 
     @property
-    def _absent(self) -> bool:
-        state = self.source.state
+    def _is_absent(self) -> bool:
+        status = self.source.status
         # Without a reason it is only about to be opened for the first time.
-        return state == "reopening" or (state == "opening" and bool(self.source.reason))
+        return status.state == SourceState.REOPENING or (status.state == SourceState.OPENING and bool(status.reason))
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the source gives no more sound, and none waits."""
+        return self.queue.ended and self._pending is None
 
     @property
     def skipped(self) -> int:
@@ -285,17 +403,16 @@ class ServedStream:
         return self._skipped + (0 if self.stream is None else self.stream.skipped)
 
     @property
+    def seconds(self) -> float:
+        """Sound so far, lost sound included."""
+        return self._expected / self.rate
+
+    @property
     def waiting_seconds(self) -> float:
+        """Sound that waits to be scored."""
         return self.queue.held / self.rate
 
     @property
-    def overruns(self) -> int:
-        return self._at_source("overruns")
-
-    @property
     def dropped_seconds(self) -> float:
-        """Sound lost in the ring or known to be lost at the source."""
-        return (self.queue.dropped + self._at_source("lost_samples")) / self.rate
-
-    def _at_source(self, name: str) -> int:
-        return int(getattr(self.source, name, 0) or 0)
+        """Sound lost in the queue or known to be lost at the source."""
+        return (self.queue.dropped + self.source.status.lost_samples) / self.rate

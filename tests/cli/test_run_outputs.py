@@ -19,7 +19,7 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeasd.runtime.config import read_site
+from edgeasd.runtime.config import read_config
 from edgeasd.toolkit.cli.one_stream import toml_value
 
 if sys.version_info >= (3, 11):
@@ -77,7 +77,7 @@ def test_metrics_are_there_to_fetch_and_scores_are_those_of_score_live(
         process.send_signal(signal.SIGTERM)
         _, said = process.communicate(timeout=20)
     assert process.returncode == 0, said
-    site = read_site(folder / "service" / "valve-id_00" / "site.toml")
+    site = read_config(folder / "service" / "valve-id_00" / "site.toml")
     assert f"described in {Path('service', 'valve-id_00', 'site.toml')}" in said
     assert Path(str(site.streams["valve"].input)).samefile(sound)
     assert (folder / "service" / "valve-id_00" / "data" / "events.db").exists()

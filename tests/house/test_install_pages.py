@@ -18,7 +18,7 @@ from types import ModuleType
 
 import pytest
 
-from edgeasd.runtime.config import parse_site
+from edgeasd.runtime.config import parse_config
 
 pytestmark = pytest.mark.core
 
@@ -125,7 +125,7 @@ def test_the_unit_of_a_site_starts_what_run_can_do() -> None:
 
 def test_the_site_of_the_page_is_one_that_the_program_reads_and_keeps_to_the_folders_of_the_unit() -> None:
     text = (FILES / "site.toml").read_bytes()
-    site = parse_site(text, Path("/etc/edgeasd/site.toml"))
+    site = parse_config(text, Path("/etc/edgeasd/site.toml"))
     assert str(site.data) == f"/var/lib/{settings(SITE)['StateDirectory'][0]}"
     assert [one.device.removeprefix("plughw:CARD=") for one in site.streams.values() if one.device] == names_given()[:1]
 

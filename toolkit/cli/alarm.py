@@ -127,10 +127,10 @@ def _command(
     config: Path, stream: str | None, value: dict[str, Any], by: str | None, note: str | None, as_json: bool
 ) -> None:
     from edgeasd.runtime.alarms import parse_command
-    from edgeasd.runtime.config import read_site
+    from edgeasd.runtime.config import read_config
     from edgeasd.runtime.service.direct import command_streams
 
-    site = read_site(config)
+    site = read_config(config)
     if stream is not None and stream not in site.streams:
         raise InputError(f"--stream {stream}: {config} has {', '.join(site.streams)}; name one of them")
     given = {key: item for key, item in {**value, "by": by or _user(), "note": note}.items() if item is not None}

@@ -43,10 +43,10 @@ def doctor(
     with progress("doctor") as report:
         findings = examine(root, venv, report)
     if config is not None:
-        from edgeasd.runtime.config import read_site
+        from edgeasd.runtime.config import read_config
         from edgeasd.runtime.doctor.service import check_service
 
-        findings += check_service(read_site(config).data)
+        findings += check_service(read_config(config).data)
     if as_json:
         fields = ("area", "name", "state", "found", "why", "command")
         listed = [{field: getattr(found, field) for field in fields} for found in findings]

@@ -39,7 +39,7 @@ def write_site(
 
     What is None or False is left out. Raises InputError for what no site file can say.
     """
-    from edgeasd.runtime.config import parse_site
+    from edgeasd.runtime.config import parse_config
     from edgeasd.runtime.system.files import write_bytes
 
     if stream.get("input") == "-":
@@ -62,7 +62,7 @@ def write_site(
     except UnicodeEncodeError as error:
         raise InputError(f"{error.object!r}: its name is not UTF-8; rename it") from None
     try:
-        parse_site(text, path)
+        parse_config(text, path)
     except InputError as error:
         raise InputError(str(error).removeprefix(f"{path}: ")) from None
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,7 @@ from edgeasd.toolkit.cli._errors import BAD_INPUT, INTERRUPTED, print_error
 from edgeasd.toolkit.cli.record_summary import END_OF_SOUND
 
 if TYPE_CHECKING:
-    from edgeasd.runtime.config import Site, SiteReport
+    from edgeasd.runtime.config import ConfigReport, ServiceConfig
     from edgeasd.runtime.service.jsonl_records import RecordWriter
     from edgeasd.runtime.service.service import Service
     from edgeasd.runtime.service.systemd import Notifier
@@ -30,13 +30,13 @@ _POLL_SECONDS = 0.2
 
 def check(config: Path, as_json: bool) -> None:
     """Look a site over and say what is there; one line for each problem, and exit code 2 where there is one."""
-    from edgeasd.runtime.config import check_site, problem_of_file, read_site
+    from edgeasd.runtime.config import check_config, error_of_file, read_config
 
     try:
-        report = check_site(read_site(config))
+        report = check_config(read_config(config))
     except InputError as error:
         if as_json:
-            found = [problem_of_file(str(config), str(error)).to_json()]
+            found = [error_of_file(str(config), str(error)).to_json()]
             print(json.dumps({"site": None, "data": None, "streams": [], "outputs": {}, "problems": found}, indent=2))
         raise
     print(json.dumps(report.to_json(), indent=2) if as_json else _summary(report))
@@ -46,12 +46,12 @@ def check(config: Path, as_json: bool) -> None:
         raise typer.Exit(BAD_INPUT)
 
 
-def _open_site(config: Path) -> Site:
+def _open_site(config: Path) -> ServiceConfig:
     """The site, looked over. A stream that cannot run is said and stops no other; anything else is an InputError."""
-    from edgeasd.runtime.config import check_site, read_site
+    from edgeasd.runtime.config import check_config, read_config
 
-    site = read_site(config)
-    report = check_site(site)
+    site = read_config(config)
+    report = check_config(site)
     if report.fatal is not None:
         count = len(report.problems)
         more = f" (and {count - 1} more: pass --check to see them)" if count > 1 else ""
@@ -61,7 +61,7 @@ def _open_site(config: Path) -> Site:
     return site
 
 
-def _summary(report: SiteReport) -> str:
+def _summary(report: ConfigReport) -> str:
     lines = [f"site {report.site}, data in {report.data}"]
     for one in report.streams:
         limit = "no threshold, no alarms" if one.threshold is None else f"alarm above {one.threshold:.4f}"
@@ -168,7 +168,12 @@ def _signals() -> Iterator[_Asked]:
 
 
 def _watch(
-    service: Service, site: Site, asked: _Asked, notifier: Notifier, out: TextIO | None, writer: RecordWriter | None
+    service: Service,
+    site: ServiceConfig,
+    asked: _Asked,
+    notifier: Notifier,
+    out: TextIO | None,
+    writer: RecordWriter | None,
 ) -> str:
     """Look after the running service; returns why it ends."""
     from edgeasd.runtime.service.view import SiteView

@@ -28,12 +28,12 @@ def status(config: Config, as_json: AsJson = False) -> None:
 
     Example: edgeasd status --config site.toml
     """
-    from edgeasd.runtime.config import read_site
+    from edgeasd.runtime.config import read_config
     from edgeasd.runtime.service import ask
     from edgeasd.runtime.service.state import read_state
     from edgeasd.runtime.service.table import concerns
 
-    site = read_site(config)
+    site = read_config(config)
     answer = ask(site.data, {"ask": "state"})
     if answer is None:
         raise DeviceError(f"{site.data}: no service runs there; start it, or look at its log")

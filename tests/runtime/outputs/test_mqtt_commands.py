@@ -24,7 +24,7 @@ from subscriber import Listener, hub_to, state
 
 from edgeasd.runtime.alarms.command import Kind
 from edgeasd.runtime.bundle.bundle import Bundle
-from edgeasd.runtime.config import read_site
+from edgeasd.runtime.config import read_config
 from edgeasd.runtime.outputs.mqtt import MqttSink
 from edgeasd.runtime.outputs.settings import MqttSettings
 from edgeasd.runtime.outputs.topics import level
@@ -163,7 +163,7 @@ def test_whatever_comes_in_is_obeyed_as_a_plain_command_or_does_nothing(
         f'site = "plant"\n[streams.pump]\nbundle = "{small_bundle}"\ndevice = "hw:1"\n', "utf-8"
     )
     before = tree(tmp_path, plant / "data")
-    site, log = read_site(plant / "site.toml"), list[str]()
+    site, log = read_config(plant / "site.toml"), list[str]()
     service = Service(site, log=log.append)
     counts: Counter[str] = Counter()
 

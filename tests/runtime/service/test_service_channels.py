@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from edgeasd.runtime.config import StreamSettings, read_site
+from edgeasd.runtime.config import StreamSettings, read_config
 from edgeasd.runtime.service import Service
 from edgeasd.runtime.service.inputs import Inputs, ServedSource
 from edgeasd.runtime.service.scoring import ScoringThread
@@ -190,7 +190,7 @@ def test_a_channel_beyond_those_opened_opens_the_card_again_and_all_go_on(
 
 def start(site: Any) -> tuple[Service, list[Record]]:
     records: list[Record] = []
-    service = Service(read_site(site.file), lambda record, may_drop: records.append(record))
+    service = Service(read_config(site.file), lambda record, may_drop: records.append(record))
     service.start()
     return service, records
 

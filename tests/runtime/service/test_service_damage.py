@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from edgeasd.runtime.config import read_site
+from edgeasd.runtime.config import read_config
 from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.service import Service
 from edgeasd.runtime.service.ledger import Ledger
@@ -37,7 +37,7 @@ class Runs:
     def test_alarm(self, *, before: Any = lambda: None) -> tuple[list[int], str | None]:
         """Start, have a test alarm, stop; its numbers, and what the service said was wrong."""
         before()
-        service = Service(read_site(self.site.file), log=self.logged.append)
+        service = Service(read_config(self.site.file), log=self.logged.append)
         service.start()
         try:
             self.site.until(lambda: service.poll() and service.loaded.is_set() and service.keeper.kept)

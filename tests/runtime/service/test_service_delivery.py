@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from edgeasd.runtime.config import parse_site
+from edgeasd.runtime.config import parse_config
 from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.outputs.state import OutputState
 from edgeasd.runtime.service import SiteState
@@ -32,7 +32,7 @@ def hook(**changes: Any) -> OutputState:
 
 
 def test_what_was_given_up_since_the_command_was_not_delivered() -> None:
-    site = parse_site(SITE.encode(), Path("site.toml"))
+    site = parse_config(SITE.encode(), Path("site.toml"))
     before = [hook(dropped={"event": 3})]
     (kept,) = await_delivery(site, before, lambda: before, 1.0)
     assert (kept.delivered, kept.said) == (True, "delivered")
@@ -42,7 +42,7 @@ def test_what_was_given_up_since_the_command_was_not_delivered() -> None:
 
 
 def test_an_output_has_delivered_once_nothing_waited_though_more_comes_later() -> None:
-    site = parse_site(SITE.encode(), Path("site.toml"))
+    site = parse_config(SITE.encode(), Path("site.toml"))
     states = iter([[hook(queued=2)], [hook()], [hook(queued=1)]])
     (found,) = await_delivery(site, [hook()], lambda: next(states), 5.0)
     assert found.delivered is True
@@ -52,7 +52,7 @@ def test_an_output_has_delivered_once_nothing_waited_though_more_comes_later() -
 
 
 def test_a_service_that_ends_meanwhile_ends_the_wait() -> None:
-    site = parse_site(SITE.encode(), Path("site.toml"))
+    site = parse_config(SITE.encode(), Path("site.toml"))
     states = iter([[hook(queued=1)], None])
     (found,) = await_delivery(site, [], lambda: next(states), 60.0)
     assert (found.delivered, found.said) == (False, "NOT delivered, 1 waits")

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from edgeasd.runtime.config import read_site
+from edgeasd.runtime.config import read_config
 from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.service import Service
 
@@ -76,7 +76,7 @@ def test_a_full_disk_stops_no_scoring_and_what_waited_is_written_when_there_is_r
     site: Any, sound: Path, disk: Path
 ) -> None:
     write(site, sound, floor=0.1)
-    service = Service(read_site(site.file))
+    service = Service(read_config(site.file))
     service.start()
     try:
         until(service, lambda: service.loaded.is_set() and service.state().streams[0].segments > 5)
@@ -116,7 +116,7 @@ def test_evidence_leaves_the_floor_free_under_a_service_that_alarms_without_end(
     site: Any, sound: Path, disk: Path
 ) -> None:
     write(site, sound, floor=6.5, realtime=False)
-    service = Service(read_site(site.file))
+    service = Service(read_config(site.file))
     service.start()
     least = free(disk)
     try:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from edgeasd.runtime.config import read_site
+from edgeasd.runtime.config import read_config
 from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.service import Service, fleet
 from edgeasd.runtime.service import service as service_module
@@ -45,7 +45,7 @@ def served(site: Any, sound: Path) -> Served:
     def serve(*streams: str, top: str = "") -> Iterator[tuple[Service, list[str]]]:
         write(site, sound, *streams, top=top)
         log: list[str] = []
-        service = Service(read_site(site.file), log=log.append)
+        service = Service(read_config(site.file), log=log.append)
         service.start()
         try:
             site.until(service.loaded.is_set)

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from edgeasd.runtime.bundle.bundle import Bundle
-from edgeasd.runtime.config import read_site
+from edgeasd.runtime.config import read_config
 from edgeasd.runtime.errors import DeviceError
 from edgeasd.runtime.service import Service
 
@@ -86,7 +86,7 @@ def test_an_engine_that_was_replaced_late_is_let_go(
     stream = f'input = "{sound}"\nrealtime = true\nloop = true\n'
     site.write(stream)
     log: list[str] = []
-    service = Service(read_site(site.file), log=log.append)
+    service = Service(read_config(site.file), log=log.append)
     service.start()
     try:
         site.until(lambda: service.poll() and service.loaded.is_set())
@@ -105,7 +105,7 @@ def test_an_engine_that_was_replaced_late_is_let_go(
 def test_a_command_that_nobody_can_take_is_said(site: Any, sound: Path) -> None:
     site.write(f'input = "{sound}"\nrealtime = true\nloop = true\n')
     log: list[str] = []
-    service = Service(read_site(site.file), log=log.append)
+    service = Service(read_config(site.file), log=log.append)
     service.start()
     held = threading.Event()
     try:

@@ -15,7 +15,7 @@ import pytest
 from edgeasd.runtime.alarms import AlarmSettings, Command
 from edgeasd.runtime.bundle.bundle import Bundle
 from edgeasd.runtime.bundle.manifest import Machine, Manifest
-from edgeasd.runtime.config import Site, read_site
+from edgeasd.runtime.config import ServiceConfig, read_config
 from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.outputs import Outputs
 from edgeasd.runtime.service import Service, exchange
@@ -211,16 +211,16 @@ LOG = '[outputs.log]\ntype = "jsonl"\npath = "log.jsonl"\n'
 
 
 @pytest.fixture
-def exchanging(site: Any, sound: Path) -> Iterator[tuple[Service, Site, Site]]:
+def exchanging(site: Any, sound: Path) -> Iterator[tuple[Service, ServiceConfig, ServiceConfig]]:
     """A service that only keeps, its site, and that site with its output changed."""
     site.write(f'input = "{sound}"\n{LOG}')
-    old = read_site(site.file)
+    old = read_config(site.file)
     site.write(f'input = "{sound}"\n{LOG}rotate_megabytes = 5.0\n')
     service = Service(old)
     old.data.mkdir(parents=True, exist_ok=True)
     service.keeper.start()
     service._configure_keeper(old)
-    yield service, old, read_site(site.file)
+    yield service, old, read_config(site.file)
     outputs = service.keeper.teller.outputs
     assert service.keeper.close(20.0)
     if outputs is not None:
@@ -228,7 +228,7 @@ def exchanging(site: Any, sound: Path) -> Iterator[tuple[Service, Site, Site]]:
 
 
 def test_an_exchange_of_outputs_that_was_too_late_leaves_those_that_there_were(
-    exchanging: tuple[Service, Site, Site], monkeypatch: pytest.MonkeyPatch
+    exchanging: tuple[Service, ServiceConfig, ServiceConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service, old, new = exchanging
     monkeypatch.setattr(exchange, "_KEEPER_SECONDS", 0.1)
@@ -246,7 +246,7 @@ def test_an_exchange_of_outputs_that_was_too_late_leaves_those_that_there_were(
 
 
 def test_outputs_given_up_too_late_are_given_back(
-    exchanging: tuple[Service, Site, Site], monkeypatch: pytest.MonkeyPatch
+    exchanging: tuple[Service, ServiceConfig, ServiceConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service, old, new = exchanging
     monkeypatch.setattr(exchange, "_KEEPER_SECONDS", 1.0)
@@ -266,7 +266,7 @@ def test_outputs_given_up_too_late_are_given_back(
 
 
 def test_what_left_while_no_output_was_open_is_told_when_there_is_one(
-    exchanging: tuple[Service, Site, Site], named: Callable[[str], Manifest]
+    exchanging: tuple[Service, ServiceConfig, ServiceConfig], named: Callable[[str], Manifest]
 ) -> None:
     service, old, _ = exchanging
     keeper, outputs = service.keeper, service.keeper.teller.outputs
@@ -283,14 +283,14 @@ def test_what_left_while_no_output_was_open_is_told_when_there_is_one(
 
 
 def test_outputs_come_back_after_any_error_and_while_they_cannot_it_is_said(
-    exchanging: tuple[Service, Site, Site], monkeypatch: pytest.MonkeyPatch
+    exchanging: tuple[Service, ServiceConfig, ServiceConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service, old, new = exchanging
     log: list[str] = []
     monkeypatch.setattr(service._exchange, "_log", log.append)
     really, bad = service._exchange._open, [new]
 
-    def failing(site: Site) -> Any:
+    def failing(site: ServiceConfig) -> Any:
         if site in bad:
             raise UnicodeError("label empty or too long")
         return really(site)
@@ -328,7 +328,7 @@ def running(site: Any, sound: Path) -> Iterator[Callable[..., tuple[Service, lis
             services[-1].reload()
             site.until(lambda: not services[-1].reloading)
             return services[-1], log
-        services.append(Service(read_site(site.file), log=log.append))
+        services.append(Service(read_config(site.file), log=log.append))
         services[-1].start()
         site.until(services[-1].loaded.is_set)
         site.until(lambda: all(one.complete for one in services[-1].state().streams))

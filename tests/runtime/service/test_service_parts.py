@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgeasd.runtime.alarms import AlarmInput, AlarmMachine, AlarmSettings, Command
-from edgeasd.runtime.config import read_site
+from edgeasd.runtime.config import read_config
 from edgeasd.runtime.errors import DeviceError, InputError
 from edgeasd.runtime.evidence import EvidenceWriter, KeepSettings, Recorder, evidence_files
 from edgeasd.runtime.scoring.scorer import Scorer
@@ -201,7 +201,7 @@ def test_closing_ends_the_wait_for_a_source(monkeypatch: pytest.MonkeyPatch) -> 
 def run_service(path: Path, until: Any, seconds: float = 30.0) -> tuple[Service, list[dict[str, Any]]]:
     """A service run until `until(service, records)` or its end."""
     records: list[dict[str, Any]] = []
-    service = Service(read_site(path), lambda record, may_drop: records.append(record))
+    service = Service(read_config(path), lambda record, may_drop: records.append(record))
     service.start()
     try:
         end = time.monotonic() + seconds
@@ -266,7 +266,7 @@ def test_a_stream_whose_settings_fit_nothing_stops_no_other_stream_and_no_log_li
         raise OSError(28, "No space left on device")
 
     said: list[str] = []
-    service = Service(read_site(site.file), log=full)
+    service = Service(read_config(site.file), log=full)
     service.start()
     try:
         site.until(lambda: service.poll() and service.loaded.is_set())
@@ -301,7 +301,7 @@ def test_a_reload_changes_how_long_evidence_and_history_stay_without_a_restart(s
     text = site.file.read_text("utf-8")
     changed = text + "[evidence]\nmax_age_days = 3.0\n[retention]\nscores_days = 0.5\n"
     log: list[str] = []
-    service = Service(read_site(site.file), log=log.append)
+    service = Service(read_config(site.file), log=log.append)
     service.start()
     try:
         site.until(lambda: service.poll() and service.loaded.is_set())
@@ -537,7 +537,7 @@ def test_a_file_beside_a_live_stream_waits_for_no_reader_of_records(site: Any, s
     (site.folder / "live.py").write_text(NON_STOP, "utf-8")
     site.write(f'input = "{sound}"\nloop = true', f"input_command = '{sys.executable} {site.folder / 'live.py'}'")
     dropping: dict[str, set[bool]] = {"a": set(), "b": set()}
-    service = Service(read_site(site.file), lambda record, drop: dropping.get(record.get("id", ""), set()).add(drop))
+    service = Service(read_config(site.file), lambda record, drop: dropping.get(record.get("id", ""), set()).add(drop))
     service.start()
     try:
         site.until(lambda: service.poll() and service.loaded.is_set())

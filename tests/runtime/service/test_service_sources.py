@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 import soundfile
 
-from edgeasd.runtime.config import read_site
+from edgeasd.runtime.config import read_config
 from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.scoring.scorer import Scorer
 from edgeasd.runtime.service import Service, ask
@@ -87,7 +87,7 @@ def test_a_source_that_is_killed_comes_back_and_the_others_do_not_notice(site: A
 def start(site: Any, logged: list[str] | None = None) -> tuple[Service, list[dict[str, Any]]]:
     records: list[dict[str, Any]] = []
     log = [] if logged is None else logged
-    service = Service(read_site(site.file), lambda record, may_drop: records.append(record), log.append)
+    service = Service(read_config(site.file), lambda record, may_drop: records.append(record), log.append)
     service.start()
     return service, records
 

@@ -19,14 +19,14 @@ from hypothesis import strategies as st
 
 from edgeasd.runtime.config import (
     EngineSettings,
+    ServiceSettings,
     Site,
-    SiteSettings,
     StreamSettings,
-    check_site,
-    parse_site,
-    problem_of_file,
+    check_config,
+    error_of_file,
+    parse_config,
 )
-from edgeasd.runtime.config.load import schema_text, site_schema
+from edgeasd.runtime.config.load import config_schema, schema_text
 from edgeasd.runtime.config.sharing import sharing_problems
 from edgeasd.runtime.errors import ALLOWED, DeviceError, InputError
 from edgeasd.runtime.outputs.settings import JsonlSettings
@@ -39,7 +39,7 @@ STREAM = f'[streams.pump]\nbundle = "{BUNDLE}"\ndevice = "hw:1"\n'
 
 
 def parsed(text: str, folder: Path) -> Site:
-    return parse_site(text.encode(), folder / "site.toml")
+    return parse_config(text.encode(), folder / "site.toml")
 
 
 def refused(text: str, folder: Path) -> str:
@@ -140,7 +140,7 @@ def test_the_check_names_every_problem_and_writes_nothing(tmp_path: Path) -> Non
     text += f'[streams.b]\nbundle = "{BUNDLE}"\ndevice = "hw:1"\n[streams.c]\nbundle = "{BUNDLE}"\ndevice = "hw:2"\n'
     text += '[streams.d]\nbundle = "absent"\ndevice = "hw:3"\n'
     text += '[outputs.hook]\ntype = "webhook"\nurl = "https://h/"\nsecret_env = "EDGEASD_TEST_ABSENT"\n'
-    report = check_site(parsed(text, tmp_path))
+    report = check_config(parsed(text, tmp_path))
     assert [one.name for one in report.streams] == ["b", "c"]
     assert report.streams[0].threshold == pytest.approx(0.0401663)
     found = "\n".join(map(str, report.problems))
@@ -226,7 +226,7 @@ def look_over(data: bytes, folder: Path) -> Site | None:
     """Whatever `data` is: a site that stays in its folder, or one line."""
     said, site = "", None
     try:
-        site = parse_site(data, folder / "site.toml")
+        site = parse_config(data, folder / "site.toml")
     except InputError as error:
         said = str(error)
     assert said.isprintable()
@@ -236,7 +236,7 @@ def look_over(data: bytes, folder: Path) -> Site | None:
     for output in site.outputs.values():
         if isinstance(output, JsonlSettings):
             assert Path(os.path.realpath(output.path)).is_relative_to(site.data)
-    for problem in check_site(site).problems:
+    for problem in check_config(site).problems:
         assert "\n" not in str(problem)
     return site
 
@@ -319,7 +319,7 @@ def test_outputs_of_every_kind_give_a_site_or_one_line(
         site = look_over(text.encode(), plant)
         if site is not None and site.outputs["out"].type == kind:
             taken += 1
-            report = check_site(site)
+            report = check_config(site)
             said = "\n".join(map(str, report.problems)) + json.dumps(report.to_json())
             assert "secret of the plant" not in said
             clean += not report.problems
@@ -402,7 +402,7 @@ def test_the_check_says_of_each_input_what_the_start_would_say(tmp_path: Path) -
     }
     text = "".join(f'[streams.{name}]\nbundle = "{BUNDLE}"\nid = "{name}"\n{more}\n' for name, more in asked.items())
     site = parsed('site = "p"\n' + text, tmp_path)
-    report = check_site(site)
+    report = check_config(site)
     assert [one.name for one in report.streams] == ["e", "f", "g"]
     assert report.fatal is None
     said = {one.stream: one for one in report.problems}
@@ -419,10 +419,10 @@ def test_the_check_says_of_each_input_what_the_start_would_say(tmp_path: Path) -
 
 def test_a_stream_that_cannot_run_stops_no_other_and_where_none_can_nothing_runs(tmp_path: Path) -> None:
     bad = '[streams.b]\nbundle = "absent"\ndevice = "hw:3"\n'
-    assert check_site(parsed('site = "p"\n' + STREAM + bad, tmp_path)).fatal is None
-    assert str(check_site(parsed('site = "p"\n' + bad, tmp_path)).fatal).startswith("streams.b: ")
+    assert check_config(parsed('site = "p"\n' + STREAM + bad, tmp_path)).fatal is None
+    assert str(check_config(parsed('site = "p"\n' + bad, tmp_path)).fatal).startswith("streams.b: ")
     hook = '[outputs.hook]\ntype = "webhook"\nurl = "https://h/"\nsecret_env = "EDGEASD_TEST_ABSENT"\n'
-    assert str(check_site(parsed('site = "p"\n' + STREAM + hook, tmp_path)).fatal).startswith("outputs.hook: ")
+    assert str(check_config(parsed('site = "p"\n' + STREAM + hook, tmp_path)).fatal).startswith("outputs.hook: ")
 
 
 @pytest.mark.parametrize(
@@ -440,7 +440,7 @@ def test_a_stream_that_cannot_run_stops_no_other_and_where_none_can_nothing_runs
     ],
 )
 def test_a_line_about_the_file_is_taken_apart(line: str, place: str, value: str, problem: str, remedy: str) -> None:
-    found = problem_of_file("s.toml", f"s.toml: {line}").to_json()
+    found = error_of_file("s.toml", f"s.toml: {line}").to_json()
     assert [found[name] for name in ("place", "value", "problem", "remedy")] == [place, value, problem, remedy]
 
 
@@ -458,7 +458,7 @@ def test_the_page_shows_a_site_file_that_is_one_and_every_key(repository: Path, 
         first = " ".join(line.split(" | ")[0] for line in section.splitlines() if line.startswith("| `"))
         return {name.partition(".")[0] for name in re.findall(r"`([a-zA-Z_.]+)`", first)}
 
-    assert described("The whole file") == set(SiteSettings.model_fields)
+    assert described("The whole file") == set(ServiceSettings.model_fields)
     assert described("A stream") == set(StreamSettings.model_fields)
     assert described("An engine") == set(EngineSettings.model_fields)
 
@@ -507,7 +507,7 @@ def test_the_page_shows_a_site_file_that_is_one_and_every_key(repository: Path, 
 def test_streams_that_share_an_input_must_agree_in_it(first: str, second: str, says: str, tmp_path: Path) -> None:
     text = f'site = "p"\n[streams.a]\nbundle = "{BUNDLE}"\nid = "a"\n{first}\n'
     text += f'[streams.b]\nbundle = "{BUNDLE}"\nid = "b"\n{second}\n'
-    problems = check_site(parsed(text, tmp_path)).problems
+    problems = check_config(parsed(text, tmp_path)).problems
     assert len(problems) == bool(says), problems
     assert says in "".join(map(str, problems))
 
@@ -528,6 +528,6 @@ def test_every_pattern_of_the_settings_has_words_for_people() -> None:
         own = {value["pattern"]} if isinstance(value.get("pattern"), str) else set(value.get("patternProperties", ()))
         return own | patterns(list(value.values()))
 
-    known = patterns(site_schema())
+    known = patterns(config_schema())
     assert len(known) > 5
     assert known <= set(ALLOWED)

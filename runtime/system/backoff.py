@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 
 class Backoff:
-    """Doubles from `first` to `longest` seconds, each time drawn between half and all of it.
+    """Doubles from `first` to `longest` seconds; each wait is drawn between half of that and all of it.
 
-    Drawn, so that a hundred boxes do not come back to one broker in the same second.
+    Drawn, so that a hundred devices do not come back to one broker in the same second.
     """
 
     def __init__(self, first: float, longest: float, draw: Callable[[], float] = random.random) -> None:
@@ -17,7 +17,7 @@ class Backoff:
         self._failures = 0
 
     def succeeded(self) -> None:
-        """The next wait is the first again."""
+        """Begin again with the first wait."""
         self._failures = 0
 
     def failed(self) -> float:

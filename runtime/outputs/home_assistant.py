@@ -1,4 +1,4 @@
-"""Home Assistant's MQTT discovery: one retained configuration for each thing it should show of a machine.
+"""Home Assistant's MQTT discovery: one retained configuration for each entity of a machine.
 
 Source: https://www.home-assistant.io/integrations/mqtt/#mqtt-discovery
 """
@@ -29,16 +29,17 @@ def discovery(prefix: str, topics: Topics, machine: str, id: str, commands: bool
         },
         "origin": {"name": "edgeasd"},
     }
-    found = []
-    for component, what, config in _things(topics, machine, id, commands):
-        config = {"unique_id": f"{node}_{what}", "qos": 1, **config, **shared}
-        found.append((f"{prefix}/{component}/{node}/{what}/config", json.dumps(config, ensure_ascii=False).encode()))
-    return found
+    configurations = []
+    for component, entity, config in _entities(topics, machine, id, commands):
+        config = {"unique_id": f"{node}_{entity}", "qos": 1, **config, **shared}
+        topic = f"{prefix}/{component}/{node}/{entity}/config"
+        configurations.append((topic, json.dumps(config, ensure_ascii=False).encode()))
+    return configurations
 
 
-def _things(topics: Topics, machine: str, id: str, commands: bool) -> list[tuple[str, str, dict[str, Any]]]:
+def _entities(topics: Topics, machine: str, id: str, commands: bool) -> list[tuple[str, str, dict[str, Any]]]:
     state, score, health = (topics.of(machine, id, leaf) for leaf in ("state", "score", "health"))
-    things: list[tuple[str, str, dict[str, Any]]] = [
+    entities: list[tuple[str, str, dict[str, Any]]] = [
         (
             "binary_sensor",
             "alarm",
@@ -73,7 +74,7 @@ def _things(topics: Topics, machine: str, id: str, commands: bool) -> list[tuple
                 "device_class": "problem",
                 "entity_category": "diagnostic",
                 "state_topic": health,
-                "value_template": "{{ 'ON' if value_json.body.sick else 'OFF' }}",
+                "value_template": "{{ 'ON' if value_json.body.unhealthy else 'OFF' }}",
             },
         ),
         (
@@ -91,11 +92,11 @@ def _things(topics: Topics, machine: str, id: str, commands: bool) -> list[tuple
     ]
     if commands:
         acknowledge = {"name": "Acknowledge", "payload_press": '{"command": "acknowledge", "by": "Home Assistant"}'}
-        things.append(("button", "acknowledge", {**acknowledge, "command_topic": topics.of(machine, id, "command")}))
-    return things
+        entities.append(("button", "acknowledge", {**acknowledge, "command_topic": topics.of(machine, id, "command")}))
+    return entities
 
 
 def _node(*names: str) -> str:
-    """A name of the characters Home Assistant allows, told apart by a hash where others were replaced."""
+    """A name of characters that Home Assistant allows; a hash keeps names apart whose other characters were replaced."""
     plain = "_".join(re.sub(r"[^A-Za-z0-9]", "_", name) for name in names)[:80]
     return f"edgeasd_{plain}_{hashlib.sha256(json.dumps(names).encode()).hexdigest()[:8]}"

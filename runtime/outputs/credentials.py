@@ -1,0 +1,88 @@
+"""Passwords, keys and certificates: named by the settings, read from files or the environment, never held in them."""
+
+from __future__ import annotations
+
+import os
+import ssl
+import stat
+from pathlib import Path
+from typing import Protocol
+
+from edgeasd.runtime.errors import InputError
+
+LARGEST = 4096
+"""Bytes of a secret."""
+
+
+class TlsSettings(Protocol):
+    """The certificates that an output names."""
+
+    @property
+    def ca_file(self) -> str | None: ...
+
+    @property
+    def certificate_file(self) -> str | None: ...
+
+    @property
+    def key_file(self) -> str | None: ...
+
+
+def tls_context(settings: TlsSettings) -> ssl.SSLContext:
+    """TLS 1.2 or newer. The receiver is always verified; there is no option that turns it off.
+
+    Raises InputError if the certificates cannot be read.
+    """
+    place = settings.ca_file
+    try:
+        context = ssl.create_default_context(cafile=place)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        if settings.certificate_file and settings.key_file:
+            place = settings.certificate_file
+            # An empty passphrase: without one, OpenSSL would ask on the terminal of the service.
+            context.load_cert_chain(settings.certificate_file, settings.key_file, password="")
+    except ssl.SSLError as error:
+        raise InputError(f"{place}: {error.reason or error}; give PEM files, the key without passphrase") from None
+    except OSError as error:
+        named = place if place == settings.ca_file else f"{place} and {settings.key_file}"
+        raise InputError(f"{named}: {error.strerror}; give PEM files that this service may read") from None
+    return context
+
+
+def read_secret(file: str | None, variable: str | None, name: str) -> bytes | None:
+    """The secret in `file` or in the environment variable `variable`, without line ends; None if neither is set.
+
+    `name` names it in errors, which never hold any of it. Raises InputError if it is absent, empty, longer than
+    `LARGEST` bytes, or in a file that every user may read.
+    """
+    if file is not None:
+        return _checked(_read_file(Path(file), name), f"{name}: {file}")
+    if variable is not None:
+        text = os.environ.get(variable)
+        if text is None:
+            raise InputError(f"{name}: no environment variable {variable}; set it for this service")
+        return _checked(os.fsencode(text), f"{name}: environment variable {variable}")
+    return None
+
+
+def _read_file(path: Path, name: str) -> bytes:
+    try:
+        # Without O_NONBLOCK a named pipe in its place would block the service.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as handle:
+            mode = os.fstat(handle.fileno()).st_mode
+            if not stat.S_ISREG(mode):
+                raise InputError(f"{name}: {path} is not a plain file; name a file that holds only the secret")
+            if mode & stat.S_IROTH:
+                # Owner and group may read: a file of root that the group of the service may read is right.
+                raise InputError(f"{name}: every user may read {path}; chmod o= {path}")
+            return handle.read(LARGEST + 2)
+    except OSError as error:
+        raise InputError(f"{name}: {path}: {error.strerror}; make it, readable for this service only") from None
+
+
+def _checked(value: bytes, place: str) -> bytes:
+    value = value.rstrip(b"\r\n")
+    if not value:
+        raise InputError(f"{place} is empty; put the secret there")
+    if len(value) > LARGEST:
+        raise InputError(f"{place} holds more than {LARGEST} bytes; it is no password or key")
+    return value
