@@ -77,7 +77,8 @@ class MonitoredMachine:
         self.has_unstored = False
         """Whether transitions left without having been stored."""
         self.is_unhealthy = False
-        self._summary, self._summary_body = ScoreSummary(score_seconds), None
+        self._summary = ScoreSummary(score_seconds)
+        self._summary_body: dict[str, Any] | None = None
         self._time: float | None = None
         self._updated_at = time.monotonic()
 
@@ -208,7 +209,8 @@ class EventRecorder:
         self.defect: BaseException | None = None
         """What ended the thread, for instance DatabaseCorrupt."""
         self._site, self._score_seconds, self._retention = site, 10.0, Retention()
-        self._on_update, self._outputs = on_update, None
+        self._on_update = on_update
+        self._outputs: OutputManager | None = None
         self._departed: dict[tuple[str, str], MonitoredMachine] = {}
         self._unstored: deque[Transition] = deque(maxlen=_MOST_TRANSITIONS)
         """Transitions that left without having been stored."""
