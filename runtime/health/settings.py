@@ -90,8 +90,11 @@ class StateSettings(_Settings):
     """What every state has."""
 
     enabled: bool = True
+    """Whether this state is judged."""
     on_seconds: _Seconds
+    """How long the on figure must hold before the state begins."""
     off_seconds: _Seconds
+    """How long the off figure must hold before the state ends."""
 
 
 class DigitalSilence(StateSettings):
@@ -105,7 +108,9 @@ class Silence(StateSettings):
     """Level of a window (offset removed), where not every sample is the same."""
 
     on_dbfs: _Dbfs = -80.0
+    """Begins below this level."""
     off_dbfs: _Dbfs = -74.0
+    """Ends above this level."""
     on_seconds: _Seconds = 10.0
     off_seconds: _Seconds = 2.0
 
@@ -118,8 +123,11 @@ class Clipping(StateSettings):
     """Share of the samples of 10 s that lie at `full_scale` or beyond."""
 
     full_scale: Annotated[float, Field(gt=0.0, le=1.0)] = 0.9999
+    """A sample of this size or more counts as clipped."""
     on_share: _Share = 1e-3
+    """Begins at this share of clipped samples."""
     off_share: _Share = 1e-4
+    """Ends below this share."""
     on_seconds: _Seconds = 0.0
     off_seconds: _Seconds = 10.0
 
@@ -132,7 +140,9 @@ class DcOffset(StateSettings):
     """Size of the mean of 10 s."""
 
     on_dbfs: _Dbfs = -26.0
+    """Begins above this size of the mean."""
     off_dbfs: _Dbfs = -32.0
+    """Ends below this size."""
     on_seconds: _Seconds = 10.0
     off_seconds: _Seconds = 10.0
 
@@ -152,10 +162,15 @@ class Dropouts(StateSettings):
     """Holes in the sound within 60 s: runs of exact zeros with a sharp edge, and gaps that the source reports."""
 
     shortest_seconds: Annotated[float, Field(gt=0.0, le=1.0)] = 0.002
+    """A shorter run of zeros is no hole."""
     longest_seconds: Annotated[float, Field(gt=0.0, le=60.0)] = 1.0
+    """A longer run of zeros is digital silence."""
     edge_dbfs: _Dbfs = -66.0
+    """A hole begins and ends beside a sample of this size or more."""
     on_count: Annotated[int, Field(ge=1, le=100_000)] = 3
+    """Begins at so many holes."""
     off_count: Annotated[int, Field(ge=0, le=100_000)] = 0
+    """Ends at so many holes."""
     on_seconds: _Seconds = 0.0
     off_seconds: _Seconds = 0.0
 
@@ -173,9 +188,13 @@ class Level(StateSettings):
     """
 
     low_dbfs: _Dbfs | None = None
+    """level_low begins below this level."""
     high_dbfs: _Dbfs | None = None
+    """level_high begins above this level."""
     margin_db: Annotated[float, Field(gt=0.0, le=FLOOR_DBFS * -1)] = 20.0
+    """Room around a measured or training level."""
     hysteresis_db: Annotated[float, Field(ge=0.0, le=40.0)] = 3.0
+    """The state ends this far inside the range."""
     on_seconds: _Seconds = 10.0
     off_seconds: _Seconds = 5.0
 
@@ -187,7 +206,7 @@ class Level(StateSettings):
 
 
 class HealthSettings(_Settings):
-    """All health states. `sick` lists those that make an input sick, so that it raises no anomaly alarm."""
+    """The health states, each a table of its own."""
 
     digital_silence: DigitalSilence = DigitalSilence()
     silence: Silence = Silence()
@@ -197,6 +216,7 @@ class HealthSettings(_Settings):
     dropouts: Dropouts = Dropouts()
     level: Level = Level()
     sick: Annotated[tuple[str, ...], Field(strict=False)] = STATES
+    """The states in which the input raises no anomaly alarm; all of them by default."""
 
     @model_validator(mode="after")
     def _known(self) -> HealthSettings:
