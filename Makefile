@@ -4,11 +4,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints/tested.txt
 PYTEST_ARGS ?=
+# Many tests wait for a process or a broker, so more workers than processors.
+WORKERS ?= 4
 
 WHEELS := build/tensorrt-wheels
 TENSORRT := 10.3.0 10.16.1.11 11.4.0.106
 
-.PHONY: help demo test test-slow test-all lint format bench clean
+.PHONY: help demo test test-slow test-all lint format docs bench clean
 
 help:  ## This list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -17,10 +19,10 @@ demo: $(VENV)/.workstation  ## Train, export and listen to a synthetic machine (
 	$(BIN)/edgeasd demo
 
 test: $(VENV)/.dev  ## The default test suite.
-	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 test-slow: $(VENV)/.dev  ## The tests that take minutes: full ResNet38, whole demo, every set of versions.
-	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m slow -n 2 --dist worksteal $(PYTEST_ARGS)
 
 # Read, not installed: a test looks up every name we use of TensorRT in the versions we support.
 $(WHEELS): $(VENV)/bin/python
@@ -40,6 +42,9 @@ lint: $(VENV)/.dev .typing  ## Linter, formatter and type checker.
 format: $(VENV)/.dev  ## Put the code into the house format.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(VENV)/.dev  ## The documentation as web pages in build/docs; a broken link or page is an error.
+	$(BIN)/mkdocs build --quiet --strict --site-dir build/docs
 
 bench: $(VENV)/.dev  ## All benchmarks, medians and ratios side by side.
 	@for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done

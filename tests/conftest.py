@@ -21,6 +21,11 @@ TESTS = Path(__file__).parent
 REPOSITORY = TESTS.parent
 
 
+# A suite started in the background by a shell has SIGINT ignored, and every process it starts inherits that: tests of
+# Ctrl-C would wait for an interrupt that cannot come.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # How long an example takes says how busy the machine is, not whether it is right.
 hypothesis.settings.register_profile("edgeasd", deadline=None)
 hypothesis.settings.load_profile("edgeasd")
@@ -92,7 +97,8 @@ def edgeasd(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     torch = pytest.importorskip("torch")
     from edgeasd.toolkit.cli import main
 
-    before, threads = signal.getsignal(signal.SIGTERM), torch.get_num_threads()
+    caught = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before, threads = [signal.getsignal(number) for number in caught], torch.get_num_threads()
     torch.set_num_threads(1)
 
     def run(*arguments: object, cwd: Path) -> Command:
@@ -103,7 +109,8 @@ def edgeasd(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         return Command(int(ended.value.code or 0), *capsys.readouterr())
 
     yield run
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in zip(caught, before, strict=True):
+        signal.signal(number, handler)
     torch.set_num_threads(threads)
 
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from edgeasd.runtime.alarms.event_id import is_event_id, milliseconds_of
 from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.evidence.clip import FACTS, FAILURES, FILES, Facts, PartClip, is_plain_file, read_facts, salvage
 from edgeasd.runtime.evidence.settings import DAY, KeepSettings
 from edgeasd.runtime.system.files import write_bytes
+from edgeasd.runtime.system.lock import open_locked
 
 REASONS = ("age", "size", "room")
 
@@ -102,7 +102,10 @@ class Archive:
         self.folder, self.keep = Path(data) / FOLDER, keep
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = _locked(self.folder)
+            self._lock = open_locked(
+                self.folder / ".lock",
+                f"{self.folder}: another process writes evidence here; stop it, or use another folder",
+            )
         except OSError as error:
             raise InputError(f"{self.folder}: {error.strerror}; give this user the folder, or move it away") from None
         self._kept: dict[str, Kept] = {}
@@ -112,7 +115,7 @@ class Archive:
 
     def close(self) -> None:
         """Let go of the lock."""
-        self._lock.close()
+        os.close(self._lock)
 
     # Making
 
@@ -239,16 +242,6 @@ class Archive:
         if not recorded:
             write_bytes(path / FACTS, record)
         self._tombstones[event] = now
-
-
-def _locked(folder: Path) -> IO[bytes]:
-    handle = open(folder / ".lock", "ab")  # noqa: SIM115 - open for as long as the lock is held
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        handle.close()
-        raise InputError(f"{folder}: another process writes evidence here; stop it, or use another folder") from None
-    return handle
 
 
 def _size(path: Path) -> int:

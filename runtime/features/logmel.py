@@ -207,7 +207,7 @@ class LogMelStream:
     """Samples pushed in chunks of any length -> log-mel frames as soon as they are complete.
 
     Holds a fixed buffer of a few windows; nothing grows with the length of the stream. The same
-    samples give the same frames however they are cut (held by tests/runtime/test_logmel.py).
+    samples give the same frames however they are cut (held by tests/runtime/features/test_logmel.py).
     """
 
     def __init__(

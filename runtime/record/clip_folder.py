@@ -6,8 +6,6 @@ waits before it says anything; here a clip is judged as a whole, so that each cl
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import math
 import os
 import re
@@ -23,6 +21,7 @@ from edgeasd.runtime.errors import CheckFailed, InputError
 from edgeasd.runtime.health import HealthSettings
 from edgeasd.runtime.health.settings import FLOOR_DBFS
 from edgeasd.runtime.system.files import atomic_file
+from edgeasd.runtime.system.lock import try_lock
 
 SETTINGS = HealthSettings()
 
@@ -132,12 +131,9 @@ class ClipFolder:
         os.close(self._descriptor)
 
     def _lock(self) -> None:
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.EACCES):
-                return  # a file system without locks; the names are checked again at each clip
-            raise InputError(f"{self.path}: another recording goes on here; wait for its end") from None
+        # Without locks in the file system, the names are checked again at each clip.
+        if not try_lock(self._descriptor):
+            raise InputError(f"{self.path}: another recording goes on here; wait for its end")
 
     def _look(self) -> None:
         for name in sorted(os.listdir(self.path)):

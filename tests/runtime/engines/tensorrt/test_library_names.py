@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[4]
 PACKAGE = REPOSITORY / "runtime" / "engines" / "tensorrt"
 WHEELS = {"10.3": r"bindings-10\.3\.\d", "10.16": r"bindings-10\.16\.\d", "11.4": r"bindings-11\.4\.\d"}
 ROOTS = {"trt", "_trt", "tensorrt"}

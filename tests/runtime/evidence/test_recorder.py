@@ -423,7 +423,7 @@ def test_a_score_that_is_no_number_is_null() -> None:
 
 
 def test_the_page_describes_every_setting_and_every_field() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "how-to" / "evidence.md").read_text("utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "how-to" / "evidence.md").read_text("utf-8")
 
     def rows(heading: str) -> list[str]:
         section = page.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]

@@ -187,7 +187,7 @@ def test_non_finite_samples_are_named_with_their_position(tmp_path: Path, bad: f
 
 @pytest.mark.shared_data
 def test_real_machine_sound() -> None:
-    root = Path(os.environ.get("EDGEASD_TEST_DATA") or Path(__file__).parents[2] / ".." / "shared" / "data")
+    root = Path(os.environ.get("EDGEASD_TEST_DATA") or Path(__file__).parents[3] / ".." / "shared" / "data")
     clips = sorted(root.rglob("*.wav"))[:3] + sorted(root.rglob("*.flac"))[:3]
     if not clips:
         pytest.skip(f"no WAV or FLAC under {root}; set EDGEASD_TEST_DATA")
