@@ -219,8 +219,10 @@ class ServiceConfig:
     path: Path | None
     """The site file; None for a `run` without one."""
     settings: ServiceSettings
-    data: Path | None
-    """Resolved: without links and `..`. Without a data folder there is no store, no output and no evidence."""
+    data: Path
+    """Resolved: without links and `..`."""
+    has_data: bool = True
+    """Without a data folder there is no store, no output and no evidence."""
     limit_seconds: float | None = None
     """Every stream ends after so much sound."""
     wait_for_source: bool = True

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
-from edgeasd.runtime.outputs.state import OutputState
+from edgeasd.runtime.outputs.base import OutputState
 from edgeasd.runtime.service.status import ServiceStatus, StreamStatus
 
 if TYPE_CHECKING:

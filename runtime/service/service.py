@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -21,9 +20,9 @@ from edgeasd.runtime.service.recorder import EventRecorder, MonitoredMachine
 from edgeasd.runtime.service.status import ServiceStatus, package_version
 from edgeasd.runtime.service.supervisor import StreamSupervisor
 from edgeasd.runtime.service.updates import StreamUpdate
-from edgeasd.runtime.storage import Database, Outbox, Retention
+from edgeasd.runtime.storage import Database, Outbox, OutboxLimits, Retention
 from edgeasd.runtime.system.lock import folder_lock
-from edgeasd.runtime.system.logs import LogOnce
+from edgeasd.runtime.system.log_once import LogOnce
 
 log = logging.getLogger(__name__)
 STOP_SECONDS = 1.7
@@ -62,7 +61,7 @@ class Service:
         """What ends the service."""
         self._outputs_problem: str | None = None
         self._outputs_at, self._status_at = 0.0, 0.0
-        self._has_cleared_others = False
+        self._has_cleared_others, self._clear_log = False, LogOnce(log, "events of machines that have left")
         self._shown: set[tuple[str, str]] = set()
         """Machine type and ID of everything that outputs may show."""
         self.is_loaded = False
@@ -77,14 +76,14 @@ class Service:
         """
         config = self.config
         try:
-            if config.data is not None:
+            if config.has_data:
                 self._resources.enter_context(folder_lock(config.data))
                 self._database = Database(config.data / "events.db")
-                self._outbox = Outbox(self._database, limits=outbox_limits(config.outputs))
+                self._outbox = Outbox(self._database, limits=OutboxLimits(*outbox_limits(config.outputs)))
             self.recorder = EventRecorder(self._database, self._outbox, site=config.name, on_update=self._on_update)
             self.recorder.start()
             self._configure_recorder()
-            if config.data is not None:
+            if config.has_data:
                 self._evidence = EvidenceWriter(
                     config.data,
                     config.settings.evidence,
@@ -93,13 +92,15 @@ class Service:
                 )
             self.supervisor = StreamSupervisor(self.recorder, self._records, self._evidence)
             self._open_outputs()
-            if config.data is not None:
+            if config.has_data:
                 self._control = ControlSocket(config.data, self._answer)
                 self._control.start()
             self._thread.start()
         except RuntimeError as error:  # the system has no thread
             self.stop("could not start")
-            raise DeviceError(f"the service cannot start: {error}; free memory, or raise the limit of threads") from None
+            raise DeviceError(
+                f"the service cannot start: {error}; free memory, or raise the limit of threads"
+            ) from None
         except BaseException:
             self.stop("could not start")
             raise
@@ -112,7 +113,9 @@ class Service:
             raise self._error
         now = time.monotonic()
         if now - self.recorder.beat > HANG_SECONDS:
-            raise DeviceError(f"the event recorder has hung for {HANG_SECONDS:.0f} s; check the disk of the data folder")
+            raise DeviceError(
+                f"the event recorder has hung for {HANG_SECONDS:.0f} s; check the disk of the data folder"
+            )
         return not (self.is_loaded and self.supervisor.is_over)
 
     def is_healthy(self, now: float) -> bool:
@@ -245,7 +248,7 @@ class Service:
         try:
             gone = set(self.recorder.clear_others(machines))
         except InputError as error:
-            _once.warning("events of machines that are gone are not cleared yet: %s", error)
+            self._clear_log.error(str(error), "they are cleared later")
             return
         self._has_cleared_others = True
         for machine, id in (gone | self._shown) - machines:
@@ -292,7 +295,7 @@ class Service:
                 self._outbox.register({})
             self._outputs_problem = None
             return
-        self._outbox.limits = outbox_limits(config.outputs)
+        self._outbox.limits = OutboxLimits(*outbox_limits(config.outputs))
         outputs = OutputManager(config.outputs, self._outbox, site=config.name, on_command=self._command_from_output)
         outputs.start()
         self.outputs, self._outputs_problem = outputs, None
@@ -313,8 +316,8 @@ class Service:
 
     def _configure_recorder(self) -> None:
         settings, kept = self.config.settings, self.config.settings.retention
-        days = (kept.scores_days, kept.minutes_days, kept.hours_days, kept.events_days)
-        retention = Retention(*(_DAY * one for one in days))
+        scores, minutes, hours = kept.scores_days * _DAY, kept.minutes_days * _DAY, kept.hours_days * _DAY
+        retention = Retention(scores, minutes, hours, kept.events_days * _DAY)
         self.recorder.configure(site=self.config.name, score_seconds=settings.score_seconds, retention=retention)
 
     # Messages about the service
@@ -347,9 +350,7 @@ class Service:
                 self.recorder.publish("stop", body, machine=status.machine, id=status.id)
         self.recorder.publish("stop", {"state": "stopped", "reason": reason, "version": package_version()})
 
-    def _on_update(
-        self, update: StreamUpdate | None, machine: MonitoredMachine, transitions: list[Transition]
-    ) -> None:
+    def _on_update(self, update: StreamUpdate | None, machine: MonitoredMachine, transitions: list[Transition]) -> None:
         """In the recorder's thread, after every update and command: lines of --jsonl, evidence, the log."""
         slot = self.supervisor.slots.get(machine.name)
         worker = None if slot is None else slot.worker
@@ -358,7 +359,7 @@ class Service:
             if worker is not None and is_new:
                 worker.alarms += 1
             if transition.state != transition.previous or transition.test:
-                log.log(logging.WARNING if is_new else logging.INFO, "%s", _describe(machine, transition, update))
+                log.log(logging.WARNING if is_new else logging.INFO, "%s", _describe(machine, transition))
         if transitions and worker is not None and worker.evidence is not None:
             worker.evidence.transitions(transitions, None if update is None else update.position)
         elif transitions and self._evidence is not None:
@@ -367,15 +368,12 @@ class Service:
                     self._evidence.protect(transition.event, False)
         if self._records is not None:
             may_drop = update is None or update.may_drop
-            for record in records_of(update, transitions, machine, site=self.config.name):
+            site = None if self.config.path is None else self.config.name
+            for record in records_of(update, transitions, machine, site=site):
                 self._records.put(record, may_drop)
 
 
-_once = logging.getLogger(f"{__name__}.once")
-_once.addFilter(LogOnce())
-
-
-def _describe(machine: MonitoredMachine, transition: Transition, update: StreamUpdate | None) -> str:
+def _describe(machine: MonitoredMachine, transition: Transition) -> str:
     """A change of alarm state in one line for people."""
     score, limit, reason = transition.score, transition.threshold, transition.reason.replace("_", " ")
     text = f"{machine.name}: {'ALARM' if transition.state == 'alarm' else transition.state}, {reason}"
@@ -394,8 +392,6 @@ def _as_fatal(what: str, error: BaseException) -> EdgeasdError:
     """A fault that a restart cures, with exit code 3."""
     log.debug("%s failed", what, exc_info=error)
     text = " ".join(str(error).split())[:300]
-    if isinstance(error, DeviceError):
+    if isinstance(error, EdgeasdError) and error.exit_code == DeviceError.exit_code:
         return error
     return DeviceError(f"{what} failed ({type(error).__name__}: {text}); the service must be started again")
-
-

@@ -138,11 +138,11 @@ class StreamSupervisor:
             if settings is None or (worker is not None and worker.settings.source() != settings.source()):
                 self._remove(slot)
         for name, settings in config.streams.items():
-            engine, slot = config.engine(settings), self.slots.get(name)
-            if slot is None:
-                self.slots[name] = StreamSlot(name, settings, engine)
+            engine = config.engine(settings)
+            if name in self.slots:
+                self.slots[name].reset(settings, engine)
             else:
-                slot.reset(settings, engine)
+                self.slots[name] = StreamSlot(name, settings, engine)
         self.slots = {name: self.slots[name] for name in config.streams}
         self._sources.plan([config.source(settings) for settings in config.streams.values()])
 

@@ -210,9 +210,7 @@ def _check_source(given: Mapping[str, Any]) -> None:
     check_source(SourceSettings(**settings))
 
 
-def _tables(
-    bundle: Path, manifest: Manifest, source: Mapping[str, Any], engine: Mapping[str, Any]
-) -> dict[str, Any]:
+def _tables(bundle: Path, manifest: Manifest, source: Mapping[str, Any], engine: Mapping[str, Any]) -> dict[str, Any]:
     """The tables of a site file for one stream; what is None or False is left out."""
     kind = manifest.machine.type
     name = kind if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}", kind) else "machine"
@@ -259,7 +257,9 @@ def _single_run(tables: dict[str, Any], duration: float | None, *, reopen: bool)
         settings = ServiceSettings.model_validate(tables)
     except ValidationError as error:
         raise InputError(_option_words(describe_validation_error(error, ServiceSettings))) from None
-    return ServiceConfig(None, settings, None, limit_seconds=duration, wait_for_source=False, reopen=reopen)
+    return ServiceConfig(
+        None, settings, Path(), has_data=False, limit_seconds=duration, wait_for_source=False, reopen=reopen
+    )
 
 
 def _option_words(problem: str) -> str:
@@ -372,14 +372,14 @@ def open_records(jsonl: str) -> Callable[[], TextIO]:
 
 
 def _append_to(path: Path) -> TextIO:
-    from edgeasd.runtime.system.files import has_partial_last_line
+    from edgeasd.runtime.system.files import torn_end
 
     try:
         handle = open(path, "a", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115  closed by its writer
         # The next record must not be glued to half a line; a pipe has none.
         if path.is_file():
             with open(path, "rb") as before:
-                if has_partial_last_line(before.fileno()):
+                if torn_end(before.fileno(), 1):
                     handle.write("\n")
     except OSError as error:
         error.filename = f"--jsonl {path}"
