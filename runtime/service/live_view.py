@@ -69,7 +69,8 @@ class LiveView:
         for stream in status.streams:
             # A change is shown at once, figures now and then.
             key = (stream.state, stream.reason, stream.alarm, stream.event, *stream.health)
-            if now >= self._due or self._shown.get(stream.name) != key:
+            is_news = stream.state != "starting" or stream.reason is not None
+            if is_news and (now >= self._due or self._shown.get(stream.name) != key):
                 self._shown[stream.name] = key
                 lines.append(plain_line(stream))
         if now >= self._due:

@@ -261,10 +261,12 @@ class StreamSupervisor:
             self._continue_evidence(worker)
         self._attach(slot, key)
         used, machine = worker.engine, manifest.machine
+        levels = slot.settings.alarm.levels(manifest.threshold)
         log.info(
-            "%s: %s ID %s from %s; %s on %s, accelerator %s",
+            "%s: %s ID %s from %s; %s on %s, accelerator %s; %s",
             *(slot.name, machine.type, machine.id, worker.source.name),
             *(used["precision"], used["engine"], used["accelerator"]),
+            "uncalibrated, no alarms" if levels is None else f"threshold {levels.on:.4f}",
         )
 
     def _continue_evidence(self, worker: StreamWorker) -> None:
@@ -315,7 +317,9 @@ class StreamSupervisor:
 
     def _fail(self, slot: StreamSlot, error: EdgeasdError, now: float) -> None:
         """The stream goes on with what it had, if anything. It is tried again after a pause that grows."""
-        if slot.error is None or str(slot.error) != str(error):
+        # The error of a single run ends it, and is its last line.
+        is_single = self._config is not None and not self._config.wait_for_source and slot.key is None
+        if not is_single and (slot.error is None or str(slot.error) != str(error)):
             log.error("%s: %s", slot.name, error)
         slot.error, slot.wanted, slot.reading, slot.is_settled = error, None, None, False
         slot.retry_at = now + slot.pause

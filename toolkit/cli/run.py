@@ -160,6 +160,10 @@ def run(
             build_missing(opened, precision, engine, accelerator, head, front_end)
     tables = _tables(path, manifest, source, choice)
     if is_service:
+        (stream,) = tables["streams"].values()
+        if "input" in stream:
+            # Relative paths of a site file are taken from its folder.
+            stream["input"] = str(Path(stream["input"]).absolute())
         tables["outputs"] = _outputs(mqtt, metrics)
         described = _write_config(workspace / "service" / path.stem / "site.toml", tables)
         print(f"edgeasd: a service of one stream, described in {described.path}", file=sys.stderr, flush=True)
@@ -215,8 +219,6 @@ def _tables(bundle: Path, manifest: Manifest, source: Mapping[str, Any], engine:
     kind = manifest.machine.type
     name = kind if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}", kind) else "machine"
     stream = {"bundle": str(bundle.absolute()), "engine": "run", **source}
-    if stream["input"] not in (None, "-"):
-        stream["input"] = str(Path(stream["input"]).absolute())
     host = "".join(c for c in socket.gethostname() if c.isalnum() or c in "._-")[:64] or "device"
     return {"site": host, "engines": {"run": _given(engine)}, "streams": {name: _given(stream)}}
 
