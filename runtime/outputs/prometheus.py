@@ -57,6 +57,7 @@ _COUNTERS: dict[str, tuple[str, str]] = {
 _OUTPUTS: dict[str, tuple[Any, str, str]] = {
     "edgeasd_output_connected": (GaugeMetricFamily, "connected", "1 if the last attempt reached the receiver."),
     "edgeasd_output_queued_messages": (GaugeMetricFamily, "queued", "Messages that the receiver has not confirmed."),
+    "edgeasd_output_queued_bytes": (GaugeMetricFamily, "queued_bytes", "Their size in the outbox."),
     "edgeasd_output_oldest_message_seconds": (GaugeMetricFamily, "oldest_seconds", "Age of the oldest of them."),
     "edgeasd_output_delivered_messages": (CounterMetricFamily, "delivered", "Messages that the receiver confirmed."),
     "edgeasd_output_failures": (CounterMetricFamily, "failed", "Attempts that failed."),

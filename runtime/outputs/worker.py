@@ -53,14 +53,14 @@ class OutputWorker:
 
     def state(self) -> OutputState:
         """How it is doing."""
-        error = self._error
-        queued, oldest = self._outbox.lag(self.name)
+        lag, error = self._outbox.lag(self.name), self._error
         return OutputState(
             name=self.name,
             type=self._type,
             connected=self._output.connected,
-            queued=queued,
-            oldest_seconds=0.0 if oldest is None else max(0.0, round(time.time() - oldest, 3)),
+            queued=lag.count,
+            queued_bytes=lag.bytes,
+            oldest_seconds=round(lag.oldest_seconds, 3),
             delivered=self._delivered,
             failed=self._failed,
             dropped=dict(self._outbox.dropped(self.name)),
@@ -106,7 +106,7 @@ class OutputWorker:
         """Deliver one batch. Returns seconds until the next attempt, or None if no message waits."""
         try:
             newest = self._outbox.newest_seq
-            messages = self._outbox.read(self.name, self.kinds, self._output.batch)
+            messages = self._outbox.read(self.name, self._output.batch)
             if not messages:
                 # The messages up to here are of other kinds.
                 self._outbox.advance(self.name, newest)
