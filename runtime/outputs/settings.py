@@ -11,7 +11,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from edgeasd.runtime.errors import InputError, describe_problem, printable
+from edgeasd.runtime.errors import InputError, describe_validation_error, printable
 from edgeasd.runtime.outputs.messages import Kind
 
 _Seconds = Annotated[float, Field(gt=0, le=3600.0, allow_inf_nan=False)]
@@ -217,7 +217,7 @@ def parse_outputs(value: Any, place: str) -> dict[str, OutputSettings]:
         try:
             outputs[name] = TYPES[kind].model_validate(dict(table))  # type: ignore[assignment]
         except ValidationError as error:
-            problem = describe_problem(error, TYPES[kind])
+            problem = describe_validation_error(error, TYPES[kind])
             # An error of the whole table names no field.
             dot = "." if error.errors()[0]["loc"] else ": "
             raise InputError(f"{place}.{name}{dot}{problem}") from None

@@ -26,7 +26,9 @@ class Delivery:
     """One line for people, without the name."""
 
 
-def await_delivery(site: ServiceConfig, before: Sequence[OutputState], states: States, seconds: float) -> list[Delivery]:
+def await_delivery(
+    site: ServiceConfig, before: Sequence[OutputState], states: States, seconds: float
+) -> list[Delivery]:
     """Wait until no output has anything waiting, for `seconds` at the most.
 
     `before` is how the outputs were before the command: what was given up since then was not delivered.

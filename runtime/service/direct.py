@@ -87,7 +87,9 @@ def _record_nothing(name: str | None, said: list[Transition], position: int | No
     del name, said, position
 
 
-def _command_store(site: ServiceConfig, names: list[str], command: Command, log: Callable[[str], None], done: Commanded) -> None:
+def _command_store(
+    site: ServiceConfig, names: list[str], command: Command, log: Callable[[str], None], done: Commanded
+) -> None:
     with folder_lock(site.data):
         keeper = Keeper(site.data, tell_nobody, _never_sick, _say_nothing, _record_nothing, log, lasting=False)
         keeper.start()

@@ -276,7 +276,12 @@ class StreamWorker:
             if event.kind == SourceEventKind.LOST and self.evidence is not None:
                 self.evidence.source_lost()
             lost = round(event.lost_seconds, 3)
-            body = {"state": str(event.kind), "detail": event.detail, "at_sample": event.at_sample, "lost_seconds": lost}
+            body = {
+                "state": str(event.kind),
+                "detail": event.detail,
+                "at_sample": event.at_sample,
+                "lost_seconds": lost,
+            }
             update = self.current()
             wall = wall_time(event.at) if self.source.live else update.wall
             self._add(replace(update, wall=wall), record=("source", body))

@@ -262,7 +262,9 @@ class StreamSupervisor:
             raise
         before = (worker.settings.evidence, worker.manifest.machine)
         worker.replace_bundle(slot.settings, manifest, engine.scorer)
-        if self.evidence is not None and (worker.evidence is None or before != (slot.settings.evidence, manifest.machine)):
+        if self.evidence is not None and (
+            worker.evidence is None or before != (slot.settings.evidence, manifest.machine)
+        ):
             worker.record_evidence(self.evidence)
             self._continue_evidence(worker)
         self._attach(slot, key)

@@ -20,7 +20,7 @@ from edgeasd.toolkit.cli._errors import BAD_INPUT, INTERRUPTED, print_error
 from edgeasd.toolkit.cli.record_summary import END_OF_SOUND
 
 if TYPE_CHECKING:
-    from edgeasd.runtime.config import ServiceConfig, ConfigReport
+    from edgeasd.runtime.config import ConfigReport, ServiceConfig
     from edgeasd.runtime.service.jsonl_records import RecordWriter
     from edgeasd.runtime.service.service import Service
     from edgeasd.runtime.service.systemd import Notifier
@@ -168,7 +168,12 @@ def _signals() -> Iterator[_Asked]:
 
 
 def _watch(
-    service: Service, site: ServiceConfig, asked: _Asked, notifier: Notifier, out: TextIO | None, writer: RecordWriter | None
+    service: Service,
+    site: ServiceConfig,
+    asked: _Asked,
+    notifier: Notifier,
+    out: TextIO | None,
+    writer: RecordWriter | None,
 ) -> str:
     """Look after the running service; returns why it ends."""
     from edgeasd.runtime.service.view import SiteView
