@@ -103,8 +103,8 @@ class MetricsPage:
         kind = "status" if message["kind"] in ("start", "stop") else message["kind"]
         with self._lock:
             # What a status leaves out is unchanged.
-            before = self._last.get((*machine, kind), {}) if kind == "status" else {}
-            self._last[(*machine, kind)] = {**before, **body}
+            before = self._last.get((machine[0], machine[1], kind), {}) if kind == "status" else {}
+            self._last[machine[0], machine[1], kind] = {**before, **body}
             alarms, tests = self._alarms.get(machine, (0, 0))
             if is_new and kind == "event":
                 alarms += body["state"] == "alarm" != body["previous"] and not body["test"]

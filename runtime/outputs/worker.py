@@ -6,17 +6,14 @@ import logging
 import threading
 import time
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING
 
 from edgeasd.runtime.errors import EdgeasdError
 from edgeasd.runtime.outputs.base import DeliveryError, MessageRejected, Output, OutputMessage, OutputState
 from edgeasd.runtime.outputs.messages import numbered
+from edgeasd.runtime.storage.outbox import Outbox, OutboxMessage
 from edgeasd.runtime.system.backoff import Backoff
 from edgeasd.runtime.system.clocks import utc_text
 from edgeasd.runtime.system.log_once import LogOnce
-
-if TYPE_CHECKING:
-    from edgeasd.runtime.storage.outbox import Outbox, OutboxMessage
 
 REJECTIONS = 20
 """A message that was rejected so often is dropped, so that it does not delay all that follow."""
