@@ -11,7 +11,7 @@ from typing import Any
 from edgeasd.runtime.alarms import Command, Transition, parse_command
 from edgeasd.runtime.config import ConfigError, ServiceConfig, check_config, read_config
 from edgeasd.runtime.errors import DeviceError, EdgeasdError, InputError
-from edgeasd.runtime.evidence import EvidenceStatus, EvidenceWriter
+from edgeasd.runtime.evidence import EvidenceWriter
 from edgeasd.runtime.outputs import OutputManager, outbox_limits
 from edgeasd.runtime.outputs.messages import health_body
 from edgeasd.runtime.service.control import ControlSocket
@@ -20,7 +20,7 @@ from edgeasd.runtime.service.recorder import EventRecorder, MonitoredMachine
 from edgeasd.runtime.service.status import ServiceStatus, package_version
 from edgeasd.runtime.service.supervisor import StreamSupervisor
 from edgeasd.runtime.service.updates import StreamUpdate
-from edgeasd.runtime.storage import Database, Outbox, OutboxLimits, Retention
+from edgeasd.runtime.storage import Database, Outbox, Retention
 from edgeasd.runtime.system.lock import folder_lock
 from edgeasd.runtime.system.log_once import LogOnce
 
@@ -79,16 +79,13 @@ class Service:
             if config.has_data:
                 self._resources.enter_context(folder_lock(config.data))
                 self._database = Database(config.data / "events.db")
-                self._outbox = Outbox(self._database, limits=OutboxLimits(*outbox_limits(config.outputs)))
+                self._outbox = Outbox(self._database, limits=outbox_limits(config.outputs))
             self.recorder = EventRecorder(self._database, self._outbox, site=config.name, on_update=self._on_update)
             self.recorder.start()
             self._configure_recorder()
             if config.has_data:
                 self._evidence = EvidenceWriter(
-                    config.data,
-                    config.settings.evidence,
-                    open_events=self.recorder.open_events(),
-                    on_status=_log_evidence,
+                    config.data, config.settings.evidence, open_events=self.recorder.open_events()
                 )
             self.supervisor = StreamSupervisor(self.recorder, self._records, self._evidence)
             self._open_outputs()
@@ -295,7 +292,7 @@ class Service:
                 self._outbox.register({})
             self._outputs_problem = None
             return
-        self._outbox.limits = OutboxLimits(*outbox_limits(config.outputs))
+        self._outbox.limits = outbox_limits(config.outputs)
         outputs = OutputManager(config.outputs, self._outbox, site=config.name, on_command=self._command_from_output)
         outputs.start()
         self.outputs, self._outputs_problem = outputs, None
@@ -380,12 +377,6 @@ def _describe(machine: MonitoredMachine, transition: Transition) -> str:
     if score is not None and limit is not None:
         text += f": clip score {score:.3f}, threshold {limit:.3f}"
     return text + (f"; event {transition.event}" if transition.event else "")
-
-
-def _log_evidence(status: EvidenceStatus) -> None:
-    if status.state != "stopped":
-        level = logging.WARNING if status.is_degraded else logging.INFO
-        log.log(level, "evidence: %s%s", status.state, f": {status.detail}" if status.detail else "")
 
 
 def _as_fatal(what: str, error: BaseException) -> EdgeasdError:
