@@ -97,7 +97,8 @@ def edgeasd(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     torch = pytest.importorskip("torch")
     from edgeasd.toolkit.cli import main
 
-    before, threads = signal.getsignal(signal.SIGTERM), torch.get_num_threads()
+    caught = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before, threads = [signal.getsignal(number) for number in caught], torch.get_num_threads()
     torch.set_num_threads(1)
 
     def run(*arguments: object, cwd: Path) -> Command:
@@ -108,7 +109,8 @@ def edgeasd(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         return Command(int(ended.value.code or 0), *capsys.readouterr())
 
     yield run
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in zip(caught, before, strict=True):
+        signal.signal(number, handler)
     torch.set_num_threads(threads)
 
 

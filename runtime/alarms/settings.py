@@ -10,9 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from edgeasd.runtime.errors import InputError
+from edgeasd.runtime.errors import InputError, accept_old_keys
 from edgeasd.runtime.scoring.threshold import Threshold
 
 _Score = Annotated[float, Field(allow_inf_nan=False)]
@@ -59,12 +59,15 @@ class AlarmSettings(BaseModel):
     """The condition must have held for so long before the alarm is raised."""
     cooldown_seconds: _Seconds = 0.0
     """After an alarm none is raised for so long."""
-    recovery_seconds: Annotated[
-        _Seconds, Field(validation_alias=AliasChoices("recovery_seconds", "settle_seconds"))
-    ] = 10.2
-    """Scores are ignored for this long after unhealthy input, or for the window of a clip score if that is longer."""
-    clear_on_gap: Annotated[bool, Field(validation_alias=AliasChoices("clear_on_gap", "gap_clears"))] = True
-    """Whether lost sound clears an open event; without it only the score history is reset."""
+    recovery_seconds: _Seconds = 10.2
+    """Scores are ignored for so long after unhealthy input, or for as long as their window reaches back if longer."""
+    clear_on_gap: bool = True
+    """Whether lost sound ends an open event; else only the row of scores begins afresh."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _old_names(cls, value: Any) -> Any:
+        return accept_old_keys(value, {"settle_seconds": "recovery_seconds", "gap_clears": "clear_on_gap"})
 
     @model_validator(mode="after")
     def _consistent(self) -> AlarmSettings:

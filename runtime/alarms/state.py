@@ -11,8 +11,7 @@ from edgeasd.runtime.alarms.event_id import PATTERN
 from edgeasd.runtime.alarms.settings import first_problem
 from edgeasd.runtime.errors import InputError
 
-SCHEMA = 2
-_EARLIER_NAMES = {1: {"sick_at": "unhealthy_at"}}
+SCHEMA = 1
 LATEST_WALL = 1e11
 """The year 5138: later, and the milliseconds of an ID would overflow."""
 
@@ -37,7 +36,7 @@ class Event(BaseModel):
 
 
 class ThresholdCounter(BaseModel):
-    """The last clip scores against one pair of thresholds."""
+    """The last clip scores beside one pair of thresholds."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -67,8 +66,8 @@ class MachineState(BaseModel):
     cleared_at: _Time | None = None
     held_since: _Time | None = None
     """Since when the condition for an alarm has held."""
-    unhealthy_at: _Time | None = None
-    """When the input was last unhealthy; None once it has recovered."""
+    unhealthy_at: Annotated[_Time | None, Field(alias="sick_at")] = None
+    """When the input was last unhealthy; None once it has recovered. Stored as `sick_at`."""
     snoozed_until: _Time | None = None
     maintenance: bool = False
     alarm: ThresholdCounter = Field(default_factory=ThresholdCounter)
@@ -109,7 +108,7 @@ class MachineState(BaseModel):
 
 def dump_state(state: MachineState) -> dict[str, Any]:
     """The state as plain JSON values."""
-    return {"schema": SCHEMA, **state.model_dump(mode="json")}
+    return {"schema": SCHEMA, **state.model_dump(mode="json", by_alias=True)}
 
 
 def parse_state(value: Any, place: str) -> MachineState:
@@ -118,11 +117,9 @@ def parse_state(value: Any, place: str) -> MachineState:
     if not isinstance(value, dict):
         raise InputError(f"{place}: holds {type(value).__name__}, expected an alarm state; {remedy}")
     version = value.get("schema")
-    if type(version) is not int or version not in (SCHEMA, *_EARLIER_NAMES):
+    if type(version) is not int or version != SCHEMA:
         raise InputError(f"{place}: schema {str(version)[:40]!r}, this edgeasd reads {SCHEMA}; {remedy}")
     try:
-        renamed = _EARLIER_NAMES.get(version, {})
-        fields = {renamed.get(key, key): item for key, item in value.items() if key != "schema"}
-        return MachineState.model_validate(fields)
+        return MachineState.model_validate({key: item for key, item in value.items() if key != "schema"})
     except ValidationError as error:
         raise InputError(f"{place}: {first_problem(error, 'alarm state')}; {remedy}") from None

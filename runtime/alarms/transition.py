@@ -8,7 +8,6 @@ from typing import Any, get_args
 
 from edgeasd.runtime.alarms.state import Event, MachineState, State
 
-SCHEMA = 2
 STATES: tuple[str, ...] = get_args(State)
 REASONS = (
     "score",
@@ -71,11 +70,21 @@ class Transition:
     note: str | None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values with the version of the schema; times as ISO 8601 in UTC."""
+        """Plain values, the body of an event message; times as ISO 8601 in UTC."""
         value = asdict(self)
         wall, raised = value.pop("wall"), value.pop("raised_wall")
         times = {"at": iso_time(wall), "raised_at": None if raised is None else iso_time(raised)}
-        return {"schema": SCHEMA, "type": "alarm_state", **value, **times}
+        return {**value, **times}
+
+
+def upgrade_message(message: dict[str, Any]) -> dict[str, Any]:
+    """What `Transition.to_json` gives today, from what it gave in an earlier version of edgeasd."""
+    if message.get("type") != "alarm_state":
+        return message
+    values = {{"frozen": "suspended"}.get(key, key): value for key, value in message.items()}
+    if values.get("reason") == "input_sick":
+        values["reason"] = "input_unhealthy"
+    return {key: value for key, value in values.items() if key not in ("schema", "type")}
 
 
 def describe(

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from edgeasd.runtime.config.check import ConfigReport, StreamReport, check_config
-from edgeasd.runtime.config.load import ConfigError, parse_config, error_of_file, read_config
+from edgeasd.runtime.config.load import ConfigError, error_of_file, parse_config, read_config
 from edgeasd.runtime.config.settings import EngineSettings, ServiceConfig, ServiceSettings, StreamSettings
 
 __all__ = [
-    "EngineSettings",
     "ConfigError",
-    "ServiceConfig",
     "ConfigReport",
+    "EngineSettings",
+    "ServiceConfig",
     "ServiceSettings",
     "StreamReport",
     "StreamSettings",
     "check_config",
-    "parse_config",
     "error_of_file",
+    "parse_config",
     "read_config",
 ]

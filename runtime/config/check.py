@@ -10,7 +10,7 @@ from typing import Any
 
 from edgeasd.runtime.bundle.bundle import Bundle
 from edgeasd.runtime.bundle.manifest import Machine, Manifest
-from edgeasd.runtime.bundle.selection import choose
+from edgeasd.runtime.bundle.selection import select
 from edgeasd.runtime.config.load import ConfigError
 from edgeasd.runtime.config.settings import EngineSettings, ServiceConfig, StreamSettings
 from edgeasd.runtime.errors import EdgeasdError, InputError
@@ -83,7 +83,6 @@ def check_config(config: ServiceConfig) -> ConfigReport:
             _check_output(config, output)
         except (EdgeasdError, OSError) as error:
             problems.append(ConfigError(f"outputs.{name}", _one_line(error)))
-    assert config.data is not None
     problems += _check_data(config.data)
     kinds: dict[str, str] = {name: output.type for name, output in config.outputs.items()}
     return ConfigReport(config.name, str(config.data), streams, kinds, problems)
@@ -101,7 +100,7 @@ def _check_stream(config: ServiceConfig, name: str, stream: StreamSettings, rate
         bundle.verify_files()
         manifest = named_manifest(bundle.manifest, stream)
         asked = (settings.precision, settings.engine, settings.accelerator, settings.head, settings.front_end)
-        offer = choose(manifest, bundle.path, *asked)
+        offer = select(manifest, bundle.path, *asked)
     rates[name] = manifest.features.sample_rate
     levels = stream.alarm.levels(manifest.threshold)
     level_range(stream.health, manifest.amplitude, manifest.level)

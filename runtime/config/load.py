@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from edgeasd.runtime.config.settings import ServiceConfig, ServiceSettings, StreamSettings
-from edgeasd.runtime.errors import InputError, describe_problem, printable
+from edgeasd.runtime.errors import InputError, describe_validation_error, printable
 from edgeasd.runtime.outputs.settings import JsonlSettings, PrometheusSettings, parse_outputs
 
 RESERVED = ("events.db", "edgeasd.sock", "service.lock", "boot_id", "queues", "evidence")
@@ -164,7 +164,7 @@ def parse_config(data: bytes, path: Path) -> ServiceConfig:
     try:
         settings = ServiceSettings.model_validate({**raw, "outputs": outputs})
     except ValidationError as error:
-        raise InputError(f"{path}: {describe_problem(error, ServiceSettings)}") from None
+        raise InputError(f"{path}: {describe_validation_error(error, ServiceSettings)}") from None
     except RecursionError:
         raise InputError(f"{path}: nested too deeply; see docs/how-to/service.md for its tables") from None
     return resolve_paths(settings, path)

@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from edgeasd.runtime.errors import InputError
+from edgeasd.runtime.errors import InputError, accept_old_keys
 from edgeasd.runtime.features.logmel import Amplitude
 
 STATES = (
@@ -37,7 +37,7 @@ FLOOR_DBFS = -120.0
 """What silence is shown as; 16-bit sound ends at about -98."""
 
 _Dbfs = Annotated[float, Field(ge=FLOOR_DBFS, le=0.0, allow_inf_nan=False)]
-_Heard = Annotated[float, Field(ge=FLOOR_DBFS, le=20.0, allow_inf_nan=False)]
+_Measured = Annotated[float, Field(ge=FLOOR_DBFS, le=20.0, allow_inf_nan=False)]
 """Clips may have been scaled beyond full scale."""
 _Seconds = Annotated[float, Field(ge=0.0, le=3600.0, allow_inf_nan=False)]
 _Share = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
@@ -53,10 +53,14 @@ def _require(settings: Any, holds: bool, rule: str) -> Any:
     return settings
 
 
-class LevelRange(BaseModel):
-    """The levels (dBFS, RMS over 10 s, offset removed) at which a machine is expected to be heard.
+_LEVEL_KEYS = {"heard_low_dbfs": "measured_low_dbfs", "heard_high_dbfs": "measured_high_dbfs"}
+"""Key in the manifest to attribute."""
 
-    May stand in the manifest as `level`, measured where the machine runs.
+
+class LevelRange(BaseModel):
+    """The expected levels of a machine in dBFS: RMS over 10 s without the offset.
+
+    Stored in the manifest as `level` if measured where the machine runs.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -64,9 +68,14 @@ class LevelRange(BaseModel):
     low_dbfs: _Dbfs
     high_dbfs: _Dbfs
     found_by: Annotated[str, Field(max_length=500)] = "set by hand"
-    heard_low_dbfs: _Heard | None = None
-    heard_high_dbfs: _Heard | None = None
-    """What was heard, without the margin; only where it was measured."""
+    measured_low_dbfs: _Measured | None = None
+    measured_high_dbfs: _Measured | None = None
+    """The measured levels without the margin; None if the range was not measured."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_file(cls, value: Any) -> Any:
+        return accept_old_keys(value, _LEVEL_KEYS)
 
     @model_validator(mode="after")
     def _ordered(self) -> LevelRange:
@@ -76,22 +85,26 @@ class LevelRange(BaseModel):
 
     @model_serializer(mode="wrap")
     def _as_found(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without what was heard where nothing was: an older manifest is written back as it was."""
-        heard = ("heard_low_dbfs", "heard_high_dbfs")
-        return {name: value for name, value in dump(self).items() if name not in heard or value is not None}
+        """With the manifest's keys, and without those of a range that was not measured, as an older edgeasd reads it."""
+        keys = {new: old for old, new in _LEVEL_KEYS.items()}
+        values = dump(self)
+        return {keys.get(name, name): value for name, value in values.items() if name not in keys or value is not None}
 
     @property
     def measured(self) -> bool:
-        """Whether it comes from clips."""
-        return self.heard_low_dbfs is not None and self.heard_high_dbfs is not None
+        """Whether the range was measured on clips."""
+        return self.measured_low_dbfs is not None and self.measured_high_dbfs is not None
 
 
 class StateSettings(_Settings):
     """What every state has."""
 
     enabled: bool = True
+    """Whether this state is judged."""
     on_seconds: _Seconds
+    """How long the on figure must hold before the state begins."""
     off_seconds: _Seconds
+    """How long the off figure must hold before the state ends."""
 
 
 class DigitalSilence(StateSettings):
@@ -105,7 +118,9 @@ class Silence(StateSettings):
     """Level of a window (offset removed), where not every sample is the same."""
 
     on_dbfs: _Dbfs = -80.0
+    """Begins below this level."""
     off_dbfs: _Dbfs = -74.0
+    """Ends above this level."""
     on_seconds: _Seconds = 10.0
     off_seconds: _Seconds = 2.0
 
@@ -118,8 +133,11 @@ class Clipping(StateSettings):
     """Share of the samples of 10 s that lie at `full_scale` or beyond."""
 
     full_scale: Annotated[float, Field(gt=0.0, le=1.0)] = 0.9999
+    """A sample of this size or more counts as clipped."""
     on_share: _Share = 1e-3
+    """Begins at this share of clipped samples."""
     off_share: _Share = 1e-4
+    """Ends below this share."""
     on_seconds: _Seconds = 0.0
     off_seconds: _Seconds = 10.0
 
@@ -132,7 +150,9 @@ class DcOffset(StateSettings):
     """Size of the mean of 10 s."""
 
     on_dbfs: _Dbfs = -26.0
+    """Begins above this size of the mean."""
     off_dbfs: _Dbfs = -32.0
+    """Ends below this size."""
     on_seconds: _Seconds = 10.0
     off_seconds: _Seconds = 10.0
 
@@ -152,10 +172,15 @@ class Dropouts(StateSettings):
     """Holes in the sound within 60 s: runs of exact zeros with a sharp edge, and gaps that the source reports."""
 
     shortest_seconds: Annotated[float, Field(gt=0.0, le=1.0)] = 0.002
+    """A shorter run of zeros is no hole."""
     longest_seconds: Annotated[float, Field(gt=0.0, le=60.0)] = 1.0
+    """A longer run of zeros is digital silence."""
     edge_dbfs: _Dbfs = -66.0
+    """A hole begins and ends beside a sample of this size or more."""
     on_count: Annotated[int, Field(ge=1, le=100_000)] = 3
+    """Begins at so many holes."""
     off_count: Annotated[int, Field(ge=0, le=100_000)] = 0
+    """Ends at so many holes."""
     on_seconds: _Seconds = 0.0
     off_seconds: _Seconds = 0.0
 
@@ -173,9 +198,13 @@ class Level(StateSettings):
     """
 
     low_dbfs: _Dbfs | None = None
+    """level_low begins below this level."""
     high_dbfs: _Dbfs | None = None
+    """level_high begins above this level."""
     margin_db: Annotated[float, Field(gt=0.0, le=FLOOR_DBFS * -1)] = 20.0
+    """Room around a measured or training level."""
     hysteresis_db: Annotated[float, Field(ge=0.0, le=40.0)] = 3.0
+    """The state ends this far inside the range."""
     on_seconds: _Seconds = 10.0
     off_seconds: _Seconds = 5.0
 
@@ -187,7 +216,7 @@ class Level(StateSettings):
 
 
 class HealthSettings(_Settings):
-    """All health states. `sick` lists those that make an input sick, so that it raises no anomaly alarm."""
+    """The health states, each a table of its own."""
 
     digital_silence: DigitalSilence = DigitalSilence()
     silence: Silence = Silence()
@@ -196,13 +225,19 @@ class HealthSettings(_Settings):
     stuck: Stuck = Stuck()
     dropouts: Dropouts = Dropouts()
     level: Level = Level()
-    sick: Annotated[tuple[str, ...], Field(strict=False)] = STATES
+    unhealthy: Annotated[tuple[str, ...], Field(strict=False)] = STATES
+    """The states that make the input unhealthy, so that it raises no alarm; all of them by default."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _old_names(cls, value: Any) -> Any:
+        return accept_old_keys(value, {"sick": "unhealthy"})
 
     @model_validator(mode="after")
     def _known(self) -> HealthSettings:
-        for name in self.sick:
+        for name in self.unhealthy:
             if name not in STATES:
-                raise ValueError(f"sick: {name!r} is not a health state; use {', '.join(STATES)}")
+                raise ValueError(f"unhealthy: {name!r} is not a health state; use {', '.join(STATES)}")
         return self
 
     @classmethod
@@ -235,11 +270,11 @@ def level_range(settings: HealthSettings, amplitude: Amplitude, measured: LevelR
     """
     given, found = settings.level, measured
     if found is not None and found.measured and "margin_db" in given.model_fields_set:
-        assert found.heard_low_dbfs is not None
-        assert found.heard_high_dbfs is not None
-        high, margin = min(0.0, found.heard_high_dbfs + given.margin_db), given.margin_db
-        low = max(FLOOR_DBFS, min(found.heard_low_dbfs, high) - margin)
-        found = LevelRange(low_dbfs=low, high_dbfs=high, found_by=f"what was heard ± {margin:g} dB")
+        assert found.measured_low_dbfs is not None
+        assert found.measured_high_dbfs is not None
+        high, margin = min(0.0, found.measured_high_dbfs + given.margin_db), given.margin_db
+        low = max(FLOOR_DBFS, min(found.measured_low_dbfs, high) - margin)
+        found = LevelRange(low_dbfs=low, high_dbfs=high, found_by=f"the measured level ± {margin:g} dB")
     if found is None and (centre := training_level_dbfs(amplitude)) is not None:
         margin = given.margin_db
         # Training clips may have been scaled beyond full scale; a device cannot be.

@@ -120,7 +120,9 @@ class ScoringWorker:
                 stream.abandon()
                 stream.end("bad sound", error)
         active = [(stream, stream.stream) for stream in streams if stream.stream is not None and not stream.is_over]
-        for (stream, _), scores in zip(active, score_streams([one for _, one in active]) if active else [], strict=True):
+        for (stream, _), scores in zip(
+            active, score_streams([one for _, one in active]) if active else [], strict=True
+        ):
             stream.finish(scores)
             if stream.has_ended and not self._stop.is_set():
                 stream.take_source_events()

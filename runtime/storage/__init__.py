@@ -1,8 +1,19 @@
-"""What is kept of alarms and scores on the device: one SQLite file."""
+"""Events, score history and the outbox of a data folder, in one SQLite file."""
 
 from __future__ import annotations
 
-from edgeasd.runtime.storage.database import DamagedStore
-from edgeasd.runtime.storage.event_store import EventStore, Retention, open_store
+from edgeasd.runtime.storage.database import Database, DatabaseCorrupt, DatabaseUnavailable
+from edgeasd.runtime.storage.event_store import EventStore, Retention
+from edgeasd.runtime.storage.outbox import Outbox, OutboxLag, OutboxLimits, OutboxMessage
 
-__all__ = ["DamagedStore", "EventStore", "Retention", "open_store"]
+__all__ = [
+    "Database",
+    "DatabaseCorrupt",
+    "DatabaseUnavailable",
+    "EventStore",
+    "Outbox",
+    "OutboxLag",
+    "OutboxLimits",
+    "OutboxMessage",
+    "Retention",
+]

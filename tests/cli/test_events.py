@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 
 from edgeasd.runtime.alarms import AlarmInput, AlarmMachine, AlarmSettings, Command
 from edgeasd.runtime.errors import InputError
-from edgeasd.runtime.evidence import ClipSettings, EvidenceWriter, KeepSettings, Recorder
+from edgeasd.runtime.evidence import ClipSettings, EvidenceRecorder, EvidenceWriter, KeepSettings
 from edgeasd.runtime.scoring.threshold import Threshold
 from edgeasd.runtime.storage import EventStore
 from edgeasd.toolkit.cli import app
@@ -61,7 +61,9 @@ def listen(data: Path, store: EventStore, machine: str, id: str, wall: float, *,
     threshold = Threshold(clip=1.0, consecutive=1, found_by="t", clips=1)
     alarms = AlarmMachine(machine, id, AlarmSettings(), threshold)
     writer = EvidenceWriter(data, KeepSettings(min_free_megabytes=0.1))
-    recorder = Recorder(writer, machine, id, RATE, ClipSettings(pre_seconds=1, post_seconds=1, longest_seconds=4))
+    recorder = EvidenceRecorder(
+        writer, machine, id, RATE, ClipSettings(pre_seconds=1, post_seconds=1, longest_seconds=4)
+    )
     sound = np.random.default_rng(0).uniform(-0.1, 0.1, RATE).astype(np.float32)
     event = ""
     for second in range(6):
@@ -84,7 +86,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     """A data folder with a cleared, a hostile and an open event, a day apart."""
     data = tmp_path_factory.mktemp("site") / "data"
     data.mkdir()
-    with EventStore(data / "events.db") as store:
+    with EventStore.open(data / "events.db") as store:
         events = [
             listen(data, store, "valve", "00", WALL, clear=True),
             listen(data, store, HOSTILE, "01", WALL + 86_400, clear=True),
@@ -328,7 +330,7 @@ def test_another_user_is_told_whose_folder_it_is(made: tuple[Path, list[str]]) -
 
 
 def test_it_reads_beside_a_service_that_writes(data: Path) -> None:
-    with EventStore(data / "events.db") as store:
+    with EventStore.open(data / "events.db") as store:
         for count in (1, 2):
             event = listen(data, store, "slider", str(count), WALL + 9e5 + count, clear=False)
             result = fast("list", "--data", data, "--json", "--machine", "slider")

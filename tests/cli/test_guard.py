@@ -80,12 +80,11 @@ def test_an_interrupt_in_the_middle_of_a_lock_waits_until_it_is_given_back(
 
 def test_ctrl_c_inside_generated_code_still_ends_with_130(tmp_path: Path) -> None:
     (tmp_path / "generating.py").write_text(
-        "import sys\n"
+        "import signal, sys\n"
         "from edgeasd.toolkit import cli\n"
-        "from edgeasd.toolkit.cli._errors import handle_errors\n"
         "def generate():\n"
-        "    exec('raise KeyboardInterrupt')\n"
-        "cli.app.command('generate')(handle_errors(generate))\n"
+        "    exec('signal.raise_signal(signal.SIGINT)')\n"
+        "cli.app.command('generate')(generate)\n"
         "sys.argv = ['edgeasd', 'generate']\n"
         "cli.main()\n"
     )

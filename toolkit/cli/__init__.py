@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -35,7 +35,7 @@ from edgeasd.toolkit.cli import (
     triton,
     verify,
 )
-from edgeasd.toolkit.cli._errors import handle_errors, print_error
+from edgeasd.toolkit.cli._errors import handle_errors, handle_signals, prepare_streams, print_error
 
 app = typer.Typer(
     name="edgeasd",
@@ -84,7 +84,7 @@ for _name, _command in (
     ("devices", devices.devices),
     ("record", record.record),
 ):
-    app.command(_name)(handle_errors(_command))
+    app.command(_name)(_command)
 app.add_typer(alarm.app, name="alarm")
 app.add_typer(data.app, name="data")
 app.add_typer(events.app, name="events")
@@ -93,42 +93,34 @@ app.add_typer(preset.app, name="preset")
 
 def main() -> None:
     """Entry point of the `edgeasd` command."""
-    # Closed by who started us, as some init scripts do: Python then has None there.
-    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  as long as the process
-    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
-    # A pipe or file may have another encoding; names and messages are UTF-8 and must not crash there.
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+    prepare_streams()
+    handle_signals()
     try:
-        # Commands guard themselves; help pages come from outside of them.
-        code = handle_errors(app)(standalone_mode=False)
+        handle_errors(_run)(sys.argv[1:])
     except typer.Exit as ended:
         sys.exit(ended.exit_code)
+
+
+def _run(arguments: list[str]) -> None:
+    if "_EDGEASD_COMPLETE" in os.environ:
+        app(prog_name="edgeasd")
+    command = typer.main.get_command(app)
+    try:
+        # Not command.main(): it turns Ctrl-C and a closed pipe into exit code 1 before they can be handled.
+        with command.make_context("edgeasd", arguments) as context:
+            command.invoke(context)
     except Exception as error:
-        # Typer's own complaints about options: which package their classes live in changes with its version.
+        # Complaints about options; the package of their classes differs between versions of typer.
         if not hasattr(error, "format_message"):
             raise
-        sys.exit(_wrong_use(error))
-    finally:
-        _forget_interrupts()
-    sys.exit(code if isinstance(code, int) else 0)
+        _refuse_usage(error)
 
 
-def _forget_interrupts() -> None:
-    """Keep CPython from replacing the exit code by death from SIGINT.
-
-    A Ctrl-C that arrives inside `exec` of a text (an import of a library that generates code, say) leaves a mark
-    that `python -m` obeys at its very end, though the exception was handled; evaluating any text clears it.
-    """
-    eval("0")  # noqa: S307 - a constant
-
-
-def _wrong_use(error: Any) -> int:
-    """One line for a missing or unknown option, as for every other wrong input; returns the exit code."""
+def _refuse_usage(error: Any) -> NoReturn:
+    """One line for a missing or unknown option, as for every other wrong input."""
     if type(error).__name__ == "NoArgsIsHelpError":
         error.show()
     else:
         path = getattr(getattr(error, "ctx", None), "command_path", "edgeasd")
         print_error(f"{error.format_message().rstrip('.')}; see `{path} --help`")
-    return int(error.exit_code)
+    raise typer.Exit(int(error.exit_code))

@@ -1,4 +1,4 @@
-"""What stands between a command and its user: every expected failure is one line and an exit code.
+"""Exit codes, signals and the one line on standard error that an expected failure becomes.
 
 0 fine, 1 a check failed, 2 wrong use or bad input, 3 device or engine not available,
 130 stopped by Ctrl-C, 141 the reader of standard output has gone, 143 stopped by SIGTERM.
@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import io
 import os
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import typer
 
@@ -25,16 +26,11 @@ INTERRUPTED, BROKEN_PIPE, TERMINATED, BAD_INPUT = 130, 141, 143, 2
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _EXTRAS = {
-    "torch": "train",
-    "lightning_fabric": "train",
-    "safetensors": "train",
-    "scipy": "train",
-    "sklearn": "train",
-    "tensorboard": "train",
-    "onnx": "export",
-    "onnxscript": "export",
-    "paho": "serve",
-    "prometheus_client": "serve",
+    **dict.fromkeys(
+        ("torch", "lightning_fabric", "safetensors", "scipy", "sklearn", "tensorboard", "matplotlib", "jinja2"), "train"
+    ),
+    **dict.fromkeys(("onnx", "onnxscript"), "export"),
+    **dict.fromkeys(("paho", "prometheus_client", "httpx", "PIL"), "serve"),
 }
 _PLAIN_OS_ERRORS = {
     *(errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.ENOENT, errno.EPERM, errno.ENOTDIR),
@@ -43,8 +39,9 @@ _PLAIN_OS_ERRORS = {
 
 
 def print_error(message: str) -> None:
-    """One line on standard error."""
-    print(f"edgeasd: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    """Print one line on standard error."""
+    sys.stderr.write(f"edgeasd: {' '.join(message.split())}\n")
+    sys.stderr.flush()
 
 
 def handle_errors(command: _Command) -> _Command:
@@ -52,115 +49,132 @@ def handle_errors(command: _Command) -> _Command:
 
     @wraps(command)
     def run(*args: Any, **kwargs: Any) -> Any:
-        # Without this a SIGTERM ends the process on the spot, and no temporary file is removed.
-        signal.signal(signal.SIGTERM, _terminated)
-        _hang_up_like_termination()
-        _print_any_name()
         try:
             result = command(*args, **kwargs)
-            # What is still buffered fails here, where it is handled, and not at interpreter exit.
+            # A full disk or a closed pipe shows here, and not at interpreter exit.
             sys.stdout.flush()
             return result
         except EdgeasdError as error:
-            print_error(str(error))
-            raise typer.Exit(error.exit_code) from None
+            _end(error.exit_code, str(error))
         except KeyboardInterrupt:
-            print_error("stopped by Ctrl-C; nothing half-written was left")
-            raise typer.Exit(INTERRUPTED) from None
+            _end(INTERRUPTED, "stopped by Ctrl-C; nothing half-written was left")
         except BrokenPipeError:
-            raise _reader_has_gone() from None
-        except SystemExit as ended:
-            # A help page whose reader has left: click makes exit code 1 of that.
-            if isinstance(ended.__context__, BrokenPipeError):
-                raise _reader_has_gone() from None
-            raise
+            _discard_standard_output()
+            _end(BROKEN_PIPE, "standard output was closed by its reader; stopped")
         except ModuleNotFoundError as error:
             extra = _EXTRAS.get((error.name or "").partition(".")[0])
             if extra is None:
                 raise
-            print_error(f"this command needs {error.name}, which is not installed; pip install 'edgeasd[{extra}]'")
-            raise typer.Exit(BAD_INPUT) from None
+            _end(BAD_INPUT, f"this command needs {error.name}, which is not installed; pip install 'edgeasd[{extra}]'")
         except OSError as error:
             if error.errno not in _PLAIN_OS_ERRORS:
                 raise
             place = f"{error.filename}: " if error.filename else ""
-            print_error(f"{place}{error.strerror}; make room or correct the path or its permissions")
-            raise typer.Exit(BAD_INPUT) from None
+            _end(BAD_INPUT, f"{place}{error.strerror}; make room or correct the path or its permissions")
 
     return run  # type: ignore[return-value]
 
 
-@contextmanager
-def interruptible() -> Iterator[Callable[[], None]]:
-    """Yield a check that raises again the Ctrl-C or SIGTERM of this block, should a library have swallowed it.
+def _end(exit_code: int, message: str) -> NoReturn:
+    print_error(message)
+    raise typer.Exit(exit_code) from None
 
-    An interrupt that arrives inside an import or a finaliser is printed or turned into something else;
-    work that goes on regardless would then end as if nobody had asked it to stop.
+
+def _discard_standard_output() -> None:
+    """Let the interpreter's last flush go nowhere instead of failing a second time."""
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, sys.stdout.fileno())
+    os.close(devnull)
+
+
+class _Interrupt(KeyboardInterrupt):
+    """Ctrl-C. CPython ends `python -m` by SIGINT after a plain KeyboardInterrupt inside `exec`, even a handled one."""
+
+
+def handle_signals() -> None:
+    """Raise KeyboardInterrupt on Ctrl-C and SystemExit on SIGTERM and SIGHUP, so that temporary files are removed.
+
+    Signals that are ignored, as under nohup, stay ignored.
     """
-    asked: list[BaseException] = []
+    signal.signal(signal.SIGTERM, _terminate)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt)
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
+        # A command with a SIGTERM handler of its own ends by that one.
+        signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
 
-    def ask(number: int, _: object) -> None:
-        asked.append(KeyboardInterrupt() if number == signal.SIGINT else SystemExit(TERMINATED))
-        raise asked[-1]
+
+def _interrupt(*_: object) -> NoReturn:
+    raise _Interrupt
+
+
+def _terminate(*_: object) -> NoReturn:
+    raise SystemExit(TERMINATED)
+
+
+def prepare_streams() -> None:
+    """Make standard output and error exist and take any text."""
+    # None if the starting process closed them, as some init scripts do.
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  as long as the process
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    codecs.register_error("edgeasd", _encode_rest)
+    for stream, errors in ((sys.stdout, "edgeasd"), (sys.stderr, "backslashreplace")):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=errors)
+
+
+def _encode_rest(error: UnicodeError) -> tuple[bytes, int]:
+    """Bytes of a file name that is not UTF-8 as they are on disk; "?" for letters that the encoding lacks."""
+    assert isinstance(error, UnicodeEncodeError)
+    codes = (ord(letter) for letter in error.object[error.start : error.end])
+    return bytes(code - 0xDC00 if 0xDC80 <= code <= 0xDCFF else ord("?") for code in codes), error.end
+
+
+@contextmanager
+def interruptible(stopped: str | None = None) -> Iterator[Callable[[], None]]:
+    """Yield a check that raises again the Ctrl-C or SIGTERM of this block, if a library has swallowed it.
+
+    An interrupt inside an import or a finaliser is printed or turned into another error, and the work would go on.
+    If `stopped` is given, Ctrl-C becomes this line and exit code 130.
+    """
+    requests: list[BaseException] = []
+
+    def request(number: int, _: object) -> None:
+        requests.append(KeyboardInterrupt() if number == signal.SIGINT else SystemExit(TERMINATED))
+        raise requests[-1]
 
     def check() -> None:
-        if asked:
-            raise asked[-1]
+        if requests:
+            raise requests[-1]
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield check
         check()
+    except KeyboardInterrupt:
+        if stopped is None:
+            raise
+        _end(INTERRUPTED, stopped)
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
 
 
 @contextmanager
 def defer_signals() -> Iterator[None]:
-    """Ctrl-C and SIGTERM wait for the end of this block: it is done whole, and leaves no lock behind."""
-    asked: list[tuple[int, FrameType | None]] = []
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    """Handle Ctrl-C and SIGTERM at the end of this block, so that it is done whole and leaves no lock behind."""
+    arrived: list[tuple[int, FrameType | None]] = []
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        for number in before:
-            signal.signal(number, lambda number, frame: asked.append((number, frame)))
+        for number in previous:
+            signal.signal(number, lambda number, frame: arrived.append((number, frame)))
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
-    for arrived, frame in asked[:1]:
-        handler = before[signal.Signals(arrived)]
+    for caught, frame in arrived[:1]:
+        handler = previous[signal.Signals(caught)]
         if callable(handler):
-            handler(arrived, frame)
+            handler(caught, frame)
         else:
-            signal.raise_signal(arrived)
-
-
-def _print_any_name() -> None:
-    """A file name that is not UTF-8 goes to standard output as the bytes it has on disk, and not into a traceback."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="surrogateescape")
-
-
-def _hang_up_like_termination() -> None:
-    """A line that drops (SIGHUP) ends a command in the same good order; under nohup it stays ignored."""
-    if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
-        signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
-
-
-def _terminated(*_: object) -> None:
-    raise SystemExit(TERMINATED)
-
-
-def _reader_has_gone() -> typer.Exit:
-    """Say so, once, and with what code to end."""
-    _silence_standard_output()
-    print_error("standard output was closed by its reader; stopped")
-    return typer.Exit(BROKEN_PIPE)
-
-
-def _silence_standard_output() -> None:
-    """Let the interpreter's last flush go nowhere instead of failing a second time."""
-    devnull = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(devnull, sys.stdout.fileno())
-    os.close(devnull)
+            signal.raise_signal(caught)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import getpass
 import json
 import os
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,21 +15,23 @@ from edgeasd.toolkit.cli._errors import BAD_INPUT, handle_errors, print_error
 from edgeasd.toolkit.cli._options import AsJson
 
 if TYPE_CHECKING:
-    from edgeasd.runtime.service.direct import Commanded
+    from edgeasd.runtime.service.commands import CommandResult
 
 app = typer.Typer(help="Test, acknowledge and silence alarms.", no_args_is_help=True, rich_markup_mode=None)
 
 Config = Annotated[Path, typer.Option(help="The site.toml of the service.", envvar="EDGEASD_SITE")]
-StreamName = Annotated[str | None, typer.Option(help="Stream as it is called in the site file; all by default.")]
-By = Annotated[str | None, typer.Option(help="Who says so; by default the user who types it, also behind sudo.")]
-Note = Annotated[str | None, typer.Option(help="Why; is repeated in the message.")]
-EventID = Annotated[str | None, typer.Option(help="Only this event, on whichever stream it is open.")]
+StreamName = Annotated[str | None, typer.Option(help="Name of the stream in the site file; all by default.")]
+By = Annotated[
+    str | None, typer.Option(help="Who gives the command; by default the user who types it, also behind sudo.")
+]
+Note = Annotated[str | None, typer.Option(help="Why; repeated in the message.")]
+EventID = Annotated[str | None, typer.Option(help="Only this event, whatever its stream.")]
 
 _WHY_NOTHING = {
     "acknowledge": ": no such event waits for it",
     "clear": ": no such event is open",
 }
-"""What it means that a command changed nothing, where that is not plain."""
+"""Why a command changed nothing."""
 
 
 @app.command("test")
@@ -40,9 +41,8 @@ def send_test(
 ) -> None:
     """Send a test alarm and its end through every output.
 
-    Marked as a test, under an event ID of its own; the state of the machine stays, and so does an event that is
-    open, which is said once more afterwards. At the end stands for each output whether it has delivered; exit code
-    1 where one has not within 5 s.
+    It is marked as a test and has its own event ID. The state of the machine stays, and an open event is sent once
+    more afterwards. At the end, each output says whether it has delivered; exit code 1 if one has not within 5 s.
 
     Example: edgeasd alarm test --config site.toml
     """
@@ -59,7 +59,7 @@ def ack(
     note: Note = None,
     as_json: AsJson = False,
 ) -> None:
-    """Acknowledge the open alarm: somebody has seen it.
+    """Acknowledge the open alarm.
 
     Example: edgeasd alarm ack --config site.toml --stream pump
     """
@@ -76,7 +76,7 @@ def clear(
     note: Note = None,
     as_json: AsJson = False,
 ) -> None:
-    """End the open event by hand.
+    """Clear the open event by hand.
 
     Example: edgeasd alarm clear --config site.toml --stream pump
     """
@@ -114,7 +114,7 @@ def maintenance(
     note: Note = None,
     as_json: AsJson = False,
 ) -> None:
-    """Maintenance mode: an open event ends, and scores are ignored until it is off.
+    """Maintenance mode: the open event is cleared, and scores are ignored until it is off.
 
     Example: edgeasd alarm maintenance on --config site.toml --stream pump
     """
@@ -128,50 +128,58 @@ def _command(
 ) -> None:
     from edgeasd.runtime.alarms import parse_command
     from edgeasd.runtime.config import read_config
-    from edgeasd.runtime.service.direct import command_streams
+    from edgeasd.runtime.service.commands import send_command
 
-    site = read_config(config)
-    if stream is not None and stream not in site.streams:
-        raise InputError(f"--stream {stream}: {config} has {', '.join(site.streams)}; name one of them")
-    given = {key: item for key, item in {**value, "by": by or _user(), "note": note}.items() if item is not None}
-    command = parse_command(given, "command")
-    names = [stream] if stream is not None else list(site.streams)
-    done = command_streams(site, names, command, print_error)
-    if stream is None and command.event is not None and any(done.found.values()):
-        # An event belongs to one stream: the others have nothing to do with it.
-        done.found, done.refused = {name: said for name, said in done.found.items() if said}, {}
+    settings = read_config(config)
+    if stream is not None and stream not in settings.streams:
+        raise InputError(f"--stream {stream}: {config} has {', '.join(settings.streams)}; name one of them")
+    fields = {key: item for key, item in {**value, "by": by or _user(), "note": note}.items() if item is not None}
+    command = parse_command(fields, "command")
+    names = [stream] if stream is not None else list(settings.streams)
+    result = send_command(settings, names, command)
+    if stream is None and command.event is not None and any(result.transitions.values()):
+        # An event belongs to one stream: what the others answer is of no interest.
+        result.transitions = {name: changes for name, changes in result.transitions.items() if changes}
+        result.rejected = {}
     if as_json:
-        outputs = [asdict(one) for one in done.deliveries]
-        answer = {"service": done.by_service, "streams": done.found, "refused": done.refused, "outputs": outputs}
-        print(json.dumps(answer, indent=2), flush=True)
+        print(json.dumps(_json(result), indent=2), flush=True)
     else:
-        _print(done.found)
-    _complain(done, command.command)
-    if not done.by_service:
-        print_error(f"no service runs on {site.data}; written to the event store, and said through the outputs")
-    if done.refused:
+        _print(result.transitions)
+    _print_notes(result, command.command)
+    if not result.by_service:
+        print_error(f"no service runs on {settings.data}; stored, and sent through the outputs, by this command")
+    if result.rejected:
         raise typer.Exit(BAD_INPUT)
-    if any(one.delivered is False for one in done.deliveries):
+    if any(one.delivered is False for one in result.deliveries):
         raise typer.Exit(CheckFailed.exit_code)
 
 
-def _print(found: dict[str, list[dict[str, Any]]]) -> None:
-    for name, messages in found.items():
-        for message in messages:
-            event = f", event {message['event']}" if message["event"] else ""
-            print(f"{name}: {message['previous']} -> {message['state']}, {message['reason']}{event}", flush=True)
+def _json(result: CommandResult) -> dict[str, Any]:
+    outputs = [
+        {"output": one.output, "delivered": one.delivered, "waiting": one.waiting, "said": one.text}
+        for one in result.deliveries
+    ]
+    streams = {"streams": result.transitions, "refused": result.rejected}
+    return {"service": result.by_service, **streams, "outputs": outputs}
 
 
-def _complain(done: Commanded, command: str) -> None:
-    """All that people should know and programs read elsewhere."""
-    quiet = [name for name, messages in done.found.items() if not messages]
-    if quiet:
-        print_error(f"{', '.join(quiet)}: nothing to do for {command}{_WHY_NOTHING.get(command, '')}")
-    for line in done.refused.values():
+def _print(transitions: dict[str, list[dict[str, Any]]]) -> None:
+    for name, bodies in transitions.items():
+        for body in bodies:
+            event = f", event {body['event']}" if body["event"] else ""
+            print(f"{name}: {body['previous']} -> {body['state']}, {body['reason']}{event}", flush=True)
+
+
+def _print_notes(result: CommandResult, command: str) -> None:
+    """On standard error, what people should know and programs read in the JSON."""
+    unchanged = [name for name, bodies in result.transitions.items() if not bodies]
+    if unchanged:
+        print_error(f"{', '.join(unchanged)}: nothing to do for {command}{_WHY_NOTHING.get(command, '')}")
+    for line in result.rejected.values():
         print_error(line)
-    for one in done.deliveries:
-        print_error(f"output {one.output}: {one.said}")
-    if command == "test" and any(done.found.values()) and not done.deliveries:
+    for one in result.deliveries:
+        print_error(f"output {one.output}: {one.text}")
+    if command == "test" and any(result.transitions.values()) and not result.deliveries:
         print_error("no output is configured: nobody was told")
 
 

@@ -13,8 +13,8 @@ from edgeasd.toolkit.cli._errors import print_error
 from edgeasd.toolkit.cli._options import AsJson
 
 if TYPE_CHECKING:
-    from edgeasd.runtime.engine_build.bundle_engines import Built
-    from edgeasd.runtime.engines.tensorrt.engine_file import MachineFacts
+    from edgeasd.runtime.engine_build.bundle_engines import BuiltEngine
+    from edgeasd.runtime.engines.tensorrt.engine_file import DeviceInfo
 
 _NAMED = 5
 
@@ -51,7 +51,7 @@ def build(
 ) -> None:
     """Build TensorRT engines of a bundle, on the device that will run them.
 
-    An engine that is there and fits this machine is kept. A new one takes its place after the golden segments
+    An engine that is there and fits this machine is kept. A new one takes its place after the reference segments
     were reproduced; Ctrl-C leaves the old one as it was. Exit code 1 where they are not, or where a front end is
     not that of the runtime (the new engine is not kept), or where quantised convolutions do not run as INT8 (it is kept), 3 without
     TensorRT or a GPU.
@@ -59,7 +59,7 @@ def build(
     Example: edgeasd build bundles/valve-id_00 --precision int8
     """
     from edgeasd.runtime.bundle.bundle import Bundle
-    from edgeasd.runtime.engine_build.bundle_engines import Site, have_engine, targets
+    from edgeasd.runtime.engine_build.bundle_engines import BuildTarget, have_engine, targets
     from edgeasd.runtime.engines.tensorrt import library
     from edgeasd.runtime.engines.tensorrt.engine import gpu_index
     from edgeasd.runtime.engines.tensorrt.engine_file import BuildOptions, this_machine
@@ -70,11 +70,11 @@ def build(
     index = gpu_index(accelerator, "TensorRT builds on a GPU; use cuda or cuda:K")
     if bundle.is_file():
         raise InputError(f"{bundle}: engines are built into a folder, and this is a file; unpack the zip and name that")
-    done: list[Built] = []
+    done: list[BuiltEngine] = []
     with Bundle(bundle) as opened:
         wanted = targets(opened, [] if precision is None else precision.split(","), head, front_end)
         trt = library.load()
-        site = Site(trt, this_machine(index, trt), index)
+        site = BuildTarget(trt, this_machine(index, trt), index)
         for target in wanted:
             with progress(f"building {target.label}") as report:
                 made = have_engine(opened, target, site, options, force=force, report=report, say=print_error)
@@ -90,7 +90,7 @@ def build(
         raise CheckFailed("; ".join(failed))
 
 
-def _facts(bundle: Path, machine: MachineFacts, done: list[Built]) -> dict[str, Any]:
+def _facts(bundle: Path, machine: DeviceInfo, done: list[BuiltEngine]) -> dict[str, Any]:
     from dataclasses import asdict
 
     engines = [
@@ -109,7 +109,7 @@ def _facts(bundle: Path, machine: MachineFacts, done: list[Built]) -> dict[str, 
     return {"bundle": str(bundle), "machine": asdict(machine), "engines": engines}
 
 
-def _print(made: Built) -> None:
+def _print(made: BuiltEngine) -> None:
     sidecar = made.sidecar
     what = f"built in {made.seconds:.0f} s" if made.new else "fits this machine, nothing to do (--force builds again)"
     print(f"{made.path}: {what}, {sidecar.engine_size / 2**20:.1f} MiB")
@@ -123,7 +123,7 @@ def _print(made: Built) -> None:
 
         found = {name: value for name, value in asdict(made.deviation).items() if value is not None}
         worst = ", ".join(f"{name} {value:.1e}" for name, value in found.items())
-        proven = "log-mel of noise reproduced" if made.target.part == FRONT_END else "golden segments reproduced"
+        proven = "log-mel of noise reproduced" if made.target.part == FRONT_END else "reference segments reproduced"
         print(f"  {proven} ({worst})")
     counted = ", ".join(f"{count} {name}" for name, count in sidecar.layers.items())
     print(f"  layers by precision: {counted or 'the inspector does not tell'}")
@@ -131,7 +131,7 @@ def _print(made: Built) -> None:
         print(f"  quantised convolutions: {sidecar.int8} of {quantised} run as INT8")
 
 
-def _not_int8(made: Built) -> str:
+def _not_int8(made: BuiltEngine) -> str:
     missed = made.sidecar.not_int8
     named = ", ".join(f"{name} {precision}" for name, precision in list(missed.items())[:_NAMED])
     more = f" and {len(missed) - _NAMED} more" if len(missed) > _NAMED else ""
@@ -142,7 +142,7 @@ def _not_int8(made: Built) -> str:
     )
 
 
-def _unclear(made: Built) -> str:
+def _unclear(made: BuiltEngine) -> str:
     count = len(made.sidecar.unclear)
     return (
         f"{made.path}: TensorRT's inspector does not name {count} quantised convolution{'s' if count > 1 else ''}, so "

@@ -25,17 +25,17 @@ def build_missing(
     Raises InputError where the choice is ONNX Runtime, DeviceError where TensorRT or a GPU is not there; leaves
     with the exit code of `edgeasd build` where that fails.
     """
-    from edgeasd.runtime.bundle.selection import check_built, choose
-    from edgeasd.runtime.engines import choose_engine
+    from edgeasd.runtime.bundle.selection import check_built, select
+    from edgeasd.runtime.engines import select_engine
     from edgeasd.runtime.engines.tensorrt import library
     from edgeasd.runtime.engines.tensorrt.engine_file import NotBuilt
 
     if engine == "auto" and accelerator != "cpu" and precision != "int8-cpu":
         # Whoever asks to build asks for TensorRT, and is told where it is not.
         library.load()
-    if choose_engine(engine, accelerator, precision).engine != "tensorrt":
+    if select_engine(engine, accelerator, precision).engine != "tensorrt":
         raise InputError("--build: there is nothing to build for ONNX Runtime on the CPU; leave it out")
-    offer = choose(bundle.manifest, bundle.path, precision, engine, accelerator, head, front_end)
+    offer = select(bundle.manifest, bundle.path, precision, engine, accelerator, head, front_end)
     tried: dict[str, int] = {}
     while True:
         try:

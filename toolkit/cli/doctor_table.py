@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import edgeasd
-from edgeasd.runtime.doctor import STATES, Finding
+from edgeasd.runtime.doctor import STATES, CheckResult
 from edgeasd.runtime.system.board import is_live
 
 _INDENT = " " * 4
 _NARROWEST = 60
 
 
-def print_findings(findings: Sequence[Finding], root: Path) -> None:
+def print_findings(findings: Sequence[CheckResult], root: Path) -> None:
     """Print a table of all findings, and below it those to act on, the worst first."""
     width = max(_NARROWEST, shutil.get_terminal_size((110, 24)).columns)
     place = "this machine" if is_live(root) else f"the files below {root}, and nothing of this machine"
@@ -47,7 +47,7 @@ def _wrapped(head: str, text: str, width: int, indent: str | None = None) -> str
     return textwrap.fill(text, width, initial_indent=head, subsequent_indent=below, break_on_hyphens=False)
 
 
-def _summary(findings: Sequence[Finding]) -> str:
+def _summary(findings: Sequence[CheckResult]) -> str:
     counts = Counter(found.state for found in findings)
     parts = [
         f"{counts[state]} {state}{'s' if counts[state] != 1 else ''}"

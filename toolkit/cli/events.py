@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +14,7 @@ from edgeasd.toolkit.cli._errors import handle_errors, print_error
 from edgeasd.toolkit.cli._options import AsJson
 
 if TYPE_CHECKING:
-    from edgeasd.runtime.evidence.lookup import EventFilter
+    from edgeasd.runtime.evidence.lookup import EventFilter, Evidence
 
 app = typer.Typer(
     help="Look at alarms and their evidence on the device, beside a running service.",
@@ -74,7 +75,6 @@ def list_events(
     """
     from edgeasd.runtime.evidence.lookup import EventReader
     from edgeasd.runtime.evidence.lookup import as_json as with_times
-    from edgeasd.toolkit.cli.events_table import print_events
 
     with EventReader(data) as reader:
         found = reader.events(_filter(machine, id, since, until, state), limit + 1)
@@ -83,7 +83,7 @@ def list_events(
         for event, evidence in shown:
             print(json.dumps({**with_times(event), "evidence": sorted(evidence.files)}))
     else:
-        print_events(shown)
+        _print_events(shown)
     if len(found) > limit:
         print_error(f"there are more than these {limit}; see more with --limit, or fewer with --since")
 
@@ -101,7 +101,6 @@ def show(
     """
     from edgeasd.runtime.evidence.lookup import EventReader
     from edgeasd.toolkit.cli.events_export import record_of
-    from edgeasd.toolkit.cli.events_table import print_event
 
     with EventReader(data) as reader:
         found = reader.event(event)
@@ -110,7 +109,7 @@ def show(
         files = {name: str(path) for name, path in evidence.files.items()}
         print(json.dumps({**record_of(found, evidence), "files": files, "transitions": messages}, indent=2))
     else:
-        print_event(found, messages, evidence)
+        _print_event(found, messages, evidence)
 
 
 @app.command("export")
@@ -152,9 +151,98 @@ def export(
     if as_json:
         print(json.dumps({"output": str(output), "events": written}, indent=2))
         return
-    _say(output, written)
-
-
-def _say(output: Path, written: list[dict[str, Any]]) -> None:
     clips = sum("clip.flac" in one["files"] for one in written)
     print(f"{output}: {len(written)} events, {clips} with a clip")
+
+
+# What people read. Names and notes may come from anywhere: only printable characters are shown.
+
+_ENDED = {
+    "complete": "complete",
+    "longest": "cut at the longest length",
+    "stopped": "ended with the service",
+    "source": "ended with the source",
+    "killed": "broken off by a kill, completed later",
+    "no_room": "broken off, the disk was full",
+    "recording": "not finished",
+}
+
+
+def _print_events(events: Sequence[tuple[dict[str, Any], Evidence]]) -> None:
+    from edgeasd.runtime.alarms.transition import iso_time
+    from edgeasd.toolkit.cli._output import print_table
+
+    if not events:
+        print("no events")
+        return
+    rows = []
+    for event, evidence in events:
+        name = _printable(f"{event['machine']} {event['id']}{' (test)' if event['test'] else ''}")
+        raised = iso_time(event["raised_at"])[:19].replace("T", " ")
+        numbers = (_duration(event), _number(event["peak"]))
+        rows.append((event["event"], name, event["state"], raised, *numbers, _clip_text(evidence)))
+    headings = ("EVENT", "MACHINE", "STATE", "RAISED (UTC)", "LASTED", "PEAK", "EVIDENCE")
+    print_table(headings, rows, right=("LASTED", "PEAK"), fold=("MACHINE", "EVIDENCE"), indent=0)
+
+
+def _duration(event: dict[str, Any]) -> str:
+    """By the wall clock of the messages: negative if it was set back in between."""
+    return "-" if event["cleared_at"] is None else f"{event['cleared_at'] - event['raised_at']:.0f} s"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def _clip_text(evidence: Evidence) -> str:
+    from edgeasd.runtime.evidence.clip import CLIP
+
+    facts = evidence.facts
+    if facts is not None and facts.deleted_at is not None:
+        return f"deleted ({facts.deleted_why})"
+    if CLIP in evidence.files:
+        return "clip" if facts is None else f"clip {facts.samples / facts.sample_rate:.0f} s"
+    return "-"
+
+
+def _print_event(event: dict[str, Any], messages: Sequence[dict[str, Any]], evidence: Evidence) -> None:
+    from edgeasd.runtime.alarms.transition import iso_time
+
+    test = " (a test)" if event["test"] else ""
+    print(f"{event['event']}: {_printable(event['machine'])} ID {_printable(event['id'])}, {event['state']}{test}")
+    for name in ("raised", "acknowledged", "cleared"):
+        at = event[f"{name}_at"]
+        reason = f" ({_printable(event['cleared_by'])})" if name == "cleared" and at is not None else ""
+        print(f"  {name:<13} {'-' if at is None else iso_time(at)}{reason}")
+    print(f"  {'peak':<13} {_number(event['peak'])}, threshold {_number(event['threshold'])}")
+    _print_evidence(evidence)
+    print("messages")
+    for one in messages:
+        keys = ("sequence", "at", "previous", "state")
+        text = {key: _printable("-" if one.get(key) is None else one[key]) for key in keys}
+        more = [_printable(one[key])[:600] for key in ("reason", "score", "by", "note") if one.get(key) is not None]
+        print(f"  {text['sequence']:>5}  {text['at']}  {text['previous']} -> {text['state']}: {', '.join(more)}")
+
+
+def _print_evidence(evidence: Evidence) -> None:
+    from edgeasd.runtime.alarms.transition import iso_time
+    from edgeasd.runtime.evidence.clip import CLIP, PICTURE, SCORES
+
+    facts = evidence.facts
+    if evidence.problem is not None:
+        print(f"evidence: {_printable(evidence.problem)}")
+    elif facts is None:
+        print("evidence: none")
+    elif facts.deleted_at is not None:
+        print(f"evidence: deleted at {iso_time(facts.deleted_at)} ({facts.deleted_why})")
+    else:
+        length = f"{facts.samples / facts.sample_rate:.1f} s, {facts.raised_seconds:.1f} s of it before the alarm"
+        lost = f", {facts.lost_samples} samples lost" if facts.lost_samples else ""
+        print(f"evidence: {length}, {facts.sample_rate} Hz, {facts.bits} bits, {_ENDED[facts.ended]}{lost}")
+    for name in (CLIP, SCORES, PICTURE):
+        if name in evidence.files:
+            print(f"  {_printable(evidence.files[name])}")
+
+
+def _printable(value: object) -> str:
+    return "".join(c if c.isprintable() else "?" for c in str(value))

@@ -11,8 +11,8 @@ from edgeasd.toolkit.cli.export_front_end import print_front_end, written_front_
 
 if TYPE_CHECKING:
     from edgeasd.export.bundle_writer import TrainedModel
-    from edgeasd.runtime.bundle.golden import Deviation
     from edgeasd.runtime.bundle.manifest import FrontEnd
+    from edgeasd.runtime.bundle.reference_segments import Deviation
     from edgeasd.toolkit.calibrate.record import Calibration
 
 _FIGURES = (

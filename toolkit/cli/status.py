@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,61 +12,48 @@ from edgeasd.runtime.errors import CheckFailed, DeviceError
 from edgeasd.toolkit.cli._options import AsJson
 
 if TYPE_CHECKING:
-    from edgeasd.runtime.service.row import Cell
-    from edgeasd.runtime.service.state import SiteState
+    from edgeasd.runtime.outputs.base import OutputState
 
 Config = Annotated[Path, typer.Option(help="The site.toml of the service.", envvar="EDGEASD_SITE")]
 
 
 def status(config: Config, as_json: AsJson = False) -> None:
-    """How the running service is doing, once: streams, outputs, and what needs somebody.
+    """Show how the running service is doing: streams, outputs, and what needs attention.
 
-    Exit code 0 where all is well, 1 where something needs somebody, 3 where no service runs.
+    Exit code 0 if all is well, 1 if something needs attention, 3 if no service runs.
 
     Example: edgeasd status --config site.toml
     """
     from edgeasd.runtime.config import read_config
-    from edgeasd.runtime.service import ask
-    from edgeasd.runtime.service.state import read_state
-    from edgeasd.runtime.service.table import concerns
+    from edgeasd.runtime.service.control import ask
+    from edgeasd.runtime.service.live_view import concerns, print_status
+    from edgeasd.runtime.service.status import parse_status
 
-    site = read_config(config)
-    answer = ask(site.data, {"ask": "state"})
+    settings = read_config(config)
+    answer = ask(settings.data, {"ask": "status"})
     if answer is None:
-        raise DeviceError(f"{site.data}: no service runs there; start it, or look at its log")
-    state = read_state(answer)
-    found = concerns(state)
+        raise DeviceError(f"{settings.data}: no service runs there; start it, or look at its log")
+    present = parse_status(answer)
+    problems = concerns(present)
     if as_json:
-        print(json.dumps({**state.to_json(), "well": not found, "concerns": found}, indent=2))
+        print(json.dumps({**present.to_json(), "well": not problems, "concerns": problems}, indent=2))
     else:
-        _print(state)
-    if found:
+        print_status(present)
+        _print_outputs(present.outputs)
+    if problems:
         raise typer.Exit(CheckFailed.exit_code)
 
 
-def _print(state: SiteState) -> None:
-    """As on the screen of the service, but that nothing is cut off."""
-    from edgeasd.runtime.service.row import written
-    from edgeasd.runtime.service.table import heading, table
+def _print_outputs(outputs: list[OutputState]) -> None:
+    from edgeasd.runtime.service.live_view import connection, printable
+    from edgeasd.toolkit.cli._output import print_table
 
-    terminal = sys.stdout.isatty()
-    coloured = terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    width = shutil.get_terminal_size().columns if terminal else None
-    lines = [*heading(state), *table(state.streams, width), *_outputs(state)]
-    for line in lines:
-        print(written(line, coloured=coloured))
-
-
-def _outputs(state: SiteState) -> list[list[Cell]]:
-    from edgeasd.runtime.service.row import FAINT, columns, printable
-    from edgeasd.runtime.service.table import connection
-
-    if not state.outputs:
-        return []
-    rows: list[list[Cell]] = [[(text, FAINT) for text in ("output", "type", "connection", "waiting", "last error")]]
-    for one in state.outputs:
-        error = one.last_error or "none"
+    if not outputs:
+        return
+    rows = []
+    for one in outputs:
         at = f" at {one.last_error_at}" if one.last_error_at else ""
-        texts = (one.name, one.type, connection(one), str(one.queued), error + at)
-        rows.append([(printable(text), "") for text in texts])
-    return columns(rows)
+        error = (one.last_error or "none") + at
+        rows.append([printable(text) for text in (one.name, one.type, connection(one), str(one.queued), error)])
+    headings = ("output", "type", "connection", "waiting", "last error")
+    print_table(headings, rows, right=("waiting",), fold=("last error",), indent=0)

@@ -21,8 +21,8 @@ import edgeasd
 from edgeasd.runtime.errors import CheckFailed, InputError
 from edgeasd.runtime.features.segments import SegmentSettings, tile
 from edgeasd.toolkit.data.clips import Clip
-from edgeasd.toolkit.data.known import KnownAnomalies
 from edgeasd.toolkit.data.machine import MachineData, Roles
+from edgeasd.toolkit.data.offered import KnownAnomalies
 from edgeasd.toolkit.evaluation.evaluate import collect
 from edgeasd.toolkit.evaluation.trained import torch_scorer
 from edgeasd.toolkit.presets import Preset
@@ -59,7 +59,7 @@ _STAND_IN_CLIPS = 200
 
 
 def outcome_of(data: MachineData, roles: Roles, run: Run, trainer: Trainer, anomalies: Sequence[Clip] = ()) -> Outcome:
-    """Score what was held out (or, if nothing was, training clips as a stand-in) and pick golden segments."""
+    """Score what was held out (or, if nothing was, training clips as a stand-in) and pick reference segments."""
     assert trainer.centroids is not None
     scorer = torch_scorer(trainer.network, trainer.centroids[0], run.features, run.amplitude, run.segments)
     held_out = bool(roles.holdout_normals and roles.holdout_outliers)

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from edgeasd.runtime.alarms import AlarmInput, AlarmMachine, AlarmSettings
-from edgeasd.runtime.evidence import ClipSettings, EvidenceWriter, KeepSettings, Recorder
+from edgeasd.runtime.evidence import ClipSettings, EvidenceRecorder, EvidenceWriter, KeepSettings
 from edgeasd.runtime.scoring.threshold import Threshold
 from edgeasd.runtime.storage import EventStore
 
@@ -37,13 +37,13 @@ def sound(seconds: int) -> np.ndarray:
 def record(data: Path, seed: int, heard: np.ndarray) -> None:
     chance = random.Random(seed)
     machine = AlarmMachine("valve", "00", AlarmSettings(), Threshold(clip=1.0, consecutive=1, found_by="test", clips=1))
-    store = EventStore(data / "events.db")
+    store = EventStore.open(data / "events.db")
     if (snapshot := store.snapshot("valve", "00")) is not None:
         machine.restore(snapshot)
     keep = KeepSettings(min_free_megabytes=0.1, max_megabytes=1.5, fewest=0)
     going_on = store.events(open_only=True)
     writer = EvidenceWriter(data, keep, open_events=[event["event"] for event in going_on], sweep_seconds=0.1)
-    recorder = Recorder(writer, "valve", "00", RATE, CLIP)
+    recorder = EvidenceRecorder(writer, "valve", "00", RATE, CLIP)
     # As a service does for the event that was open when it was killed.
     for event in going_on:
         recorder.open_event(event["event"], event["raised_at"], event["threshold"])

@@ -67,7 +67,7 @@ def reload(site: Any, sound: Path) -> Callable[..., None]:
 
 
 def reasons(data: Path, id: str) -> list[tuple[str, str | None]]:
-    with EventStore(data / "events.db", read_only=True) as store:
+    with EventStore.open(data / "events.db", read_only=True) as store:
         return [(one["reason"], one["by"]) for one in store.transitions("valve", id)]
 
 

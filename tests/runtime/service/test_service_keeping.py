@@ -65,7 +65,7 @@ def score(name: str, value: float = 0.0) -> Finding:
 
 
 def reasons(path: Path, id: str) -> list[str]:
-    with EventStore(path / "events.db", read_only=True) as store:
+    with EventStore.open(path / "events.db", read_only=True) as store:
         return [one["reason"] for one in store.transitions("valve", id)]
 
 
@@ -76,7 +76,7 @@ def test_findings_are_taken_between_two_parts_of_a_pruning(
     keeper: Keeper, named: Callable[[str], Manifest], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     admit(keeper, "a", named("a"))
-    with EventStore(tmp_path / "events.db") as store:
+    with EventStore.open(tmp_path / "events.db") as store:
         store.add_scores("valve", "old", [(float(second), 1.0) for second in range(40)])
     monkeypatch.setattr(pruning, "_BATCH", 1)
     seen: list[int] = []
@@ -94,7 +94,7 @@ def test_findings_are_taken_between_two_parts_of_a_pruning(
         keeper.call(lambda: None)
         answered += 1
     assert answered >= 30
-    with EventStore(tmp_path / "events.db", read_only=True) as store:
+    with EventStore.open(tmp_path / "events.db", read_only=True) as store:
         assert len(store.history("valve", "old", "score")) <= 2
 
 
@@ -137,7 +137,7 @@ def test_what_could_not_be_written_survives_a_reload_of_its_stream(
     keeper.call(lambda: keeper.command("a", Command(command="maintenance_off")))
     keeper.call(keeper._save_all)
     assert reasons(tmp_path, "a") == ["maintenance_on", "maintenance_off"]
-    with EventStore(tmp_path / "events.db", read_only=True) as store:
+    with EventStore.open(tmp_path / "events.db", read_only=True) as store:
         assert len(store.history("valve", "a", "score")) == 1
 
 
@@ -159,7 +159,7 @@ def test_what_could_not_be_written_of_a_stream_that_leaves_is_written_later(
         assert time.monotonic() < end, reasons(tmp_path, "a")
         time.sleep(0.05)
     keeper.call(keeper._save_all)
-    with EventStore(tmp_path / "events.db", read_only=True) as store:
+    with EventStore.open(tmp_path / "events.db", read_only=True) as store:
         assert len(store.history("valve", "a", "score")) == 1
         assert [one["cleared_by"] for one in store.events()] == ["cleared_by_hand"]
         assert store.transitions("valve", "a")[1]["by"] == "site.toml"

@@ -324,7 +324,7 @@ def test_evidence_of_an_event_that_is_open_stays_at_the_start_however_old(site: 
     over = AlarmMachine("valve", "over", AlarmSettings(), limit)
     ended = over.step(AlarmInput(1.0, wall, 2.0)) + over.command(Command(command="clear"), 2.0, wall + 1.0)
     site.data.mkdir()
-    with EventStore(site.data / "events.db") as store:
+    with EventStore.open(site.data / "events.db") as store:
         store.append(said)
         store.append(ended)
     kept, gone = (next(one.event for one in some if one.event) for some in (said, ended))

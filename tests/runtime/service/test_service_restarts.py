@@ -84,7 +84,7 @@ class Box:
         self.stop()
 
     def reasons(self) -> list[str]:
-        with EventStore(self.data / "events.db", read_only=True) as store:
+        with EventStore.open(self.data / "events.db", read_only=True) as store:
             return [one["reason"] for one in store.transitions("valve", "a")]
 
 
@@ -196,5 +196,5 @@ def test_the_peak_of_an_event_is_that_of_all_it_has_heard(box: Box) -> None:
     box.stop()
     keeper = box.start()
     keeper.call(lambda: keeper.command("stream", Command(command="acknowledge")))
-    with EventStore(box.data / "events.db", read_only=True) as store:
+    with EventStore.open(box.data / "events.db", read_only=True) as store:
         assert [one["peak"] for one in store.events()] == [9.0]

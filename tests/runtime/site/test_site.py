@@ -19,14 +19,14 @@ from hypothesis import strategies as st
 
 from edgeasd.runtime.config import (
     EngineSettings,
-    Site,
     ServiceSettings,
+    Site,
     StreamSettings,
     check_config,
-    parse_config,
     error_of_file,
+    parse_config,
 )
-from edgeasd.runtime.config.load import schema_text, config_schema
+from edgeasd.runtime.config.load import config_schema, schema_text
 from edgeasd.runtime.config.sharing import sharing_problems
 from edgeasd.runtime.errors import ALLOWED, DeviceError, InputError
 from edgeasd.runtime.outputs.settings import JsonlSettings

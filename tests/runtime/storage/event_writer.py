@@ -23,7 +23,7 @@ def write(path: Path, seed: int) -> None:
     chance = random.Random(seed)
     threshold = Threshold(clip=1.0, consecutive=1, found_by="test", clips=1)
     machine = AlarmMachine("valve", "00", AlarmSettings(), threshold)
-    store = EventStore(path)
+    store = EventStore.open(path)
     if (snapshot := store.snapshot("valve", "00")) is not None:
         machine.restore(snapshot)
     second = len(store.history("valve", "00", "score"))

@@ -37,7 +37,7 @@ WRITER = Path(__file__).with_name("event_writer.py")
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[EventStore]:
-    with EventStore(tmp_path / "events.db") as opened:
+    with EventStore.open(tmp_path / "events.db") as opened:
         yield opened
 
 
@@ -131,7 +131,7 @@ def test_history_is_mean_least_and_most_of_each_minute_and_hour(
     tmp_path_factory: Any, seen: list[tuple[int, float]]
 ) -> None:
     once = dict(reversed(seen))
-    with EventStore(tmp_path_factory.mktemp("history") / "e.db") as store:
+    with EventStore.open(tmp_path_factory.mktemp("history") / "e.db") as store:
         assert store.add_scores("valve", "00", [(WALL + ms / 1000, score) for ms, score in seen]) == len(once)
         for resolution, width in (("minute", 60), ("hour", 3600)):
             groups: dict[float, list[float]] = {}
@@ -206,7 +206,7 @@ def test_pruning_in_parts_is_pruning_and_others_write_between_two_parts(
         left.append(sum(len(store.history("valve", id, "score")) for id in ("00", "01")))
         assert 0 <= left[-2] - left[-1] <= 10
         parts += 1
-        with EventStore(tmp_path / "events.db") as other:
+        with EventStore.open(tmp_path / "events.db") as other:
             other.add_scores("valve", "02", [(WALL + DAY + parts, 1.0)])
     assert left[-1] == 10
     # Twice 30 rows, each machine in three whole parts and one that finds no more.
@@ -217,10 +217,10 @@ def test_pruning_in_parts_is_pruning_and_others_write_between_two_parts(
 
 def test_the_alarm_machine_goes_on_where_the_file_stands(tmp_path: Path) -> None:
     first = machine()
-    with EventStore(tmp_path / "e.db") as store:
+    with EventStore.open(tmp_path / "e.db") as store:
         store.append(first.step(AlarmInput(1.0, WALL, 2.0)), first.snapshot())
     second = machine()
-    with EventStore(tmp_path / "e.db") as store:
+    with EventStore.open(tmp_path / "e.db") as store:
         second.restore(store.snapshot("valve", "00"))
         assert second.state == "alarm"
         said = second.step(AlarmInput(2.0, WALL + 1, 0.0))
@@ -230,7 +230,7 @@ def test_the_alarm_machine_goes_on_where_the_file_stands(tmp_path: Path) -> None
 
 def test_others_read_while_the_service_writes(store: EventStore) -> None:
     said = event(machine(), 10.0)
-    with EventStore(store.path, read_only=True) as reader:
+    with EventStore.open(store.path, read_only=True) as reader:
         assert reader.events() == []
         store.append(said)
         assert len(reader.events()) == 1
@@ -261,7 +261,7 @@ def test_it_is_sound_and_complete_after_kills_at_random_instants(tmp_path: Path)
             os.kill(writer, signal.SIGKILL)
             while (line := parent.stdout.readline()) != "gone\n":
                 said = int(line.split()[1])
-            with EventStore(path) as store:
+            with EventStore.open(path) as store:
                 look_over(store, said)
         parent.stdin.close()
     assert said > 20, "the writers came to write"
@@ -299,7 +299,7 @@ def database(path: Path, *statements: str) -> Path:
 
 
 def ours(path: Path, *statements: str) -> Path:
-    EventStore(path).close()
+    EventStore.open(path).close()
     return database(path, *statements)
 
 
@@ -325,7 +325,7 @@ def test_a_file_that_is_not_an_event_store_is_refused_in_one_line_and_left_alone
     HOSTILE[kind](path)  # type: ignore[no-untyped-call]
     before = path.read_bytes() if path.is_file() else b""
     with pytest.raises(InputError, match=r"events\.db: ") as caught:
-        EventStore(path, read_only=read_only)
+        EventStore.open(path, read_only=read_only)
     assert str(caught.value).isprintable()
     assert (path.read_bytes() if path.is_file() else b"") == before
 
@@ -335,7 +335,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file with everything in it."""
     path = tmp_path_factory.mktemp("whole") / "events.db"
     one = machine()
-    with EventStore(path) as store:
+    with EventStore.open(path) as store:
         for i in range(20):
             store.append(event(one, 10.0 * i), one.snapshot())
             store.add_scores("valve", "00", [(WALL + i, 1.0)])
@@ -354,7 +354,7 @@ def test_a_damaged_file_gives_one_line_or_works(
         damaged[start : start + len(what)] = what
     path.write_bytes(damaged[: int(length * len(damaged))] if length > 0.5 else damaged)
     try:
-        with EventStore(path) as store:
+        with EventStore.open(path) as store:
             store.append(event(machine("01"), 1000.0))
             store.transitions("valve", "00")
             store.snapshot("valve", "00")
@@ -371,24 +371,24 @@ def test_a_damaged_file_gives_one_line_or_works(
 
 def test_a_place_that_cannot_be_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="a folder that exists"):
-        EventStore(tmp_path / "nowhere" / "e.db")
+        EventStore.open(tmp_path / "nowhere" / "e.db")
     with pytest.raises(InputError, match="no such file"):
-        EventStore(tmp_path / "e.db", read_only=True)
+        EventStore.open(tmp_path / "e.db", read_only=True)
     (tmp_path / "e.db").write_bytes(b"")
     with pytest.raises(InputError, match="holds nothing yet"):
-        EventStore(tmp_path / "e.db", read_only=True)
-    EventStore(tmp_path / "e.db").close()
+        EventStore.open(tmp_path / "e.db", read_only=True)
+    EventStore.open(tmp_path / "e.db").close()
 
 
 def test_a_file_name_with_odd_characters_is_a_name(tmp_path: Path) -> None:
     path = tmp_path / "50%? #1&mode=ro.db"
-    EventStore(path).close()
+    EventStore.open(path).close()
     assert path.is_file()
 
 
 def test_the_migrations_say_what_an_older_file_becomes(tmp_path: Path) -> None:
     assert VERSION == len(MIGRATIONS) == 1, "a new migration needs a test that brings an old file up to date"
-    with EventStore(tmp_path / "e.db"), sqlite3.connect(tmp_path / "e.db") as connection:
+    with EventStore.open(tmp_path / "e.db"), sqlite3.connect(tmp_path / "e.db") as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         assert connection.execute("PRAGMA user_version").fetchone() == (1,)
     connection.close()
@@ -397,11 +397,11 @@ def test_the_migrations_say_what_an_older_file_becomes(tmp_path: Path) -> None:
 def test_json_in_the_file_that_is_none_is_one_line(tmp_path: Path) -> None:
     path = tmp_path / "e.db"
     one = machine()
-    with EventStore(path) as store:
+    with EventStore.open(path) as store:
         store.append(event(one, 1.0), one.snapshot())
     for text in ("{", "[]", json.dumps("x")):
         database(path, f"UPDATE states SET snapshot = '{text}'", f"UPDATE transitions SET message = '{text}'")
-        with EventStore(path) as store:
+        with EventStore.open(path) as store:
             for ask in (store.snapshot, store.transitions):
                 with pytest.raises(InputError, match=r"e\.db: cannot be used"):
                     ask("valve", "00")

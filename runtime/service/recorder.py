@@ -1,0 +1,613 @@
+"""The event recorder: runs the alarm machines, stores their transitions, and queues messages for the outputs.
+
+One thread. A transition, the state of its machine and its message are committed together. If the disk refuses, the
+message leaves from memory, marked as not stored, and all three are written once the disk works again.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as Late
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from edgeasd.runtime.alarms import AlarmInput, AlarmMachine, AlarmSettings, Command, Transition
+from edgeasd.runtime.alarms.transition import iso_time
+from edgeasd.runtime.bundle.manifest import Manifest
+from edgeasd.runtime.errors import EdgeasdError, InputError
+from edgeasd.runtime.outputs.messages import ScoreSummary, encode, health_body, make_message
+from edgeasd.runtime.service.updates import StreamUpdate
+from edgeasd.runtime.storage import Database, DatabaseUnavailable, EventStore, Outbox, Retention
+from edgeasd.runtime.system.clocks import SettledClock
+from edgeasd.runtime.system.log_once import LogOnce
+
+if TYPE_CHECKING:
+    from edgeasd.runtime.outputs.manager import OutputManager
+
+_log = logging.getLogger(__name__)
+_Result = TypeVar("_Result")
+UpdateListener = Callable[["StreamUpdate | None", "MonitoredMachine", list[Transition]], None]
+_MOST_WAITING = 1000
+_MOST_SCORES = 10_000
+"""Scores of one stream that wait for a disk that refuses: half an hour."""
+_MOST_TRANSITIONS = 10_000
+_TICK_SECONDS, _SCORES_SECONDS, _STATES_SECONDS = 1.0, 5.0, 60.0
+"""A kill loses at most the last 60 s of what changes without a transition, such as how long a snooze has run."""
+_OUTBOX_SECONDS, _PRUNE_SECONDS = 10.0, 3600.0
+_SILENT_SECONDS = 3.0
+"""Without updates for this long, the recorder itself lets time pass for a machine."""
+_CALL_SECONDS = 30.0
+
+
+def clip_seconds(manifest: Manifest) -> float:
+    """Seconds of sound that a clip score covers if every segment is scored."""
+    features, segments = manifest.features, manifest.segments
+    frames = segments.frames + (segments.sections - 1) * segments.hop
+    return features.sample_count(frames) / features.sample_rate
+
+
+class MonitoredMachine:
+    """One machine and its stream: the alarm machine, its scores, its clock. Used by one thread."""
+
+    def __init__(
+        self, name: str, manifest: Manifest | tuple[str, str], settings: AlarmSettings, score_seconds: float = 10.0
+    ) -> None:
+        """`name` is that of the stream. Without a stream, the machine is given by type and ID in place of a manifest.
+
+        Raises InputError if the thresholds are not in order.
+        """
+        self.name, self.settings = name, settings
+        threshold = None
+        self.window_seconds = 0.0
+        if isinstance(manifest, Manifest):
+            self.machine_type, self.id = manifest.machine.type, manifest.machine.id
+            threshold, self.window_seconds = manifest.threshold, clip_seconds(manifest)
+        else:
+            self.machine_type, self.id = manifest
+        self.machine = AlarmMachine(self.machine_type, self.id, settings, threshold)
+        self.scores: deque[tuple[float, float]] = deque(maxlen=_MOST_SCORES)
+        """(wall clock, clip score) pairs that are not stored."""
+        self.has_unstored = False
+        """Whether transitions left without having been stored."""
+        self.is_unhealthy = False
+        self._summary = ScoreSummary(score_seconds)
+        self._summary_body: dict[str, Any] | None = None
+        self._time: float | None = None
+        self._updated_at = time.monotonic()
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Machine type and ID."""
+        return self.machine_type, self.id
+
+    def update(self, update: StreamUpdate) -> list[Transition]:
+        """Process an update of the stream; returns what changed. Raises InputError for a time that is not one."""
+        self.is_unhealthy, self._updated_at = update.is_unhealthy, time.monotonic()
+        if update.is_complete and update.window_seconds is not None:
+            self.window_seconds = update.window_seconds
+        transitions = self.machine.step(
+            AlarmInput(
+                time=self._advance(update.time),
+                wall=update.wall,
+                score=update.clip_score,
+                complete=update.is_complete,
+                input_unhealthy=update.is_unhealthy,
+                gap=update.has_gap,
+                input_suspect=update.is_suspect,
+                window_seconds=self.window_seconds,
+            )
+        )
+        if update.clip_score is not None:
+            self.scores.append((update.wall, update.clip_score))
+            self._summary_body = self._summary.add(
+                update.clip_score,
+                complete=update.is_complete,
+                threshold=self.threshold,
+                time=update.time,
+                wall=update.wall,
+            )
+        return transitions
+
+    def command(self, command: Command) -> list[Transition]:
+        """Obey a command now; returns what changed."""
+        return self.machine.command(command, self._advance(self._now()), time.time())
+
+    def pass_time(self) -> list[Transition]:
+        """Let time pass without an update; returns what changed."""
+        if time.monotonic() - self._updated_at < _SILENT_SECONDS:
+            return []
+        now = self._advance(self._now())
+        unhealthy, window = self.is_unhealthy, self.window_seconds
+        return self.machine.step(AlarmInput(now, time.time(), input_unhealthy=unhealthy, window_seconds=window))
+
+    def take_summary(self) -> dict[str, Any] | None:
+        """The body of a score message if one became due with the last update."""
+        body, self._summary_body = self._summary_body, None
+        return body
+
+    @property
+    def threshold(self) -> float | None:
+        """The clip score that raises an alarm; None if no alarm can be raised."""
+        levels = self.machine.levels
+        return None if levels is None else levels.on
+
+    def state_body(self) -> dict[str, Any]:
+        """The present state with the fields of an event body, as far as they are known without an event."""
+        machine = self.machine
+        return {
+            "state": machine.state,
+            "event": None if machine.event is None else machine.event.id,
+            "at": iso_time(time.time()),
+            "threshold": self.threshold,
+            "maintenance": machine.maintenance,
+            "snoozed_seconds": None if machine.snoozed else 0.0,
+            "test": False,
+        }
+
+    def continue_from(self, earlier: MonitoredMachine) -> None:
+        """Take over the state of the same machine, and the scores that are not stored."""
+        self.machine.restore(earlier.machine.snapshot())
+        self.scores, self.has_unstored, self._time = earlier.scores, earlier.has_unstored, earlier._time
+
+    def leave_out(self, transitions: Sequence[Transition], count: int) -> list[Transition]:
+        """`transitions`, the last ones, with numbers that are higher by `count`."""
+        self.machine.advance_sequence(count)
+        return [replace(one, sequence=one.sequence + count) for one in transitions]
+
+    def _now(self) -> float:
+        """The present time of the clock of the updates."""
+        monotonic = time.monotonic()
+        return monotonic if self._time is None else self._time + monotonic - self._updated_at
+
+    def _advance(self, moment: float) -> float:
+        """Updates are of the time of their sound, commands of now: for the alarm machine, time never runs back."""
+        self._time = moment if self._time is None else max(self._time, moment)
+        return self._time
+
+
+@dataclass(frozen=True, slots=True)
+class _Message:
+    kind: Any
+    body: dict[str, Any]
+    machine: str | None
+    id: str | None
+
+
+_Job = tuple[Callable[[], Any], "Future[Any]"]
+
+
+class EventRecorder:
+    """The alarm machines of all streams, their events in the database, and their messages in the outbox."""
+
+    def __init__(
+        self,
+        database: Database | None = None,
+        outbox: Outbox | None = None,
+        *,
+        site: str = "site",
+        on_update: UpdateListener | None = None,
+    ) -> None:
+        """Without a database everything is kept in memory. The caller closes the database.
+
+        `on_update` is called in the recorder's thread after every update, and with None after anything else that
+        changed a machine. It must not block.
+        """
+        self.database = database or Database(None)
+        self.outbox = outbox or Outbox(self.database)
+        self.store = EventStore(self.database)
+        self.machines: dict[str, MonitoredMachine] = {}
+        """By the name of their stream."""
+        self.beat = time.monotonic()
+        """When the thread last moved, in monotonic seconds."""
+        self.defect: BaseException | None = None
+        """What ended the thread, for instance DatabaseCorrupt."""
+        self._site, self._score_seconds, self._retention = site, 10.0, Retention()
+        self._on_update = on_update
+        self._outputs: OutputManager | None = None
+        self._departed: dict[tuple[str, str], MonitoredMachine] = {}
+        self._unstored: deque[Transition] = deque(maxlen=_MOST_TRANSITIONS)
+        """Transitions that left without having been stored."""
+        self._queue: queue.Queue[StreamUpdate | _Message | _Job | None] = queue.Queue(_MOST_WAITING)
+        self._problem: str | None = None
+        self._disk_log, self._message_log = LogOnce(_log, "events"), LogOnce(_log, "messages")
+        self._settled = SettledClock()
+        now = time.monotonic()
+        self._ticked = self._scores_at = self._states_at = self._outbox_at = self._pruned_at = now
+        self._is_pruning = False
+        self._thread = threading.Thread(target=self._run, name="edgeasd-recorder", daemon=True)
+
+    # Called from any thread
+
+    def start(self) -> None:
+        """Begin to process what is given."""
+        self._thread.start()
+
+    def update(self, update: StreamUpdate) -> None:
+        """Process an update of a stream. Waits while a thousand wait, for instance for a slow disk."""
+        self._put(update)
+
+    def publish(self, kind: str, body: dict[str, Any], *, machine: str | None = None, id: str | None = None) -> None:
+        """Append a message that is not an event to the outbox. It is left out if a thousand things wait."""
+        try:
+            self._queue.put_nowait(_Message(kind, dict(body), machine, id))
+        except queue.Full:
+            self._message_log.error("a message was left out", "the disk is too slow")
+
+    def configure(
+        self, *, site: str | None = None, score_seconds: float | None = None, retention: Retention | None = None
+    ) -> None:
+        """Change settings; `score_seconds` holds for machines that are added from now on."""
+        self._site, self._score_seconds = site or self._site, score_seconds or self._score_seconds
+        self._retention = retention or self._retention
+
+    def use_outputs(self, outputs: OutputManager | None) -> None:
+        """Show messages, and the states of all machines, on these outputs from now on."""
+        self.call(lambda: self._use_outputs(outputs), _CALL_SECONDS)
+
+    def add_machine(self, name: str, manifest: Manifest, settings: AlarmSettings) -> None:
+        """Monitor the machine of a stream from now on, with the state that is stored of it.
+
+        Of a stream that is there already, this changes manifest and settings. Raises InputError if another stream has
+        the same machine, or if the thresholds are not in order.
+        """
+        self.call(lambda: self._add_machine(name, manifest, settings), _CALL_SECONDS)
+
+    def remove_machine(self, name: str) -> None:
+        """Monitor the machine of a stream no longer. Its event stays open."""
+        self.call(lambda: self._remove_machine(name), _CALL_SECONDS)
+
+    def clear_others(self, machines: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+        """Clear the open events of all machines but these, which have left the site; returns which had one."""
+        known = set(machines)
+        return self.call(lambda: self._clear_others(known), _CALL_SECONDS)
+
+    def command(self, name: str, command: Command) -> list[dict[str, Any]]:
+        """Give a command to the machine of a stream; returns the bodies of its event messages. Raises InputError."""
+        return self.call(lambda: self._command(name, command))
+
+    def open_events(self) -> list[str]:
+        """IDs of all events that are not cleared."""
+        return [event["event"] for event in self.store.events(open_only=True)]
+
+    def call(self, job: Callable[[], _Result], seconds: float = 5.0) -> _Result:
+        """Run `job` in the recorder's thread; raises what it raises, and InputError if it takes too long.
+
+        A job that has not begun within `seconds` is cancelled; one that has gets as long again.
+        """
+        done: Future[_Result] = Future()
+        try:
+            self._queue.put((job, done), timeout=seconds)
+            return done.result(seconds)
+        except (queue.Full, Late):
+            if done.cancel():
+                raise InputError("the service is busy: nothing was done; try again") from None
+        try:
+            return done.result(seconds)
+        except Late:
+            raise InputError("the service is slow: it has begun and is not done; look before you try again") from None
+
+    @property
+    def waiting(self) -> int:
+        """Updates, messages and calls that wait."""
+        return self._queue.qsize()
+
+    @property
+    def problem(self) -> str | None:
+        """What is wrong: the database until it can be written again, then what was lost since the start."""
+        refused = self.database.problem
+        if refused is not None:
+            return f"{refused}; alarms go on, and {self.outbox.unstored} messages are not stored"
+        return self._problem or self.database.quarantined
+
+    def close(self, seconds: float) -> bool:
+        """Process what waits, write everything, and end the thread; False if that took longer."""
+        until = time.monotonic() + seconds
+        try:
+            self._queue.put(None, timeout=seconds)
+        except queue.Full:
+            return False
+        self._thread.join(max(0.0, until - time.monotonic()))
+        return not self._thread.is_alive()
+
+    def _put(self, item: StreamUpdate | None) -> None:
+        while self.defect is None:
+            try:
+                self._queue.put(item, timeout=1.0)
+                return
+            except queue.Full:
+                continue
+
+    # The thread
+
+    def _run(self) -> None:
+        try:
+            if self.database.quarantined is not None:
+                _log.error("%s", self.database.quarantined)
+            while (item := self._next()) is not None:
+                if item != ():
+                    self._process(item)
+                self._pass_time()
+                if self.database.corrupt is not None:
+                    raise self.database.corrupt
+            self._end()
+        except BaseException as error:
+            self.defect = error
+
+    def _next(self) -> Any:
+        try:
+            return self._queue.get(timeout=0.25)
+        except queue.Empty:
+            return ()
+
+    def _process(self, item: StreamUpdate | _Message | _Job) -> None:
+        if isinstance(item, StreamUpdate):
+            self._update(item)
+        elif isinstance(item, _Message):
+            self._publish(item.kind, item.body, item.machine, item.id)
+        else:
+            job, done = item
+            if done.set_running_or_notify_cancel():
+                try:
+                    done.set_result(job())
+                except Exception as error:
+                    done.set_exception(error)
+
+    def _end(self) -> None:
+        try:
+            self._store_scores()
+            with self._transaction():
+                self.store.store_states(one.machine.snapshot() for one in self._all_machines())
+        except DatabaseUnavailable as error:
+            _log.error("not everything could be stored: %s", error)
+        self.outbox.close()
+
+    def _update(self, update: StreamUpdate) -> None:
+        machine = self.machines.get(update.stream)
+        if machine is None:
+            return
+        try:
+            transitions = machine.update(update)
+        except EdgeasdError as error:  # the wall clock is before 1970, for instance
+            self._problem = str(error)
+            return
+        self._record(machine, transitions, update)
+        if (body := machine.take_summary()) is not None:
+            self._publish("score", body, *machine.key)
+        if update.health is not None:
+            self._publish("health", health_body(update.health, update.is_unhealthy), *machine.key)
+
+    def _pass_time(self) -> None:
+        now = self.beat = time.monotonic()
+        if now - self._ticked < _TICK_SECONDS:
+            return
+        self._ticked = now
+        for machine in list(self.machines.values()):
+            try:
+                transitions = machine.pass_time()
+            except EdgeasdError as error:
+                self._problem = str(error)
+                continue
+            if transitions:
+                self._record(machine, transitions)
+        try:
+            self._write(now)
+        except DatabaseUnavailable as error:
+            self._disk_log.error(str(error), "alarms go on, from memory")
+        else:
+            self._disk_log.recovered("the database can be written again")
+
+    def _write(self, now: float) -> None:
+        """What is due. Raises DatabaseUnavailable."""
+        if self._unstored or self.database.problem is not None:
+            with self._transaction():
+                pass
+        self.outbox.flush()
+        if now - self._scores_at >= _SCORES_SECONDS:
+            self._store_scores()
+            self._scores_at = now
+        if now - self._states_at >= _STATES_SECONDS:
+            with self._transaction(durable=False):
+                self.store.store_states((one.machine.snapshot() for one in self.machines.values()), durable=False)
+            self._states_at = now
+        if now - self._outbox_at >= _OUTBOX_SECONDS:
+            self.outbox.prune(self._settled())
+            self._outbox_at = now
+        if now - self._pruned_at >= _PRUNE_SECONDS:
+            self._pruned_at, self._is_pruning = now, True
+        if self._is_pruning:
+            self._is_pruning = self.store.prune_some(self._settled(), self._retention)
+
+    # Storing and publishing
+
+    @contextmanager
+    def _transaction(self, *, durable: bool = True) -> Iterator[None]:
+        """A transaction, with the transitions first that could not be stored before."""
+        unstored = list(self._unstored)
+        with self.outbox.transaction(durable=durable or bool(unstored)):
+            if unstored:
+                self.store.append(unstored)
+                self.store.store_states(one.machine.snapshot() for one in self._all_machines() if one.has_unstored)
+            yield
+        self._unstored.clear()
+        for machine in self._all_machines():
+            machine.has_unstored = False
+
+    def _record(
+        self, machine: MonitoredMachine, transitions: list[Transition], update: StreamUpdate | None = None
+    ) -> list[Transition]:
+        """Store and publish transitions; returns them, with other numbers if the disk refused."""
+        if transitions:
+            messages = [self._event_message(one) for one in transitions]
+            try:
+                with self._transaction():
+                    self.store.append(transitions, machine.machine.snapshot())
+                    for one, (_, text) in zip(transitions, messages, strict=True):
+                        self.outbox.append("event", one.machine, one.id, text, created=one.wall)
+            except DatabaseUnavailable as error:
+                self._disk_log.error(str(error), "alarms go on, from memory")
+                transitions, messages = self._record_in_memory(machine, transitions)
+            for message, _ in messages:
+                self._observe(message)
+        if self._on_update is not None and (transitions or update is not None):
+            self._on_update(update, machine, transitions)
+        return transitions
+
+    def _record_in_memory(
+        self, machine: MonitoredMachine, transitions: list[Transition]
+    ) -> tuple[list[Transition], list[tuple[dict[str, Any], str]]]:
+        if not machine.has_unstored:
+            # A kill would forget these numbers, and then give them again. Those of the outbox never come again, so
+            # a number that lies so much higher has not been given, and will not be.
+            transitions = machine.leave_out(transitions, self.outbox.last_seq + 1)
+            machine.has_unstored = True
+        self._unstored.extend(transitions)
+        messages = [self._event_message(one) for one in transitions]
+        for one, (_, text) in zip(transitions, messages, strict=True):
+            self.outbox.append_unstored("event", one.machine, one.id, text, created=one.wall)
+        return transitions, messages
+
+    def _event_message(self, one: Transition) -> tuple[dict[str, Any], str]:
+        message = make_message("event", one.to_json(), site=self._site, wall=one.wall)
+        return message, encode(message)
+
+    def _publish(self, kind: Any, body: dict[str, Any], machine: str | None, id: str | None) -> None:
+        """A message that is not an event."""
+        monitored = next((one for one in self.machines.values() if one.key == (machine, id)), None)
+        event = None if monitored is None or monitored.machine.event is None else monitored.machine.event.id
+        wall = time.time()
+        try:
+            message = make_message(kind, body, site=self._site, machine=machine, id=id, wall=wall, event=event)
+            text = encode(message)
+        except EdgeasdError as error:
+            self._message_log.error(str(error))
+            return
+        if self._unstored:
+            # The events before it are stored first.
+            self.outbox.append_unstored(kind, machine, id, text, created=wall)
+        else:
+            self.outbox.append(kind, machine, id, text, created=wall)
+        self._observe(message)
+
+    def _observe(self, message: dict[str, Any]) -> None:
+        if self._outputs is not None:
+            self._outputs.observe(message)
+
+    def _store_scores(self) -> None:
+        waiting = [machine for machine in self._all_machines() if machine.scores]
+        if not waiting:
+            return
+        with self._transaction(durable=False):
+            for machine in waiting:
+                self.store.add_scores(*machine.key, list(machine.scores))
+        for machine in waiting:
+            machine.scores.clear()
+
+    # Machines, in the recorder's thread
+
+    def _all_machines(self) -> list[MonitoredMachine]:
+        return [*self._departed.values(), *self.machines.values()]
+
+    def _use_outputs(self, outputs: OutputManager | None) -> None:
+        self._outputs = outputs
+        for machine in self.machines.values():
+            self._show_state(machine)
+
+    def _show_state(self, machine: MonitoredMachine) -> None:
+        if self._outputs is None:
+            return
+        try:
+            last = self.store.transitions(*machine.key, after=machine.machine.sequence - 1)
+        except DatabaseUnavailable:
+            last = []
+        self._outputs.set_retained_state(*machine.key, last[-1] if last else machine.state_body())
+
+    def _add_machine(self, name: str, manifest: Manifest, settings: AlarmSettings) -> None:
+        machine = MonitoredMachine(name, manifest, settings, self._score_seconds)
+        for other in self.machines.values():
+            if other.name != name and other.key == machine.key:
+                same = f"is machine {' '.join(machine.key)}, as {other.name} is"
+                raise InputError(f"{name}: {same}; give one of them another id")
+        present = self.machines.get(name)
+        if present is not None and present.key != machine.key:
+            self._remove_machine(name)
+            present = None
+        if present is not None:
+            machine.continue_from(present)
+        elif (departed := self._departed.pop(machine.key, None)) is not None:
+            machine.continue_from(departed)
+            machine.machine.reset_history()
+        else:
+            self._restore(machine)
+        self.machines[name] = machine
+        if present is None:
+            self._show_state(machine)
+
+    def _restore(self, machine: MonitoredMachine) -> None:
+        """Continue with the stored state. The score history begins anew: the sound in between was not heard."""
+        snapshot, last = self.store.snapshot(*machine.key), self.store.last_sequence(*machine.key)
+        is_lost = snapshot is None and self.database.lost_history
+        if snapshot is not None:
+            # The time between two boots is left out, once: the new boot is stored with the state.
+            now = time.monotonic() if self.store.rebooted_since(*machine.key) else None
+            try:
+                machine.machine.restore(snapshot, time=now, place=f"{self.database.name}: state of {machine.name}")
+            except InputError as error:
+                is_lost = True
+                _log.error("%s; until then its alarms begin as normal", error)
+            machine.machine.reset_history()
+            if now is not None and not is_lost:
+                self._store_state(machine)
+        if is_lost or last > machine.machine.sequence:
+            # Numbers that only receivers know are below the seconds since 1970: no machine has a transition a second.
+            wall = time.time()
+            self._record(machine, [machine.machine.skip_sequence_to(max(last, int(wall)), wall)])
+
+    def _store_state(self, machine: MonitoredMachine) -> None:
+        try:
+            with self._transaction():
+                self.store.store_states([machine.machine.snapshot()])
+        except DatabaseUnavailable as error:
+            self._disk_log.error(str(error))
+
+    def _remove_machine(self, name: str) -> None:
+        machine = self.machines.get(name)
+        if machine is not None:
+            self._store_state(machine)
+            self._departed[machine.key] = self.machines.pop(name)
+
+    def _clear_others(self, known: set[tuple[str, str]]) -> list[tuple[str, str]]:
+        known |= {one.key for one in self.machines.values()}
+        cleared = []
+        for event in self.store.events(open_only=True):
+            key = event["machine"], event["id"]
+            if key in known:
+                continue
+            known.add(key)
+            machine = self._departed.get(key)
+            if machine is None:
+                machine = MonitoredMachine(" ".join(key), key, AlarmSettings(on=event["threshold"]))
+                self._restore(machine)
+                self._departed[key] = machine
+            if machine.machine.event is None or machine.machine.event.id != event["event"]:
+                _log.warning("%s: event %s stays open: the state of its machine is lost", machine.name, event["event"])
+                continue
+            try:
+                self._record(machine, machine.command(Command(command="clear", by="site.toml")))
+            except EdgeasdError as error:
+                _log.warning("%s: its event stays open: %s", machine.name, error)
+                continue
+            cleared.append(key)
+        return cleared
+
+    def _command(self, name: str, command: Command) -> list[dict[str, Any]]:
+        machine = self.machines.get(name)
+        if machine is None:
+            raise InputError(f"{name}: no such stream; the streams are {', '.join(self.machines) or 'none'}")
+        return [one.to_json() for one in self._record(machine, machine.command(command))]
