@@ -36,6 +36,7 @@ class ClipSettings(_Strict):
     """The clip of one event, for each stream."""
 
     enabled: bool = True
+    """Whether events of this stream are recorded."""
     pre_seconds: _Seconds = 30.0
     """Sound before the alarm was raised."""
     post_seconds: _Seconds = 10.0
@@ -43,6 +44,7 @@ class ClipSettings(_Strict):
     longest_seconds: Annotated[float, Field(ge=1.0, le=600.0, allow_inf_nan=False)] = 120.0
     """A clip ends here even if the event is still open."""
     bits: Literal[16, 24] = 16
+    """Bits of a sample in the clip."""
 
     @model_validator(mode="after")
     def _fits(self) -> ClipSettings:
@@ -55,6 +57,7 @@ class KeepSettings(_Strict):
     """How much evidence stays on the disk, for all streams together. Evidence of open events always stays."""
 
     max_age_days: Annotated[float, Field(gt=0.0, le=36_600.0, allow_inf_nan=False)] = 90.0
+    """Evidence that is older is deleted."""
     max_megabytes: _Megabytes = 2000.0
     """Of all evidence; a megabyte is 1,000,000 bytes."""
     min_free_megabytes: _Megabytes = 500.0
