@@ -55,11 +55,6 @@ def draw_clip(folder: Path) -> bytes:
     metadata = read_metadata(folder)
     if metadata is None or not is_plain_file(folder / CLIP):
         raise InputError(f"{folder / CLIP}: is not there; the picture is drawn from the clip")
-    scores = [
-        (float(line["at_seconds"]), float(line["clip_score"]))
-        for line in read_scores(folder / SCORES)
-        if line.get("complete") is True and _is_number(line.get("at_seconds")) and _is_number(line.get("clip_score"))
-    ]
     features = FeatureSettings()
     try:
         frames = clip_logmel(folder / CLIP, features)
@@ -67,12 +62,20 @@ def draw_clip(folder: Path) -> bytes:
         raise InputError(f"{folder / CLIP}: cannot be read ({error}); no picture is drawn") from None
     if not len(frames):
         raise InputError(f"{folder / CLIP}: shorter than one frame; no picture is drawn")
-    image = draw_spectrogram(frames, features, ScoreOverlay(metadata.raised_seconds, scores, metadata.threshold))
+    image = draw_spectrogram(
+        frames, features, ScoreOverlay(metadata.raised_seconds, _clip_scores(folder), metadata.threshold)
+    )
     return to_png(image, {"Title": metadata.event, "Creation Time": iso_time(metadata.raised_at)})
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float))
+def _clip_scores(folder: Path) -> list[tuple[float, float]]:
+    """(seconds, clip score) of all complete clip scores that are numbers."""
+    points = []
+    for line in read_scores(folder / SCORES):
+        seconds, score = line.get("at_seconds"), line.get("clip_score")
+        if line.get("complete") is True and isinstance(seconds, (int, float)) and isinstance(score, (int, float)):
+            points.append((float(seconds), float(score)))
+    return points
 
 
 def clip_logmel(path: Path, features: FeatureSettings) -> Float32Array:
