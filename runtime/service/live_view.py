@@ -109,7 +109,10 @@ def print_status(status: ServiceStatus, console: Console | None = None) -> None:
     from rich.console import Console
 
     console = console or Console(highlight=False)
-    console.print(render(status, console.width if console.is_terminal else 10_000, None))
+    if not console.is_terminal:
+        # A pipe has no width; nothing is cut.
+        console = Console(highlight=False, width=400)
+    console.print(render(status, console.width, None))
 
 
 def summary(stream: StreamStatus) -> str:

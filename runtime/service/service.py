@@ -373,7 +373,8 @@ class Service:
 def _describe(machine: MonitoredMachine, transition: Transition) -> str:
     """A change of alarm state in one line for people."""
     score, limit, reason = transition.score, transition.threshold, transition.reason.replace("_", " ")
-    text = f"{machine.name}: {'ALARM' if transition.state == 'alarm' else transition.state}, {reason}"
+    state = "ALARM" if transition.state == "alarm" else transition.state
+    text = f"{machine.name}: {reason if transition.test else f'{state}, {reason}'}"
     if score is not None and limit is not None:
         text += f": clip score {score:.3f}, threshold {limit:.3f}"
     return text + (f"; event {transition.event}" if transition.event else "")

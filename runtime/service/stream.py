@@ -288,7 +288,9 @@ class StreamWorker:
             wall = wall_time(event.at) if self.source.live else update.wall
             self._add(replace(update, wall=wall), record=("source", body))
             is_bad = event.kind in (SourceEventKind.LOST, SourceEventKind.SKIPPED)
-            log.log(logging.WARNING if is_bad else logging.INFO, "%s: %s", self.name, _describe(event))
+            is_played = event.kind == SourceEventKind.PLAYING
+            level = logging.WARNING if is_bad else logging.DEBUG if is_played else logging.INFO
+            log.log(level, "%s: %s", self.name, _describe(event))
 
     def report_decimation(self, decimation: int) -> None:
         """Report that only every so many-th segment is scored from now on."""
