@@ -136,7 +136,7 @@ class Outbox:
         self._tail: list[OutboxMessage] = []
         """All messages from `_tail_start` on, in order, stored or not."""
         self._unstored = 0
-        self._is_dirty = self._is_woken = False
+        self._is_dirty, self._wakes = False, 0
         self._open()
 
     def _open(self) -> None:
@@ -391,14 +391,20 @@ class Outbox:
     def wait(self, seq_seen: int, timeout: float) -> bool:
         """Wait until there is a message above `seq_seen`, or for `wake()`; True if there is one."""
         with self._changed:
-            self._changed.wait_for(lambda: self._visible > seq_seen or self._is_woken, timeout)
+            wakes = self._wakes
+            self._changed.wait_for(lambda: self._visible > seq_seen or self._wakes > wakes, timeout)
             return self._visible > seq_seen
 
     def wake(self) -> None:
-        """Let all that wait return, now and from now on; for the end of the process."""
+        """Let all that wait now return."""
         with self._changed:
-            self._is_woken = True
+            self._wakes += 1
             self._changed.notify_all()
+
+    @property
+    def has_readers(self) -> bool:
+        """Whether there is an output; without one, messages are numbered and forgotten."""
+        return bool(self._cursors)
 
     @property
     def newest_seq(self) -> int:
