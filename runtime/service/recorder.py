@@ -217,7 +217,7 @@ class EventRecorder:
         self._queue: queue.Queue[StreamUpdate | _Message | _Job | None] = queue.Queue(_MOST_WAITING)
         self._problem: str | None = None
         self._disk_log, self._message_log = LogOnce(_log, "events"), LogOnce(_log, "messages")
-        self._settled = SettledClock()
+        self._settled = SettledClock(last=self.store.last_wall())
         now = time.monotonic()
         self._ticked = self._scores_at = self._states_at = self._outbox_at = self._pruned_at = now
         self._is_pruning = False
@@ -422,6 +422,7 @@ class EventRecorder:
         if now - self._states_at >= _STATES_SECONDS:
             with self._transaction(durable=False):
                 self.store.store_states((one.machine.snapshot() for one in self.machines.values()), durable=False)
+                self.store.store_wall(self._settled())
             self._states_at = now
         if now - self._outbox_at >= _OUTBOX_SECONDS:
             self.outbox.prune(self._settled())
