@@ -81,6 +81,8 @@ class OutputState(BaseModel):
     """Whether the last attempt reached the receiver; null before the first, and for prometheus."""
     queued: int = 0
     """Messages in the outbox that the receiver has not confirmed."""
+    queued_bytes: int = 0
+    """Their size."""
     oldest_seconds: float = 0.0
     """Age of the oldest of them."""
     delivered: int = 0

@@ -19,12 +19,12 @@ from edgeasd.runtime.outputs.settings import (
     WebhookSettings,
 )
 from edgeasd.runtime.outputs.worker import OutputWorker
+from edgeasd.runtime.storage.outbox import Outbox
 from edgeasd.runtime.system.backoff import Backoff
 
 if TYPE_CHECKING:
     from edgeasd.runtime.outputs.mqtt import MqttOutput
     from edgeasd.runtime.outputs.prometheus import MetricsPage
-    from edgeasd.runtime.storage.outbox import Outbox
 
 CommandHandler = Callable[[str, str, Command], None]
 """Takes machine, ID and a command. The machine may be one of another device of the site. Called from a thread of an

@@ -28,8 +28,6 @@ Kind = Literal["event", "score", "health", "status", "start", "stop"]
 RecordKind = Literal["start", "segment", "event", "health", "gap", "source", "status", "stop"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 RECORD_KINDS: tuple[RecordKind, ...] = get_args(RecordKind)
-DROPPED_FIRST: tuple[Kind, ...] = ("score", "health", "status", "start", "stop", "event")
-"""The order in which a full outbox drops kinds: scores first, events last."""
 
 Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
 Time = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$")]

@@ -57,6 +57,7 @@ _COUNTERS: dict[str, tuple[str, str]] = {
 _OUTPUTS: dict[str, tuple[Any, str, str]] = {
     "edgeasd_output_connected": (GaugeMetricFamily, "connected", "1 if the last attempt reached the receiver."),
     "edgeasd_output_queued_messages": (GaugeMetricFamily, "queued", "Messages that the receiver has not confirmed."),
+    "edgeasd_output_queued_bytes": (GaugeMetricFamily, "queued_bytes", "Their size in the outbox."),
     "edgeasd_output_oldest_message_seconds": (GaugeMetricFamily, "oldest_seconds", "Age of the oldest of them."),
     "edgeasd_output_delivered_messages": (CounterMetricFamily, "delivered", "Messages that the receiver confirmed."),
     "edgeasd_output_failures": (CounterMetricFamily, "failed", "Attempts that failed."),
@@ -102,8 +103,8 @@ class MetricsPage:
         kind = "status" if message["kind"] in ("start", "stop") else message["kind"]
         with self._lock:
             # What a status leaves out is unchanged.
-            before = self._last.get((*machine, kind), {}) if kind == "status" else {}
-            self._last[(*machine, kind)] = {**before, **body}
+            before = self._last.get((machine[0], machine[1], kind), {}) if kind == "status" else {}
+            self._last[machine[0], machine[1], kind] = {**before, **body}
             alarms, tests = self._alarms.get(machine, (0, 0))
             if is_new and kind == "event":
                 alarms += body["state"] == "alarm" != body["previous"] and not body["test"]

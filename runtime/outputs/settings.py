@@ -6,13 +6,14 @@ import difflib
 import ipaddress
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 from urllib.parse import SplitResult, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from edgeasd.runtime.errors import InputError, describe_validation_error, printable
 from edgeasd.runtime.outputs.messages import Kind
+from edgeasd.runtime.storage.outbox import OutboxLimits
 
 _Seconds = Annotated[float, Field(gt=0, le=3600.0, allow_inf_nan=False)]
 _Hours = Annotated[float, Field(gt=0, le=87_600.0, allow_inf_nan=False)]
@@ -222,16 +223,6 @@ def parse_outputs(value: Any, place: str) -> dict[str, OutputSettings]:
             dot = "." if error.errors()[0]["loc"] else ": "
             raise InputError(f"{place}.{name}{dot}{problem}") from None
     return outputs
-
-
-class OutboxLimits(NamedTuple):
-    """What the outbox of a site may hold."""
-
-    bytes: int
-    seconds: float
-    """Age of messages that are not events."""
-    event_seconds: float
-    """Age of events."""
 
 
 def outbox_limits(outputs: Mapping[str, OutputSettings]) -> OutboxLimits:

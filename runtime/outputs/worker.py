@@ -6,17 +6,14 @@ import logging
 import threading
 import time
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING
 
 from edgeasd.runtime.errors import EdgeasdError
 from edgeasd.runtime.outputs.base import DeliveryError, MessageRejected, Output, OutputMessage, OutputState
 from edgeasd.runtime.outputs.messages import numbered
+from edgeasd.runtime.storage.outbox import Outbox, OutboxMessage
 from edgeasd.runtime.system.backoff import Backoff
 from edgeasd.runtime.system.clocks import utc_text
 from edgeasd.runtime.system.log_once import LogOnce
-
-if TYPE_CHECKING:
-    from edgeasd.runtime.storage.outbox import Outbox, OutboxMessage
 
 REJECTIONS = 20
 """A message that was rejected so often is dropped, so that it does not delay all that follow."""
@@ -53,14 +50,14 @@ class OutputWorker:
 
     def state(self) -> OutputState:
         """How it is doing."""
-        error = self._error
-        queued, oldest = self._outbox.lag(self.name)
+        lag, error = self._outbox.lag(self.name), self._error
         return OutputState(
             name=self.name,
             type=self._type,
             connected=self._output.connected,
-            queued=queued,
-            oldest_seconds=0.0 if oldest is None else max(0.0, round(time.time() - oldest, 3)),
+            queued=lag.count,
+            queued_bytes=lag.bytes,
+            oldest_seconds=round(lag.oldest_seconds, 3),
             delivered=self._delivered,
             failed=self._failed,
             dropped=dict(self._outbox.dropped(self.name)),
@@ -106,7 +103,7 @@ class OutputWorker:
         """Deliver one batch. Returns seconds until the next attempt, or None if no message waits."""
         try:
             newest = self._outbox.newest_seq
-            messages = self._outbox.read(self.name, self.kinds, self._output.batch)
+            messages = self._outbox.read(self.name, self._output.batch)
             if not messages:
                 # The messages up to here are of other kinds.
                 self._outbox.advance(self.name, newest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +15,8 @@ sys.path.append(str(Path(__file__).parent))  # for receivers.py
 
 from made import event, score
 from receivers import Broker, Proxy, WebServer
+
+_NUMBERS = itertools.count(1)
 
 
 @pytest.fixture
@@ -28,8 +31,8 @@ def a_score() -> Callable[..., dict[str, Any]]:
     return score
 
 
-@pytest.fixture
-def web_server() -> Iterator[WebServer]:
+@pytest.fixture(scope="module")
+def shared_web_server() -> Iterator[WebServer]:
     """A real web server in a process of its own."""
     server = WebServer()
     yield server
@@ -37,14 +40,43 @@ def web_server() -> Iterator[WebServer]:
 
 
 @pytest.fixture
+def web_server(shared_web_server: WebServer) -> WebServer:
+    """The same, without what earlier tests sent or asked for."""
+    if shared_web_server.process.poll() is not None:
+        shared_web_server.start()
+    shared_web_server.reset()
+    return shared_web_server
+
+
+@pytest.fixture(scope="session")
+def shared_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """A real mosquitto on loopback, for tests that use topics of their own and leave it running."""
+    _need_mosquitto()
+    broker = Broker(tmp_path_factory.mktemp("mosquitto") / "broker")
+    broker.start()
+    yield broker
+    broker.stop()
+
+
+@pytest.fixture
+def site() -> str:
+    """A name of a site that no other test uses."""
+    return f"plant {next(_NUMBERS)}"
+
+
+@pytest.fixture
 def broker(tmp_path: Path) -> Iterator[Broker]:
-    """A real mosquitto on loopback."""
+    """A mosquitto of the test's own, which it may kill."""
+    _need_mosquitto()
+    broker = Broker(tmp_path / "broker")
+    broker.start()
+    yield broker
+    broker.stop()
+
+
+def _need_mosquitto() -> None:
     if shutil.which("mosquitto") is None and not Path("/usr/sbin/mosquitto").exists():
         pytest.skip("NO BROKER: mosquitto is not installed")
-    made = Broker(tmp_path / "broker")
-    made.start()
-    yield made
-    made.stop()
 
 
 @pytest.fixture

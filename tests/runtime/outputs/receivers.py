@@ -51,8 +51,12 @@ if len(sys.argv) > 3:
 threading.Thread(target=server.serve_forever, daemon=True).start()
 print("ready", flush=True)
 for line in sys.stdin:
-    Handler.answers.extend(json.loads(line))
-    print("heard", flush=True)
+    answers = json.loads(line)
+    if answers is None:
+        Handler.answers.clear()
+    else:
+        Handler.answers.extend(answers)
+    print("taken", flush=True)
 """
 
 
@@ -63,7 +67,7 @@ class WebServer:
         self.port = free_port()
         self.requests: list[dict[str, Any]] = []
         self._certificate = certificate
-        self._heard = threading.Event()
+        self._taken = threading.Event()
         self.start()
 
     @property
@@ -85,19 +89,26 @@ class WebServer:
 
     def _read(self, lines: Any) -> None:
         for line in lines:
-            if line == "heard\n":
-                self._heard.set()
+            if line == "taken\n":
+                self._taken.set()
             elif line.endswith("\n"):
                 self.requests.append(json.loads(line))
 
     def answer(self, *answers: int | tuple[int, dict[str, str]]) -> None:
         """What the next requests get, in order."""
+        self._tell([answer if isinstance(answer, tuple) else (answer, {}) for answer in answers])
+
+    def reset(self) -> None:
+        """Forget what was taken, and what was to be answered."""
+        self._tell(None)
+        self.requests = []
+
+    def _tell(self, answers: list[tuple[int, dict[str, str]]] | None) -> None:
         assert self.process.stdin is not None
-        whole = [answer if isinstance(answer, tuple) else (answer, {}) for answer in answers]
-        self._heard.clear()
-        self.process.stdin.write(json.dumps(whole) + "\n")
+        self._taken.clear()
+        self.process.stdin.write(json.dumps(answers) + "\n")
         self.process.stdin.flush()
-        assert self._heard.wait(5)
+        assert self._taken.wait(5)
 
     def stop(self) -> None:
         self.process.kill()

@@ -1,4 +1,4 @@
-"""A subscriber and a box for tests with a broker. Needs paho-mqtt."""
+"""A subscriber and outputs to a broker. Needs paho-mqtt."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import paho.mqtt.client as paho
-
-from edgeasd.runtime.outputs import Outputs, OutputState, parse_outputs
+from made import Station
 
 Got = list[tuple[str, bytes, bool]]
 FAST = {"retry_first_seconds": 0.05, "retry_longest_seconds": 0.2, "timeout_seconds": 1.0}
@@ -20,7 +19,7 @@ class Listener:
 
     def __init__(self, port: int, topic: str = "#", name: str = "listener") -> None:
         self.got: Got = []
-        self._client = client = paho.Client(paho.CallbackAPIVersion.VERSION2, name, clean_session=False)
+        self._client = client = paho.Client(paho.CallbackAPIVersion.VERSION2, f"{name} {topic}", clean_session=False)
         client.reconnect_delay_set(1, 1)
         client._reconnect_min_delay = client._reconnect_max_delay = 0.05
         client.on_connect = lambda *_: client.subscribe(topic, qos=1)
@@ -45,12 +44,7 @@ class Listener:
         self._client.loop_stop()
 
 
-def hub_to(folder: Path, port: int, *, on_command: Any = None, **more: Any) -> Outputs:
+def station_to(folder: Path, port: int, *, site: str = "plant 1", on_command: Any = None, **more: Any) -> Station:
+    """One MQTT output to `port`."""
     table = {"type": "mqtt", "url": f"mqtt://127.0.0.1:{port}", **FAST, **more}
-    return Outputs(
-        parse_outputs({"plant": table}, "outputs"), folder / "queues", site="plant 1", box="box", on_command=on_command
-    )
-
-
-def state(hub: Outputs) -> OutputState:
-    return hub.state()[0]
+    return Station(folder / "data", {"plant": table}, site=site, on_command=on_command)

@@ -1,4 +1,4 @@
-"""JSON lines on disk: rotated by us or by others, mended after a power cut."""
+"""JSON lines on disk: rotated by us or by others, repaired after a power cut."""
 
 from __future__ import annotations
 
@@ -13,44 +13,51 @@ from typing import Any
 import pytest
 
 from edgeasd.runtime.errors import InputError
-from edgeasd.runtime.outputs.jsonl import JsonlSink
+from edgeasd.runtime.outputs.base import DeliveryError, OutputMessage
+from edgeasd.runtime.outputs.jsonl import JsonlOutput
+from edgeasd.runtime.outputs.messages import numbered
 from edgeasd.runtime.outputs.settings import JsonlSettings
-from edgeasd.runtime.outputs.sink import DeliveryFailed, Entry
 
 pytestmark = [pytest.mark.core, pytest.mark.timeout(30)]
 
-QUEUE = "0123456789abcdef"
+STORE = "0123456789abcdef"
 
 
-def sink(path: Path, clock: Any = None, **more: Any) -> JsonlSink:
+def output(path: Path, clock: Any = None, **more: Any) -> JsonlOutput:
     settings = JsonlSettings(type="jsonl", path=str(path), **more)
-    return JsonlSink(settings, clock) if clock else JsonlSink(settings)
+    return JsonlOutput(settings, clock) if clock else JsonlOutput(settings)
 
 
-def put(to: JsonlSink, *numbers: int, text: str = '{"a": 1}') -> int:
+def put(to: JsonlOutput, *numbers: int, text: str = "a") -> int:
     confirmed: list[int] = []
-    to.deliver([Entry("score", "m", "0", text, None, n, n) for n in numbers], QUEUE, confirmed.append)
+    payload = f'{{"schema": 2, "a": "{text}"}}'
+    to.deliver(
+        [OutputMessage(n, "score", "m", "0", numbered(payload, STORE, n, True), STORE) for n in numbers],
+        confirmed.append,
+    )
     return confirmed[-1]
 
 
 def numbers(path: Path) -> list[int]:
-    return [json.loads(line)["sequence"] for line in path.read_text().splitlines()]
+    return [json.loads(line)["seq"] for line in path.read_text().splitlines()]
 
 
 def test_lines_are_appended_with_their_numbers(tmp_path: Path) -> None:
     path = tmp_path / "o.jsonl"
     path.write_text("of somebody else\n")
-    to = sink(path)
+    to = output(path)
     assert put(to, 1, 2) == 2
     put(to, 3)
     to.close(1.0)
-    assert path.read_text().splitlines()[1:] == [f'{{"queue": "{QUEUE}", "sequence": {n}, "a": 1}}' for n in (1, 2, 3)]
+    assert path.read_text().splitlines()[1:] == [
+        f'{{"schema": 2, "store": "{STORE}", "seq": {n}, "stored": true, "a": "a"}}' for n in (1, 2, 3)
+    ]
 
 
 @pytest.mark.parametrize("how", ["moved", "deleted", "copied over"])
-def test_a_file_that_a_log_rotator_took_is_made_again(tmp_path: Path, how: str) -> None:
+def test_file_that_a_log_rotator_took_is_made_again(tmp_path: Path, how: str) -> None:
     path = tmp_path / "o.jsonl"
-    to = sink(path)
+    to = output(path)
     put(to, 1)
     if how == "moved":
         os.replace(path, tmp_path / "o.jsonl.old")
@@ -65,32 +72,32 @@ def test_a_file_that_a_log_rotator_took_is_made_again(tmp_path: Path, how: str) 
 
 def test_truncation_in_place_is_followed(tmp_path: Path) -> None:
     path = tmp_path / "o.jsonl"
-    to = sink(path)
+    to = output(path)
     put(to, 1)
     os.truncate(path, 0)
     put(to, 2)
     assert numbers(path) == [2]
 
 
-def test_a_large_file_becomes_an_earlier_one_and_the_last_of_them_goes(tmp_path: Path) -> None:
+def test_large_file_is_rotated_and_the_oldest_deleted(tmp_path: Path) -> None:
     path = tmp_path / "o.jsonl"
-    to = sink(path, rotate_megabytes=0.01, keep=2)
+    to = output(path, rotate_megabytes=0.01, keep=2)
     for number in range(1, 8):
-        put(to, number, text='{"a": "' + "x" * 12_000 + '"}')
+        put(to, number, text="x" * 12_000)
     assert {entry.name for entry in tmp_path.iterdir()} == {"o.jsonl", "o.jsonl.1", "o.jsonl.2"}
     assert [numbers(path.with_name(name)) for name in ("o.jsonl.2", "o.jsonl.1", "o.jsonl")] == [[5], [6], [7]]
 
 
-def test_without_earlier_files_nothing_is_rotated(tmp_path: Path) -> None:
-    to = sink(tmp_path / "o.jsonl", rotate_megabytes=0.01, keep=0)
+def test_keep_of_zero_rotates_nothing(tmp_path: Path) -> None:
+    to = output(tmp_path / "o.jsonl", rotate_megabytes=0.01, keep=0)
     for number in range(1, 4):
-        put(to, number, text='{"a": "' + "x" * 12_000 + '"}')
+        put(to, number, text="x" * 12_000)
     assert numbers(tmp_path / "o.jsonl") == [1, 2, 3]
 
 
-def test_an_old_file_becomes_an_earlier_one(tmp_path: Path) -> None:
+def test_old_file_is_rotated(tmp_path: Path) -> None:
     now = 1e9
-    to = sink(tmp_path / "o.jsonl", lambda: now, rotate_hours=1.0)
+    to = output(tmp_path / "o.jsonl", lambda: now, rotate_hours=1.0)
     put(to, 1)
     now += 3599.0
     put(to, 2)
@@ -100,40 +107,47 @@ def test_an_old_file_becomes_an_earlier_one(tmp_path: Path) -> None:
     assert numbers(tmp_path / "o.jsonl") == [3]
 
 
-@pytest.mark.parametrize("cut", [1, 9, 20, 40])
-def test_a_torn_line_of_ours_is_cut_off(tmp_path: Path, cut: int) -> None:
+@pytest.mark.parametrize("cut", [1, 9, 20, 60])
+def test_partial_line_of_ours_is_removed(tmp_path: Path, cut: int) -> None:
     path = tmp_path / "o.jsonl"
-    put(sink(path), 1, 2)
+    put(output(path), 1, 2)
     whole = path.read_bytes()
     first = whole.index(b"\n") + 1
     path.write_bytes(whole[: first + cut])
-    put(sink(path), 2, 3)
+    put(output(path), 2, 3)
     assert numbers(path) == [1, 2, 3]
 
 
-def test_a_torn_line_of_somebody_else_is_ended(tmp_path: Path) -> None:
+def test_partial_line_of_an_earlier_version_is_removed(tmp_path: Path) -> None:
+    path = tmp_path / "o.jsonl"
+    path.write_text('{"queue": "61fb944a11703a43", "sequ')
+    put(output(path), 1)
+    assert numbers(path) == [1]
+
+
+def test_partial_line_of_somebody_else_is_ended(tmp_path: Path) -> None:
     path = tmp_path / "o.jsonl"
     path.write_text("hello")
-    put(sink(path), 1)
+    put(output(path), 1)
     assert path.read_text().splitlines()[0] == "hello"
 
 
-def test_a_full_disk_fails_the_attempt_and_leaves_whole_lines(tmp_path: Path) -> None:
+def test_full_disk_fails_and_leaves_whole_lines(tmp_path: Path) -> None:
     """A limit on the size of files stands in for a full disk: the write is cut short in the same way."""
     path = tmp_path / "o.jsonl"
     program = f"""
 import resource, signal, sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from pathlib import Path
-from test_jsonl import DeliveryFailed, put, sink
+from test_jsonl import DeliveryError, output, put
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-to = sink(Path({str(path)!r}))
+to = output(Path({str(path)!r}))
 put(to, 1)
-resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
+resource.setrlimit(resource.RLIMIT_FSIZE, (120, resource.RLIM_INFINITY))
 try:
     put(to, 2, 3)
     print("written")
-except DeliveryFailed as error:
+except DeliveryError as error:
     print(error)
 resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))
 put(to, 2, 3)
@@ -144,12 +158,12 @@ put(to, 2, 3)
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 100
 
 
-def test_a_pipe_in_place_of_the_file_is_refused_and_holds_nothing_up(tmp_path: Path) -> None:
+def test_named_pipe_in_place_of_the_file_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "o.jsonl")
-    with pytest.raises(InputError, match="no plain file"):
-        sink(tmp_path / "o.jsonl")
+    with pytest.raises(InputError, match="not a plain file"):
+        output(tmp_path / "o.jsonl")
     (tmp_path / "o.jsonl").unlink()
-    to = sink(tmp_path / "o.jsonl")
+    to = output(tmp_path / "o.jsonl")
     os.mkfifo(tmp_path / "o.jsonl")
-    with pytest.raises(DeliveryFailed, match="no plain file"):
+    with pytest.raises(DeliveryError, match="not a plain file"):
         put(to, 1)
