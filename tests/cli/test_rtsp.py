@@ -180,7 +180,7 @@ def test_device_that_pushes_is_waited_for_again(
     started: list[subprocess.Popen[str]],
 ) -> None:
     here = f"rtsp://127.0.0.1:{port}/pump"
-    push = f"ffmpeg -nostdin -loglevel error -re -stream_loop -1 -i sound.wav -c:a pcm_s16be -f rtsp -rtsp_transport tcp {here}"
+    push = f"ffmpeg -nostdin -loglevel error -readrate 4 -stream_loop -1 -i sound.wav -c:a pcm_s16be -f rtsp -rtsp_transport tcp {here}"
 
     def pushed(holds: Any) -> subprocess.Popen[str]:
         """Push, until somebody listens and takes it."""
