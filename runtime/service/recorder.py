@@ -217,7 +217,7 @@ class EventRecorder:
         self._queue: queue.Queue[StreamUpdate | _Message | _Job | None] = queue.Queue(_MOST_WAITING)
         self._problem: str | None = None
         self._disk_log, self._message_log = LogOnce(_log, "events"), LogOnce(_log, "messages")
-        self._settled = SettledClock()
+        self._settled = SettledClock(last=self.store.last_wall())
         now = time.monotonic()
         self._ticked = self._scores_at = self._states_at = self._outbox_at = self._pruned_at = now
         self._is_pruning = False
@@ -271,6 +271,13 @@ class EventRecorder:
     def command(self, name: str, command: Command) -> list[dict[str, Any]]:
         """Give a command to the machine of a stream; returns the bodies of its event messages. Raises InputError."""
         return self.call(lambda: self._command(name, command))
+
+    def post_command(self, machine: str, id: str, command: Command) -> None:
+        """Give a command to a machine without waiting for the answer; errors are logged."""
+        try:
+            self._queue.put_nowait((lambda: self._obey(machine, id, command), Future()))
+        except queue.Full:
+            _log.warning("%s %s: a command was left out, the disk is too slow; send it again", machine, id)
 
     def open_events(self) -> list[str]:
         """IDs of all events that are not cleared."""
@@ -415,6 +422,7 @@ class EventRecorder:
         if now - self._states_at >= _STATES_SECONDS:
             with self._transaction(durable=False):
                 self.store.store_states((one.machine.snapshot() for one in self.machines.values()), durable=False)
+                self.store.store_wall(self._settled())
             self._states_at = now
         if now - self._outbox_at >= _OUTBOX_SECONDS:
             self.outbox.prune(self._settled())
@@ -479,6 +487,8 @@ class EventRecorder:
 
     def _publish(self, kind: Any, body: dict[str, Any], machine: str | None, id: str | None) -> None:
         """A message that is not an event."""
+        if self._outputs is None and not self.outbox.has_readers:
+            return
         monitored = next((one for one in self.machines.values() if one.key == (machine, id)), None)
         event = None if monitored is None or monitored.machine.event is None else monitored.machine.event.id
         wall = time.time()
@@ -605,6 +615,13 @@ class EventRecorder:
                 continue
             cleared.append(key)
         return cleared
+
+    def _obey(self, machine: str, id: str, command: Command) -> None:
+        for name in [name for name, one in self.machines.items() if one.key == (machine, id)]:
+            try:
+                self._command(name, command)
+            except EdgeasdError as error:
+                _log.warning("%s: %s", name, error)
 
     def _command(self, name: str, command: Command) -> list[dict[str, Any]]:
         machine = self.machines.get(name)

@@ -1,8 +1,7 @@
-"""What can be opened, asked of ALSA itself: offers, refusals, crashes and silence, and never an exception."""
+"""Devices: what ALSA offers, refusals, crashes and silence of its plugins, and never an exception."""
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -16,24 +15,12 @@ from edgeasd.runtime.sources.devices import find_devices, probe
 pytestmark = [pytest.mark.core, pytest.mark.timeout(60)]
 
 
-def _load_helper() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("alsa_file_pcm", Path(__file__).with_name("alsa_file_pcm.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-helper = _load_helper()
-
-
 @pytest.fixture
-def ground(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def ground(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alsa_file_pcm: ModuleType) -> Path:
     """A configuration in which hw opens, and /proc of a machine with two cards below the folder it returns."""
-    if not helper.STOCK.exists():
-        pytest.skip(f"{helper.STOCK} is not here (libasound2-data)")
-    config = helper.write_alsa_config(tmp_path, tmp_path / "none.raw")
+    if not alsa_file_pcm.STOCK.exists():
+        pytest.skip(f"{alsa_file_pcm.STOCK} is not here (libasound2-data)")
+    config = alsa_file_pcm.write_alsa_config(tmp_path, tmp_path / "none.raw")
     (tmp_path / "none.raw").write_bytes(b"")
     text = config.read_text()
     for word in ("Device or resource busy", "Permission denied"):
@@ -52,7 +39,7 @@ def ground(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.usefixtures("ground")
-def test_formats_rates_and_channels_are_those_it_really_offers() -> None:
+def test_offers_are_those_of_the_device() -> None:
     two, one, raw = probe("stereo_only"), probe("only_48000"), probe("hw:1")
     assert (two.state, two.channels) == ("ok", (2, 2))
     assert (one.state, one.rates, one.channels) == ("ok", (48000,), (1, 1))
@@ -62,13 +49,13 @@ def test_formats_rates_and_channels_are_those_it_really_offers() -> None:
 
 
 @pytest.mark.usefixtures("ground")
-def test_a_device_in_no_known_format_is_refused_with_the_reason() -> None:
+def test_device_without_a_known_format_is_refused() -> None:
     found = probe("mulaw_only")
     assert (found.state, found.reason) == ("refused", "offers no sample format that is known here")
 
 
 @pytest.mark.parametrize("name", ["no_such_pcm", "hw:99", "", "a\0b", "hw:CARD=\udcff", "x" * 5000, "hw:{", "'"])
-def test_no_name_is_an_exception(name: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_no_name_raises(name: str, capfd: pytest.CaptureFixture[str]) -> None:
     found = probe(name)
     assert found.state == "refused"
     assert found.reason
@@ -88,13 +75,13 @@ def test_cards_come_from_the_kernel_and_names_from_alsa(ground: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may open everything")
-def test_a_card_that_this_user_may_not_open_is_forbidden(ground: Path) -> None:
+def test_card_without_permission_is_forbidden(ground: Path) -> None:
     (ground / "dev" / "snd").mkdir(parents=True)
     (ground / "dev" / "snd" / "pcmC1D0c").touch(0o000)
     assert [one.state for one in find_devices(ground)[0] if one.kind == "card"] == ["forbidden"]
 
 
-def test_a_forbidden_card_is_not_asked(ground: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_forbidden_card_is_not_probed(ground: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (ground / "dev" / "snd").mkdir(parents=True)
     (ground / "dev" / "snd" / "pcmC1D0c").touch()
     monkeypatch.setattr(os, "access", lambda *_: False)
@@ -120,28 +107,28 @@ def test_a_forbidden_card_is_not_asked(ground: Path, monkeypatch: pytest.MonkeyP
         ),
     ],
 )
-def test_whatever_the_child_does_is_an_answer(
+def test_every_end_of_the_probe_is_an_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, state: str, reason: str
 ) -> None:
     (tmp_path / "child.py").write_text(code)
-    monkeypatch.setattr(devices, "ASK", tmp_path / "child.py")
-    monkeypatch.setattr(devices, "ASK_SECONDS", 0.5 if "sleep" in code else 30.0)
+    monkeypatch.setattr(devices, "PROBE", tmp_path / "child.py")
+    monkeypatch.setattr(devices, "PROBE_SECONDS", 0.5 if "sleep" in code else 30.0)
     found = probe("hw:0")
     assert (found.state, found.reason) == (state, reason)
 
 
-def test_a_machine_without_alsa_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = devices.ASK.read_text().replace("libasound.so.2", "libnothere.so.9")
+def test_machine_without_alsa_has_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = devices.PROBE.read_text().replace("libasound.so.2", "libnothere.so.9")
     (tmp_path / "child.py").write_text(source)
-    monkeypatch.setattr(devices, "ASK", tmp_path / "child.py")
+    monkeypatch.setattr(devices, "PROBE", tmp_path / "child.py")
     assert find_devices(tmp_path) == ([], "libnothere.so.9 is not installed")
 
 
-def test_the_child_needs_the_standard_library_alone() -> None:
+def test_probe_needs_the_standard_library_alone() -> None:
     import ast
 
     names = set()
-    for node in ast.walk(ast.parse(devices.ASK.read_text())):
+    for node in ast.walk(ast.parse(devices.PROBE.read_text())):
         names |= {alias.name for alias in node.names} if isinstance(node, ast.Import) else set()
         names |= {str(node.module)} if isinstance(node, ast.ImportFrom) else set()
     assert {name.partition(".")[0] for name in names} <= set(sys.stdlib_module_names)

@@ -1,4 +1,4 @@
-"""Clips from a live sound: exact, whole, never across a gap, numbered on, and the disk watched."""
+"""Recording: clips are exact and complete, never span a gap, and never overwrite others; the disk is watched."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from edgeasd.runtime.errors import CheckFailed, InputError
 from edgeasd.runtime.health import HealthMonitor, HealthSettings
-from edgeasd.runtime.record import ClipFolder, Recorder, measure
+from edgeasd.runtime.record import ClipFolder, ClipRecorder, measure
 from edgeasd.runtime.record.clip_folder import to_integers
-from edgeasd.runtime.sources.capture import Block
+from edgeasd.runtime.sources import AudioChunk
 
 pytestmark = [pytest.mark.core, pytest.mark.timeout(60)]
 RATE = 16000
@@ -35,7 +35,7 @@ def noise(samples: int, level: float = 0.1, seed: int = 0) -> np.ndarray:
 
 
 @pytest.mark.parametrize("bits", [16, 24])
-def test_a_clip_holds_every_bit_that_was_captured(tmp_path: Path, bits: int) -> None:
+def test_clip_has_every_captured_bit(tmp_path: Path, bits: int) -> None:
     whole = np.random.default_rng(bits).integers(-(1 << (bits - 1)), 1 << (bits - 1), RATE)
     with folder_at(tmp_path) as folder:
         path = folder.write((whole / (1 << (bits - 1))).astype(np.float32), bits)
@@ -47,7 +47,7 @@ def test_a_clip_holds_every_bit_that_was_captured(tmp_path: Path, bits: int) -> 
     assert os.listdir(path.parent) == [path.name]
 
 
-def test_what_lies_beyond_full_scale_is_stored_at_full_scale() -> None:
+def test_samples_beyond_full_scale_are_stored_at_full_scale() -> None:
     assert to_integers(np.array([-1.5, -1.0, 1.0, 2.0], np.float32), 16).tolist() == [-32768, -32768, 32767, 32767]
     assert (to_integers(np.array([1.0], np.float32), 24) >> 8).tolist() == [(1 << 23) - 1]
 
@@ -57,7 +57,7 @@ def test_what_lies_beyond_full_scale_is_stored_at_full_scale() -> None:
     st.lists(st.tuples(st.integers(1, 900), st.integers(0, 300), st.booleans()), min_size=1, max_size=30),
     st.integers(100, 500),
 )
-def test_no_clip_spans_a_gap_and_every_whole_stretch_is_kept(blocks: list[tuple[int, int, bool]], size: int) -> None:
+def test_no_clip_spans_a_gap_and_no_complete_clip_is_lost(blocks: list[tuple[int, int, bool]], size: int) -> None:
     """(samples, known loss before them, unknown loss before them) against a plain reckoning."""
     written: list[np.ndarray] = []
 
@@ -71,7 +71,7 @@ def test_no_clip_spans_a_gap_and_every_whole_stretch_is_kept(blocks: list[tuple[
             written.append(samples.copy())
             return Path(f"clip_{len(written)}.flac")
 
-    recorder = Recorder(Store(), size, 16, 1 << 40)  # type: ignore[arg-type]
+    recorder = ClipRecorder(Store(), size, 16, 1 << 40)  # type: ignore[arg-type]
     stretches: list[list[float]] = [[]]
     position = lost = losses = 0
     for count, missing, unknown in blocks:
@@ -80,32 +80,32 @@ def test_no_clip_spans_a_gap_and_every_whole_stretch_is_kept(blocks: list[tuple[
             stretches.append([])
             lost, losses = lost + missing, losses + 1
         samples = np.arange(position, position + count, dtype=np.float32)
-        recorder.accept(Block(position, samples, unknown))
+        recorder.accept(AudioChunk(samples, position, discontinuity=unknown))
         stretches[-1] += samples.tolist()
         position += count
     expected = [s[at : at + size] for s in stretches for at in range(0, len(s) - size + 1, size)]
     assert [clip.tolist() for clip in written] == expected
-    tally = recorder.tally
-    assert (tally.lost_samples, tally.losses) == (lost, losses)
-    assert tally.thrown_away == sum(len(s) % size > 0 for s in stretches[:-1])
+    totals = recorder.totals
+    assert (totals.lost_samples, totals.losses) == (lost, losses)
+    assert totals.thrown_away == sum(len(s) % size > 0 for s in stretches[:-1])
 
 
-def test_it_is_done_at_the_minutes_asked_for_earlier_clips_counted(tmp_path: Path) -> None:
+def test_earlier_clips_count_for_the_minutes_asked(tmp_path: Path) -> None:
     with folder_at(tmp_path) as folder:
-        first = Recorder(folder, RATE, 16, 5 * RATE // 2)
+        first = ClipRecorder(folder, RATE, 16, 5 * RATE // 2)
         assert first.clips_left == 3
-        clips = first.accept(Block(0, noise(2 * RATE + 100)))
+        clips = first.accept(AudioChunk(noise(2 * RATE + 100), 0))
         assert [clip.path.name for clip in clips] == ["clip_000001.flac", "clip_000002.flac"]
         assert first.seconds_left(RATE) == pytest.approx(1 - 100 / RATE)
     with folder_at(tmp_path, resume=True) as folder:
         assert (folder.clips, folder.samples) == (2, 2 * RATE)
-        second = Recorder(folder, RATE, 16, 5 * RATE // 2)
-        assert [clip.path.name for clip in second.accept(Block(0, noise(4 * RATE)))] == ["clip_000003.flac"]
+        second = ClipRecorder(folder, RATE, 16, 5 * RATE // 2)
+        assert [clip.path.name for clip in second.accept(AudioChunk(noise(4 * RATE), 0))] == ["clip_000003.flac"]
         assert second.clips_left == 0
     assert len(os.listdir(tmp_path / "valve/00/normal")) == 3
 
 
-def test_clips_that_are_there_are_never_touched(tmp_path: Path) -> None:
+def test_existing_clips_are_never_touched(tmp_path: Path) -> None:
     with folder_at(tmp_path) as folder:
         folder.write(noise(RATE), 16)
     before = (tmp_path / "valve/00/normal/clip_000001.flac").read_bytes()
@@ -117,7 +117,7 @@ def test_clips_that_are_there_are_never_touched(tmp_path: Path) -> None:
     assert (tmp_path / "valve/00/normal/clip_000001.flac").read_bytes() == before
 
 
-def test_numbers_go_on_behind_the_highest(tmp_path: Path) -> None:
+def test_numbers_go_on_after_the_highest(tmp_path: Path) -> None:
     place = tmp_path / "valve/00/normal"
     place.mkdir(parents=True)
     soundfile.write(place / "clip_000041.flac", noise(RATE), RATE)
@@ -127,7 +127,7 @@ def test_numbers_go_on_behind_the_highest(tmp_path: Path) -> None:
         assert folder.write(noise(RATE), 16).name == "clip_000042.flac"
 
 
-def test_halves_of_a_killed_recorder_are_removed_and_nothing_else(tmp_path: Path) -> None:
+def test_partial_files_of_a_killed_recording_are_removed(tmp_path: Path) -> None:
     place = tmp_path / "valve/00/normal"
     place.mkdir(parents=True)
     (place / ".clip_000003.flac.99-abcdef12.tmp").write_bytes(b"half")
@@ -136,7 +136,7 @@ def test_halves_of_a_killed_recorder_are_removed_and_nothing_else(tmp_path: Path
         assert os.listdir(place) == [".other.tmp"]
 
 
-def test_two_recorders_do_not_share_a_folder(tmp_path: Path) -> None:
+def test_two_recordings_do_not_share_a_folder(tmp_path: Path) -> None:
     with (
         folder_at(tmp_path),
         pytest.raises(InputError, match="another recording goes on here"),
@@ -147,7 +147,7 @@ def test_two_recorders_do_not_share_a_folder(tmp_path: Path) -> None:
         pass
 
 
-def test_an_id_folder_that_is_there_is_used_whatever_its_spelling(tmp_path: Path) -> None:
+def test_existing_folder_of_an_id_is_used(tmp_path: Path) -> None:
     (tmp_path / "valve" / "id_00" / "abnormal").mkdir(parents=True)
     assert folder_at(tmp_path).path == tmp_path / "valve" / "id_00" / "normal"
     anomaly = ClipFolder(tmp_path, "valve", "id_00", "anomaly", sample_rate=RATE)
@@ -156,7 +156,7 @@ def test_an_id_folder_that_is_there_is_used_whatever_its_spelling(tmp_path: Path
 
 
 @pytest.mark.parametrize("word", ["", "..", "a/b", "/etc", ".hidden", "a b", "a\0b", "x" * 65, "-x", "_x"])
-def test_names_that_name_no_folder_are_refused(tmp_path: Path, word: str) -> None:
+def test_names_that_are_not_folder_names_are_refused(tmp_path: Path, word: str) -> None:
     for machine, machine_id in ((word, "00"), ("valve", word)):
         with pytest.raises(InputError, match="names a folder"):
             ClipFolder(tmp_path, machine, machine_id, "normal", sample_rate=RATE)
@@ -164,7 +164,7 @@ def test_names_that_name_no_folder_are_refused(tmp_path: Path, word: str) -> Non
         ClipFolder(tmp_path, "valve", "00", "bad", sample_rate=RATE)
 
 
-def test_another_layout_another_rate_and_a_broken_clip_are_refused(tmp_path: Path) -> None:
+def test_other_layout_rate_and_broken_clip_are_refused(tmp_path: Path) -> None:
     place = tmp_path / "valve/00/normal"
     place.mkdir(parents=True)
     soundfile.write(place / "clip_000001.flac", noise(RATE), 48000)
@@ -178,17 +178,15 @@ def test_another_layout_another_rate_and_a_broken_clip_are_refused(tmp_path: Pat
         ClipFolder(tmp_path, "fan", "00", "normal", sample_rate=RATE)
 
 
-def test_a_full_disk_stops_it_before_the_clip_and_keeps_the_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_full_disk_ends_it_before_the_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     free = [10 << 30]
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free[0]))
     with folder_at(tmp_path) as folder:
-        recorder = Recorder(folder, RATE, 16, 10 * RATE)
-        recorder.accept(Block(0, noise(RATE)))
+        recorder = ClipRecorder(folder, RATE, 16, 10 * RATE)
+        recorder.accept(AudioChunk(noise(RATE), 0))
         free[0] = 256 << 20
         with pytest.raises(CheckFailed, match=r"268 MB free, 0 MB are needed beside a reserve of 268 MB; make room"):
-            recorder.accept(Block(RATE, noise(RATE)))
+            recorder.accept(AudioChunk(noise(RATE), RATE))
     assert os.listdir(tmp_path / "valve/00/normal") == ["clip_000001.flac"]
 
 
@@ -204,23 +202,23 @@ def test_a_full_disk_stops_it_before_the_clip_and_keeps_the_others(
         (np.ones(RATE, np.float32), ("silence", "clipping", "dc_offset")),
     ],
 )
-def test_a_bad_microphone_is_told_by_its_figures(sound: np.ndarray, complaints: tuple[str, ...]) -> None:
+def test_figures_show_a_bad_microphone(sound: np.ndarray, complaints: tuple[str, ...]) -> None:
     assert measure(sound).complaints == complaints
 
 
-def test_what_no_single_clip_shows_is_said_by_the_running_sound(tmp_path: Path) -> None:
+def test_running_sound_shows_what_no_single_clip_does(tmp_path: Path) -> None:
     stuck = np.tile(noise(800), 200)
     with folder_at(tmp_path) as folder:
-        recorder = Recorder(folder, 2 * RATE, 16, 10 * RATE, HealthMonitor(HealthSettings(), RATE))
-        clips = recorder.accept(Block(0, stuck))
+        recorder = ClipRecorder(folder, 2 * RATE, 16, 10 * RATE, HealthMonitor(HealthSettings(), RATE))
+        clips = recorder.accept(AudioChunk(stuck, 0))
         assert [clip.complaints for clip in clips][-1] == ("stuck",)
         assert clips[0].figures.complaints == ()
         for _ in range(3):
-            assert recorder.accept(Block(20 * RATE, noise(100), after_loss=True)) == []
-        assert set(recorder.tally.complaints.values()) == {("stuck",)}
+            assert recorder.accept(AudioChunk(noise(100), 20 * RATE, discontinuity=True)) == []
+        assert set(recorder.totals.complaints.values()) == {("stuck",)}
 
 
-def test_levels_are_those_of_a_sine() -> None:
+def test_levels_of_a_sine() -> None:
     sine = (0.5 * np.sin(2 * np.pi * 1000 * np.arange(RATE) / RATE)).astype(np.float32)
     figures = measure(sine)
     assert figures.level_dbfs == pytest.approx(-9.03, abs=0.01)
@@ -242,7 +240,7 @@ with ClipFolder(Path(sys.argv[1]), "valve", "00", "normal", sample_rate=16000, r
 """
 
 
-def test_kill_9_at_any_instant_leaves_whole_clips(tmp_path: Path) -> None:
+def test_kill_9_leaves_complete_clips(tmp_path: Path) -> None:
     for kills in range(4):
         process = subprocess.Popen([sys.executable, "-c", WRITE_ON, str(tmp_path)], stdout=subprocess.PIPE)
         assert process.stdout is not None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 from collections.abc import Callable
@@ -17,51 +16,39 @@ from hypothesis import strategies as st
 
 from edgeasd.runtime.audio.reader import StreamResampler
 from edgeasd.runtime.errors import DeviceError, InputError
-from edgeasd.runtime.sources import AlsaChannels, AlsaDevice, AlsaSource, ChannelSplit
-from edgeasd.runtime.sources.alsa_common import FORMATS
-from edgeasd.runtime.sources.base import PcmDecoder
+from edgeasd.runtime.sources import AlsaSource, ChannelSplitter
+from edgeasd.runtime.sources.arecord import FORMATS
+from edgeasd.runtime.sources.pipe import PcmDecoder
 
 pytestmark = pytest.mark.core
 
 
-def _load_helper() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("alsa_file_pcm", Path(__file__).with_name("alsa_file_pcm.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-helper = _load_helper()
-
-
-@pytest.fixture(params=["pyalsaaudio", "arecord"])
-def backend(request: pytest.FixtureRequest) -> str:
-    here = shutil.which("arecord") if request.param == "arecord" else importlib.util.find_spec("alsaaudio")
-    if not here or not helper.STOCK.exists():
-        pytest.skip(f"{request.param} or the stock ALSA configuration is not installed here")
-    return str(request.param)
+@pytest.fixture
+def arecord(alsa_file_pcm: ModuleType) -> ModuleType:
+    """The helper with ALSA configurations, if ALSA is here."""
+    if shutil.which("arecord") is None or not alsa_file_pcm.STOCK.exists():
+        pytest.skip("arecord (alsa-utils) or the stock ALSA configuration is not installed here")
+    return alsa_file_pcm
 
 
 @pytest.fixture
-def playing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], None]:
+def playing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arecord: ModuleType) -> Callable[[bytes], None]:
     """Makes hw:1 deliver these bytes."""
 
     def write(data: bytes) -> None:
         (tmp_path / "sound.raw").write_bytes(data)
-        monkeypatch.setenv("ALSA_CONFIG_PATH", str(helper.write_alsa_config(tmp_path, tmp_path / "sound.raw")))
+        monkeypatch.setenv("ALSA_CONFIG_PATH", str(arecord.write_alsa_config(tmp_path, tmp_path / "sound.raw")))
 
     return write
 
 
-def read_exactly(source: AlsaSource | AlsaDevice | AlsaChannels, count: int) -> np.ndarray:
+def read_exactly(source: AlsaSource, count: int) -> np.ndarray:
     blocks: list[np.ndarray] = []
     try:
         while sum(map(len, blocks)) < count:
-            block = source.read()
-            assert block is not None
-            blocks.append(block)
+            chunk = source.read()
+            assert chunk is not None
+            blocks.append(chunk.samples)
     finally:
         source.close()
     return np.concatenate(blocks)[:count]
@@ -89,13 +76,13 @@ def test_every_format_is_decoded_exactly(format: str, values: list[int]) -> None
 
 
 @pytest.mark.parametrize("format", list(FORMATS))
-def test_every_format_is_captured_exactly(format: str, backend: str, playing: Callable[[bytes], None]) -> None:
+def test_every_format_is_captured_exactly(format: str, playing: Callable[[bytes], None]) -> None:
     bits = 16 if format == "S16_LE" else 24
     whole = np.random.default_rng(1).integers(-(1 << (bits - 1)), 1 << (bits - 1), 20_000)
     playing(encode(whole, format))
-    source = AlsaSource("hw:1", backend=backend, format=format)
-    assert source.name == f"hw:1 through {backend}, {format}, 16000 Hz, channel 0 of 1"
-    assert source.bits == bits
+    source = AlsaSource("hw:1", format=format)
+    assert source.name == f"hw:1 through arecord, {format}, 16000 Hz, channel 0 of 1"
+    assert source.status.bits == bits
     np.testing.assert_array_equal(read_exactly(source, 20_000) * (1 << (bits - 1)), whole)
 
 
@@ -104,14 +91,14 @@ def test_another_format_than_these_is_wrong_use() -> None:
         AlsaSource("hw:1", format="U8")
 
 
-def test_a_device_without_16_bit_is_opened_with_what_it_has(backend: str, playing: Callable[[bytes], None]) -> None:
+def test_a_device_without_16_bit_is_opened_with_what_it_has(playing: Callable[[bytes], None]) -> None:
     playing(b"")
-    source = AlsaSource("float_only", backend=backend)
+    source = AlsaSource("float_only")
     source.close()
     assert "FLOAT_LE, 16000 Hz" in source.name
-    assert source.bits == 24
+    assert source.status.bits == 24
     with pytest.raises(DeviceError, match=r"float_only: does not capture S16_LE, it offers FLOAT_LE"):
-        AlsaSource("float_only", backend=backend, format="S16_LE")
+        AlsaSource("float_only", format="S16_LE")
 
 
 # A scripted arecord takes one format and one rate, and states what was really set.
@@ -151,7 +138,7 @@ def card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]
 )
 def test_formats_are_taken_in_the_stated_order(card: Callable[..., Path], formats: str, taken: str) -> None:
     asked = card(formats, 16000)
-    source = AlsaSource("hw:1", backend="arecord")
+    source = AlsaSource("hw:1")
     source.close()
     assert taken in source.name
     assert len(asked.read_text().splitlines()) <= 2, "what the device does not offer is not tried"
@@ -162,12 +149,12 @@ def test_a_raw_device_of_another_rate_says_both_remedies(card: Callable[..., Pat
     with pytest.raises(
         DeviceError, match=r"not capture at 16000 Hz, the nearest is 48000 Hz; use plughw:1, which.*--resample"
     ):
-        AlsaSource("hw:1", backend="arecord")
+        AlsaSource("hw:1")
 
 
 def test_floats_that_are_no_numbers_are_an_error_of_the_device(card: Callable[..., Path]) -> None:
     card("FLOAT_LE", 16000, np.array([0.5, np.nan], "<f4").tobytes())
-    source = AlsaSource("hw:1", backend="arecord")
+    source = AlsaSource("hw:1")
     with pytest.raises(DeviceError, match="delivers samples that are no numbers"):
         read_exactly(source, 2)
 
@@ -176,9 +163,9 @@ def test_floats_that_are_no_numbers_are_an_error_of_the_device(card: Callable[..
 def test_the_own_rate_is_resampled_as_soxr_would_at_once(card: Callable[..., Path], rate: int) -> None:
     whole = np.random.default_rng(2).integers(-20000, 20000, 3 * rate)
     card("S16_LE", rate, whole.astype("<i2").tobytes())
-    source = AlsaSource("hw:1", backend="arecord", resample=True)
+    source = AlsaSource("hw:1", resample=True)
     assert source.name == f"hw:1 through arecord, S16_LE, {rate} Hz resampled to 16000 Hz, channel 0 of 1"
-    assert (source.sample_rate, source.converted) == (16000, True)
+    assert (source.sample_rate, source.status.bits) == (16000, 24)
     expected = soxr.resample((whole / 32768).astype(np.float32), rate, 16000, quality="HQ")
     np.testing.assert_allclose(read_exactly(source, 45_000), expected[:45_000], rtol=0, atol=2e-6)
 
@@ -186,13 +173,13 @@ def test_the_own_rate_is_resampled_as_soxr_would_at_once(card: Callable[..., Pat
 def test_a_lower_rate_is_never_blown_up(card: Callable[..., Path]) -> None:
     card("S16_LE", 8000)
     with pytest.raises(DeviceError, match=r"captures at 8000 Hz, which holds less than the 16000 Hz asked for"):
-        AlsaSource("hw:1", backend="arecord", resample=True)
+        AlsaSource("hw:1", resample=True)
 
 
 @pytest.mark.skipif(shutil.which("arecord") is None, reason="arecord is not installed here")
 def test_a_real_pcm_with_one_rate_is_opened_at_it(playing: Callable[[bytes], None]) -> None:
     playing(b"")
-    source = AlsaSource("only_48000", backend="arecord", resample=True)
+    source = AlsaSource("only_48000", resample=True)
     source.close()
     assert "48000 Hz resampled to 16000 Hz" in source.name
 
@@ -214,30 +201,30 @@ def test_resampling_has_no_seams_at_any_block_border(rate: int, sizes: list[int]
     np.testing.assert_allclose(np.concatenate(got), expected, rtol=0, atol=2e-6)
 
 
-def test_one_stream_for_each_channel_of_a_device(backend: str, playing: Callable[[bytes], None]) -> None:
+def test_one_stream_for_each_channel_of_a_device(playing: Callable[[bytes], None]) -> None:
     frames = np.random.default_rng(4).integers(-32768, 32768, (9000, 3))
     playing(frames.astype("<i2").tobytes())
-    split = ChannelSplit(AlsaChannels("hw:1", 16000, channel=2, backend=backend), waits=True)
-    assert split.sources[2].name == f"hw:1 through {backend}, S16_LE, 16000 Hz, channel 2 of 3"
+    split = ChannelSplitter(AlsaSource("hw:1", channel=2, every_channel=True), waits=True)
+    assert split.channels[2].name == "hw:1 through arecord, S16_LE, 16000 Hz, channel 2 of 3"
     got: list[list[np.ndarray]] = [[], [], []]
     while sum(map(len, got[0])) < 9000:  # in turn, since the device waits for the latest
-        for source, blocks in zip(split.sources, got, strict=True):
-            block = source.read()
-            assert block is not None
-            blocks.append(block)
-    for source, blocks, column in zip(split.sources, got, frames.T, strict=True):
+        for source, blocks in zip(split.channels, got, strict=True):
+            chunk = source.read()
+            assert chunk is not None
+            blocks.append(chunk.samples)
+    for source, blocks, column in zip(split.channels, got, frames.T, strict=True):
         np.testing.assert_array_equal(np.concatenate(blocks)[:9000] * 32768, column)
         source.close()
-    assert split.sources[0].read() is None
+    assert split.channels[0].read() is None
 
 
 @pytest.mark.parametrize("rate", [44100, 48000])
 def test_all_channels_are_resampled_as_each_by_itself(card: Callable[..., Path], rate: int) -> None:
     whole = np.random.default_rng(5).integers(-20000, 20000, (rate, 2))
     card("S16_LE", rate, whole.astype("<i2").tobytes())
-    source = AlsaChannels("hw:1", channel=1, backend="arecord", resample=True)
+    source = AlsaSource("hw:1", channel=1, resample=True, every_channel=True)
     assert source.name == f"hw:1 through arecord, S16_LE, {rate} Hz resampled to 16000 Hz"
-    assert (source.channels, source.sample_rate, source.converted) == (2, 16000, True)
+    assert (source.status.channels, source.sample_rate, source.status.bits) == (2, 16000, 24)
     got = read_exactly(source, 15_000)
     for channel in (0, 1):
         expected = soxr.resample((whole[:, channel] / 32768).astype(np.float32), rate, 16000, quality="HQ")

@@ -1,8 +1,7 @@
-"""ALSA by name, through pyalsaaudio and through arecord, on file PCMs and on a scripted arecord."""
+"""ALSA through arecord: names, channels and errors on file PCMs, overruns and faults on a scripted arecord."""
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import signal
@@ -18,65 +17,45 @@ import numpy as np
 import pytest
 
 from edgeasd.runtime.errors import DeviceError, InputError
-from edgeasd.runtime.sources import AlsaSource, open_source
+from edgeasd.runtime.sources import AlsaSource, Source, SourceSettings, open_source
 
 pytestmark = pytest.mark.core
 
 
-def _load_helper() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("alsa_file_pcm", Path(__file__).with_name("alsa_file_pcm.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-helper = _load_helper()
-HAVE = {
-    "arecord": shutil.which("arecord") is not None,
-    "pyalsaaudio": importlib.util.find_spec("alsaaudio") is not None,
-}
-
-
-def need(backend: str) -> None:
-    if not HAVE[backend]:
-        pytest.skip(f"{backend} is not installed here (alsa-utils / pyalsaaudio)")
-    if not helper.STOCK.exists():
-        pytest.skip(f"{helper.STOCK} is not here (libasound2-data)")
-
-
-@pytest.fixture(params=["pyalsaaudio", "arecord"])
-def backend(request: pytest.FixtureRequest) -> str:
-    need(request.param)
-    return str(request.param)
+@pytest.fixture
+def arecord(alsa_file_pcm: ModuleType) -> ModuleType:
+    """The helper with ALSA configurations, if ALSA is here."""
+    if shutil.which("arecord") is None or not alsa_file_pcm.STOCK.exists():
+        pytest.skip("arecord (alsa-utils) or the stock ALSA configuration is not installed here")
+    return alsa_file_pcm
 
 
 @pytest.fixture
-def sound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
+def sound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arecord: ModuleType) -> np.ndarray:
     """20,000 int16 samples, which hw and plughw deliver from now on."""
     samples = np.random.default_rng(3).integers(-32768, 32768, 20000).astype("<i2")
     (tmp_path / "sound.raw").write_bytes(samples.tobytes())
-    monkeypatch.setenv("ALSA_CONFIG_PATH", str(helper.write_alsa_config(tmp_path, tmp_path / "sound.raw")))
+    monkeypatch.setenv("ALSA_CONFIG_PATH", str(arecord.write_alsa_config(tmp_path, tmp_path / "sound.raw")))
     return samples
 
 
-def read_exactly(source: AlsaSource, count: int) -> np.ndarray:
-    blocks: list[np.ndarray] = []
-    while sum(map(len, blocks)) < count:
-        block = source.read()
-        assert block is not None
-        assert block.ndim == 1
-        assert block.dtype == np.float32
-        blocks.append(block)
-    return np.concatenate(blocks)[:count]
+def read_exactly(source: Source, count: int) -> np.ndarray:
+    parts: list[np.ndarray] = []
+    end = 0
+    while end < count:
+        chunk = source.read()
+        assert chunk is not None
+        assert (chunk.samples.ndim, chunk.samples.dtype, chunk.start_sample) == (1, np.float32, end)
+        end = chunk.end_sample
+        parts.append(chunk.samples)
+    return np.concatenate(parts)[:count]
 
 
 @pytest.mark.parametrize("device", ["hw:1", "plughw:1,0"])
-def test_samples_arrive_bit_for_bit(device: str, backend: str, sound: np.ndarray) -> None:
-    source = open_source(device=device, alsa_backend=backend)
+def test_samples_arrive_bit_for_bit(device: str, sound: np.ndarray) -> None:
+    source = open_source(SourceSettings(device=device))
     try:
-        assert source.name == f"{device} through {backend}, S16_LE, 16000 Hz, channel 0 of 1"
+        assert source.name == f"{device} through arecord, S16_LE, 16000 Hz, channel 0 of 1"
         assert source.live
         got = read_exactly(source, len(sound))
     finally:
@@ -86,8 +65,8 @@ def test_samples_arrive_bit_for_bit(device: str, backend: str, sound: np.ndarray
 
 
 @pytest.mark.parametrize("choice", [{"channel": 1}, {"mix": True, "channels": 2}])
-def test_one_signal_of_a_stereo_device(choice: dict, backend: str, sound: np.ndarray) -> None:
-    source = AlsaSource("hw:1", backend=backend, **choice)
+def test_channel_and_mean_of_a_stereo_device(choice: dict, sound: np.ndarray) -> None:
+    source = AlsaSource("hw:1", **choice)
     try:
         got = read_exactly(source, len(sound) // 2)
     finally:
@@ -98,75 +77,74 @@ def test_one_signal_of_a_stereo_device(choice: dict, backend: str, sound: np.nda
 
 
 @pytest.mark.parametrize("device", ["hw:NoSuchCard", "no_such_pcm"])
-def test_missing_device(device: str, backend: str) -> None:
+def test_missing_device_names_the_command_to_list_them(device: str) -> None:
     with pytest.raises(DeviceError, match=rf"^{device}: no such ALSA capture device .*`edgeasd devices`") as caught:
-        AlsaSource(device, backend=backend)
+        AlsaSource(device)
     assert caught.value.exit_code == 3
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("device", ["hw:99", "plughw:99,0", "hw:CARD=99,DEV=0"])
-def test_a_card_that_does_not_exist_is_not_said_to_need_conversion(device: str, backend: str) -> None:
+def test_missing_card_is_named(device: str) -> None:
     with pytest.raises(DeviceError, match=rf"^{device}: card 99 does not exist .*list the devices with `edgeasd dev"):
-        AlsaSource(device, backend=backend)
+        AlsaSource(device)
 
 
-def test_missing_device_prints_nothing_beside_the_error(capfd: pytest.CaptureFixture[str], backend: str) -> None:
+def test_missing_device_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(DeviceError):
-        AlsaSource("hw:NoSuchCard", backend=backend)
+        AlsaSource("hw:NoSuchCard")
     assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.usefixtures("sound")
-def test_device_that_has_only_stereo_says_so(backend: str) -> None:
+def test_stereo_only_device_asks_for_a_channel() -> None:
     with pytest.raises(DeviceError, match=r"stereo_only: does not capture 1 channel, 2 work; pass --channel 0 to 1"):
-        AlsaSource("stereo_only", backend=backend)
+        AlsaSource("stereo_only")
 
 
 @pytest.mark.usefixtures("sound")
 @pytest.mark.parametrize(("choice", "described"), [({"channel": 0}, "channel 0 of 2"), ({"mix": True}, "mean of 2")])
-def test_chosen_channel_of_a_stereo_only_device(choice: dict, described: str, backend: str) -> None:
-    source = AlsaSource("stereo_only", backend=backend, **choice)
+def test_chosen_channel_of_a_stereo_only_device(choice: dict, described: str) -> None:
+    source = AlsaSource("stereo_only", **choice)
     source.close()
     assert described in source.name
 
 
 @pytest.mark.usefixtures("sound")
-def test_channel_beyond_the_device(backend: str) -> None:
+def test_channel_beyond_the_device() -> None:
     with pytest.raises(DeviceError, match=r"does not capture 6 channels, 2 work; pass --channel 0 to 1"):
-        AlsaSource("stereo_only", channel=5, backend=backend)
+        AlsaSource("stereo_only", channel=5)
 
 
 @pytest.mark.usefixtures("sound")
-def test_device_without_our_format(backend: str) -> None:
+def test_device_without_our_format() -> None:
     with pytest.raises(
         DeviceError, match=r"mulaw_only: does not capture any of S16_LE, .*FLOAT_LE, it offers MU_LAW; use a plughw:"
     ):
-        AlsaSource("mulaw_only", backend=backend)
+        AlsaSource("mulaw_only")
 
 
 @pytest.mark.usefixtures("sound")
-def test_rate_that_is_only_near_is_refused(backend: str) -> None:
+def test_rate_that_is_only_near_is_refused() -> None:
     with pytest.raises(DeviceError, match="does not capture at 2000 Hz, the nearest is 4000 Hz"):
-        AlsaSource("plughw:1", 2000, backend=backend)
+        AlsaSource("plughw:1", 2000)
 
 
 @pytest.mark.usefixtures("sound")
-def test_device_with_one_rate_through_arecord() -> None:
-    need("arecord")  # not pyalsaaudio: libasound's share plugin corrupts the heap of its caller
+def test_device_with_one_other_rate_is_refused() -> None:
     with pytest.raises(DeviceError, match="only_48000: does not capture at 16000 Hz, the nearest is 48000 Hz"):
-        AlsaSource("only_48000", backend="arecord")
+        AlsaSource("only_48000")
 
 
 @pytest.mark.usefixtures("sound")
-def test_reading_thread_and_closing_thread(backend: str) -> None:
-    source = AlsaSource("hw:1", backend=backend)
+def test_close_ends_a_reading_thread() -> None:
+    source = AlsaSource("hw:1")
     ends: list[object] = []
 
     def read_on() -> None:
         try:
-            while (block := source.read()) is not None:
-                assert len(block)
+            while (chunk := source.read()) is not None:
+                assert len(chunk.samples)
             ends.append(None)
         except Exception as error:
             ends.append(error)
@@ -211,52 +189,55 @@ def alive(pid: int) -> bool:
 def test_busy_device(scripted: Callable[[str], None]) -> None:
     scripted("echo 'arecord: main:831: audio open error: Device or resource busy' >&2; exit 1")
     with pytest.raises(DeviceError, match=r"^hw:1: in use by another program \(Device or resource busy\)"):
-        AlsaSource("hw:1", backend="arecord")
+        AlsaSource("hw:1")
 
 
-def test_overruns_are_counted_and_an_unexpected_end_quotes_arecord(scripted: Callable[[str], None]) -> None:
+def test_unexpected_end_quotes_arecord_and_counts_overruns(scripted: Callable[[str], None]) -> None:
     scripted(
         SETUP + "printf abcd; echo 'overrun!!! (at least 5.1 ms long)' >&2; echo 'overrun!!!' >&2\n"
         "echo 'arecord: pcm_read:2221: read error: No such device' >&2; exit 1"
     )
-    source = AlsaSource("hw:1", backend="arecord")
+    source = AlsaSource("hw:1")
     np.testing.assert_array_equal(read_exactly(source, 2) * 32768, np.frombuffer(b"abcd", "<i2"))
     with pytest.raises(DeviceError, match=r"hw:1: arecord ended by itself \(read error: No such device\)"):
         source.read()
-    assert source.overruns == 2  # type: ignore[attr-defined]
+    assert source.status.overruns == 2
     source.close()
 
 
-def test_an_overrun_lies_between_what_was_heard_before_it_and_what_came_after(
+def test_overrun_lies_between_the_samples_around_it(
     scripted: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However much waits in the pipe while the reader is slow, as it was where a buffer ran over."""
-    monkeypatch.setattr("edgeasd.runtime.sources.alsa_arecord.STALL_SECONDS", 30.0)
-    # A second each, for a busy machine: an overrun is to be noted before the next sound is in the pipe.
+    monkeypatch.setattr("edgeasd.runtime.sources.arecord.STALL_SECONDS", 30.0)
+    # Half a second each, for a busy machine: an overrun is to be noted before the next sound is in the pipe.
     scripted(
-        SETUP + "head -c 30000 /dev/zero; echo 'overrun!!!' >&2; sleep 1; head -c 20000 /dev/zero | tr '\\0' '\\1'\n"
-        "sleep 2; echo 'overrun!!!' >&2; sleep 1; head -c 2000 /dev/zero | tr '\\0' '\\2'; sleep 60"
+        SETUP + "head -c 30000 /dev/zero; echo 'overrun!!!' >&2; sleep 0.5; head -c 20000 /dev/zero | tr '\\0' '\\1'\n"
+        "sleep 1; echo 'overrun!!!' >&2; sleep 0.5; head -c 2000 /dev/zero | tr '\\0' '\\2'; sleep 60"
     )
-    source = AlsaSource("hw:1", backend="arecord")
-    time.sleep(2.0)  # the reader is busy elsewhere
-    heard: dict[float, set[int]] = {}
-    count = 0
-    while count < 26_000:
-        samples = source.read()
-        assert samples is not None
-        samples = samples * 32768
-        count += len(samples)
-        value, *others = set(samples.tolist())
-        assert not others, "no block spans a loss"
-        heard.setdefault(value, set()).add(source.overruns)  # type: ignore[attr-defined]
+    source = AlsaSource("hw:1")
+    time.sleep(1.0)  # the reader is busy elsewhere
+    overruns: dict[float, set[int]] = {}
+    discontinuities: list[int] = []
+    end = 0
+    while end < 26_000:
+        chunk = source.read()
+        assert chunk is not None
+        assert chunk.start_sample == end, "an unknown amount is not counted"
+        end = chunk.end_sample
+        discontinuities += [chunk.start_sample] if chunk.discontinuity else []
+        value, *others = set((chunk.samples * 32768).tolist())
+        assert not others, "no chunk spans a loss"
+        overruns.setdefault(value, set()).add(source.status.overruns)
     source.close()
-    assert heard == {0.0: {0}, 257.0: {1}, 514.0: {2}}
+    assert overruns == {0.0: {0}, 257.0: {1}, 514.0: {2}}
+    assert discontinuities == [15_000, 25_000]
 
 
 def test_close_ends_a_blocked_read_and_a_stubborn_child(scripted: Callable[[str], None]) -> None:
     scripted("trap '' TERM\n" + SETUP + "while :; do sleep 0.2; done")
-    source = AlsaSource("hw:1", backend="arecord")
-    pid = source._device._capture._process.pid  # type: ignore[attr-defined]
+    source = AlsaSource("hw:1")
+    pid = source._capture._process.pid  # type: ignore[attr-defined]
     blocks: list[object] = []
     thread = threading.Thread(target=lambda: blocks.append(source.read()))
     thread.start()
@@ -272,8 +253,8 @@ def test_no_child_outlives_an_interrupt(scripted: Callable[[str], None]) -> None
     scripted(SETUP + "exec sleep 60")
     code = (
         "from edgeasd.runtime.sources import AlsaSource\n"
-        "source = AlsaSource('hw:1', backend='arecord')\n"
-        "print(source._device._capture._process.pid, flush=True)\n"
+        "source = AlsaSource('hw:1')\n"
+        "print(source._capture._process.pid, flush=True)\n"
         "source.read()\n"
     )
     with subprocess.Popen(
@@ -287,39 +268,22 @@ def test_no_child_outlives_an_interrupt(scripted: Callable[[str], None]) -> None
     assert not alive(pid)
 
 
-def test_neither_backend_names_both_remedies(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "alsaaudio", None)
+def test_missing_arecord_names_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(DeviceError, match=r"neither pyalsaaudio nor arecord.*edgeasd\[mic\].*alsa-utils"):
+    with pytest.raises(DeviceError, match="arecord: not installed.*apt install alsa-utils"):
         AlsaSource("hw:1")
-    with pytest.raises(DeviceError, match="no pyalsaaudio here"):
-        AlsaSource("hw:1", backend="pyalsaaudio")
-
-
-@pytest.mark.usefixtures("sound")
-def test_auto_takes_a_child_and_pyalsaaudio_where_there_is_no_arecord(monkeypatch: pytest.MonkeyPatch) -> None:
-    need("arecord")
-    source = AlsaSource("hw:1")
-    source.close()
-    assert "through arecord" in source.name
-    need("pyalsaaudio")
-    monkeypatch.setenv("PATH", "")
-    source = AlsaSource("hw:1")
-    source.close()
-    assert "through pyalsaaudio" in source.name
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"device": ""}, "not an ALSA device name"),
-        ({"backend": "oss"}, "oss: not an ALSA backend; use one of auto, pyalsaaudio, arecord"),
         ({"channels": 2}, "2 channels, one signal is needed"),
         ({"channels": 2, "channel": 2}, "counted from 0"),
         ({"channels": 0}, "0 channels; give a number"),
         ({"channel": 0, "mix": True}, "exclude each other"),
     ],
 )
-def test_wrong_arguments(options: dict, message: str) -> None:
+def test_wrong_arguments_are_refused(options: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         AlsaSource(**options)
