@@ -171,6 +171,11 @@ class Outbox:
         return self._last
 
     @property
+    def reserved_until(self) -> int:
+        """Numbers below this are reserved on disk; the next process begins above them if this one is killed."""
+        return self._reserved
+
+    @property
     def unstored(self) -> int:
         """Messages that wait in memory for the disk."""
         return self._unstored
