@@ -18,7 +18,7 @@ from edgeasd.runtime.service.control import ControlSocket
 from edgeasd.runtime.service.jsonl_records import RecordWriter, records_of
 from edgeasd.runtime.service.recorder import EventRecorder, MonitoredMachine
 from edgeasd.runtime.service.status import ServiceStatus, package_version
-from edgeasd.runtime.service.supervisor import StreamSupervisor
+from edgeasd.runtime.service.supervisor import FIRST_PAUSE, LOAD_SECONDS, StreamSupervisor
 from edgeasd.runtime.service.updates import StreamUpdate
 from edgeasd.runtime.storage import Database, Outbox, Retention
 from edgeasd.runtime.system.lock import folder_lock
@@ -41,9 +41,18 @@ class Service:
     `reload`, `command` and `status` may be called from any thread meanwhile.
     """
 
-    def __init__(self, config: ServiceConfig, records: RecordWriter | None = None) -> None:
-        """`records` takes the lines of --jsonl."""
+    def __init__(
+        self,
+        config: ServiceConfig,
+        records: RecordWriter | None = None,
+        *,
+        retry_seconds: float = FIRST_PAUSE,
+        load_seconds: float = LOAD_SECONDS,
+        hang_seconds: float = HANG_SECONDS,
+    ) -> None:
+        """`records` takes the lines of --jsonl. For the times see `StreamSupervisor` and HANG_SECONDS."""
         self.config, self._records = config, records
+        self._retry_seconds, self._load_seconds, self._hang_seconds = retry_seconds, load_seconds, hang_seconds
         self._resources = ExitStack()
         self._started_at = time.monotonic()
         self.recorder: EventRecorder
@@ -87,7 +96,13 @@ class Service:
                 self._evidence = EvidenceWriter(
                     config.data, config.settings.evidence, open_events=self.recorder.open_events()
                 )
-            self.supervisor = StreamSupervisor(self.recorder, self._records, self._evidence)
+            self.supervisor = StreamSupervisor(
+                self.recorder,
+                self._records,
+                self._evidence,
+                retry_seconds=self._retry_seconds,
+                load_seconds=self._load_seconds,
+            )
             self._open_outputs()
             if config.has_data:
                 self._control = ControlSocket(config.data, self._answer)
@@ -109,16 +124,16 @@ class Service:
         if self._error is not None:
             raise self._error
         now = time.monotonic()
-        if now - self.recorder.beat > HANG_SECONDS:
+        if now - self.recorder.beat > self._hang_seconds:
             raise DeviceError(
-                f"the event recorder has hung for {HANG_SECONDS:.0f} s; check the disk of the data folder"
+                f"the event recorder has hung for {self._hang_seconds:.0f} s; check the disk of the data folder"
             )
         return not (self.is_loaded and self.supervisor.is_over)
 
     def is_healthy(self, now: float) -> bool:
         """Whether every thread moves; `now` is monotonic seconds."""
         beats = [self._beat, self.recorder.beat, *self.supervisor.beats()]
-        return self._thread.is_alive() and all(now - beat < HANG_SECONDS for beat in beats)
+        return self._thread.is_alive() and all(now - beat < self._hang_seconds for beat in beats)
 
     def stop(self, reason: str) -> bool:
         """End within two seconds: captures stopped, alarms and scores in the store, outputs flushed.

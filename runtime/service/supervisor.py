@@ -83,7 +83,8 @@ class StreamSlot:
     error: EdgeasdError | None = None
     """Why it does not."""
     retry_at: float = 0.0
-    pause: float = FIRST_PAUSE
+    pause: float | None = None
+    """Between the last two attempts."""
     source_reason: str = ""
     """Why its source could not be opened, as last logged."""
 
@@ -91,7 +92,7 @@ class StreamSlot:
         """Other settings, or another attempt."""
         self.settings, self.engine = settings, engine
         self.reading, self.wanted, self.is_settled = None, None, False
-        self.retry_at, self.pause = 0.0, FIRST_PAUSE
+        self.retry_at, self.pause = 0.0, None
 
     @property
     def identity(self) -> tuple[str, str] | None:
@@ -110,6 +111,9 @@ class StreamSupervisor:
     recorder: EventRecorder
     records: RecordWriter | None = None
     evidence: EvidenceWriter | None = None
+    retry_seconds: float = FIRST_PAUSE
+    """Before the second attempt to load a bundle; the pause doubles."""
+    load_seconds: float = LOAD_SECONDS
     slots: dict[str, StreamSlot] = field(default_factory=dict)
     wake: threading.Event = field(default_factory=threading.Event)
     """Set when a load has ended."""
@@ -173,7 +177,7 @@ class StreamSupervisor:
             slot.wanted, error, slot.reading = slot.reading.result, slot.reading.error, None
             if error is not None:
                 self._fail(slot, error, now)
-        elif slot.reading.seconds(now) > LOAD_SECONDS:
+        elif slot.reading.seconds(now) > self.load_seconds:
             self._report_late(slot)
 
     def _is_reading(self, now: float) -> bool:
@@ -218,7 +222,7 @@ class StreamSupervisor:
                     self._loads[key] = Task(lambda: _open_scorer(path, engine), self.wake.set)
                 return
             if not load.is_done:
-                if load.seconds(now) > LOAD_SECONDS:
+                if load.seconds(now) > self.load_seconds:
                     self._report_late(slot)
                 return
             del self._loads[key]
@@ -239,7 +243,7 @@ class StreamSupervisor:
         """From the old engine to the new one, between two segments of each; the sound waits meanwhile."""
         worker, engine = slot.worker, self._engines[key]
         assert worker is not None
-        slot.is_settled, slot.error, slot.pause = True, None, FIRST_PAUSE
+        slot.is_settled, slot.error, slot.pause = True, None, None
         if slot.key == key and (worker.settings, worker.manifest) == (slot.settings, manifest):
             return
         # Nothing that the old model found is judged by the new threshold.
@@ -322,13 +326,15 @@ class StreamSupervisor:
         if not is_single and (slot.error is None or str(slot.error) != str(error)):
             log.error("%s: %s", slot.name, error)
         slot.error, slot.wanted, slot.reading, slot.is_settled = error, None, None, False
+        slot.pause = self.retry_seconds if slot.pause is None else min(2.0 * slot.pause, LONGEST_PAUSE)
         slot.retry_at = now + slot.pause
-        slot.pause = min(2.0 * slot.pause, LONGEST_PAUSE)
 
     def _report_late(self, slot: StreamSlot) -> None:
         if slot.error is None:
             bundle = slot.settings.bundle
-            slot.error = DeviceError(f"{bundle}: has been loading for {LOAD_SECONDS:.0f} s; check its disk and device")
+            slot.error = DeviceError(
+                f"{bundle}: has been loading for {self.load_seconds:.0f} s; check its disk and device"
+            )
             log.error("%s: %s", slot.name, slot.error)
 
     def _drop_failed_engines(self, now: float) -> None:

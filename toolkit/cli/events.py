@@ -205,7 +205,7 @@ def _number(value: float | None) -> str:
 def _clip_text(evidence: Evidence) -> str:
     from edgeasd.runtime.evidence.clip import CLIP
 
-    facts = evidence.facts
+    facts = evidence.metadata
     if facts is not None and facts.deleted_at is not None:
         return f"deleted ({facts.deleted_why})"
     if CLIP in evidence.files:
@@ -236,7 +236,7 @@ def _print_evidence(evidence: Evidence) -> None:
     from edgeasd.runtime.alarms.transition import iso_time
     from edgeasd.runtime.evidence.clip import CLIP, PICTURE, SCORES
 
-    facts = evidence.facts
+    facts = evidence.metadata
     if evidence.problem is not None:
         print(f"evidence: {_printable(evidence.problem)}")
     elif facts is None:

@@ -374,14 +374,14 @@ def open_records(jsonl: str) -> Callable[[], TextIO]:
 
 
 def _append_to(path: Path) -> TextIO:
-    from edgeasd.runtime.system.files import torn_end
+    from edgeasd.runtime.system.files import partial_last_line
 
     try:
         handle = open(path, "a", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115  closed by its writer
         # The next record must not be glued to half a line; a pipe has none.
         if path.is_file():
             with open(path, "rb") as before:
-                if torn_end(before.fileno(), 1):
+                if partial_last_line(before.fileno(), 1):
                     handle.write("\n")
     except OSError as error:
         error.filename = f"--jsonl {path}"

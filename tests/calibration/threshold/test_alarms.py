@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from alarm_rule import AlarmRule
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeasd.calibration.threshold.alarms_per_day import AlarmCurve, Stretches, alarm_levels, rises
-from edgeasd.runtime.scoring.threshold import AlarmRule, Threshold
+from edgeasd.runtime.scoring.threshold import Threshold
 
 pytestmark = pytest.mark.core
 

@@ -6,13 +6,13 @@ import math
 
 import numpy as np
 import pytest
+from alarm_rule import AlarmRule
 
 from edgeasd.calibration.threshold.alarms_per_day import Tail, threshold_by_alarms
 from edgeasd.calibration.threshold.live import LiveNormals, Recording
 from edgeasd.calibration.threshold.simulate import simulated_alarms, simulated_scores
 from edgeasd.calibration.threshold.threshold import FittedThreshold
 from edgeasd.runtime.errors import InputError
-from edgeasd.runtime.scoring.threshold import AlarmRule
 
 pytestmark = pytest.mark.core
 

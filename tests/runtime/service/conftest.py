@@ -21,6 +21,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from edgeasd.runtime.config import read_config
+from edgeasd.runtime.service.service import Service
+
 RATE = 16_000
 Record = dict[str, Any]
 
@@ -119,6 +122,36 @@ def site(tmp_path: Path, small_bundle: Path) -> Iterator[Site]:
         if process.poll() is None:
             process.kill()
         process.communicate()
+
+
+class Records(list[Record]):
+    """Takes the records of a service in this process, in place of a RecordWriter."""
+
+    lost, is_full = 0, False
+
+    def put(self, record: Record, may_drop: bool = True) -> None:
+        self.append(flat(record))
+
+    def of(self, kind: str, id: str | None = None) -> list[Record]:
+        """Those of one kind, and of one stream."""
+        return [one for one in self if one["kind"] == kind and id in (None, one["id"])]
+
+
+@pytest.fixture
+def serve(site: Site) -> Iterator[Callable[..., tuple[Service, Records]]]:
+    """Starts a service on the site file in this process; it is stopped at the end of the test."""
+    running: list[Service] = []
+
+    def start(**times: float) -> tuple[Service, Records]:
+        records = Records()
+        service = Service(read_config(site.file), records, **times)  # type: ignore[arg-type]
+        service.start()
+        running.append(service)
+        return service, records
+
+    yield start
+    for service in running:
+        service.stop("test")
 
 
 @pytest.fixture
