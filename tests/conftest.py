@@ -19,6 +19,7 @@ import pytest
 
 TESTS = Path(__file__).parent
 REPOSITORY = TESTS.parent
+sys.path.append(str(TESTS))  # for alarm_rule.py
 
 
 # A suite started in the background by a shell has SIGINT ignored, and every process it starts inherits that: tests of

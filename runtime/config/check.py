@@ -83,7 +83,6 @@ def check_config(config: ServiceConfig) -> ConfigReport:
             _check_output(config, output)
         except (EdgeasdError, OSError) as error:
             problems.append(ConfigError(f"outputs.{name}", _one_line(error)))
-    assert config.data is not None
     problems += _check_data(config.data)
     kinds: dict[str, str] = {name: output.type for name, output in config.outputs.items()}
     return ConfigReport(config.name, str(config.data), streams, kinds, problems)

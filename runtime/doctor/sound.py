@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import shutil
 from dataclasses import dataclass
@@ -103,13 +102,8 @@ def _rates(root: Path, devices: list[CaptureDevice]) -> CheckResult:
 
 
 def _backend(root: Path, needed: bool) -> CheckResult:
-    why = "edgeasd captures through pyalsaaudio or through arecord."
-    found = ["arecord"] if (shutil.which("arecord") if is_live(root) else locate(root, "usr/bin/arecord")) else []
-    if is_live(root) and importlib.util.find_spec("alsaaudio"):
-        found.insert(0, "pyalsaaudio")
-    if found:
-        return CheckResult(AREA, "backend", "ok", " and ".join(found), why)
-    words = "neither of them" if is_live(root) else "no arecord; whether there is pyalsaaudio was not asked"
-    return CheckResult(
-        AREA, "backend", "problem" if needed and is_live(root) else "absent", words, why, "sudo apt install alsa-utils"
-    )
+    why = "edgeasd captures through arecord."
+    if shutil.which("arecord") if is_live(root) else locate(root, "usr/bin/arecord"):
+        return CheckResult(AREA, "backend", "ok", "arecord", why)
+    state = "problem" if needed and is_live(root) else "absent"
+    return CheckResult(AREA, "backend", state, "no arecord", why, "sudo apt install alsa-utils")

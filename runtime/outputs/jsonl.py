@@ -17,7 +17,7 @@ from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.outputs.base import DeliveryError, OutputMessage
 from edgeasd.runtime.outputs.messages import LARGEST
 from edgeasd.runtime.outputs.settings import JsonlSettings
-from edgeasd.runtime.system.files import torn_end
+from edgeasd.runtime.system.files import partial_last_line
 
 _OURS = (b'{"schema": 2, "store": "', b'{"queue": "')
 """How our lines begin, those of schema version 1 included."""
@@ -123,7 +123,7 @@ def _first_write(file: int, now: float) -> float:
 
 def _end_last_line(file: int) -> None:
     """Make the file end with a whole line: remove a partial one of ours, end any other."""
-    partial = torn_end(file, LARGEST + 256)
+    partial = partial_last_line(file, LARGEST + 256)
     if not partial:
         return
     if partial.startswith(_OURS) or any(begin.startswith(partial) for begin in _OURS):

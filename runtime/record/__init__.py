@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from edgeasd.runtime.record.clip_folder import ClipFigures, ClipFolder, measure
-from edgeasd.runtime.record.session import Recorder
+from edgeasd.runtime.record.session import ClipRecorder, RecordedClip
 
-__all__ = ["ClipFigures", "ClipFolder", "Recorder", "measure"]
+__all__ = ["ClipFigures", "ClipFolder", "ClipRecorder", "RecordedClip", "measure"]

@@ -1,7 +1,7 @@
-"""Whether a clip is worth keeping: dead, quiet, overdriven or offset microphones are told by plain figures.
+"""A folder of recorded clips, and the figures that show a dead, quiet, overdriven or offset microphone.
 
 Thresholds and names are those of `edgeasd.runtime.health`. Its monitor judges windows of a running sound and
-waits before it says anything; here a clip is judged as a whole, so that each clip has its verdict.
+waits before it reports; here each clip is judged as a whole.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ SETTINGS = HealthSettings()
 
 @dataclass(frozen=True, slots=True)
 class ClipFigures:
-    """Figures of a stretch of sound; levels in dBFS, at least -120."""
+    """Levels of some sound in dBFS, at least -120, and counts of samples."""
 
     samples: int
     level_dbfs: float
-    """RMS without the offset."""
+    """RMS without the DC offset."""
     peak_dbfs: float
     offset_dbfs: float
     clipped: int
@@ -41,17 +41,17 @@ class ClipFigures:
 
     @property
     def complaints(self) -> tuple[str, ...]:
-        """Health states of this stretch: digital_silence, silence, clipping, dc_offset; none as a rule."""
-        found = []
+        """Health states of this sound: digital_silence, silence, clipping, dc_offset."""
+        states = []
         if self.zeros == self.samples:
-            found.append("digital_silence")
+            states.append("digital_silence")
         elif self.level_dbfs < SETTINGS.silence.on_dbfs:
-            found.append("silence")
+            states.append("silence")
         if self.clipped >= SETTINGS.clipping.on_share * self.samples:
-            found.append("clipping")
+            states.append("clipping")
         if self.offset_dbfs >= SETTINGS.dc_offset.on_dbfs:
-            found.append("dc_offset")
-        return tuple(found)
+            states.append("dc_offset")
+        return tuple(states)
 
 
 def measure(samples: Samples) -> ClipFigures:
@@ -75,32 +75,32 @@ def _dbfs(value: float) -> float:
 
 LABELS = ("normal", "anomaly")
 RESERVE_BYTES = 256 << 20
-"""Left free on the disk, for whatever else the box does."""
+"""Disk space left free for everything else on the device."""
 SUBTYPES = {16: "PCM_16", 24: "PCM_24"}
 _NAME = re.compile(r"clip_(\d{6,9})\.flac")
-_HALF = re.compile(r"\.clip_\d{6,9}\.flac\..+\.tmp")
+_PARTIAL = re.compile(r"\.clip_\d{6,9}\.flac\..+\.tmp")
 
 
-def check_word(what: str, word: str) -> None:
-    """Raise InputError for a machine or an ID that is no plain folder name."""
-    if not re.fullmatch(r"[^\W_][\w.+-]{0,63}", word):
-        raise InputError(f"{what} {word!r}: letters, digits and . + - _ only, at most 64; it names a folder")
+def check_folder_name(option: str, name: str) -> None:
+    """Raise InputError for a machine or an ID that is not a plain folder name."""
+    if not re.fullmatch(r"[^\W_][\w.+-]{0,63}", name):
+        raise InputError(f"{option} {name!r}: letters, digits and . + - _ only, at most 64; it names a folder")
 
 
 class ClipFolder:
-    """`<root>/<machine>/<id>/<label>/`, held by one recorder at a time while the block runs.
+    """`<root>/<machine>/<id>/<label>/`; a context manager that locks it for one recording at a time.
 
-    Clips are `clip_000001.flac` and so on; other files are left alone and not counted. Entering makes the folder
-    and removes halves that a killed recorder left. Raises InputError for names that are no folder names, a machine
-    in another layout, clips already there without `resume`, a clip of another sample rate, and a second recorder.
+    Clips are `clip_000001.flac` and so on; other files are left alone and not counted. Entering creates the folder
+    and removes partial files of a killed recording. Raises InputError for names that are not folder names, a machine
+    in another layout, clips already there without `resume`, a clip of another sample rate, and a second recording.
     """
 
     def __init__(
         self, root: Path, machine: str, machine_id: str, label: str, *, sample_rate: int, resume: bool = False
     ) -> None:
         machine_id = machine_id.removeprefix("id_")
-        check_word("--machine", machine)
-        check_word("--id", machine_id)
+        check_folder_name("--machine", machine)
+        check_folder_name("--id", machine_id)
         if label not in LABELS:
             raise InputError(f"--label {label}: unknown; use {' or '.join(LABELS)}")
         self.machine, self.machine_id, self.label = machine, machine_id, label
@@ -110,10 +110,10 @@ class ClipFolder:
             if (folder / other).is_dir():
                 raise InputError(f"{folder}: holds {other}/ of another layout; record into another --output")
         named = folder / f"id_{machine_id}"
-        spelled = "abnormal" if label == "anomaly" and (named / "abnormal").is_dir() else label
-        self.path = (named if named.is_dir() else folder / machine_id) / spelled
+        label_folder = "abnormal" if label == "anomaly" and (named / "abnormal").is_dir() else label
+        self.path = (named if named.is_dir() else folder / machine_id) / label_folder
         self.clips, self.samples = 0, 0
-        """Clips and samples there, those of earlier recordings included."""
+        """Clips and samples in the folder, those of earlier recordings included."""
         self._next = 1
 
     def __enter__(self) -> ClipFolder:
@@ -121,7 +121,7 @@ class ClipFolder:
         self._descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
         try:
             self._lock()
-            self._look()
+            self._scan()
         except BaseException:
             os.close(self._descriptor)
             raise
@@ -135,9 +135,9 @@ class ClipFolder:
         if not try_lock(self._descriptor):
             raise InputError(f"{self.path}: another recording goes on here; wait for its end")
 
-    def _look(self) -> None:
+    def _scan(self) -> None:
         for name in sorted(os.listdir(self.path)):
-            if _HALF.fullmatch(name):
+            if _PARTIAL.fullmatch(name):
                 (self.path / name).unlink(missing_ok=True)
             elif match := _NAME.fullmatch(name):
                 self._next = max(self._next, int(match[1]) + 1)
@@ -158,7 +158,7 @@ class ClipFolder:
         return int(info.frames)
 
     def check_disk(self, more_bytes: int) -> None:
-        """Raise CheckFailed where `more_bytes` do not fit beside the reserve."""
+        """Raise CheckFailed if `more_bytes` do not fit beside the reserve."""
         free = shutil.disk_usage(self.path).free
         if free < more_bytes + RESERVE_BYTES:
             raise CheckFailed(
@@ -167,9 +167,9 @@ class ClipFolder:
             )
 
     def write(self, samples: Samples, bits: int) -> Path:
-        """Store samples (n,) float32 as the next clip, FLAC of 16 or 24 bits, whole or not at all; returns its path.
+        """Store samples (n,) float32 as the next clip, FLAC of 16 or 24 bits, atomically; returns its path.
 
-        Samples beyond full scale are stored at full scale. Raises OSError where the disk refuses.
+        Samples beyond full scale are stored at full scale. Raises OSError if the disk refuses.
         """
         path = self.path / f"clip_{self._next:06d}.flac"
         while path.exists():
@@ -184,7 +184,10 @@ class ClipFolder:
 
 
 def to_integers(samples: Samples, bits: int) -> np.ndarray:
-    """Samples (n,) float32 as (n,) int16, or int32 with 24 bits in the upper ones; exact for what had as many bits."""
+    """Samples (n,) float32 as (n,) int16, or as int32 with the 24 bits in the upper bytes.
+
+    Exact for sound that was captured with as many bits.
+    """
     scale = float(1 << (bits - 1))
     whole = np.clip(np.rint(samples.astype(np.float64) * scale), -scale, scale - 1)
     return whole.astype(np.int16) if bits == 16 else whole.astype(np.int32) << 8

@@ -15,7 +15,7 @@ from edgeasd.runtime.config.check import named_manifest
 from edgeasd.runtime.errors import EdgeasdError
 from edgeasd.runtime.outputs.base import OutputState
 from edgeasd.runtime.outputs.manager import OutputManager
-from edgeasd.runtime.outputs.settings import PrometheusSettings
+from edgeasd.runtime.outputs.settings import PrometheusSettings, outbox_limits
 from edgeasd.runtime.service.control import RequestRejected, ask
 from edgeasd.runtime.service.recorder import EventRecorder
 from edgeasd.runtime.storage import Database, Outbox
@@ -94,7 +94,7 @@ def _command_without_service(config: ServiceConfig, names: list[str], command: C
     # Without pages of metrics: whoever reads them would take this for the service.
     settings = {name: one for name, one in config.outputs.items() if not isinstance(one, PrometheusSettings)}
     with folder_lock(config.data), Database(config.data / "events.db") as database:
-        outbox = Outbox(database)
+        outbox = Outbox(database, limits=outbox_limits(config.outputs))
         recorder = EventRecorder(database, outbox, site=config.name)
         outputs = OutputManager(settings, outbox, site=config.name)
         recorder.start()

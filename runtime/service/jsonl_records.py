@@ -25,11 +25,16 @@ def engine_info(scorer: Scorer) -> dict[str, Any]:
 
 
 def records_of(
-    update: StreamUpdate | None, transitions: Sequence[Transition], machine: MonitoredMachine, *, site: str | None
+    update: StreamUpdate | None,
+    transitions: Sequence[Transition],
+    machine: MonitoredMachine,
+    *,
+    site: str | None,
+    has_time: bool = True,
 ) -> Iterator[Record]:
     """The lines of an update and of the transitions that it caused; `machine` is its machine after it.
 
-    Without `site` they are those of `score --live`, and have no time either.
+    `site` is that of a site file; without `has_time` they have no wall clock time, as those of `score --live`.
     """
     if update is not None and update.record is not None:
         kind, body = update.record
@@ -40,11 +45,11 @@ def records_of(
             site=site,
             machine=machine.machine_type,
             id=machine.id,
-            wall=None if site is None else update.wall,
+            wall=update.wall if has_time else None,
             event=None if event is None else event.id,
         )
     for transition in transitions:
-        yield make_message("event", event_body(transition.to_json()), site=site)
+        yield make_message("event", event_body(transition.to_json()), site=site, wall=transition.wall)
 
 
 class RecordWriter:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
-from edgeasd.runtime.outputs.state import OutputState
+from edgeasd.runtime.outputs.base import OutputState
 from edgeasd.runtime.service.status import ServiceStatus, StreamStatus
 
 if TYPE_CHECKING:
@@ -69,7 +69,8 @@ class LiveView:
         for stream in status.streams:
             # A change is shown at once, figures now and then.
             key = (stream.state, stream.reason, stream.alarm, stream.event, *stream.health)
-            if now >= self._due or self._shown.get(stream.name) != key:
+            is_news = stream.state != "starting" or stream.reason is not None
+            if is_news and (now >= self._due or self._shown.get(stream.name) != key):
                 self._shown[stream.name] = key
                 lines.append(plain_line(stream))
         if now >= self._due:
@@ -108,7 +109,10 @@ def print_status(status: ServiceStatus, console: Console | None = None) -> None:
     from rich.console import Console
 
     console = console or Console(highlight=False)
-    console.print(render(status, console.width if console.is_terminal else 10_000, None))
+    if not console.is_terminal:
+        # A pipe has no width; nothing is cut.
+        console = Console(highlight=False, width=400)
+    console.print(render(status, console.width, None))
 
 
 def summary(stream: StreamStatus) -> str:

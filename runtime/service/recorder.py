@@ -25,7 +25,7 @@ from edgeasd.runtime.errors import EdgeasdError, InputError
 from edgeasd.runtime.outputs.messages import ScoreSummary, encode, health_body, make_message
 from edgeasd.runtime.service.updates import StreamUpdate
 from edgeasd.runtime.storage import Database, DatabaseUnavailable, EventStore, Outbox, Retention
-from edgeasd.runtime.system.clocks import SettledClock
+from edgeasd.runtime.system.clocks import Clock, SettledClock
 from edgeasd.runtime.system.log_once import LogOnce
 
 if TYPE_CHECKING:
@@ -57,7 +57,13 @@ class MonitoredMachine:
     """One machine and its stream: the alarm machine, its scores, its clock. Used by one thread."""
 
     def __init__(
-        self, name: str, manifest: Manifest | tuple[str, str], settings: AlarmSettings, score_seconds: float = 10.0
+        self,
+        name: str,
+        manifest: Manifest | tuple[str, str],
+        settings: AlarmSettings,
+        score_seconds: float = 10.0,
+        *,
+        clock: Clock = time.monotonic,
     ) -> None:
         """`name` is that of the stream. Without a stream, the machine is given by type and ID in place of a manifest.
 
@@ -79,8 +85,9 @@ class MonitoredMachine:
         self.is_unhealthy = False
         self._summary = ScoreSummary(score_seconds)
         self._summary_body: dict[str, Any] | None = None
+        self._clock, self._updated_at = clock, clock()
         self._time: float | None = None
-        self._updated_at = time.monotonic()
+        self._time_set_at = self._updated_at
 
     @property
     def key(self) -> tuple[str, str]:
@@ -89,7 +96,7 @@ class MonitoredMachine:
 
     def update(self, update: StreamUpdate) -> list[Transition]:
         """Process an update of the stream; returns what changed. Raises InputError for a time that is not one."""
-        self.is_unhealthy, self._updated_at = update.is_unhealthy, time.monotonic()
+        self.is_unhealthy, self._updated_at = update.is_unhealthy, self._clock()
         if update.is_complete and update.window_seconds is not None:
             self.window_seconds = update.window_seconds
         transitions = self.machine.step(
@@ -121,7 +128,7 @@ class MonitoredMachine:
 
     def pass_time(self) -> list[Transition]:
         """Let time pass without an update; returns what changed."""
-        if time.monotonic() - self._updated_at < _SILENT_SECONDS:
+        if self._clock() - self._updated_at < _SILENT_SECONDS:
             return []
         now = self._advance(self._now())
         unhealthy, window = self.is_unhealthy, self.window_seconds
@@ -154,7 +161,8 @@ class MonitoredMachine:
     def continue_from(self, earlier: MonitoredMachine) -> None:
         """Take over the state of the same machine, and the scores that are not stored."""
         self.machine.restore(earlier.machine.snapshot())
-        self.scores, self.has_unstored, self._time = earlier.scores, earlier.has_unstored, earlier._time
+        self.scores, self.has_unstored = earlier.scores, earlier.has_unstored
+        self._time, self._time_set_at = earlier._time, earlier._time_set_at
 
     def leave_out(self, transitions: Sequence[Transition], count: int) -> list[Transition]:
         """`transitions`, the last ones, with numbers that are higher by `count`."""
@@ -163,11 +171,12 @@ class MonitoredMachine:
 
     def _now(self) -> float:
         """The present time of the clock of the updates."""
-        monotonic = time.monotonic()
-        return monotonic if self._time is None else self._time + monotonic - self._updated_at
+        now = self._clock()
+        return now if self._time is None else self._time + now - self._time_set_at
 
     def _advance(self, moment: float) -> float:
         """Updates are of the time of their sound, commands of now: for the alarm machine, time never runs back."""
+        self._time_set_at = self._clock()
         self._time = moment if self._time is None else max(self._time, moment)
         return self._time
 
@@ -193,6 +202,7 @@ class EventRecorder:
         *,
         site: str = "site",
         on_update: UpdateListener | None = None,
+        clock: Clock = time.monotonic,
     ) -> None:
         """Without a database everything is kept in memory. The caller closes the database.
 
@@ -204,12 +214,12 @@ class EventRecorder:
         self.store = EventStore(self.database)
         self.machines: dict[str, MonitoredMachine] = {}
         """By the name of their stream."""
-        self.beat = time.monotonic()
+        self.beat = clock()
         """When the thread last moved, in monotonic seconds."""
         self.defect: BaseException | None = None
         """What ended the thread, for instance DatabaseCorrupt."""
         self._site, self._score_seconds, self._retention = site, 10.0, Retention()
-        self._on_update = on_update
+        self._on_update, self._clock = on_update, clock
         self._outputs: OutputManager | None = None
         self._departed: dict[tuple[str, str], MonitoredMachine] = {}
         self._unstored: deque[Transition] = deque(maxlen=_MOST_TRANSITIONS)
@@ -217,8 +227,8 @@ class EventRecorder:
         self._queue: queue.Queue[StreamUpdate | _Message | _Job | None] = queue.Queue(_MOST_WAITING)
         self._problem: str | None = None
         self._disk_log, self._message_log = LogOnce(_log, "events"), LogOnce(_log, "messages")
-        self._settled = SettledClock()
-        now = time.monotonic()
+        self._settled = SettledClock(clock=clock, last=self.store.last_wall())
+        now = clock()
         self._ticked = self._scores_at = self._states_at = self._outbox_at = self._pruned_at = now
         self._is_pruning = False
         self._thread = threading.Thread(target=self._run, name="edgeasd-recorder", daemon=True)
@@ -271,6 +281,13 @@ class EventRecorder:
     def command(self, name: str, command: Command) -> list[dict[str, Any]]:
         """Give a command to the machine of a stream; returns the bodies of its event messages. Raises InputError."""
         return self.call(lambda: self._command(name, command))
+
+    def post_command(self, machine: str, id: str, command: Command) -> None:
+        """Give a command to a machine without waiting for the answer; errors are logged."""
+        try:
+            self._queue.put_nowait((lambda: self._obey(machine, id, command), Future()))
+        except queue.Full:
+            _log.warning("%s %s: a command was left out, the disk is too slow; send it again", machine, id)
 
     def open_events(self) -> list[str]:
         """IDs of all events that are not cleared."""
@@ -384,7 +401,7 @@ class EventRecorder:
             self._publish("health", health_body(update.health, update.is_unhealthy), *machine.key)
 
     def _pass_time(self) -> None:
-        now = self.beat = time.monotonic()
+        now = self.beat = self._clock()
         if now - self._ticked < _TICK_SECONDS:
             return
         self._ticked = now
@@ -415,6 +432,7 @@ class EventRecorder:
         if now - self._states_at >= _STATES_SECONDS:
             with self._transaction(durable=False):
                 self.store.store_states((one.machine.snapshot() for one in self.machines.values()), durable=False)
+                self.store.store_wall(self._settled())
             self._states_at = now
         if now - self._outbox_at >= _OUTBOX_SECONDS:
             self.outbox.prune(self._settled())
@@ -463,9 +481,9 @@ class EventRecorder:
         self, machine: MonitoredMachine, transitions: list[Transition]
     ) -> tuple[list[Transition], list[tuple[dict[str, Any], str]]]:
         if not machine.has_unstored:
-            # A kill would forget these numbers, and then give them again. Those of the outbox never come again, so
-            # a number that lies so much higher has not been given, and will not be.
-            transitions = machine.leave_out(transitions, self.outbox.last_seq + 1)
+            # After a kill, the machine would give these numbers again. The reservation of the outbox grows with each
+            # process, so numbers that are higher by that have not been given, and will not be.
+            transitions = machine.leave_out(transitions, self.outbox.reserved_until)
             machine.has_unstored = True
         self._unstored.extend(transitions)
         messages = [self._event_message(one) for one in transitions]
@@ -479,6 +497,8 @@ class EventRecorder:
 
     def _publish(self, kind: Any, body: dict[str, Any], machine: str | None, id: str | None) -> None:
         """A message that is not an event."""
+        if self._outputs is None and not self.outbox.has_readers:
+            return
         monitored = next((one for one in self.machines.values() if one.key == (machine, id)), None)
         event = None if monitored is None or monitored.machine.event is None else monitored.machine.event.id
         wall = time.time()
@@ -529,7 +549,7 @@ class EventRecorder:
         self._outputs.set_retained_state(*machine.key, last[-1] if last else machine.state_body())
 
     def _add_machine(self, name: str, manifest: Manifest, settings: AlarmSettings) -> None:
-        machine = MonitoredMachine(name, manifest, settings, self._score_seconds)
+        machine = MonitoredMachine(name, manifest, settings, self._score_seconds, clock=self._clock)
         for other in self.machines.values():
             if other.name != name and other.key == machine.key:
                 same = f"is machine {' '.join(machine.key)}, as {other.name} is"
@@ -555,7 +575,7 @@ class EventRecorder:
         is_lost = snapshot is None and self.database.lost_history
         if snapshot is not None:
             # The time between two boots is left out, once: the new boot is stored with the state.
-            now = time.monotonic() if self.store.rebooted_since(*machine.key) else None
+            now = self._clock() if self.store.rebooted_since(*machine.key) else None
             try:
                 machine.machine.restore(snapshot, time=now, place=f"{self.database.name}: state of {machine.name}")
             except InputError as error:
@@ -592,7 +612,7 @@ class EventRecorder:
             known.add(key)
             machine = self._departed.get(key)
             if machine is None:
-                machine = MonitoredMachine(" ".join(key), key, AlarmSettings(on=event["threshold"]))
+                machine = MonitoredMachine(" ".join(key), key, AlarmSettings(on=event["threshold"]), clock=self._clock)
                 self._restore(machine)
                 self._departed[key] = machine
             if machine.machine.event is None or machine.machine.event.id != event["event"]:
@@ -605,6 +625,13 @@ class EventRecorder:
                 continue
             cleared.append(key)
         return cleared
+
+    def _obey(self, machine: str, id: str, command: Command) -> None:
+        for name in [name for name, one in self.machines.items() if one.key == (machine, id)]:
+            try:
+                self._command(name, command)
+            except EdgeasdError as error:
+                _log.warning("%s: %s", name, error)
 
     def _command(self, name: str, command: Command) -> list[dict[str, Any]]:
         machine = self.machines.get(name)

@@ -1,365 +1,404 @@
-"""The whole service: built from a site, started, reloaded, asked, stopped."""
+"""The whole service: streams, recorder, outputs and evidence of one configuration."""
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from typing import Any
 
-from edgeasd.runtime.alarms import Transition, parse_command
+from edgeasd.runtime.alarms import Command, Transition, parse_command
 from edgeasd.runtime.config import ConfigError, ServiceConfig, check_config, read_config
-from edgeasd.runtime.errors import EdgeasdError, InputError
-from edgeasd.runtime.evidence import EvidenceStatus, EvidenceWriter
-from edgeasd.runtime.outputs import Outputs
-from edgeasd.runtime.outputs.notices import Notices
-from edgeasd.runtime.service.bodies import running_version, service_body
+from edgeasd.runtime.errors import DeviceError, EdgeasdError, InputError
+from edgeasd.runtime.evidence import EvidenceWriter
+from edgeasd.runtime.outputs import OutputManager, outbox_limits
+from edgeasd.runtime.outputs.messages import health_body
 from edgeasd.runtime.service.control import ControlSocket
-from edgeasd.runtime.service.exchange import Exchange
-from edgeasd.runtime.service.finding import Record, tell_nobody
-from edgeasd.runtime.service.fleet import Fleet
-from edgeasd.runtime.service.keeper import Keeper
-from edgeasd.runtime.service.state import SiteState
-from edgeasd.runtime.service.stream import Listeners
-from edgeasd.runtime.storage.event_store import Retention
+from edgeasd.runtime.service.jsonl_records import RecordWriter, records_of
+from edgeasd.runtime.service.recorder import EventRecorder, MonitoredMachine
+from edgeasd.runtime.service.status import ServiceStatus, package_version
+from edgeasd.runtime.service.supervisor import FIRST_PAUSE, LOAD_SECONDS, StreamSupervisor
+from edgeasd.runtime.service.updates import StreamUpdate
+from edgeasd.runtime.storage import Database, Outbox, Retention
 from edgeasd.runtime.system.lock import folder_lock
+from edgeasd.runtime.system.log_once import LogOnce
 
-END_SECONDS = 1.7
-"""In which `stop` flushes everything; a service manager waits two at most."""
+log = logging.getLogger(__name__)
+STOP_SECONDS = 1.7
+"""`stop` flushes everything in this time; a service manager waits for two seconds at most."""
+HANG_SECONDS = 30.0
+"""A thread that has not moved for so long hangs. A restart cures that."""
+_POLL_SECONDS, _RETRY_SECONDS = 0.2, 10.0
 _DAY = 86_400.0
-_AGAIN_SECONDS, _KEEPER_SECONDS = 10.0, 30.0
-STUCK_SECONDS = 30.0
-"""A thread that has not moved for so long is taken for dead, and the watchdog is no longer fed."""
-
-
-def _no_log(line: str) -> None:
-    del line
-
-
-def _forgiving(log: Callable[[str], None]) -> Callable[[str], None]:
-    """A log on a full disk, or one that is closed, must not end what it is about."""
-
-    def say(line: str) -> None:
-        with suppress(OSError, ValueError):
-            log(line)
-
-    return say
+_OPEN_STATES = ("alarm", "acknowledged")
+_GONE = "is no longer in the site file"
 
 
 class Service:
-    """Use it so: `start`, then `poll` some times a second until it says that all is over, then `stop`.
+    """Call `start`, then `poll` some times a second until it is False, then `stop`.
 
-    `reload`, `command` and `state` may be called from any thread meanwhile.
+    `reload`, `command` and `status` may be called from any thread meanwhile.
     """
 
     def __init__(
         self,
-        site: ServiceConfig,
-        tell: Callable[[Record, bool], None] = tell_nobody,
-        log: Callable[[str], None] = _no_log,
+        config: ServiceConfig,
+        records: RecordWriter | None = None,
+        *,
+        retry_seconds: float = FIRST_PAUSE,
+        load_seconds: float = LOAD_SECONDS,
+        hang_seconds: float = HANG_SECONDS,
     ) -> None:
-        """`tell` takes records (see `RecordWriter.put`), `log` one line for people."""
-        self.site, self._tell, self._log = site, tell, (log := _forgiving(log))
+        """`records` takes the lines of --jsonl. For the times see `StreamSupervisor` and HANG_SECONDS."""
+        self.config, self._records = config, records
+        self._retry_seconds, self._load_seconds, self._hang_seconds = retry_seconds, load_seconds, hang_seconds
         self._resources = ExitStack()
-        self._began = time.monotonic()
-        self.keeper = Keeper(site.data, tell, self._sick, self._say_status, self._record, log)
-        self.fleet = Fleet(self.keeper, Listeners(self.keeper.put, tell), log)
+        self._started_at = time.monotonic()
+        self.recorder: EventRecorder
+        self.supervisor: StreamSupervisor
+        self.outputs: OutputManager | None = None
+        self._database: Database | None = None
+        self._outbox: Outbox | None = None
+        self._evidence: EvidenceWriter | None = None
         self._control: ControlSocket | None = None
-        self._reload_asked, self._stopping = threading.Event(), threading.Event()
-        self._exchange = Exchange(self.keeper, self._open_outputs, log, self._stopping)
-        self._director = threading.Thread(target=self._direct, name="edgeasd-director", daemon=True)
-        self.loaded = threading.Event()
-        """Set once every stream was tried for the first time."""
-        self.defect: BaseException | None = None
-        """What ended the director, which nothing should."""
-        self._hopeless: EdgeasdError | None = None
+        self._reload_requested, self._stopping = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._supervise, name="edgeasd-supervisor", daemon=True)
+        self._beat = time.monotonic()
         self._reloading = False
-        self._partly: str | None = None
-        """Why the site is not yet what its file says."""
-        self._others_due, self._again_at = False, 0.0
-        self._others_notices = Notices("events of machines that have gone", log)
-        self.lost_lines: Callable[[], int] = lambda: 0
+        self._error: EdgeasdError | None = None
+        """What ends the service."""
+        self._outputs_problem: str | None = None
+        self._outputs_at, self._status_at = 0.0, 0.0
+        self._has_cleared_others, self._clear_log = False, LogOnce(log, "events of machines that have left")
+        self._shown: set[tuple[str, str]] = set()
+        """Machine type and ID of everything that outputs may show."""
+        self.is_loaded = False
+        """Whether every stream was tried once."""
 
     # Life
 
     def start(self) -> None:
         """Take the data folder, open the store and the outputs, begin to capture and to load.
 
-        Raises InputError or DeviceError where that cannot be; nothing runs then.
+        Raises InputError or DeviceError if that fails; nothing runs then.
         """
+        config = self.config
         try:
-            self._resources.enter_context(folder_lock(self.site.data))
-            self.keeper.start()
-            self.fleet.evidence = EvidenceWriter(
-                self.site.data,
-                self.site.settings.evidence,
-                open_events=self.keeper.call(self.keeper.open_events),
-                on_status=self._say_evidence,
+            if config.has_data:
+                self._resources.enter_context(folder_lock(config.data))
+                self._database = Database(config.data / "events.db")
+                self._outbox = Outbox(self._database, limits=outbox_limits(config.outputs))
+            self.recorder = EventRecorder(self._database, self._outbox, site=config.name, on_update=self._on_update)
+            self.recorder.start()
+            self._configure_recorder()
+            if config.has_data:
+                self._evidence = EvidenceWriter(
+                    config.data, config.settings.evidence, open_events=self.recorder.open_events()
+                )
+            self.supervisor = StreamSupervisor(
+                self.recorder,
+                self._records,
+                self._evidence,
+                retry_seconds=self._retry_seconds,
+                load_seconds=self._load_seconds,
             )
-            self._configure_keeper(self.site)
-            self._control = ControlSocket(self.site.data, self._answer)
-            self._director.start()
-            self._control.start()
+            self._open_outputs()
+            if config.has_data:
+                self._control = ControlSocket(config.data, self._answer)
+                self._control.start()
+            self._thread.start()
+        except RuntimeError as error:  # the system has no thread
+            self.stop("could not start")
+            raise DeviceError(
+                f"the service cannot start: {error}; free memory, or raise the limit of threads"
+            ) from None
         except BaseException:
             self.stop("could not start")
             raise
 
     def poll(self) -> bool:
-        """False once every stream has ended for good. Raises what ended the service against its will."""
-        if (defect := self.defect or self.keeper.defect) is not None:
-            raise defect
-        if self._hopeless is not None:
-            raise self._hopeless
-        return not (self.loaded.is_set() and self.fleet.berths.over())
+        """False once every stream has ended. Raises what a restart cures, and what made all streams fail at once."""
+        if self.recorder.defect is not None:
+            raise _as_fatal("the event recorder", self.recorder.defect)
+        if self._error is not None:
+            raise self._error
+        now = time.monotonic()
+        if now - self.recorder.beat > self._hang_seconds:
+            raise DeviceError(
+                f"the event recorder has hung for {self._hang_seconds:.0f} s; check the disk of the data folder"
+            )
+        return not (self.is_loaded and self.supervisor.is_over)
 
-    def healthy(self, now: float) -> bool:
-        """Whether every thread still moves; `now` is monotonic seconds."""
-        beats = [self.keeper.beat, *self.fleet.beats()]
-        return self._director.is_alive() and all(now - beat < STUCK_SECONDS for beat in beats)
+    def is_healthy(self, now: float) -> bool:
+        """Whether every thread moves; `now` is monotonic seconds."""
+        beats = [self._beat, self.recorder.beat, *self.supervisor.beats()]
+        return self._thread.is_alive() and all(now - beat < self._hang_seconds for beat in beats)
 
     def stop(self, reason: str) -> bool:
         """End within two seconds: captures stopped, alarms and scores in the store, outputs flushed.
 
-        False where a thread had to be left behind. What outputs could not deliver waits on disk.
+        False if a thread had to be left behind. What outputs could not deliver waits in the outbox.
         """
-        until = time.monotonic() + END_SECONDS
+        until = time.monotonic() + STOP_SECONDS
         self._stopping.set()
-        self._reload_asked.set()
         if self._control is not None:
             self._control.close()
-        ended = self.fleet.stop(0.4 * END_SECONDS, reason)
-        if self.keeper.alive:
-            self.keeper.post(lambda: self._say_stop(reason))
-            ended = self.keeper.close(max(0.2, until - 0.6 - time.monotonic())) and ended
-        self.fleet.end_clips()
-        if self.fleet.evidence is not None:
-            ended = self.fleet.evidence.close(max(0.2, until - 0.5 - time.monotonic())) and ended
-        if self.keeper.teller.outputs is not None:
-            ended = self.keeper.teller.outputs.close(max(0.3, until - time.monotonic())) and ended
+        ended = True
+        if hasattr(self, "supervisor"):
+            self.supervisor.wake.set()
+            if self._thread.ident is not None:
+                self._thread.join(0.3)
+            ended = self.supervisor.stop(0.4 * STOP_SECONDS, reason)
+            self._publish_stop(reason)
+        if hasattr(self, "recorder"):
+            ended = self.recorder.close(max(0.2, until - 0.6 - time.monotonic())) and ended
+        if self._evidence is not None:
+            if hasattr(self, "supervisor"):
+                self.supervisor.end_clips()
+            ended = self._evidence.close(max(0.2, until - 0.5 - time.monotonic())) and ended
+        if self.outputs is not None:
+            ended = self.outputs.close(max(0.3, until - time.monotonic())) and ended
+        if ended:
+            if self._outbox is not None:
+                self._outbox.close()
+            if self._database is not None:
+                self._database.close()
         self._resources.close()
-        if self._director.ident is not None:
-            self._director.join(max(0.0, until - time.monotonic()))
-        return ended and not self._director.is_alive()
+        return ended and not self._thread.is_alive()
 
     def reload(self) -> None:
-        """Ask for the site file to be read again; it is done in the background, and said in the log."""
-        self._reload_asked.set()
+        """Read the site file again; done in the background and reported in the log."""
+        self._reload_requested.set()
 
     @property
-    def reloading(self) -> bool:
-        """Whether a reload was asked for and is not done."""
-        return self._reload_asked.is_set() or self._reloading
+    def is_reloading(self) -> bool:
+        """Whether a reload was requested and is not done."""
+        return self._reload_requested.is_set() or self._reloading
 
-    # Asking
+    # Status and commands
 
-    def state(self) -> SiteState:
+    def status(self) -> ServiceStatus:
         """How everything is doing. Waits for nothing."""
-        outputs = self.keeper.teller.outputs
-        return SiteState(
-            site=self.site.name,
-            uptime_seconds=round(time.monotonic() - self._began, 3),
-            streams=self.fleet.berths.states(),
-            outputs=[] if outputs is None else outputs.state(),
-            waiting_results=self.keeper.waiting,
-            lost_lines=self.lost_lines(),
-            trouble=self._trouble(),
+        return ServiceStatus(
+            site=self.config.name,
+            uptime_seconds=round(time.monotonic() - self._started_at, 3),
+            streams=self.supervisor.statuses(),
+            outputs=[] if self.outputs is None else self.outputs.state(),
+            waiting_updates=self.recorder.waiting,
+            lost_lines=0 if self._records is None else self._records.lost,
+            problem=self._problem(),
         )
 
-    def _trouble(self) -> str | None:
-        evidence = self.fleet.evidence
-        status = None if evidence is None else evidence.status()
-        lost = None if status is None or not status.is_degraded else f"evidence: {status.detail or status.state}"
-        return self.keeper.trouble or self._exchange.trouble or self._partly or lost
+    def _problem(self) -> str | None:
+        evidence = None if self._evidence is None else self._evidence.status()
+        degraded = evidence is not None and evidence.is_degraded
+        lost = f"evidence: {evidence.detail or evidence.state}" if degraded and evidence is not None else None
+        return self.recorder.problem or self._outputs_problem or lost
 
     def command(self, stream: str, value: Any) -> list[dict[str, Any]]:
-        """Give the alarm machine of a stream a command; what changed, as messages. Raises InputError."""
+        """Give the alarm machine of a stream a command. Returns the messages of what changed. Raises InputError."""
         command = parse_command(value, f"command for {stream}")
-        berth = self.fleet.berths.get(stream)
-        if berth is not None and stream not in self.keeper.kept:
-            raise InputError(f"{stream}: not loaded: {berth.failure or 'it is being loaded; try again in a moment'}")
-        return self.keeper.call(lambda: self.keeper.command(stream, command))
+        slot = self.supervisor.slots.get(stream)
+        if slot is not None and stream not in self.recorder.machines:
+            reason = slot.error or "it is being loaded; try again in a moment"
+            raise InputError(f"{stream}: not loaded: {reason}")
+        return self.recorder.command(stream, command)
 
     def _answer(self, request: dict[str, Any]) -> Any:
         """A request of the command socket."""
-        if request == {"ask": "state"}:
-            return self.state().to_json()
+        if request == {"ask": "status"}:
+            return self.status().to_json()
         if request == {"ask": "reload"}:
             self.reload()
-            return "asked"
+            return "requested"
         if set(request) == {"ask", "stream", "command"} and request["ask"] == "command":
             return self.command(str(request["stream"]), request["command"])
-        raise InputError('request: unknown; ask for "state", "reload", or "command" with stream and command')
+        raise InputError('request: unknown; ask for "status", "reload", or "command" with stream and command')
 
-    def _command_from_outside(self, machine: str, id: str, value: dict[str, Any]) -> None:
-        """A command that came through an output; nobody waits for its answer."""
-
-        def obey() -> None:
-            names = [n for n, k in self.keeper.kept.items() if (k.machine_type, k.id) == (machine, id)]
-            try:
-                for name in names:
-                    self.keeper.command(name, parse_command(value, f"command for {name}"))
-            except EdgeasdError as error:
-                self._log(str(error))
-
-        if not self.keeper.post(obey):
-            self._log(f"{machine} {id}: a command was not carried out, the disk holds everything up; send it again")
-
-    # The director's thread: everything that takes seconds
-
-    def _direct(self) -> None:
+    def _command_from_output(self, machine: str, id: str, command: Command) -> None:
+        """A command that came through an output. It may be for another device of the site."""
         try:
-            self.fleet.apply(self.site)
-            # Now and not later: what fails from here on was loaded once, and is loaded again.
-            self._hopeless = self.fleet.berths.hopeless()
-            self._others_due = self._hopeless is None
-            self.loaded.set()
+            self.recorder.post_command(machine, id, command)
+        except EdgeasdError as error:
+            log.warning("%s", error)
+
+    # The supervisor's thread
+
+    def _supervise(self) -> None:
+        try:
+            self.supervisor.reconcile(self.config)
             while not self._stopping.is_set():
-                if self._reload_asked.wait(0.5):
+                now = self._beat = time.monotonic()
+                if self._reload_requested.is_set():
                     self._reloading = True
-                    self._reload_asked.clear()
-                    if not self._stopping.is_set():
-                        self._reload()
-                    self._reloading = False
-                self.fleet.mend(time.monotonic())
-                self._exchange.mend(self.site, time.monotonic())
-                self._mend_site(time.monotonic())
+                    self._reload_requested.clear()
+                    self._reload()
+                self.supervisor.step(now)
+                if self.supervisor.is_loaded:
+                    if not self.is_loaded:
+                        self._error = self.supervisor.fatal_error
+                    self.is_loaded, self._reloading = True, False
+                self._clear_others()
+                if self._outputs_problem is not None and now >= self._outputs_at:
+                    self._retry_outputs()
+                if now >= self._status_at:
+                    self._status_at = now + self.config.settings.status_seconds
+                    self._publish_status()
+                self.supervisor.wake.wait(_POLL_SECONDS)
+                self.supervisor.wake.clear()
         except BaseException as error:
-            self.defect = error
-            self.loaded.set()
-
-    def _mend_site(self, now: float) -> None:
-        """What could not be done of the site file, because the keeper was busy or a bundle cannot be read."""
-        if now < self._again_at or self._stopping.is_set():
-            return
-        if self._partly is not None:
-            self._apply(asked=False)
-        if self._others_due and self._partly is None:
-            self._again_at = now + _AGAIN_SECONDS
-            self._clear_others()
-
-    def _apply(self, *, asked: bool) -> None:
-        """Make the streams what the site says; what cannot be done now is tried again."""
-        try:
-            self.fleet.apply(self.site)
-        except Exception as error:  # whatever it is, the service goes on
-            before, self._partly = self._partly, f"{self.site.path}: taken in part only: {error}"
-            if asked or self._partly != before:
-                self._log(f"{self._partly}; the rest is tried again")
-            self._again_at = time.monotonic() + _AGAIN_SECONDS
-            return
-        self._partly, self._others_due, self._again_at = None, True, 0.0
-        self._log(f"reloaded {self.site.path}")
-        self.keeper.post(self._say_gone)
+            self._error = _as_fatal("the supervisor", error)
 
     def _clear_others(self) -> None:
-        """Clear the events of machines that are not in the site, once it is known of every stream which it is."""
-        machines = self.fleet.machines_of(self.site)
-        if machines is None or self._stopping.is_set():
+        """Clear the events of machines that are not in the configuration, once it is known of every stream."""
+        if self._has_cleared_others:
+            return
+        machines = self.supervisor.identities()
+        if machines is None:
             return
         try:
-            self.keeper.call(lambda: self.keeper.clear_others(machines), _KEEPER_SECONDS)
-        except Exception as error:  # whatever a store holds of machines that nobody listens to
-            self._others_notices.failed(f"not cleared yet: {' '.join(str(error).split())[:300]}")
+            gone = set(self.recorder.clear_others(machines))
+        except InputError as error:
+            self._clear_log.error(str(error), "they are cleared later")
             return
-        self._others_due = False
-        self._others_notices.well("cleared")
-        self.keeper.post(self._say_gone)
+        self._has_cleared_others = True
+        for machine, id in (gone | self._shown) - machines:
+            self._publish_gone(machine, id, _GONE)
+        self._shown = set(machines)
 
     def _reload(self) -> None:
-        """All or nothing as far as the file goes; a bundle that does not load leaves its stream with the old one."""
+        """All or nothing as far as the file goes. A bundle that does not load leaves its stream with the old one."""
+        assert self.config.path is not None
         try:
-            site = read_config(self.site.path)
-            problems = check_config(site).problems
-            if site.data != self.site.data:
-                why = f"{site.data}: is another folder than {self.site.data}; restart for that"
-                problems.append(ConfigError("data", why))
+            config = read_config(self.config.path)
+            problems = check_config(config).problems
+            if config.data != self.config.data:
+                reason = f"{config.data}: is another folder than {self.config.data}; restart for that"
+                problems.append(ConfigError("data", reason))
             if problems:
                 raise InputError("; ".join(map(str, problems)))
-            if (site.outputs, site.name) != (self.site.outputs, self.site.name):
-                self._exchange.change(self.site, site)
         except Exception as error:  # whatever is wrong with a file, the service goes on
-            self._log(f"not reloaded, all goes on as before: {error}")
+            self._reloading = False
+            log.error("not reloaded, everything goes on as before: %s", error)
             return
-        self.site = site
-        self._configure_times(site)
-        if self.fleet.evidence is not None:
-            self.fleet.evidence.keep(site.settings.evidence)
-        self._apply(asked=True)
+        before, self.config = self.config, config
+        self._configure_recorder()
+        if self._evidence is not None:
+            self._evidence.keep(config.settings.evidence)
+        if (config.outputs, config.name) != (before.outputs, before.name):
+            # Messages wait in the outbox meanwhile.
+            self.recorder.use_outputs(None)
+            if self.outputs is not None:
+                self.outputs.close()
+                self.outputs = None
+            self._retry_outputs()
+        self.supervisor.reconcile(config)
+        self._has_cleared_others = False
+        log.info("reloaded %s", config.path)
 
-    def _open_outputs(self, site: ServiceConfig) -> Outputs | None:
-        if not site.outputs:
-            return None
-        folder = site.data / "queues"
-        folder.mkdir(exist_ok=True, mode=0o750)
-        return Outputs(site.outputs, folder, site=site.name, on_command=self._command_from_outside, log=self._log)
+    # Outputs
 
-    def _configure_keeper(self, site: ServiceConfig) -> None:
-        self.keeper.teller.site = site.name
-        self._configure_times(site)
-        self.keeper.teller.outputs = self._open_outputs(site)
-        if self.keeper.teller.outputs is not None:
-            body = {"state": "starting", "version": running_version(), "uptime_seconds": 0.0}
-            self.keeper.call(lambda: self.keeper.teller.say("start", body))
+    def _open_outputs(self) -> None:
+        """Open the outputs of the configuration. Raises InputError or DeviceError; then none is open."""
+        config = self.config
+        if self._outbox is None or not config.outputs:
+            if self._outbox is not None:
+                self._outbox.register({})
+            self._outputs_problem = None
+            return
+        self._outbox.limits = outbox_limits(config.outputs)
+        outputs = OutputManager(config.outputs, self._outbox, site=config.name, on_command=self._command_from_output)
+        outputs.start()
+        self.outputs, self._outputs_problem = outputs, None
+        self.recorder.use_outputs(outputs)
+        self.recorder.publish("start", {"state": "starting", "version": package_version(), "uptime_seconds": 0.0})
 
-    def _configure_times(self, site: ServiceConfig) -> None:
-        settings, kept = site.settings, site.settings.retention
-        self.keeper.status_seconds, self.keeper.score_seconds = settings.status_seconds, settings.score_seconds
+    def _retry_outputs(self) -> None:
+        try:
+            before = self._outputs_problem
+            self._open_outputs()
+            if before is not None:
+                log.info("the outputs are open again")
+        except EdgeasdError as error:
+            problem = f"no output is open, messages wait: {error}"
+            if problem != self._outputs_problem:
+                log.error("%s", problem)
+            self._outputs_problem, self._outputs_at = problem, time.monotonic() + _RETRY_SECONDS
+
+    def _configure_recorder(self) -> None:
+        settings, kept = self.config.settings, self.config.settings.retention
         scores, minutes, hours = kept.scores_days * _DAY, kept.minutes_days * _DAY, kept.hours_days * _DAY
-        self.keeper.retention = Retention(scores, minutes, hours, kept.events_days * _DAY)
+        retention = Retention(scores, minutes, hours, kept.events_days * _DAY)
+        self.recorder.configure(site=self.config.name, score_seconds=settings.score_seconds, retention=retention)
 
-    # For the keeper
+    # Messages about the service
 
-    def _record(self, name: str | None, said: list[Transition], position: int | None) -> None:
-        self.fleet.record(name, said, position)
-
-    def _say_evidence(self, status: EvidenceStatus) -> None:
-        if status.state != "stopped":
-            self._log(f"evidence: {status.state}{f': {status.detail}' if status.detail else ''}")
-
-    def _sick(self, name: str) -> bool:
-        return self.fleet.berths.sick(name)
-
-    def _say_status(self, name: str) -> None:
-        """A status message of a stream, or of the service itself for ""."""
-        if name:
-            self._say_stream(name)
+    def _publish_status(self) -> None:
+        if self.outputs is None:
             return
-        for other in [other for other in list(self.fleet.berths) if other not in self.keeper.kept]:
-            self._say_stream(other)
-        self._say_gone()
-        self.keeper.teller.say("status", service_body(self.state()))
+        for slot, status in zip(list(self.supervisor.slots.values()), self.supervisor.statuses(), strict=False):
+            if status.machine == "?":
+                continue
+            where = {"machine": status.machine, "id": status.id}
+            self._shown.add((status.machine, status.id))
+            self.recorder.publish("status", status.message_body(), **where)
+            if slot.worker is not None:
+                self.recorder.publish("health", health_body(slot.worker.report, slot.worker.is_unhealthy), **where)
+        self.recorder.publish("status", self.status().message_body())
 
-    def _say_stream(self, name: str) -> None:
-        berths, kept, teller = self.fleet.berths, self.keeper.kept.get(name), self.keeper.teller
-        body, health, who = berths.status(name), berths.health(name), berths.identity(name)
-        # What is not kept yet will be in a moment, unless it failed.
-        if body is None or who is None or (kept is None and body["state"] == "starting"):
+    def _publish_gone(self, machine: str, id: str, reason: str) -> None:
+        """A broker would otherwise keep the last status of the machine for ever."""
+        self.recorder.publish("stop", {"state": "stopped", "reason": reason}, machine=machine, id=id)
+        if self.outputs is not None:
+            self.outputs.remove_machine(machine, id)
+
+    def _publish_stop(self, reason: str) -> None:
+        if self.outputs is None:
             return
-        self.keeper.shown[who] = name
-        teller.say("status", body, kept, who=who)
-        if health is not None:
-            teller.say("health", {**health.to_json(), "sick": berths.sick(name)}, kept, who=who)
+        for status in self.supervisor.statuses():
+            if status.machine != "?":
+                body = {**status.message_body(), "state": "stopped", "reason": reason}
+                self.recorder.publish("stop", body, machine=status.machine, id=status.id)
+        self.recorder.publish("stop", {"state": "stopped", "reason": reason, "version": package_version()})
 
-    def _say_gone(self) -> None:
-        here = self.fleet.machines()
-        for who, name in [(who, name) for who, name in self.keeper.shown.items() if who not in here]:
-            now = self.fleet.berths.identity(name)
-            self._say_not_there(who, "is no longer in the site file" if now is None else f"is {now[0]} {now[1]}")
+    def _on_update(self, update: StreamUpdate | None, machine: MonitoredMachine, transitions: list[Transition]) -> None:
+        """In the recorder's thread, after every update and command: lines of --jsonl, evidence, the log."""
+        slot = self.supervisor.slots.get(machine.name)
+        worker = None if slot is None else slot.worker
+        for transition in transitions:
+            is_new = transition.state == "alarm" and transition.previous not in _OPEN_STATES and not transition.test
+            if worker is not None and is_new:
+                worker.alarms += 1
+            if transition.state != transition.previous or transition.test:
+                log.log(logging.WARNING if is_new else logging.INFO, "%s", _describe(machine, transition))
+        if transitions and worker is not None and worker.evidence is not None:
+            worker.evidence.transitions(transitions, None if update is None else update.position)
+        elif transitions and self._evidence is not None:
+            for transition in transitions:
+                if transition.event is not None and transition.state not in _OPEN_STATES:
+                    self._evidence.protect(transition.event, False)
+        if self._records is not None:
+            may_drop = update is None or update.may_drop
+            site = None if self.config.path is None else self.config.name
+            for record in records_of(update, transitions, machine, site=site):
+                self._records.put(record, may_drop)
 
-    def _say_not_there(self, who: tuple[str, str], reason: str) -> None:
-        """Under the machine and ID that a stream had, or a broker would keep its last status for ever."""
-        del self.keeper.shown[who]
-        self.keeper.teller.say("stop", {"state": "stopped", "reason": reason}, who=who)
-        if self.keeper.teller.outputs is not None:
-            self.keeper.teller.outputs.forget(*who)
 
-    def _say_stop(self, reason: str) -> None:
-        kept_now = {kept.who for kept in self.keeper.kept.values()}
-        for who in [who for who in self.keeper.shown if who not in kept_now]:
-            self._say_not_there(who, reason)
-        for name, kept in self.keeper.kept.items():
-            body = self.fleet.berths.status(name)
-            if body is not None:
-                self.keeper.teller.say("stop", {**body, "state": "stopped", "reason": reason}, kept)
-        self.keeper.teller.say("stop", {"state": "stopped", "reason": reason, "version": running_version()})
+def _describe(machine: MonitoredMachine, transition: Transition) -> str:
+    """A change of alarm state in one line for people."""
+    score, limit, reason = transition.score, transition.threshold, transition.reason.replace("_", " ")
+    state = "ALARM" if transition.state == "alarm" else transition.state
+    text = f"{machine.name}: {reason if transition.test else f'{state}, {reason}'}"
+    if score is not None and limit is not None:
+        text += f": clip score {score:.3f}, threshold {limit:.3f}"
+    return text + (f"; event {transition.event}" if transition.event else "")
+
+
+def _as_fatal(what: str, error: BaseException) -> EdgeasdError:
+    """A fault that a restart cures, with exit code 3."""
+    log.debug("%s failed", what, exc_info=error)
+    text = " ".join(str(error).split())[:300]
+    if isinstance(error, EdgeasdError) and error.exit_code == DeviceError.exit_code:
+        return error
+    return DeviceError(f"{what} failed ({type(error).__name__}: {text}); the service must be started again")

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from edgeasd.runtime.errors import InputError
-from edgeasd.runtime.outputs.state import OutputState
+from edgeasd.runtime.outputs.base import OutputState
 
 STATES = ("starting", "running", "degraded", "failed", "stopped")
 _MESSAGE_FIELDS = (

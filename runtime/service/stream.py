@@ -9,12 +9,13 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from edgeasd.runtime.alarms import AlarmSettings
 from edgeasd.runtime.bundle.manifest import Manifest
 from edgeasd.runtime.config.settings import StreamSettings
 from edgeasd.runtime.errors import EdgeasdError, InputError, to_user_error
@@ -25,11 +26,12 @@ from edgeasd.runtime.health.monitor import WINDOW_SECONDS
 from edgeasd.runtime.outputs.messages import health_body, segment_body
 from edgeasd.runtime.scoring.score import Score
 from edgeasd.runtime.scoring.scorer import Scorer
-from edgeasd.runtime.scoring.stream import Stream
-from edgeasd.runtime.service.jsonl_records import engine_info
+from edgeasd.runtime.scoring.stream import Stream, score_streams
+from edgeasd.runtime.service.jsonl_records import Record, engine_info, records_of
+from edgeasd.runtime.service.recorder import MonitoredMachine
 from edgeasd.runtime.service.status import Latencies, package_version
 from edgeasd.runtime.service.updates import StreamUpdate
-from edgeasd.runtime.sources import AudioChunk, Source, SourceEvent, SourceEventKind, SourceState
+from edgeasd.runtime.sources import AudioChunk, Source, SourceEvent, SourceEventKind, SourceState, SourceStatus
 from edgeasd.runtime.sources.capture import CaptureThread, SampleQueue
 from edgeasd.runtime.system.clocks import Clock, wall_time
 
@@ -81,7 +83,7 @@ class StreamWorker:
         self.name, self.settings, self.manifest, self.source = name, settings, manifest, source
         self.rate = manifest.features.sample_rate
         self.queue = SampleQueue(QUEUE_SECONDS * self.rate, "drop" if settings.drops else "block", wake)
-        self._capture = CaptureThread(source, self.queue, limit, clock)
+        self._capture = CaptureThread(source, self.queue, limit)
         self._clock = clock
         self._health = self._make_health(settings, manifest)
         self._levels = settings.alarm.levels(manifest.threshold)
@@ -286,7 +288,9 @@ class StreamWorker:
             wall = wall_time(event.at) if self.source.live else update.wall
             self._add(replace(update, wall=wall), record=("source", body))
             is_bad = event.kind in (SourceEventKind.LOST, SourceEventKind.SKIPPED)
-            log.log(logging.WARNING if is_bad else logging.INFO, "%s: %s", self.name, _describe(event))
+            is_played = event.kind == SourceEventKind.PLAYING
+            level = logging.WARNING if is_bad else logging.DEBUG if is_played else logging.INFO
+            log.log(level, "%s: %s", self.name, _describe(event))
 
     def report_decimation(self, decimation: int) -> None:
         """Report that only every so many-th segment is scored from now on."""
@@ -374,8 +378,9 @@ class StreamWorker:
     def _too_short(self) -> InputError:
         need = self.manifest.features.sample_count(self.manifest.segments.frames)
         missing = need - self._expected
+        name = self.settings.input or self.settings.input_command or "source"
         return InputError(
-            f"{self.source.name}: ended after {self._expected} samples; the first score takes {need}, "
+            f"{name}: ended after {self._expected} samples; the first score takes {need}, "
             f"{missing} ({missing / self.rate:.2f} s) more; use a longer recording"
         )
 
@@ -416,3 +421,39 @@ class StreamWorker:
     def dropped_seconds(self) -> float:
         """Sound lost in the queue or known to be lost at the source."""
         return (self.queue.dropped + self.source.status.lost_samples) / self.rate
+
+
+class _SoundInMemory:
+    """A source for sound that is accepted directly."""
+
+    name, live = "sound", False
+
+    def __init__(self, sample_rate: int) -> None:
+        self.sample_rate = sample_rate
+        self.status = SourceStatus(SourceState.OPEN)
+
+    def read(self) -> AudioChunk | None:
+        return None
+
+    def take_events(self) -> list[SourceEvent]:
+        return []
+
+    def close(self) -> None:
+        pass
+
+
+def live_records(scorer: Scorer, manifest: Manifest, sound: Float32Array) -> Iterator[Record]:
+    """The records of `run --jsonl` for samples (n,) float32, without start and stop, times and site.
+
+    Alarms go by the rule of the bundle. Raises InputError for samples that are NaN or infinite.
+    """
+    settings = StreamSettings(bundle="-", input="-", alarm=AlarmSettings())
+    rate = manifest.features.sample_rate
+    worker = StreamWorker("sound", settings, manifest, _SoundInMemory(rate))
+    machine = MonitoredMachine("sound", manifest, settings.alarm)
+    worker.stream = Stream(scorer)
+    for start in range(0, sound.size, 2 * rate):
+        worker.accept(AudioChunk(sound[start : start + 2 * rate], start))
+        worker.finish(score_streams([worker.stream])[0])
+        for update in worker.take_updates():
+            yield from records_of(update, machine.update(update), machine, site=None, has_time=False)

@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 
 from edgeasd.runtime.bundle.bundle import Bundle
 from edgeasd.runtime.bundle.manifest import Manifest, dump_manifest
-from edgeasd.runtime.config.check import describe_source, named_manifest
+from edgeasd.runtime.config.check import named_manifest
 from edgeasd.runtime.config.settings import EngineSettings, ServiceConfig, StreamSettings
 from edgeasd.runtime.errors import DeviceError, EdgeasdError, to_user_error
 from edgeasd.runtime.evidence import EvidenceWriter
@@ -23,7 +23,7 @@ from edgeasd.runtime.service.recorder import EventRecorder, MonitoredMachine
 from edgeasd.runtime.service.scoring import ScoringWorker
 from edgeasd.runtime.service.status import StreamStatus
 from edgeasd.runtime.service.stream import QUEUE_SECONDS, StreamWorker, too_slow
-from edgeasd.runtime.sources import SourceState
+from edgeasd.runtime.sources import SharedSources, SourceState
 
 log = logging.getLogger(__name__)
 FIRST_PAUSE, LONGEST_PAUSE = 5.0, 300.0
@@ -83,7 +83,8 @@ class StreamSlot:
     error: EdgeasdError | None = None
     """Why it does not."""
     retry_at: float = 0.0
-    pause: float = FIRST_PAUSE
+    pause: float | None = None
+    """Between the last two attempts."""
     source_reason: str = ""
     """Why its source could not be opened, as last logged."""
 
@@ -91,7 +92,7 @@ class StreamSlot:
         """Other settings, or another attempt."""
         self.settings, self.engine = settings, engine
         self.reading, self.wanted, self.is_settled = None, None, False
-        self.retry_at, self.pause = 0.0, FIRST_PAUSE
+        self.retry_at, self.pause = 0.0, None
 
     @property
     def identity(self) -> tuple[str, str] | None:
@@ -110,6 +111,9 @@ class StreamSupervisor:
     recorder: EventRecorder
     records: RecordWriter | None = None
     evidence: EvidenceWriter | None = None
+    retry_seconds: float = FIRST_PAUSE
+    """Before the second attempt to load a bundle; the pause doubles."""
+    load_seconds: float = LOAD_SECONDS
     slots: dict[str, StreamSlot] = field(default_factory=dict)
     wake: threading.Event = field(default_factory=threading.Event)
     """Set when a load has ended."""
@@ -117,7 +121,7 @@ class StreamSupervisor:
     def __post_init__(self) -> None:
         self._engines: dict[EngineKey, ScoringWorker] = {}
         self._loads: dict[EngineKey, Task[Scorer]] = {}
-        self._inputs = SharedInputs()
+        self._sources = SharedSources()
         self._config: ServiceConfig | None = None
         self._ticked = 0.0
         self._stopping = False
@@ -129,6 +133,8 @@ class StreamSupervisor:
 
         Other settings and bundles are replaced without losing sound. `step` does the work.
         """
+        if self._config is None:
+            self._sources = SharedSources(wait_for_first_open=config.wait_for_source)
         self._config = config
         for slot in list(self.slots.values()):
             settings = config.streams.get(slot.name)
@@ -136,13 +142,13 @@ class StreamSupervisor:
             if settings is None or (worker is not None and worker.settings.source() != settings.source()):
                 self._remove(slot)
         for name, settings in config.streams.items():
-            engine, slot = config.engine(settings), self.slots.get(name)
-            if slot is None:
-                self.slots[name] = StreamSlot(name, settings, engine)
+            engine = config.engine(settings)
+            if name in self.slots:
+                self.slots[name].reset(settings, engine)
             else:
-                slot.reset(settings, engine)
+                self.slots[name] = StreamSlot(name, settings, engine)
         self.slots = {name: self.slots[name] for name in config.streams}
-        self._inputs.plan(list(config.streams.values()))
+        self._sources.plan([config.source(settings) for settings in config.streams.values()])
 
     def step(self, now: float) -> None:
         """Do what is due: `now` is monotonic seconds. Waits for nothing but the event recorder and a closing source."""
@@ -171,7 +177,7 @@ class StreamSupervisor:
             slot.wanted, error, slot.reading = slot.reading.result, slot.reading.error, None
             if error is not None:
                 self._fail(slot, error, now)
-        elif slot.reading.seconds(now) > LOAD_SECONDS:
+        elif slot.reading.seconds(now) > self.load_seconds:
             self._report_late(slot)
 
     def _is_reading(self, now: float) -> bool:
@@ -198,7 +204,7 @@ class StreamSupervisor:
 
     def _make_worker(self, slot: StreamSlot, manifest: Manifest) -> StreamWorker:
         assert self._config is not None
-        source = self._inputs.open(slot.settings, manifest.features.sample_rate)
+        source = self._sources.open(self._config.source(slot.settings), manifest.features.sample_rate)
         limit = self._config.limit_seconds
         samples = None if limit is None else max(1, round(limit * manifest.features.sample_rate))
         return StreamWorker(slot.name, slot.settings, manifest, source, wake=lambda: self._wake(slot), limit=samples)
@@ -216,7 +222,7 @@ class StreamSupervisor:
                     self._loads[key] = Task(lambda: _open_scorer(path, engine), self.wake.set)
                 return
             if not load.is_done:
-                if load.seconds(now) > LOAD_SECONDS:
+                if load.seconds(now) > self.load_seconds:
                     self._report_late(slot)
                 return
             del self._loads[key]
@@ -228,26 +234,16 @@ class StreamSupervisor:
             assert load.result is not None
             self._engines[key] = ScoringWorker(load.result, self.recorder, self.records)
             self._engines[key].start()
-        if self._waits_for_source(slot):
-            return
         try:
             self._hand_over(slot, key, manifest)
         except Exception as error:
             self._fail(slot, to_user_error(error), now)
 
-    def _waits_for_source(self, slot: StreamSlot) -> bool:
-        """A single run says what it listens to, so it waits until that is open, or cannot be."""
-        assert slot.worker is not None
-        assert self._config is not None
-        if self._config.waits_for_source or slot.worker.queue.ended:
-            return False
-        return slot.worker.source.status.state == SourceState.OPENING
-
     def _hand_over(self, slot: StreamSlot, key: EngineKey, manifest: Manifest) -> None:
         """From the old engine to the new one, between two segments of each; the sound waits meanwhile."""
         worker, engine = slot.worker, self._engines[key]
         assert worker is not None
-        slot.is_settled, slot.error, slot.pause = True, None, FIRST_PAUSE
+        slot.is_settled, slot.error, slot.pause = True, None, None
         if slot.key == key and (worker.settings, worker.manifest) == (slot.settings, manifest):
             return
         # Nothing that the old model found is judged by the new threshold.
@@ -269,10 +265,12 @@ class StreamSupervisor:
             self._continue_evidence(worker)
         self._attach(slot, key)
         used, machine = worker.engine, manifest.machine
+        levels = slot.settings.alarm.levels(manifest.threshold)
         log.info(
-            "%s: %s ID %s from %s; %s on %s, accelerator %s",
+            "%s: %s ID %s from %s; %s on %s, accelerator %s; %s",
             *(slot.name, machine.type, machine.id, worker.source.name),
             *(used["precision"], used["engine"], used["accelerator"]),
+            "uncalibrated, no alarms" if levels is None else f"threshold {levels.on:.4f}",
         )
 
     def _continue_evidence(self, worker: StreamWorker) -> None:
@@ -323,16 +321,20 @@ class StreamSupervisor:
 
     def _fail(self, slot: StreamSlot, error: EdgeasdError, now: float) -> None:
         """The stream goes on with what it had, if anything. It is tried again after a pause that grows."""
-        if slot.error is None or str(slot.error) != str(error):
+        # The error of a single run ends it, and is its last line.
+        is_single = self._config is not None and not self._config.wait_for_source and slot.key is None
+        if not is_single and (slot.error is None or str(slot.error) != str(error)):
             log.error("%s: %s", slot.name, error)
         slot.error, slot.wanted, slot.reading, slot.is_settled = error, None, None, False
+        slot.pause = self.retry_seconds if slot.pause is None else min(2.0 * slot.pause, LONGEST_PAUSE)
         slot.retry_at = now + slot.pause
-        slot.pause = min(2.0 * slot.pause, LONGEST_PAUSE)
 
     def _report_late(self, slot: StreamSlot) -> None:
         if slot.error is None:
             bundle = slot.settings.bundle
-            slot.error = DeviceError(f"{bundle}: has been loading for {LOAD_SECONDS:.0f} s; check its disk and device")
+            slot.error = DeviceError(
+                f"{bundle}: has been loading for {self.load_seconds:.0f} s; check its disk and device"
+            )
             log.error("%s: %s", slot.name, slot.error)
 
     def _drop_failed_engines(self, now: float) -> None:
@@ -468,7 +470,7 @@ def stream_status(slot: StreamSlot, monitored: MonitoredMachine | None, decimati
         id=identity[1] if identity else slot.settings.id or slot.name,
         state=state,
         reason=reason,
-        source=describe_source(slot.settings) if worker is None else worker.source.name,
+        source=slot.settings.source().label if worker is None else worker.source.name,
         engine=used.get("engine"),
         accelerator=used.get("accelerator"),
         precision=used.get("precision"),

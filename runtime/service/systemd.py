@@ -15,7 +15,7 @@ class SystemdNotifier:
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
         self._address = environment.get("NOTIFY_SOCKET", "")
         self.watchdog_seconds = _watchdog_seconds(environment)
-        """`watchdog` must be called at least once in half this time; None without a watchdog."""
+        """`watchdog` must be called within this time, half of what systemd waits; None without a watchdog."""
         self._fed_at = 0.0
 
     def ready(self, status: str) -> None:

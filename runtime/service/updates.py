@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgeasd.runtime.health import HealthReport
+from edgeasd.runtime.outputs.messages import RecordKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ class StreamUpdate:
     """Seconds of sound that the clip score covers."""
     health: HealthReport | None = None
     """Given when a health state began or ended."""
-    record: tuple[str, dict[str, Any]] | None = None
+    record: tuple[RecordKind, dict[str, Any]] | None = None
     """Kind and body of the line for --jsonl that goes with it."""
     may_drop: bool = False
     """Whether that line may be left out when its reader is slow."""

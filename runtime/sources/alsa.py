@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 
 import numpy as np
 
@@ -25,7 +26,7 @@ from edgeasd.runtime.sources.arecord import (
     plug_hint,
     require_arecord,
 )
-from edgeasd.runtime.sources.base import MAX_CHANNELS, AudioChunk, BaseSource
+from edgeasd.runtime.sources.base import MAX_CHANNELS, AudioChunk, BaseSource, SourceStatus
 from edgeasd.runtime.sources.pipe import PcmDecoder
 
 OWN_RATES = (48000, 44100, 32000, 96000, 88200, 192000, 176400)
@@ -150,6 +151,11 @@ class AlsaSource(BaseSource):
         super().__init__(name, sample_rate, live=True, bits=bits, channels=columns)
         self._resampler: StreamResampler | None = None
         self._has_gap = False
+
+    @property
+    def status(self) -> SourceStatus:
+        # Overruns that no read has come to are included: the device may have stopped.
+        return replace(super().status, overruns=self._capture.overruns)
 
     def read(self) -> AudioChunk | None:
         """The next samples; None after `close`."""

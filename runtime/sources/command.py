@@ -22,7 +22,7 @@ START_SECONDS, STALL_SECONDS = 30.0, 10.0
 AHEAD_SECONDS = 30.0
 """How far a live command may run ahead of real time before it is read at the speed of real time."""
 _FAST_CLOCK = 1e-3
-_GRACE_SECONDS = 1.0
+GRACE_SECONDS = 1.0
 _LAST_LINES, _LINE_BYTES = 3, 300
 _STARTED: weakref.WeakSet[subprocess.Popen[bytes]] = weakref.WeakSet()
 
@@ -94,7 +94,7 @@ class _Terminator:
             self._asked_at = time.monotonic()
         with self._lock:
             if self._process.returncode is None:
-                self._end(self._asked_at + _GRACE_SECONDS)
+                self._end(self._asked_at + GRACE_SECONDS)
 
     def _end(self, deadline: float) -> None:
         process = self._process
@@ -108,7 +108,7 @@ class _Terminator:
             os.killpg(process.pid, signal.SIGKILL)
         # A process that waits for a dead disk, or belongs to another user, does not end.
         with suppress(subprocess.TimeoutExpired):
-            process.wait(max(0.1, deadline + _GRACE_SECONDS - time.monotonic()))
+            process.wait(max(0.1, deadline + GRACE_SECONDS - time.monotonic()))
 
 
 class RealtimeLimit:
@@ -226,11 +226,11 @@ class CommandSource:
     def _check_exit(self) -> None:
         if self._closed.is_set():
             return
-        deadline = time.monotonic() + _GRACE_SECONDS
+        deadline = time.monotonic() + GRACE_SECONDS
         while (code := _exited(self._process)) is None and time.monotonic() < deadline:
             time.sleep(0.01)
         if code:
-            self._stderr.thread.join(_GRACE_SECONDS)
+            self._stderr.thread.join(GRACE_SECONDS)
             how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
             raise DeviceError(f"{self._label}: {how} ({self._stderr}); try the command by itself")
 
@@ -239,4 +239,4 @@ class CommandSource:
         self._closed.set()
         self._pcm.close()
         self._end()
-        self._stderr.thread.join(_GRACE_SECONDS)
+        self._stderr.thread.join(GRACE_SECONDS)

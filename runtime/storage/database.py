@@ -113,7 +113,10 @@ class Database:
             self._writer = self._reader = _in_memory()
             self._read_lock = self._write_lock
             return
+        self._mark = self.path.with_name(f"{self.path.name}.is-corrupt")
         try:
+            if not read_only and self._mark.exists():
+                raise DatabaseCorrupt(f"{self.path}: was found corrupt while it was in use")
             self._writer = _connect(self.path, read_only)
         except InputError as error:
             if read_only:
@@ -122,6 +125,7 @@ class Database:
                 raise
             what = str(error).partition(";")[0]
             kept = quarantine(self.path)
+            self._mark.unlink(missing_ok=True)
             self._writer = _connect(self.path, read_only)
             self.quarantined = f"{what}; kept as {kept.name}, and a new database was begun without earlier events"
         self._reader = self._writer if read_only else _connect(self.path, read_only=True)
@@ -189,6 +193,10 @@ class Database:
         except DatabaseCorrupt as error:
             if self._read_only:
                 raise InputError(str(error)) from None
+            if self.corrupt is None and self.path is not None:
+                # Not all corruption shows when a file is opened: the next opening trusts this mark.
+                with suppress(OSError):
+                    self._mark.touch()
             self.corrupt = self.corrupt or error
             raise
 

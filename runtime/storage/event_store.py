@@ -118,6 +118,11 @@ class EventStore:
             _update_event(connection, one, key)
         return True
 
+    def store_wall(self, wall: float) -> None:
+        """Store the present time of a settled wall clock, for `last_wall` after the next start."""
+        with self.database.transaction(durable=False) as connection:
+            connection.execute("INSERT OR REPLACE INTO meta VALUES ('wall', ?)", (wall,))
+
     def add_scores(self, machine: str, id: str, scores: Iterable[tuple[float, float]]) -> int:
         """Add (wall clock in seconds, clip score) pairs to the history; returns how many were new and finite.
 
@@ -197,6 +202,11 @@ class EventStore:
         query = "SELECT boot FROM states JOIN machines ON key = states.machine WHERE machines.machine = ? AND id = ?"
         rows, boot = self.database.read(query, (machine, id)), boot_id()
         return bool(rows) and (not boot or rows[0][0] != boot)
+
+    def last_wall(self) -> float | None:
+        """The time that was stored last."""
+        rows = self.database.read("SELECT value FROM meta WHERE name = 'wall'")
+        return float(rows[0][0]) if rows and isinstance(rows[0][0], (int, float)) else None
 
     def last_sequence(self, machine: str, id: str) -> int:
         """The highest number of a transition of a machine; 0 if there is none."""

@@ -136,7 +136,7 @@ class Outbox:
         self._tail: list[OutboxMessage] = []
         """All messages from `_tail_start` on, in order, stored or not."""
         self._unstored = 0
-        self._is_dirty = self._is_woken = False
+        self._is_dirty, self._wakes = False, 0
         self._open()
 
     def _open(self) -> None:
@@ -144,19 +144,21 @@ class Outbox:
             run = connection.execute
             run("INSERT OR IGNORE INTO meta VALUES ('store', ?)", (secrets.token_hex(8),))
             meta = dict(run("SELECT name, value FROM meta").fetchall())
+            try:
+                reserved = int(meta.get("reserved", 1))
+                for output, seq, dropped in run("SELECT output, seq, dropped FROM cursors").fetchall():
+                    self._cursors[output] = _Cursor(int(seq), dropped=_read_counts(dropped))
+            except (TypeError, ValueError) as error:
+                raise sqlite3.DatabaseError(f"cursors: {error}") from None
             self.store_id = str(meta["store"])
             """16 hexadecimal digits that name this numbering."""
-            for output, seq, dropped in run("SELECT output, seq, dropped FROM cursors").fetchall():
-                self._cursors[output] = _Cursor(int(seq), dropped=_read_counts(dropped))
-            last = [int(run("SELECT coalesce(max(seq), 0) FROM outbox").fetchone()[0])]
-            last += [cursor.seq for cursor in self._cursors.values()]
-            self._last = max(last[0], *last, int(meta.get("reserved", 1)) - 1)
+            last = int(run("SELECT coalesce(max(seq), 0) FROM outbox").fetchone()[0])
+            self._last = max([last, reserved - 1, *(cursor.seq for cursor in self._cursors.values())])
             self._reserved = self._last + 1
             drained = self._drain_queues(connection)
             self._extend_reservation(connection)
             self._store_cursors(connection)
             self._visible, self._tail_start = self._last, self._last + 1
-            self._bytes = int(run(f"SELECT coalesce(sum(length(payload) + {_OVERHEAD}), 0) FROM outbox").fetchone()[0])
         for path in drained:
             for one in (path, *(path.with_name(path.name + end) for end in ("-wal", "-shm", "-journal", ".lock"))):
                 one.unlink(missing_ok=True)
@@ -167,6 +169,11 @@ class Outbox:
     def last_seq(self) -> int:
         """The highest number that was given."""
         return self._last
+
+    @property
+    def reserved_until(self) -> int:
+        """Numbers below this are reserved on disk; the next process begins above them if this one is killed."""
+        return self._reserved
 
     @property
     def unstored(self) -> int:
@@ -268,7 +275,6 @@ class Outbox:
         with self._changed:
             self._tail = [replace(m, stored=True) if m.seq in seqs else m for m in self._tail]
             self._unstored = sum(not message.stored for message in self._tail)
-            self._bytes += sum(message.size for message in written)
             self._trim()
 
     def _publish(self, messages: list[OutboxMessage]) -> None:
@@ -282,7 +288,6 @@ class Outbox:
             self._tail += messages
             for message in messages:
                 self._unstored += not message.stored
-                self._bytes += message.size if message.stored else 0
                 for cursor in self._cursors.values():
                     if cursor.wants(message):
                         cursor.add(message)
@@ -362,11 +367,24 @@ class Outbox:
                 f"WHERE seq > ? AND seq < ? AND kind IN ({marks}) ORDER BY seq LIMIT ?"
             )
             rows = self.database.read(query, (position, start, *kinds, limit))
-            messages = [OutboxMessage(*row) for row in rows] + newer[: limit - len(rows)]
+            messages = [OutboxMessage(*row) for row in rows]
+            if not all(_is_object(message.payload) for message in messages):
+                return self._read_past_damage(output, messages, limit)
+            messages += newer[: limit - len(rows)]
         with self._changed:
             cursor.batch = messages
             cursor.oldest = messages[0].created if messages else None
         return messages
+
+    def _read_past_damage(self, output: str, messages: list[OutboxMessage], limit: int) -> list[OutboxMessage]:
+        """A damaged message would delay all that follow: it is counted as dropped, and deleted."""
+        damaged = [message for message in messages if not _is_object(message.payload)]
+        _log.error("%s: %d messages are damaged and not delivered", self.database.name, len(damaged))
+        with self.database.transaction(durable=False) as connection:
+            connection.executemany("DELETE FROM outbox WHERE seq = ?", [(message.seq,) for message in damaged])
+        with self._changed:
+            self._forget([(message.seq, message.kind, message.size) for message in damaged])
+        return self.read(output, limit)
 
     def advance(self, output: str, seq: int) -> None:
         """An output has delivered everything up to `seq`. Written with the next transaction."""
@@ -391,14 +409,20 @@ class Outbox:
     def wait(self, seq_seen: int, timeout: float) -> bool:
         """Wait until there is a message above `seq_seen`, or for `wake()`; True if there is one."""
         with self._changed:
-            self._changed.wait_for(lambda: self._visible > seq_seen or self._is_woken, timeout)
+            wakes = self._wakes
+            self._changed.wait_for(lambda: self._visible > seq_seen or self._wakes > wakes, timeout)
             return self._visible > seq_seen
 
     def wake(self) -> None:
-        """Let all that wait return, now and from now on; for the end of the process."""
+        """Let all that wait now return."""
         with self._changed:
-            self._is_woken = True
+            self._wakes += 1
             self._changed.notify_all()
+
+    @property
+    def has_readers(self) -> bool:
+        """Whether there is an output; without one, messages are numbered and forgotten."""
+        return bool(self._cursors)
 
     @property
     def newest_seq(self) -> int:
@@ -451,7 +475,6 @@ class Outbox:
                     gone += self._drop(connection, "kind = ? AND seq <= ?", (kind, some))
                     held = int(run(size).fetchone()[0])
         with self._changed:
-            self._bytes = held
             self._forget(gone)
 
     def _drop(
@@ -548,6 +571,16 @@ class Outbox:
         if rows:
             _log.info("%s: %d messages of an earlier version were taken over", folder, len(rows))
         return list(queues)
+
+
+def _is_object(payload: object) -> bool:
+    if not isinstance(payload, str) or payload[:1] != "{":
+        return False
+    try:
+        json.loads(payload)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _read_queue(path: Path) -> list[tuple[str, str, str | None, str | None, str]]:

@@ -32,9 +32,10 @@ class SettledClock:
     LASTING_SECONDS = 6 * 3600.0
     """A box without a clock of its own has the right time some seconds after its start, and may run for a shift only."""
 
-    def __init__(self, wall: Clock = time.time, clock: Clock = time.monotonic) -> None:
+    def __init__(self, wall: Clock = time.time, clock: Clock = time.monotonic, last: float | None = None) -> None:
+        """`last` is a time of the wall clock that was stored before the start: more than that is a step ahead."""
         self._wall, self._clock = wall, clock
-        self._offset = wall() - clock()
+        self._offset = (wall() if last is None else min(last, wall())) - clock()
         self._new: tuple[float, float] | None = None
         """Offset after a step ahead, and since when (monotonic seconds)."""
 

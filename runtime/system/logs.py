@@ -5,29 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import time
-from collections.abc import Callable
 from contextlib import suppress
 
 LEVELS = ("debug", "info", "warning", "error")
 _PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
-
-
-class LogOnce(logging.Filter):
-    """Lets a message pass once in `seconds`, and again when it was another one meanwhile. For one logger."""
-
-    def __init__(self, seconds: float = 600.0, clock: Callable[[], float] = time.monotonic) -> None:
-        super().__init__()
-        self._seconds, self._clock = seconds, clock
-        self._last: tuple[str, float] | None = None
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Whether the record is new."""
-        text, now = record.getMessage(), self._clock()
-        if self._last is not None and self._last[0] == text and now - self._last[1] < self._seconds:
-            return False
-        self._last = (text, now)
-        return True
 
 
 class _Handler(logging.Handler):

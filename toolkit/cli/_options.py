@@ -9,6 +9,15 @@ import typer
 
 from edgeasd.runtime.errors import InputError
 
+
+def _check_alsa_backend(backend: str) -> str:
+    if backend == "pyalsaaudio":
+        raise InputError("--alsa-backend pyalsaaudio: pyalsaaudio is gone; arecord is used, leave the option out")
+    if backend not in ("auto", "arecord"):
+        raise InputError(f"--alsa-backend {backend}: unknown; arecord is used, leave the option out")
+    return backend
+
+
 Workspace = Annotated[
     Path, typer.Option(help="Folder that holds runs/ and bundles/.", envvar="EDGEASD_WORKSPACE", show_default="here")
 ]
@@ -75,7 +84,7 @@ Once = Annotated[
 NoReopen = Annotated[
     bool, typer.Option("--no-reopen", help="End with an error when the device or the input command stops.")
 ]
-AlsaBackend = Annotated[str, typer.Option(help="How to capture: auto, pyalsaaudio or arecord.")]
+AlsaBackend = Annotated[str, typer.Option(hidden=True, callback=_check_alsa_backend, help="Of no effect.")]
 AlsaFormat = Annotated[
     str, typer.Option(help="Samples of a device: auto, S16_LE, S24_3LE, S24_LE, S32_LE or FLOAT_LE.")
 ]

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import shutil
-import sys
 import time
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
 from edgeasd.runtime.errors import CheckFailed, InputError
-
-if TYPE_CHECKING:
-    from edgeasd.runtime.service.listen import Record
 
 _MACHINE, _ID, _FAULT = "valve", "00", "leak"
 _IDS = ("00", "02", "04")
@@ -108,40 +105,47 @@ def _make_sounds(data: Path, stream: Path) -> None:
     )
 
 
-def _listen(bundle: Path, stream: Path) -> list[Record]:
+def _listen(bundle: Path, stream: Path) -> list[dict[str, Any]]:
+    """Score the sound by the live rule; prints a line for every five seconds of it, and for every alarm."""
+    from edgeasd.runtime.audio.reader import read_audio
     from edgeasd.runtime.bundle.bundle import Bundle
-    from edgeasd.runtime.service.listen import Session
-    from edgeasd.runtime.service.terminal import TerminalView
-    from edgeasd.runtime.sources import open_source
+    from edgeasd.runtime.service.live_view import sparkline
+    from edgeasd.runtime.service.stream import live_records
 
-    records: list[Record] = []
+    records: list[dict[str, Any]] = []
+    history: list[float] = []
     with Bundle(bundle) as opened:
-        rate = opened.manifest.features.sample_rate
-        session = Session(opened, open_source(input=str(stream), sample_rate=rate))
-        # Plain lines even on a terminal: a minute of sound passes in a second and should stay readable.
-        view = TerminalView(sys.stdout, rate, live=False)
-        session.start()
-        try:
-            session.load(engine="onnxruntime")
-            listener = session.listener
-            assert listener is not None
-
-            def emit(record: Record) -> None:
-                records.append(record)
-                view.update(record, listener.level)
-
-            session.listen(emit)
-        finally:
-            session.stop("end of sound")
-            view.close()
+        scorer, _ = opened.open_scorer(engine="onnxruntime")
+        sound = read_audio(stream, sample_rate=opened.manifest.features.sample_rate)
+        for record in live_records(scorer, opened.manifest, sound):
+            records.append(record)
+            body = record["body"]
+            if record["kind"] == "segment":
+                history.append(body["clip_score"])
+                if len(history) % 26 == 0:
+                    print(
+                        f"{body['end_seconds']:6.1f} s  clip score {body['clip_score']:6.3f}, threshold "
+                        f"{body['threshold']:.3f}  {sparkline(history[-24:], body['threshold'])}"
+                    )
+            elif record["kind"] == "event":
+                print(f"{records[-2]['body']['end_seconds']:6.1f} s  {body['state'].upper()}")
+        scorer.close()
     return records
 
 
-def _conclude(records: list[Record], output: Path, data: Path, bundle: Path, stream: Path, seconds: float) -> None:
-    complete = [r for r in records if r["type"] == "score" and r["complete"]]
+def _conclude(
+    records: list[dict[str, Any]], output: Path, data: Path, bundle: Path, stream: Path, seconds: float
+) -> None:
+    segments = [r["body"] for r in records if r["kind"] == "segment"]
+    complete = [body for body in segments if body["complete"]]
     before = [r["clip_score"] for r in complete if r["end_seconds"] <= _FAULT_AT_SECONDS]
     after = [r["clip_score"] for r in complete if r["end_seconds"] > _FAULT_AT_SECONDS]
-    raised = [r["end_seconds"] for r in records if r["type"] == "alarm" and r["state"] == "raised"]
+    # The alarm that a segment raises follows it.
+    raised = [
+        before_it["body"]["end_seconds"]
+        for before_it, record in pairwise(records)
+        if record["kind"] == "event" and record["body"]["state"] == "alarm"
+    ]
     early = [at for at in raised if at <= _FAULT_AT_SECONDS]
     late = [at for at in raised if at > _FAULT_AT_SECONDS]
     print(f"\nlargest clip score before the fault {max(before):.3f}, after it {max(after):.3f}; ", end="")

@@ -93,11 +93,14 @@ def list_events(
 def show(
     event: Annotated[str, typer.Argument(metavar="EVENT", help="Event ID, as list and every message show it.")],
     data: Data,
+    picture: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw its spectrogram and scores into this PNG file.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show one event: times, messages, and where its clip, scores and picture are.
+    """Show one event: times, messages, and where its clip and scores are.
 
-    Example: edgeasd events show 01KEZZCJ5C00000000000000ZZ --data data
+    Example: edgeasd events show 01KEZZCJ5C00000000000000ZZ --data data --picture event.png
     """
     from edgeasd.runtime.evidence.lookup import EventReader
     from edgeasd.toolkit.cli.events_export import record_of
@@ -110,6 +113,11 @@ def show(
         print(json.dumps({**record_of(found, evidence), "files": files, "transitions": messages}, indent=2))
     else:
         _print_event(found, messages, evidence)
+    if picture is not None:
+        from edgeasd.runtime.evidence.spectrogram import draw_clip
+        from edgeasd.runtime.system.files import write_bytes
+
+        write_bytes(picture, draw_clip(data / "evidence" / event))
 
 
 @app.command("export")
@@ -197,7 +205,7 @@ def _number(value: float | None) -> str:
 def _clip_text(evidence: Evidence) -> str:
     from edgeasd.runtime.evidence.clip import CLIP
 
-    facts = evidence.facts
+    facts = evidence.metadata
     if facts is not None and facts.deleted_at is not None:
         return f"deleted ({facts.deleted_why})"
     if CLIP in evidence.files:
@@ -228,7 +236,7 @@ def _print_evidence(evidence: Evidence) -> None:
     from edgeasd.runtime.alarms.transition import iso_time
     from edgeasd.runtime.evidence.clip import CLIP, PICTURE, SCORES
 
-    facts = evidence.facts
+    facts = evidence.metadata
     if evidence.problem is not None:
         print(f"evidence: {_printable(evidence.problem)}")
     elif facts is None:

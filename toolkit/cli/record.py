@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,21 +27,14 @@ from edgeasd.toolkit.cli._options import (
     PcmFormat,
     ResampleLive,
 )
-from edgeasd.toolkit.cli.record_summary import (
-    COMPLETE,
-    CTRL_C,
-    DISK_FULL,
-    END_OF_SOUND,
-    SIGTERM,
-    print_summary,
-    summary,
-)
 
 if TYPE_CHECKING:
-    from edgeasd.runtime.record import ClipFolder, Recorder
+    from edgeasd.runtime.record import ClipFigures, ClipFolder, ClipRecorder
     from edgeasd.runtime.sources import Source
-    from edgeasd.runtime.sources.capture import SampleQueue
-    from edgeasd.toolkit.cli.level_meter import LevelMeter
+
+_BUFFER_SECONDS = 60
+_COMPLETE, _END_OF_SOUND = "complete", "end of sound"
+_REFRESH_SECONDS, _PLAIN_LINE_SECONDS = 0.1, 10.0
 
 
 def record(
@@ -58,7 +53,7 @@ def record(
     channel: Channel = None,
     mix: Mix = False,
     resample: ResampleLive = False,
-    alsa_backend: AlsaBackend = "auto",
+    alsa_backend: AlsaBackend = "auto",  # noqa: ARG001 - checked by its callback, of no other effect
     alsa_format: AlsaFormat = "auto",
     pcm_format: PcmFormat = "s16le",
     pcm_channels: PcmChannels = 1,
@@ -75,17 +70,15 @@ def record(
     Example: edgeasd record --device hw:1 --machine valve --id 00 --minutes 30
     """
     from edgeasd.runtime.health import HealthMonitor, HealthSettings
-    from edgeasd.runtime.record import ClipFolder, Recorder
-    from edgeasd.runtime.sources import open_source
-    from edgeasd.toolkit.cli.level_meter import LevelMeter
+    from edgeasd.runtime.record import ClipFolder, ClipRecorder
+    from edgeasd.runtime.sources import SourceSettings, open_source
 
     if (device is None) == (input_command is None):
         raise InputError("one source is needed: pass either --device (such as hw:1) or --input-command")
     clips = ClipFolder(output, machine, id, label, sample_rate=rate, resume=resume)
-    source = open_source(
+    settings = SourceSettings(
         device=device,
         input_command=input_command,
-        sample_rate=rate,
         channel=channel,
         mix=mix,
         resample=resample,
@@ -93,79 +86,171 @@ def record(
         reopen=not no_reopen,
         pcm_format=pcm_format,
         pcm_channels=pcm_channels,
-        alsa_backend=alsa_backend,
         alsa_format=alsa_format,
     )
-    # The folder comes after the source: a source that is not there leaves no empty folder.
-    with closing(source), clips as folder:
-        before = folder.clips
-        bits, health = _bits(source, mix), HealthMonitor(HealthSettings(), rate)
-        recorder = Recorder(folder, round(clip_seconds * rate), bits, round(minutes * 60 * rate), health)
+    # The folder comes after the source: a source that is not there must not leave an empty folder.
+    with closing(open_source(settings, rate)) as source, clips as folder:
+        clips_before, bits = folder.clips, source.status.bits or 24
+        health = HealthMonitor(HealthSettings(), rate)
+        recorder = ClipRecorder(folder, round(clip_seconds * rate), bits, round(minutes * 60 * rate), health)
         folder.check_disk(recorder.clips_left * recorder.clip_bytes)
-        meter = LevelMeter(sys.stderr, f"{machine} {folder.machine_id} {label}")
-        meter.say(f"edgeasd: {source.name} to {folder.path}, FLAC of {bits} bits; {before} clips there")
+        meter = LevelMeter(f"{machine} {folder.machine_id} {label}")
+        meter.print(f"edgeasd: {source.name} to {folder.path}, FLAC of {bits} bits; {clips_before} clips there")
         ended = "error"
         try:
             ended = _collect(source, folder, recorder, meter, rate)
         except KeyboardInterrupt:
-            ended = CTRL_C
+            ended = "Ctrl-C"
             raise
         except SystemExit:
-            ended = SIGTERM
+            ended = "SIGTERM"
             raise
         except CheckFailed:
-            ended = DISK_FULL
+            ended = "full disk"
             raise
         finally:
             meter.close()
-            print_summary(summary(source, folder, recorder, before, ended, rate), as_json)
-    if names := sorted(recorder.tally.complaints):
+            _print_summary(_summary(source, folder, recorder, clips_before, ended, rate), as_json)
+    if names := sorted(recorder.totals.complaints):
         raise CheckFailed(
             f"{folder.path}: {len(names)} clips with complaints, the first is {names[0]} "
-            f"({', '.join(recorder.tally.complaints[names[0]])}); listen to them, and delete what is no good"
+            f"({', '.join(recorder.totals.complaints[names[0]])}); listen to them, and delete what is no good"
         )
 
 
-def _bits(source: Source, mix: bool) -> int:
-    """16 only where 16 bits hold the sound exactly: a mean and a resampled sound have more."""
-    return 24 if mix or getattr(source, "converted", False) else int(getattr(source, "bits", 24))
-
-
-def _collect(source: Source, folder: ClipFolder, recorder: Recorder, meter: LevelMeter, rate: int) -> str:
+def _collect(source: Source, folder: ClipFolder, recorder: ClipRecorder, meter: LevelMeter, rate: int) -> str:
     """Record until there are enough clips, or the sound ends; returns which."""
     from edgeasd.runtime.record import measure
-    from edgeasd.runtime.service.listen import BUFFER_SECONDS
-    from edgeasd.runtime.sources.capture import Capture, SampleQueue
+    from edgeasd.runtime.sources.capture import CaptureThread, SampleQueue
 
-    queue = SampleQueue(BUFFER_SECONDS * rate, "drop" if source.live else "block")
-    capture = Capture(source, queue)
+    queue = SampleQueue(_BUFFER_SECONDS * rate, "drop" if source.live else "block")
+    capture = CaptureThread(source, queue)
     capture.start()
     try:
         while recorder.clips_left:
-            block = _next_block(queue, source, meter)
-            if block is None:
-                return END_OF_SOUND
+            # An exception of a signal handler inside a lock would leave it taken, or a clip uncounted.
             with defer_signals():
-                finished = recorder.accept(block)
-            for clip in finished:
-                if clip.complaints:
-                    meter.say(f"edgeasd: {clip.path.name}: {', '.join(clip.complaints)}")
-            meter.show(measure(block.samples), folder.clips, recorder.clips_left, recorder.seconds_left(rate))
-        return COMPLETE
+                chunk = queue.get(timeout=0.5)
+                _print_events(source, meter)
+                if chunk is not None:
+                    for clip in recorder.accept(chunk):
+                        if clip.complaints:
+                            meter.print(f"edgeasd: {clip.path.name}: {', '.join(clip.complaints)}")
+                    seconds_left = recorder.seconds_left(rate)
+                    meter.show(measure(chunk.samples), folder.clips, recorder.clips_left, seconds_left)
+                elif queue.ended:
+                    return _END_OF_SOUND
+        return _COMPLETE
     finally:
         capture.stop()
-        _say_events(source, meter)
+        _print_events(source, meter)
 
 
-def _next_block(queue: SampleQueue, source: Source, meter: LevelMeter) -> Any:
-    block = queue.get(lambda: _say_events(source, meter), defer_signals)
-    _say_events(source, meter)
-    return block
-
-
-def _say_events(source: Source, meter: LevelMeter) -> None:
-    events = getattr(source, "events", None)
-    while events:
-        event = events.popleft()
+def _print_events(source: Source, meter: LevelMeter) -> None:
+    for event in source.take_events():
         lost = f"; {event.lost_seconds:.2f} s of sound lost" if event.lost_seconds else ""
-        meter.say(f"edgeasd: {event.state}: {event.detail}{lost}")
+        meter.print(f"edgeasd: {event.kind}: {event.detail}{lost}")
+
+
+class LevelMeter:
+    """Level, peak and progress on standard error: one live line on a terminal, a plain line now and then elsewhere."""
+
+    def __init__(self, title: str) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        self._title = title
+        self._console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
+        self._is_live = self._console.is_terminal and not self._console.is_dumb_terminal
+        self._live = Live(console=self._console, auto_refresh=False, transient=True, redirect_stdout=False)
+        self._shown_at: float | None = None
+
+    def show(self, figures: ClipFigures, clips: int, clips_left: int, seconds_left: float) -> None:
+        """Show the level of the latest sound, at most ten times a second; in plain lines every ten seconds."""
+        from rich.text import Text
+
+        now = time.monotonic()
+        pause = _REFRESH_SECONDS if self._is_live else _PLAIN_LINE_SECONDS
+        if self._shown_at is not None and now - self._shown_at < pause:
+            return
+        self._shown_at = now
+        filled = min(10, max(0, round((figures.level_dbfs + 60.0) / 6.0)))
+        minutes, seconds = divmod(round(seconds_left), 60)
+        line = Text(no_wrap=True, overflow="ellipsis")
+        line.append(f"{self._title}  clip {clips}/{clips + clips_left}  level {figures.level_dbfs:6.1f} dBFS ")
+        line.append("█" * filled, "green").append("·" * (10 - filled), "dim")
+        line.append(f"  peak {figures.peak_dbfs:6.1f}  {minutes}:{seconds:02d} left")
+        if figures.complaints:
+            line.append(f"  {', '.join(figures.complaints)}", "bold red")
+        if not self._is_live:
+            self.print(line.plain)
+            return
+        if not self._live.is_started:
+            self._live.start()
+        self._live.update(line, refresh=True)
+
+    def print(self, text: str) -> None:
+        """Print a line above the meter."""
+        if self._live.is_started:
+            self._console.print(text)
+        else:
+            # One write, so that lines of two writers do not mix.
+            sys.stderr.write(f"{text}\n")
+            sys.stderr.flush()
+
+    def close(self) -> None:
+        """Remove the live line."""
+        self._live.stop()
+
+
+def _summary(
+    source: Source, folder: ClipFolder, recorder: ClipRecorder, clips_before: int, ended: str, rate: int
+) -> dict[str, Any]:
+    totals, status = recorder.totals, source.status
+
+    def rounded(level: float | None) -> float | None:
+        return None if level is None else round(level, 1)
+
+    return {
+        "type": "record",
+        "version": 1,
+        "machine": folder.machine,
+        "id": folder.machine_id,
+        "label": folder.label,
+        "folder": str(folder.path),
+        "source": source.name,
+        "ended": ended,
+        "clips": totals.clips,
+        "seconds": round(totals.samples / rate, 3),
+        "clips_before": clips_before,
+        "clips_left": recorder.clips_left,
+        "level_dbfs": {"lowest": rounded(totals.lowest_dbfs), "highest": rounded(totals.highest_dbfs)},
+        "clipped_share": totals.clipped / totals.samples if totals.samples else 0.0,
+        "thrown_away": totals.thrown_away,
+        "lost_seconds": round(totals.lost_samples / rate, 3),
+        "losses": totals.losses,
+        "overruns": status.overruns,
+        "reopened": status.reconnects,
+        "complaints": {name: list(states) for name, states in sorted(totals.complaints.items())},
+    }
+
+
+def _print_summary(summary: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(summary, ensure_ascii=False), flush=True)
+        return
+    clips, level = summary["clips"], summary["level_dbfs"]
+    lines = [f"{summary['folder']}: {clips} clips, {summary['seconds']:.0f} s, beside {summary['clips_before']} before"]
+    if clips:
+        lines.append(
+            f"level {level['lowest']} to {level['highest']} dBFS, {100 * summary['clipped_share']:.3f} % clipped, "
+            f"{len(summary['complaints'])} clips with complaints"
+        )
+    if summary["losses"]:
+        lines.append(
+            f"{summary['thrown_away']} clips thrown away for lost sound: {summary['losses']} gaps, "
+            f"{summary['lost_seconds']:.2f} s, {summary['overruns']} overruns, reopened {summary['reopened']} times"
+        )
+    if summary["ended"] != _COMPLETE:
+        lines.append(f"ended by {summary['ended']}, {summary['clips_left']} clips are missing; --resume goes on")
+    print("\n".join(lines), flush=True)

@@ -1,19 +1,25 @@
-"""edgeasd run."""
+"""edgeasd run: the service in the foreground, for systemd or a terminal; without a site file with one stream."""
 
 from __future__ import annotations
 
+import io
+import json
+import os
+import re
 import signal
+import socket
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
-from edgeasd.runtime.errors import InputError
-from edgeasd.toolkit.cli import run_service
-from edgeasd.toolkit.cli._errors import defer_signals
+from edgeasd.runtime.errors import EdgeasdError, InputError
+from edgeasd.toolkit.cli._errors import BAD_INPUT, INTERRUPTED, print_error
 from edgeasd.toolkit.cli._options import (
     Accelerator,
     AlsaBackend,
@@ -36,16 +42,20 @@ from edgeasd.toolkit.cli._options import (
     find_bundle,
 )
 from edgeasd.toolkit.cli.build_missing import build_missing
-from edgeasd.toolkit.cli.json_lines import json_sink, write_record
-from edgeasd.toolkit.cli.one_stream import write_site
-from edgeasd.toolkit.cli.record_summary import END_OF_SOUND
 
 if TYPE_CHECKING:
-    from edgeasd.runtime.service.listen import Record, Session
+    from edgeasd.runtime.bundle.manifest import Manifest
+    from edgeasd.runtime.config import ConfigReport, ServiceConfig
+    from edgeasd.runtime.service.jsonl_records import RecordWriter
+    from edgeasd.runtime.service.service import Service
 
-
-class _Terminated(BaseException):
-    """SIGTERM: the orderly end of a service. No `Exception`: what catches those blames the model for it."""
+_POLL_SECONDS = 0.1
+USERNAME, PASSWORD = "EDGEASD_MQTT_USERNAME", "EDGEASD_MQTT_PASSWORD"
+"""Environment variables for the broker: every user of the device could read them on the command line."""
+_HEADER = """\
+# Written by `edgeasd run`, and again by the next run with this bundle and --mqtt or --metrics.
+# To change more than its options can say, copy it and use `edgeasd run --config`.
+"""
 
 
 def run(
@@ -65,7 +75,7 @@ def run(
     mqtt: Annotated[
         str | None,
         typer.Option(
-            metavar="URL", help="Run as a service that tells this broker: mqtt://HOST:PORT or mqtts://HOST:PORT."
+            metavar="URL", help="Run as a service that sends to this broker: mqtt://HOST:PORT or mqtts://HOST:PORT."
         ),
     ] = None,
     metrics: Annotated[
@@ -102,154 +112,451 @@ def run(
     alsa_backend: AlsaBackend = "auto",
     alsa_format: AlsaFormat = "auto",
     config: Annotated[
-        Path | None, typer.Option(help="Run the service that this site.toml describes; all else is said there.")
+        Path | None, typer.Option(help="Run the service that this site.toml describes; everything else is set there.")
     ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="With --config: look everything over, and start nothing.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="With --check: machine-readable.")] = False,
+    log_level: Annotated[
+        str, typer.Option(help="What is logged on standard error: debug, info, warning or error.")
+    ] = "info",
 ) -> None:
     """Listen to a machine, score it, raise alarms.
 
-    One record for every segment, and an alarm when several clip scores in a row lie above the threshold of
-    the bundle; none from sick input. Shows level, score, status, health, latency and losses as text, or writes JSON
-    lines with --jsonl. With --mqtt or --metrics it is a service of one stream, with alarms with events, evidence and
-    outputs; with --config one of many.
+    An alarm is raised when several clip scores in a row lie above the threshold of the bundle; none from unhealthy
+    input. Shows alarm, score, health, level, latency and losses, and writes JSON lines with --jsonl. With --mqtt or
+    --metrics it is a service of one stream, with stored events, evidence and outputs; with --config one of many.
 
     Example: edgeasd run --device hw:1 --bundle bundles/valve-id_00
     """
-    from edgeasd.runtime.bundle.bundle import Bundle
-    from edgeasd.runtime.service.listen import Session
-    from edgeasd.runtime.sources import open_source
-    from edgeasd.runtime.sources.capture import PACES
-
+    _check_log_level(log_level)
     if config is not None:
         _refuse_beside_config(context)
-        run_service.check(config, as_json) if check else run_service.serve(config, lambda: json_sink(jsonl))
+        if check:
+            _check(config, as_json)
+        else:
+            serve(_open_config(config), jsonl, log_level)
         return
     if check or as_json:
         raise InputError("--check and --json: are for --config; name a site file with it")
-    if pace not in (None, *PACES):
-        raise InputError(f"--pace {pace}: unknown; use {' or '.join(PACES)}")
-    where = {"device": device, "input": input, "input_command": input_command, "channel": channel, "mix": mix}
-    how = {"resample": resample, "realtime": realtime, "loop": loop, "skip_bad": skip_bad, "once": once}
-    capture: dict[str, Any] = {**where, **how, "alsa_backend": alsa_backend, "alsa_format": alsa_format}
+    source = {"device": device, "input": input, "input_command": input_command, "channel": channel, "mix": mix}
+    source |= {"resample": resample, "realtime": realtime, "loop": loop, "skip_bad": skip_bad, "once": once}
+    source |= {"pace": pace, "format": pcm_format, "channels": pcm_channels}
+    source |= {"alsa_backend": alsa_backend, "alsa_format": alsa_format}
     choice = {"precision": precision, "engine": engine, "accelerator": accelerator, "threads": threads}
     choice |= {"head": head, "front_end": front_end}
-    if mqtt is not None or metrics is not None:
-        _refuse_beside_outputs(duration, no_reopen)
-        stream = {**capture, "pace": pace, "format": pcm_format, "channels": pcm_channels}
-        with Bundle(find_bundle(bundle, workspace)) as opened:
-            if build:
-                build_missing(opened, precision, engine, accelerator, head, front_end)
-            site = write_site(workspace, opened.path, opened.manifest, stream, choice, mqtt, metrics)
-        print(f"edgeasd: a service of one stream, described in {site}", file=sys.stderr, flush=True)
-        run_service.serve(site, lambda: json_sink(jsonl))
-        return
-    with _terminable(), Bundle(find_bundle(bundle, workspace)) as opened:
-        rate = opened.manifest.features.sample_rate
+    is_service = mqtt is not None or metrics is not None
+    if is_service:
+        _refuse_beside_outputs(duration, no_reopen, input)
+    _check_source(source)
+
+    from edgeasd.runtime.bundle.bundle import Bundle
+
+    with Bundle(find_bundle(bundle, workspace)) as opened:
+        path, manifest = opened.path, opened.manifest
         if build:
             # Before the source is opened: minutes of sound would not fit into any buffer.
             build_missing(opened, precision, engine, accelerator, head, front_end)
-        source = open_source(
-            **capture,
-            sample_rate=rate,
-            reopen=not no_reopen,
-            pcm_format=pcm_format,
-            pcm_channels=pcm_channels,
-        )
-        limit = None if duration is None else max(1, round(duration * rate))
-        session = Session(opened, source, pace=pace, limit=limit)
-        # The log comes after the source: a source that is not there leaves no empty file.
-        with json_sink(jsonl) as sink:
-            session.start()
-            ended = _listen(session, choice, sink, rate)
-        if ended["reason"] == END_OF_SOUND:
-            _refuse_too_short(ended["samples"], opened.manifest, input or input_command)
+    tables = _tables(path, manifest, source, choice)
+    if is_service:
+        (stream,) = tables["streams"].values()
+        if "input" in stream:
+            # Relative paths of a site file are taken from its folder.
+            stream["input"] = str(Path(stream["input"]).absolute())
+        tables["outputs"] = _outputs(mqtt, metrics)
+        described = _write_config(workspace / "service" / path.stem / "site.toml", tables)
+        print(f"edgeasd: a service of one stream, described in {described.path}", file=sys.stderr, flush=True)
+    else:
+        described = _single_run(tables, duration, reopen=not no_reopen)
+    serve(described, jsonl, log_level)
+
+
+# What runs
+
+
+def _check_log_level(level: str) -> None:
+    from edgeasd.runtime.system.logs import LEVELS
+
+    if level not in LEVELS:
+        raise InputError(f"--log-level {level}: unknown; use {', '.join(LEVELS)}")
 
 
 def _refuse_beside_config(context: typer.Context) -> None:
-    """InputError for an option that the site file has a place for, where it was given on the command line."""
-    beside = {"config", "check", "as_json", "jsonl", "workspace"}
+    """InputError for an option of the command line that the site file has a place for."""
+    beside = {"config", "check", "as_json", "jsonl", "workspace", "log_level"}
     for option in context.command.params:
         source = context.get_parameter_source(option.name or "")
         if option.name not in beside and source is not None and source.name == "COMMANDLINE":
-            raise InputError(f"{option.opts[0]}: is said in the site file with --config; leave it out")
+            raise InputError(f"{option.opts[0]}: is set in the site file with --config; leave it out")
 
 
-def _refuse_beside_outputs(duration: float | None, no_reopen: bool) -> None:
-    for name, given in {"--duration": duration is not None, "--no-reopen": no_reopen}.items():
-        if given:
+def _refuse_beside_outputs(duration: float | None, no_reopen: bool, input: str | None) -> None:
+    for name, is_given in {"--duration": duration is not None, "--no-reopen": no_reopen}.items():
+        if is_given:
             raise InputError(f"{name}: is not for a service, which --mqtt and --metrics begin; leave it out")
+    if input == "-":
+        raise InputError("--input -: a service has no standard input; give --input-command 'cat PIPE'")
 
 
-def _listen(session: Session, choice: dict[str, Any], sink: TextIO | None, rate: int) -> Record:
-    """Load, listen and stop, whatever ends it; returns the end record."""
-    from edgeasd.runtime.service.terminal import TerminalView
+def _check_source(given: Mapping[str, Any]) -> None:
+    """Refuse options that do not go together, in the words of the command line."""
+    from edgeasd.runtime.sources.capture import PACES
+    from edgeasd.runtime.sources.open import SourceSettings, check_source
 
-    view = None if sink is sys.stdout else TerminalView(sys.stdout, rate, standing=session.standing)
-    reason = "error"
+    pace = given["pace"]
+    if pace not in (None, *PACES):
+        raise InputError(f"--pace {pace}: unknown; use {' or '.join(PACES)}")
+    if given["alsa_backend"] == "pyalsaaudio":
+        raise InputError("--alsa-backend pyalsaaudio: pyalsaaudio is gone; arecord is used, leave it out")
+    names = {"format": "pcm_format", "channels": "pcm_channels"}
+    settings = {names.get(name, name): value for name, value in given.items() if name != "alsa_backend"}
+    check_source(SourceSettings(**settings))
+
+
+def _tables(bundle: Path, manifest: Manifest, source: Mapping[str, Any], engine: Mapping[str, Any]) -> dict[str, Any]:
+    """The tables of a site file for one stream; what is None or False is left out."""
+    kind = manifest.machine.type
+    name = kind if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}", kind) else "machine"
+    stream = {"bundle": str(bundle.absolute()), "engine": "run", **source}
+    host = "".join(c for c in socket.gethostname() if c.isalnum() or c in "._-")[:64] or "device"
+    return {"site": host, "engines": {"run": _given(engine)}, "streams": {name: _given(stream)}}
+
+
+def _given(table: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in table.items() if value is not None and value is not False}
+
+
+def _outputs(mqtt: str | None, metrics: str | None) -> dict[str, Any]:
+    outputs: dict[str, Any] = {}
+    if mqtt is not None:
+        outputs["mqtt"] = {"type": "mqtt", "url": mqtt, **_credentials()}
+    if metrics is not None:
+        outputs["metrics"] = {"type": "prometheus", "address": metrics}
+    return outputs
+
+
+def _credentials() -> dict[str, Any]:
+    user = os.environ.get(USERNAME)
+    if user is None:
+        if PASSWORD in os.environ:
+            raise InputError(f"{PASSWORD}: is set without {USERNAME}; set both")
+        return {}
+    return {"username": user, **({"password_env": PASSWORD} if PASSWORD in os.environ else {})}
+
+
+def _single_run(tables: dict[str, Any], duration: float | None, *, reopen: bool) -> ServiceConfig:
+    """The configuration of a run without a data folder: alarms by the rule of the bundle and nothing else."""
+    from pydantic import ValidationError
+
+    from edgeasd.runtime.alarms import AlarmSettings
+    from edgeasd.runtime.config.settings import ServiceConfig, ServiceSettings
+    from edgeasd.runtime.errors import describe_validation_error
+
+    (stream,) = tables["streams"].values()
+    stream["alarm"] = AlarmSettings()
     try:
-        started = session.load(**choice)
-        print(_introduction(started), file=sys.stderr, flush=True)
-        write_record(sink, started)
-        listener = session.listener
-        assert listener is not None
-
-        def emit(record: Record) -> None:
-            write_record(sink, record)
-            if view is not None:
-                view.update(record, listener.level)
-
-        session.listen(emit, defer_signals)
-        reason = END_OF_SOUND
-    except KeyboardInterrupt:
-        reason = "Ctrl-C"
-        raise
-    except _Terminated:
-        reason = "SIGTERM"
-    finally:
-        ended = session.stop(reason)
-        if any(ended[name] for name in ("dropped_samples", "overruns", "reopened", "skipped_segments")):
-            text = "{dropped_samples} samples dropped, {overruns} overruns, reopened {reopened} times"
-            text += ", {skipped_segments} segments skipped" if ended["skipped_segments"] else ""
-            print(f"edgeasd: {text.format(**ended)}", file=sys.stderr)
-        # Before the view: a reader that has left standard output must not cost the log its last line.
-        write_record(sink, ended)
-        if view is not None:
-            view.close()
-    return ended
-
-
-def _introduction(record: Record) -> str:
-    limit = "uncalibrated, no alarms" if record["threshold"] is None else f"threshold {record['threshold']:.4f}"
-    return (
-        f"edgeasd: {record['machine']} ID {record['id']} from {record['source']}; "
-        f"{record['precision']} on {record['engine']}, accelerator {record['accelerator']}; {limit}"
+        settings = ServiceSettings.model_validate(tables)
+    except ValidationError as error:
+        raise InputError(_option_words(describe_validation_error(error, ServiceSettings))) from None
+    return ServiceConfig(
+        None, settings, Path(), has_data=False, limit_seconds=duration, wait_for_source=False, reopen=reopen
     )
 
 
-def _refuse_too_short(samples: int, manifest: Any, input: str | None) -> None:
-    need = manifest.features.sample_count(manifest.segments.frames)
-    if samples < need:
-        missing = need - samples
-        raise InputError(
-            f"{input or 'source'}: ended after {samples} samples; the first score takes {need}, "
-            f"{missing} ({missing / manifest.features.sample_rate:.2f} s) more; use a longer recording"
-        )
+def _option_words(problem: str) -> str:
+    """A problem of a table in the words of the command line."""
+    place, _, rest = problem.partition(" ")
+    return f"--{place.rpartition('.')[2].rstrip(':').replace('_', '-')} {rest}"
+
+
+def _write_config(path: Path, tables: Mapping[str, Any]) -> ServiceConfig:
+    """Write the tables as a site file, for the alarm commands and as a first one to change. Returns it as read."""
+    from edgeasd.runtime.config import parse_config
+    from edgeasd.runtime.system.files import write_bytes
+
+    try:
+        text = (_HEADER + "\n".join(_toml_lines(tables, "")) + "\n").encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{error.object!r}: its name is not UTF-8; rename it") from None
+    try:
+        config = parse_config(text, path)
+    except InputError as error:
+        raise InputError(str(error).removeprefix(f"{path}: ")) from None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, text)
+    return config
+
+
+def _toml_lines(table: Mapping[str, Any], name: str) -> Iterator[str]:
+    values = {key: value for key, value in table.items() if not isinstance(value, Mapping)}
+    if name and values:
+        yield f"\n[{name}]"
+    for key, value in values.items():
+        yield f"{key} = {toml_value(value)}"
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            yield from _toml_lines(value, f"{name}.{key}" if name else key)
+
+
+def toml_value(value: str | int | bool) -> str:
+    """A value in TOML 1.0. JSON writes strings, numbers and true alike, except DEL, which TOML wants escaped."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+# --check
+
+
+def _check(path: Path, as_json: bool) -> None:
+    """Look a site file over; one line for each problem, and exit code 2 if there is one."""
+    from edgeasd.runtime.config import check_config, error_of_file, read_config
+
+    try:
+        report = check_config(read_config(path))
+    except InputError as error:
+        if as_json:
+            found = [error_of_file(str(path), str(error)).to_json()]
+            print(json.dumps({"site": None, "data": None, "streams": [], "outputs": {}, "problems": found}, indent=2))
+        raise
+    print(json.dumps(report.to_json(), indent=2) if as_json else _report_text(report))
+    for problem in report.problems:
+        print_error(f"{path}: {problem}")
+    if report.problems:
+        raise typer.Exit(BAD_INPUT)
+
+
+def _open_config(path: Path) -> ServiceConfig:
+    """A site file, looked over. A stream that cannot run is reported; anything else is an InputError."""
+    from edgeasd.runtime.config import check_config, read_config
+
+    config = read_config(path)
+    report = check_config(config)
+    if report.fatal is not None:
+        count = len(report.problems)
+        more = f" (and {count - 1} more: pass --check to see them)" if count > 1 else ""
+        raise InputError(f"{path}: {report.fatal}{more}")
+    for problem in report.problems:
+        print_error(f"{path}: {problem}")
+    return config
+
+
+def _report_text(report: ConfigReport) -> str:
+    lines = [f"site {report.site}, data in {report.data}"]
+    for one in report.streams:
+        limit = "no threshold, no alarms" if one.threshold is None else f"alarm above {one.threshold:.4f}"
+        engine = f"{one.precision} on {one.engine}, {one.accelerator}"
+        lines.append(f"  {one.name}: {one.machine} ID {one.id} from {one.source} ({one.paced}); {engine}; {limit}")
+    for name, kind in report.outputs.items():
+        lines.append(f"  output {name}: {kind}")
+    return "\n".join(lines)
+
+
+# --jsonl
+
+
+def open_records(jsonl: str) -> Callable[[], TextIO]:
+    """Check where JSON lines are to go, and return what opens it: "-" is standard output.
+
+    Raises InputError if the folder is missing or the file holds something else.
+    """
+    if jsonl == "-":
+        # A file name that is not UTF-8 becomes the escapes that JSON has for it; a line is text for every reader.
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")
+        return lambda: sys.stdout
+    path = Path(jsonl)
+    if not path.parent.is_dir():
+        raise InputError(f"--jsonl {path}: no such folder {path.parent}; make it first")
+    if path.is_dir():
+        raise InputError(f"--jsonl {path}: is a folder; name a file")
+    _refuse_other_content(path)
+    return lambda: _append_to(path)
+
+
+def _append_to(path: Path) -> TextIO:
+    from edgeasd.runtime.system.files import partial_last_line
+
+    try:
+        handle = open(path, "a", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115  closed by its writer
+        # The next record must not be glued to half a line; a pipe has none.
+        if path.is_file():
+            with open(path, "rb") as before:
+                if partial_last_line(before.fileno(), 1):
+                    handle.write("\n")
+    except OSError as error:
+        error.filename = f"--jsonl {path}"
+        raise
+    return handle
+
+
+def _refuse_other_content(path: Path) -> None:
+    """Records are appended only to records: a wrong name must not spoil a recording, a bundle or a site file."""
+    if not path.is_file():
+        return
+    with open(path, "rb") as handle:
+        line = handle.readline(1 << 16)
+    first = line.strip(b"\0\r\n")
+    try:
+        holds_records = not first or isinstance(json.loads(first), dict)
+    except ValueError:
+        # Half a record after a power cut is ours. A brace alone on its line begins any other JSON.
+        begin = b'{"schema": '
+        is_torn = begin.startswith(first) and (len(first) > 1 or not line.endswith(b"\n"))
+        holds_records = is_torn or first.startswith(begin)
+    if not holds_records:
+        raise InputError(f"--jsonl {path}: holds something else than JSON lines; name another file")
+
+
+# The service in the foreground
+
+
+def serve(config: ServiceConfig, jsonl: str | None, log_level: str = "info") -> None:
+    """Run the service until every stream has ended, or SIGTERM or Ctrl-C."""
+    from edgeasd.runtime.service.jsonl_records import RecordWriter
+    from edgeasd.runtime.service.service import Service
+    from edgeasd.runtime.service.stream import END_OF_SOUND
+    from edgeasd.runtime.sources import kill_commands
+    from edgeasd.runtime.system.logs import start_logging
+
+    start_logging(log_level)
+    records = None if jsonl is None else RecordWriter(open_records(jsonl))
+    service = Service(config, records)
+    out = None if jsonl == "-" else sys.stdout
+    failure: BaseException | None = None
+    with _signals() as requests:
+        reason = "error"
+        try:
+            service.start()
+            reason = _watch(service, requests, out, records)
+        except (EdgeasdError, OSError) as error:
+            failure = error
+        is_whole = _end(service, records, reason, requests)
+    if not is_whole:
+        print_error("a thread had to be left behind; what outputs could not deliver waits in the data folder")
+        code = INTERRUPTED if requests.interrupted else 0
+        if isinstance(failure, EdgeasdError):
+            print_error(str(failure))
+            code = failure.exit_code
+        if out is not None:
+            sys.stdout.flush()
+        # Nothing runs at the end of the process that would give a command a second to end.
+        kill_commands()
+        # A thread may be deep in a library that does not bear the interpreter's end; all files are closed.
+        os._exit(code)
+    if failure is not None:
+        raise failure
+    if records is not None and records.failure is not None:
+        raise records.failure
+    if out is not None:
+        _print_summary(service, out)
+    if requests.interrupted:
+        raise KeyboardInterrupt
+    if reason == END_OF_SOUND and (failures := service.supervisor.failures()):
+        if config.path is None:
+            raise failures[0][1]
+        raise InputError("; ".join(f"{name}: {error}" for name, error in failures))
+
+
+def _print_summary(service: Service, out: TextIO) -> None:
+    from edgeasd.runtime.service.live_view import summary
+
+    for stream in service.supervisor.statuses():
+        if stream.segments:
+            print(summary(stream), file=out)
+
+
+class _Requests:
+    """What signals have asked for.
+
+    A handler runs in the middle of whatever the main thread does, so it may take no lock that the main thread may
+    hold. An Event has one, the `put` of a SimpleQueue has none.
+    """
+
+    def __init__(self) -> None:
+        self.interrupted, self.end, self.reload = False, False, False
+        self._wake: SimpleQueue[None] = SimpleQueue()
+
+    def wake(self) -> None:
+        """Something was requested. For handlers."""
+        self._wake.put(None)
+
+    def wait(self, seconds: float) -> None:
+        """Until something is requested, or for so long."""
+        with suppress(Empty):
+            self._wake.get(timeout=seconds)
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
-    """Make SIGTERM an exception for the time of the block, so that everything is flushed and closed."""
+def _signals() -> Iterator[_Requests]:
+    requests = _Requests()
 
-    def stop(*_: object) -> None:
-        raise _Terminated
+    def end(number: int, _: object) -> None:
+        requests.interrupted, requests.end = number == signal.SIGINT, True
+        requests.wake()
 
-    before = signal.signal(signal.SIGTERM, stop)
+    def reload(*_: object) -> None:
+        requests.reload = True
+        requests.wake()
+
+    handlers: dict[signal.Signals, Any] = {signal.SIGTERM: end, signal.SIGINT: end, signal.SIGHUP: reload}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
-        yield
-    except _Terminated:
-        pass
+        yield requests
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _watch(service: Service, requests: _Requests, out: TextIO | None, records: RecordWriter | None) -> str:
+    """Look after the running service; returns why it ends."""
+    from edgeasd.runtime.service.live_view import LiveView
+    from edgeasd.runtime.service.stream import END_OF_SOUND
+    from edgeasd.runtime.service.systemd import SystemdNotifier
+
+    notifier = SystemdNotifier()
+    view = None if out is None else LiveView(out)
+    is_ready, is_reloading = False, False
+    try:
+        while service.poll():
+            requests.wait(_POLL_SECONDS)
+            if requests.end:
+                return "Ctrl-C" if requests.interrupted else "SIGTERM"
+            if requests.reload:
+                requests.reload = False
+                if service.config.path is None:
+                    return "SIGHUP"  # its terminal is gone
+                notifier.reloading()
+                service.reload()
+                is_reloading = True
+            if records is not None and records.failure is not None:
+                return "records cannot be written"
+            now = time.monotonic()
+            config = service.config
+            if (service.is_loaded and not is_ready) or (is_reloading and not service.is_reloading):
+                is_ready, is_reloading = True, False
+                notifier.ready(f"{config.name}: {len(config.streams)} streams")
+            if service.is_healthy(now):
+                notifier.watchdog(now)
+            if view is not None:
+                view.update(service.status(), now)
+        return END_OF_SOUND
+    finally:
+        notifier.stopping()
+        if view is not None:
+            view.close()
+
+
+def _end(service: Service, records: RecordWriter | None, reason: str, requests: _Requests) -> bool:
+    """Stop the service and write what is left. False if a thread had to be left behind."""
+    from edgeasd.runtime.service.service import STOP_SECONDS
+    from edgeasd.runtime.service.stream import END_OF_SOUND
+
+    until = time.monotonic() + STOP_SECONDS
+    is_whole = service.stop(reason)
+    if records is None:
+        return is_whole
+    written = records.close(max(0.3, until - time.monotonic()))
+    # Nothing waits for the service at the end of files: they are to have all of their records.
+    while not written and reason == END_OF_SOUND and not requests.end:
+        written = records.close(2 * _POLL_SECONDS)
+    return is_whole and written

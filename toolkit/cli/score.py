@@ -69,11 +69,9 @@ def score(
     """
     from edgeasd.runtime.audio.reader import read_audio
     from edgeasd.runtime.bundle.bundle import Bundle
-    from edgeasd.runtime.health import HealthSettings
     from edgeasd.runtime.scoring.clip import score_sound
-    from edgeasd.runtime.service.jsonl_records import engine_facts
-    from edgeasd.runtime.service.listen import Listener
-    from edgeasd.runtime.sources.capture import Block
+    from edgeasd.runtime.service.jsonl_records import engine_info
+    from edgeasd.runtime.service.stream import live_records
 
     if live and (tile or anchored or segments):
         raise InputError("--live: goes by the live rule, segment by segment; leave out --tile, --anchored, --segments")
@@ -100,7 +98,7 @@ def score(
             head=head,
             front_end=front_end,
         )
-        print("edgeasd: {precision} on {engine}".format(**engine_facts(scorer)), file=sys.stderr)
+        print("edgeasd: {precision} on {engine}".format(**engine_info(scorer)), file=sys.stderr)
         output = _Output(as_json or live)
         for path in paths:
             try:
@@ -109,7 +107,7 @@ def score(
                 print_error(f"left out: {error}")
                 continue
             if live:
-                for record in Listener(scorer, manifest, HealthSettings()).accept(Block(0, sound)):
+                for record in live_records(scorer, manifest, sound):
                     output.write({"file": str(path), **record})
                 continue
             clip = score_sound(scorer, sound, tile_short=tile, anchored=anchored)

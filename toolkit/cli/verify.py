@@ -41,7 +41,7 @@ def verify(
 
     from edgeasd.runtime.bundle.bundle import Bundle
     from edgeasd.runtime.scoring.scorer import GraphFrontEndScorer
-    from edgeasd.runtime.service.jsonl_records import engine_facts, machine_facts
+    from edgeasd.runtime.service.jsonl_records import engine_info
 
     with Bundle(bundle) as opened:
         manifest = opened.manifest
@@ -57,12 +57,13 @@ def verify(
                 head=head,
                 front_end=front_end,
             )
-            results.append({**engine_facts(scorer), "golden_deviation": asdict(found)})
+            results.append({**engine_info(scorer), "golden_deviation": asdict(found)})
             if isinstance(scorer, GraphFrontEndScorer):
                 results[-1]["front_end_deviation"] = asdict(scorer.front_end_deviation)
             scorer.close()
     facts = {
-        **machine_facts(manifest),
+        "machine": manifest.machine.type,
+        "id": manifest.machine.id,
         "status": manifest.status,
         "files": len(manifest.files),
         "bytes": sum(entry.size for entry in manifest.files.values()),

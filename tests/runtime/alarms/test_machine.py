@@ -7,12 +7,13 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
+from alarm_rule import AlarmRule
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeasd.runtime.alarms import SERVICE, AlarmInput, AlarmMachine, AlarmSettings, Command, Transition, parse_command
 from edgeasd.runtime.errors import InputError
-from edgeasd.runtime.scoring.threshold import AlarmRule, Threshold
+from edgeasd.runtime.scoring.threshold import Threshold
 
 pytestmark = pytest.mark.core
 

@@ -21,6 +21,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from edgeasd.runtime.config import read_config
+from edgeasd.runtime.service.service import Service
+
 RATE = 16_000
 Record = dict[str, Any]
 
@@ -33,6 +36,11 @@ def write_sound(path: Path, seconds: float, seed: int = 0) -> Path:
         sound[at : at + 300] += rng.standard_normal(len(sound[at : at + 300])) * 6000
     soundfile.write(path, sound.clip(-32768, 32767).astype("<i2"), RATE, subtype="PCM_16")
     return path
+
+
+def flat(record: Record) -> Record:
+    """The body of a record with its kind, machine, ID and event beside it."""
+    return {**{name: record[name] for name in ("kind", "machine", "id", "event")}, **record["body"]}
 
 
 class Site:
@@ -98,7 +106,7 @@ class Site:
         if not self.records_file.exists():
             return []
         lines = self.records_file.read_text("utf-8").split("\n")[:-1]
-        return [one for one in map(json.loads, lines) if kind in (None, one["type"])]
+        return [flat(one) for one in map(json.loads, lines) if kind in (None, one["kind"])]
 
     def command(self, *arguments: object) -> subprocess.CompletedProcess[str]:
         """Another command of edgeasd."""
@@ -114,6 +122,36 @@ def site(tmp_path: Path, small_bundle: Path) -> Iterator[Site]:
         if process.poll() is None:
             process.kill()
         process.communicate()
+
+
+class Records(list[Record]):
+    """Takes the records of a service in this process, in place of a RecordWriter."""
+
+    lost, is_full = 0, False
+
+    def put(self, record: Record, may_drop: bool = True) -> None:
+        self.append(flat(record))
+
+    def of(self, kind: str, id: str | None = None) -> list[Record]:
+        """Those of one kind, and of one stream."""
+        return [one for one in self if one["kind"] == kind and id in (None, one["id"])]
+
+
+@pytest.fixture
+def serve(site: Site) -> Iterator[Callable[..., tuple[Service, Records]]]:
+    """Starts a service on the site file in this process; it is stopped at the end of the test."""
+    running: list[Service] = []
+
+    def start(**times: float) -> tuple[Service, Records]:
+        records = Records()
+        service = Service(read_config(site.file), records, **times)  # type: ignore[arg-type]
+        service.start()
+        running.append(service)
+        return service, records
+
+    yield start
+    for service in running:
+        service.stop("test")
 
 
 @pytest.fixture
@@ -150,15 +188,6 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_sound(tmp_path_factory.mktemp("sound") / "sound.wav", 30.0)
 
 
-@pytest.fixture(params=["pyalsaaudio", "arecord"])
-def backend(request: pytest.FixtureRequest) -> str:
-    """A way to capture from ALSA that is installed here."""
-    here = shutil.which("arecord") if request.param == "arecord" else importlib.util.find_spec("alsaaudio")
-    if not here:
-        pytest.skip(f"{request.param} is not installed here (alsa-utils / pyalsaaudio)")
-    return str(request.param)
-
-
 @pytest.fixture
 def playing(repository: Path, tmp_path: Path) -> Callable[[bytes], str]:
     """Has hw:1 and plughw:1,0 deliver these bytes; gives the ALSA_CONFIG_PATH for that."""
@@ -167,6 +196,8 @@ def playing(repository: Path, tmp_path: Path) -> Callable[[bytes], str]:
     assert spec.loader is not None
     helper = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(helper)
+    if not shutil.which("arecord"):
+        pytest.skip("arecord is not installed here (alsa-utils)")
     if not helper.STOCK.exists():
         pytest.skip(f"{helper.STOCK} is not here (libasound2-data)")
 

@@ -61,12 +61,12 @@ def expected(stereo: Path, small_bundle: Path) -> dict[str, list[Record]]:
     """What `score --live` says of left.wav and right.wav."""
     command = [sys.executable, "-m", "edgeasd", "score", small_bundle, "left.wav", "right.wav", "--live"]
     done = subprocess.run(command, cwd=stereo, capture_output=True, text=True, timeout=60, check=True)
-    found = [one for one in map(json.loads, done.stdout.splitlines()) if one["type"] == "score"]
+    found = [one for one in map(json.loads, done.stdout.splitlines()) if one["kind"] == "segment"]
     return {name: [one for one in found if one["file"] == f"{name}.wav"] for name in ("left", "right")}
 
 
 def scores(site: Any, id: str) -> list[Record]:
-    return [one for one in site.records("score") if one["id"] == id]
+    return [one for one in site.records("segment") if one["id"] == id]
 
 
 def assert_same(ours: list[Record], theirs: list[Record]) -> None:
@@ -263,7 +263,7 @@ def test_streams_that_change_cards_and_settings_at_once_find_no_card_busy(
         site.write(card(2, 0, wide), card(2, 1, wide), card(1, 0))
         service.reload()
         site.until(lambda: settled(named("S32_LE", (2, 0, 2), (2, 1, 2), (1, 0, 1))))
-        assert [one["id"] for one in records if one["type"] == "start"] == list("abcabcab")
+        assert [one["id"] for one in records if one["kind"] == "start"] == list("abcabcab")
     finally:
         service.stop("test")
     assert reasons == {None}
@@ -291,7 +291,7 @@ def test_a_stream_that_nobody_scores_takes_nothing_from_its_sibling(
         service.stop("test")
     assert (a.dropped_seconds, b.segments) == (0.0, 0)
     assert a.segments > 0
-    assert not [one for one in records if one["type"] == "gap" and one["id"] == "a"]
+    assert not [one for one in records if one["kind"] == "gap" and one["id"] == "a"]
 
 
 def test_each_channel_has_a_health_of_its_own_and_hears_the_same_beginning(
@@ -310,7 +310,7 @@ def test_each_channel_has_a_health_of_its_own_and_hears_the_same_beginning(
         (a, b) = service.state().streams
     finally:
         service.stop("test")
-    assert [one["samples"] for one in records if one["type"] == "end"] == [len(left)] * 2
+    assert [one["samples"] for one in records if one["kind"] == "end"] == [len(left)] * 2
     assert (tmp_path / "runs.txt").read_text() == "once more\n"
     assert "digital_silence" not in a.health
     assert b.sick
@@ -376,10 +376,10 @@ def test_an_unplugged_card_is_noticed_within_two_seconds_by_all_and_comes_back(
         (folder / "back").touch()
         site.until(lambda: len([one for one in records if one.get("state") == "reopened"]) == 2)
         site.until(lambda: [one.state for one in service.state().streams] == ["running", "running"])
-        site.until(lambda: len([one for one in records if one["type"] == "gap"]) == 2)
+        site.until(lambda: len([one for one in records if one["kind"] == "gap"]) == 2)
     finally:
         service.stop("test")
-    gaps = [one for one in records if one["type"] == "gap"]
+    gaps = [one for one in records if one["kind"] == "gap"]
     assert sorted(one["id"] for one in gaps) == ["a", "b"]
     assert all(one["lost_samples"] > 0.8 * RATE for one in gaps)
     gone = (folder / "gone").stat().st_mtime

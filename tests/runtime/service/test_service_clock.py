@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from edgeasd.runtime.service import ask
+from edgeasd.runtime.service.control import ask
 
 pytestmark = pytest.mark.core
 
@@ -41,23 +41,23 @@ def test_a_step_of_the_wall_clock_moves_times_in_reports_and_nothing_else(
     command += ["run", "--config", str(site.file), "--jsonl", str(site.records_file)]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     site.processes.append(process)
-    site.until(lambda: site.records("alarm_state") and len(site.records("score")) > 50)
+    site.until(lambda: site.records("event") and len(site.records("segment")) > 50)
     (tmp_path / "step").touch()
-    before = len(site.records("score"))
-    site.until(lambda: len(site.records("score")) > before + 50)
+    before = len(site.records("segment"))
+    site.until(lambda: len(site.records("segment")) > before + 50)
     acknowledge = {"ask": "command", "stream": "a", "command": {"command": "acknowledge"}}
     (said,) = ask(site.data, acknowledge)
-    state = ask(site.data, {"ask": "state"})
+    state = ask(site.data, {"ask": "status"})
     took, errors = site.end(process)
     assert process.returncode == 0, errors
     assert took < 2.0
     assert seconds(said["at"]) == pytest.approx(time.time() + step, abs=20.0)
-    assert (said["event"], said["sequence"]) == (site.records("alarm_state")[0]["event"], 2)
+    assert (said["event"], said["sequence"]) == (site.records("event")[0]["event"], 2)
     assert seconds(said["raised_at"]) == pytest.approx(time.time(), abs=60.0)
     assert 0.0 < state["uptime_seconds"] < 60.0
     (stream,) = state["streams"]
     assert (stream["state"], stream["dropped_seconds"], stream["keep_every"]) == ("running", 0.0, 1)
     assert 0.0 <= stream["latency_seconds"]["p99"] < 60.0
-    indexes = [one["index"] for one in site.records("score")]
+    indexes = [one["index"] for one in site.records("segment")]
     assert indexes == list(range(len(indexes)))
     assert site.records("gap") == []

@@ -63,8 +63,8 @@ def test_an_event_is_acknowledged_without_the_name_of_its_stream(
     stream = f'input = "{sound}"\nloop = true\n'
     site.write(stream + ALARM.format("a"), stream + ALARM.format("b"))
     process = site.start()
-    site.until(lambda: {one["id"] for one in site.records("alarm_state") if one["state"] == "alarm"} == {"a", "b"})
-    event = next(one["event"] for one in site.records("alarm_state") if one["id"] == "b")
+    site.until(lambda: {one["id"] for one in site.records("event") if one["state"] == "alarm"} == {"a", "b"})
+    event = next(one["event"] for one in site.records("event") if one["id"] == "b")
     shown = site.command("status", "--config", site.file, "--json")
     assert shown.returncode == 1
     state = json.loads(shown.stdout)

@@ -65,9 +65,9 @@ def test_a_file_has_all_of_its_records_however_slow_their_reader(site: Any, soun
     with open(fifo, encoding="utf-8", closefd=False) as reader:
         records = [json.loads(line) for line in reader]
     assert process.wait(20) == 0
-    assert [one["type"] for one in records].count("score") > 100
+    assert [one["kind"] for one in records].count("score") > 100
     # What the keeper says of the last scores may come behind it.
-    assert [one["reason"] for one in records if one["type"] == "end"] == ["end of sound"]
+    assert [one["reason"] for one in records if one["kind"] == "end"] == ["end of sound"]
 
 
 def test_an_engine_that_was_replaced_late_is_let_go(

@@ -233,7 +233,7 @@ def test_streams_of_one_bundle_are_scored_in_common_batches_and_others_apart(
     stream = f'input = "{sound}"\n'
     site.write(stream, stream, stream, f'{stream}engine = "one"', top="[engines.one]\nthreads = 1")
     service, records = run_service(site.file, lambda *_: False)
-    by_id = {id: [r for r in records if r["type"] == "score" and r["id"] == id] for id in "abcd"}
+    by_id = {id: [r for r in records if r["kind"] == "segment" and r["id"] == id] for id in "abcd"}
     assert len({len(found) for found in by_id.values()}) == 1
     for one, two in zip(by_id["a"], by_id["d"], strict=True):
         assert one["clip_score"] == pytest.approx(two["clip_score"], rel=1e-6)
@@ -248,7 +248,7 @@ def test_a_bundle_that_cannot_be_loaded_stops_no_other_stream(site: Any, sound: 
     for path in site.bundle.iterdir():
         (broken / path.name).write_bytes(path.read_bytes())
     (broken / "head.onnx").write_bytes(b"x")
-    service, _ = run_service(site.file, lambda s, r: s.loaded.is_set() and sum(x["type"] == "score" for x in r) > 20)
+    service, _ = run_service(site.file, lambda s, r: s.loaded.is_set() and sum(x["kind"] == "segment" for x in r) > 20)
     states = {one.name: one for one in service.state().streams}
     assert states["b"].state == "failed"
     assert "head.onnx" in str(states["b"].reason)
@@ -292,7 +292,7 @@ def test_a_stream_without_a_thread_for_its_sound_is_tried_again(
     refused = no_threads(monkeypatch, "edgeasd-capture", 1)
     stream = f'input = "{sound}"\nloop = true'
     site.write(stream, stream)
-    run_service(site.file, lambda s, records: {r["id"] for r in records if r["type"] == "score"} == {"a", "b"})
+    run_service(site.file, lambda s, records: {r["id"] for r in records if r["kind"] == "segment"} == {"a", "b"})
     assert len(refused) == 1
 
 
@@ -372,17 +372,17 @@ def test_an_engine_that_is_too_slow_skips_evenly_says_so_and_loses_no_sound(
     monkeypatch.setattr("edgeasd.runtime.sources.command.AHEAD_SECONDS", 1e9)
     # A second of sound is a tenth of one here: so long any thread may stand still on a busy machine.
     monkeypatch.setattr("edgeasd.runtime.service.load_shedding.LATE_SECONDS", 5.0)
-    service, records = run_service(site.file, lambda s, r: sum(x["type"] == "score" for x in r) > 150)
+    service, records = run_service(site.file, lambda s, r: sum(x["kind"] == "segment" for x in r) > 150)
     state = service.state().streams[0]
     assert (state.keep_every, state.dropped_seconds) == (2, 0.0)
     assert state.skipped_segments > 30
     assert state.state == "degraded" or "one of 2" in str(state.reason) or state.state == "stopped"
-    (said,) = [one for one in records if one["type"] == "overload"]
+    (said,) = [one for one in records if one["kind"] == "overload"]
     assert (said["keep_every"], said["streams"]) == (2, ["a"])
-    starts = [one["start_sample"] for one in records if one["type"] == "score"]
+    starts = [one["start_sample"] for one in records if one["kind"] == "segment"]
     assert set(np.diff(starts)) == {3072, 2 * 3072}
     assert set(np.diff(starts[-30:])) == {2 * 3072}
-    assert not any(one["type"] == "gap" for one in records)
+    assert not any(one["kind"] == "gap" for one in records)
 
 
 # The command socket and systemd

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from edgeasd.runtime.errors import InputError
-from edgeasd.runtime.service import ask
+from edgeasd.runtime.service.control import ask
 
 pytestmark = pytest.mark.core
 
@@ -27,7 +27,7 @@ FORKER = Path(__file__).with_name("service_forker.py")
 
 
 def scores(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{k: v for k, v in one.items() if k not in ("file", "id")} for one in records if one["type"] == "score"]
+    return [{k: v for k, v in one.items() if k not in ("file", "id")} for one in records if one["kind"] == "segment"]
 
 
 def test_a_file_gives_the_records_of_score_live_and_then_the_service_ends(site: Any, sound: Path) -> None:
@@ -44,7 +44,7 @@ def test_a_file_gives_the_records_of_score_live_and_then_the_service_ends(site: 
         assert one.keys() == two.keys()
         assert one == {k: pytest.approx(v, rel=1e-6) if isinstance(v, float) else v for k, v in two.items()}
     # What the keeper says of the last scores may come behind it.
-    assert [one["reason"] for one in site.records("end")] == ["end of sound"]
+    assert [one["reason"] for one in site.records("stop")] == ["end of sound"]
 
 
 def test_sigterm_ends_within_two_seconds_with_everything_written_and_systemd_told(
@@ -54,14 +54,14 @@ def test_sigterm_ends_within_two_seconds_with_everything_written_and_systemd_tol
     log = '[outputs.log]\ntype = "jsonl"\npath = "log.jsonl"\n'
     site.write(f'input = "{sound}"\nloop = true', good, 'input_command = "/bin/false"', good + log)
     process = site.start(NOTIFY_SOCKET=str(site.folder / "notify"), WATCHDOG_USEC="400000")
-    site.until(lambda: len(site.records("score")) > 200)
+    site.until(lambda: len(site.records("segment")) > 200)
     site.until(lambda: "READY=1" in told() and told().count("WATCHDOG=1") >= 3)
     took, said = site.end(process)
     assert process.returncode == 0, said
     assert took < 2.0
     lines = told()
     assert (lines.count("READY=1"), lines.count("STATUS=plant: 4 streams"), lines[-1]) == (1, 1, "STOPPING=1")
-    ends = site.records("end")
+    ends = site.records("stop")
     assert {one["id"]: one["reason"] for one in ends}["a"] == "SIGTERM"
     assert len(ends) == 4
     # The failing command stopped nobody, and its reason was said.
@@ -79,7 +79,7 @@ def test_sighup_changes_what_it_says_and_loses_no_sound(site: Any, sound: Path, 
     stream = f'input = "{sound}"\nloop = true\n'
     site.write(stream, stream)
     process = site.start(NOTIFY_SOCKET=str(site.folder / "notify"))
-    site.until(lambda: len(site.records("score")) > 8)
+    site.until(lambda: len(site.records("segment")) > 8)
     copy = site.folder / "other"
     copy.mkdir()
     for path in site.bundle.iterdir():
@@ -89,14 +89,14 @@ def test_sighup_changes_what_it_says_and_loses_no_sound(site: Any, sound: Path, 
     (copy / "manifest.json").write_text(json.dumps(manifest), "utf-8")
     site.write(stream + f'bundle = "{copy}"', stream, stream)
     process.send_signal(signal.SIGHUP)
-    site.until(lambda: any(one["id"] == "a" and one["threshold"] == 0.5 for one in site.records("score")))
+    site.until(lambda: any(one["id"] == "a" and one["threshold"] == 0.5 for one in site.records("segment")))
     # Of the start and of each reload one: a signal in the middle of a reload may be taken together with the first.
     site.until(lambda: told().count("READY=1") == 2)
     site.file.write_text("site = 3", "utf-8")
     process.send_signal(signal.SIGHUP)
     site.until(lambda: told().count("READY=1") == 3)
-    before = len(site.records("score"))
-    site.until(lambda: len(site.records("score")) > before + 6)
+    before = len(site.records("segment"))
+    site.until(lambda: len(site.records("segment")) > before + 6)
     _, said = site.end(process)
     assert told().count("RELOADING=1") == 2
     assert "reloaded" in said
@@ -104,9 +104,9 @@ def test_sighup_changes_what_it_says_and_loses_no_sound(site: Any, sound: Path, 
     assert site.records("gap") == []
     assert {one["id"] for one in site.records("start")} == {"a", "b", "c"}
     for name in "ab":
-        starts = [one["start_sample"] for one in site.records("score") if one["id"] == name]
+        starts = [one["start_sample"] for one in site.records("segment") if one["id"] == name]
         assert starts == [3072 * i for i in range(len(starts))], name
-    assert [one["dropped_samples"] for one in site.records("end")] == [0, 0, 0]
+    assert [one["dropped_samples"] for one in site.records("stop")] == [0, 0, 0]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a folder away, and only root is meant")
@@ -164,8 +164,8 @@ def test_a_test_alarm_goes_through_every_output_while_an_event_is_open(site: Any
     alarm = "[streams.a.alarm]\non = -5.0\nhysteresis = 0.0\nwarning_margin = 0.0\nk = 1\nn = 1\n"
     site.write(f'input = "{sound}"\nloop = true\n{alarm}' + log.format("x", "x") + log.format("y", "y"))
     process = site.start()
-    site.until(lambda: site.records("alarm_state"))
-    (raised,) = site.records("alarm_state")
+    site.until(lambda: site.records("event"))
+    (raised,) = site.records("event")
     assert raised["state"] == "alarm"
     done = site.command("alarm", "test", "--config", site.file, "--json")
     assert (done.returncode, done.stderr) == (0, "edgeasd: output x: delivered\nedgeasd: output y: delivered\n")
@@ -187,11 +187,11 @@ def test_a_test_alarm_goes_through_every_output_while_an_event_is_open(site: Any
 def test_a_stream_that_cannot_run_is_said_at_the_start_and_the_others_run(site: Any, sound: Path) -> None:
     site.write(f'input = "{sound}"\nloop = true', f'input = "{sound}"\nbundle = "absent"')
     process = site.start()
-    site.until(lambda: len(site.records("score")) > 3)
+    site.until(lambda: len(site.records("segment")) > 3)
     _, said = site.end(process)
     assert process.returncode == 0
     assert "streams.b: " in said.splitlines()[0]
-    assert {one["id"] for one in site.records("score")} == {"a"}
+    assert {one["id"] for one in site.records("segment")} == {"a"}
     site.write(f'input = "{sound}"\nbundle = "absent"')
     done = site.command("run", "--config", site.file)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
@@ -245,7 +245,7 @@ def kill_at_random(site: Any, count: int) -> None:
         # Nothing new from here on: how much can be said after SIGTERM depends on the disk.
         for id in "ab":
             site.until(lambda id=id: asked(site, {"ask": "command", "stream": id, "command": MAINTENANCE}) is not None)
-        site.until(lambda: (state := asked(site, {"ask": "state"})) and state["outputs"][0]["queued"] == 0)
+        site.until(lambda: (state := asked(site, {"ask": "status"})) and state["outputs"][0]["queued"] == 0)
         kill(signal.SIGTERM)
     finally:
         if child:
@@ -276,7 +276,7 @@ def asked(site: Any, request: dict[str, Any]) -> Any:
 
 def running(site: Any) -> bool:
     """Whether both streams are scored: what was committed before them has been said again by then."""
-    state = asked(site, {"ask": "state"})
+    state = asked(site, {"ask": "status"})
     return state is not None and [one["segments"] > 0 for one in state["streams"]] == [True, True]
 
 

@@ -38,7 +38,7 @@ def expected(clips: np.ndarray, small_bundle: Path, tmp_path_factory: pytest.Tem
     soundfile.write(folder / "clips.wav", clips, RATE, subtype="PCM_16")
     command = [sys.executable, "-m", "edgeasd", "score", small_bundle, "clips.wav", "--live"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=True)
-    return [one for one in map(json.loads, done.stdout.splitlines()) if one["type"] == "score"]
+    return [one for one in map(json.loads, done.stdout.splitlines()) if one["kind"] == "segment"]
 
 
 def encoded(clips: np.ndarray, format: str) -> bytes:
@@ -85,7 +85,7 @@ def test_run_on_a_device_says_what_score_live_says(
     assert done.returncode == 0, done.stderr
     found = [json.loads(line) for line in done.stdout.splitlines()]
     assert found[0]["source"].startswith(f"hw:1 through {backend}, {format}, 16000 Hz")
-    assert_same([one for one in found if one["type"] == "score"], expected)
+    assert_same([one for one in found if one["kind"] == "segment"], expected)
     assert (found[-1]["samples"], found[-1]["dropped_samples"], found[-1]["overruns"]) == (len(clips), 0, 0)
 
 
@@ -96,9 +96,9 @@ def test_the_service_on_a_device_says_what_score_live_says(
     chosen = f'alsa_backend = "{backend}"\nalsa_format = "{format}"\n'
     site.write(f'device = "hw:1"\npace = "block"\nid = "00"\n{chosen}')
     process = site.start(ALSA_CONFIG_PATH=playing(encoded(clips, format)))
-    site.until(lambda: len(site.records("score")) >= len(expected), 60.0)
+    site.until(lambda: len(site.records("segment")) >= len(expected), 60.0)
     _, said = site.end(process)
     assert process.returncode == 0, said
     assert f"hw:1 through {backend}, {format}, 16000 Hz" in said
     # The device goes on with silence behind the clips, without an end.
-    assert_same(site.records("score")[: len(expected)], expected)
+    assert_same(site.records("segment")[: len(expected)], expected)

@@ -38,13 +38,13 @@ def test_a_sound_device_gives_the_records_of_score_live(
     samples, _ = soundfile.read(sound, dtype="int16")
     site.write(f'device = "hw:1"\npace = "block"\nalsa_backend = "{backend}"')
     live = site.command("score", site.bundle, sound, "--live")
-    theirs = [one for one in map(json.loads, live.stdout.splitlines()) if one["type"] == "score"]
+    theirs = [one for one in map(json.loads, live.stdout.splitlines()) if one["kind"] == "segment"]
     process = site.start(ALSA_CONFIG_PATH=playing(samples.tobytes()))
-    site.until(lambda: len(site.records("score")) >= len(theirs))
+    site.until(lambda: len(site.records("segment")) >= len(theirs))
     took, said = site.end(process)
     assert process.returncode == 0, said
     assert took < 2.0
-    ours = site.records("score")[: len(theirs)]
+    ours = site.records("segment")[: len(theirs)]
     for one, two in zip(ours, theirs, strict=True):
         for name in ("start_sample", "end_sample", "averaged", "complete", "alarm"):
             assert one[name] == two[name]
@@ -68,16 +68,16 @@ def test_a_source_that_is_killed_comes_back_and_the_others_do_not_notice(site: A
     site.write(f"input_command = '{command}'", f'input = "{sound}"\nloop = true')
     process = site.start()
     level = site.until(
-        lambda: (ask(site.data, {"ask": "state"}) or {"streams": [{}]})["streams"][0].get("level_dbfs", -120) > -60
+        lambda: (ask(site.data, {"ask": "status"}) or {"streams": [{}]})["streams"][0].get("level_dbfs", -120) > -60
     )
     assert level
-    before = len(site.records("score"))
+    before = len(site.records("segment"))
     os.kill(int(pids.read_text("utf-8").split()[0]), signal.SIGKILL)
     site.until(lambda: [one["state"] for one in site.records("source") if one["id"] == "a"] == ["lost", "reopened"])
     site.until(lambda: any(one["id"] == "a" for one in site.records("gap")))
     assert len(pids.read_text("utf-8").split()) == 2
-    assert len(site.records("score")) > before
-    state = ask(site.data, {"ask": "state"})
+    assert len(site.records("segment")) > before
+    state = ask(site.data, {"ask": "status"})
     assert [one["state"] for one in state["streams"]] == ["running", "running"]
     assert state["streams"][0]["dropped_seconds"] > 0
     _, said = site.end(process)
@@ -155,12 +155,12 @@ def test_a_full_disk_costs_no_event_and_holds_up_no_score(
     logged: list[str] = []
     service, records = start(site, logged)
     try:
-        site.until(lambda: any(one["type"] == "alarm_state" for one in records))
+        site.until(lambda: any(one["kind"] == "alarm_state" for one in records))
         full.set()
         site.until(lambda: "disk is full" in str(service.state().trouble))
-        said, scored = len([one for one in records if one["type"] == "alarm_state"]), len(records)
+        said, scored = len([one for one in records if one["kind"] == "alarm_state"]), len(records)
         site.until(lambda: len(records) > scored + 300)
-        assert len([one for one in records if one["type"] == "alarm_state"]) == said
+        assert len([one for one in records if one["kind"] == "alarm_state"]) == said
         with pytest.raises(InputError, match="disk is full"):
             service.command("a", {"command": "test"})
         full.clear()
@@ -169,7 +169,7 @@ def test_a_full_disk_costs_no_event_and_holds_up_no_score(
     finally:
         service.stop("test")
     assert len([line for line in logged if "disk is full" in line]) == 1
-    told = [one for one in records if one["type"] == "alarm_state"]
+    told = [one for one in records if one["kind"] == "alarm_state"]
     assert [one["sequence"] for one in told] == list(range(1, len(told) + 1))
     with sqlite3.connect(site.data / "events.db") as store:
         kept = [json.loads(row[0]) for row in store.execute("SELECT message FROM transitions ORDER BY sequence")]
@@ -204,7 +204,7 @@ def test_an_engine_that_fails_is_loaded_again_and_its_streams_go_on(
         assert service.healthy(time.monotonic())
     finally:
         service.stop("test")
-    starts = [one for one in records if one["type"] == "start"]
+    starts = [one for one in records if one["kind"] == "start"]
     assert len(starts) == 2
 
 
@@ -219,7 +219,7 @@ def test_an_open_event_goes_on_after_a_restart_with_its_id_and_clip(site: Any, s
         try:
             site.until(lambda s=service, r=records: len(r) > 100 and s.state().streams[0].event)
             events.append(service.state().streams[0].event)
-            states.append([one["state"] for one in records if one["type"] == "alarm_state"])
+            states.append([one["state"] for one in records if one["kind"] == "alarm_state"])
         finally:
             assert service.stop("test")
     assert events[0] == events[1]
@@ -238,7 +238,7 @@ def test_a_command_from_an_output_reaches_its_machine_and_a_wrong_one_nobody(sit
         site.until(lambda: service.state().streams[0].alarm == "acknowledged")
     finally:
         assert service.stop("test")
-    said = [one for one in records if one["type"] == "alarm_state" and one["reason"] == "acknowledged"]
+    said = [one for one in records if one["kind"] == "alarm_state" and one["reason"] == "acknowledged"]
     assert [(one["id"], one["by"]) for one in said] == [("a", "anna")]
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
@@ -25,7 +23,6 @@ from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.scoring.threshold import Threshold
 from edgeasd.runtime.storage import EventStore, Retention
 from edgeasd.runtime.storage import event_store as pruning
-from edgeasd.runtime.storage.database import MIGRATIONS, VERSION
 
 pytestmark = pytest.mark.core
 
@@ -52,7 +49,7 @@ def event(of: AlarmMachine, at: float, seconds: float = 1.0, peak: float = 5.0) 
     return said + of.step(AlarmInput(at + seconds, WALL + at + seconds, 0.0))
 
 
-def test_transitions_come_back_as_they_were_said_and_make_an_event(store: EventStore) -> None:
+def test_stored_transitions_come_back_and_make_an_event(store: EventStore) -> None:
     one = machine()
     said = event(one, 10.0)
     assert store.append(said, one.snapshot()) == 3
@@ -80,19 +77,19 @@ def test_transitions_come_back_as_they_were_said_and_make_an_event(store: EventS
     assert store.snapshot("fan", "00") is None
 
 
-def test_what_is_stored_twice_is_there_once_and_another_of_the_same_number_is_refused(store: EventStore) -> None:
+def test_transition_is_stored_once(store: EventStore) -> None:
     said = event(machine(), 10.0)
     assert store.append(said[:2]) == 2
     assert store.append(said) == 1
     assert store.append(said) == 0
     other = event(machine(), 20.0)
-    with pytest.raises(InputError, match="transition 1 of valve 00 is there already and says something else"):
+    with pytest.raises(InputError, match="transition 1 of valve 00 is stored already with other content"):
         store.append(other)
     assert [t["sequence"] for t in store.transitions("valve", "00")] == [1, 2, 3]
     assert len(store.events()) == 1
 
 
-def test_an_append_that_fails_leaves_nothing_of_itself(store: EventStore) -> None:
+def test_failed_append_leaves_nothing(store: EventStore) -> None:
     one = machine()
     first, *rest = event(one, 10.0)
     with pytest.raises(ValueError, match="Out of range float"):
@@ -101,7 +98,7 @@ def test_an_append_that_fails_leaves_nothing_of_itself(store: EventStore) -> Non
     assert store.append([first, *rest], one.snapshot()) == 3
 
 
-def test_events_are_found_by_machine_time_and_whether_they_are_open(store: EventStore) -> None:
+def test_events_are_found_by_machine_time_and_state(store: EventStore) -> None:
     one, two = machine("00"), machine("01")
     for at in (0.0, 100.0, 200.0):
         store.append(event(one, at))
@@ -116,7 +113,7 @@ def test_events_are_found_by_machine_time_and_whether_they_are_open(store: Event
     assert len(store.events(limit=2)) == 2
 
 
-def test_a_test_alarm_is_an_event_marked_so(store: EventStore) -> None:
+def test_test_alarm_is_marked(store: EventStore) -> None:
     store.append(machine().command(Command(command="test"), 1.0, WALL))
     (found,) = store.events()
     assert (found["test"], found["cleared_by"], found["peak"]) == (True, "test_over", None)
@@ -127,9 +124,7 @@ def test_a_test_alarm_is_an_event_marked_so(store: EventStore) -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 3 * 3600 * 1000), st.floats(-10, 10)), max_size=60))
-def test_history_is_mean_least_and_most_of_each_minute_and_hour(
-    tmp_path_factory: Any, seen: list[tuple[int, float]]
-) -> None:
+def test_history_holds_mean_low_and_high(tmp_path_factory: Any, seen: list[tuple[int, float]]) -> None:
     once = dict(reversed(seen))
     with EventStore.open(tmp_path_factory.mktemp("history") / "e.db") as store:
         assert store.add_scores("valve", "00", [(WALL + ms / 1000, score) for ms, score in seen]) == len(once)
@@ -145,7 +140,7 @@ def test_history_is_mean_least_and_most_of_each_minute_and_hour(
                 assert row["mean"] == pytest.approx(mean(group), abs=1e-9)
 
 
-def test_scores_given_again_count_once_and_those_that_are_none_do_not_count(store: EventStore) -> None:
+def test_scores_count_once_and_only_if_finite(store: EventStore) -> None:
     scores = [(WALL, 1.0), (WALL + 1, float("nan")), (WALL + 2, float("inf")), (WALL + 3, 3.0)]
     assert store.add_scores("valve", "00", scores) == 2
     assert store.add_scores("valve", "00", scores) == 0
@@ -156,7 +151,7 @@ def test_scores_given_again_count_once_and_those_that_are_none_do_not_count(stor
         store.history("valve", "00", "day")
 
 
-def test_pruning_keeps_what_is_young_open_or_among_the_newest(store: EventStore) -> None:
+def test_pruning_keeps_young_open_and_newest_events(store: EventStore) -> None:
     one = machine("00")
     for day in range(5):
         store.append(event(one, day * DAY))
@@ -179,7 +174,7 @@ def test_pruning_keeps_what_is_young_open_or_among_the_newest(store: EventStore)
     assert len(store.events("valve", "00")) == 1
 
 
-def test_pruning_looks_up_each_machine_by_its_key_and_reads_no_whole_table(store: EventStore) -> None:
+def test_pruning_reads_no_whole_table(store: EventStore) -> None:
     """By instructions of SQLite's own machine, which no busy computer changes."""
     for id in range(20):
         store.add_scores("valve", str(id), [(WALL + second, 1.0) for second in range(200)])
@@ -189,13 +184,13 @@ def test_pruning_looks_up_each_machine_by_its_key_and_reads_no_whole_table(store
         steps[0] += 1
         return 0
 
-    store._connection.set_progress_handler(count, 10)
+    store.database._reader.set_progress_handler(count, 10)
     assert store.prune(WALL, Retention()) == 0
     # A look at every one of the 4000 scores would be some twenty thousand instructions.
     assert steps[0] < 400
 
 
-def test_pruning_in_parts_is_pruning_and_others_write_between_two_parts(
+def test_others_write_between_two_parts_of_a_pruning(
     store: EventStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pruning, "_BATCH", 10)
@@ -215,7 +210,7 @@ def test_pruning_in_parts_is_pruning_and_others_write_between_two_parts(
     assert len(store.history("valve", "02", "score")) == parts
 
 
-def test_the_alarm_machine_goes_on_where_the_file_stands(tmp_path: Path) -> None:
+def test_alarm_machine_continues_from_the_file(tmp_path: Path) -> None:
     first = machine()
     with EventStore.open(tmp_path / "e.db") as store:
         store.append(first.step(AlarmInput(1.0, WALL, 2.0)), first.snapshot())
@@ -230,7 +225,7 @@ def test_the_alarm_machine_goes_on_where_the_file_stands(tmp_path: Path) -> None
 
 def test_others_read_while_the_service_writes(store: EventStore) -> None:
     said = event(machine(), 10.0)
-    with EventStore.open(store.path, read_only=True) as reader:
+    with EventStore.open(store.database.path, read_only=True) as reader:
         assert reader.events() == []
         store.append(said)
         assert len(reader.events()) == 1
@@ -241,7 +236,7 @@ def test_others_read_while_the_service_writes(store: EventStore) -> None:
 # Kills
 
 
-def test_it_is_sound_and_complete_after_kills_at_random_instants(tmp_path: Path) -> None:
+def test_store_is_complete_after_kills_at_random_instants(tmp_path: Path) -> None:
     path, chance, said = tmp_path / "events.db", random.Random(), 0
     command = [sys.executable, str(WRITER), str(path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
@@ -284,124 +279,3 @@ def look_over(store: EventStore, said: int) -> None:
     scores = store.history("valve", "00", "score")
     for resolution in ("minute", "hour"):
         assert sum(row["count"] for row in store.history("valve", "00", resolution)) == len(scores)
-
-
-# Files that are not ours
-
-
-def database(path: Path, *statements: str) -> Path:
-    connection = sqlite3.connect(path)
-    for statement in statements:
-        connection.execute(statement)
-    connection.commit()
-    connection.close()
-    return path
-
-
-def ours(path: Path, *statements: str) -> Path:
-    EventStore.open(path).close()
-    return database(path, *statements)
-
-
-HOSTILE = {
-    "text": lambda p: p.write_text("not a database at all, but long enough to be looked at " * 40),
-    "foreign": lambda p: database(p, "CREATE TABLE mail (body TEXT)"),
-    "empty tables of another": lambda p: database(p, "PRAGMA application_id = 7"),
-    "newer": lambda p: ours(p, f"PRAGMA user_version = {VERSION + 1}"),
-    "negative": lambda p: ours(p, "PRAGMA user_version = -3"),
-    "a table missing": lambda p: ours(p, "DROP TABLE states"),
-    "a trigger": lambda p: ours(p, "CREATE TRIGGER t AFTER INSERT ON events BEGIN DELETE FROM transitions; END"),
-    "a view": lambda p: ours(p, "DROP TABLE scores", "CREATE VIEW scores AS SELECT 1 AS machine, 2 AS at, 3 AS score"),
-    "folder": lambda p: p.mkdir(),
-}
-
-
-@pytest.mark.parametrize("kind", sorted(HOSTILE))
-@pytest.mark.parametrize("read_only", [False, True])
-def test_a_file_that_is_not_an_event_store_is_refused_in_one_line_and_left_alone(
-    tmp_path: Path, kind: str, read_only: bool
-) -> None:
-    path = tmp_path / "events.db"
-    HOSTILE[kind](path)  # type: ignore[no-untyped-call]
-    before = path.read_bytes() if path.is_file() else b""
-    with pytest.raises(InputError, match=r"events\.db: ") as caught:
-        EventStore.open(path, read_only=read_only)
-    assert str(caught.value).isprintable()
-    assert (path.read_bytes() if path.is_file() else b"") == before
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file with everything in it."""
-    path = tmp_path_factory.mktemp("whole") / "events.db"
-    one = machine()
-    with EventStore.open(path) as store:
-        for i in range(20):
-            store.append(event(one, 10.0 * i), one.snapshot())
-            store.add_scores("valve", "00", [(WALL + i, 1.0)])
-    return path
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(st.floats(0, 1), st.binary(min_size=1, max_size=200)), max_size=3), st.floats(0, 1))
-def test_a_damaged_file_gives_one_line_or_works(
-    whole: Path, tmp_path_factory: Any, damage: list[tuple[float, bytes]], length: float
-) -> None:
-    path, content = tmp_path_factory.mktemp("damaged") / "events.db", whole.read_bytes()
-    damaged = bytearray(content)
-    for place, what in damage:
-        start = int(place * (len(content) - len(what)))
-        damaged[start : start + len(what)] = what
-    path.write_bytes(damaged[: int(length * len(damaged))] if length > 0.5 else damaged)
-    try:
-        with EventStore.open(path) as store:
-            store.append(event(machine("01"), 1000.0))
-            store.transitions("valve", "00")
-            store.snapshot("valve", "00")
-            store.events()
-            store.history("valve", "00")
-            store.prune(WALL + 1e9)
-    except InputError as error:
-        said = str(error)
-    else:
-        said = f"{path}: works"
-    assert said.startswith(f"{path}: ")
-    assert said.isprintable()
-
-
-def test_a_place_that_cannot_be_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="a folder that exists"):
-        EventStore.open(tmp_path / "nowhere" / "e.db")
-    with pytest.raises(InputError, match="no such file"):
-        EventStore.open(tmp_path / "e.db", read_only=True)
-    (tmp_path / "e.db").write_bytes(b"")
-    with pytest.raises(InputError, match="holds nothing yet"):
-        EventStore.open(tmp_path / "e.db", read_only=True)
-    EventStore.open(tmp_path / "e.db").close()
-
-
-def test_a_file_name_with_odd_characters_is_a_name(tmp_path: Path) -> None:
-    path = tmp_path / "50%? #1&mode=ro.db"
-    EventStore.open(path).close()
-    assert path.is_file()
-
-
-def test_the_migrations_say_what_an_older_file_becomes(tmp_path: Path) -> None:
-    assert VERSION == len(MIGRATIONS) == 1, "a new migration needs a test that brings an old file up to date"
-    with EventStore.open(tmp_path / "e.db"), sqlite3.connect(tmp_path / "e.db") as connection:
-        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-        assert connection.execute("PRAGMA user_version").fetchone() == (1,)
-    connection.close()
-
-
-def test_json_in_the_file_that_is_none_is_one_line(tmp_path: Path) -> None:
-    path = tmp_path / "e.db"
-    one = machine()
-    with EventStore.open(path) as store:
-        store.append(event(one, 1.0), one.snapshot())
-    for text in ("{", "[]", json.dumps("x")):
-        database(path, f"UPDATE states SET snapshot = '{text}'", f"UPDATE transitions SET message = '{text}'")
-        with EventStore.open(path) as store:
-            for ask in (store.snapshot, store.transitions):
-                with pytest.raises(InputError, match=r"e\.db: cannot be used"):
-                    ask("valve", "00")
