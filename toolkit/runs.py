@@ -117,25 +117,25 @@ class Run:
         """Write run.json atomically."""
         write_json(self.folder / "run.json", {"format": FORMAT, **self.facts})
 
-    def save_outcome(self, outcome: Outcome) -> None:
+    def save_result(self, result: TrainingResult) -> None:
         """Write outcome.npz atomically."""
         with atomic_file(self.folder / "outcome.npz") as handle:
-            np.savez(handle, allow_pickle=False, **outcome.to_arrays())
+            np.savez(handle, allow_pickle=False, **result.to_arrays())
 
-    def outcome(self) -> Outcome:
+    def result(self) -> TrainingResult:
         """Read outcome.npz; InputError where training has not finished."""
         path = self.folder / "outcome.npz"
         if not path.is_file():
             raise InputError(f"{self.folder}: training has not finished; continue it with `edgeasd train --resume`")
         try:
             with np.load(path, allow_pickle=False) as arrays:
-                return Outcome.from_arrays(dict(arrays))
+                return TrainingResult.from_arrays(dict(arrays))
         except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
             raise InputError(f"{path}: cannot be read ({error}); train again") from None
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrainingResult:
     """What a finished training leaves for export and evaluation, so that neither needs the data again."""
 
     normals: list[SegmentOutputs]
@@ -159,7 +159,7 @@ class Outcome:
         return arrays
 
     @classmethod
-    def from_arrays(cls, arrays: dict[str, np.ndarray]) -> Outcome:
+    def from_arrays(cls, arrays: dict[str, np.ndarray]) -> TrainingResult:
         """The inverse of `to_arrays`."""
 
         def clips(role: str) -> list[SegmentOutputs]:

@@ -55,12 +55,12 @@ def alpha(
     from edgeasd.toolkit.data.validation import validation_clips
     from edgeasd.toolkit.evaluation.alpha import FEW_CLIPS, choose, save_chosen
     from edgeasd.toolkit.evaluation.evaluate import collect
-    from edgeasd.toolkit.evaluation.trained import UNFITTED, load_trained
+    from edgeasd.toolkit.evaluation.trained import UNFITTED, load_trained_model
     from edgeasd.toolkit.progress import progress
     from edgeasd.toolkit.runs import find_runs
 
     run = find_runs(workspace, machine, id)[0].chosen(update)
-    trained = load_trained(run, without_alpha=True)
+    trained = load_trained_model(run, without_alpha=True)
     trained.check_alpha_is_free("edgeasd alpha")
     scale = trained.deploy().score  # refuses, before hours of reading, a model without a scale
     loaded = load_for_run(

@@ -86,7 +86,7 @@ def calibrate(
     _require_onnx()
     from edgeasd.toolkit.calibrate.request import Request, find_bundle_folder, parse_precisions
     from edgeasd.toolkit.calibrate.session import calibrate_bundle, forget_state
-    from edgeasd.toolkit.calibrate.thresholds import ThresholdWish
+    from edgeasd.toolkit.calibrate.thresholds import ThresholdRequest
 
     given = {
         "rank_correlation": min_rank_correlation,
@@ -99,7 +99,7 @@ def calibrate(
         clips=clips,
         anomalies=anomalies,
         precisions=parse_precisions(precision),
-        wish=ThresholdWish(alarms_per_day, false_positive_rate, keep_threshold),
+        threshold=ThresholdRequest(alarms_per_day, false_positive_rate, keep_threshold),
         refit_distance=refit_distance,
         refit_amplitude=refit_amplitude,
         segments=segments,

@@ -31,8 +31,8 @@ def print_calibration(found: Calibration, report: Path) -> None:
 
 def _clips(found: Calibration) -> str:
     parts = [f"{len(found.normals.clips)} normal clips"]
-    if found.roles is not None:
-        parts[0] += f" ({len(found.roles.ranges)} for ranges, {len(found.roles.drift)} for drift)"
+    if found.split is not None:
+        parts[0] += f" ({len(found.split.ranges)} for ranges, {len(found.split.drift)} for drift)"
     if found.anomalies is not None:
         parts.append(f"{len(found.anomalies.clips)} anomalies")
     return ", ".join(parts)
@@ -46,7 +46,7 @@ def print_variant(one: VariantResult) -> None:
     print(f"  {name:<26} {verdict}, {one.size / 1e6:.2f} MB, {cost.seconds:.0f} s, peak {cost.peak_bytes / 1e6:.0f} MB")
     if gate.drift is not None:
         print(f"    {', '.join(_figures(gate.drift))}")
-    for layer in gate.kept:
+    for layer in gate.fp16_layers:
         print(f"    in higher precision: {layer.reason}")
     for reason in one.reasons:
         print(f"    {reason}")
@@ -63,7 +63,7 @@ def _figures(drift: Drift) -> list[str]:
 
 def _print_threshold(found: Calibration) -> None:
     threshold = found.threshold.threshold
-    kept = "kept: " if found.threshold.way == KEPT else ""
+    kept = "kept: " if found.threshold.method == KEPT else ""
     print(
         f"  threshold {threshold.clip:.4f}{threshold.describe_interval()}, "
         f"{kept}{threshold.found_by}, {threshold.clips} clips"

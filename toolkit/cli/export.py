@@ -29,9 +29,9 @@ from edgeasd.toolkit.cli.triton import Repository, serve
 
 if TYPE_CHECKING:
     from edgeasd.calibration.fit.deploy import DeployFit, SegmentOutputs
-    from edgeasd.export.bundle_writer import TrainedModel
+    from edgeasd.export.bundle_writer import ExportInput
     from edgeasd.runtime.health.settings import LevelRange
-    from edgeasd.toolkit.evaluation.trained import Trained
+    from edgeasd.toolkit.evaluation.trained import TrainedModel
 
 
 def export(
@@ -74,7 +74,7 @@ def export(
     from edgeasd.export.bundle_writer import write_bundle, zip_bundle
     from edgeasd.export.triton import check_repository
     from edgeasd.toolkit.cli.export_int8 import add_int8, int8_request
-    from edgeasd.toolkit.evaluation.trained import load_trained
+    from edgeasd.toolkit.evaluation.trained import load_trained_model
     from edgeasd.toolkit.runs import bundle_folder, find_runs
 
     runs = find_runs(workspace, machine, id)
@@ -84,7 +84,7 @@ def export(
         check_repository(triton)
     calibrated, targets = [], []
     for run in runs:
-        trained = load_trained(run.chosen(update)).with_alpha(alpha)
+        trained = load_trained_model(run.chosen(update)).with_alpha(alpha)
         if trained.run.known_anomalies:
             name, known = trained.run.folder.name, trained.run.known_anomalies
             print(f"edgeasd: {run.machine} ID {run.id}: update {name}, {known} known anomalies", file=sys.stderr)
@@ -124,13 +124,13 @@ def _step(text: str, check: Callable[[], None]) -> None:
     print(f"edgeasd: {text}", file=sys.stderr)
 
 
-def _model(trained: Trained, normals: list[SegmentOutputs] | None, level: LevelRange | None) -> TrainedModel:
-    from edgeasd.export.bundle_writer import TrainedModel
+def _model(trained: TrainedModel, normals: list[SegmentOutputs] | None, level: LevelRange | None) -> ExportInput:
+    from edgeasd.export.bundle_writer import ExportInput
     from edgeasd.toolkit.models.backbones import count_macs, count_parameters
 
     run, network, fit = trained.run, trained.network, trained.deploy(normals)
     encoder = network.encoder
-    return TrainedModel(
+    return ExportInput(
         machine=run.machine,
         id=run.id,
         backbone=trained.preset.backbone,
@@ -144,23 +144,23 @@ def _model(trained: Trained, normals: list[SegmentOutputs] | None, level: LevelR
         amplitude=run.amplitude,
         segments=run.segments,
         fit=fit,
-        normals=trained.outcome.normals if normals is None else normals,
-        outliers=trained.outcome.outliers,
-        real_segments=trained.outcome.golden,
+        normals=trained.result.normals if normals is None else normals,
+        outliers=trained.result.outliers,
+        real_segments=trained.result.golden,
         provenance=_provenance(trained),
         metrics=_metrics(trained, fit),
         level=level,
     )
 
 
-def _provenance(trained: Trained) -> dict[str, Any]:
+def _provenance(trained: TrainedModel) -> dict[str, Any]:
     facts = trained.run.facts
     kept = ("preset", "seed", "data_fingerprint", "clips", "channel", "nominal_frames", "versions", "started", "update")
     # The folder the data lay in is left out: it says nothing on another machine and may name its owner.
     return {**{key: facts.get(key) for key in kept}, "iterations": trained.iteration}
 
 
-def _metrics(trained: Trained, fit: DeployFit) -> dict[str, Any]:
+def _metrics(trained: TrainedModel, fit: DeployFit) -> dict[str, Any]:
     from edgeasd.toolkit.evaluation.stored import NAME, read_evaluation
 
     path = trained.run.folder / NAME
@@ -182,7 +182,9 @@ def _metrics(trained: Trained, fit: DeployFit) -> dict[str, Any]:
     return {key: value for key, value in measured.items() if key != "clips"}
 
 
-def _score_clips(trained: Trained, folder: Path, channel: int | None) -> tuple[list[SegmentOutputs], LevelRange | None]:
+def _score_clips(
+    trained: TrainedModel, folder: Path, channel: int | None
+) -> tuple[list[SegmentOutputs], LevelRange | None]:
     """q and d of the normal clips in `folder`, and at which level they are heard; InputError names clips that cannot be used."""
     from edgeasd.calibration.fit.deploy import SegmentOutputs
     from edgeasd.calibration.fit.levels import ON_SITE_DB, clip_levels, expected_levels

@@ -10,13 +10,13 @@ from edgeasd.runtime.errors import InputError
 if TYPE_CHECKING:
     from edgeasd.runtime.bundle.manifest import FrontEnd
     from edgeasd.runtime.features.logmel import Float32Array
-    from edgeasd.toolkit.evaluation.trained import Trained
+    from edgeasd.toolkit.evaluation.trained import TrainedModel
 
 MOST_CLIPS = 10
 """Each costs twenty segments of the encoder."""
 
 
-def read_sounds(trained: Trained, folder: Path, channel: int | None) -> list[Float32Array]:
+def read_sounds(trained: TrainedModel, folder: Path, channel: int | None) -> list[Float32Array]:
     """Samples of at most MOST_CLIPS clips of `folder`, evenly over its sorted names.
 
     InputError for an empty folder, and one that names clips that cannot be used or is shorter than a segment.

@@ -10,7 +10,7 @@ from edgeasd.toolkit.cli.calibrating import report_path
 from edgeasd.toolkit.cli.export_front_end import print_front_end, written_front_end
 
 if TYPE_CHECKING:
-    from edgeasd.export.bundle_writer import TrainedModel
+    from edgeasd.export.bundle_writer import ExportInput
     from edgeasd.runtime.bundle.manifest import FrontEnd
     from edgeasd.runtime.bundle.reference_segments import Deviation
     from edgeasd.toolkit.calibrate.record import Calibration
@@ -24,7 +24,7 @@ _FIGURES = (
 
 
 def print_export(
-    model: TrainedModel, found: dict[str, Deviation], added: Calibration | None, paths: list[Path], as_json: bool
+    model: ExportInput, found: dict[str, Deviation], added: Calibration | None, paths: list[Path], as_json: bool
 ) -> None:
     """The bundle `paths[0]`: how far ONNX is from torch, what was added, the constants; further paths at the end."""
     front_end = written_front_end(paths[0])
@@ -41,7 +41,7 @@ def print_export(
 
 
 def _facts(
-    model: TrainedModel,
+    model: ExportInput,
     found: dict[str, Deviation],
     added: Calibration | None,
     bundle: Path,
@@ -64,7 +64,7 @@ def _facts(
     }
 
 
-def _print_deviations(model: TrainedModel, found: dict[str, Deviation]) -> None:
+def _print_deviations(model: ExportInput, found: dict[str, Deviation]) -> None:
     from edgeasd.export.fp16 import FP16_LIMITS
     from edgeasd.export.parity import EXPORT_LIMITS
 
@@ -83,7 +83,7 @@ def _print_calibration(added: Calibration | None) -> None:
         print_variant(variant)
 
 
-def _print_constants(model: TrainedModel) -> None:
+def _print_constants(model: ExportInput) -> None:
     score, threshold = model.fit.score, model.fit.threshold
     print(f"  α {score.alpha} ({score.alpha_source}); d_min {score.d_min:.4g} ({score.d_min_source});")
     print(f"  d_max {score.d_max:.4g} ({score.d_max_source})")

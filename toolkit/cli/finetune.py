@@ -65,7 +65,7 @@ def finetune(
             "--resume and --overwrite: one goes on with an update, the other discards it; pass one of them"
         )
     base = find_runs(workspace, machine, id)[0]
-    base.outcome()  # refuses a run that has not finished
+    base.result()  # refuses a run that has not finished
     fabric = open_fabric(accelerator, training_precision)
     offered = offered_hashes(offered_files(anomalies, "--anomalies"), anomalies, "--anomalies")
     planned = stored_preset(base.facts["preset"], str(base.folder / "run.json")).for_finetuning()
@@ -83,8 +83,8 @@ def finetune(
         skip_bad=skip_bad,
     )
     known = choose_known(loaded, base.id, offered, count=count, seed=seed)
-    roles = loaded.trainable(base.id)
-    wanted = [*roles.normals, *roles.outliers, *roles.holdout_normals, *roles.holdout_outliers, *known.used]
+    split = loaded.trainable(base.id)
+    wanted = [*split.normals, *split.outliers, *split.holdout_normals, *split.holdout_outliers, *known.used]
     with progress("log-mel features") as report:
         loaded.prepare(dict.fromkeys(wanted), report)
     folder = update_folder(workspace, machine, base.id, len(known.used), seed)

@@ -123,8 +123,8 @@ def train(
 
 
 def _training_clips(loaded: MachineData, id: str) -> list[Any]:
-    roles = loaded.trainable(id)
-    return [*roles.normals, *roles.outliers, *roles.holdout_normals, *roles.holdout_outliers]
+    split = loaded.trainable(id)
+    return [*split.normals, *split.outliers, *split.holdout_normals, *split.holdout_outliers]
 
 
 def _prepare(loaded: MachineData, clips: list[Any]) -> None:
@@ -191,9 +191,9 @@ def _train_here(
 
 
 def _counts(loaded: MachineData, id: str) -> str:
-    roles = loaded.roles(id)
-    held = len(roles.holdout_normals) + len(roles.holdout_outliers)
-    return f"{len(roles.normals)} normal and {len(roles.outliers)} outlier clips, {held} held out"
+    split = loaded.split_for(id)
+    held = len(split.holdout_normals) + len(split.holdout_outliers)
+    return f"{len(split.normals)} normal and {len(split.outliers)} outlier clips, {held} held out"
 
 
 def _changes(preset: Preset) -> str:

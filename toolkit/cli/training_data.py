@@ -13,7 +13,7 @@ from edgeasd.toolkit.presets import Preset
 from edgeasd.toolkit.progress import progress
 
 if TYPE_CHECKING:
-    from edgeasd.toolkit.evaluation.trained import Trained
+    from edgeasd.toolkit.evaluation.trained import TrainedModel
     from edgeasd.toolkit.runs import Run
 
 
@@ -93,7 +93,7 @@ class RunLoader:
         self._root, self._cache, self._channel, self._options = root, cache, channel, options
         self._loaded: dict[tuple[object, ...], MachineData] = {}
 
-    def __call__(self, trained: Trained) -> MachineData:
+    def __call__(self, trained: TrainedModel) -> MachineData:
         run, preset = trained.run, trained.preset
         channel = run.channel if self._channel is None else self._channel
         key = (run.machine, int(run.facts["seed"]), preset.holdout_fraction, preset.test_fraction, channel)

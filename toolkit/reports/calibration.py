@@ -8,7 +8,7 @@ import numpy as np
 
 from edgeasd.calibration.drift.drift import FREE_FLIPS, Drift, DriftLimits
 from edgeasd.calibration.drift.ranking import PairedChange
-from edgeasd.toolkit.calibrate.record import Calibration, clip_roles
+from edgeasd.toolkit.calibrate.record import Calibration, clip_rows
 from edgeasd.toolkit.calibrate.thresholds import KEPT
 from edgeasd.toolkit.calibrate.variants import VariantResult
 from edgeasd.toolkit.reports.calibration_plots import variant_section
@@ -36,8 +36,8 @@ def calibration_report(found: Calibration) -> Html:
 
 def _summary(found: Calibration) -> str:
     parts = [f"{len(found.normals.clips)} normal clips"]
-    if found.roles is not None:
-        parts[0] += f": {len(found.roles.ranges)} gave ranges, {len(found.roles.drift)} others measured drift"
+    if found.split is not None:
+        parts[0] += f": {len(found.split.ranges)} gave ranges, {len(found.split.drift)} others measured drift"
     if found.anomalies is not None:
         parts.append(f"{len(found.anomalies.clips)} known anomalies")
     outcome = "The bundle was changed." if found.written else "The bundle is as it was."
@@ -75,7 +75,7 @@ def _drift_table(variants: Sequence[VariantResult]) -> Html:
         rows.append([label, *cells])
     rows += [
         ["ranges by", *(one.gate.method or _DASH for one in variants)],
-        ["layers in higher precision", *(str(len(one.gate.kept)) for one in variants)],
+        ["layers in higher precision", *(str(len(one.gate.fp16_layers)) for one in variants)],
         ["file", *(f"{one.size / 1e6:.2f} MB" if one.size else _DASH for one in variants)],
         ["took", *(f"{one.cost.seconds:.0f} s" for one in variants)],
         ["peak memory", *(f"{one.cost.peak_bytes / 1e6:.0f} MB" for one in variants)],
@@ -111,8 +111,8 @@ def _explained(variants: Sequence[VariantResult]) -> Html:
         return Html("")
     return tag(
         "p",
-        f"Measured on clips that gave no ranges. Room of a normal clip: {drifts[0].room:.3g}, from "
-        f"{drifts[0].room_from}. Normal scores spread by {drifts[0].spread:.2g} (standard deviation). Known anomalies "
+        f"Measured on clips that gave no ranges. Room of a normal clip: {drifts[0].margin:.3g}, from "
+        f"{drifts[0].margin_source}. Normal scores spread by {drifts[0].spread:.2g} (standard deviation). Known anomalies "
         "count for rank correlation and AUC only. Peak memory is that of the whole process.",
         class_="faint",
     )
@@ -124,7 +124,7 @@ def _threshold(found: Calibration) -> Html:
     rows: list[list[object]] = [["threshold of the clip score", f"{threshold.clip:.5g}"]]
     if threshold.interval95 is not None:
         rows.append(["95 % interval", _span(threshold.interval95)])
-    rows.append(["found by", ("kept: " if one.way == KEPT else "") + threshold.found_by])
+    rows.append(["found by", ("kept: " if one.method == KEPT else "") + threshold.found_by])
     rows.append(["rests on", f"{threshold.clips} clips" + (f", {threshold.hours:.3g} h" if threshold.hours else "")])
     if threshold.promise is not None:
         unit = "false alarms a day" if threshold.promise.kind == "alarms_per_day" else "of single normal clips above it"
@@ -133,7 +133,7 @@ def _threshold(found: Calibration) -> Html:
         if threshold.promise.extrapolation:
             rows.append(["", "extrapolated: no recording given is long enough to show so low a rate"])
     rows.append(["given normal clips above it", f"{one.above} of {one.clips}"])
-    if one.way != KEPT and threshold.sources:
+    if one.method != KEPT and threshold.sources:
         rows.append(["recordings", f"{len(threshold.sources)}, listed below"])
     facts = table(f"An alarm takes {threshold.consecutive} clip scores in a row above it", ["", ""], rows)
     normal, anomaly = found.normal_scores, found.anomaly_scores
@@ -170,7 +170,7 @@ def _scores(normal: list[float], anomaly: list[float], at: float) -> Html:
 def _clips(found: Calibration) -> Html:
     rows: list[list[object]] = []
     scores = [*found.normal_scores, *found.anomaly_scores]
-    for clip, score in zip(clip_roles(found), scores, strict=True):
+    for clip, score in zip(clip_rows(found), scores, strict=True):
         rows.append([clip["name"], ", ".join(clip["roles"]) or "checked", f"{score:.5g}", clip["sha256"][:16]])
     listed = table(
         "Each recording once, by content", ["clip", "used for", "fp32 score", "sha256"], sorted(rows, key=str)

@@ -61,7 +61,7 @@ def _scatter(name: str, drift: Drift) -> Html:
 def _changes(one: VariantResult, drift: Drift) -> Html:
     pairs = _groups(drift)[0][1]
     exact = [a for a, _ in pairs]
-    percent = [100 * (b - a) / drift.room for a, b in pairs]
+    percent = [100 * (b - a) / drift.margin for a, b in pairs]
     limit = 100 * one.gate.limits.largest_change
     most = max([abs(value) for value in percent], default=0.0)
     reach = 1.15 * most or 1.0
@@ -142,7 +142,7 @@ def _methods(one: VariantResult) -> Html:
 
 
 def _kept(one: VariantResult) -> Html:
-    if not one.gate.kept:
+    if not one.gate.fp16_layers:
         return Html("")
     rows = [
         [
@@ -151,7 +151,7 @@ def _kept(one: VariantResult) -> Html:
             f"{layer.used_before:.0%} → {layer.used_after:.0%}",
             f"{layer.rms_before:.3g} → {layer.rms_after:.3g}",
         ]
-        for layer in one.gate.kept
+        for layer in one.gate.fp16_layers
     ]
     headings = [
         "layer",

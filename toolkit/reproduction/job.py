@@ -21,7 +21,7 @@ from edgeasd.toolkit.data.machine import MachineData, load_machine
 from edgeasd.toolkit.data.offered import KnownAnomalies, choose_known
 from edgeasd.toolkit.data.split import describe_copies
 from edgeasd.toolkit.evaluation.evaluate import evaluate
-from edgeasd.toolkit.evaluation.trained import load_trained
+from edgeasd.toolkit.evaluation.trained import load_trained_model
 from edgeasd.toolkit.progress import ProgressCallback
 from edgeasd.toolkit.reproduction.claim import claimed
 from edgeasd.toolkit.reproduction.plan import FORMAT, ModelJob
@@ -74,7 +74,7 @@ def _do(job: ModelJob, accelerator: str, report: ProgressCallback, should_stop: 
     finished = _finished_run(job, data)
     run = _train(job, data, known, fabric, report, should_stop) if finished is None else finished
     training_seconds = time.monotonic() - started
-    trained = load_trained(run)
+    trained = load_trained_model(run)
     trained.network.to(fabric.device)
     excluded = frozenset() if known is None else frozenset(data.hashes[clip.path] for clip in known.candidates)
     judged = evaluate(trained, data, excluded=excluded, report=watched)
@@ -189,14 +189,14 @@ def _known(job: ModelJob, data: MachineData) -> KnownAnomalies | None:
     """The anomalies set apart, by rank under the seed: the first n of them are those of the update with n."""
     if not job.most:
         return None
-    offered = {clip.path: data.hashes[clip.path] for clip in data.roles(job.id).test if clip.label == "anomaly"}
+    offered = {clip.path: data.hashes[clip.path] for clip in data.split_for(job.id).test if clip.label == "anomaly"}
     chosen = choose_known(data, job.id, offered, count=job.most, seed=job.seed)
     return KnownAnomalies(used=[], candidates=chosen.used)
 
 
 def _prepare(job: ModelJob, data: MachineData, report: ProgressCallback) -> None:
-    roles = data.trainable(job.id)
-    wanted = [clip for clips in vars(roles).values() for clip in clips if clip.label != "unknown"]
+    split = data.trainable(job.id)
+    wanted = [clip for clips in vars(split).values() for clip in clips if clip.label != "unknown"]
     data.prepare(dict.fromkeys(wanted), _labelled(report, "log-mel features"))
 
 
