@@ -38,7 +38,7 @@ def outputs(lengths: list[int], seed: int) -> list[SegmentOutputs]:
     return [SegmentOutputs(rng.random(n, np.float32), rng.random(n, np.float32)) for n in lengths]
 
 
-def outcome(normals: list[int], outliers: list[int], anomalies: list[int] | None = None) -> TrainingResult:
+def training_result(normals: list[int], outliers: list[int], anomalies: list[int] | None = None) -> TrainingResult:
     golden = np.random.default_rng(5).random((3, 256, 128), np.float32)
     return TrainingResult(outputs(normals, 1), outputs(outliers, 2), outputs(anomalies or [], 3), True, golden)
 
@@ -87,7 +87,7 @@ def test_an_outcome_survives_its_arrays(
 
 
 def test_an_outcome_is_stored_without_objects(tmp_path: Path) -> None:
-    run, before = save(tmp_path), outcome([10, 1, 7], [10, 10], [10])
+    run, before = save(tmp_path), training_result([10, 1, 7], [10, 10], [10])
     run.save_result(before)
     after = run.result()
     np.testing.assert_equal(after.to_arrays(), before.to_arrays())
@@ -112,7 +112,7 @@ def cut(data: bytes) -> bytes:
 )
 def test_a_damaged_outcome_is_an_input_error(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
     run = save(tmp_path)
-    run.save_result(outcome([10, 10], [10]))
+    run.save_result(training_result([10, 10], [10]))
     path = run.folder / "outcome.npz"
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(InputError, match=r"outcome\.npz: cannot be read \(.*\); train again"):

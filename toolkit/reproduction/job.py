@@ -1,7 +1,8 @@
-"""One job in whatever process it runs: load, train or update, judge, write the result."""
+"""One job, in whichever process it runs: load, train or update, judge, write the result."""
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import time
@@ -23,8 +24,7 @@ from edgeasd.toolkit.data.split import describe_copies
 from edgeasd.toolkit.evaluation.evaluate import evaluate
 from edgeasd.toolkit.evaluation.trained import load_trained_model
 from edgeasd.toolkit.progress import ProgressCallback
-from edgeasd.toolkit.reproduction.claim import claimed
-from edgeasd.toolkit.reproduction.plan import FORMAT, ModelJob
+from edgeasd.toolkit.reproduction.plan import FORMAT, JobEnd, ModelJob, job_lock
 from edgeasd.toolkit.runs import Run, load_run
 from edgeasd.toolkit.training.fabric import open_fabric
 from edgeasd.toolkit.training.session import finetune_one, train_one
@@ -45,17 +45,28 @@ def run_job(
 ) -> dict[str, Any]:
     """Do a job, from its newest checkpoint where an earlier attempt left one, and return its result.
 
-    Where another process did it meanwhile, its result. Raises Stopped where `should_stop` says so, and what
-    `claimed`, training and evaluation raise.
+    If another process did it meanwhile, its result. Raises Stopped if `should_stop` says so, and what
+    `job_lock`, training and evaluation raise.
     """
 
-    def waiting() -> None:
+    def check_stop() -> None:
         if should_stop():
             raise Stopped(f"{job.name}: stopped")
 
-    with claimed(job.folder, waiting=waiting):
+    with job_lock(job.folder, on_wait=check_stop):
         done = job.result()
         return _do(job, accelerator, report, should_stop) if done is None else done
+
+
+def attempt_job(job: ModelJob, accelerator: str, report: ProgressCallback, should_stop: Callable[[], bool]) -> JobEnd:
+    """`run_job` in a worker process, local or of Ray: every error becomes a `JobEnd`."""
+    try:
+        run_job(job, accelerator, report, should_stop)
+    except Stopped:
+        return JobEnd("stopped")
+    except Exception as error:
+        return JobEnd("failed", *failure(job, error))
+    return JobEnd("finished")
 
 
 def _do(job: ModelJob, accelerator: str, report: ProgressCallback, should_stop: Callable[[], bool]) -> dict[str, Any]:
@@ -136,8 +147,6 @@ def failure(job: ModelJob, error: Exception) -> tuple[str, bool]:
 
 def _note_attempt(job: ModelJob) -> int:
     """Add this process to the job's attempts.json; returns how many attempts that makes."""
-    import json
-
     path = job.folder / ATTEMPTS
     try:
         before = json.loads(path.read_text("utf-8"))

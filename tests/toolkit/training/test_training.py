@@ -172,7 +172,7 @@ def test_the_learning_rate_is_halved_by_the_iteration(
 def test_the_head_learns_at_its_own_rate() -> None:
     trainer = make(learning_rate=1e-3, head_learning_rate=7e-3)
     trainer._begin()
-    trainer._step(*trainer._batch(0))
+    trainer._step(*trainer._batches[0])
     groups = trainer.optimiser.param_groups
     head = {id(p) for p in trainer.network.head.parameters()}
     assert [(group["lr"], {id(p) for p in group["params"]} == head) for group in groups] == [
