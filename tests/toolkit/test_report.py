@@ -32,7 +32,7 @@ Opened = Callable[[Path], "subprocess.CompletedProcess[str]"]
 def report(dcase_workspace: Any) -> Path:
     path = dcase_workspace.folder / "report.html"
     evaluate(
-        data=dcase_workspace.data,
+        root=dcase_workspace.data,
         machine="gear",
         baseline=True,
         report=path,
@@ -147,7 +147,7 @@ def test_wrong_use_is_refused_before_any_work(tmp_path: Path) -> None:
         ({"dcase": Path(__file__)}, "is not a folder"),
     ):
         with pytest.raises(InputError, match=message):
-            evaluate(data=tmp_path, machine="gear", workspace=tmp_path, **options)  # type: ignore[arg-type]
+            evaluate(root=tmp_path, machine="gear", workspace=tmp_path, **options)  # type: ignore[arg-type]
 
 
 # The parts

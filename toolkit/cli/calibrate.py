@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeasd.runtime.errors import DeviceError, InputError
+from edgeasd.calibration.drift.drift import Drift
+from edgeasd.runtime.errors import CheckFailed, DeviceError, InputError
+from edgeasd.toolkit.calibrate.record import Calibration
+from edgeasd.toolkit.calibrate.thresholds import KEPT
+from edgeasd.toolkit.calibrate.variants import VariantResult
+from edgeasd.toolkit.cli._errors import INTERRUPTED, interruptible, print_error
 from edgeasd.toolkit.cli._options import AsJson, Cache, ChannelOfRun, Machine, SkipBad, Workspace, cache_folder
-from edgeasd.toolkit.cli.calibrating import refuse_failed, report_path, resumable, write_report
 
 if TYPE_CHECKING:
     from edgeasd.toolkit.calibrate.record import Calibration
+    from edgeasd.toolkit.calibrate.work import Work
 
 
 def calibrate(
@@ -137,9 +144,117 @@ def _require_onnx() -> None:
 
 def _tell(found: Calibration, target: Path, as_json: bool) -> None:
     from edgeasd.toolkit.calibrate.record import summary
-    from edgeasd.toolkit.cli.calibrate_table import print_calibration
+
+    pass  # SELFIMPORT edgeasd.toolkit.cli.calibrate 'print_calibration'
 
     if as_json:
         print(json.dumps({**summary(found), "report": str(target)}, indent=2, ensure_ascii=False))
     else:
         print_calibration(found, target)
+
+
+def print_calibration(found: Calibration, report: Path) -> None:
+    """The bundle, a line or two for each variant, the constants and the threshold, the report."""
+    machine = found.manifest.machine
+    print(f"{found.bundle}: {machine.type} ID {machine.id}, {_clips(found)}")
+    for one in found.variants:
+        print_variant(one)
+    score, request = found.score, found.request
+    if request.refit_distance or request.refit_amplitude:
+        print(f"  d_min {score.d_min:.4g} ({score.d_min_source}); d_max {score.d_max:.4g} ({score.d_max_source})")
+    if request.refit_amplitude:
+        print(f"  amplitude: std {found.normals.amplitude.std:.4g} ({len(found.normals.clips)} given clips)")
+    _print_threshold(found)
+    if found.level is not None:
+        print(f"  level: {found.level.low_dbfs:g} to {found.level.high_dbfs:g} dBFS expected ({found.level.found_by})")
+    if not found.written:
+        print("  nothing to change: the bundle is as it was")
+    print(f"  report: {report}")
+
+
+def _clips(found: Calibration) -> str:
+    parts = [f"{len(found.normals.clips)} normal clips"]
+    if found.roles is not None:
+        parts[0] += f" ({len(found.roles.ranges)} for ranges, {len(found.roles.drift)} for drift)"
+    if found.anomalies is not None:
+        parts.append(f"{len(found.anomalies.clips)} anomalies")
+    return ", ".join(parts)
+
+
+def print_variant(one: VariantResult) -> None:
+    """What became of one precision: verdict, cost, drift, layers put back, reasons."""
+    gate, cost = one.gate, one.cost
+    name = one.name if gate.method is None else f"{one.name} ({gate.method} ranges)"
+    verdict = "in the bundle" if one.passed else "NOT in the bundle"
+    print(f"  {name:<26} {verdict}, {one.size / 1e6:.2f} MB, {cost.seconds:.0f} s, peak {cost.peak_bytes / 1e6:.0f} MB")
+    if gate.drift is not None:
+        print(f"    {', '.join(_figures(gate.drift))}")
+    for layer in gate.kept:
+        print(f"    in higher precision: {layer.reason}")
+    for reason in one.reasons:
+        print(f"    {reason}")
+
+
+def _figures(drift: Drift) -> list[str]:
+    figures = [f"rank correlation {drift.rank_clips:.5f}", f"largest score change {drift.largest:.2g}"]
+    if drift.flipped_normals is not None:
+        figures.append(f"{drift.flipped_normals} of {drift.normals} normal clips change sides")
+    if drift.auc is not None:
+        figures.append(f"AUC {100 * drift.auc.reference:.1f} % → {100 * drift.auc.variant:.1f} %")
+    return figures
+
+
+def _print_threshold(found: Calibration) -> None:
+    threshold = found.threshold.threshold
+    kept = "kept: " if found.threshold.way == KEPT else ""
+    print(
+        f"  threshold {threshold.clip:.4f}{threshold.describe_interval()}, "
+        f"{kept}{threshold.found_by}, {threshold.clips} clips"
+    )
+    if threshold.promise is not None:
+        print(f"    {threshold.promise.describe()}")
+    print(f"    {found.threshold.above} of the {found.threshold.clips} given normal clips lie above it")
+
+
+@contextmanager
+def resumable(folder: Path, how: str = "with the same command and --resume") -> Iterator[Work]:
+    """An interrupt becomes one line that says how to go on, and exit code 130."""
+    from edgeasd.toolkit.calibrate.work import Work
+
+    try:
+        with interruptible() as check:
+            yield Work(lambda text: print_error(text), check)
+    except KeyboardInterrupt:
+        print_error(f"calibration stopped; {folder} is as it was, and the work so far is kept: go on {how}")
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def report_path(folder: Path) -> Path:
+    """Where the report of a bundle's calibration is written by default: beside the bundle."""
+    whole = folder.resolve()
+    return whole.with_name(f"{whole.name}.calibration.html")
+
+
+def write_report(found: Calibration, target: Path) -> None:
+    """The HTML report, whole or not at all; and the warnings on standard error."""
+    from edgeasd.runtime.system.files import write_bytes
+    from edgeasd.toolkit.reports.calibration import calibration_report
+
+    write_bytes(target, calibration_report(found).encode())
+    for warning in found.warnings:
+        print_error(f"warning: {warning}")
+
+
+def refuse_failed(*calibrations: Calibration) -> None:
+    """Raise CheckFailed where a variant was not put into its bundle."""
+    failures = [
+        f"{found.bundle.name}: not put into the bundle, since beyond the limits of drift: "
+        + "; ".join(f"{one.name}: {', '.join(one.reasons)}" for one in found.failed)
+        for found in calibrations
+        if found.failed
+    ]
+    if failures:
+        raise CheckFailed(
+            f"{'; '.join(failures)}; give other clips or a larger --budget to `edgeasd calibrate`, or allow more "
+            "(see the report)"
+        )
