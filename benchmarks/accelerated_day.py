@@ -35,7 +35,7 @@ queue_megabytes = 2.0
 kinds = ["event", "score", "status"]
 """
 STREAM = """pace = "block"
-alarm = { on = 0.4, off = 0.3, k = 2, n = 2, clear_after = 2, cooldown_seconds = 0.5, settle_seconds = 0.0 }
+alarm = { on = 0.4, off = 0.3, k = 2, n = 2, clear_after = 2, cooldown_seconds = 0.5, recovery_seconds = 0.0 }
 """
 FEWEST = 20
 """Readings that a slope needs."""

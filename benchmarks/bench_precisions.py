@@ -42,7 +42,7 @@ def variants(path: Path) -> tuple[dict[str, bytes], Float32Array]:
     """The fp32 file of a bundle, its int8-cpu variant, and a segment (1, 1, frames, n_mels)."""
     with Bundle(path) as bundle:
         fp32 = bundle.file(bundle.manifest.precisions["fp32"].file).read_bytes()
-        segments = bundle.golden().logmel
+        segments = bundle.reference_segments().logmel
     model = onnx.load_from_string(fp32)
     ranges = collect(model, segments).ranges("minmax")
     return {FP32: fp32, INT8: int8_cpu_graph(model, ranges).SerializeToString()}, segments[:1, None]

@@ -121,7 +121,7 @@ def live_like(bundle: Path, seconds: float) -> dict[str, Any]:
 
 
 def load_time(bundle: Path) -> dict[str, float]:
-    """Seconds to hash, to load and to check with golden segments, in a fresh process."""
+    """Seconds to hash, to load and to check with reference segments, in a fresh process."""
     code = (
         "import json, sys, time\nfrom pathlib import Path\n"
         "from edgeasd.runtime.bundle.bundle import Bundle\nimport onnxruntime\n"

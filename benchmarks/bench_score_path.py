@@ -91,7 +91,7 @@ def measure(path: Path, rounds: int, calls: int) -> dict[str, Times]:
     with Bundle(path) as bundle:
         scorer, _ = bundle.open_scorer(engine="onnxruntime")
         offer = bundle.manifest.precisions[scorer.engine.precision]
-        session, segments = make_session(bundle.file(offer.file)), bundle.golden().logmel
+        session, segments = make_session(bundle.file(offer.file)), bundle.reference_segments().logmel
         found = {f"batch {size}": times for size, times in batches(scorer, session, segments, rounds, calls).items()}
         found["live, one segment a push"] = live(scorer, session, segments, rounds, calls)
         found["around the encoder"] = around(scorer, segments, rounds)

@@ -52,7 +52,7 @@ def _make(path: Path) -> None:
     from edgeasd.toolkit.models.backbones import build_network, count_macs, count_parameters
 
     with Bundle(SMALL_BUNDLE) as small:
-        segments, like = small.golden().logmel, small.manifest
+        segments, like = small.reference_segments().logmel, small.manifest
     torch.manual_seed(0)
     network = build_network("resnet38")
     _randomise_norms(network.encoder, torch.from_numpy(segments)[:, None])
@@ -95,7 +95,7 @@ def _make(path: Path) -> None:
 def add_variants(path: Path, target: Path) -> None:
     """A copy of the bundle `path` with fp16 and int8-cpu, at `target`.
 
-    Ranges are those of its golden segments, and no drift gate judges them: speed and memory do not depend on it.
+    Ranges are those of its reference segments, and no drift gate judges them: speed and memory do not depend on it.
     """
     import shutil
 
@@ -105,21 +105,21 @@ def add_variants(path: Path, target: Path) -> None:
     from edgeasd.calibration.quantization.ranges import collect
     from edgeasd.export.bundle_update import BundleChanges, MadeVariant, tolerance_of, update_bundle
     from edgeasd.export.fp16 import build_fp16
-    from edgeasd.runtime.bundle.golden import golden_deviation
+    from edgeasd.runtime.bundle.reference_segments import reference_deviation
     from edgeasd.runtime.engines.onnxruntime import OnnxRuntimeEngine, optimisation_of
     from edgeasd.runtime.scoring.scorer import Scorer
 
     shutil.copytree(path, target)
     with Bundle(target) as bundle:
         reference, _ = bundle.open_scorer(precision="fp32", engine="onnxruntime")
-        golden, listed = bundle.golden(), bundle.manifest.precisions["fp32"].file
+        golden, listed = bundle.reference_segments(), bundle.manifest.precisions["fp32"].file
         fp32 = onnx.load_from_string(bundle.file(listed).read_bytes())
     made = []
     graphs = {"fp16": build_fp16(fp32), "int8-cpu": int8_cpu_graph(fp32, collect(fp32, golden.logmel).ranges("minmax"))}
     for name, graph in graphs.items():
         engine = OnnxRuntimeEngine(graph.SerializeToString(), precision=name, optimisation=optimisation_of(name))
         parts = (reference.features, reference.amplitude, reference.segments, reference.score)
-        measured = golden_deviation(Scorer(engine, reference.head, *parts), golden)
+        measured = reference_deviation(Scorer(engine, reference.head, *parts), golden)
         made.append(MadeVariant(name, graph, tolerance_of(name, measured), {}))
     update_bundle(target, (target / "manifest.json").read_bytes(), BundleChanges(variants=made), {})
 

@@ -14,8 +14,8 @@ from edgeasd.calibration.fit.amplitude import link_all, refit_amplitude
 from edgeasd.calibration.fit.refit import open_folder, refit_score
 from edgeasd.export.fp16 import load_limits
 from edgeasd.runtime.bundle.bundle import MANIFEST, Bundle, hash_file
-from edgeasd.runtime.bundle.golden import Deviation
 from edgeasd.runtime.bundle.manifest import FileEntry, Manifest, Precision, Tolerance, dump_manifest
+from edgeasd.runtime.bundle.reference_segments import Deviation
 from edgeasd.runtime.errors import BundleError
 from edgeasd.runtime.features.logmel import Amplitude
 from edgeasd.runtime.health.settings import LevelRange
@@ -91,11 +91,11 @@ def update_bundle(
     """Bring `changes` into the bundle folder `path` and `record` into its calibration.json; returns the manifest.
 
     `before` is the manifest the changes were found with. The new bundle is made in a hidden folder (files that
-    stay are linked, not copied), opened as a device opens it (every hash, the golden segments at every
+    stay are linked, not copied), opened as a device opens it (every hash, the reference segments at every
     precision) and takes its name only then. The same bundle and changes give the same bytes; there is no date.
 
     Raises InputError for a zip, BundleError where the bundle changed meanwhile or is damaged, CheckFailed where
-    a precision does not reproduce the golden segments; the old bundle then stands.
+    a precision does not reproduce the reference segments; the old bundle then stands.
     """
     path = path.resolve()
     with open_folder(path) as bundle:

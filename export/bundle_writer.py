@@ -22,7 +22,6 @@ from edgeasd.export.front_end import FRONT_END, build_front_end, measure_front_e
 from edgeasd.export.graphs import build_head
 from edgeasd.export.parity import EXPORT_LIMITS, LOAD_LIMITS, torch_reference
 from edgeasd.runtime.bundle.bundle import MANIFEST, Bundle, hash_file
-from edgeasd.runtime.bundle.golden import Deviation, Golden, check_golden, golden_deviation
 from edgeasd.runtime.bundle.manifest import (
     SCHEMA_VERSION,
     FileEntry,
@@ -31,6 +30,12 @@ from edgeasd.runtime.bundle.manifest import (
     Network,
     Precision,
     dump_manifest,
+)
+from edgeasd.runtime.bundle.reference_segments import (
+    Deviation,
+    ReferenceSegments,
+    check_reference_segments,
+    reference_deviation,
 )
 from edgeasd.runtime.engines import open_engine
 from edgeasd.runtime.errors import CheckFailed, InputError
@@ -75,7 +80,7 @@ class TrainedModel:
     normals: Sequence[SegmentOutputs]
     outliers: Sequence[SegmentOutputs]
     real_segments: Float32Array
-    """(G, frames, n_mels) of real clips; the first few become the golden segments."""
+    """(G, frames, n_mels) of real clips; the first few become the reference segments."""
     level: LevelRange | None = None
     """Where there were clips to take it from."""
     provenance: dict[str, Any] = field(default_factory=dict)
@@ -110,7 +115,9 @@ def write_bundle(
         if front_end_sounds is not None:
             front_end = build_front_end(model.features, model.segments.frames)
             encoder_graph.save(front_end, folder / FRONT_END)
-        golden = Golden(*(getattr(reference, name)[:_GOLDEN_IN_BUNDLE] for name in Golden.__slots__))
+        golden = ReferenceSegments(
+            *(getattr(reference, name)[:_GOLDEN_IN_BUNDLE] for name in ReferenceSegments.__slots__)
+        )
         write_bytes(folder / "golden.npz", golden.to_bytes())
         write_json(folder / "calibration.json", _calibration(model))
         manifest = _manifest(model, folder, wanted)
@@ -194,20 +201,20 @@ def _with_tolerances(manifest: Manifest, found: dict[str, Deviation]) -> Manifes
     return manifest.model_copy(update={"precisions": precisions})
 
 
-def _check(folder: Path, reference: Golden) -> dict[str, Deviation]:
+def _check(folder: Path, reference: ReferenceSegments) -> dict[str, Deviation]:
     """Load the bundle from its verified files and compare all real segments at every precision. Raises CheckFailed."""
     with Bundle(folder) as bundle:
         bundle.verify_files()
         return {name: _check_precision(bundle, name, reference) for name in bundle.manifest.precisions}
 
 
-def _check_precision(bundle: Bundle, precision: str, reference: Golden) -> Deviation:
+def _check_precision(bundle: Bundle, precision: str, reference: ReferenceSegments) -> Deviation:
     manifest = bundle.manifest
     # Not Bundle.open_scorer: its golden check would come first, with wider limits and another remedy.
     engine = open_engine(bundle.file(manifest.precisions[precision].file), precision=precision, engine="onnxruntime")
     head = Head(bundle.file("head.onnx"))
     scorer = Scorer(engine, head, manifest.features, manifest.amplitude, manifest.segments, manifest.score)
-    found = golden_deviation(scorer, reference)
+    found = reference_deviation(scorer, reference)
     problems = found.beyond(_LIMITS[precision])
     if problems:
         what, remedy = _FAILURES[precision]
@@ -215,7 +222,12 @@ def _check_precision(bundle: Bundle, precision: str, reference: Golden) -> Devia
             f"export: {what} does not reproduce torch on {len(reference.z)} real segments: {'; '.join(problems)}; "
             f"nothing was written; {remedy}"
         )
-    check_golden(scorer, bundle.golden(), LOAD_LIMITS if precision == "fp32" else load_limits(found), bundle.path.name)
+    check_reference_segments(
+        scorer,
+        bundle.reference_segments(),
+        LOAD_LIMITS if precision == "fp32" else load_limits(found),
+        bundle.path.name,
+    )
     scorer.close()
     return found
 

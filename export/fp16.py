@@ -6,8 +6,8 @@ import onnx
 
 from edgeasd.calibration.quantization.encoder_parts import prepare
 from edgeasd.calibration.quantization.fp16 import to_half
-from edgeasd.runtime.bundle.golden import Deviation
 from edgeasd.runtime.bundle.manifest import Tolerance
+from edgeasd.runtime.bundle.reference_segments import Deviation
 
 FP16_LIMITS = Tolerance(z=3e-2, logit=3e-2, d=2e-2, score=1e-2)
 """Beyond these an export of fp16 fails; docs/explanation/precision.md says why they are where they are."""

@@ -19,8 +19,8 @@ from onnx import TensorProto, helper, numpy_helper
 from edgeasd.calibration.fit.amplitude import link_all
 from edgeasd.export.triton_config import EMBEDDING, ENCODER_OUT, encoder_config, ensemble_config, head_config, render
 from edgeasd.runtime.bundle.bundle import Bundle, hash_file
-from edgeasd.runtime.bundle.golden import check_golden
 from edgeasd.runtime.bundle.manifest import Manifest, dump_manifest
+from edgeasd.runtime.bundle.reference_segments import check_reference_segments
 from edgeasd.runtime.engines import open_engine
 from edgeasd.runtime.engines.tensorrt.engine_file import engine_paths, read_sidecar
 from edgeasd.runtime.errors import BundleError, InputError
@@ -182,7 +182,7 @@ def write_repository(
 ) -> list[ServedModel]:
     """Put `bundles` into the repository `folder`, new or our own, and return what was put there.
 
-    The whole repository is made in a hidden folder beside it, opened and checked with the golden segments of each
+    The whole repository is made in a hidden folder beside it, opened and checked with the reference segments of each
     bundle, and takes its name only then; other models in it stay (linked, not copied). A bundle that is there
     already gets the next version number. Raises InputError, BundleError, CheckFailed; the old repository then
     stands.
@@ -300,7 +300,7 @@ def _encoder_file(bundle: Bundle, precision: str, options: TritonOptions) -> tup
 
 
 def _check_chain(bundle: Bundle, precision: str, encoder: Path, head: Path) -> None:
-    """Run the golden segments through the two files as they were written."""
+    """Run the reference segments through the two files as they were written."""
     manifest, offer = bundle.manifest, bundle.manifest.precisions[precision]
     engine = open_engine(encoder, precision=precision, engine="onnxruntime")
     scorer = Scorer(
@@ -312,7 +312,7 @@ def _check_chain(bundle: Bundle, precision: str, encoder: Path, head: Path) -> N
         manifest.score,
     )
     try:
-        check_golden(scorer, bundle.golden(), offer.tolerance, bundle.path.name)
+        check_reference_segments(scorer, bundle.reference_segments(), offer.tolerance, bundle.path.name)
     finally:
         scorer.close()
 

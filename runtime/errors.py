@@ -56,7 +56,7 @@ ALLOWED = {
 """What the patterns of settings mean, for people."""
 
 
-def describe_problem(error: ValidationError, model: type[BaseModel]) -> str:
+def describe_validation_error(error: ValidationError, model: type[BaseModel]) -> str:
     """The first thing that is wrong, as `field.field value: what; remedy`; an unknown key with the nearest known name.
 
     A value that may be a URL with a password is left out.
@@ -82,6 +82,16 @@ def describe_problem(error: ValidationError, model: type[BaseModel]) -> str:
     shown = "" if hidden else f" {str(given)[:80]!r}"
     remedy = "" if ";" in what else "; correct it"
     return printable(f"{where}{shown}: {what}{remedy}".removeprefix(": "))
+
+
+def accept_old_keys(value: Any, new_names: Mapping[str, str]) -> Any:
+    """Settings with the keys of earlier versions (old to new) renamed. Raises ValueError if both names are given."""
+    if not isinstance(value, Mapping):
+        return value
+    for old, new in new_names.items():
+        if old in value and new in value:
+            raise ValueError(f"{old}: is the old name of {new}; give {new} alone")
+    return {new_names.get(key, key): item for key, item in value.items()}
 
 
 def printable(text: str) -> str:

@@ -6,7 +6,7 @@ constant offset lies in the lowest two bins of a Hann window's spectrum, below t
 
 - The distances and scores of all sound change. So d_min, d_max and the threshold must be fitted on outputs
   under the new amplitude; `refit_amplitude` takes them and has no way to go on without.
-- The golden segments would still prove that the graphs compute what they did. They would no longer prove
+- The reference segments would still prove that the graphs compute what they did. They would no longer prove
   it where the device works: fp16 and INT8 err differently at another level. So golden.npz is written again:
   the same sound under the new amplitude, with the outputs of the bundle's fp32 encoder and head.
 - The ranges of INT8 were taken at the old level. Values beyond them are clipped, and a clipped fault sounds
@@ -24,8 +24,8 @@ import numpy as np
 
 from edgeasd.calibration.fit.refit import changed, check_reference, open_folder, rescaled
 from edgeasd.runtime.bundle.bundle import MANIFEST, Bundle, hash_file
-from edgeasd.runtime.bundle.golden import Golden
 from edgeasd.runtime.bundle.manifest import FileEntry, Manifest, Precision, dump_manifest
+from edgeasd.runtime.bundle.reference_segments import ReferenceSegments
 from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.features.logmel import Amplitude, FeatureSettings, Float32Array
 from edgeasd.runtime.scoring.score import ScoreSettings
@@ -66,7 +66,7 @@ def refit_amplitude(
     time where `dated`.
 
     Raises InputError for a zip, BundleError for a damaged bundle, CheckFailed where fp32 does not
-    reproduce the golden segments; the old bundle then stands.
+    reproduce the reference segments; the old bundle then stands.
     """
     with open_folder(path) as bundle:
         bundle.verify_files()
@@ -86,7 +86,9 @@ def refit_amplitude(
             "precisions": {name: _marked(name, offer, reason) for name, offer in offers.items()},
             "files": {**old.files, _GOLDEN: entry},
         }
-        what = "amplitude, d_min, d_max, threshold and golden segments; metrics and drift are of the earlier amplitude"
+        what = (
+            "amplitude, d_min, d_max, threshold and reference segments; metrics and drift are of the earlier amplitude"
+        )
         new = changed(old, changes, what, dated=dated)
         write_bytes(folder / MANIFEST, dump_manifest(new))
         with Bundle(folder) as made:
@@ -95,24 +97,24 @@ def refit_amplitude(
     return new
 
 
-def golden_under(bundle: Bundle, amplitude: Amplitude) -> Golden:
-    """The golden segments under `amplitude`, with what fp32 and the head make of them; as stored under the old one.
+def golden_under(bundle: Bundle, amplitude: Amplitude) -> ReferenceSegments:
+    """The reference segments under `amplitude`, with what fp32 and the head make of them; as stored under the old one.
 
     Raises InputError for a bundle without fp32, and what `Bundle.open_scorer` raises.
     """
     if amplitude == bundle.manifest.amplitude:
-        return bundle.golden()
+        return bundle.reference_segments()
     if "fp32" not in bundle.manifest.precisions:
-        raise InputError(f"{bundle.path}: has no fp32 encoder to make golden segments with; export it with fp32")
+        raise InputError(f"{bundle.path}: has no fp32 encoder to make reference segments with; export it with fp32")
     scorer, _ = bundle.open_scorer(precision="fp32", engine="onnxruntime")
     try:
-        stored = bundle.golden().logmel
+        stored = bundle.reference_segments().logmel
         logmel = shifted_logmel(stored, bundle.manifest.amplitude, amplitude, bundle.manifest.features)
         z = scorer.embed(logmel)
         head = scorer.head(z)
     finally:
         scorer.close()
-    return Golden(logmel, z, head["logit"], head["q"], head["d"])
+    return ReferenceSegments(logmel, z, head["logit"], head["q"], head["d"])
 
 
 def _marked(name: str, offer: Precision, reason: str) -> Precision:

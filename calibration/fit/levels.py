@@ -54,8 +54,8 @@ def expected_levels(clips: Sequence[Levels], seconds: float, margin_db: float) -
         # To a tenth of a dB, outwards.
         low_dbfs=max(FLOOR_DBFS, math.floor(10.0 * min(low - margin_db, top - margin_db)) / 10.0),
         high_dbfs=min(0.0, math.ceil(10.0 * top) / 10.0),
-        heard_low_dbfs=round(low, 1),
-        heard_high_dbfs=round(high, 1),
+        measured_low_dbfs=round(low, 1),
+        measured_high_dbfs=round(high, 1),
         found_by=f"{heard} ({low:.1f} to {high:.1f} dBFS) ± {margin_db:g} dB",
     )
 

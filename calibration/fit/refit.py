@@ -17,8 +17,8 @@ import numpy as np
 from edgeasd.calibration.fit.deploy import SegmentOutputs
 from edgeasd.calibration.fit.distance import ANOMALY_CLIPS_NEEDED, fit_distance_range
 from edgeasd.runtime.bundle.bundle import MANIFEST, Bundle
-from edgeasd.runtime.bundle.golden import check_golden
 from edgeasd.runtime.bundle.manifest import Manifest, Precision, Tolerance, dump_manifest
+from edgeasd.runtime.bundle.reference_segments import check_reference_segments
 from edgeasd.runtime.engines import open_engine
 from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.scoring.score import ScoreSettings
@@ -60,12 +60,12 @@ def refit_constants(
 def refit_score(path: Path, score: ScoreSettings, threshold: Threshold | None, *, dated: bool = True) -> Manifest:
     """Put `score` and the `threshold` found on its scale into the manifest of the bundle folder `path`.
 
-    All files are verified first, and the golden segments must come out of fp32 with the new constants;
+    All files are verified first, and the reference segments must come out of fp32 with the new constants;
     then manifest.json is written, atomically, with an entry in `provenance.refits` that keeps what it
     replaced and, where `dated`, the time. Without a threshold the bundle becomes `uncalibrated`. Returns the
     new manifest.
 
-    Raises InputError for a zip, BundleError for a damaged bundle, CheckFailed where the golden segments
+    Raises InputError for a zip, BundleError for a damaged bundle, CheckFailed where the reference segments
     are not reproduced; the old manifest then stands.
     """
     with open_folder(path) as bundle:
@@ -129,7 +129,7 @@ def rescaled(offer: Precision, before: ScoreSettings, after: ScoreSettings) -> P
 
 
 def check_reference(bundle: Bundle, new: Manifest) -> None:
-    """Run the golden segments through fp32 with the constants of `new`; raises CheckFailed or BundleError."""
+    """Run the reference segments through fp32 with the constants of `new`; raises CheckFailed or BundleError."""
     if "fp32" not in new.precisions:
         raise InputError(f"{bundle.path}: has no fp32 encoder to check a re-fit with; export it with fp32")
     offer = new.precisions["fp32"]
@@ -138,7 +138,7 @@ def check_reference(bundle: Bundle, new: Manifest) -> None:
         engine, Head(bundle.file("head.onnx")), new.features, bundle.manifest.amplitude, new.segments, new.score
     )
     try:
-        check_golden(scorer, bundle.golden(), offer.tolerance, bundle.path.name)
+        check_reference_segments(scorer, bundle.reference_segments(), offer.tolerance, bundle.path.name)
     finally:
         scorer.close()
 

@@ -18,7 +18,7 @@ from edgeasd.runtime.scoring.threshold import Threshold
 
 
 @dataclass(frozen=True, slots=True)
-class Observation:
+class AlarmInput:
     """What is known at one moment: usually a clip score.
 
     `time` is a reading in seconds of a clock that does not run backwards, `wall` seconds since 1970.
@@ -27,17 +27,17 @@ class Observation:
     time: float
     wall: float
     score: float | None = None
-    """The clip score; None where there is none, for instance while the input is dead. NaN counts as sick."""
+    """The clip score; None where there is none, for instance while the input is dead. NaN counts as unhealthy input."""
     complete: bool = True
     """Whether the clip score is a mean over all its segments; no other is looked at."""
-    sick: bool = False
-    """Whether the input is sick; see `edgeasd.runtime.health`."""
+    input_unhealthy: bool = False
+    """Whether the input cannot be trusted; see `edgeasd.runtime.health`."""
     gap: bool = False
     """Whether sound was lost since the last observation."""
-    suspect: bool = False
-    """Whether the input may be sick, and that is not known yet. Nothing is raised meanwhile."""
-    looks_back: float = 0.0
-    """Seconds of sound that a clip score comes from: so long scores after sick input may still contain it."""
+    input_suspect: bool = False
+    """Whether the input may be unhealthy, which is not known yet. Nothing is raised meanwhile."""
+    window_seconds: float = 0.0
+    """Seconds of sound behind a clip score: for so long, scores after unhealthy input may still contain it."""
 
 
 _LARGEST = sys.float_info.max
@@ -90,9 +90,9 @@ class AlarmMachine:
         return self._s.snoozed_until is not None
 
     @property
-    def frozen(self) -> bool:
-        """Whether scores are not used, because the input is or was just now sick."""
-        return self._s.sick_at is not None
+    def suspended(self) -> bool:
+        """Whether scores are not used, because the input is unhealthy or was just now."""
+        return self._s.unhealthy_at is not None
 
     def snapshot(self) -> dict[str, Any]:
         """Everything it remembers, as plain JSON values."""
@@ -114,11 +114,11 @@ class AlarmMachine:
             state.move_clock(time - state.time)
         self._s = state
 
-    def begin_row(self) -> None:
+    def reset_history(self) -> None:
         """The next score is the first: what sounded before it was not heard. An event that is open goes on."""
         self._s.forget()
 
-    def number_after(self, last: int, wall: float) -> Transition:
+    def skip_sequence_to(self, last: int, wall: float) -> Transition:
         """Go on with numbers above `last`: what was said up to there is no longer known here.
 
         Returns the message that says so, for receivers that still believe what they heard last.
@@ -128,19 +128,19 @@ class AlarmMachine:
 
     # What happens to it
 
-    def step(self, seen: Observation) -> list[Transition]:
+    def step(self, seen: AlarmInput) -> list[Transition]:
         """Take in an observation; returns what changed, in order. Raises InputError for times that are none."""
         now = self._advance(seen.time, seen.wall)
         s, said = self._s, self._time_passes(now, seen.wall)
-        sick = seen.sick or (seen.score is not None and math.isnan(seen.score))
-        if sick:
-            begun, s.sick_at = s.sick_at is None, now
+        unhealthy = seen.input_unhealthy or (seen.score is not None and math.isnan(seen.score))
+        if unhealthy:
+            begun, s.unhealthy_at = s.unhealthy_at is None, now
             s.forget()
             return said + ([self._say("input_sick", seen.wall)] if begun else [])
-        if s.sick_at is not None:
-            if now - s.sick_at < max(self.settings.settle_seconds, seen.looks_back):
+        if s.unhealthy_at is not None:
+            if now - s.unhealthy_at < max(self.settings.recovery_seconds, seen.window_seconds):
                 return said
-            s.sick_at = None
+            s.unhealthy_at = None
             said.append(self._say("input_healthy", seen.wall))
         if seen.gap:
             said += self._gap(now, seen.wall) + self._time_passes(now, seen.wall)
@@ -154,7 +154,7 @@ class AlarmMachine:
             return said
         # Infinite scores happen and JSON has no infinity; no finite threshold tells the two apart.
         score = min(max(float(seen.score), -_LARGEST), _LARGEST)
-        return said + self._judge(score, self.levels, now, seen.wall, raises=not seen.suspect)
+        return said + self._judge(score, self.levels, now, seen.wall, raises=not seen.input_suspect)
 
     def command(self, given: Command, time: float, wall: float) -> list[Transition]:
         """Obey; returns what changed: nothing where there was nothing to do, as when a command comes twice.
@@ -244,7 +244,7 @@ class AlarmMachine:
     def _gap(self, now: float, wall: float) -> list[Transition]:
         s = self._s
         s.forget()
-        if not self.settings.gap_clears:
+        if not self.settings.clear_on_gap:
             return []
         if s.event is not None:
             return [self._close("gap", now, wall)]

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from edgeasd.runtime.errors import InputError
+from edgeasd.runtime.errors import InputError, accept_old_keys
 from edgeasd.runtime.scoring.threshold import Threshold
 
 _Score = Annotated[float, Field(allow_inf_nan=False)]
@@ -59,10 +59,15 @@ class AlarmSettings(BaseModel):
     """The condition must have held for so long before the alarm is raised."""
     cooldown_seconds: _Seconds = 0.0
     """After an alarm none is raised for so long."""
-    settle_seconds: _Seconds = 10.2
-    """Scores are ignored for so long after sick input, and for as long as they look back where that is longer."""
-    gap_clears: bool = True
+    recovery_seconds: _Seconds = 10.2
+    """Scores are ignored for so long after unhealthy input, or for as long as their window reaches back if longer."""
+    clear_on_gap: bool = True
     """Whether lost sound ends an open event; else only the row of scores begins afresh."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _old_names(cls, value: Any) -> Any:
+        return accept_old_keys(value, {"settle_seconds": "recovery_seconds", "gap_clears": "clear_on_gap"})
 
     @model_validator(mode="after")
     def _consistent(self) -> AlarmSettings:
@@ -112,5 +117,5 @@ def first_problem(error: ValidationError, whole: str) -> str:
     return "".join(c if c.isprintable() else " " for c in text)
 
 
-SERVICE = AlarmSettings(hysteresis=0.1, warning_margin=0.1, cooldown_seconds=60.0, gap_clears=False)
+SERVICE = AlarmSettings(hysteresis=0.1, warning_margin=0.1, cooldown_seconds=60.0, clear_on_gap=False)
 """What an unattended box should use: few messages, and a short loss of sound ends nothing."""

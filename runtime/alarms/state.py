@@ -35,7 +35,7 @@ class Event(BaseModel):
     peak: Annotated[float, Field(allow_inf_nan=False)]
 
 
-class Watch(BaseModel):
+class ThresholdCounter(BaseModel):
     """The last clip scores beside one pair of thresholds."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -66,18 +66,18 @@ class MachineState(BaseModel):
     cleared_at: _Time | None = None
     held_since: _Time | None = None
     """Since when the condition for an alarm has held."""
-    sick_at: _Time | None = None
-    """When the input was last sick; None once that is over."""
+    unhealthy_at: Annotated[_Time | None, Field(alias="sick_at")] = None
+    """When the input was last unhealthy; None once it has recovered. Stored as `sick_at`."""
     snoozed_until: _Time | None = None
     maintenance: bool = False
-    alarm: Watch = Field(default_factory=Watch)
-    warning: Watch = Field(default_factory=Watch)
+    alarm: ThresholdCounter = Field(default_factory=ThresholdCounter)
+    warning: ThresholdCounter = Field(default_factory=ThresholdCounter)
     last_id: Annotated[int, Field(ge=0, le=LAST_ID)] = 0
     """Milliseconds of the last event ID, so that IDs rise even where the wall clock was set back."""
 
     @model_validator(mode="after")
     def _possible(self) -> MachineState:
-        instants = [self.cleared_at, self.held_since, self.sick_at, self.snoozed_until]
+        instants = [self.cleared_at, self.held_since, self.unhealthy_at, self.snoozed_until]
         if self.time is None and any(instant is not None for instant in instants):
             raise ValueError("there are instants, but no time")
         now = self.time or 0.0
@@ -97,18 +97,18 @@ class MachineState(BaseModel):
 
     def forget(self) -> None:
         """The next score is the first."""
-        self.alarm, self.warning, self.held_since = Watch(), Watch(), None
+        self.alarm, self.warning, self.held_since = ThresholdCounter(), ThresholdCounter(), None
 
     def move_clock(self, shift: float) -> None:
         """Add `shift` to every instant: the clock has begun anew."""
-        for name in ("time", "cleared_at", "held_since", "sick_at", "snoozed_until"):
+        for name in ("time", "cleared_at", "held_since", "unhealthy_at", "snoozed_until"):
             if (instant := getattr(self, name)) is not None:
                 setattr(self, name, max(-_FURTHEST, instant + shift))
 
 
 def dump_state(state: MachineState) -> dict[str, Any]:
     """The state as plain JSON values."""
-    return {"schema": SCHEMA, **state.model_dump(mode="json")}
+    return {"schema": SCHEMA, **state.model_dump(mode="json", by_alias=True)}
 
 
 def parse_state(value: Any, place: str) -> MachineState:

@@ -63,8 +63,8 @@ class Transition:
     snoozed_seconds: float
     """How much longer alarms are snoozed; 0 where they are not."""
     maintenance: bool
-    frozen: bool
-    """Scores are not used, because the input is or was just now sick."""
+    suspended: bool
+    """Scores are not used, because the input is unhealthy or was just now."""
     test: bool
     by: str | None
     """Who gave the command."""
@@ -73,6 +73,7 @@ class Transition:
     def to_json(self) -> dict[str, Any]:
         """Plain values with the version of the schema; times as ISO 8601 in UTC."""
         value = asdict(self)
+        value["frozen"] = value.pop("suspended")
         wall, raised = value.pop("wall"), value.pop("raised_wall")
         times = {"at": iso_time(wall), "raised_at": None if raised is None else iso_time(raised)}
         return {"schema": SCHEMA, "type": "alarm_state", **value, **times}
@@ -108,7 +109,7 @@ def describe(
         raised_wall=event.raised_wall if event else None,
         snoozed_seconds=max(0.0, (state.snoozed_until or 0.0) - (state.time or 0.0)) if snoozed else 0.0,
         maintenance=state.maintenance,
-        frozen=state.sick_at is not None,
+        suspended=state.unhealthy_at is not None,
         test=test,
         by=by,
         note=note,

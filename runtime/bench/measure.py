@@ -18,8 +18,8 @@ from edgeasd.runtime.bench.energy import meter
 from edgeasd.runtime.bench.timing import Span, Times, measure_streams, quantile, ratio, side_by_side
 from edgeasd.runtime.bench.variants import Variant
 from edgeasd.runtime.bundle.bundle import Bundle
-from edgeasd.runtime.bundle.front_end_check import proof_sound
-from edgeasd.runtime.scoring.scorer import FramesScorer, Scorer
+from edgeasd.runtime.bundle.front_end_check import self_test_sound
+from edgeasd.runtime.scoring.scorer import GraphFrontEndScorer, Scorer
 from edgeasd.runtime.system.board import board_model, l4t_release, read_text
 
 _FIELDS = (("resident", "VmRSS"), ("peak", "VmHWM"))
@@ -134,7 +134,7 @@ def measure(
     """Load a variant and measure it; a result that JSON can hold. `root` is where /sys is.
 
     Raises what loading raises: BundleError, DeviceError, CheckFailed. Load time includes hashing the files and
-    running the golden segments; memory is of this process, after loading and at its peak with the largest batch.
+    running the reference segments; memory is of this process, after loading and at its peak with the largest batch.
     """
     before, started = memory(), time.perf_counter()
     steps = len(settings.batches) + 3
@@ -179,10 +179,10 @@ def measure(
 
 
 def _segments(bundle: Bundle, scorer: Scorer) -> np.ndarray:
-    """What the scorer takes: the golden segments, or one of noise in frames (1, frames, n_fft) for a graph."""
-    if not isinstance(scorer, FramesScorer):
-        return bundle.golden().logmel
-    return scorer.rows(proof_sound(scorer.features, scorer.amplitude, scorer.segments.frames))[None]
+    """What the scorer takes: the reference segments, or one of noise in frames (1, frames, n_fft) for a graph."""
+    if not isinstance(scorer, GraphFrontEndScorer):
+        return bundle.reference_segments().logmel
+    return scorer.extract_features(self_test_sound(scorer.features, scorer.amplitude, scorer.segments.frames))[None]
 
 
 def _of(segments: np.ndarray, batch: int) -> np.ndarray:

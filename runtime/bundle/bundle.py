@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from edgeasd.runtime.bundle.front_end_check import check_front_end
-from edgeasd.runtime.bundle.golden import Deviation, Golden, check_golden
 from edgeasd.runtime.bundle.manifest import LARGEST_MANIFEST, Manifest, parse_manifest
 from edgeasd.runtime.bundle.onnx_check import inspect_onnx
-from edgeasd.runtime.bundle.selection import choose
-from edgeasd.runtime.engines import ChainedEngine, Engine, open_chain, open_engine
+from edgeasd.runtime.bundle.reference_segments import Deviation, ReferenceSegments, check_reference_segments
+from edgeasd.runtime.bundle.selection import select
+from edgeasd.runtime.engines import Engine, EngineWithFrontEnd, open_chain, open_engine
 from edgeasd.runtime.errors import BundleError, InputError
-from edgeasd.runtime.scoring.scorer import FramesScorer, Head, HeadFunction, Scorer
+from edgeasd.runtime.scoring.scorer import GraphFrontEndScorer, Head, HeadFunction, Scorer
 
 MANIFEST = "manifest.json"
 
@@ -177,9 +177,9 @@ class Bundle:
         if problems:
             raise BundleError("; ".join(problems))
 
-    def golden(self) -> Golden:
-        """The golden segments."""
-        return Golden.from_bytes(self.file("golden.npz").read_bytes(), f"{self.path.name}/golden.npz")
+    def reference_segments(self) -> ReferenceSegments:
+        """The reference segments."""
+        return ReferenceSegments.from_bytes(self.file("golden.npz").read_bytes(), f"{self.path.name}/golden.npz")
 
     def open_scorer(
         self,
@@ -192,15 +192,15 @@ class Bundle:
         head: str = "cpu",
         front_end: str = "cpu",
     ) -> tuple[Scorer, Deviation]:
-        """Verify and load what scoring needs, run the golden segments, return (scorer, their deviation).
+        """Verify and load what scoring needs, run the reference segments, return (scorer, their deviation).
 
         `engine` and `accelerator` as in `edgeasd.runtime.engines.select`; `head` is "cpu", or "tensorrt" for an
-        engine of its own; `front_end` is "cpu", or "graph" for a FramesScorer, whose front end proves itself too.
+        engine of its own; `front_end` is "cpu", or "graph" for a GraphFrontEndScorer, whose front end proves itself too.
         Raises BundleError, InputError, DeviceError (NotBuilt where `edgeasd build` comes first), or CheckFailed
-        where the golden segments or the log-mel of the front end are not reproduced.
+        where the reference segments or the log-mel of the front end are not reproduced.
         """
         manifest = self.manifest
-        chosen = choose(manifest, self.path, precision, engine, accelerator, head, front_end).precision
+        chosen = select(manifest, self.path, precision, engine, accelerator, head, front_end).precision
         offer = manifest.precisions[chosen]
         asked = {"precision": chosen, "engine": engine, "accelerator": accelerator}
         with ExitStack() as opened:
@@ -209,16 +209,16 @@ class Bundle:
             called = self._open_head(head, loaded, max_batch)
             scorer = Scorer(encoder, called, manifest.features, manifest.amplitude, manifest.segments, manifest.score)
             opened.callback(scorer.close)
-            found = check_golden(scorer, self.golden(), offer.tolerance, self.path.name)
+            found = check_reference_segments(scorer, self.reference_segments(), offer.tolerance, self.path.name)
             if chain is not None:
                 proven = check_front_end(chain, manifest, offer.tolerance, self.path.name)
-                scorer = FramesScorer(chain, called, scorer, proven)
+                scorer = GraphFrontEndScorer(chain, called, scorer, proven)
             opened.pop_all()
         return scorer, found
 
     def _open_engine(
         self, file: str, front_end: str, asked: dict[str, Any], max_batch: int
-    ) -> tuple[Engine, Engine, ChainedEngine | None]:
+    ) -> tuple[Engine, Engine, EngineWithFrontEnd | None]:
         """What is to be closed, the encoder from log-mel, and the chain where the front end is a graph."""
         files, graph = self.manifest.files, self.manifest.front_end
         asked = {**asked, "max_batch": max_batch, "onnx_sha256": files[file].sha256}

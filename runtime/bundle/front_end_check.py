@@ -1,7 +1,7 @@
 """Where log-mel is made, and the proof that a front end elsewhere still makes it.
 
 "cpu" is `edgeasd.runtime.features.logmel`. "graph" is frontend.onnx of the bundle, chained before the encoder on its
-accelerator. The golden segments are log-mel and begin behind it, so it has a proof of its own at every load: noise
+accelerator. The reference segments are log-mel and begin behind it, so it has a proof of its own at every load: noise
 that fills every band, beside the features of the runtime.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from edgeasd.runtime.bundle.manifest import FrontEnd, Manifest, Tolerance
-from edgeasd.runtime.engines.base import ChainedEngine
+from edgeasd.runtime.engines.base import EngineWithFrontEnd
 from edgeasd.runtime.errors import BundleError, CheckFailed, EdgeasdError
 from edgeasd.runtime.features.framing import frame_samples
 from edgeasd.runtime.features.logmel import Amplitude, FeatureSettings, Float32Array, logmel
@@ -26,20 +26,20 @@ _MOST = 1e-4
 
 
 def logmel_limit(stated: FrontEnd) -> float:
-    """Largest |Δ log10| allowed on `proof_sound`: what the manifest states, but at least 1e-5 and at most 1e-4."""
+    """Largest |Δ log10| allowed on `self_test_sound`: what the manifest states, but at least 1e-5 and at most 1e-4."""
     return min(max(stated.logmel, _LEAST), _MOST)
 
 
-def proof_sound(features: FeatureSettings, amplitude: Amplitude, frames: int) -> Float32Array:
+def self_test_sound(features: FeatureSettings, amplitude: Amplitude, frames: int) -> Float32Array:
     """Noise (n,) float32 of `frames` frames, with the mean and spread of the machine's sound; always the same."""
     noise = np.random.default_rng(0).standard_normal(features.sample_count(frames))
     return (amplitude.mean + amplitude.std * noise).astype(np.float32)
 
 
 def proof_pair(manifest: Manifest) -> tuple[Float32Array, Float32Array]:
-    """One segment of `proof_sound`: frames (1, frames, n_fft), and log-mel (1, 1, frames, n_mels) of the runtime."""
+    """One segment of `self_test_sound`: frames (1, frames, n_fft), and log-mel (1, 1, frames, n_mels) of the runtime."""
     features, amplitude = manifest.features, manifest.amplitude
-    sound = proof_sound(features, amplitude, manifest.segments.frames)
+    sound = self_test_sound(features, amplitude, manifest.segments.frames)
     return frame_samples(sound, features, amplitude)[None], logmel(sound, features, amplitude)[None, None]
 
 
@@ -53,7 +53,9 @@ def compare_logmel(made: Float32Array, expected: Float32Array, place: str) -> fl
     return float(np.max(np.abs(made - expected)))
 
 
-def check_front_end(chain: ChainedEngine, manifest: Manifest, tolerance: Tolerance, place: str) -> FrontEndDeviation:
+def check_front_end(
+    chain: EngineWithFrontEnd, manifest: Manifest, tolerance: Tolerance, place: str
+) -> FrontEndDeviation:
     """Raise CheckFailed where the front end of `chain` is not what `manifest` says, on one segment of noise.
 
     Its log-mel is held against the runtime's within `logmel_limit`, and the embedding of the whole chain against

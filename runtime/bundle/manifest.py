@@ -56,7 +56,7 @@ class FileEntry(_Part):
 
 
 class Tolerance(_Part):
-    """How far golden outputs may be from the stored ones: see `edgeasd.runtime.bundle.golden`."""
+    """How far golden outputs may be from the stored ones: see `edgeasd.runtime.bundle.reference_segments`."""
 
     z: Annotated[float, Field(gt=0, le=1)]
     """Of the largest |z|."""

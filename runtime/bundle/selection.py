@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edgeasd.runtime.bundle.front_end_check import FRONT_ENDS
 from edgeasd.runtime.bundle.manifest import Manifest
-from edgeasd.runtime.engines import EngineChoice, choose_engine
+from edgeasd.runtime.engines import EngineChoice, select_engine
 from edgeasd.runtime.engines.tensorrt.engine import gpu_index
 from edgeasd.runtime.engines.tensorrt.engine_file import (
     FRONT_END,
@@ -23,7 +23,7 @@ HEADS = ("cpu", "tensorrt")
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
+class LoadPlan:
     """What will be loaded."""
 
     engine: EngineChoice
@@ -34,7 +34,7 @@ class Offer:
     """One of FRONT_ENDS."""
 
 
-def choose(
+def select(
     manifest: Manifest,
     bundle: Path,
     precision: str | None,
@@ -42,7 +42,7 @@ def choose(
     accelerator: str,
     head: str = "cpu",
     front_end: str = "cpu",
-) -> Offer:
+) -> LoadPlan:
     """Settle what to load, before anything is; `bundle` is where the bundle lies, a folder or a zip.
 
     Without `precision`: for ONNX Runtime fp32; for TensorRT the fastest that was built, or else the fastest on
@@ -50,7 +50,7 @@ def choose(
     what is unknown, not on offer or cannot be together, BundleError for a precision that must be calibrated
     again, DeviceError for TensorRT with a zip.
     """
-    using = choose_engine(engine, accelerator, precision)
+    using = select_engine(engine, accelerator, precision)
     offers = manifest.precisions
     if precision is not None and precision not in offers:
         raise InputError(f"--precision {precision}: {bundle.name} offers {', '.join(offers)}; choose one of them")
@@ -67,7 +67,7 @@ def choose(
             f"{bundle}: TensorRT engines lie in a bundle's folder and not in a zip; unpack it and "
             "`edgeasd build` the folder, or use --engine onnxruntime"
         )
-    return Offer(using, chosen, head, front_end)
+    return LoadPlan(using, chosen, head, front_end)
 
 
 def check_front_end_offered(manifest: Manifest, bundle: Path, front_end: str) -> None:
@@ -81,7 +81,7 @@ def check_front_end_offered(manifest: Manifest, bundle: Path, front_end: str) ->
         )
 
 
-def check_built(manifest: Manifest, bundle: Path, offer: Offer) -> None:
+def check_built(manifest: Manifest, bundle: Path, offer: LoadPlan) -> None:
     """Raise NotBuilt where an engine that `offer` needs of TensorRT is missing or does not fit this machine."""
     index = gpu_index(offer.engine.accelerator)
     machine = this_machine(index)

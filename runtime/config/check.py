@@ -10,7 +10,7 @@ from typing import Any
 
 from edgeasd.runtime.bundle.bundle import Bundle
 from edgeasd.runtime.bundle.manifest import Machine, Manifest
-from edgeasd.runtime.bundle.selection import choose
+from edgeasd.runtime.bundle.selection import select
 from edgeasd.runtime.config.load import Problem
 from edgeasd.runtime.config.settings import EngineSettings, Site, StreamSettings
 from edgeasd.runtime.config.sharing import check_choice, sharing_problems
@@ -103,7 +103,7 @@ def _check_stream(site: Site, name: str, stream: StreamSettings, rates: dict[str
         bundle.verify_files()
         manifest = named_manifest(bundle.manifest, stream)
         asked = (settings.precision, settings.engine, settings.accelerator, settings.head, settings.front_end)
-        offer = choose(manifest, bundle.path, *asked)
+        offer = select(manifest, bundle.path, *asked)
     rates[name] = manifest.features.sample_rate
     levels = stream.alarm.levels(manifest.threshold)
     level_range(stream.health, manifest.amplitude, manifest.level)

@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from edgeasd.runtime.config.settings import Site, SiteSettings, StreamSettings
-from edgeasd.runtime.errors import InputError, describe_problem, printable
+from edgeasd.runtime.errors import InputError, describe_validation_error, printable
 from edgeasd.runtime.outputs.settings import JsonlSettings, PrometheusSettings, parse_outputs
 
 RESERVED = ("events.db", "edgeasd.sock", "service.lock", "boot_id", "queues", "evidence")
@@ -158,7 +158,7 @@ def parse_site(data: bytes, path: Path) -> Site:
     try:
         settings = SiteSettings.model_validate({**raw, "outputs": outputs})
     except ValidationError as error:
-        raise InputError(f"{path}: {describe_problem(error, SiteSettings)}") from None
+        raise InputError(f"{path}: {describe_validation_error(error, SiteSettings)}") from None
     except RecursionError:
         raise InputError(f"{path}: nested too deeply; see docs/how-to/service.md for its tables") from None
     return place_everything(settings, path)

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edgeasd.runtime.doctor.python import described, running
-from edgeasd.runtime.doctor.result import STATES, Finding, worst
+from edgeasd.runtime.doctor.result import STATES, CheckResult, worst
 from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.system.board import is_live, locate
 
-__all__ = ["AREAS", "STATES", "Finding", "examine", "worst"]
+__all__ = ["AREAS", "STATES", "CheckResult", "examine", "worst"]
 
 AREAS = (
     *("board", "python", "tensorrt", "gpu", "power", "memory", "onnxruntime"),
@@ -29,7 +29,7 @@ def _say_nothing(done: int, total: int, text: str) -> None:
 
 def examine(
     root: Path = Path("/"), venv: str | None = None, report: Callable[[int, int, str], None] = _say_nothing
-) -> list[Finding]:
+) -> list[CheckResult]:
     """Every finding about the machine whose files are below `root`, area by area.
 
     With another root than / nothing of the running machine is asked: neither its libraries nor its users.
@@ -44,7 +44,7 @@ def examine(
     if venv is not None and is_live(root):
         raise InputError(f"--venv {venv}: goes with --root; without it the environment in use is looked at")
     environment = running() if is_live(root) else described(root, venv) if venv is not None else None
-    findings: list[Finding] = []
+    findings: list[CheckResult] = []
     for done, area in enumerate(AREAS):
         report(done, len(AREAS), area)
         module = importlib.import_module(f"{__name__}.{area}")
@@ -54,7 +54,7 @@ def examine(
             # One area that meets what nobody foresaw must not hide what the others have found.
             reason = f"{type(error).__name__}: {error}"
             why = "This is a defect of edgeasd. Please report it with this line."
-            found = [Finding(area, "check", "problem", f"the check itself failed ({reason})", why)]
+            found = [CheckResult(area, "check", "problem", f"the check itself failed ({reason})", why)]
         findings += found
     report(len(AREAS), len(AREAS), "")
     return findings

@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from edgeasd.runtime.doctor.result import Finding, not_asked
-from edgeasd.runtime.engines.tensorrt.cuda import gpu_facts
+from edgeasd.runtime.doctor.result import CheckResult, not_asked
+from edgeasd.runtime.engines.tensorrt.cuda import gpu_info
 from edgeasd.runtime.errors import DeviceError
 from edgeasd.runtime.system.board import is_jetson, is_live, jetpack, l4t_release, list_names, locate, read_text
 
@@ -16,7 +16,7 @@ AREA = "gpu"
 _DEVICE_WHY = "Name and compute capability decide which engines run here; memory decides which fit."
 
 
-def check(root: Path) -> list[Finding]:
+def check(root: Path) -> list[CheckResult]:
     """Findings `driver`, `cuda` and `device`. Below another root than / no GPU is asked."""
     return [_driver(root), _cuda(root), _device(root)]
 
@@ -47,42 +47,42 @@ def cuda_version(root: Path) -> str | None:
     return None
 
 
-def _driver(root: Path) -> Finding:
+def _driver(root: Path) -> CheckResult:
     why = "Without a driver there is no GPU, and edgeasd scores on the CPU."
     found = driver(root)
     if found:
-        return Finding(AREA, "driver", "ok", f"{found}, in the kernel", why)
+        return CheckResult(AREA, "driver", "ok", f"{found}, in the kernel", why)
     if not is_live(root) and not list_names(root, "sys/module"):
         return not_asked(AREA, "driver", why)
     if is_jetson(root):
         why += " After an update of the kernel a restart brings it back; else the board must be flashed again."
-        return Finding(AREA, "driver", "problem", "no NVIDIA driver in the kernel", why, "sudo reboot")
-    return Finding(AREA, "driver", "absent", "no NVIDIA driver", why)
+        return CheckResult(AREA, "driver", "problem", "no NVIDIA driver in the kernel", why, "sudo reboot")
+    return CheckResult(AREA, "driver", "absent", "no NVIDIA driver", why)
 
 
-def _cuda(root: Path) -> Finding:
+def _cuda(root: Path) -> CheckResult:
     why = "TensorRT and ONNX Runtime's CUDA provider load CUDA's libraries."
     found, known = cuda_version(root), jetpack(l4t_release(root))
     if found is None:
         state, command = ("warning", "sudo apt install nvidia-jetpack") if is_jetson(root) else ("absent", None)
-        return Finding(AREA, "cuda", state, "no CUDA below /usr/local/cuda", why, command)
+        return CheckResult(AREA, "cuda", state, "no CUDA below /usr/local/cuda", why, command)
     if known and found.split(".")[0] != known.cuda.split(".")[0]:
         why += f" TensorRT of JetPack {known.version} is made for CUDA {known.cuda}."
-        return Finding(AREA, "cuda", "warning", f"CUDA {found}; JetPack {known.version} brings {known.cuda}", why)
-    return Finding(AREA, "cuda", "ok", f"CUDA {found}", why)
+        return CheckResult(AREA, "cuda", "warning", f"CUDA {found}; JetPack {known.version} brings {known.cuda}", why)
+    return CheckResult(AREA, "cuda", "ok", f"CUDA {found}", why)
 
 
-def _device(root: Path) -> Finding:
+def _device(root: Path) -> CheckResult:
     if not is_live(root):
         return not_asked(AREA, "device", _DEVICE_WHY)
     try:
-        facts = gpu_facts()
+        facts = gpu_info()
     except (DeviceError, RuntimeError, OSError) as error:
         reason, _, remedy = str(error).partition("; ")
         if driver(root) is None and not is_jetson(root):
-            return Finding(AREA, "device", "absent", "no GPU that CUDA knows", _DEVICE_WHY)
+            return CheckResult(AREA, "device", "absent", "no GPU that CUDA knows", _DEVICE_WHY)
         command = remedy if remedy.startswith("pip install") else None
         why = _DEVICE_WHY + ("" if command else " A user outside the groups video and render may not open it.")
-        return Finding(AREA, "device", "problem" if is_jetson(root) else "warning", reason, why, command)
+        return CheckResult(AREA, "device", "problem" if is_jetson(root) else "warning", reason, why, command)
     found = f"{facts.name}, compute capability {facts.compute_capability}, {facts.memory / 2**30:.1f} GiB"
-    return Finding(AREA, "device", "ok", found, _DEVICE_WHY)
+    return CheckResult(AREA, "device", "ok", found, _DEVICE_WHY)

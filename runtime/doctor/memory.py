@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from edgeasd.runtime.doctor.result import Finding, not_asked
+from edgeasd.runtime.doctor.result import CheckResult, not_asked
 from edgeasd.runtime.system.board import is_jetson, is_live, read_number, read_text
 
 AREA = "memory"
@@ -19,7 +19,7 @@ _MAKE_SWAP = (
 )
 
 
-def check(root: Path) -> list[Finding]:
+def check(root: Path) -> list[CheckResult]:
     """Findings `memory` and `swap`."""
     return [_memory(root), _swap(root)]
 
@@ -36,12 +36,12 @@ def parse_swaps(text: str) -> dict[str, int]:
     return {name: int(value) * 1024 for name, value in pairs}
 
 
-def _memory(root: Path) -> Finding:
+def _memory(root: Path) -> CheckResult:
     why = "Listening takes 0.1 GiB with the small backbone and 0.5 with ResNet38 in fp32, and building an engine more."
     facts = parse_meminfo(read_text(root, "proc/meminfo", 65536) or "")
     if "MemTotal" not in facts:
         if is_live(root):
-            return Finding(AREA, "memory", "warning", "/proc/meminfo cannot be read", why)
+            return CheckResult(AREA, "memory", "warning", "/proc/meminfo cannot be read", why)
         return not_asked(AREA, "memory", why)
     total, free = facts["MemTotal"], facts.get("MemAvailable", facts.get("MemFree", 0))
     # A container may have less than its host shows: the limit of its control group, where there is one.
@@ -55,10 +55,10 @@ def _memory(root: Path) -> Finding:
     command = "sudo systemctl isolate multi-user.target" if state != "ok" and is_jetson(root) else None
     if command:
         why += " GPU and CPU share it here. The command stops the desktop until the next start."
-    return Finding(AREA, "memory", state, found, why, command)
+    return CheckResult(AREA, "memory", state, found, why, command)
 
 
-def _swap(root: Path) -> Finding:
+def _swap(root: Path) -> CheckResult:
     why = "Building an engine for a large network takes more memory than running it. Swap on a disk helps it through."
     text = read_text(root, "proc/swaps", 65536)
     if text is None and not is_live(root):
@@ -70,9 +70,9 @@ def _swap(root: Path) -> Finding:
     found = ", ".join([*listed, *([f"{zram / _GIB:.1f} GiB compressed in memory (zram)"] if zram else [])]) or "none"
     if any("mmcblk" in name for name in disks):
         why += " It wears an SD card or eMMC out: keep it for the build, and off in service."
-        return Finding(AREA, "swap", "hint", found, why)
+        return CheckResult(AREA, "swap", "hint", found, why)
     total = parse_meminfo(read_text(root, "proc/meminfo", 65536) or "").get("MemTotal", 0)
     if not disks and is_jetson(root) and total < _PLENTY:
         why += " It wears an SD card or eMMC out, so switch it off after the build: sudo swapoff /swapfile."
-        return Finding(AREA, "swap", "hint", found, why, _MAKE_SWAP)
-    return Finding(AREA, "swap", "ok" if swaps else "absent", found, why)
+        return CheckResult(AREA, "swap", "hint", found, why, _MAKE_SWAP)
+    return CheckResult(AREA, "swap", "ok" if swaps else "absent", found, why)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgeasd.runtime.doctor.result import Finding, not_asked
+from edgeasd.runtime.doctor.result import CheckResult, not_asked
 from edgeasd.runtime.features.logmel import Float32Array
 from edgeasd.runtime.system.board import is_live
 
@@ -82,13 +82,13 @@ _PROOF = "import sys\nfrom edgeasd.runtime.doctor.onnxruntime import prove\nprin
 _WHY = "ONNX Runtime is the engine where there is no TensorRT. A provider that is listed need not work: the proof is an inference."
 
 
-def check(root: Path) -> list[Finding]:
-    """Finding `version` and one for each provider, by its name; below another root than / nothing is tried."""
+def check(root: Path) -> list[CheckResult]:
+    """CheckResult `version` and one for each provider, by its name; below another root than / nothing is tried."""
     if not is_live(root):
         return [not_asked(AREA, "version", _WHY)]
     import onnxruntime as ort
 
-    version = Finding(AREA, "version", "ok", f"ONNX Runtime {ort.__version__}", _WHY)
+    version = CheckResult(AREA, "version", "ok", f"ONNX Runtime {ort.__version__}", _WHY)
     return [version, *(_provider(name) for name in ort.get_available_providers())]
 
 
@@ -112,16 +112,18 @@ def prove(provider: str) -> float:
     return float(np.abs(session.run(None, {"x": x})[0] - expected(x)).max())
 
 
-def _provider(name: str) -> Finding:
+def _provider(name: str) -> CheckResult:
     if name in _REMOTE:
-        return Finding(AREA, name, "absent", "not tried: it calls a remote service, and edgeasd never uses it", _WHY)
+        return CheckResult(
+            AREA, name, "absent", "not tried: it calls a remote service, and edgeasd never uses it", _WHY
+        )
     failure = attempt(name)
     if failure is None:
-        return Finding(AREA, name, "ok", "a convolution ran on it and was right", _WHY)
+        return CheckResult(AREA, name, "ok", "a convolution ran on it and was right", _WHY)
     if name == "CPUExecutionProvider":
-        return Finding(AREA, name, "problem", failure, _WHY, "pip install --force-reinstall onnxruntime")
+        return CheckResult(AREA, name, "problem", failure, _WHY, "pip install --force-reinstall onnxruntime")
     why = _WHY + " Nothing uses this one unless --accelerator asks for it."
-    return Finding(AREA, name, "warning", f"listed, and does not work: {failure}", why)
+    return CheckResult(AREA, name, "warning", f"listed, and does not work: {failure}", why)
 
 
 def attempt(name: str) -> str | None:

@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from edgeasd.runtime.doctor.result import Finding
+from edgeasd.runtime.doctor.result import CheckResult
 from edgeasd.runtime.system.board import is_jetson, is_live, list_names, locate, read_text
 
 AREA = "permissions"
@@ -14,7 +14,7 @@ _DAEMONS = {"pulse", "gdm", "speech-dispatcher"}
 """Accounts that a desktop puts into the groups; nobody logs in as one of them."""
 
 
-def check(root: Path) -> list[Finding]:
+def check(root: Path) -> list[CheckResult]:
     """Findings `sound` and `gpu`. Below another root than / only the members of the groups are known."""
     nodes = [f"dev/snd/{name}" for name in list_names(root, "dev/snd") if re.fullmatch(r"pcmC\d+D\d+c", name)]
     sound = _access(
@@ -33,25 +33,27 @@ def parse_group(text: str, name: str) -> list[str] | None:
     return None if found is None else [member for member in found[1].split(",") if member]
 
 
-def _access(root: Path, name: str, group: str, nodes: list[str], why: str) -> Finding:
+def _access(root: Path, name: str, group: str, nodes: list[str], why: str) -> CheckResult:
     members = parse_group(read_text(root, "etc/group", 2**18) or "", group)
     command = f"sudo usermod -aG {group} $USER"
     if not is_live(root):
         if members is None:
-            return Finding(AREA, name, "absent", f"no group {group} in /etc/group", why)
+            return CheckResult(AREA, name, "absent", f"no group {group} in /etc/group", why)
         members = [member for member in members if member not in _DAEMONS]
         if not members:
-            return Finding(AREA, name, "hint", f"nobody is in the group {group}", why, f"sudo usermod -aG {group} USER")
+            return CheckResult(
+                AREA, name, "hint", f"nobody is in the group {group}", why, f"sudo usermod -aG {group} USER"
+            )
         found = f"in the group {group}: {', '.join(members)}; which user will run edgeasd was not asked"
-        return Finding(AREA, name, "ok", found, why)
+        return CheckResult(AREA, name, "ok", found, why)
     if not nodes:
-        return Finding(AREA, name, "absent", "no such device here", why)
+        return CheckResult(AREA, name, "absent", "no such device here", why)
     closed = [node for node in nodes if not os.access(f"/{node}", os.R_OK | os.W_OK)]
     if not closed:
-        return Finding(AREA, name, "ok", f"this user may open {_count(nodes)}", why)
+        return CheckResult(AREA, name, "ok", f"this user may open {_count(nodes)}", why)
     found = f"this user may not open {_count(closed)}, first /{closed[0]}"
     why += " After the command, log out and in: groups are given at login."
-    return Finding(AREA, name, "problem" if closed == nodes else "warning", found, why, command)
+    return CheckResult(AREA, name, "problem" if closed == nodes else "warning", found, why, command)
 
 
 def _count(nodes: list[str]) -> str:

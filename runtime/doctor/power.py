@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from edgeasd.runtime.doctor.result import Finding, not_asked
+from edgeasd.runtime.doctor.result import CheckResult, not_asked
 from edgeasd.runtime.system.board import is_jetson, is_live, list_names, read_number, read_text
 
 AREA = "power"
@@ -14,7 +14,7 @@ _HOT, _TOO_HOT = 80.0, 95.0
 _CPUFREQ = "sys/devices/system/cpu/cpufreq"
 
 
-def check(root: Path) -> list[Finding]:
+def check(root: Path) -> list[CheckResult]:
     """Findings `mode`, `cpu_clock`, `gpu_clock` and `temperature`."""
     return [_mode(root), _cpu_clock(root), _gpu_clock(root), _temperature(root)]
 
@@ -43,27 +43,27 @@ def active_mode(root: Path, table: str) -> int | None:
     return int(found[1]) if found else None
 
 
-def _mode(root: Path) -> Finding:
+def _mode(root: Path) -> CheckResult:
     why = "The power mode limits cores and clocks. Build and measure in the mode you will run in."
     table = read_text(root, "etc/nvpmodel.conf", 2**18) or ""
     modes = parse_modes(table)
     if not modes:
         state = "warning" if is_jetson(root) else "absent"
-        return Finding(AREA, "mode", state, "no power modes (/etc/nvpmodel.conf)", why)
+        return CheckResult(AREA, "mode", state, "no power modes (/etc/nvpmodel.conf)", why)
     listed = ", ".join(f"{number} {name}" for number, name in sorted(modes.items()))
     active, best = active_mode(root, table), strongest(modes)
     if active not in modes:
-        return Finding(
+        return CheckResult(
             AREA, "mode", "hint", f"which mode is active is not known; there are {listed}", why, "sudo nvpmodel -q"
         )
     found = f"{modes[active]}, of {listed}"
     if best is None or active == best:
-        return Finding(AREA, "mode", "ok", found, why)
+        return CheckResult(AREA, "mode", "ok", found, why)
     why += f" {modes[best]} is the fastest; it needs the supply and the cooling for it."
-    return Finding(AREA, "mode", "hint", found, why, f"sudo nvpmodel -m {best}")
+    return CheckResult(AREA, "mode", "hint", found, why, f"sudo nvpmodel -m {best}")
 
 
-def _cpu_clock(root: Path) -> Finding:
+def _cpu_clock(root: Path) -> CheckResult:
     why = "Log-mel, the head and the CPU engine follow the clock of the CPU."
     policies = [f"{_CPUFREQ}/{name}" for name in list_names(root, _CPUFREQ) if re.fullmatch(r"policy\d+", name)]
     governors = sorted(
@@ -72,7 +72,7 @@ def _cpu_clock(root: Path) -> Finding:
     if not governors:
         if not is_live(root) and not list_names(root, "sys/devices"):
             return not_asked(AREA, "cpu_clock", why)
-        return Finding(AREA, "cpu_clock", "absent", "the system does not set the clock of this CPU", why)
+        return CheckResult(AREA, "cpu_clock", "absent", "the system does not set the clock of this CPU", why)
     lows = [low for policy in policies if (low := read_number(root, f"{policy}/scaling_min_freq"))]
     highs = [high for policy in policies if (high := read_number(root, f"{policy}/scaling_max_freq"))]
     found = " and ".join(governors) + (f", {_range(min(lows), max(highs), 1000)}" if lows and highs else "")
@@ -81,11 +81,11 @@ def _cpu_clock(root: Path) -> Finding:
     if "powersave" in governors and not drivers & {"intel_pstate", "amd-pstate-epp"}:
         why += " The governor powersave keeps the lowest one."
         command = f"echo schedutil | sudo tee /{_CPUFREQ}/policy*/scaling_governor"
-        return Finding(AREA, "cpu_clock", "warning", found, why, command)
-    return Finding(AREA, "cpu_clock", "ok", found, why)
+        return CheckResult(AREA, "cpu_clock", "warning", found, why, command)
+    return CheckResult(AREA, "cpu_clock", "ok", found, why)
 
 
-def _gpu_clock(root: Path) -> Finding:
+def _gpu_clock(root: Path) -> CheckResult:
     why = "A clock that scales saves power and makes times vary: run `sudo jetson_clocks` before a measurement, not for service."
     folder = "sys/class/devfreq"
     for name in list_names(root, folder):
@@ -94,10 +94,10 @@ def _gpu_clock(root: Path) -> Finding:
             governor = (read_text(root, f"{folder}/{name}/governor", 64) or "unknown governor").strip()
             low, high = (read_number(root, f"{folder}/{name}/{end}_freq") for end in ("min", "max"))
             found = governor + (f", {_range(low, high, 10**6)}" if low and high else "")
-            return Finding(AREA, "gpu_clock", "ok", found, why)
+            return CheckResult(AREA, "gpu_clock", "ok", found, why)
     if not is_live(root) and not list_names(root, "sys/class"):
         return not_asked(AREA, "gpu_clock", why)
-    return Finding(AREA, "gpu_clock", "absent", "no GPU whose clock the system sets", why)
+    return CheckResult(AREA, "gpu_clock", "absent", "no GPU whose clock the system sets", why)
 
 
 def _range(low: int, high: int, to_megahertz: int) -> str:
@@ -106,7 +106,7 @@ def _range(low: int, high: int, to_megahertz: int) -> str:
     return f"between {low / to_megahertz:.0f} and {high / to_megahertz:.0f} MHz"
 
 
-def _temperature(root: Path) -> Finding:
+def _temperature(root: Path) -> CheckResult:
     why = "A board that is too hot slows down, and wears out sooner."
     warmest = None
     for zone in list_names(root, "sys/class/thermal"):
@@ -118,7 +118,7 @@ def _temperature(root: Path) -> Finding:
     if warmest is None:
         if not is_live(root):
             return not_asked(AREA, "temperature", why)
-        return Finding(AREA, "temperature", "absent", "no sensor", why)
+        return CheckResult(AREA, "temperature", "absent", "no sensor", why)
     degrees, kind = warmest[0] / 1000, warmest[1]
     state = "problem" if degrees >= _TOO_HOT else "warning" if degrees >= _HOT else "ok"
-    return Finding(AREA, "temperature", state, f"{degrees:.0f} °C at the warmest ({kind})", why)
+    return CheckResult(AREA, "temperature", state, f"{degrees:.0f} °C at the warmest ({kind})", why)

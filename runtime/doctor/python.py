@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeasd.runtime.doctor.result import Finding
+from edgeasd.runtime.doctor.result import CheckResult
 from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.system.board import is_jetson, jetpack, l4t_release, list_names, locate, read_text
 
@@ -56,7 +56,7 @@ def _sees_system(text: str) -> bool:
     return found is not None and found[1].lower() == "true"
 
 
-def check(root: Path, environment: Environment | None = None) -> list[Finding]:
+def check(root: Path, environment: Environment | None = None) -> list[CheckResult]:
     """Findings `interpreter` and `environment`. Without an environment, of the system Python below `root` alone."""
     if environment is None:
         return [_system_interpreter(root), _unknown()]
@@ -72,43 +72,43 @@ def wanted_version(root: Path) -> tuple[int, int] | None:
     return int(major), int(minor)
 
 
-def _system_interpreter(root: Path) -> Finding:
+def _system_interpreter(root: Path) -> CheckResult:
     why = "JetPack's TensorRT can be imported by the system Python alone."
     # The link may point to a Python that a copy of system files lacks; its name says the version all the same.
     names = [name for name in list_names(root, "usr/bin") if re.fullmatch(r"python3\.\d{1,2}", name)]
     if not names:
-        return Finding(AREA, "interpreter", "absent", "no Python in /usr/bin", why)
+        return CheckResult(AREA, "interpreter", "absent", "no Python in /usr/bin", why)
     newest = max(names, key=lambda name: int(name.partition(".")[2]))
-    return Finding(AREA, "interpreter", "ok", f"system Python {newest.removeprefix('python')}", why)
+    return CheckResult(AREA, "interpreter", "ok", f"system Python {newest.removeprefix('python')}", why)
 
 
-def _unknown() -> Finding:
+def _unknown() -> CheckResult:
     why = "A virtual environment may hide the packages of the system, TensorRT among them."
     found = "not asked: which environment runs edgeasd there is not known; name it with --venv"
-    return Finding(AREA, "environment", "absent", found, why)
+    return CheckResult(AREA, "environment", "absent", found, why)
 
 
-def _interpreter(root: Path, environment: Environment) -> Finding:
+def _interpreter(root: Path, environment: Environment) -> CheckResult:
     version, wanted = environment.version, wanted_version(root)
     name = "Python " + (".".join(map(str, version)) if version else "of unknown version")
     found = f"{name}, {'the' if environment.system_python else 'not the'} system's"
     if version is not None and version < _OLDEST:
-        return Finding(AREA, "interpreter", "problem", found, "edgeasd needs Python 3.10 or later.")
+        return CheckResult(AREA, "interpreter", "problem", found, "edgeasd needs Python 3.10 or later.")
     why = "JetPack's TensorRT can be imported by the system Python alone."
     if is_jetson(root) and (not environment.system_python or (wanted and version and version != wanted)):
         want = ".".join(map(str, wanted)) if wanted else "of the system"
-        return Finding(AREA, "interpreter", "problem", f"{found}; JetPack's is {want}", why, REMEDY)
-    return Finding(AREA, "interpreter", "ok", found, why)
+        return CheckResult(AREA, "interpreter", "problem", f"{found}; JetPack's is {want}", why, REMEDY)
+    return CheckResult(AREA, "interpreter", "ok", found, why)
 
 
-def _environment(root: Path, environment: Environment) -> Finding:
+def _environment(root: Path, environment: Environment) -> CheckResult:
     why = "A virtual environment may hide the packages of the system, TensorRT among them."
     if not environment.virtual:
         found = f"no virtual environment: {environment.place}, with all that the system has"
-        return Finding(AREA, "environment", "ok", found, why)
+        return CheckResult(AREA, "environment", "ok", found, why)
     flag = "with" if environment.sees_system else "without"
     found = f"virtual environment {environment.place}, made {flag} {FLAG}"
     if environment.sees_system or not is_jetson(root):
-        return Finding(AREA, "environment", "ok", found, why)
+        return CheckResult(AREA, "environment", "ok", found, why)
     why = f"TensorRT comes from JetPack's Debian packages, and this environment cannot see them. It needs {FLAG}."
-    return Finding(AREA, "environment", "problem", found, why, REMEDY)
+    return CheckResult(AREA, "environment", "problem", found, why, REMEDY)

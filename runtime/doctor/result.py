@@ -14,7 +14,7 @@ _LONGEST = 300
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class CheckResult:
     """`area` and `name` say what was looked at and never change; the rest is for people.
 
     `found` and `why` are single lines of plain text whatever the system files held; `command` is typed by a
@@ -42,11 +42,11 @@ def one_line(text: str) -> str:
     return plain if len(plain) <= _LONGEST else plain[: _LONGEST - 3] + "..."
 
 
-def not_asked(area: str, name: str, why: str) -> Finding:
+def not_asked(area: str, name: str, why: str) -> CheckResult:
     """What only the running machine could tell, where a copy of its files is looked at."""
-    return Finding(area, name, "absent", "not asked: only the running machine can tell", why)
+    return CheckResult(area, name, "absent", "not asked: only the running machine can tell", why)
 
 
-def worst(findings: Iterable[Finding]) -> str:
+def worst(findings: Iterable[CheckResult]) -> str:
     """The worst state among them, "ok" where there are none."""
     return max((found.state for found in findings), key=STATES.index, default="ok")

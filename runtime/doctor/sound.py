@@ -8,7 +8,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeasd.runtime.doctor.result import Finding, not_asked
+from edgeasd.runtime.doctor.result import CheckResult, not_asked
 from edgeasd.runtime.system.board import is_live, list_names, locate, read_text
 
 AREA = "sound"
@@ -32,7 +32,7 @@ class CaptureDevice:
         return f"plughw:CARD={self.card_id or self.card},DEV={self.device}"
 
 
-def check(root: Path) -> list[Finding]:
+def check(root: Path) -> list[CheckResult]:
     """Findings `capture`, `rates` and `backend`."""
     devices = capture_devices(root)
     return [_capture(root, devices), _rates(root, devices), _backend(root, bool(devices))]
@@ -71,13 +71,13 @@ def capture_devices(root: Path) -> list[CaptureDevice]:
     return [CaptureDevice(card, device, *cards.get(card, ("", f"card {card}"))) for card, device in pairs]
 
 
-def _capture(root: Path, devices: list[CaptureDevice]) -> Finding:
+def _capture(root: Path, devices: list[CaptureDevice]) -> CheckResult:
     why = "`edgeasd run --device` listens to one of these. Files and pipes need none."
     if not devices:
         if not is_live(root) and not list_names(root, "proc"):
             return not_asked(AREA, "capture", why)
         found = "no device that captures" + ("" if list_names(root, "proc/asound") else ": no ALSA here")
-        return Finding(AREA, "capture", "absent", found, why)
+        return CheckResult(AREA, "capture", "absent", found, why)
     microphones = [device for device in devices if device.card_id not in _ROUTERS]
     routed = len(devices) - len(microphones)
     listed = [f"{device.alsa_name} ({device.description})" for device in microphones]
@@ -85,31 +85,31 @@ def _capture(root: Path, devices: list[CaptureDevice]) -> Finding:
         listed.append(f"{routed} of APE, which hears only what amixer routes to it")
     if not microphones:
         why += " Plug in a USB microphone, or route one on the board's pins with amixer."
-    return Finding(AREA, "capture", "ok" if microphones else "hint", ", ".join(listed), why)
+    return CheckResult(AREA, "capture", "ok" if microphones else "hint", ", ".join(listed), why)
 
 
-def _rates(root: Path, devices: list[CaptureDevice]) -> Finding:
+def _rates(root: Path, devices: list[CaptureDevice]) -> CheckResult:
     why = f"A hw: device must offer the bundle's rate, {_RATE} Hz as a rule. plughw: converts, well or badly by the plugins installed."
     stated = {}
     for card, name in dict.fromkeys((device.card, device.card_id) for device in devices):
         if rates := parse_rates(read_text(root, f"proc/asound/card{card}/stream0", 65536) or ""):
             stated[name or str(card)] = rates
     if not stated:
-        return Finding(AREA, "rates", "absent", "no USB device that states its rates", why)
+        return CheckResult(AREA, "rates", "absent", "no USB device that states its rates", why)
     found = "; ".join(f"{name}: {', '.join(map(str, rates))} Hz" for name, rates in stated.items())
     if all(_RATE in rates for rates in stated.values()):
-        return Finding(AREA, "rates", "ok", found, why)
-    return Finding(AREA, "rates", "hint", found, why, "sudo apt install libasound2-plugins")
+        return CheckResult(AREA, "rates", "ok", found, why)
+    return CheckResult(AREA, "rates", "hint", found, why, "sudo apt install libasound2-plugins")
 
 
-def _backend(root: Path, needed: bool) -> Finding:
+def _backend(root: Path, needed: bool) -> CheckResult:
     why = "edgeasd captures through pyalsaaudio or through arecord."
     found = ["arecord"] if (shutil.which("arecord") if is_live(root) else locate(root, "usr/bin/arecord")) else []
     if is_live(root) and importlib.util.find_spec("alsaaudio"):
         found.insert(0, "pyalsaaudio")
     if found:
-        return Finding(AREA, "backend", "ok", " and ".join(found), why)
+        return CheckResult(AREA, "backend", "ok", " and ".join(found), why)
     words = "neither of them" if is_live(root) else "no arecord; whether there is pyalsaaudio was not asked"
-    return Finding(
+    return CheckResult(
         AREA, "backend", "problem" if needed and is_live(root) else "absent", words, why, "sudo apt install alsa-utils"
     )

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from edgeasd.runtime.doctor.python import Environment, wanted_version
-from edgeasd.runtime.doctor.result import Finding
+from edgeasd.runtime.doctor.result import CheckResult
 from edgeasd.runtime.engines.tensorrt import library
 from edgeasd.runtime.errors import DeviceError
 from edgeasd.runtime.system.board import is_jetson, is_live, jetpack, l4t_release, list_names, locate
@@ -24,7 +24,7 @@ _DLA = "libnvdla_compiler.so"
 _DLA_INSTALL = "sudo apt install nvidia-l4t-dla-compiler && sudo ldconfig"
 
 
-def check(root: Path, environment: Environment | None = None) -> list[Finding]:
+def check(root: Path, environment: Environment | None = None) -> list[CheckResult]:
     """Findings `library`, `module` and `dla_compiler`. Below another root than / nothing is imported."""
     return [_library(root), _module(root, environment), _dla_compiler(root)]
 
@@ -61,22 +61,22 @@ def _versus_jetpack(root: Path, version: str) -> tuple[str, str, str | None]:
     return "warning", f"JetPack {known.version} brings {known.tensorrt}", INSTALL
 
 
-def _library(root: Path) -> Finding:
+def _library(root: Path) -> CheckResult:
     why = "TensorRT is the fast way to the GPU. Without it edgeasd scores on the CPU."
     found = installed_library(root)
     if found is None:
         state, command = ("problem", INSTALL) if is_jetson(root) else ("absent", None)
-        return Finding(AREA, "library", state, "no libnvinfer.so among the libraries of the system", why, command)
+        return CheckResult(AREA, "library", state, "no libnvinfer.so among the libraries of the system", why, command)
     folder, version = found
     state, words, command = _versus_jetpack(root, version)
     if state == "warning":
         why = "Parts of two releases do not fit together; what was tested with JetPack is its own TensorRT."
-    return Finding(
+    return CheckResult(
         AREA, "library", state, f"TensorRT {version} in {folder}" + (f"; {words}" if words else ""), why, command
     )
 
 
-def _module(root: Path, environment: Environment | None) -> Finding:
+def _module(root: Path, environment: Environment | None) -> CheckResult:
     why = "`edgeasd build` and the engine tensorrt work through this module."
     modules = system_modules(root)
     listed = ", ".join(f"{folder} for Python {major}.{minor}" for folder, (major, minor) in modules.items())
@@ -84,38 +84,38 @@ def _module(root: Path, environment: Environment | None) -> Finding:
         return _loaded(root, environment, listed, why)
     if not modules:
         state, command = ("problem", INSTALL) if is_jetson(root) else ("absent", None)
-        return Finding(AREA, "module", state, "no Python module tensorrt for the system Python", why, command)
+        return CheckResult(AREA, "module", state, "no Python module tensorrt for the system Python", why, command)
     if environment is not None and not environment.sees_system:
-        return Finding(AREA, "module", "absent", f"{listed}; hidden from {environment.place} (see python)", why)
+        return CheckResult(AREA, "module", "absent", f"{listed}; hidden from {environment.place} (see python)", why)
     wanted = (environment.version if environment else None) or wanted_version(root)
     if wanted and wanted not in modules.values():
         found = f"{listed}; Python {wanted[0]}.{wanted[1]} cannot import it"
-        return Finding(AREA, "module", "problem", found, why, "use the system Python")
-    return Finding(AREA, "module", "ok", f"{listed}; whether it loads only the machine itself can tell", why)
+        return CheckResult(AREA, "module", "problem", found, why, "use the system Python")
+    return CheckResult(AREA, "module", "ok", f"{listed}; whether it loads only the machine itself can tell", why)
 
 
-def _loaded(root: Path, environment: Environment | None, listed: str, why: str) -> Finding:
+def _loaded(root: Path, environment: Environment | None, listed: str, why: str) -> CheckResult:
     jetson = is_jetson(root)
     try:
         module = library.load()
     except DeviceError as error:
         reason = str(error).partition("; ")[0].removeprefix("TensorRT: ")
         if listed and environment is not None and not environment.sees_system:
-            return Finding(AREA, "module", "absent", f"{listed}; hidden from {environment.place} (see python)", why)
+            return CheckResult(AREA, "module", "absent", f"{listed}; hidden from {environment.place} (see python)", why)
         command = INSTALL if jetson and not listed and _DLA not in reason else None
         if _DLA in reason:
             why += f" It cannot load without {_DLA}: see dla_compiler."
-        return Finding(AREA, "module", "problem" if jetson or listed else "absent", reason, why, command)
+        return CheckResult(AREA, "module", "problem" if jetson or listed else "absent", reason, why, command)
     except Exception as error:
         reason = f"importing tensorrt fails ({type(error).__name__}: {error})"
-        return Finding(AREA, "module", "problem", reason, why, INSTALL if jetson else None)
+        return CheckResult(AREA, "module", "problem", reason, why, INSTALL if jetson else None)
     version = library.version(module)
     state, words, command = _versus_jetpack(root, version)
     found = f"TensorRT {version} from {os.path.dirname(str(module.__file__))}" + (f"; {words}" if words else "")
-    return Finding(AREA, "module", state, found, why, command)
+    return CheckResult(AREA, "module", state, found, why, command)
 
 
-def _dla_compiler(root: Path) -> Finding:
+def _dla_compiler(root: Path) -> CheckResult:
     why = f"TensorRT of JetPack 6 does not load without {_DLA}, even on a board that has no DLA."
     release, known = l4t_release(root), jetpack(l4t_release(root))
     for folder in _DLA_FOLDERS:
@@ -124,9 +124,9 @@ def _dla_compiler(root: Path) -> Finding:
             continue
         if place.stat().st_size == 0:
             why += " In a container this is the empty file over which the host's is mounted: the host lacks it."
-            return Finding(AREA, "dla_compiler", "problem", f"/{folder}/{_DLA} is empty", why, _DLA_INSTALL)
-        return Finding(AREA, "dla_compiler", "ok", f"/{folder}/{_DLA}", why)
+            return CheckResult(AREA, "dla_compiler", "problem", f"/{folder}/{_DLA} is empty", why, _DLA_INSTALL)
+        return CheckResult(AREA, "dla_compiler", "ok", f"/{folder}/{_DLA}", why)
     if release is not None and release.startswith("36."):
-        return Finding(AREA, "dla_compiler", "problem", f"{_DLA} is missing", why, _DLA_INSTALL)
+        return CheckResult(AREA, "dla_compiler", "problem", f"{_DLA} is missing", why, _DLA_INSTALL)
     found = f"not there, and JetPack {known.version} does without it" if known else "not there"
-    return Finding(AREA, "dla_compiler", "absent", found, why)
+    return CheckResult(AREA, "dla_compiler", "absent", found, why)

@@ -7,7 +7,7 @@ import time
 from datetime import datetime, timezone
 from pathlib import Path
 
-from edgeasd.runtime.doctor.result import Finding, not_asked
+from edgeasd.runtime.doctor.result import CheckResult, not_asked
 from edgeasd.runtime.system.board import is_live, list_names, locate
 
 AREA = "time"
@@ -19,7 +19,7 @@ _EARLIEST = 1735689600.0
 """2025-01-01: before edgeasd existed. A board without a battery wakes up in the past."""
 
 
-def check(root: Path) -> list[Finding]:
+def check(root: Path) -> list[CheckResult]:
     """Findings `synchronised` and `clock`."""
     return [_synchronised(root), _clock(root)]
 
@@ -43,7 +43,7 @@ def kernel_says() -> bool | None:
     return None if answer < 0 else answer != _TIME_ERROR
 
 
-def _synchronised(root: Path) -> Finding:
+def _synchronised(root: Path) -> CheckResult:
     found = services(root)
     started = f"{' and '.join(found)} starts with the system" if found else "no time service starts with the system"
     command = (
@@ -55,21 +55,23 @@ def _synchronised(root: Path) -> Finding:
         if not list_names(root, "etc/systemd"):
             return not_asked(AREA, "synchronised", _WHY)
         words = f"{started}; whether it reaches a server was not asked" if found else started
-        return Finding(AREA, "synchronised", "ok" if found else "warning", words, _WHY, None if found else command)
+        return CheckResult(AREA, "synchronised", "ok" if found else "warning", words, _WHY, None if found else command)
     answer = kernel_says()
     if answer is None:
         answer = locate(root, "run/systemd/timesync/synchronized") is not None
     if answer:
-        return Finding(AREA, "synchronised", "ok", f"the clock is synchronised; {started}", _WHY)
-    return Finding(AREA, "synchronised", "warning", f"the clock is not synchronised; {started}", _WHY, command)
+        return CheckResult(AREA, "synchronised", "ok", f"the clock is synchronised; {started}", _WHY)
+    return CheckResult(AREA, "synchronised", "warning", f"the clock is not synchronised; {started}", _WHY, command)
 
 
-def _clock(root: Path) -> Finding:
+def _clock(root: Path) -> CheckResult:
     why = _WHY + " With a wrong date encrypted connections fail too."
     if not is_live(root):
         return not_asked(AREA, "clock", why)
     now = time.time()
     found = datetime.fromtimestamp(now, timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
     if now < _EARLIEST:
-        return Finding(AREA, "clock", "warning", f"{found}, which is in the past", why, "sudo timedatectl set-ntp true")
-    return Finding(AREA, "clock", "ok", found, why)
+        return CheckResult(
+            AREA, "clock", "warning", f"{found}, which is in the past", why, "sudo timedatectl set-ntp true"
+        )
+    return CheckResult(AREA, "clock", "ok", found, why)

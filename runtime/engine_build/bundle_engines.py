@@ -15,7 +15,7 @@ from types import ModuleType
 import edgeasd
 from edgeasd.runtime.bundle.bundle import Bundle, hash_file
 from edgeasd.runtime.bundle.front_end_check import beyond, compare_logmel, logmel_limit, proof_pair
-from edgeasd.runtime.bundle.golden import Deviation, check_golden, deviation
+from edgeasd.runtime.bundle.reference_segments import Deviation, check_reference_segments, deviation
 from edgeasd.runtime.engine_build.builder import Plan, build_plan
 from edgeasd.runtime.engine_build.inspector import Inspection, ask_inspector, inspect
 from edgeasd.runtime.engine_build.progress import Report
@@ -24,7 +24,7 @@ from edgeasd.runtime.engines.tensorrt import cuda
 from edgeasd.runtime.engines.tensorrt.engine_file import (
     FRONT_END,
     BuildOptions,
-    MachineFacts,
+    DeviceInfo,
     Sidecar,
     differences,
     engine_paths,
@@ -94,7 +94,7 @@ def _alone(bundle: Bundle, head: bool, front_end: bool) -> list[Target]:
     return found
 
 
-def why_not(bundle: Bundle, target: Target, machine: MachineFacts, options: BuildOptions) -> list[str]:
+def why_not(bundle: Bundle, target: Target, machine: DeviceInfo, options: BuildOptions) -> list[str]:
     """Why the engine that is there cannot be taken, one phrase each; empty where it can."""
     engine, beside = engine_paths(bundle.path, target.precision, target.part)
     if not engine.exists():
@@ -115,8 +115,8 @@ def why_not(bundle: Bundle, target: Target, machine: MachineFacts, options: Buil
     return found
 
 
-def prove_encoder(bundle: Bundle, precision: str, engine: Path, accelerator: str, max_batch: int) -> Deviation:
-    """Run the golden segments on a built encoder. Raises CheckFailed where they are not reproduced, DeviceError."""
+def verify_encoder(bundle: Bundle, precision: str, engine: Path, accelerator: str, max_batch: int) -> Deviation:
+    """Run the reference segments on a built encoder. Raises CheckFailed where they are not reproduced, DeviceError."""
     from edgeasd.runtime.engines.tensorrt.engine import TensorRTEngine
 
     manifest = bundle.manifest
@@ -124,16 +124,18 @@ def prove_encoder(bundle: Bundle, precision: str, engine: Path, accelerator: str
     try:
         head = Head(bundle.file("head.onnx"))
         scorer = Scorer(loaded, head, manifest.features, manifest.amplitude, manifest.segments, manifest.score)
-        return check_golden(scorer, bundle.golden(), manifest.precisions[precision].tolerance, bundle.path.name)
+        return check_reference_segments(
+            scorer, bundle.reference_segments(), manifest.precisions[precision].tolerance, bundle.path.name
+        )
     finally:
         loaded.close()
 
 
-def prove_head(bundle: Bundle, engine: Path, accelerator: str, max_batch: int) -> Deviation:
-    """Run the golden embeddings through a built head. Raises as `prove_encoder`."""
+def verify_head(bundle: Bundle, engine: Path, accelerator: str, max_batch: int) -> Deviation:
+    """Run the golden embeddings through a built head. Raises as `verify_encoder`."""
     from edgeasd.runtime.engines.tensorrt.engine import TensorRTHead
 
-    manifest, golden = bundle.manifest, bundle.golden()
+    manifest, golden = bundle.manifest, bundle.reference_segments()
     loaded = TensorRTHead(engine, accelerator=accelerator, max_batch=max_batch)
     try:
         made = SegmentScores.from_head(loaded(golden.z), manifest.score)
@@ -152,8 +154,8 @@ def prove_head(bundle: Bundle, engine: Path, accelerator: str, max_batch: int) -
     return found
 
 
-def prove_front_end(bundle: Bundle, engine: Path, accelerator: str, max_batch: int) -> FrontEndDeviation:
-    """Run the noise of `edgeasd.runtime.bundle.front_end_check` through a built front end. Raises as `prove_encoder`."""
+def verify_front_end(bundle: Bundle, engine: Path, accelerator: str, max_batch: int) -> FrontEndDeviation:
+    """Run the noise of `edgeasd.runtime.bundle.front_end_check` through a built front end. Raises as `verify_encoder`."""
     from edgeasd.runtime.engines.tensorrt.engine import TensorRTFrontEnd
 
     manifest = bundle.manifest
@@ -174,11 +176,11 @@ def prove_front_end(bundle: Bundle, engine: Path, accelerator: str, max_batch: i
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
+class BuildTarget:
     """Where engines are built: the library, the machine, the GPU's number."""
 
     trt: ModuleType
-    machine: MachineFacts
+    machine: DeviceInfo
     index: int
 
     @property
@@ -188,7 +190,7 @@ class Site:
 
 
 @dataclass(frozen=True, slots=True)
-class Built:
+class BuiltEngine:
     """An engine that is there now, and how it came about."""
 
     target: Target
@@ -199,30 +201,30 @@ class Built:
     """What was wrong with the one before, where there was one."""
     seconds: float = 0.0
     deviation: Deviation | FrontEndDeviation | None = None
-    """Of the golden segments, or of a front end's noise; None for an engine that was there."""
+    """Of the reference segments, or of a front end's noise; None for an engine that was there."""
 
 
 def have_engine(
     bundle: Bundle,
     target: Target,
-    site: Site,
+    site: BuildTarget,
     options: BuildOptions,
     *,
     force: bool = False,
     report: Report,
     say: Callable[[str], None],
-) -> Built:
+) -> BuiltEngine:
     """The engine of `target`: the one that is there, where it fits and nothing forces a new one, or a new one.
 
-    A new one takes its name after its golden segments were reproduced; until then, and whatever goes wrong, the
-    old one stays as it is. Raises what `build_plan` and the golden segments raise, and InputError where the disk
+    A new one takes its name after its reference segments were reproduced; until then, and whatever goes wrong, the
+    old one stays as it is. Raises what `build_plan` and the reference segments raise, and InputError where the disk
     is too full to begin.
     """
     path, beside = engine_paths(bundle.path, target.precision, target.part)
     model = bundle.file(target.file)
     why = why_not(bundle, target, site.machine, options)
     if not why and not force:
-        return Built(target, path, read_sidecar(beside), new=False)
+        return BuiltEngine(target, path, read_sidecar(beside), new=False)
     _require_room(path, model)
     say(f"{target.label}: building for {site.machine.gpu} with TensorRT {site.machine.tensorrt}: {_because(why)}")
     plan = _plan(bundle, model, site, options, report, say)
@@ -236,11 +238,11 @@ def have_engine(
         sidecar = _inspected(sidecar, inspect(ask_inspector(site.trt, new_path), quantised))
         write_bytes(new_beside, (sidecar.model_dump_json(indent=2) + "\n").encode())
         deviation = _prove(bundle, target, new_path, site, options)
-    return Built(target, path, sidecar, True, tuple(why), seconds, deviation)
+    return BuiltEngine(target, path, sidecar, True, tuple(why), seconds, deviation)
 
 
 def _plan(
-    bundle: Bundle, model: Path, site: Site, options: BuildOptions, report: Report, say: Callable[[str], None]
+    bundle: Bundle, model: Path, site: BuildTarget, options: BuildOptions, report: Report, say: Callable[[str], None]
 ) -> Plan:
     """Build with the timing cache of the bundle, and keep what was measured."""
     place = cache_path(bundle.path)
@@ -314,16 +316,16 @@ def _staged(path: Path, beside: Path) -> Iterator[tuple[Path, Path]]:
 
 
 def _prove(
-    bundle: Bundle, target: Target, path: Path, site: Site, options: BuildOptions
+    bundle: Bundle, target: Target, path: Path, site: BuildTarget, options: BuildOptions
 ) -> Deviation | FrontEndDeviation:
     if target.part == HEAD:
-        return prove_head(bundle, path, site.accelerator, options.max_batch)
+        return verify_head(bundle, path, site.accelerator, options.max_batch)
     if target.part == FRONT_END:
-        return prove_front_end(bundle, path, site.accelerator, options.max_batch)
-    return prove_encoder(bundle, target.precision, path, site.accelerator, options.max_batch)
+        return verify_front_end(bundle, path, site.accelerator, options.max_batch)
+    return verify_encoder(bundle, target.precision, path, site.accelerator, options.max_batch)
 
 
-def _sidecar(bundle: Bundle, target: Target, site: Site, options: BuildOptions, plan: Plan) -> Sidecar:
+def _sidecar(bundle: Bundle, target: Target, site: BuildTarget, options: BuildOptions, plan: Plan) -> Sidecar:
     return Sidecar(
         **asdict(site.machine),
         onnx_sha256=bundle.manifest.files[target.file].sha256,

@@ -11,7 +11,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from edgeasd.runtime.engines.tensorrt.engine_file import FOLDER, MachineFacts
+from edgeasd.runtime.engines.tensorrt.engine_file import FOLDER, DeviceInfo
 from edgeasd.runtime.system.files import write_bytes
 
 NAME = "timing.cache"
@@ -24,7 +24,7 @@ def cache_path(bundle: Path) -> Path:
     return Path(bundle) / FOLDER / NAME
 
 
-def read_cache(path: Path, machine: MachineFacts) -> tuple[bytes, str]:
+def read_cache(path: Path, machine: DeviceInfo) -> tuple[bytes, str]:
     """(TensorRT's bytes, why they are not used); one of the two is empty, or both where there is no cache."""
     try:
         with open(path, "rb") as handle:
@@ -39,7 +39,7 @@ def read_cache(path: Path, machine: MachineFacts) -> tuple[bytes, str]:
         return b"", "not a timing cache of this edgeasd"
     try:
         facts = json.loads(line)
-        there = MachineFacts(**facts["machine"])
+        there = DeviceInfo(**facts["machine"])
         whole = facts["sha256"] == hashlib.sha256(kept).hexdigest()
     except (ValueError, KeyError, TypeError, RecursionError):
         return b"", "damaged"
@@ -50,7 +50,7 @@ def read_cache(path: Path, machine: MachineFacts) -> tuple[bytes, str]:
     return kept, ""
 
 
-def write_cache(path: Path, machine: MachineFacts, data: bytes) -> None:
+def write_cache(path: Path, machine: DeviceInfo, data: bytes) -> None:
     """Replace the cache, whole or not at all."""
     facts = {"machine": asdict(machine), "sha256": hashlib.sha256(data).hexdigest()}
     write_bytes(path, b"\n".join([_FORMAT, json.dumps(facts).encode(), data]))

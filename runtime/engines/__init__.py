@@ -7,14 +7,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeasd.runtime.engines.base import ChainedEngine, Engine
-from edgeasd.runtime.engines.select import ENGINES, EngineChoice, choose_engine
+from edgeasd.runtime.engines.base import Engine, EngineWithFrontEnd
+from edgeasd.runtime.engines.select import ENGINES, EngineChoice, select_engine
 from edgeasd.runtime.errors import DeviceError, InputError
 
 if TYPE_CHECKING:
     from edgeasd.runtime.engines.onnxruntime import OnnxRuntimeEngine
 
-__all__ = ["ENGINES", "ChainedEngine", "Engine", "EngineChoice", "choose_engine", "open_chain", "open_engine"]
+__all__ = ["ENGINES", "Engine", "EngineChoice", "EngineWithFrontEnd", "open_chain", "open_engine", "select_engine"]
 
 
 def open_engine(
@@ -33,7 +33,7 @@ def open_engine(
     Raises InputError for names that are unknown or do not go together, and DeviceError for an engine that is not
     available here; NotBuilt, one of these, where `edgeasd build` would make it.
     """
-    chosen = choose_engine(engine, accelerator, precision)
+    chosen = select_engine(engine, accelerator, precision)
     if chosen.engine == "tensorrt":
         _refuse_threads(threads, engine)
         from edgeasd.runtime.engines.tensorrt.engine import open_built
@@ -55,9 +55,9 @@ def open_chain(
     max_batch: int = 10,
     onnx_sha256: str | None = None,
     front_end_sha256: str | None = None,
-) -> ChainedEngine:
+) -> EngineWithFrontEnd:
     """As `open_engine`, with the graph `front_end` of the same folder before the encoder, on the same accelerator."""
-    chosen = choose_engine(engine, accelerator, precision)
+    chosen = select_engine(engine, accelerator, precision)
     if chosen.engine == "tensorrt":
         _refuse_threads(threads, engine)
         from edgeasd.runtime.engines.tensorrt.engine import open_built_chain

@@ -32,7 +32,7 @@ class Engine(Protocol):
         ...
 
 
-class ChainedEngine(Engine, Protocol):
+class EngineWithFrontEnd(Engine, Protocol):
     """An encoder with the front end of its bundle before it, on the same accelerator.
 
     `embed` takes normalised frames (N, 1, frames, n_fft) float32 in place of log-mel.
@@ -40,7 +40,7 @@ class ChainedEngine(Engine, Protocol):
 
     @property
     def encoder(self) -> Engine:
-        """The same encoder without its front end, from log-mel, for the golden segments. Not to be closed alone."""
+        """The same encoder without its front end, from log-mel, for the reference segments. Not to be closed alone."""
         ...
 
     def logmel(self, frames: Float32Array) -> Float32Array:

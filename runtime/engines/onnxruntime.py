@@ -155,7 +155,7 @@ class OnnxRuntimeEngine:
 
 
 class OnnxRuntimeChain:
-    """frontend.onnx and an encoder in two sessions on one accelerator. Satisfies base.ChainedEngine."""
+    """frontend.onnx and an encoder in two sessions on one accelerator. Satisfies base.EngineWithFrontEnd."""
 
     def __init__(self, front_end: Path, encoder: OnnxRuntimeEngine, *, threads: int | None = None) -> None:
         """Raises what `make_session` raises; the encoder is closed with the chain, and by nobody else."""

@@ -37,7 +37,7 @@ def tensorrt_present() -> bool:
     return spec is not None and spec.origin is not None
 
 
-def choose_engine(engine: str = "auto", accelerator: str = "auto", precision: str | None = None) -> EngineChoice:
+def select_engine(engine: str = "auto", accelerator: str = "auto", precision: str | None = None) -> EngineChoice:
     """Settle engine and accelerator. Raises InputError for unknown names and for what cannot be together."""
     if engine not in ENGINES:
         raise InputError(f"--engine {engine}: unknown; use one of {', '.join(ENGINES)}")

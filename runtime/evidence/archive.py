@@ -12,7 +12,16 @@ from typing import Any
 
 from edgeasd.runtime.alarms.event_id import is_event_id, milliseconds_of
 from edgeasd.runtime.errors import InputError
-from edgeasd.runtime.evidence.clip import FACTS, FAILURES, FILES, Facts, PartClip, is_plain_file, read_facts, salvage
+from edgeasd.runtime.evidence.clip import (
+    FACTS,
+    FAILURES,
+    FILES,
+    ClipMetadata,
+    PartClip,
+    is_plain_file,
+    read_metadata,
+    salvage,
+)
 from edgeasd.runtime.evidence.settings import DAY, KeepSettings
 from edgeasd.runtime.system.files import write_bytes
 from edgeasd.runtime.system.lock import open_locked
@@ -21,7 +30,7 @@ REASONS = ("age", "size", "room")
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class StoredClip:
     """Evidence that is on the disk."""
 
     event: str
@@ -33,7 +42,7 @@ class Kept:
     """Not to be deleted: the event goes on, or its clip is being written."""
 
 
-def choose(kept: Iterable[Kept], now: float, free: int, keep: KeepSettings) -> list[tuple[str, str]]:
+def select_for_deletion(kept: Iterable[StoredClip], now: float, free: int, keep: KeepSettings) -> list[tuple[str, str]]:
     """(event, reason) of all that has to go, oldest first; reasons are those of `REASONS`.
 
     `now` is the wall clock in seconds, `free` the bytes that are left on the disk.
@@ -79,7 +88,7 @@ class EvidenceStatus:
     """Events whose evidence was deleted, by age, size or for room."""
 
     @property
-    def sick(self) -> bool:
+    def is_degraded(self) -> bool:
         """Whether evidence is being lost."""
         return self.state != "ok"
 
@@ -91,10 +100,10 @@ class EvidenceStatus:
 FOLDER = "evidence"
 _UNTRUSTED = "delete this folder, its evidence cannot be trusted"
 _MOST_TOMBSTONES = 10_000
-"""Facts that say what was deleted; beyond so many the oldest go."""
+"""ClipMetadata that say what was deleted; beyond so many the oldest go."""
 
 
-class Archive:
+class ClipArchive:
     """Everything under `data`/evidence, for the one process that writes there."""
 
     def __init__(self, data: Path, keep: KeepSettings) -> None:
@@ -108,7 +117,7 @@ class Archive:
             )
         except OSError as error:
             raise InputError(f"{self.folder}: {error.strerror}; give this user the folder, or move it away") from None
-        self._kept: dict[str, Kept] = {}
+        self._kept: dict[str, StoredClip] = {}
         self._tombstones: dict[str, float] = {}
         self.protected: set[str] = set()
         """Events that go on."""
@@ -125,21 +134,21 @@ class Archive:
             raise InputError(f"{event[:80]!r}: not an event ID; evidence is named by nothing else")
         return self.folder / event
 
-    def begin(self, facts: Facts) -> PartClip | None:
+    def begin(self, facts: ClipMetadata) -> PartClip | None:
         """A new clip, or None where the event has evidence already or is being recorded."""
         if self.final(facts.event).exists() or self._part(facts.event).exists():
             return None
         return PartClip(self._part(facts.event), facts)
 
-    def finish(self, clip: PartClip, facts: Facts) -> Facts:
+    def finish(self, clip: PartClip, facts: ClipMetadata) -> ClipMetadata:
         """End a clip under its name."""
         return self._add(clip.finish(self.final(facts.event), facts))
 
     def _part(self, event: str) -> Path:
         return self.folder / f".{event}.part"
 
-    def _add(self, facts: Facts) -> Facts:
-        self._kept[facts.event] = Kept(facts.event, facts.raised_at, facts.size)
+    def _add(self, facts: ClipMetadata) -> ClipMetadata:
+        self._kept[facts.event] = StoredClip(facts.event, facts.raised_at, facts.size)
         return facts
 
     # After a start
@@ -163,24 +172,24 @@ class Archive:
     def _look_at(self, path: Path) -> None:
         _remove_temporary(path)
         try:
-            facts = read_facts(path) or _unknown(path.name)
+            facts = read_metadata(path) or _unknown(path.name)
             if facts.event != path.name:
                 raise InputError(f"{path / FACTS}: is of event {facts.event}; {_UNTRUSTED}")
         except InputError:
             # It takes room and has to go some day like any other.
-            self._kept[path.name] = Kept(path.name, _unknown(path.name).raised_at, _size(path))
+            self._kept[path.name] = StoredClip(path.name, _unknown(path.name).raised_at, _size(path))
             raise
         if facts.deleted_at is not None:
             self._tombstones[facts.event] = facts.deleted_at
             _unlink_files(path)
         else:
-            self._kept[path.name] = Kept(path.name, facts.raised_at, _size(path))
+            self._kept[path.name] = StoredClip(path.name, facts.raised_at, _size(path))
 
     def _recover_part(self, path: Path, event: str) -> None:
         _remove_temporary(path)
         final = self.final(event)
         try:
-            facts = read_facts(path)
+            facts = read_metadata(path)
             damaged = facts is not None and facts.event != event
         except InputError:
             facts, damaged = None, True
@@ -206,15 +215,17 @@ class Archive:
         write_bytes(probe, b"edgeasd\n" * 512)
         probe.unlink()
 
-    def kept(self) -> list[Kept]:
+    def kept(self) -> list[StoredClip]:
         """All that is on the disk, clips being written included."""
-        written = [Kept(part.name[1:-5], float("inf"), _size(part), open=True) for part in self.folder.glob(".*.part")]
-        whole = [Kept(k.event, k.at, k.size, k.event in self.protected) for k in list(self._kept.values())]
+        written = [
+            StoredClip(part.name[1:-5], float("inf"), _size(part), open=True) for part in self.folder.glob(".*.part")
+        ]
+        whole = [StoredClip(k.event, k.at, k.size, k.event in self.protected) for k in list(self._kept.values())]
         return whole + written
 
     def sweep(self, now: float) -> list[tuple[str, str]]:
         """Delete what has to go at wall clock `now`; returns (event, reason). Raises OSError where it cannot."""
-        chosen = choose(self.kept(), now, self.free(), self.keep)
+        chosen = select_for_deletion(self.kept(), now, self.free(), self.keep)
         for event, why in chosen:
             self._delete(event, why, now)
         spare = sorted(self._tombstones, key=lambda event: self._tombstones[event])[:-_MOST_TOMBSTONES]
@@ -226,7 +237,7 @@ class Archive:
     def _delete(self, event: str, why: str, now: float) -> None:
         path = self.folder / event
         try:
-            facts = read_facts(path) or _unknown(event)
+            facts = read_metadata(path) or _unknown(event)
         except InputError:
             facts = _unknown(event)
         record = facts.model_copy(
@@ -263,10 +274,10 @@ def _unlink_files(path: Path) -> None:
             (path / name).unlink(missing_ok=True)
 
 
-def _unknown(event: str) -> Facts:
+def _unknown(event: str) -> ClipMetadata:
     """Of evidence whose facts were lost: what its ID tells."""
     raised = min(1e11, milliseconds_of(event) / 1000.0)
-    return Facts(
+    return ClipMetadata(
         event=event, machine="", id="", raised_at=raised, sample_rate=1, bits=16, raised_seconds=0.0, ended="killed"
     )
 

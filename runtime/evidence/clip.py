@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from edgeasd.runtime.alarms.event_id import PATTERN
 from edgeasd.runtime.alarms.transition import iso_time
 from edgeasd.runtime.errors import InputError
-from edgeasd.runtime.evidence.spectrogram import Trace, picture
+from edgeasd.runtime.evidence.spectrogram import ScoreOverlay, picture
 from edgeasd.runtime.features.logmel import FeatureSettings, Float32Array, LogMelStream
 from edgeasd.runtime.system.files import fsync_directory, write_bytes
 
@@ -47,7 +47,7 @@ class Gap(BaseModel):
     samples: _Count
 
 
-class Facts(BaseModel):
+class ClipMetadata(BaseModel):
     """The evidence of one event. Times are wall clock in seconds since 1970 unless a name says otherwise."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -79,7 +79,7 @@ class Facts(BaseModel):
         return f"{text}\n".encode()
 
 
-def read_facts(folder: Path) -> Facts | None:
+def read_metadata(folder: Path) -> ClipMetadata | None:
     """The facts of an evidence folder, None where there are none; InputError, one line, where they are damaged."""
     path = folder / FACTS
     if not is_plain_file(path):
@@ -87,7 +87,7 @@ def read_facts(folder: Path) -> Facts | None:
     try:
         with open(path, "rb") as handle:
             text = handle.read(LARGEST_FACTS)
-        return Facts.model_validate_json(text)
+        return ClipMetadata.model_validate_json(text)
     except FileNotFoundError:
         return None
     except ValidationError as error:
@@ -167,7 +167,7 @@ _SURELY_SHORT = 65_536
 class PartClip:
     """An open clip: FLAC and scores go to the disk as they come, the rest when it ends. Methods raise `FAILURES`."""
 
-    def __init__(self, part: Path, facts: Facts) -> None:
+    def __init__(self, part: Path, facts: ClipMetadata) -> None:
         """Make the folder `part`, which must not be there; its facts say `recording` until the clip ends."""
         self.part = part
         part.mkdir(parents=True)
@@ -188,7 +188,7 @@ class PartClip:
         if self._scores.write(line) != len(line):
             raise OSError(28, os.strerror(28), str(self.part / SCORES))
 
-    def finish(self, final: Path, facts: Facts) -> Facts:
+    def finish(self, final: Path, facts: ClipMetadata) -> ClipMetadata:
         """Close everything, draw the picture, and give the folder its name; returns the facts as written."""
         self._sound.close()
         self._scores.close()
@@ -207,7 +207,7 @@ class PartClip:
 class Recording:
     """A clip on its way through the queue. Its fields belong to the writer's thread, but for `facts` at the start."""
 
-    def __init__(self, facts: Facts) -> None:
+    def __init__(self, facts: ClipMetadata) -> None:
         self.facts = facts
         self.part: PartClip | None = None
         self.gaps = list(facts.gaps)
@@ -216,7 +216,7 @@ class Recording:
         self.unlooked = 0
 
 
-def _flac(path: Path, facts: Facts) -> soundfile.SoundFile:
+def _flac(path: Path, facts: ClipMetadata) -> soundfile.SoundFile:
     subtype = f"PCM_{facts.bits}"
     return soundfile.SoundFile(path, "w", facts.sample_rate, 1, subtype=subtype, format="FLAC")
 
@@ -243,12 +243,12 @@ def read_scores(path: Path) -> Iterator[dict[str, object]]:
                 yield line
 
 
-def complete(part: Path, final: Path, facts: Facts) -> Facts:
+def complete(part: Path, final: Path, facts: ClipMetadata) -> ClipMetadata:
     """Read the clip in `part` to its end, draw it, write the facts, and rename the folder to `final`."""
     features = FeatureSettings()
     frames, samples = _frames(part / CLIP, features)
     if frames.shape[0]:
-        trace = Trace(facts.raised_seconds, list(_points(part / SCORES)), facts.threshold)
+        trace = ScoreOverlay(facts.raised_seconds, list(_points(part / SCORES)), facts.threshold)
         notes = {"Title": facts.event, "Creation Time": iso_time(facts.raised_at)}
         write_bytes(part / PICTURE, picture(frames, features, trace, notes))
     size = sum((part / name).stat().st_size for name in FILES if (part / name).exists())
@@ -290,7 +290,7 @@ def _frames(path: Path, features: FeatureSettings) -> tuple[Float32Array, int]:
     return (np.concatenate(parts) if parts else np.empty((0, features.n_mels), np.float32)), count
 
 
-def salvage(part: Path, final: Path, facts: Facts) -> Facts | None:
+def salvage(part: Path, final: Path, facts: ClipMetadata) -> ClipMetadata | None:
     """What a kill left of a clip, made whole; None, and nothing left, where it holds less than a tenth of a second.
 
     A clip that is longer than that and cannot be read is damaged. It stays as it is, under its final name.

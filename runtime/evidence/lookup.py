@@ -12,7 +12,7 @@ from edgeasd.runtime.alarms.event_id import is_event_id
 from edgeasd.runtime.alarms.transition import iso_time
 from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.evidence.archive import FOLDER, evidence_files
-from edgeasd.runtime.evidence.clip import Facts, read_facts
+from edgeasd.runtime.evidence.clip import ClipMetadata, read_metadata
 from edgeasd.runtime.storage import EventStore
 
 DATABASE = "events.db"
@@ -27,7 +27,7 @@ _ALL = 2**62
 class Evidence:
     """What there is of one event beside its messages."""
 
-    facts: Facts | None
+    facts: ClipMetadata | None
     files: dict[str, Path]
     problem: str | None
     """Why the facts cannot be read, one line."""
@@ -103,7 +103,7 @@ class EventReader:
         """The files of an event that are there, and what their facts say."""
         files = evidence_files(self.data, event)
         try:
-            return Evidence(read_facts(self.data / FOLDER / event), files, None)
+            return Evidence(read_metadata(self.data / FOLDER / event), files, None)
         except InputError as error:
             return Evidence(None, files, str(error))
 

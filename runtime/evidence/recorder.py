@@ -11,7 +11,7 @@ import numpy as np
 
 from edgeasd.runtime.alarms.transition import Transition
 from edgeasd.runtime.errors import InputError
-from edgeasd.runtime.evidence.clip import DTYPES, MOST_RATE, Facts, Gap, PcmRing, Recording, score_line, to_pcm
+from edgeasd.runtime.evidence.clip import DTYPES, MOST_RATE, ClipMetadata, Gap, PcmRing, Recording, score_line, to_pcm
 from edgeasd.runtime.evidence.settings import ClipSettings
 from edgeasd.runtime.evidence.writer import EvidenceWriter
 from edgeasd.runtime.features.logmel import Float32Array
@@ -41,7 +41,7 @@ class _Score:
     complete: bool
 
 
-class Recorder:
+class EvidenceRecorder:
     """Takes what a stream hears and scores, and the transitions of its alarm machine; writes through `writer`.
 
     Positions are samples of the source since it began, as `Block.position` counts them. Give sound before the
@@ -148,7 +148,7 @@ class Recorder:
             raised = now if position is None else min(position, now)
             start = now - self._ring.filled
             gaps = [(max(at, start), at + count) for at, count in self._gaps if at + count > start]
-            facts = Facts(
+            facts = ClipMetadata(
                 event=event,
                 machine=_shown(self._machine),
                 id=_shown(self._id),

@@ -92,7 +92,7 @@ _TICKS_HZ = (100, 200, 500, 1000, 2000, 4000, 8000, 16_000, 32_000)
 
 
 @dataclass(frozen=True, slots=True)
-class Trace:
+class ScoreOverlay:
     """What the picture shows beside the sound. Seconds count from the beginning of the clip."""
 
     raised_seconds: float
@@ -109,7 +109,7 @@ def palette() -> Image:
     return np.concatenate([np.rint(shades), np.array(_OTHERS, float)]).astype(np.uint8)
 
 
-def draw(frames: Float32Array, features: FeatureSettings, trace: Trace) -> Image:
+def draw(frames: Float32Array, features: FeatureSettings, trace: ScoreOverlay) -> Image:
     """Indices into `palette`, (height, width) uint8, of log-mel frames (T, n_mels), T >= 1.
 
     One frame is one pixel wide or more; above 1600 frames the loudest of several stands for them.
@@ -127,7 +127,7 @@ def draw(frames: Float32Array, features: FeatureSettings, trace: Trace) -> Image
     return image
 
 
-def picture(frames: Float32Array, features: FeatureSettings, trace: Trace, text: dict[str, str]) -> bytes:
+def picture(frames: Float32Array, features: FeatureSettings, trace: ScoreOverlay, text: dict[str, str]) -> bytes:
     """`draw` as the bytes of a PNG; `text` goes into it as notes."""
     return png(draw(frames, features, trace), palette(), text)
 
@@ -203,7 +203,7 @@ def _times(image: Image, across: _Axis, raised: float, bottom: int) -> None:
         image[rows[rows % 8 < 5], x] = np.where(rows[rows % 8 < 5] < bottom, _PAPER, _ALARM)
 
 
-def _strip(image: Image, across: _Axis, trace: Trace, top: int) -> None:
+def _strip(image: Image, across: _Axis, trace: ScoreOverlay, top: int) -> None:
     """Clip scores as a line, the threshold as another."""
     bottom = top + _STRIP - 1
     right = across.last + 1

@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from edgeasd.runtime.errors import EdgeasdError
-from edgeasd.runtime.evidence.archive import Archive, EvidenceStatus
-from edgeasd.runtime.evidence.clip import DTYPES, FAILURES, Facts, Gap, Pcm, Recording
+from edgeasd.runtime.evidence.archive import ClipArchive, EvidenceStatus
+from edgeasd.runtime.evidence.clip import DTYPES, FAILURES, ClipMetadata, Gap, Pcm, Recording
 from edgeasd.runtime.evidence.settings import KeepSettings
 from edgeasd.runtime.system.clocks import SettledClock
 
@@ -48,7 +48,7 @@ class EvidenceWriter:
 
         `open_events` are those that the store says are open: their evidence is not deleted.
         """
-        self._archive = Archive(data, keep or KeepSettings())
+        self._archive = ClipArchive(data, keep or KeepSettings())
         self._archive.protected.update(open_events)
         self._wall, self._on_status, self._sweep_seconds = wall, on_status, sweep_seconds
         self._settled = SettledClock(wall)
@@ -62,7 +62,7 @@ class EvidenceWriter:
 
     # Called from any thread; none of these waits for the disk
 
-    def begin(self, facts: Facts) -> Recording:
+    def begin(self, facts: ClipMetadata) -> Recording:
         """Start a clip. Nothing comes of it where the event has evidence already."""
         recording = Recording(facts)
         self._jobs.put((recording, partial(self._begin, recording)))
@@ -88,7 +88,7 @@ class EvidenceWriter:
         self._jobs.put((recording, partial(self._score, recording, line)))
 
     def finish(self, recording: Recording, ended: str) -> None:
-        """End a clip; `ended` is one of those of `Facts`."""
+        """End a clip; `ended` is one of those of `ClipMetadata`."""
         self._jobs.put((recording, partial(self._finish, recording, ended)))
 
     def protect(self, event: str, going_on: bool) -> None:
@@ -180,7 +180,7 @@ class EvidenceWriter:
             self._deleted += len(gone)
         if not self._has_room():
             self._enter("no_room", self._too_little())
-        elif self.status().sick:
+        elif self.status().is_degraded:
             self._archive.probe()
             self._enter("ok", None)
 

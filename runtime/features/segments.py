@@ -66,7 +66,7 @@ def tile(frames: Float32Array, length: int) -> Float32Array:
     return np.tile(frames, (repeats, 1))[:length]
 
 
-class Ring:
+class SlidingWindowBuffer:
     """A bounded buffer of rows that yields every window of `length` rows, one each `hop` rows, exactly once.
 
     A window is yielded as a view (length, *row) of the buffer, float32, valid until the next one is asked for;
@@ -108,14 +108,14 @@ class Ring:
         self._end -= drop
 
 
-class SegmentRing(Ring):
+class SlidingSegments(SlidingWindowBuffer):
     """Frames (n_mels,) in, live segments (frames, n_mels) out, each with the index of its first frame."""
 
     def __init__(self, settings: SegmentSettings, n_mels: int) -> None:
         super().__init__(settings.frames, settings.hop, (n_mels,))
 
 
-class LiveSegments(Protocol):
+class Segmenter(Protocol):
     """Samples in, segments of the live rule out. All state of a stream's features is here."""
 
     @property
@@ -135,12 +135,12 @@ class LiveSegments(Protocol):
         ...
 
 
-class LogMelSegments:
+class LogMelSegmenter:
     """Segments (frames, n_mels) float32 of log-mel, each frame computed once."""
 
     def __init__(self, features: FeatureSettings, amplitude: Amplitude, segments: SegmentSettings) -> None:
         self._features = LogMelStream(features, amplitude)
-        self._ring = SegmentRing(segments, features.n_mels)
+        self._ring = SlidingSegments(segments, features.n_mels)
 
     @property
     def samples_seen(self) -> int:
@@ -153,16 +153,16 @@ class LogMelSegments:
         self._ring.reset()
 
     def push_checked(self, samples: Float32Array) -> Iterator[tuple[int, Float32Array]]:
-        """As LiveSegments."""
+        """As Segmenter."""
         return self._ring.push(self._features.push_checked(samples))
 
 
-class SampleSegments:
+class SampleSegmenter:
     """Segments (n,) float32 of normalised samples, n = features.sample_count(segments.frames)."""
 
     def __init__(self, features: FeatureSettings, amplitude: Amplitude, segments: SegmentSettings) -> None:
         self._amplitude, self._hop = amplitude, features.hop_length
-        self._ring = Ring(features.sample_count(segments.frames), segments.hop * features.hop_length, ())
+        self._ring = SlidingWindowBuffer(features.sample_count(segments.frames), segments.hop * features.hop_length, ())
         self.samples_seen = 0
         """Samples accepted since the last reset."""
 
@@ -172,7 +172,7 @@ class SampleSegments:
         self.samples_seen = 0
 
     def push_checked(self, samples: Float32Array) -> Iterator[tuple[int, Float32Array]]:
-        """As LiveSegments."""
+        """As Segmenter."""
         self.samples_seen += samples.size
         for first, segment in self._ring.push(normalise(samples, self._amplitude)):
             yield first // self._hop, segment

@@ -53,7 +53,7 @@ class WindowMeter:
         return WindowFigures(mean, power, clipped, window.size - int(np.count_nonzero(window)), False)
 
 
-class Holes:
+class DropoutDetector:
     """Counts runs of exact zeros across windows.
 
     A run is a hole where it lasts `shortest` to `longest` samples and a sample next to it has at least the
@@ -71,7 +71,7 @@ class Holes:
         self._last = 0.0
 
     def push(self, window: Float32Array, zeros: int) -> int:
-        """Holes that end in this window (n,), of whose samples `zeros` are 0."""
+        """DropoutDetector that end in this window (n,), of whose samples `zeros` are 0."""
         if not zeros:
             found = self._end_of_run(abs(float(window[0])))
             self._last = abs(float(window[-1]))

@@ -10,12 +10,12 @@ import numpy as np
 
 from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.features.logmel import Float32Array, check_samples
-from edgeasd.runtime.health.detectors import Holes, WindowFigures, WindowMeter, repeated_block
+from edgeasd.runtime.health.detectors import DropoutDetector, WindowFigures, WindowMeter, repeated_block
 from edgeasd.runtime.health.report import UNITS, HealthChange, HealthReport, StateReport
 from edgeasd.runtime.health.settings import FLOOR_DBFS, STATES, HealthSettings, LevelRange, StateSettings
 
 
-class Latch:
+class HoldTimer:
     """Begins after `on` windows in a row that ask for it, ends after `off` windows in a row that do.
 
     A window that asks for neither breaks both rows. Counts are at least 1.
@@ -90,7 +90,7 @@ class HealthMonitor:
     monitor = HealthMonitor(HealthSettings(), 48_000, level_range(settings, amplitude, None))
     for block in source:
         changes = monitor.push(block)
-    monitor.report().sick
+    monitor.report().is_unhealthy
     """
 
     def __init__(self, settings: HealthSettings, sample_rate: int, level: LevelRange | None = None) -> None:
@@ -119,39 +119,39 @@ class HealthMonitor:
         self._reported_holes = 0
         drop = settings.dropouts
         edge = 10.0 ** (drop.edge_dbfs / 20.0)
-        self._holes = Holes(
+        self._holes = DropoutDetector(
             max(1, round(drop.shortest_seconds * rate)), round(drop.longest_seconds * rate), edge if edge > 0 else 0.0
         )
         self._latches = {name: self._latch(name) for name in STATES}
         self._values: dict[str, float | None] = dict.fromkeys(STATES)
-        self._sick_since: int | None = None
+        self._unhealthy_since: int | None = None
 
     def _settings_of(self, name: str) -> StateSettings:
         found: StateSettings = getattr(self.settings, "level" if name.startswith("level_") else name)
         return found
 
-    def _latch(self, name: str) -> Latch:
+    def _latch(self, name: str) -> HoldTimer:
         state = self._settings_of(name)
-        return Latch(*(math.ceil(s / WINDOW_SECONDS - 1e-9) for s in (state.on_seconds, state.off_seconds)))
+        return HoldTimer(*(math.ceil(s / WINDOW_SECONDS - 1e-9) for s in (state.on_seconds, state.off_seconds)))
 
     def reset(self) -> None:
         """Forget everything; the next sample is sample 0."""
         self._begin()
 
     @property
-    def sick(self) -> bool:
-        """Whether a state is active that makes the input sick."""
-        return self._sick_since is not None
+    def is_unhealthy(self) -> bool:
+        """Whether a state is active that makes the input unhealthy."""
+        return self._unhealthy_since is not None
 
     @property
-    def suspect(self) -> bool:
-        """Whether the sound of this moment is like that of a sick input, which may not be known yet.
+    def is_suspect(self) -> bool:
+        """Whether the sound of this moment is like that of an unhealthy input, which may not be known yet.
 
         Level counts from the last second: that of 10 s, which decides, takes long to leave its range.
         """
-        named = self.settings.sick
-        stray = self._stray()
-        return any((latch.pending or name == stray) and name in named for name, latch in self._latches.items())
+        named = self.settings.unhealthy
+        out_of_range = self._out_of_range()
+        return any((latch.pending or name == out_of_range) and name in named for name, latch in self._latches.items())
 
     @property
     def at_seconds(self) -> float:
@@ -197,8 +197,8 @@ class HealthMonitor:
         for name, latch in self._latches.items():
             since = latch.since / rate if latch.active else None
             states[name] = StateReport(latch.active, since, self._values[name], UNITS[name])
-        sick_since = None if self._sick_since is None else self._sick_since / rate
-        return HealthReport(self.at_seconds, self.sick, sick_since, self._level(), states)
+        unhealthy_since = None if self._unhealthy_since is None else self._unhealthy_since / rate
+        return HealthReport(self.at_seconds, self.is_unhealthy, unhealthy_since, self._level(), states)
 
     def _judge(self, window: Float32Array) -> list[HealthChange]:
         figures = self._meter.measure(window)
@@ -211,7 +211,7 @@ class HealthMonitor:
             if self._latches[name].update(begin, end, start):
                 changed.append(name)
         if changed:
-            self._update_sick()
+            self._update_unhealthy()
         rate = self.sample_rate
         return [
             HealthChange(
@@ -221,7 +221,7 @@ class HealthMonitor:
                 since_seconds=self._latches[name].since / rate,
                 value=self._values[name],
                 unit=UNITS[name],
-                sick=self.sick,
+                is_unhealthy=self.is_unhealthy,
             )
             for name in changed
         ]
@@ -238,7 +238,7 @@ class HealthMonitor:
     def _level(self) -> float | None:
         return _dbfs(math.sqrt(sum(self._powers) / SPAN_WINDOWS)) if len(self._powers) == SPAN_WINDOWS else None
 
-    def _stray(self) -> str | None:
+    def _out_of_range(self) -> str | None:
         """The level state that the last second alone asks for."""
         if self.level is None or not self.settings.level.enabled or len(self._powers) < RECENT_WINDOWS:
             return None
@@ -247,12 +247,14 @@ class HealthMonitor:
             return "level_low"
         return "level_high" if level > self.level.high_dbfs else None
 
-    def _update_sick(self) -> None:
-        active = [latch.since for name, latch in self._latches.items() if latch.active and name in self.settings.sick]
+    def _update_unhealthy(self) -> None:
+        active = [
+            latch.since for name, latch in self._latches.items() if latch.active and name in self.settings.unhealthy
+        ]
         if not active:
-            self._sick_since = None
-        elif self._sick_since is None:
-            self._sick_since = min(active)
+            self._unhealthy_since = None
+        elif self._unhealthy_since is None:
+            self._unhealthy_since = min(active)
 
     def _verdicts(self, figures: WindowFigures) -> dict[str, _Verdict]:
         settings = self.settings

@@ -42,12 +42,14 @@ class HealthChange:
     """When the sound began to be like that; `at_seconds` is when it had been so for long enough."""
     value: float | None
     unit: str
-    sick: bool
-    """Whether the input is sick after this change."""
+    is_unhealthy: bool
+    """Whether the input is unhealthy after this change."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, with the version of the schema."""
-        return {"schema": SCHEMA, **asdict(self)}
+        values = asdict(self)
+        values["sick"] = values.pop("is_unhealthy")
+        return {"schema": SCHEMA, **values}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +57,8 @@ class HealthReport:
     """All states of one input at one moment."""
 
     at_seconds: float
-    sick: bool
-    sick_since_seconds: float | None
+    is_unhealthy: bool
+    unhealthy_since_seconds: float | None
     level_dbfs: float | None
     """RMS of the last 10 s without the offset."""
     states: dict[str, StateReport]
@@ -68,4 +70,11 @@ class HealthReport:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, with the version of the schema."""
-        return {"schema": SCHEMA, **asdict(self)}
+        return {
+            "schema": SCHEMA,
+            "at_seconds": self.at_seconds,
+            "sick": self.is_unhealthy,
+            "sick_since_seconds": self.unhealthy_since_seconds,
+            "level_dbfs": self.level_dbfs,
+            "states": {name: asdict(state) for name, state in self.states.items()},
+        }

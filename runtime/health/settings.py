@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from edgeasd.runtime.errors import InputError
+from edgeasd.runtime.errors import InputError, accept_old_keys
 from edgeasd.runtime.features.logmel import Amplitude
 
 STATES = (
@@ -37,7 +37,7 @@ FLOOR_DBFS = -120.0
 """What silence is shown as; 16-bit sound ends at about -98."""
 
 _Dbfs = Annotated[float, Field(ge=FLOOR_DBFS, le=0.0, allow_inf_nan=False)]
-_Heard = Annotated[float, Field(ge=FLOOR_DBFS, le=20.0, allow_inf_nan=False)]
+_Measured = Annotated[float, Field(ge=FLOOR_DBFS, le=20.0, allow_inf_nan=False)]
 """Clips may have been scaled beyond full scale."""
 _Seconds = Annotated[float, Field(ge=0.0, le=3600.0, allow_inf_nan=False)]
 _Share = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
@@ -53,10 +53,14 @@ def _require(settings: Any, holds: bool, rule: str) -> Any:
     return settings
 
 
-class LevelRange(BaseModel):
-    """The levels (dBFS, RMS over 10 s, offset removed) at which a machine is expected to be heard.
+_LEVEL_KEYS = {"heard_low_dbfs": "measured_low_dbfs", "heard_high_dbfs": "measured_high_dbfs"}
+"""Key in the manifest to attribute."""
 
-    May stand in the manifest as `level`, measured where the machine runs.
+
+class LevelRange(BaseModel):
+    """The expected levels of a machine in dBFS: RMS over 10 s without the offset.
+
+    Stored in the manifest as `level` if measured where the machine runs.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -64,9 +68,14 @@ class LevelRange(BaseModel):
     low_dbfs: _Dbfs
     high_dbfs: _Dbfs
     found_by: Annotated[str, Field(max_length=500)] = "set by hand"
-    heard_low_dbfs: _Heard | None = None
-    heard_high_dbfs: _Heard | None = None
-    """What was heard, without the margin; only where it was measured."""
+    measured_low_dbfs: _Measured | None = None
+    measured_high_dbfs: _Measured | None = None
+    """The measured levels without the margin; None if the range was not measured."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_file(cls, value: Any) -> Any:
+        return accept_old_keys(value, _LEVEL_KEYS)
 
     @model_validator(mode="after")
     def _ordered(self) -> LevelRange:
@@ -76,14 +85,15 @@ class LevelRange(BaseModel):
 
     @model_serializer(mode="wrap")
     def _as_found(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without what was heard where nothing was: an older manifest is written back as it was."""
-        heard = ("heard_low_dbfs", "heard_high_dbfs")
-        return {name: value for name, value in dump(self).items() if name not in heard or value is not None}
+        """With the manifest's keys, and without those of a range that was not measured, as an older edgeasd reads it."""
+        keys = {new: old for old, new in _LEVEL_KEYS.items()}
+        values = dump(self)
+        return {keys.get(name, name): value for name, value in values.items() if name not in keys or value is not None}
 
     @property
     def measured(self) -> bool:
-        """Whether it comes from clips."""
-        return self.heard_low_dbfs is not None and self.heard_high_dbfs is not None
+        """Whether the range was measured on clips."""
+        return self.measured_low_dbfs is not None and self.measured_high_dbfs is not None
 
 
 class StateSettings(_Settings):
@@ -149,7 +159,7 @@ class Stuck(StateSettings):
 
 
 class Dropouts(StateSettings):
-    """Holes in the sound within 60 s: runs of exact zeros with a sharp edge, and gaps that the source reports."""
+    """DropoutDetector in the sound within 60 s: runs of exact zeros with a sharp edge, and gaps that the source reports."""
 
     shortest_seconds: Annotated[float, Field(gt=0.0, le=1.0)] = 0.002
     longest_seconds: Annotated[float, Field(gt=0.0, le=60.0)] = 1.0
@@ -187,7 +197,7 @@ class Level(StateSettings):
 
 
 class HealthSettings(_Settings):
-    """All health states. `sick` lists those that make an input sick, so that it raises no anomaly alarm."""
+    """All health states. `unhealthy` lists those that make the input unhealthy: no alarm is raised from it."""
 
     digital_silence: DigitalSilence = DigitalSilence()
     silence: Silence = Silence()
@@ -196,13 +206,18 @@ class HealthSettings(_Settings):
     stuck: Stuck = Stuck()
     dropouts: Dropouts = Dropouts()
     level: Level = Level()
-    sick: Annotated[tuple[str, ...], Field(strict=False)] = STATES
+    unhealthy: Annotated[tuple[str, ...], Field(strict=False)] = STATES
+
+    @model_validator(mode="before")
+    @classmethod
+    def _old_names(cls, value: Any) -> Any:
+        return accept_old_keys(value, {"sick": "unhealthy"})
 
     @model_validator(mode="after")
     def _known(self) -> HealthSettings:
-        for name in self.sick:
+        for name in self.unhealthy:
             if name not in STATES:
-                raise ValueError(f"sick: {name!r} is not a health state; use {', '.join(STATES)}")
+                raise ValueError(f"unhealthy: {name!r} is not a health state; use {', '.join(STATES)}")
         return self
 
     @classmethod
@@ -235,11 +250,11 @@ def level_range(settings: HealthSettings, amplitude: Amplitude, measured: LevelR
     """
     given, found = settings.level, measured
     if found is not None and found.measured and "margin_db" in given.model_fields_set:
-        assert found.heard_low_dbfs is not None
-        assert found.heard_high_dbfs is not None
-        high, margin = min(0.0, found.heard_high_dbfs + given.margin_db), given.margin_db
-        low = max(FLOOR_DBFS, min(found.heard_low_dbfs, high) - margin)
-        found = LevelRange(low_dbfs=low, high_dbfs=high, found_by=f"what was heard ± {margin:g} dB")
+        assert found.measured_low_dbfs is not None
+        assert found.measured_high_dbfs is not None
+        high, margin = min(0.0, found.measured_high_dbfs + given.margin_db), given.margin_db
+        low = max(FLOOR_DBFS, min(found.measured_low_dbfs, high) - margin)
+        found = LevelRange(low_dbfs=low, high_dbfs=high, found_by=f"the measured level ± {margin:g} dB")
     if found is None and (centre := training_level_dbfs(amplitude)) is not None:
         margin = given.margin_db
         # Training clips may have been scaled beyond full scale; a device cannot be.

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from edgeasd.runtime.errors import InputError, describe_problem, printable
+from edgeasd.runtime.errors import InputError, describe_validation_error, printable
 from edgeasd.runtime.outputs.addresses import is_loopback, one_of, split_address, split_url
 from edgeasd.runtime.outputs.messages import Kind
 
@@ -206,7 +206,7 @@ def parse_outputs(value: Any, place: str) -> dict[str, OutputSettings]:
         try:
             found[name] = TYPES[kind].model_validate(dict(table))  # type: ignore[assignment]
         except ValidationError as error:
-            problem = describe_problem(error, TYPES[kind])
+            problem = describe_validation_error(error, TYPES[kind])
             # What is wrong with the table as a whole names no field.
             dot = "." if error.errors()[0]["loc"] else ": "
             raise InputError(f"{place}.{name}{dot}{problem}") from None

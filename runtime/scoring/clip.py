@@ -27,13 +27,13 @@ class ClipScore:
 
 def score_sound(scorer: Scorer, sound: Float32Array, *, tile_short: bool = False, anchored: bool = False) -> ClipScore:
     """Clip score of samples (n,) float32, wherever the scorer has its front end. As `score_features`."""
-    return score_features(scorer, scorer.rows(sound), tile_short=tile_short, anchored=anchored)
+    return score_features(scorer, scorer.extract_features(sound), tile_short=tile_short, anchored=anchored)
 
 
 def score_features(
     scorer: Scorer, features: Float32Array, *, tile_short: bool = False, anchored: bool = False
 ) -> ClipScore:
-    """Clip score of what `Scorer.rows` gives, log-mel frames (T, n_mels) float32: the mean over K sections.
+    """Clip score of what `Scorer.extract_features` gives, log-mel frames (T, n_mels) float32: the mean over K sections.
 
     Paper, section IV-A. Below one segment: tiled where `tile_short`, otherwise InputError that says how much is missing.
     """

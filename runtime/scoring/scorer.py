@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from edgeasd.runtime.engines.base import ChainedEngine, Engine
+from edgeasd.runtime.engines.base import Engine, EngineWithFrontEnd
 from edgeasd.runtime.engines.onnxruntime import make_session
 from edgeasd.runtime.errors import CheckFailed
 from edgeasd.runtime.features.framing import frame_samples, frames_of
 from edgeasd.runtime.features.logmel import Amplitude, FeatureSettings, Float32Array, logmel
-from edgeasd.runtime.features.segments import LiveSegments, LogMelSegments, SampleSegments, SegmentSettings
+from edgeasd.runtime.features.segments import LogMelSegmenter, SampleSegmenter, Segmenter, SegmentSettings
 from edgeasd.runtime.scoring.score import ScoreSettings, SegmentScores
 
 HEAD_OUTPUTS = ("logit", "q", "p", "d", "d_prime")
@@ -23,7 +23,7 @@ _SCORED_OUTPUTS = ("logit", "q", "d")
 
 @dataclass(frozen=True, slots=True)
 class FrontEndDeviation:
-    """How far a front end is from the features of the runtime on `proof_sound`."""
+    """How far a front end is from the features of the runtime on `self_test_sound`."""
 
     logmel: float
     """Largest |Δ log10|."""
@@ -74,11 +74,11 @@ class Scorer:
         self.segments = segments
         self.score = score
 
-    def live_segments(self) -> LiveSegments:
+    def make_segmenter(self) -> Segmenter:
         """What a stream keeps of its sound, new and empty."""
-        return LogMelSegments(self.features, self.amplitude, self.segments)
+        return LogMelSegmenter(self.features, self.amplitude, self.segments)
 
-    def rows(self, sound: Float32Array) -> Float32Array:
+    def extract_features(self, sound: Float32Array) -> Float32Array:
         """What segments are cut from: log-mel frames (T, n_mels) float32 of samples (n,) float32. Raises InputError."""
         return logmel(sound, self.features, self.amplitude)
 
@@ -114,27 +114,27 @@ class Scorer:
             close()
 
 
-class FramesScorer(Scorer):
+class GraphFrontEndScorer(Scorer):
     """As Scorer, but with normalised frames (N, frames, n_fft) float32 where that has log-mel.
 
     A waiting segment is its samples (n,), once: frames overlap, and are twice as many values.
     """
 
-    engine: ChainedEngine
+    engine: EngineWithFrontEnd
 
     def __init__(
-        self, engine: ChainedEngine, head: HeadFunction, alike: Scorer, front_end_deviation: FrontEndDeviation
+        self, engine: EngineWithFrontEnd, head: HeadFunction, alike: Scorer, front_end_deviation: FrontEndDeviation
     ) -> None:
         """`alike` is the scorer of `engine.encoder`, with the same features, segments and constants."""
         super().__init__(engine, head, alike.features, alike.amplitude, alike.segments, alike.score)
         self.front_end_deviation = front_end_deviation
         """How far the front end was from the features of the runtime when it was loaded."""
 
-    def live_segments(self) -> LiveSegments:
+    def make_segmenter(self) -> Segmenter:
         """What a stream keeps of its sound, new and empty: samples."""
-        return SampleSegments(self.features, self.amplitude, self.segments)
+        return SampleSegmenter(self.features, self.amplitude, self.segments)
 
-    def rows(self, sound: Float32Array) -> Float32Array:
+    def extract_features(self, sound: Float32Array) -> Float32Array:
         """Normalised frames (T, n_fft) float32 of samples (n,) float32, as a view. Raises InputError."""
         return frame_samples(sound, self.features, self.amplitude)
 

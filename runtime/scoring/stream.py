@@ -24,7 +24,7 @@ class Stream:
 
     def __init__(self, scorer: Scorer) -> None:
         self.scorer = scorer
-        self._segments = scorer.live_segments()
+        self._segments = scorer.make_segmenter()
         self._mean = ClipMean(scorer.segments.sections)
         self._waiting: list[tuple[int, Float32Array]] = []
         self.keep_every = 1

@@ -54,9 +54,9 @@ class InputWatch:
         found = []
         while self._changes and (end is None or self._changes[0][0] <= end):
             position, report = self._changes.popleft()
-            if self._sick and not report.sick:
+            if self._sick and not report.is_unhealthy:
                 self._healthy_from = position
-            self._sick = report.sick
+            self._sick = report.is_unhealthy
             found.append(report)
         return found
 

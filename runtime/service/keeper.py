@@ -169,7 +169,7 @@ class Keeper:
             kept.take_over(before)
         elif left is not None:
             kept.take_over(left)
-            kept.machine.begin_row()
+            kept.machine.reset_history()
             self._leaving.remove(left)
         else:
             self._restore(kept)

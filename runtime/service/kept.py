@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
-from edgeasd.runtime.alarms import AlarmMachine, Command, Observation, Transition
+from edgeasd.runtime.alarms import AlarmInput, AlarmMachine, Command, Transition
 from edgeasd.runtime.alarms.settings import AlarmSettings
 from edgeasd.runtime.bundle.manifest import Manifest
 from edgeasd.runtime.outputs import ScoreSummary
@@ -68,15 +68,15 @@ class Kept:
         if finding.complete and finding.looks_back is not None:
             self._looks_back = finding.looks_back
         self.unsaved += self.machine.step(
-            Observation(
+            AlarmInput(
                 time=time,
                 wall=wall,
                 score=finding.score,
                 complete=finding.complete,
-                sick=finding.sick,
+                input_unhealthy=finding.sick,
                 gap=finding.gap,
-                suspect=finding.suspect,
-                looks_back=self._looks_back,
+                input_suspect=finding.suspect,
+                window_seconds=self._looks_back,
             )
         )
         if finding.score is None:
@@ -101,11 +101,11 @@ class Kept:
 
     def begin_numbers(self, last: int, wall: float) -> None:
         """Go on above `last`, and say that what was said up to there is no longer known."""
-        self.unsaved.append(self.machine.number_after(last, wall))
+        self.unsaved.append(self.machine.skip_sequence_to(last, wall))
 
     def tick(self, time: float, sick: bool) -> None:
         """Let time pass where no scores come."""
-        seen = Observation(self._advance(time), wall_time(time), sick=sick, looks_back=self._looks_back)
+        seen = AlarmInput(self._advance(time), wall_time(time), input_unhealthy=sick, window_seconds=self._looks_back)
         self.unsaved += self.machine.step(seen)
 
     def command(self, command: Command, time: float) -> list[Transition]:

@@ -126,7 +126,7 @@ class Listener:
 
 
 def start_record(scorer: Scorer, manifest: Manifest, source: str) -> Record:
-    """The first record: what is in use. By then the golden segments have been reproduced."""
+    """The first record: what is in use. By then the reference segments have been reproduced."""
     return {
         **record_of("start", manifest),
         "source": source,
@@ -189,7 +189,7 @@ class Session:
         lost = self._queue.dropped + self._at_source("lost_samples")
         return Standing(
             health=() if report is None else report.active,
-            sick=report is not None and report.sick,
+            sick=report is not None and report.is_unhealthy,
             settled=watch is None or watch.settled,
             latency=self._latencies.percentiles(),
             lost_seconds=lost / self._bundle.manifest.features.sample_rate,

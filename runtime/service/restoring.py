@@ -28,7 +28,7 @@ def restore(
         except InputError as error:
             lost = True
             log(f"{error}; until then its alarms begin as normal")
-        kept.machine.begin_row()
+        kept.machine.reset_history()
     said = ledger.read(lambda store: store.last_sequence(machine, id))
     heard = 0 if outputs is None else outputs.highest_event(machine, id)
     if lost or max(said, heard) > kept.machine.sequence:

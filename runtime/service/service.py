@@ -169,7 +169,7 @@ class Service:
     def _trouble(self) -> str | None:
         evidence = self.fleet.evidence
         status = None if evidence is None else evidence.status()
-        lost = None if status is None or not status.sick else f"evidence: {status.detail or status.state}"
+        lost = None if status is None or not status.is_degraded else f"evidence: {status.detail or status.state}"
         return self.keeper.trouble or self._exchange.trouble or self._partly or lost
 
     def command(self, stream: str, value: Any) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from typing import Any
 from edgeasd.runtime.bundle.manifest import Manifest
 from edgeasd.runtime.config.settings import StreamSettings
 from edgeasd.runtime.errors import EdgeasdError, InputError
-from edgeasd.runtime.evidence import EvidenceWriter, Recorder
+from edgeasd.runtime.evidence import EvidenceRecorder, EvidenceWriter
 from edgeasd.runtime.features.logmel import check_samples
 from edgeasd.runtime.health import HealthMonitor, HealthReport, level_range
 from edgeasd.runtime.scoring.score import Score
@@ -69,7 +69,7 @@ class ServedStream:
         self._health = self._new_health(settings, manifest)
         self.report: HealthReport = self._health.report()
         self.stream: Stream | None = None
-        self.recorder: Recorder | None = None
+        self.recorder: EvidenceRecorder | None = None
         """Who keeps the evidence of its events."""
         self._rule = AlarmRule(manifest.threshold)
         self._expected, self._offset = 0, 0
@@ -153,7 +153,9 @@ class ServedStream:
             if same:
                 return
             self.recorder.close()
-        self.recorder = Recorder(writer, manifest.machine.type, manifest.machine.id, self.rate, settings.evidence)
+        self.recorder = EvidenceRecorder(
+            writer, manifest.machine.type, manifest.machine.id, self.rate, settings.evidence
+        )
 
     def accept(self, block: Block) -> None:
         """Take in a block: its health, its frames. A gap before it resets the stream: no segment spans one."""
@@ -202,7 +204,7 @@ class ServedStream:
                 score.complete,
                 self.sick,
                 position=end,
-                suspect=self._health.suspect,
+                suspect=self._health.is_suspect,
                 looks_back=self._look_back(score),
             )
             self._listeners.find(found)
@@ -269,7 +271,7 @@ class ServedStream:
     @property
     def sick(self) -> bool:
         """Whether no alarm may come from this input: it is sick, or not there."""
-        return self._health.sick or (self.source.live and self._absent)
+        return self._health.is_unhealthy or (self.source.live and self._absent)
 
     @property
     def _absent(self) -> bool:

@@ -1,7 +1,7 @@
 """`edgeasd build`, the whole way, with a real builder and no GPU.
 
 TensorRT for RTX takes the place of TensorRT, and stand-ins that of the GPU's name and of what only a GPU can answer:
-the inspector and the golden segments. Whatever they are asked, the order of things, the files and the exit codes are
+the inspector and the reference segments. Whatever they are asked, the order of things, the files and the exit codes are
 the command's own.
 """
 
@@ -29,7 +29,7 @@ from edgeasd.calibration.quantization.encoder_parts import prepare
 from edgeasd.calibration.quantization.placement import calibrated_tensors
 from edgeasd.calibration.quantization.qdq import int8_graph
 from edgeasd.runtime.bundle.bundle import hash_file
-from edgeasd.runtime.bundle.golden import Deviation
+from edgeasd.runtime.bundle.reference_segments import Deviation
 from edgeasd.runtime.engine_build import bundle_engines as bundle_build
 from edgeasd.runtime.engine_build.timing_cache import cache_path, read_cache
 from edgeasd.runtime.engines.tensorrt import cuda, library
@@ -93,10 +93,10 @@ class Gpu:
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Gpu:
     gpu = Gpu()
     monkeypatch.setattr(library, "load", lambda: tensorrt_rtx)
-    monkeypatch.setattr(machine, "gpu_facts", lambda index: cuda.GpuFacts("Stand-in", "8.6", 8 << 30))
+    monkeypatch.setattr(machine, "gpu_info", lambda index: cuda.GpuInfo("Stand-in", "8.6", 8 << 30))
     monkeypatch.setattr(bundle_build, "_select", lambda index: None)
     monkeypatch.setattr(bundle_build, "ask_inspector", gpu.inspector)
-    monkeypatch.setattr(bundle_build, "prove_encoder", gpu.prove)
+    monkeypatch.setattr(bundle_build, "verify_encoder", gpu.prove)
     return gpu
 
 
@@ -108,7 +108,7 @@ def build(edgeasd: Edgeasd, bundle: Path, gpu: Gpu) -> Edgeasd:
 def test_everything_that_is_offered_is_built_once(build: Edgeasd, bundle: Path, gpu: Gpu) -> None:
     done = build()
     assert (done.code, [path.name for path in gpu.proven]) == (0, ["encoder.fp32.engine", "encoder.int8.engine"])
-    assert "golden segments reproduced (z 1.0e-06" in done.out
+    assert "reference segments reproduced (z 1.0e-06" in done.out
     assert "layers by precision: " in done.out
     assert "fp32: building for Stand-in with TensorRT " in done.said
     assert re.search(r"encoder.fp32.engine: built in \d+ s, \d+\.\d MiB", done.out)
@@ -184,7 +184,7 @@ def test_a_front_end_is_built_alone_and_proven_on_noise(
         gpu.prove(bundle, None, engine, accelerator, max_batch)
         return FrontEndDeviation(2e-6)
 
-    monkeypatch.setattr(bundle_build, "prove_front_end", prove)
+    monkeypatch.setattr(bundle_build, "verify_front_end", prove)
     monkeypatch.setattr(bundle_build, "ask_inspector", lambda trt, engine: '{"Layers": []}')
     done = edgeasd("build", folder, "--front-end", "--max-batch", "4", cwd=tmp_path)
     assert done.code == 0, done.said
@@ -224,10 +224,10 @@ def test_convolutions_that_the_inspector_does_not_name_are_a_warning(build: Edge
 def test_an_engine_that_fails_on_the_golden_segments_is_not_kept(build: Edgeasd, bundle: Path, gpu: Gpu) -> None:
     build("--precision", "fp32")
     before = contents(bundle)
-    gpu.deviation = CheckFailed("valve-id_00: golden segments are not reproduced by a stand-in; export again")
+    gpu.deviation = CheckFailed("valve-id_00: reference segments are not reproduced by a stand-in; export again")
     done = build("--precision", "fp32", "--force")
     assert (done.code, done.out) == (1, "")
-    assert done.lines[-1].endswith("golden segments are not reproduced by a stand-in; export again")
+    assert done.lines[-1].endswith("reference segments are not reproduced by a stand-in; export again")
     assert contents(bundle) == {**before, "engines/timing.cache": (bundle / "engines/timing.cache").read_bytes()}
 
 

@@ -17,13 +17,13 @@ import pytest
 from edgeasd.runtime.bundle.bundle import Bundle
 from edgeasd.runtime.engine_build.bundle_engines import Target, targets, why_not
 from edgeasd.runtime.engines.tensorrt import library
-from edgeasd.runtime.engines.tensorrt.engine_file import BuildOptions, MachineFacts, Sidecar, engine_paths
+from edgeasd.runtime.engines.tensorrt.engine_file import BuildOptions, DeviceInfo, Sidecar, engine_paths
 from edgeasd.runtime.errors import BundleError, InputError
 from edgeasd.toolkit.cli.build import build as command
 
 pytestmark = pytest.mark.core
 
-HERE = MachineFacts("10.3.0", "Orin", "8.7", "36.4.3")
+HERE = DeviceInfo("10.3.0", "Orin", "8.7", "36.4.3")
 ENCODER = Target("encoder", "fp32", "encoder.fp32.onnx")
 OPTIONS = BuildOptions()
 BROKEN = "raise ImportError('libnvinfer.so.10: cannot open shared object file')\n"
@@ -140,7 +140,7 @@ def test_what_is_no_bundle(tmp_path: Path) -> None:
 # Which engine may stay
 
 
-def reasons(bundle: Path, machine: MachineFacts = HERE, options: BuildOptions = OPTIONS) -> list[str]:
+def reasons(bundle: Path, machine: DeviceInfo = HERE, options: BuildOptions = OPTIONS) -> list[str]:
     with Bundle(bundle) as opened:
         return why_not(opened, ENCODER, machine, options)
 

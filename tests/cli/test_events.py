@@ -20,9 +20,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from edgeasd.runtime.alarms import AlarmMachine, AlarmSettings, Command, Observation
+from edgeasd.runtime.alarms import AlarmInput, AlarmMachine, AlarmSettings, Command
 from edgeasd.runtime.errors import InputError
-from edgeasd.runtime.evidence import ClipSettings, EvidenceWriter, KeepSettings, Recorder
+from edgeasd.runtime.evidence import ClipSettings, EvidenceRecorder, EvidenceWriter, KeepSettings
 from edgeasd.runtime.scoring.threshold import Threshold
 from edgeasd.runtime.storage import EventStore
 from edgeasd.toolkit.cli import app
@@ -61,14 +61,16 @@ def listen(data: Path, store: EventStore, machine: str, id: str, wall: float, *,
     threshold = Threshold(clip=1.0, consecutive=1, found_by="t", clips=1)
     alarms = AlarmMachine(machine, id, AlarmSettings(), threshold)
     writer = EvidenceWriter(data, KeepSettings(min_free_megabytes=0.1))
-    recorder = Recorder(writer, machine, id, RATE, ClipSettings(pre_seconds=1, post_seconds=1, longest_seconds=4))
+    recorder = EvidenceRecorder(
+        writer, machine, id, RATE, ClipSettings(pre_seconds=1, post_seconds=1, longest_seconds=4)
+    )
     sound = np.random.default_rng(0).uniform(-0.1, 0.1, RATE).astype(np.float32)
     event = ""
     for second in range(6):
         recorder.sound(second * RATE, sound)
         score = 2.0 if second == 1 or (second > 1 and not clear) else 0.0
         recorder.score((second + 1) * RATE, wall + second, score, score)
-        said = alarms.step(Observation(float(second), wall + second, score))
+        said = alarms.step(AlarmInput(float(second), wall + second, score))
         if second == 1:
             said += alarms.command(Command(command="acknowledge", by="anna", note="on my way"), 1.0, wall + 1)
             event = str(said[0].event)

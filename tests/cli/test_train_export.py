@@ -362,7 +362,7 @@ def test_a_model_with_nothing_held_out_is_calibrated_by_clips(home: Path, tmp_pa
     assert (manifest["status"], manifest["threshold"]["clips"]) == ("calibrated", 10)
     assert manifest["threshold"]["found_by"] == "largest given clip score"
     level = manifest["level"]
-    assert level["low_dbfs"] < level["heard_low_dbfs"] - 9 < level["heard_high_dbfs"] - 8 < level["high_dbfs"]
+    assert level["low_dbfs"] < level["measured_low_dbfs"] - 9 < level["measured_high_dbfs"] - 8 < level["high_dbfs"]
     assert "of 10 clips" in level["found_by"]
     scored = edgeasd("score", bundle, clips, "--json", cwd=home)
     scores = [json.loads(line)["score"] for line in scored.stdout.splitlines()]

@@ -211,15 +211,17 @@ def test_a_bundle_whose_golden_segments_are_not_reproduced_fails_the_check(place
     """Hashes that fit are no proof: here the listed golden outputs are of another model."""
     import hashlib
 
-    from edgeasd.runtime.bundle.golden import Golden
+    from edgeasd.runtime.bundle.reference_segments import ReferenceSegments
 
     data = (bundle_copy / "golden.npz").read_bytes()
-    golden = Golden.from_bytes(data, "golden.npz")
-    changed = Golden(golden.logmel, golden.z * np.float32(1.5), golden.logit, golden.q, golden.d).to_bytes()
+    golden = ReferenceSegments.from_bytes(data, "golden.npz")
+    changed = ReferenceSegments(golden.logmel, golden.z * np.float32(1.5), golden.logit, golden.q, golden.d).to_bytes()
     (bundle_copy / "golden.npz").write_bytes(changed)
     entry = {"sha256": hashlib.sha256(changed).hexdigest(), "size": len(changed)}
     edit_manifest(lambda m: m["files"].update({"golden.npz": entry}))(bundle_copy)  # type: ignore[attr-defined]
-    refused(place, 1, "valve-id_00: golden segments are not reproduced", "z deviates", command=("verify", bundle_copy))
+    refused(
+        place, 1, "valve-id_00: reference segments are not reproduced", "z deviates", command=("verify", bundle_copy)
+    )
 
 
 def test_a_damaged_zip_is_refused(place: Path, small_bundle: Path) -> None:

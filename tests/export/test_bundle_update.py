@@ -15,8 +15,8 @@ import onnx
 from edgeasd.export.bundle_update import BundleChanges, MadeVariant, int8_load_limits, update_bundle
 from edgeasd.export.fp16 import FP16_LIMITS, build_fp16
 from edgeasd.runtime.bundle.bundle import Bundle
-from edgeasd.runtime.bundle.golden import Deviation
 from edgeasd.runtime.bundle.manifest import Tolerance
+from edgeasd.runtime.bundle.reference_segments import Deviation
 from edgeasd.runtime.errors import BundleError, CheckFailed, InputError
 
 
@@ -55,7 +55,7 @@ def test_a_new_variant_is_listed_hashed_and_works(bundle_copy: Path, fp16: Any) 
 def test_a_variant_that_misses_its_tolerance_changes_nothing(bundle_copy: Path, fp16: Any) -> None:
     before = contents(bundle_copy)
     strict = Tolerance(z=1e-9, logit=1e-9, d=1e-9, score=1e-9)
-    with pytest.raises(CheckFailed, match="golden segments are not reproduced"):
+    with pytest.raises(CheckFailed, match="reference segments are not reproduced"):
         update_bundle(bundle_copy, manifest_bytes(bundle_copy), made(fp16, strict), {})
     assert contents(bundle_copy) == before
 

@@ -108,7 +108,7 @@ def test_the_runtime_opens_it_and_computes_what_torch_computes(exported: Path, m
         expected = relative_distance(found.d, score.d_min, score.d_max)
         np.testing.assert_allclose(head["d_prime"], expected, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(found.d_prime, expected, rtol=0, atol=0)
-        assert len(bundle.golden().z) == 4
+        assert len(bundle.reference_segments().z) == 4
         scorer.close()
 
 

@@ -14,9 +14,9 @@ from onnx import TensorProto, numpy_helper
 from edgeasd.calibration.quantization.encoder_parts import prepare
 from edgeasd.calibration.quantization.fp16 import vanishing_weights
 from edgeasd.export.fp16 import FP16_LIMITS, build_fp16, load_limits
-from edgeasd.runtime.bundle.golden import Deviation
 from edgeasd.runtime.bundle.manifest import Tolerance
 from edgeasd.runtime.bundle.onnx_check import inspect_onnx
+from edgeasd.runtime.bundle.reference_segments import Deviation
 from edgeasd.runtime.engines.onnxruntime import make_session
 from edgeasd.runtime.errors import CheckFailed
 

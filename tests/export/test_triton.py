@@ -177,7 +177,7 @@ def through(folder: Path, version: int, logmel: np.ndarray) -> dict[str, np.ndar
 def test_the_chain_gives_the_scores_of_the_bundle(repository: Path, small_bundle: Path) -> None:
     with Bundle(small_bundle) as bundle:
         scorer, _ = bundle.open_scorer(threads=1)
-        logmel = np.resize(bundle.golden().logmel, (7, 256, 128))
+        logmel = np.resize(bundle.reference_segments().logmel, (7, 256, 128))
         logmel = logmel + np.linspace(0, 0.5, 7, dtype=np.float32)[:, None, None]
         expected, score = scorer.score_segments(logmel), bundle.manifest.score
         embeddings = scorer.embed(logmel)
@@ -198,7 +198,7 @@ def test_a_re_fitted_bundle_is_served_with_its_new_constants(bundle_copy: Path, 
     (bundle_copy / "manifest.json").write_text(json.dumps(manifest))
     write_repository([bundle_copy], tmp_path / "m")
     with Bundle(bundle_copy) as bundle:
-        found = through(tmp_path / "m", 1, bundle.golden().logmel)
+        found = through(tmp_path / "m", 1, bundle.reference_segments().logmel)
     np.testing.assert_allclose(found["d_prime"], (found["d"] - 0.5) / 3.0, rtol=1e-5, atol=1e-6)
 
 

@@ -299,7 +299,7 @@ def test_alarm_and_health_messages_and_settings_have_the_fields_described() -> N
     assert described_fields("reference/health.md", "Report") == set(report)
     assert set(HEALTH_STATES) == described_fields("reference/health.md", "The states")
     described = described_fields("reference/health.md", "Settings")
-    assert described >= set(HealthSettings.model_fields) - {"sick"}
+    assert described >= set(HealthSettings.model_fields) - {"unhealthy"}
     health = (REPOSITORY / "docs" / "reference" / "health.md").read_text("utf-8")
     for part in HealthSettings.model_fields.values():
         if isinstance(part.default, BaseModel):

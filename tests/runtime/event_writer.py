@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from edgeasd.runtime.alarms import AlarmMachine, AlarmSettings, Command, Observation
+from edgeasd.runtime.alarms import AlarmInput, AlarmMachine, AlarmSettings, Command
 from edgeasd.runtime.scoring.threshold import Threshold
 from edgeasd.runtime.storage import EventStore
 
@@ -31,7 +31,7 @@ def write(path: Path, seed: int) -> None:
         second += 1
         score = chance.choice([0.0, 2.0])
         store.add_scores("valve", "00", [(WALL + second, score)])
-        said = machine.step(Observation(time.monotonic(), WALL + second, score))
+        said = machine.step(AlarmInput(time.monotonic(), WALL + second, score))
         if chance.random() < 0.3:
             said += machine.command(Command(command="acknowledge"), time.monotonic(), WALL + second)
         if said:

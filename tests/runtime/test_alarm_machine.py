@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeasd.runtime.alarms import SERVICE, AlarmMachine, AlarmSettings, Command, Observation, Transition, parse_command
+from edgeasd.runtime.alarms import SERVICE, AlarmInput, AlarmMachine, AlarmSettings, Command, Transition, parse_command
 from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.scoring.threshold import AlarmRule, Threshold
 
@@ -32,7 +32,7 @@ class Box:
         said = []
         for score in scores:
             self.now += seconds
-            said += self.machine.step(Observation(self.now, WALL + self.now, score, **more))
+            said += self.machine.step(AlarmInput(self.now, WALL + self.now, score, **more))
         return said
 
     def do(self, command: str, **more: Any) -> list[Transition]:
@@ -169,9 +169,9 @@ def test_ids_rise_even_when_the_wall_clock_is_set_back() -> None:
     machine = AlarmMachine("valve", "00", AlarmSettings(k=1), THRESHOLD, random_bits=lambda bits: 0)
     ids = []
     for i, wall in enumerate([WALL, 0.0, WALL - 5, WALL + 1]):
-        (raised, *_) = [t for t in machine.step(Observation(2 * i, wall, HIGH)) if t.state == "alarm"]
+        (raised, *_) = [t for t in machine.step(AlarmInput(2 * i, wall, HIGH)) if t.state == "alarm"]
         ids.append(raised.event)
-        machine.step(Observation(2 * i + 1, wall, LOW))
+        machine.step(AlarmInput(2 * i + 1, wall, LOW))
     assert ids == sorted(set(ids))  # type: ignore[type-var]
 
 
@@ -280,18 +280,18 @@ def test_a_command_that_means_nothing_is_refused_in_one_line(given_: object, sai
 
 
 def test_sick_input_freezes_an_open_event_and_opens_none() -> None:
-    box = Box(settle_seconds=5)
+    box = Box(recovery_seconds=5)
     box.see(HIGH, HIGH, HIGH)
-    assert states(box.see(LOW, HIGH, LOW, sick=True)) == [("alarm", "alarm", "input_sick")]
-    assert box.machine.frozen
+    assert states(box.see(LOW, HIGH, LOW, input_unhealthy=True)) == [("alarm", "alarm", "input_sick")]
+    assert box.machine.suspended
     assert box.see(LOW, LOW, LOW, LOW) == []
     assert states(box.see(LOW)) == [("alarm", "alarm", "input_healthy"), CLEARED]
-    assert box.see(*[HIGH] * 9, sick=True)[0].reason == "cooldown_over"
+    assert box.see(*[HIGH] * 9, input_unhealthy=True)[0].reason == "cooldown_over"
     assert box.machine.event is None
 
 
 def test_a_score_that_is_not_a_number_counts_as_sick_input() -> None:
-    box = Box(settle_seconds=0)
+    box = Box(recovery_seconds=0)
     box.see(HIGH, HIGH, HIGH)
     assert states(box.see(float("nan"))) == [("alarm", "alarm", "input_sick")]
     assert states(box.see(HIGH)) == [("alarm", "alarm", "input_healthy")]
@@ -300,7 +300,7 @@ def test_a_score_that_is_not_a_number_counts_as_sick_input() -> None:
 def test_an_event_can_be_acknowledged_and_cleared_by_hand_while_the_input_is_sick() -> None:
     box = Box()
     box.see(HIGH, HIGH, HIGH)
-    box.see(None, sick=True)
+    box.see(None, input_unhealthy=True)
     assert states(box.do("acknowledge") + box.do("clear")) == [
         ("alarm", "acknowledged", "acknowledged"),
         ("acknowledged", "cleared", "cleared_by_hand"),
@@ -311,10 +311,10 @@ def test_a_gap_ends_an_event_only_where_the_settings_say_so() -> None:
     box = Box()
     box.see(HIGH, HIGH, HIGH)
     assert states(box.see(HIGH, gap=True)) == [("alarm", "cleared", "gap"), COOL]
-    box = Box(gap_clears=False)
+    box = Box(clear_on_gap=False)
     box.see(HIGH, HIGH, HIGH)
     assert box.see(HIGH, gap=True) == []
-    box = Box(gap_clears=False)
+    box = Box(clear_on_gap=False)
     box.see(HIGH, HIGH)
     assert box.see(HIGH, gap=True) == []
     assert states(box.see(HIGH, HIGH)) == [RAISED]
@@ -337,7 +337,7 @@ def test_times_that_are_none_are_refused_and_change_nothing(time: float, wall: f
     box.see(HIGH, HIGH)
     before = box.machine.snapshot()
     with pytest.raises(InputError):
-        box.machine.step(Observation(time, wall, HIGH))
+        box.machine.step(AlarmInput(time, wall, HIGH))
     with pytest.raises(InputError):
         box.machine.command(Command(command="test"), time, wall)
     assert box.machine.snapshot() == before
@@ -377,3 +377,10 @@ def test_the_settings_for_a_service_keep_an_event_over_a_gap_and_a_dip() -> None
     box.see(HIGH, HIGH, HIGH)
     assert box.see(0.95, gap=True) == []
     assert box.machine.state == "alarm"
+
+
+def test_keys_of_earlier_settings_still_load() -> None:
+    found = AlarmSettings.parse({"settle_seconds": 3.0, "gap_clears": False}, "x")
+    assert (found.recovery_seconds, found.clear_on_gap) == (3.0, False)
+    with pytest.raises(InputError, match="settle_seconds: is the old name of recovery_seconds"):
+        AlarmSettings.parse({"settle_seconds": 3.0, "recovery_seconds": 3.0}, "x")

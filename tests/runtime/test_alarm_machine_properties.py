@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeasd.runtime.alarms import AlarmMachine, AlarmSettings, Command, Observation, Transition
+from edgeasd.runtime.alarms import AlarmInput, AlarmMachine, AlarmSettings, Command, Transition
 from edgeasd.runtime.alarms.event_id import is_event_id, make_event_id, milliseconds_of
 from edgeasd.runtime.alarms.transition import REASONS, STATES
 from edgeasd.runtime.errors import InputError
@@ -75,8 +75,8 @@ SETTINGS = st.builds(
     clear_after=st.sampled_from([None, 1, 2]),
     min_seconds=st.sampled_from([0.0, 2.0]),
     cooldown_seconds=st.sampled_from([0.0, 1.0, 7.0]),
-    settle_seconds=st.sampled_from([0.0, 3.0]),
-    gap_clears=st.booleans(),
+    recovery_seconds=st.sampled_from([0.0, 3.0]),
+    clear_on_gap=st.booleans(),
 )
 
 
@@ -104,7 +104,7 @@ class Plant:
             complete, sick, gap = not it.flags & 1, bool(it.flags & 2), bool(it.flags & 4)
             more_sound = _LONG_CLIPS if it.flags & 16 else 0.0
             said = self.machine.step(
-                Observation(self.now, self.wall, it.value, complete, sick, gap, bool(it.flags & 8), more_sound)
+                AlarmInput(self.now, self.wall, it.value, complete, sick, gap, bool(it.flags & 8), more_sound)
             )
         else:
             more: dict[str, Any] = {"seconds": it.value} if it.kind == "snooze" else {}
@@ -132,7 +132,7 @@ class Watcher:
             self.sick_at, self.settling = now, True
         if it.kind == "see" and it.value is not None and not it.flags & 1:
             self.recent.append(it.value)
-        settle = max(self.plant.policy.settle_seconds, _LONG_CLIPS if it.flags & 16 else 0.0)
+        settle = max(self.plant.policy.recovery_seconds, _LONG_CLIPS if it.flags & 16 else 0.0)
         self.frozen = sick or (self.settling and now - self.sick_at < settle)
         self.settling = self.frozen if it.kind == "see" else self.settling
 
@@ -336,8 +336,8 @@ def test_after_a_reboot_the_time_between_does_not_count() -> None:
     for clock in (5.0, 1e6):
         machine = plant.fresh()
         machine.restore(plant.machine.snapshot(), time=clock)
-        assert machine.step(Observation(clock + 8.5, 1.8e9, 3.0)) == []
-        assert [t.state for t in machine.step(Observation(clock + 9.0, 1.8e9, 3.0))] == ["normal", "alarm"]
+        assert machine.step(AlarmInput(clock + 8.5, 1.8e9, 3.0)) == []
+        assert [t.state for t in machine.step(AlarmInput(clock + 9.0, 1.8e9, 3.0))] == ["normal", "alarm"]
 
 
 def test_fewer_scores_may_count_after_the_settings_were_changed() -> None:
@@ -347,13 +347,13 @@ def test_fewer_scores_may_count_after_the_settings_were_changed() -> None:
     plant.policy = AlarmSettings(k=3, n=3)
     machine = plant.fresh()
     machine.restore(plant.machine.snapshot())
-    assert machine.step(Observation(2000.0, 1.8e9, 3.0)) == []
+    assert machine.step(AlarmInput(2000.0, 1.8e9, 3.0)) == []
 
 
 def test_an_event_that_was_open_when_the_threshold_went_is_cleared() -> None:
     machine = AlarmMachine("fan", "02", AlarmSettings(), None)
     machine.restore(plain())
-    assert [(t.state, t.reason) for t in machine.step(Observation(2000.0, 1.8e9, 3.0))] == [("cleared", "no_threshold")]
+    assert [(t.state, t.reason) for t in machine.step(AlarmInput(2000.0, 1.8e9, 3.0))] == [("cleared", "no_threshold")]
 
 
 @given(st.integers(0, 2**48 - 1), st.integers(0, 2**48 - 1), st.integers(0, 2**80 - 1), st.integers(0, 2**80 - 1))

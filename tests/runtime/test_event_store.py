@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeasd.runtime.alarms import AlarmMachine, AlarmSettings, Command, Observation, Transition
+from edgeasd.runtime.alarms import AlarmInput, AlarmMachine, AlarmSettings, Command, Transition
 from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.scoring.threshold import Threshold
 from edgeasd.runtime.storage import EventStore, Retention
@@ -47,9 +47,9 @@ def machine(id: str = "00") -> AlarmMachine:
 
 def event(of: AlarmMachine, at: float, seconds: float = 1.0, peak: float = 5.0) -> list[Transition]:
     """Raised at `at` seconds after WALL, acknowledged, cleared."""
-    said = of.step(Observation(at, WALL + at, 2.0)) + of.step(Observation(at, WALL + at, peak))
+    said = of.step(AlarmInput(at, WALL + at, 2.0)) + of.step(AlarmInput(at, WALL + at, peak))
     said += of.command(Command(command="acknowledge", by="anna"), at, WALL + at)
-    return said + of.step(Observation(at + seconds, WALL + at + seconds, 0.0))
+    return said + of.step(AlarmInput(at + seconds, WALL + at + seconds, 0.0))
 
 
 def test_transitions_come_back_as_they_were_said_and_make_an_event(store: EventStore) -> None:
@@ -105,7 +105,7 @@ def test_events_are_found_by_machine_time_and_whether_they_are_open(store: Event
     one, two = machine("00"), machine("01")
     for at in (0.0, 100.0, 200.0):
         store.append(event(one, at))
-    store.append(two.step(Observation(150.0, WALL + 150, 2.0)))
+    store.append(two.step(AlarmInput(150.0, WALL + 150, 2.0)))
     store.append(two.command(Command(command="test"), 150.0, WALL + 150))
     # A test during an open event is an event of its own, and over at once.
     assert [(e["raised_at"] - WALL, e["test"]) for e in store.events("valve", "01")] == [(150, True), (150, False)]
@@ -162,7 +162,7 @@ def test_pruning_keeps_what_is_young_open_or_among_the_newest(store: EventStore)
         store.append(event(one, day * DAY))
         store.add_scores("valve", "00", [(WALL + day * DAY, 1.0)])
     two = machine("01")
-    store.append(two.step(Observation(0.0, WALL, 2.0)))
+    store.append(two.step(AlarmInput(0.0, WALL, 2.0)))
     keep = Retention(scores=1.5 * DAY, minutes=2.5 * DAY, hours=3.5 * DAY, events=1.5 * DAY, fewest_events=1)
     assert store.prune(WALL + 4 * DAY, keep) > 0
     assert len(store.history("valve", "00", "score")) == 2
@@ -218,12 +218,12 @@ def test_pruning_in_parts_is_pruning_and_others_write_between_two_parts(
 def test_the_alarm_machine_goes_on_where_the_file_stands(tmp_path: Path) -> None:
     first = machine()
     with EventStore(tmp_path / "e.db") as store:
-        store.append(first.step(Observation(1.0, WALL, 2.0)), first.snapshot())
+        store.append(first.step(AlarmInput(1.0, WALL, 2.0)), first.snapshot())
     second = machine()
     with EventStore(tmp_path / "e.db") as store:
         second.restore(store.snapshot("valve", "00"))
         assert second.state == "alarm"
-        said = second.step(Observation(2.0, WALL + 1, 0.0))
+        said = second.step(AlarmInput(2.0, WALL + 1, 0.0))
         store.append(said, second.snapshot())
         assert [t["state"] for t in store.transitions("valve", "00")] == ["alarm", "cleared"]
 

@@ -18,7 +18,7 @@ from edgeasd.calibration.quantization.ranges import PERCENTILE, Collected, Progr
 from edgeasd.export.bundle_update import MadeVariant, tolerance_of
 from edgeasd.export.fp16 import FP16_LIMITS
 from edgeasd.runtime.bundle.bundle import Bundle
-from edgeasd.runtime.bundle.golden import Deviation, golden_deviation
+from edgeasd.runtime.bundle.reference_segments import Deviation, reference_deviation
 from edgeasd.runtime.features.logmel import Float32Array
 from edgeasd.runtime.scoring.scorer import Scorer
 from edgeasd.toolkit.calibrate.clips import GivenClip, Material
@@ -164,20 +164,20 @@ class VariantMaker:
             deviation = None if gate.model is None else self._deviation(gate.model, kind)
         reasons = gate.reasons
         if kind == "fp16" and deviation is not None:
-            reasons = (*reasons, *(f"golden segments: {one}" for one in deviation.beyond(FP16_LIMITS)))
+            reasons = (*reasons, *(f"reference segments: {one}" for one in deviation.beyond(FP16_LIMITS)))
         made = None
         if gate.model is not None and deviation is not None and not reasons:
             made = MadeVariant(kind, gate.model, tolerance_of(kind, deviation), manifest_facts(gate))
         return VariantResult(gate, made, reasons, size, cost)
 
     def _deviation(self, model: onnx.ModelProto, kind: str) -> Deviation:
-        """Of the golden segments, under the amplitude and in the units that the bundle will have."""
+        """Of the reference segments, under the amplitude and in the units that the bundle will have."""
         fp32 = self.scorer
         golden = golden_under(self.bundle, fp32.amplitude)
         engine = candidate_engine(model, kind)
         try:
             tried = Scorer(engine, fp32.head, fp32.features, fp32.amplitude, fp32.segments, fp32.score)
-            return golden_deviation(tried, golden)
+            return reference_deviation(tried, golden)
         finally:
             engine.close()
 

@@ -18,8 +18,8 @@ from edgeasd.toolkit.cli._options import AsJson
 
 if TYPE_CHECKING:
     from edgeasd.runtime.bundle.bundle import Bundle
-    from edgeasd.runtime.engine_build.bundle_engines import Built
-    from edgeasd.runtime.engines.tensorrt.engine_file import MachineFacts
+    from edgeasd.runtime.engine_build.bundle_engines import BuiltEngine
+    from edgeasd.runtime.engines.tensorrt.engine_file import DeviceInfo
 
 
 _NAMED = 5
@@ -57,15 +57,15 @@ def build(
 ) -> None:
     """Build TensorRT engines of a bundle, on the device that will run them.
 
-    An engine that is there and fits this machine is kept. A new one takes its place after the golden segments
-    were reproduced; Ctrl-C leaves the old one as it was. Exit code 1 where they are not, or where a front end is
-    not that of the runtime (the new engine is not kept), or where quantised convolutions do not run as INT8 (it is kept), 3 without
-    TensorRT or a GPU.
+    An engine that is there and fits this machine is kept. A new one takes its place after the reference segments
+    were reproduced; Ctrl-C leaves the old one as it was. Exit code 1 if they are not, or if a front end is not
+    that of the runtime (the new engine is not kept), or if quantised convolutions do not run as INT8 (it is
+    kept); 3 without TensorRT or a GPU.
 
     Example: edgeasd build bundles/valve-id_00 --precision int8
     """
     from edgeasd.runtime.bundle.bundle import Bundle
-    from edgeasd.runtime.engine_build.bundle_engines import Site, have_engine, targets
+    from edgeasd.runtime.engine_build.bundle_engines import BuildTarget, have_engine, targets
     from edgeasd.runtime.engines.tensorrt import library
     from edgeasd.runtime.engines.tensorrt.engine import gpu_index
     from edgeasd.runtime.engines.tensorrt.engine_file import BuildOptions, this_machine
@@ -76,11 +76,11 @@ def build(
     index = gpu_index(accelerator, "TensorRT builds on a GPU; use cuda or cuda:K")
     if bundle.is_file():
         raise InputError(f"{bundle}: engines are built into a folder, and this is a file; unpack the zip and name that")
-    done: list[Built] = []
+    done: list[BuiltEngine] = []
     with Bundle(bundle) as opened:
         wanted = targets(opened, [] if precision is None else precision.split(","), head, front_end)
         trt = library.load()
-        site = Site(trt, this_machine(index, trt), index)
+        site = BuildTarget(trt, this_machine(index, trt), index)
         for target in wanted:
             with progress(f"building {target.label}") as report:
                 made = have_engine(opened, target, site, options, force=force, report=report, say=print_error)
@@ -96,7 +96,7 @@ def build(
         raise CheckFailed("; ".join(failed))
 
 
-def _facts(bundle: Path, machine: MachineFacts, done: list[Built]) -> dict[str, Any]:
+def _facts(bundle: Path, machine: DeviceInfo, done: list[BuiltEngine]) -> dict[str, Any]:
     from dataclasses import asdict
 
     engines = [
@@ -115,7 +115,7 @@ def _facts(bundle: Path, machine: MachineFacts, done: list[Built]) -> dict[str, 
     return {"bundle": str(bundle), "machine": asdict(machine), "engines": engines}
 
 
-def _print(made: Built) -> None:
+def _print(made: BuiltEngine) -> None:
     sidecar = made.sidecar
     what = f"built in {made.seconds:.0f} s" if made.new else "fits this machine, nothing to do (--force builds again)"
     print(f"{made.path}: {what}, {sidecar.engine_size / 2**20:.1f} MiB")
@@ -129,15 +129,15 @@ def _print(made: Built) -> None:
 
         found = {name: value for name, value in asdict(made.deviation).items() if value is not None}
         worst = ", ".join(f"{name} {value:.1e}" for name, value in found.items())
-        proven = "log-mel of noise reproduced" if made.target.part == FRONT_END else "golden segments reproduced"
+        proven = "log-mel of noise reproduced" if made.target.part == FRONT_END else "reference segments reproduced"
         print(f"  {proven} ({worst})")
     counted = ", ".join(f"{count} {name}" for name, count in sidecar.layers.items())
-    print(f"  layers by precision: {counted or 'the inspector does not tell'}")
+    print(f"  layers by precision: {counted or 'unknown to the inspector'}")
     if quantised := sidecar.int8 + len(sidecar.not_int8) + len(sidecar.unclear):
         print(f"  quantised convolutions: {sidecar.int8} of {quantised} run as INT8")
 
 
-def _not_int8(made: Built) -> str:
+def _not_int8(made: BuiltEngine) -> str:
     missed = made.sidecar.not_int8
     named = ", ".join(f"{name} {precision}" for name, precision in list(missed.items())[:_NAMED])
     more = f" and {len(missed) - _NAMED} more" if len(missed) > _NAMED else ""
@@ -148,7 +148,7 @@ def _not_int8(made: Built) -> str:
     )
 
 
-def _unclear(made: Built) -> str:
+def _unclear(made: BuiltEngine) -> str:
     count = len(made.sidecar.unclear)
     return (
         f"{made.path}: TensorRT's inspector does not name {count} quantised convolution{'s' if count > 1 else ''}, so "
@@ -161,39 +161,38 @@ def build_missing(
 ) -> None:
     """Build the engines that this choice needs and that are missing or do not fit; those that fit stay.
 
-    Raises InputError where the choice is ONNX Runtime, DeviceError where TensorRT or a GPU is not there; leaves
-    with the exit code of `edgeasd build` where that fails.
+    Raises InputError if the choice is ONNX Runtime, DeviceError if TensorRT or a GPU is not there; ends with the
+    exit code of `edgeasd build` if that fails.
     """
-    from edgeasd.runtime.bundle.selection import check_built, choose
-    from edgeasd.runtime.engines import choose_engine
+    from edgeasd.runtime.bundle.selection import check_built, select
+    from edgeasd.runtime.engines import select_engine
     from edgeasd.runtime.engines.tensorrt import library
     from edgeasd.runtime.engines.tensorrt.engine_file import NotBuilt
 
     if engine == "auto" and accelerator != "cpu" and precision != "int8-cpu":
-        # Whoever asks to build asks for TensorRT, and is told where it is not.
+        # --build asks for TensorRT: say so if it is missing.
         library.load()
-    if choose_engine(engine, accelerator, precision).engine != "tensorrt":
+    if select_engine(engine, accelerator, precision).engine != "tensorrt":
         raise InputError("--build: there is nothing to build for ONNX Runtime on the CPU; leave it out")
-    offer = choose(bundle.manifest, bundle.path, precision, engine, accelerator, head, front_end)
-    tried: dict[str, int] = {}
+    plan = select(bundle.manifest, bundle.path, precision, engine, accelerator, head, front_end)
+    exit_codes: dict[str, int] = {}
     while True:
         try:
-            return check_built(bundle.manifest, bundle.path, offer)
+            return check_built(bundle.manifest, bundle.path, plan)
         except NotBuilt as missing:
             line = shlex.join(missing.arguments)
-            # Only an engine that is still missing makes the failure of its build ours: one that is slower than
-            # it should be ends `edgeasd build` with 1, and is kept.
-            if line in tried:
-                if tried[line] == 0:
+            # `edgeasd build` ends with 1 also for an engine that is kept though it is slow: that one is not missing.
+            if line in exit_codes:
+                if exit_codes[line] == 0:
                     raise
-                raise typer.Exit(tried[line]) from None
+                raise typer.Exit(exit_codes[line]) from None
             print_error(f"{missing.what}; now: edgeasd {line}")
-            tried[line] = _build(missing.arguments)
+            exit_codes[line] = _build_in_process(missing.arguments)
 
 
-def _build(arguments: list[str]) -> int:
-    """Run `edgeasd build` in a process of its own, as a builder's memory should not stay for months; its exit code."""
-    # What it prints is progress for whoever asked for scores.
+def _build_in_process(arguments: list[str]) -> int:
+    """Run `edgeasd build` in a process of its own, whose memory is given back; its exit code."""
+    # Standard output is for the scores.
     with subprocess.Popen([sys.executable, "-m", "edgeasd", *arguments], stdout=sys.stderr) as process:
         try:
             code = process.wait()

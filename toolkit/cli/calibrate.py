@@ -1,33 +1,99 @@
-"""edgeasd calibrate."""
+"""edgeasd calibrate, and what `edgeasd export` shares with it: report, resume hint and verdict."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeasd.calibration.drift.drift import Drift
 from edgeasd.runtime.errors import CheckFailed, DeviceError, InputError
-from edgeasd.toolkit.calibrate.record import Calibration
-from edgeasd.toolkit.calibrate.thresholds import KEPT
-from edgeasd.toolkit.calibrate.variants import VariantResult
-from edgeasd.toolkit.cli._errors import INTERRUPTED, interruptible, print_error
-from edgeasd.toolkit.cli._options import AsJson, Cache, ChannelOfRun, Machine, SkipBad, Workspace, cache_folder
+from edgeasd.toolkit.cli._errors import interruptible, print_error
+from edgeasd.toolkit.cli._options import (
+    AsJson,
+    Cache,
+    ChannelOfRun,
+    Machine,
+    SkipBad,
+    Workspace,
+    cache_folder,
+    expand_options,
+)
 
 if TYPE_CHECKING:
+    from edgeasd.calibration.drift.drift import Drift
     from edgeasd.toolkit.calibrate.record import Calibration
+    from edgeasd.toolkit.calibrate.variants import VariantResult
     from edgeasd.toolkit.calibrate.work import Work
 
 
+@dataclass(frozen=True, kw_only=True)
+class ThresholdOptions:
+    """How the threshold of alarms is found."""
+
+    alarms_per_day: Annotated[
+        float | None, typer.Option(help="New threshold: this many false alarms a day; needs long recordings.")
+    ] = None
+    false_positive_rate: Annotated[
+        float | None, typer.Option(help="New threshold: this share of single normal clips may lie above it.")
+    ] = None
+    keep_threshold: Annotated[
+        bool, typer.Option("--keep-threshold", help="Keep the bundle's threshold, or fail if it has none.")
+    ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class RangeOptions:
+    """How ranges of INT8 are found."""
+
+    segments: Annotated[int, typer.Option(min=8, max=4096, help="Segments that ranges are collected from.")] = 128
+    range_methods: Annotated[
+        str, typer.Option(help="Ways to find ranges, of which the one with the least drift is taken.")
+    ] = "minmax,entropy,percentile"
+    budget: Annotated[
+        int, typer.Option(min=0, max=1000, help="Layers that may be tried in higher precision, for each variant.")
+    ] = 40
+
+
+@dataclass(frozen=True, kw_only=True)
+class DriftLimitOptions:
+    """How far a variant may drift from fp32."""
+
+    min_rank_correlation: Annotated[
+        float | None, typer.Option(help="Limit of drift, for every variant; docs/precision.md has the defaults.")
+    ] = None
+    max_score_change: Annotated[
+        float | None, typer.Option(help="Limit: of a normal clip, in parts of its way to the threshold.")
+    ] = None
+    max_flipped: Annotated[float | None, typer.Option(help="Limit: share of normal clips that change sides.")] = None
+    max_auc_loss: Annotated[float | None, typer.Option(help="Limit: lower end of the AUC change's interval.")] = None
+    max_pauc_loss: Annotated[float | None, typer.Option(help="Limit: the same of the partial AUC.")] = None
+
+    def named(self) -> dict[str, float]:
+        """Those that were given, by the names of DriftLimits."""
+        limits = {
+            "rank_correlation": self.min_rank_correlation,
+            "largest_change": self.max_score_change,
+            "flipped_share": self.max_flipped,
+            "auc_loss": self.max_auc_loss,
+            "partial_auc_loss": self.max_pauc_loss,
+        }
+        return {name: value for name, value in limits.items() if value is not None}
+
+
+@expand_options
 def calibrate(
     machine: Machine,
     clips: Annotated[
         Path, typer.Option(help="Folder of normal clips of this machine, at any depth, that it was not trained on.")
     ],
+    threshold: ThresholdOptions,
+    ranges: RangeOptions,
+    limits: DriftLimitOptions,
     id: Annotated[str | None, typer.Option("--id", help="Machine ID; the only one in bundles/ by default.")] = None,
     bundle: Annotated[
         Path | None, typer.Option(help="Bundle folder, in place of bundles/<machine>-id_<id> of the workspace.")
@@ -38,38 +104,12 @@ def calibrate(
     precision: Annotated[
         str, typer.Option(help="Which of fp16,int8,int8-cpu to make; none for constants and threshold only.")
     ] = "fp16,int8,int8-cpu",
-    alarms_per_day: Annotated[
-        float | None, typer.Option(help="New threshold: this many false alarms a day; needs long recordings.")
-    ] = None,
-    false_positive_rate: Annotated[
-        float | None, typer.Option(help="New threshold: this share of single normal clips may lie above it.")
-    ] = None,
-    keep_threshold: Annotated[
-        bool, typer.Option("--keep-threshold", help="Keep the bundle's threshold, or fail where it has none.")
-    ] = False,
     refit_distance: Annotated[
         bool, typer.Option("--refit-distance", help="Fit d_min, and d_max with 8 anomalies or more, on these clips.")
     ] = False,
     refit_amplitude: Annotated[
         bool, typer.Option("--refit-amplitude", help="Fit the input level on these clips, and d_min with it.")
     ] = False,
-    segments: Annotated[int, typer.Option(min=8, max=4096, help="Segments that ranges are collected from.")] = 128,
-    range_methods: Annotated[
-        str, typer.Option(help="Ways to find ranges, of which the one with the least drift is taken.")
-    ] = "minmax,entropy,percentile",
-    budget: Annotated[
-        int, typer.Option(min=0, max=1000, help="Layers that may be tried in higher precision, for each variant.")
-    ] = 40,
-    min_rank_correlation: Annotated[
-        float | None,
-        typer.Option(help="Limit of drift, for every variant; docs/explanation/precision.md has the defaults."),
-    ] = None,
-    max_score_change: Annotated[
-        float | None, typer.Option(help="Limit: of a normal clip, in parts of its way to the threshold.")
-    ] = None,
-    max_flipped: Annotated[float | None, typer.Option(help="Limit: share of normal clips that change sides.")] = None,
-    max_auc_loss: Annotated[float | None, typer.Option(help="Limit: lower end of the AUC change's interval.")] = None,
-    max_pauc_loss: Annotated[float | None, typer.Option(help="Limit: the same of the partial AUC.")] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Go on with clips that evidently are of another machine.")
     ] = False,
@@ -90,29 +130,22 @@ def calibrate(
 
     Example: edgeasd calibrate --machine valve --id 00 --clips normal-clips/
     """
-    _require_onnx()
+    _require_packages()
     from edgeasd.toolkit.calibrate.request import Request, find_bundle_folder, parse_precisions
     from edgeasd.toolkit.calibrate.session import calibrate_bundle, forget_state
     from edgeasd.toolkit.calibrate.thresholds import ThresholdWish
 
-    given = {
-        "rank_correlation": min_rank_correlation,
-        "largest_change": max_score_change,
-        "flipped_share": max_flipped,
-        "auc_loss": max_auc_loss,
-        "partial_auc_loss": max_pauc_loss,
-    }
     request = Request(
         clips=clips,
         anomalies=anomalies,
         precisions=parse_precisions(precision),
-        wish=ThresholdWish(alarms_per_day, false_positive_rate, keep_threshold),
+        wish=ThresholdWish(threshold.alarms_per_day, threshold.false_positive_rate, threshold.keep_threshold),
         refit_distance=refit_distance,
         refit_amplitude=refit_amplitude,
-        segments=segments,
-        methods=tuple(range_methods.split(",")),
-        budget=budget,
-        limits={name: value for name, value in given.items() if value is not None},
+        segments=ranges.segments,
+        methods=tuple(ranges.range_methods.split(",")),
+        budget=ranges.budget,
+        limits=limits.named(),
         channel=channel,
         force=force,
         skip_bad=skip_bad,
@@ -127,12 +160,12 @@ def calibrate(
     with resumable(folder) as work:
         found = calibrate_bundle(folder, request, cache_folder(cache, workspace), workspace, work)
     write_report(found, target)
-    _tell(found, target, as_json)
+    _print_result(found, target, as_json)
     refuse_failed(found)
 
 
-def _require_onnx() -> None:
-    """Calibration writes graphs; a core install cannot, and a device need not."""
+def _require_packages() -> None:
+    """Refuse, before hours of work, an environment that cannot write graphs or the report."""
     try:
         import onnx  # noqa: F401
     except ModuleNotFoundError:
@@ -140,12 +173,12 @@ def _require_onnx() -> None:
             "edgeasd calibrate needs onnx, which is not installed here; calibrate on the workstation, or "
             "pip install 'edgeasd[export]'"
         ) from None
+    import jinja2  # noqa: F401
+    import matplotlib  # noqa: F401
 
 
-def _tell(found: Calibration, target: Path, as_json: bool) -> None:
+def _print_result(found: Calibration, target: Path, as_json: bool) -> None:
     from edgeasd.toolkit.calibrate.record import summary
-
-    pass  # SELFIMPORT edgeasd.toolkit.cli.calibrate 'print_calibration'
 
     if as_json:
         print(json.dumps({**summary(found), "report": str(target)}, indent=2, ensure_ascii=False))
@@ -205,6 +238,8 @@ def _figures(drift: Drift) -> list[str]:
 
 
 def _print_threshold(found: Calibration) -> None:
+    from edgeasd.toolkit.calibrate.thresholds import KEPT
+
     threshold = found.threshold.threshold
     kept = "kept: " if found.threshold.way == KEPT else ""
     print(
@@ -218,19 +253,16 @@ def _print_threshold(found: Calibration) -> None:
 
 @contextmanager
 def resumable(folder: Path, how: str = "with the same command and --resume") -> Iterator[Work]:
-    """An interrupt becomes one line that says how to go on, and exit code 130."""
+    """After Ctrl-C one line says how to go on, with exit code 130."""
     from edgeasd.toolkit.calibrate.work import Work
 
-    try:
-        with interruptible() as check:
-            yield Work(lambda text: print_error(text), check)
-    except KeyboardInterrupt:
-        print_error(f"calibration stopped; {folder} is as it was, and the work so far is kept: go on {how}")
-        raise typer.Exit(INTERRUPTED) from None
+    stopped = f"calibration stopped; {folder} is as it was, and the work so far is kept: go on {how}"
+    with interruptible(stopped) as check:
+        yield Work(print_error, check)
 
 
 def report_path(folder: Path) -> Path:
-    """Where the report of a bundle's calibration is written by default: beside the bundle."""
+    """The default place of a calibration's report: beside the bundle."""
     whole = folder.resolve()
     return whole.with_name(f"{whole.name}.calibration.html")
 
@@ -246,7 +278,7 @@ def write_report(found: Calibration, target: Path) -> None:
 
 
 def refuse_failed(*calibrations: Calibration) -> None:
-    """Raise CheckFailed where a variant was not put into its bundle."""
+    """Raise CheckFailed if a variant was not put into its bundle."""
     failures = [
         f"{found.bundle.name}: not put into the bundle, since beyond the limits of drift: "
         + "; ".join(f"{one.name}: {', '.join(one.reasons)}" for one in found.failed)

@@ -16,7 +16,7 @@ from edgeasd.toolkit.cli._options import AsJson
 from edgeasd.toolkit.cli._output import print_styled
 
 if TYPE_CHECKING:
-    from edgeasd.runtime.doctor import Finding
+    from edgeasd.runtime.doctor import CheckResult
 
 DEVICE_NOT_AVAILABLE = 3
 
@@ -71,7 +71,7 @@ _PIPE_WIDTH = 110
 _STYLES = {"ok": "green", "hint": "cyan", "warning": "yellow", "problem": "bold red"}
 
 
-def print_findings(findings: Sequence[Finding], root: Path) -> None:
+def print_findings(findings: Sequence[CheckResult], root: Path) -> None:
     """Print a table of all findings, and below it those to act on, the worst first."""
     import edgeasd
     from edgeasd.runtime.doctor import STATES
@@ -114,7 +114,7 @@ def _wrapped(head: str, text: str, width: int, indent: str | None = None) -> str
     return textwrap.fill(text, width, initial_indent=head, subsequent_indent=below, break_on_hyphens=False)
 
 
-def _summary(findings: Sequence[Finding]) -> str:
+def _summary(findings: Sequence[CheckResult]) -> str:
     counts = Counter(found.state for found in findings)
     parts = [
         f"{counts[state]} {state}{'s' if counts[state] != 1 else ''}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,23 +18,37 @@ from edgeasd.toolkit.cli._options import (
     ChannelOfRun,
     Machine,
     MachineId,
+    RunDataOptions,
     Update,
     Workspace,
     cache_folder,
 )
-from edgeasd.toolkit.cli.calibrate import refuse_failed, report_path, resumable, write_report
+from edgeasd.toolkit.cli._output import print_table
+from edgeasd.toolkit.cli.calibrate import print_variant, refuse_failed, report_path, resumable, write_report
+from edgeasd.toolkit.cli.train import load_run_data
 from edgeasd.toolkit.cli.triton import Repository, serve
 
 if TYPE_CHECKING:
     from edgeasd.calibration.fit.deploy import DeployFit, SegmentOutputs
     from edgeasd.export.bundle_writer import TrainedModel
-    from edgeasd.runtime.bundle.golden import Deviation
     from edgeasd.runtime.bundle.manifest import FrontEnd
+    from edgeasd.runtime.bundle.reference_segments import Deviation
     from edgeasd.runtime.features.logmel import Float32Array
     from edgeasd.runtime.health.settings import LevelRange
     from edgeasd.toolkit.calibrate.record import Calibration
     from edgeasd.toolkit.calibrate.request import Request
     from edgeasd.toolkit.evaluation.trained import Trained
+
+INT8 = ("int8", "int8-cpu")
+FRONT_END_CLIPS = 10
+"""Clips that a front end is measured on: each costs twenty segments of the encoder."""
+_FIGURES = (
+    ("z", "max|Δz| / max|z|"),
+    ("logit", "|Δℓ| / (1 + |ℓ|)"),
+    ("d", "|Δd| / (d_max - d_min)"),
+    ("score", "|Δs|"),
+)
+_WITHOUT_INT8 = "name a folder of normal clips with --clips, or export without INT8 and add it with `edgeasd calibrate`"
 
 
 def export(
@@ -77,8 +90,6 @@ def export(
     features = cache_folder(cache, workspace)
     from edgeasd.export.bundle_writer import write_bundle, zip_bundle
     from edgeasd.export.triton import check_repository
-
-    pass  # SELFIMPORT edgeasd.toolkit.cli.export 'add_int8, int8_request'
     from edgeasd.toolkit.evaluation.trained import load_trained
     from edgeasd.toolkit.runs import bundle_folder, find_runs
 
@@ -92,7 +103,7 @@ def export(
         trained = load_trained(run.chosen(update)).with_alpha(alpha)
         if trained.run.known_anomalies:
             name, known = trained.run.folder.name, trained.run.known_anomalies
-            print(f"edgeasd: {run.machine} ID {run.id}: update {name}, {known} known anomalies", file=sys.stderr)
+            print_error(f"{run.machine} ID {run.id}: update {name}, {known} known anomalies")
         target = output or bundle_folder(workspace, run.machine, run.id)
         sounds = None if front_end is None else read_sounds(trained, front_end, channel)
         request = int8_request(trained, int8, clips, features, channel) if int8 else None
@@ -113,8 +124,6 @@ def _precisions(given: str) -> tuple[list[str], list[str]]:
     """Names of a list with commas: those export makes itself, and those of INT8. InputError for another name."""
     from edgeasd.export.bundle_writer import PRECISIONS
 
-    pass  # SELFIMPORT edgeasd.toolkit.cli.export 'INT8'
-
     names = given.split(",")
     for name in names:
         if name not in (*PRECISIONS, *INT8):
@@ -127,7 +136,7 @@ def _precisions(given: str) -> tuple[list[str], list[str]]:
 def _step(text: str, check: Callable[[], None]) -> None:
     """Say what comes next, unless the user has asked to stop."""
     check()
-    print(f"edgeasd: {text}", file=sys.stderr)
+    print_error(text)
 
 
 def _model(trained: Trained, normals: list[SegmentOutputs] | None, level: LevelRange | None) -> TrainedModel:
@@ -221,12 +230,8 @@ def _score_clips(trained: Trained, folder: Path, channel: int | None) -> tuple[l
     return found, expected_levels(levels, seconds, ON_SITE_DB)
 
 
-MOST_CLIPS = 10
-"""Each costs twenty segments of the encoder."""
-
-
 def read_sounds(trained: Trained, folder: Path, channel: int | None) -> list[Float32Array]:
-    """Samples of at most MOST_CLIPS clips of `folder`, evenly over its sorted names.
+    """Samples of at most FRONT_END_CLIPS clips of `folder`, evenly over its sorted names.
 
     InputError for an empty folder, and one that names clips that cannot be used or is shorter than a segment.
     """
@@ -240,7 +245,8 @@ def read_sounds(trained: Trained, folder: Path, channel: int | None) -> list[Flo
         raise InputError(f"--front-end {folder}: not a folder; name one with clips of this machine")
     paths, run = list(expand([folder])), trained.run
     chosen = [
-        paths[i] for i in np.unique(np.linspace(0, len(paths) - 1, min(MOST_CLIPS, len(paths))).round().astype(int))
+        paths[i]
+        for i in np.unique(np.linspace(0, len(paths) - 1, min(FRONT_END_CLIPS, len(paths))).round().astype(int))
     ]
     heard, need = run.channel if channel is None else channel, run.features.sample_count(run.segments.frames)
     sounds, bad = [], []
@@ -274,10 +280,6 @@ def print_front_end(front_end: FrontEnd | None) -> None:
         )
 
 
-INT8 = ("int8", "int8-cpu")
-_OTHERWISE = "name a folder of normal clips with --clips, or export without INT8 and add it with `edgeasd calibrate`"
-
-
 def int8_request(trained: Trained, kinds: list[str], clips: Path | None, cache: Path, channel: int | None) -> Request:
     """What to calibrate with: the folder --clips, or the normal clips that training held out.
 
@@ -294,27 +296,25 @@ def int8_request(trained: Trained, kinds: list[str], clips: Path | None, cache: 
         assign_roles(list(found.paths))
     except InputError as error:
         origin = f"--clips {folder}" if files is None else f"{trained.run.machine} ID {trained.run.id}, held out"
-        raise InputError(f"--precision {','.join(kinds)}: {origin}: {error}; {_OTHERWISE}") from None
+        raise InputError(f"--precision {','.join(kinds)}: {origin}: {error}; {_WITHOUT_INT8}") from None
     return Request(clips=folder, files=files, precisions=parse_precisions(",".join(kinds)), channel=channel)
 
 
 def _held_out(trained: Trained, cache: Path) -> tuple[Path, tuple[Path, ...]]:
     """The data root of the training and the normals it kept out, which no weight has seen."""
-    from edgeasd.toolkit.cli.train import load_for_run
-
     run = trained.run
     root = Path(str(run.facts.get("data_root", "")))
     if not root.is_dir():
         raise InputError(
             f"--precision int8: INT8 needs normal clips, and {root}, where {run.machine} ID {run.id} was trained "
-            f"from, is not there; {_OTHERWISE}"
+            f"from, is not there; {_WITHOUT_INT8}"
         )
-    data = load_for_run(run, trained.preset, root, cache)
+    data = load_run_data(run, trained.preset, RunDataOptions(root=root, machine=run.machine, cache=cache))
     roles = data.roles(run.id)
     if data.fingerprint(roles) != run.facts.get("data_fingerprint"):
         raise InputError(
             f"--precision int8: {root} has changed since {run.machine} ID {run.id} was trained, so what was held out "
-            f"cannot be told; {_OTHERWISE}"
+            f"cannot be told; {_WITHOUT_INT8}"
         )
     return root, tuple(clip.path for clip in roles.holdout_normals)
 
@@ -329,14 +329,6 @@ def add_int8(target: Path, request: Request, cache: Path, workspace: Path) -> Ca
     return found
 
 
-_FIGURES = (
-    ("z", "max|Δz| / max|z|"),
-    ("logit", "|Δℓ| / (1 + |ℓ|)"),
-    ("d", "|Δd| / (d_max - d_min)"),
-    ("score", "|Δs|"),
-)
-
-
 def print_export(
     model: TrainedModel, found: dict[str, Deviation], added: Calibration | None, paths: list[Path], as_json: bool
 ) -> None:
@@ -348,7 +340,8 @@ def print_export(
     print(f"{paths[0]}: {model.machine} ID {model.id}, {model.backbone}, {', '.join(found)}, {model.fit.status}")
     _print_deviations(model, found)
     print_front_end(front_end)
-    _print_calibration(added)
+    for variant in added.variants if added is not None else ():
+        print_variant(variant)
     _print_constants(model)
     for path in [*paths[1:], *([report_path(paths[0])] if added is not None else [])]:
         print(f"  {path}")
@@ -382,19 +375,13 @@ def _print_deviations(model: TrainedModel, found: dict[str, Deviation]) -> None:
     from edgeasd.export.fp16 import FP16_LIMITS
     from edgeasd.export.parity import EXPORT_LIMITS
 
+    limits = {"fp32": EXPORT_LIMITS, **({"fp16": FP16_LIMITS} if "fp16" in found else {})}
+    rows = [
+        [meaning, *(f"{getattr(found[kind], name):.1e} ({getattr(of, name):.0e})" for kind, of in limits.items())]
+        for name, meaning in _FIGURES
+    ]
     print(f"  ONNX against torch on {len(model.real_segments)} real segments, largest deviation (limit):")
-    for name, meaning in _FIGURES:
-        columns = [f"{getattr(found['fp32'], name):.1e} ({getattr(EXPORT_LIMITS, name):.0e})"]
-        if "fp16" in found:
-            columns.append(f"fp16 {getattr(found['fp16'], name):.1e} ({getattr(FP16_LIMITS, name):.0e})")
-        print(f"    {meaning:<24} {', '.join(columns)}")
-
-
-def _print_calibration(added: Calibration | None) -> None:
-    from edgeasd.toolkit.cli.calibrate import print_variant
-
-    for variant in added.variants if added is not None else ():
-        print_variant(variant)
+    print_table(("", *limits), rows, indent=4)
 
 
 def _print_constants(model: TrainedModel) -> None:

@@ -29,9 +29,9 @@ def verify(
     threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check a bundle: every hash, and its golden segments.
+    """Check a bundle: every hash, and its reference segments.
 
-    Runs the golden segments at every precision the bundle offers, or at one, less those that a re-fit has marked
+    Runs the reference segments at every precision the bundle offers, or at one, less those that a re-fit has marked
     to be calibrated again; with --engine tensorrt at every precision that was built. Exit code 1 where they are not reproduced, 2 where a file is damaged, 3 where the
     engine is not available. With --front-end graph the front end is checked too, on noise.
 
@@ -40,7 +40,7 @@ def verify(
     from dataclasses import asdict
 
     from edgeasd.runtime.bundle.bundle import Bundle
-    from edgeasd.runtime.scoring.scorer import FramesScorer
+    from edgeasd.runtime.scoring.scorer import GraphFrontEndScorer
     from edgeasd.runtime.service.jsonl_records import engine_facts, machine_facts
 
     with Bundle(bundle) as opened:
@@ -58,7 +58,7 @@ def verify(
                 front_end=front_end,
             )
             results.append({**engine_facts(scorer), "golden_deviation": asdict(found)})
-            if isinstance(scorer, FramesScorer):
+            if isinstance(scorer, GraphFrontEndScorer):
                 results[-1]["front_end_deviation"] = asdict(scorer.front_end_deviation)
             scorer.close()
     facts = {
@@ -77,7 +77,7 @@ def verify(
     print(f"  {facts['files']} files, {facts['bytes']} bytes, every hash as listed")
     for result in results:
         worst = ", ".join(f"{name} {value:.1e}" for name, value in result["golden_deviation"].items())
-        print(f"  {result['precision']} on {result['engine']}: golden segments reproduced ({worst})")
+        print(f"  {result['precision']} on {result['engine']}: reference segments reproduced ({worst})")
         if "front_end_deviation" in result:
             off = ", ".join(f"{name} {value:.1e}" for name, value in result["front_end_deviation"].items())
             print(f"    its log-mel of noise is that of the runtime ({off})")

@@ -59,7 +59,7 @@ _STAND_IN_CLIPS = 200
 
 
 def outcome_of(data: MachineData, roles: Roles, run: Run, trainer: Trainer, anomalies: Sequence[Clip] = ()) -> Outcome:
-    """Score what was held out (or, if nothing was, training clips as a stand-in) and pick golden segments."""
+    """Score what was held out (or, if nothing was, training clips as a stand-in) and pick reference segments."""
     assert trainer.centroids is not None
     scorer = torch_scorer(trainer.network, trainer.centroids[0], run.features, run.amplitude, run.segments)
     held_out = bool(roles.holdout_normals and roles.holdout_outliers)

@@ -20,7 +20,7 @@ from edgeasd.runtime.features.logmel import Float32Array
 
 
 @dataclass(frozen=True, slots=True)
-class GpuFacts:
+class GpuInfo:
     """What an engine depends on: name ("Orin"), compute capability ("8.7"), memory in bytes."""
 
     name: str
@@ -46,7 +46,7 @@ def checked(result: tuple[Any, ...], doing: str) -> Any:
     return values[0] if len(values) == 1 else tuple(values)
 
 
-def gpu_facts(index: int = 0) -> GpuFacts:
+def gpu_info(index: int = 0) -> GpuInfo:
     """Name, compute capability and memory of a GPU. Raises DeviceError without driver, GPU or bindings."""
     cuda = bindings()
     try:
@@ -59,7 +59,7 @@ def gpu_facts(index: int = 0) -> GpuFacts:
         raise DeviceError(f"--accelerator cuda:{index}: this machine has {count} GPUs; use cuda:0 or cpu")
     found = checked(cuda.cudaGetDeviceProperties(index), f"asking GPU {index} what it is")
     name = found.name.decode("utf-8", "replace") if isinstance(found.name, bytes) else str(found.name)
-    return GpuFacts(name.rstrip("\0"), f"{found.major}.{found.minor}", int(found.totalGlobalMem))
+    return GpuInfo(name.rstrip("\0"), f"{found.major}.{found.minor}", int(found.totalGlobalMem))
 
 
 _MIB = 1 << 20
@@ -74,7 +74,7 @@ class Device:
     def __init__(self, index: int) -> None:
         """Raises DeviceError without driver, GPU or bindings."""
         self.index = index
-        self.facts = gpu_facts(index)
+        self.facts = gpu_info(index)
         self._cuda = bindings()
         self._release = ExitStack()
         self._open = True

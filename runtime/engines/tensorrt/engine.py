@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from edgeasd.runtime.engines.tensorrt.engine_file import FRONT_END, read_built, this_machine
-from edgeasd.runtime.engines.tensorrt.execution import Program, Serialised
+from edgeasd.runtime.engines.tensorrt.execution import ExecutionPipeline, SerializedEngine
 from edgeasd.runtime.errors import BundleError, InputError
 from edgeasd.runtime.features.logmel import Float32Array
 
@@ -45,8 +45,8 @@ class TensorRTEngine:
         than it was built for.
         """
         index = gpu_index(accelerator)
-        serialised = Serialised.of(engine_path, plan)
-        self._program = Program([serialised], index=index, max_batch=max_batch)
+        serialised = SerializedEngine.of(engine_path, plan)
+        self._program = ExecutionPipeline([serialised], index=index, max_batch=max_batch)
         self._output = the_output(self._program, serialised.place)
         self.accelerator = f"cuda:{index}"
         self.precision = precision
@@ -66,7 +66,7 @@ class TensorRTEngine:
         self._program.close()
 
 
-def the_output(program: Program, place: str, what: str = "an encoder") -> str:
+def the_output(program: ExecutionPipeline, place: str, what: str = "an encoder") -> str:
     """Name of a program's only output. Raises BundleError, and closes the program, where it has several."""
     outputs = program.layout.outputs
     if len(outputs) != 1:
@@ -80,8 +80,8 @@ class TensorRTHead:
 
     def __init__(self, engine_path: Path, *, accelerator: str, max_batch: int, plan: bytes | None = None) -> None:
         """As for TensorRTEngine."""
-        serialised = Serialised.of(engine_path, plan)
-        self._program = Program([serialised], index=gpu_index(accelerator), max_batch=max_batch)
+        serialised = SerializedEngine.of(engine_path, plan)
+        self._program = ExecutionPipeline([serialised], index=gpu_index(accelerator), max_batch=max_batch)
         self.graphs = self._program.graphs
         missing = {"logit", "q", "d"} - {tensor.name for tensor in self._program.layout.outputs}
         if missing:
@@ -106,8 +106,8 @@ class TensorRTFrontEnd:
 
     def __init__(self, engine_path: Path, *, accelerator: str, max_batch: int) -> None:
         """As for TensorRTEngine."""
-        serialised = Serialised.of(engine_path)
-        self._program = Program([serialised], index=gpu_index(accelerator), max_batch=max_batch)
+        serialised = SerializedEngine.of(engine_path)
+        self._program = ExecutionPipeline([serialised], index=gpu_index(accelerator), max_batch=max_batch)
         self._output = the_output(self._program, serialised.place, "a front end")
 
     def logmel(self, frames: Float32Array) -> Float32Array:
@@ -141,15 +141,21 @@ def open_built_head(bundle: Path, accelerator: str, *, onnx_sha256: str, max_bat
     return TensorRTHead(built.path, accelerator=accelerator, max_batch=most, plan=built.plan)
 
 
-class TensorRTChain:
-    """Front end and encoder as built engines. Satisfies edgeasd.runtime.engines.base.ChainedEngine."""
+class TensorRTWithFrontEnd:
+    """Front end and encoder as built engines. Satisfies edgeasd.runtime.engines.base.EngineWithFrontEnd."""
 
     def __init__(
-        self, front_end: Serialised, encoder: Serialised, *, precision: str, accelerator: str, max_batch: int
+        self,
+        front_end: SerializedEngine,
+        encoder: SerializedEngine,
+        *,
+        precision: str,
+        accelerator: str,
+        max_batch: int,
     ) -> None:
         """`precision` is the encoder's. Raises as TensorRTEngine, and BundleError where the two do not fit together."""
         index = gpu_index(accelerator)
-        self._program = Program([front_end, encoder], index=index, max_batch=max_batch)
+        self._program = ExecutionPipeline([front_end, encoder], index=index, max_batch=max_batch)
         self._output = the_output(self._program, encoder.place)
         self.accelerator, self.precision, self.max_batch = f"cuda:{index}", precision, max_batch
         gpu = self._program.gpu
@@ -172,9 +178,9 @@ class TensorRTChain:
 
 
 class EncoderOfChain:
-    """The encoder of a chain from log-mel, without a graph: for the golden segments. Freed with the chain."""
+    """The encoder of a chain from log-mel, without a graph: for the reference segments. Freed with the chain."""
 
-    def __init__(self, program: Program, output: str, on: str, precision: str, accelerator: str) -> None:
+    def __init__(self, program: ExecutionPipeline, output: str, on: str, precision: str, accelerator: str) -> None:
         self._program, self._output = program, output
         self.name, self.precision, self.accelerator = on, precision, accelerator
         self.max_batch = program.max_batch
@@ -195,15 +201,15 @@ def open_built_chain(
     onnx_sha256: str,
     front_end_sha256: str,
     max_batch: int = 10,
-) -> TensorRTChain:
+) -> TensorRTWithFrontEnd:
     """As `open_built`, with the engine built from the front end whose hash is given before the encoder."""
     index = gpu_index(accelerator)
     machine = this_machine(index)
     encoder = read_built(bundle, precision, machine, onnx_sha256=onnx_sha256, index=index)
     front = read_built(bundle, "fp32", machine, onnx_sha256=front_end_sha256, part=FRONT_END, index=index)
-    return TensorRTChain(
-        Serialised.of(front.path, front.plan),
-        Serialised.of(encoder.path, encoder.plan),
+    return TensorRTWithFrontEnd(
+        SerializedEngine.of(front.path, front.plan),
+        SerializedEngine.of(encoder.path, encoder.plan),
         precision=precision,
         accelerator=accelerator,
         max_batch=min(max_batch, encoder.sidecar.max_batch, front.sidecar.max_batch),

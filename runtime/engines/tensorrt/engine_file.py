@@ -13,13 +13,13 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgeasd.runtime.engines.tensorrt import library
-from edgeasd.runtime.engines.tensorrt.cuda import gpu_facts
+from edgeasd.runtime.engines.tensorrt.cuda import gpu_info
 from edgeasd.runtime.errors import BundleError, DeviceError, InputError
 from edgeasd.runtime.system.board import l4t_release
 
 
 @dataclass(frozen=True, slots=True)
-class MachineFacts:
+class DeviceInfo:
     """TensorRT version ("10.3.0"), GPU ("Orin"), compute capability ("8.7"), L4T ("36.4.3", None off a Jetson)."""
 
     tensorrt: str
@@ -28,14 +28,14 @@ class MachineFacts:
     l4t: str | None
 
 
-def this_machine(index: int = 0, trt: ModuleType | None = None) -> MachineFacts:
+def this_machine(index: int = 0, trt: ModuleType | None = None) -> DeviceInfo:
     """Facts of this machine with the GPU `index`. Raises DeviceError without TensorRT, CUDA or that GPU.
 
     `trt` is a TensorRT module that was loaded before.
     """
     version = library.version(trt if trt is not None else library.load())
-    gpu = gpu_facts(index)
-    return MachineFacts(version, gpu.name, gpu.compute_capability, l4t_release())
+    gpu = gpu_info(index)
+    return DeviceInfo(version, gpu.name, gpu.compute_capability, l4t_release())
 
 
 SCHEMA_VERSION = 1
@@ -121,7 +121,7 @@ def read_sidecar(path: Path) -> Sidecar:
 
 def differences(
     sidecar: Sidecar,
-    machine: MachineFacts,
+    machine: DeviceInfo,
     *,
     onnx_sha256: str,
     precision: str,
@@ -226,7 +226,7 @@ def built_precisions(bundle: Path) -> list[str]:
 
 
 def read_built(
-    bundle: Path, precision: str, machine: MachineFacts, *, onnx_sha256: str, part: str = "encoder", index: int = 0
+    bundle: Path, precision: str, machine: DeviceInfo, *, onnx_sha256: str, part: str = "encoder", index: int = 0
 ) -> BuiltEngine:
     """The built engine of a precision, read once and compared with its sidecar, the sidecar with `machine`.
 

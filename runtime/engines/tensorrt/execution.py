@@ -48,7 +48,7 @@ class Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class IOTensors:
     """One input and some outputs, with the largest batch that the engine was built for."""
 
     input: Tensor
@@ -56,8 +56,8 @@ class Layout:
     largest: int
 
 
-def read_layout(engine: trt.ICudaEngine, module: Any, place: str) -> Layout:
-    """Layout of a deserialised engine; `module` is TensorRT.
+def read_io_tensors(engine: trt.ICudaEngine, module: Any, place: str) -> IOTensors:
+    """IOTensors of a deserialised engine; `module` is TensorRT.
 
     Raises BundleError for one with other than one input, without outputs, or with a tensor that is not float32
     in rows: such an engine was not built from a bundle's ONNX.
@@ -78,7 +78,7 @@ def read_layout(engine: trt.ICudaEngine, module: Any, place: str) -> Layout:
         raise _strange(place, f"{len(inputs)} inputs and {len(outputs)} outputs, expected one input")
     # Of the first and only profile: smallest, most frequent and largest shape.
     _, _, most = engine.get_tensor_profile_shape(inputs[0].name, 0)
-    return Layout(inputs[0], tuple(outputs), most[0])
+    return IOTensors(inputs[0], tuple(outputs), most[0])
 
 
 def _strange(place: str, what: str) -> BundleError:
@@ -128,14 +128,14 @@ class Log:
 
 
 @dataclass(frozen=True, slots=True)
-class Serialised:
+class SerializedEngine:
     """The bytes of an engine and where they lie, as errors say it."""
 
     plan: bytes
     place: str
 
     @classmethod
-    def of(cls, path: Path, plan: bytes | None = None) -> Serialised:
+    def of(cls, path: Path, plan: bytes | None = None) -> SerializedEngine:
         """The engine at `path`, or `plan`, its bytes, where they have been read."""
         return cls(path.read_bytes() if plan is None else plan, f"{path.parent.name}/{path.name}")
 
@@ -150,14 +150,14 @@ def deserialise(module: ModuleType, plan: bytes, place: str, log: Log) -> trt.IC
     return engine
 
 
-class Stage:
+class EngineContext:
     """An engine in memory. `module` is TensorRT."""
 
-    def __init__(self, module: Any, serialised: Serialised, log: Log) -> None:
+    def __init__(self, module: Any, serialised: SerializedEngine, log: Log) -> None:
         """Raises DeviceError where TensorRT refuses it, BundleError where it was not built from a bundle."""
         self._trt, self._log, self.place = module, log, serialised.place
         self._engine = deserialise(module, serialised.plan, serialised.place, log)
-        self.layout = read_layout(self._engine, module, serialised.place)
+        self.layout = read_io_tensors(self._engine, module, serialised.place)
         self.working_bytes = int(self._engine.device_memory_size_v2)
         """What a context of it works in."""
 
@@ -190,18 +190,18 @@ class _Buffer:
     address: int
 
 
-class Program:
+class ExecutionPipeline:
     """Engines on one GPU, each after the other. Stateless between calls; from one thread at a time.
 
     Every prepared batch size has contexts of its own, because a recorded graph belongs to the state of its
     contexts. All contexts share one block of working memory: only one runs at a time.
     """
 
-    def __init__(self, parts: Sequence[Serialised], *, index: int, max_batch: int) -> None:
+    def __init__(self, parts: Sequence[SerializedEngine], *, index: int, max_batch: int) -> None:
         """Load, run and record every batch size once. Raises DeviceError, InputError or BundleError."""
         self._trt: Any = library.load()
         self._log = Log(self._trt)
-        self._stages: list[Stage] = []
+        self._stages: list[EngineContext] = []
         self._ready: dict[int, tuple[list[trt.IExecutionContext], Any]] = {}
         self.graphs = "CUDA graphs"
         """ "CUDA graphs", or "no CUDA graph: " and the reason."""
@@ -215,11 +215,11 @@ class Program:
             self.close()
             raise
 
-    def _load(self, parts: Sequence[Serialised], max_batch: int) -> None:
+    def _load(self, parts: Sequence[SerializedEngine], max_batch: int) -> None:
         device = self._device
         device.on_close(self._stages.clear)
         for part in parts:
-            self._stages.append(Stage(self._trt, part, self._log))
+            self._stages.append(EngineContext(self._trt, part, self._log))
         self.layout = _chained(self._stages)
         narrow = min(self._stages, key=lambda stage: stage.layout.largest)
         self._place = self._stages[-1].place
@@ -317,7 +317,7 @@ class Program:
         self._device.close()
 
 
-def _chained(stages: Sequence[Stage]) -> Layout:
+def _chained(stages: Sequence[EngineContext]) -> IOTensors:
     """What goes into the first and comes out of the last. Raises BundleError where two do not fit together."""
     for one, other in pairwise(stages):
         given, taken = one.layout.outputs, other.layout.input
@@ -325,4 +325,4 @@ def _chained(stages: Sequence[Stage]) -> Layout:
             shapes = ", ".join(str(("N", *tensor.row)) for tensor in given)
             raise BundleError(f"{one.place}: gives {shapes}, {other.place} takes {('N', *taken.row)}; {REMEDY}")
     largest = min(stage.layout.largest for stage in stages)
-    return Layout(stages[0].layout.input, stages[-1].layout.outputs, largest)
+    return IOTensors(stages[0].layout.input, stages[-1].layout.outputs, largest)

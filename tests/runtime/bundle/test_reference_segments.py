@@ -1,4 +1,4 @@
-"""Golden segments: an engine that computes something else is found at load, by name."""
+"""ReferenceSegments segments: an engine that computes something else is found at load, by name."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeasd.runtime.bundle.bundle import Bundle
-from edgeasd.runtime.bundle.golden import Golden, check_golden, golden_deviation
 from edgeasd.runtime.bundle.manifest import Tolerance
+from edgeasd.runtime.bundle.reference_segments import ReferenceSegments, check_reference_segments, reference_deviation
 from edgeasd.runtime.errors import BundleError, CheckFailed
 from edgeasd.runtime.scoring.scorer import Scorer
 
@@ -46,8 +46,8 @@ def scorer(small_bundle: Path) -> Iterator[Scorer]:
 
 
 @pytest.fixture(scope="module")
-def golden(small_bundle: Path) -> Golden:
-    return Golden.from_bytes((small_bundle / "golden.npz").read_bytes(), "golden.npz")
+def golden(small_bundle: Path) -> ReferenceSegments:
+    return ReferenceSegments.from_bytes((small_bundle / "golden.npz").read_bytes(), "golden.npz")
 
 
 def altered(scorer: Scorer, change: object) -> Scorer:
@@ -61,15 +61,15 @@ def npz(**arrays: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def arrays_of(golden: Golden) -> dict[str, np.ndarray]:
+def arrays_of(golden: ReferenceSegments) -> dict[str, np.ndarray]:
     return {field.name: getattr(golden, field.name) for field in dataclasses.fields(golden)}
 
 
 # The check
 
 
-def test_the_bundles_own_engine_reproduces_them(scorer: Scorer, golden: Golden) -> None:
-    found = check_golden(scorer, golden, TOLERANCE, "valve-id_00")
+def test_the_bundles_own_engine_reproduces_them(scorer: Scorer, golden: ReferenceSegments) -> None:
+    found = check_reference_segments(scorer, golden, TOLERANCE, "valve-id_00")
     assert found.beyond(TOLERANCE) == []
     assert 0 <= found.z < 1e-5
 
@@ -83,13 +83,15 @@ def test_the_bundles_own_engine_reproduces_them(scorer: Scorer, golden: Golden) 
         ("q", 1.1, "score deviates by"),
     ],
 )
-def test_tampered_outputs_are_named(scorer: Scorer, golden: Golden, name: str, factor: float, named: str) -> None:
+def test_tampered_outputs_are_named(
+    scorer: Scorer, golden: ReferenceSegments, name: str, factor: float, named: str
+) -> None:
     tampered = dataclasses.replace(golden, **{name: np.float32(factor) * getattr(golden, name)})
     with pytest.raises(CheckFailed) as error:
-        check_golden(scorer, tampered, TOLERANCE, "valve-id_00")
+        check_reference_segments(scorer, tampered, TOLERANCE, "valve-id_00")
     text = str(error.value)
     assert "\n" not in text
-    assert text.startswith(f"valve-id_00: golden segments are not reproduced by {scorer.engine.name} at fp32: ")
+    assert text.startswith(f"valve-id_00: reference segments are not reproduced by {scorer.engine.name} at fp32: ")
     assert named in text
     if name in ("z", "logit"):
         assert text.count("deviates") == 1, "only what deviates is named"
@@ -97,31 +99,33 @@ def test_tampered_outputs_are_named(scorer: Scorer, golden: Golden, name: str, f
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("place", ["one", "all"])
-def test_an_engine_that_returns_no_numbers_fails(scorer: Scorer, golden: Golden, bad: float, place: str) -> None:
+def test_an_engine_that_returns_no_numbers_fails(
+    scorer: Scorer, golden: ReferenceSegments, bad: float, place: str
+) -> None:
     def spoil(z: np.ndarray) -> np.ndarray:
         z = z.copy()
         z[0 if place == "one" else slice(None), 3] = bad
         return z
 
     with pytest.raises(CheckFailed, match=r"altered 1\.0 at fp32: z deviates by (nan|inf)"):
-        check_golden(altered(scorer, spoil), golden, TOLERANCE, "valve-id_00")
+        check_reference_segments(altered(scorer, spoil), golden, TOLERANCE, "valve-id_00")
 
 
-def test_golden_outputs_that_are_no_numbers_fail(scorer: Scorer, golden: Golden) -> None:
+def test_golden_outputs_that_are_no_numbers_fail(scorer: Scorer, golden: ReferenceSegments) -> None:
     for name in ("z", "logit", "d"):
         spoiled = dataclasses.replace(golden, **{name: np.full_like(getattr(golden, name), np.nan)})
         with pytest.raises(CheckFailed, match=f"{name} deviates by nan"):
-            check_golden(scorer, spoiled, TOLERANCE, "valve-id_00")
+            check_reference_segments(scorer, spoiled, TOLERANCE, "valve-id_00")
 
 
 @pytest.mark.parametrize("factor", [1.0005, 0.9])
-def test_an_engine_slightly_off_fails(scorer: Scorer, golden: Golden, factor: float) -> None:
+def test_an_engine_slightly_off_fails(scorer: Scorer, golden: ReferenceSegments, factor: float) -> None:
     with pytest.raises(CheckFailed):
-        check_golden(altered(scorer, lambda z: z * np.float32(factor)), golden, TOLERANCE, "valve-id_00")
+        check_reference_segments(altered(scorer, lambda z: z * np.float32(factor)), golden, TOLERANCE, "valve-id_00")
 
 
-def test_deviations_are_in_the_stated_units(scorer: Scorer, golden: Golden) -> None:
-    found = golden_deviation(altered(scorer, lambda z: z * np.float32(1.5)), golden)
+def test_deviations_are_in_the_stated_units(scorer: Scorer, golden: ReferenceSegments) -> None:
+    found = reference_deviation(altered(scorer, lambda z: z * np.float32(1.5)), golden)
     assert found.z == pytest.approx(0.5, rel=1e-4)
     d = np.asarray(scorer.head(golden.z * np.float32(1.5))["d"], np.float64)
     spread = scorer.score.d_max - scorer.score.d_min
@@ -131,16 +135,16 @@ def test_deviations_are_in_the_stated_units(scorer: Scorer, golden: Golden) -> N
 # Shapes
 
 
-def test_golden_segments_of_another_length_are_refused(scorer: Scorer, golden: Golden) -> None:
+def test_golden_segments_of_another_length_are_refused(scorer: Scorer, golden: ReferenceSegments) -> None:
     short = dataclasses.replace(golden, logmel=golden.logmel[:, :128])
-    with pytest.raises(BundleError, match=r"golden segments of shape \(128, 128\), expected \(256, 128\)"):
-        check_golden(scorer, short, TOLERANCE, "valve-id_00")
+    with pytest.raises(BundleError, match=r"reference segments of shape \(128, 128\), expected \(256, 128\)"):
+        check_reference_segments(scorer, short, TOLERANCE, "valve-id_00")
 
 
-def test_golden_embeddings_of_another_size_are_refused(scorer: Scorer, golden: Golden) -> None:
+def test_golden_embeddings_of_another_size_are_refused(scorer: Scorer, golden: ReferenceSegments) -> None:
     narrow = dataclasses.replace(golden, z=golden.z[:, :1])
     with pytest.raises(BundleError, match=r"embeddings of shape \(\d+, 1\), the encoder gives \(\d+, 64\)"):
-        check_golden(scorer, narrow, TOLERANCE, "valve-id_00")
+        check_reference_segments(scorer, narrow, TOLERANCE, "valve-id_00")
 
 
 @pytest.mark.parametrize(
@@ -156,42 +160,42 @@ def test_golden_embeddings_of_another_size_are_refused(scorer: Scorer, golden: G
         ("d", lambda a: a[0]),
     ],
 )
-def test_arrays_that_do_not_fit_together_are_refused(golden: Golden, name: str, cut: object) -> None:
+def test_arrays_that_do_not_fit_together_are_refused(golden: ReferenceSegments, name: str, cut: object) -> None:
     arrays = arrays_of(golden)
     arrays[name] = cut(arrays[name])  # type: ignore[operator]
     with pytest.raises(BundleError, match=r"^x/golden.npz: arrays of unexpected shapes"):
-        Golden.from_bytes(npz(**arrays), "x/golden.npz")
+        ReferenceSegments.from_bytes(npz(**arrays), "x/golden.npz")
 
 
 def test_nothing_but_scalars_is_refused() -> None:
     scalars = {name: np.float32(1) for name in ("logmel", "z", "logit", "q", "d")}
     with pytest.raises(BundleError, match="unexpected shapes"):
-        Golden.from_bytes(npz(**scalars), "golden.npz")
+        ReferenceSegments.from_bytes(npz(**scalars), "golden.npz")
 
 
 # The file
 
 
-def test_bytes_and_back(golden: Golden) -> None:
+def test_bytes_and_back(golden: ReferenceSegments) -> None:
     data = golden.to_bytes()
-    again = Golden.from_bytes(data, "golden.npz")
+    again = ReferenceSegments.from_bytes(data, "golden.npz")
     for name, array in arrays_of(golden).items():
         np.testing.assert_array_equal(getattr(again, name), array)
     assert again.to_bytes() == data, "equal arrays give equal bytes"
 
 
 @pytest.mark.parametrize("missing", ["logmel", "z", "logit", "q", "d"])
-def test_a_missing_array_is_one_line(golden: Golden, missing: str) -> None:
+def test_a_missing_array_is_one_line(golden: ReferenceSegments, missing: str) -> None:
     arrays = arrays_of(golden)
     del arrays[missing]
     with pytest.raises(BundleError, match=f"cannot be read .*{missing}"):
-        Golden.from_bytes(npz(**arrays), "golden.npz")
+        ReferenceSegments.from_bytes(npz(**arrays), "golden.npz")
 
 
-def test_pickled_objects_are_refused(golden: Golden) -> None:
+def test_pickled_objects_are_refused(golden: ReferenceSegments) -> None:
     arrays = {**arrays_of(golden), "q": np.array([{"an": "object"}] * len(golden.q), dtype=object)}
     with pytest.raises(BundleError, match="cannot be read"):
-        Golden.from_bytes(npz(**arrays), "golden.npz")
+        ReferenceSegments.from_bytes(npz(**arrays), "golden.npz")
 
 
 def test_an_npy_or_nothing_in_place_of_the_npz_is_one_line() -> None:
@@ -199,10 +203,10 @@ def test_an_npy_or_nothing_in_place_of_the_npz_is_one_line() -> None:
     np.save(buffer, np.zeros(3))
     for data in (buffer.getvalue(), b"", b"PK\x03\x04", b"text"):
         with pytest.raises(BundleError, match=r"^golden.npz: cannot be read"):
-            Golden.from_bytes(data, "golden.npz")
+            ReferenceSegments.from_bytes(data, "golden.npz")
 
 
-SMALL = Golden(
+SMALL = ReferenceSegments(
     np.zeros((2, 3, 4), np.float32), np.ones((2, 5), np.float32), *(np.zeros(2, np.float32) for _ in range(3))
 ).to_bytes()
 
@@ -215,7 +219,7 @@ def test_any_damage_is_harmless_or_a_bundle_error(changes: list[tuple[int, int]]
         data[at] = byte
     message = ""
     try:
-        Golden.from_bytes(bytes(data), "golden.npz")
+        ReferenceSegments.from_bytes(bytes(data), "golden.npz")
     except BundleError as error:
         message = str(error)
     assert "\n" not in message
@@ -224,7 +228,7 @@ def test_any_damage_is_harmless_or_a_bundle_error(changes: list[tuple[int, int]]
 # In a bundle
 
 
-def test_a_bundle_whose_golden_outputs_were_altered_does_not_open(bundle_copy: Path, golden: Golden) -> None:
+def test_a_bundle_whose_golden_outputs_were_altered_does_not_open(bundle_copy: Path, golden: ReferenceSegments) -> None:
     """With hashes that fit: only the check itself can find it."""
     data = dataclasses.replace(golden, d=golden.d + np.float32(1)).to_bytes()
     (bundle_copy / "golden.npz").write_bytes(data)

@@ -9,9 +9,9 @@ from types import ModuleType
 
 import pytest
 
-from edgeasd.runtime.doctor import Finding
+from edgeasd.runtime.doctor import CheckResult
 
-By = dict[str, Finding]
+By = dict[str, CheckResult]
 
 
 def _load() -> ModuleType:
@@ -49,6 +49,6 @@ def plain_box(trees: ModuleType, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def by_name() -> Callable[[Iterable[Finding]], By]:
+def by_name() -> Callable[[Iterable[CheckResult]], By]:
     """Findings by "area name"."""
     return lambda findings: {f"{found.area} {found.name}": found for found in findings}

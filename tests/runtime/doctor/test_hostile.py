@@ -17,7 +17,7 @@ from edgeasd.runtime.doctor import AREAS, STATES, examine
 from edgeasd.runtime.doctor.memory import parse_meminfo, parse_swaps
 from edgeasd.runtime.doctor.permissions import parse_group
 from edgeasd.runtime.doctor.power import parse_modes, strongest
-from edgeasd.runtime.doctor.result import Finding, one_line
+from edgeasd.runtime.doctor.result import CheckResult, one_line
 from edgeasd.runtime.doctor.sound import parse_capture, parse_cards, parse_rates
 from edgeasd.runtime.doctor.storage import disk_of
 
@@ -81,7 +81,7 @@ def test_every_file_may_be_hostile(kind: str, trees: ModuleType, tmp_path: Path)
 
 
 def test_an_area_that_fails_says_so_and_hides_no_other(monkeypatch: pytest.MonkeyPatch, orin_nano: Path) -> None:
-    def broken(root: Path) -> list[Finding]:
+    def broken(root: Path) -> list[CheckResult]:
         raise ZeroDivisionError("nobody\nforesaw")
 
     monkeypatch.setattr("edgeasd.runtime.doctor.memory.check", broken)
@@ -133,9 +133,9 @@ def test_what_is_printed_is_one_plain_line(text: str) -> None:
 
 
 def test_a_finding_has_a_known_state() -> None:
-    assert [Finding("a", "b", state, "", "").state for state in STATES] == list(STATES)
+    assert [CheckResult("a", "b", state, "", "").state for state in STATES] == list(STATES)
     with pytest.raises(ValueError, match="not a state"):
-        Finding("a", "b", "fine", "", "")
+        CheckResult("a", "b", "fine", "", "")
 
 
 PARSERS: tuple[Callable[[str], object], ...] = (

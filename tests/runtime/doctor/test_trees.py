@@ -9,12 +9,12 @@ from types import ModuleType
 
 import pytest
 
-from edgeasd.runtime.doctor import AREAS, Finding, examine, worst
+from edgeasd.runtime.doctor import AREAS, CheckResult, examine, worst
 from edgeasd.runtime.errors import InputError
 
 pytestmark = pytest.mark.core
 
-ByName = Callable[[Iterable[Finding]], dict[str, Finding]]
+ByName = Callable[[Iterable[CheckResult]], dict[str, CheckResult]]
 NVDLA = "usr/lib/aarch64-linux-gnu/nvidia/libnvdla_compiler.so"
 
 

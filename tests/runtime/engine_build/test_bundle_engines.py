@@ -1,4 +1,4 @@
-"""The golden segments as the proof of a new engine. ONNX Runtime stands in for an engine that TensorRT would run."""
+"""The reference segments as the proof of a new engine. ONNX Runtime stands in for an engine that TensorRT would run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from edgeasd.runtime.bundle.bundle import Bundle
-from edgeasd.runtime.engine_build.bundle_engines import prove_encoder, prove_head
+from edgeasd.runtime.engine_build.bundle_engines import verify_encoder, verify_head
 from edgeasd.runtime.engines.onnxruntime import OnnxRuntimeEngine
 from edgeasd.runtime.errors import BundleError, CheckFailed
 from edgeasd.runtime.scoring.scorer import Head
@@ -62,21 +62,21 @@ def stand_in(small_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> StandIn:
 
 def test_an_encoder_that_computes_the_model_is_proven(small_bundle: Path, stand_in: StandIn) -> None:
     with Bundle(small_bundle) as bundle:
-        found = prove_encoder(bundle, "fp32", Path("encoder.fp32.engine"), "cuda:1", 4)
+        found = verify_encoder(bundle, "fp32", Path("encoder.fp32.engine"), "cuda:1", 4)
     assert 0 <= found.score < 1e-5
     assert (stand_in.asked, stand_in.closed) == ([("encoder.fp32.engine", "fp32", "cuda:1", 4)], ["encoder"])
 
 
 def test_an_encoder_that_computes_something_else_is_not_and_is_closed(small_bundle: Path, stand_in: StandIn) -> None:
     stand_in.error = 0.01
-    with Bundle(small_bundle) as bundle, pytest.raises(CheckFailed, match="golden segments are not reproduced"):
-        prove_encoder(bundle, "fp32", Path("encoder.fp32.engine"), "cuda:0", 4)
+    with Bundle(small_bundle) as bundle, pytest.raises(CheckFailed, match="reference segments are not reproduced"):
+        verify_encoder(bundle, "fp32", Path("encoder.fp32.engine"), "cuda:0", 4)
     assert stand_in.closed == ["encoder"]
 
 
 def test_a_head_is_proven_on_the_golden_embeddings(small_bundle: Path, stand_in: StandIn) -> None:
     with Bundle(small_bundle) as bundle:
-        found = prove_head(bundle, Path("head.fp32.engine"), "cuda:0", 4)
+        found = verify_head(bundle, Path("head.fp32.engine"), "cuda:0", 4)
     assert found.z == 0
     assert 0 <= found.logit < 1e-5
     assert stand_in.closed == ["head"]
@@ -86,7 +86,7 @@ def test_a_head_is_proven_on_the_golden_embeddings(small_bundle: Path, stand_in:
 def test_a_head_that_computes_something_else_is_not(small_bundle: Path, stand_in: StandIn, error: float) -> None:
     stand_in.error = error
     with Bundle(small_bundle) as bundle, pytest.raises(CheckFailed, match=r"head\.fp32\.engine: .*on the CPU"):
-        prove_head(bundle, Path("head.fp32.engine"), "cuda:0", 4)
+        verify_head(bundle, Path("head.fp32.engine"), "cuda:0", 4)
     assert stand_in.closed == ["head"]
 
 
@@ -103,4 +103,4 @@ def test_an_encoder_of_another_shape_is_refused(
 
     monkeypatch.setattr(sys.modules["edgeasd.runtime.engines.tensorrt.engine"], "TensorRTEngine", narrow)
     with Bundle(small_bundle) as bundle, pytest.raises(BundleError, match="embeddings of shape"):
-        prove_encoder(bundle, "fp32", Path("encoder.fp32.engine"), "cuda:0", 4)
+        verify_encoder(bundle, "fp32", Path("encoder.fp32.engine"), "cuda:0", 4)

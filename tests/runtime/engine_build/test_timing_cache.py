@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeasd.runtime.engine_build.timing_cache import cache_path, read_cache, write_cache
-from edgeasd.runtime.engines.tensorrt.engine_file import MachineFacts
+from edgeasd.runtime.engines.tensorrt.engine_file import DeviceInfo
 
 pytestmark = pytest.mark.core
 
-HERE = MachineFacts("10.3.0", "Orin", "8.7", "36.4.3")
+HERE = DeviceInfo("10.3.0", "Orin", "8.7", "36.4.3")
 
 
 @pytest.fixture

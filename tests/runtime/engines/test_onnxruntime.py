@@ -8,7 +8,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from edgeasd.runtime.bundle.golden import Golden
+from edgeasd.runtime.bundle.reference_segments import ReferenceSegments
 from edgeasd.runtime.engines import Engine, open_engine
 from edgeasd.runtime.engines.onnxruntime import (
     OnnxRuntimeEngine,
@@ -30,7 +30,7 @@ def encoder(small_bundle: Path) -> Path:
 @pytest.fixture(scope="module")
 def segments(small_bundle: Path) -> np.ndarray:
     """Ten distinct segments (10, 1, 256, 128)."""
-    logmel = Golden.from_bytes((small_bundle / "golden.npz").read_bytes(), "golden").logmel
+    logmel = ReferenceSegments.from_bytes((small_bundle / "golden.npz").read_bytes(), "golden").logmel
     return np.concatenate([logmel + np.float32(0.1 * i) for i in range(10)])[:10, None]
 
 

@@ -11,12 +11,12 @@ import pytest
 
 from edgeasd.runtime.bundle.bundle import Bundle
 from edgeasd.runtime.bundle.manifest import Manifest
-from edgeasd.runtime.bundle.selection import choose
-from edgeasd.runtime.engines import choose_engine
+from edgeasd.runtime.bundle.selection import select
 from edgeasd.runtime.engines import select as choice
+from edgeasd.runtime.engines import select_engine
 from edgeasd.runtime.engines.select import tensorrt_present
 from edgeasd.runtime.engines.tensorrt.engine_file import (
-    MachineFacts,
+    DeviceInfo,
     NotBuilt,
     built_precisions,
     engine_paths,
@@ -26,7 +26,7 @@ from edgeasd.runtime.errors import BundleError, DeviceError, EdgeasdError, Input
 
 pytestmark = pytest.mark.core
 
-ORIN = MachineFacts("10.3.0", "Orin", "8.7", "36.4.3")
+ORIN = DeviceInfo("10.3.0", "Orin", "8.7", "36.4.3")
 SHA = "a" * 64
 
 
@@ -52,9 +52,9 @@ def test_whatever_was_named_is_what_is_used_or_an_error(
     impossible = precision == "int8-cpu" or accelerator == "cpu"
     if (engine == "tensorrt" and impossible) or (accelerator.startswith("cuda") and precision == "int8-cpu"):
         with pytest.raises(InputError, match=r"^[^\n]*; use [^\n]*$"):
-            choose_engine(engine, accelerator, precision)
+            select_engine(engine, accelerator, precision)
         return
-    chosen = choose_engine(engine, accelerator, precision)
+    chosen = select_engine(engine, accelerator, precision)
     assert engine in ("auto", chosen.engine)
     assert accelerator in ("auto", chosen.accelerator)
     assert (chosen.engine == "tensorrt") <= chosen.accelerator.startswith("cuda")
@@ -63,14 +63,14 @@ def test_whatever_was_named_is_what_is_used_or_an_error(
 
 
 def test_auto_is_tensorrt_where_it_is_installed_and_else_the_cpu(installed: bool) -> None:
-    chosen = choose_engine()
+    chosen = select_engine()
     expected = ("tensorrt", "cuda:0") if installed else ("onnxruntime", "cpu")
     assert (chosen.engine, chosen.accelerator, chosen.note) == (*expected, "")
 
 
 def test_who_asks_for_the_cpu_gets_it_with_tensorrt_too(installed: bool) -> None:
-    assert choose_engine("auto", "cpu").engine == "onnxruntime"
-    assert choose_engine("onnxruntime", "auto").accelerator == "cpu"
+    assert select_engine("auto", "cpu").engine == "onnxruntime"
+    assert select_engine("onnxruntime", "auto").accelerator == "cpu"
 
 
 def test_a_jetson_without_tensorrt_says_so_in_the_name(monkeypatch: pytest.MonkeyPatch, small_bundle: Path) -> None:
@@ -138,15 +138,15 @@ def test_tensorrt_takes_the_fastest_that_was_built(small_bundle: Path, folder: P
     offers = manifest(small_bundle, *EVERY)
 
     def taken() -> str:
-        return choose(offers, folder, None, "tensorrt", "auto").precision
+        return select(offers, folder, None, "tensorrt", "auto").precision
 
     assert taken() == "int8", "nothing was built: the fastest is to be"
     for built, expected in (("fp32", "fp32"), ("fp16", "fp16"), ("int8", "int8")):
         put(folder, built)
         assert taken() == expected
     assert built_precisions(folder) == ["int8", "fp16", "fp32"]
-    assert choose(offers, folder, "fp16", "tensorrt", "auto").precision == "fp16"
-    assert choose(offers, folder, None, "onnxruntime", "auto").precision == "fp32"
+    assert select(offers, folder, "fp16", "tensorrt", "auto").precision == "fp16"
+    assert select(offers, folder, None, "onnxruntime", "auto").precision == "fp32"
 
 
 def test_half_of_an_engine_is_not_passed_over(small_bundle: Path, folder: Path) -> None:
@@ -155,43 +155,43 @@ def test_half_of_an_engine_is_not_passed_over(small_bundle: Path, folder: Path) 
         put(folder, "fp16")
         put(folder, "int8")
         engine_paths(folder, "int8")[index].unlink()
-        assert choose(manifest(small_bundle, *EVERY), folder, None, "tensorrt", "auto").precision == "int8"
+        assert select(manifest(small_bundle, *EVERY), folder, None, "tensorrt", "auto").precision == "int8"
 
 
 def test_a_stale_precision_is_passed_over_and_refused_by_name(small_bundle: Path, folder: Path) -> None:
     offers = manifest(small_bundle, *EVERY, stale=("int8",))
     put(folder, "int8")
     put(folder, "fp16")
-    assert choose(offers, folder, None, "tensorrt", "auto").precision == "fp16"
+    assert select(offers, folder, None, "tensorrt", "auto").precision == "fp16"
     with pytest.raises(BundleError, match="needs it to be calibrated again"):
-        choose(offers, folder, "int8", "tensorrt", "auto")
+        select(offers, folder, "int8", "tensorrt", "auto")
 
 
 def test_a_bundle_that_offers_nothing_for_tensorrt_says_so(small_bundle: Path, folder: Path) -> None:
     with pytest.raises(InputError, match=r"offers int8-cpu, TensorRT runs int8, fp16, fp32; use --engine onnxruntime"):
-        choose(manifest(small_bundle, "int8-cpu"), folder, None, "tensorrt", "auto")
+        select(manifest(small_bundle, "int8-cpu"), folder, None, "tensorrt", "auto")
 
 
 def test_the_head_goes_to_the_gpu_only_beside_its_encoder(small_bundle: Path, folder: Path) -> None:
     offers = manifest(small_bundle, *EVERY)
-    assert choose(offers, folder, None, "tensorrt", "auto", "tensorrt").head == "tensorrt"
+    assert select(offers, folder, None, "tensorrt", "auto", "tensorrt").head == "tensorrt"
     with pytest.raises(InputError, match="--head tensorrt: the encoder runs on ONNX Runtime"):
-        choose(offers, folder, None, "onnxruntime", "auto", "tensorrt")
+        select(offers, folder, None, "onnxruntime", "auto", "tensorrt")
     with pytest.raises(InputError, match="--head gpu: unknown; use cpu or tensorrt"):
-        choose(offers, folder, None, "tensorrt", "auto", "gpu")
+        select(offers, folder, None, "tensorrt", "auto", "gpu")
 
 
 def test_a_zip_has_no_place_for_engines(small_bundle: Path, tmp_path: Path) -> None:
     packed = tmp_path / "valve.zip"
     packed.touch()
     with pytest.raises(DeviceError, match="unpack it and `edgeasd build` the folder"):
-        choose(manifest(small_bundle, "fp32"), packed, None, "tensorrt", "auto")
+        select(manifest(small_bundle, "fp32"), packed, None, "tensorrt", "auto")
 
 
 # What was built
 
 
-def refused(folder: Path, machine: MachineFacts = ORIN, sha: str = SHA) -> str:
+def refused(folder: Path, machine: DeviceInfo = ORIN, sha: str = SHA) -> str:
     with pytest.raises(NotBuilt) as error:
         read_built(folder, "int8", machine, onnx_sha256=sha)
     assert issubclass(error.type, EdgeasdError)
@@ -217,21 +217,21 @@ def test_where_nothing_was_built_the_line_to_type_is_given(folder: Path) -> None
 @pytest.mark.parametrize(
     ("machine", "said"),
     [
-        (MachineFacts("10.16.1", "Orin", "8.7", "36.4.3"), "TensorRT 10.3.0, here 10.16.1"),
-        (MachineFacts("10.3.0", "Orin Nano", "8.7", "36.4.3"), "GPU Orin, here Orin Nano"),
-        (MachineFacts("10.3.0", "Orin", "9.0", "36.4.3"), "compute capability 8.7, here 9.0"),
-        (MachineFacts("10.3.0", "Orin", "8.7", "38.2"), "L4T 36.4.3, here 38.2"),
-        (MachineFacts("10.3.0", "Orin", "8.7", None), "L4T 36.4.3, here none"),
+        (DeviceInfo("10.16.1", "Orin", "8.7", "36.4.3"), "TensorRT 10.3.0, here 10.16.1"),
+        (DeviceInfo("10.3.0", "Orin Nano", "8.7", "36.4.3"), "GPU Orin, here Orin Nano"),
+        (DeviceInfo("10.3.0", "Orin", "9.0", "36.4.3"), "compute capability 8.7, here 9.0"),
+        (DeviceInfo("10.3.0", "Orin", "8.7", "38.2"), "L4T 36.4.3, here 38.2"),
+        (DeviceInfo("10.3.0", "Orin", "8.7", None), "L4T 36.4.3, here none"),
     ],
 )
-def test_an_engine_for_another_machine_says_what_differs(folder: Path, machine: MachineFacts, said: str) -> None:
+def test_an_engine_for_another_machine_says_what_differs(folder: Path, machine: DeviceInfo, said: str) -> None:
     put(folder, "int8")
     assert refused(folder, machine) == f"valve-id_00/engines/encoder.int8.engine: built for something else: {said}"
 
 
 def test_everything_that_differs_is_said_at_once(folder: Path) -> None:
     put(folder, "int8")
-    text = refused(folder, MachineFacts("11.4.0", "NVIDIA H200", "9.0", None), "b" * 64)
+    text = refused(folder, DeviceInfo("11.4.0", "NVIDIA H200", "9.0", None), "b" * 64)
     assert [name for name in ("TensorRT", "GPU", "capability", "L4T", "ONNX") if name not in text] == []
 
 

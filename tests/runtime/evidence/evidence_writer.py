@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from edgeasd.runtime.alarms import AlarmMachine, AlarmSettings, Observation
-from edgeasd.runtime.evidence import ClipSettings, EvidenceWriter, KeepSettings, Recorder
+from edgeasd.runtime.alarms import AlarmInput, AlarmMachine, AlarmSettings
+from edgeasd.runtime.evidence import ClipSettings, EvidenceRecorder, EvidenceWriter, KeepSettings
 from edgeasd.runtime.scoring.threshold import Threshold
 from edgeasd.runtime.storage import EventStore
 
@@ -43,7 +43,7 @@ def record(data: Path, seed: int, heard: np.ndarray) -> None:
     keep = KeepSettings(min_free_megabytes=0.1, max_megabytes=1.5, fewest=0)
     going_on = store.events(open_only=True)
     writer = EvidenceWriter(data, keep, open_events=[event["event"] for event in going_on], sweep_seconds=0.1)
-    recorder = Recorder(writer, "valve", "00", RATE, CLIP)
+    recorder = EvidenceRecorder(writer, "valve", "00", RATE, CLIP)
     # As a service does for the event that was open when it was killed.
     for event in going_on:
         recorder.open_event(event["event"], event["raised_at"], event["threshold"])
@@ -56,7 +56,7 @@ def record(data: Path, seed: int, heard: np.ndarray) -> None:
         loud = loud != (chance.random() < 0.1)
         score = 2.0 if loud else 0.0
         recorder.score(BLOCK * block, time.time(), score, score)
-        said = machine.step(Observation(time.monotonic(), time.time(), score))
+        said = machine.step(AlarmInput(time.monotonic(), time.time(), score))
         if said:
             store.append(said, machine.snapshot())
             recorder.transitions(said)

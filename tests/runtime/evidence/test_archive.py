@@ -22,15 +22,15 @@ from hypothesis import strategies as st
 
 from edgeasd.runtime.alarms.event_id import make_event_id
 from edgeasd.runtime.evidence import (
+    ClipMetadata,
     ClipSettings,
+    EvidenceRecorder,
     EvidenceWriter,
-    Facts,
     KeepSettings,
-    Recorder,
     evidence_files,
-    read_facts,
+    read_metadata,
 )
-from edgeasd.runtime.evidence.archive import Archive, Kept, choose
+from edgeasd.runtime.evidence.archive import ClipArchive, StoredClip, select_for_deletion
 from edgeasd.runtime.evidence.clip import FILES
 from edgeasd.runtime.evidence.settings import DAY, MEGABYTE
 from edgeasd.runtime.storage import EventStore
@@ -88,7 +88,7 @@ def kill_and_look(data: Path, times: int) -> None:
             assert parent.stdout.readline() == "gone\n"
             killed = look_over(data)
         parent.stdin.close()
-    archive = Archive(data, KeepSettings(min_free_megabytes=0.1))
+    archive = ClipArchive(data, KeepSettings(min_free_megabytes=0.1))
     assert archive.recover() == []
     archive.close()
     look_over(data)
@@ -104,7 +104,7 @@ def look_over(data: Path) -> int:
         events = {event["event"] for event in store.events(limit=10**6)}
     salvaged = 0
     for folder in (data / "evidence").glob("[0-9]*"):
-        facts = read_facts(folder)
+        facts = read_metadata(folder)
         assert facts is not None
         assert facts.event == folder.name
         assert facts.event in events
@@ -115,7 +115,7 @@ def look_over(data: Path) -> int:
     return salvaged
 
 
-def look_at_clip(folder: Path, facts: Facts) -> None:
+def look_at_clip(folder: Path, facts: ClipMetadata) -> None:
     sound, _ = soundfile.read(folder / "clip.flac", dtype="int16")
     assert sound.size == facts.samples > 0
     # No sample is missing or moved: each follows from the one before it.
@@ -147,7 +147,9 @@ def check_png(data: bytes) -> tuple[int, int]:
 # Retention
 
 KEPT = st.lists(
-    st.builds(Kept, st.integers(0, 10**6).map(event_id), st.floats(0, 200 * DAY), st.integers(0, 5000), st.booleans()),
+    st.builds(
+        StoredClip, st.integers(0, 10**6).map(event_id), st.floats(0, 200 * DAY), st.integers(0, 5000), st.booleans()
+    ),
     max_size=30,
     unique_by=lambda one: one.event,
 )
@@ -162,9 +164,9 @@ KEEP = st.builds(
 
 @given(KEPT, KEEP, st.floats(0, 300 * DAY), st.integers(0, 60_000))
 def test_retention_deletes_the_oldest_and_no_more_than_it_has_to(
-    kept: list[Kept], keep: KeepSettings, now: float, free: int
+    kept: list[StoredClip], keep: KeepSettings, now: float, free: int
 ) -> None:
-    chosen = dict(choose(kept, now, free, keep))
+    chosen = dict(select_for_deletion(kept, now, free, keep))
     order = sorted(kept, key=lambda one: (one.at, one.event))
     gone = [one for one in order if one.event in chosen]
     left = [one for one in order if one.event not in chosen]
@@ -192,12 +194,12 @@ def test_retention_deletes_the_oldest_and_no_more_than_it_has_to(
     assert all(chosen.get(one.event) != "age" for one in newest)
 
 
-def filled(folder: Path, count: int, keep: KeepSettings) -> Archive:
+def filled(folder: Path, count: int, keep: KeepSettings) -> ClipArchive:
     """An archive of `count` events, a day apart, of a second each."""
-    archive = Archive(folder, keep)
+    archive = ClipArchive(folder, keep)
     for number in range(count):
         raised = {"raised_at": WALL + number * DAY, "raised_seconds": 0.5, "ended": "complete"}
-        facts = Facts(event=event_id(number), machine="valve", id="00", sample_rate=RATE, bits=16, **raised)
+        facts = ClipMetadata(event=event_id(number), machine="valve", id="00", sample_rate=RATE, bits=16, **raised)
         clip = archive.begin(facts)
         assert clip is not None
         clip.write(np.arange(RATE, dtype=np.int16))
@@ -211,7 +213,7 @@ def test_what_is_deleted_is_recorded_and_what_is_open_stays(tmp_path: Path) -> N
     assert archive.sweep(WALL + 3.1 * DAY) == [(event_id(1), "age")]
     folder = tmp_path / "evidence" / event_id(1)
     assert [path.name for path in folder.iterdir()] == ["facts.json"]
-    facts = read_facts(folder)
+    facts = read_metadata(folder)
     assert facts is not None
     assert (facts.deleted_at, facts.deleted_why, facts.samples, facts.size) == (WALL + 3.1 * DAY, "age", RATE, 0)
     archive.protected.clear()
@@ -220,7 +222,7 @@ def test_what_is_deleted_is_recorded_and_what_is_open_stays(tmp_path: Path) -> N
     assert [event for event, _ in archive.sweep(WALL + 10_000 * DAY)] == [event_id(2)]
     assert archive.sweep(WALL + 10_000 * DAY) == []
     archive.close()
-    again = Archive(tmp_path, KeepSettings(max_megabytes=1e-6, min_free_megabytes=0.1))
+    again = ClipArchive(tmp_path, KeepSettings(max_megabytes=1e-6, min_free_megabytes=0.1))
     assert again.recover() == []
     assert again.sweep(WALL) == [(event_id(3), "size")]
     # What was deleted is known and is not recorded anew.
@@ -234,7 +236,7 @@ def test_what_was_open_before_a_restart_stays_until_it_is_over(tmp_path: Path) -
     writer = EvidenceWriter(tmp_path, keep, open_events=[event_id(0)], sweep_seconds=0.05)
     wait_for(lambda: writer.status().deleted == 2)
     assert (tmp_path / "evidence" / event_id(0) / "clip.flac").exists()
-    Recorder(writer, "valve", "00", RATE).end_event(event_id(0))
+    EvidenceRecorder(writer, "valve", "00", RATE).end_event(event_id(0))
     wait_for(lambda: writer.status().deleted == 3)
     assert writer.close()
 
@@ -255,7 +257,7 @@ def test_damaged_evidence_is_said_and_goes_when_its_time_comes(tmp_path: Path) -
     (tmp_path / "evidence" / f".{event_id(7)}.part").mkdir()
     (tmp_path / "evidence" / event_id(1) / ".facts.json.1-2.tmp").write_text("half")
     (tmp_path / "evidence" / event_id(8)).symlink_to("/etc")
-    archive = Archive(tmp_path, KeepSettings(max_megabytes=1e-6, min_free_megabytes=0.1))
+    archive = ClipArchive(tmp_path, KeepSettings(max_megabytes=1e-6, min_free_megabytes=0.1))
     (problem,) = archive.recover()
     assert problem.isprintable()
     assert "facts.json" in problem
@@ -264,7 +266,7 @@ def test_damaged_evidence_is_said_and_goes_when_its_time_comes(tmp_path: Path) -
     for number in (0, 1):
         folder = tmp_path / "evidence" / event_id(number)
         assert [path.name for path in folder.iterdir()] == ["facts.json"]
-        assert read_facts(folder)
+        assert read_metadata(folder)
     archive.close()
     assert os.listdir("/etc")
 
@@ -286,7 +288,9 @@ def test_whatever_became_of_its_files_evidence_goes_on_and_no_sound_is_deleted(
 ) -> None:
     data = tmp_path_factory.mktemp("evidence")
     archive = filled(data, 2, KeepSettings(min_free_megabytes=0.1))
-    facts = Facts(event=event_id(2), machine="m", id="0", raised_at=WALL, sample_rate=RATE, bits=16, raised_seconds=0.5)
+    facts = ClipMetadata(
+        event=event_id(2), machine="m", id="0", raised_at=WALL, sample_rate=RATE, bits=16, raised_seconds=0.5
+    )
     part = archive.begin(facts)
     assert part is not None
     part.write((32_000 * noise(8)).astype(np.int16))
@@ -304,7 +308,7 @@ def test_whatever_became_of_its_files_evidence_goes_on_and_no_sound_is_deleted(
         os.truncate(changed[-1], int(cut * changed[-1].stat().st_size))
     held = {path.parent.name.strip(".")[:26]: path.stat().st_size for path in data.rglob("clip.flac")}
     writer = EvidenceWriter(data, KeepSettings(min_free_megabytes=0.1))
-    recorder = Recorder(writer, "valve", "00", RATE, SHORT)
+    recorder = EvidenceRecorder(writer, "valve", "00", RATE, SHORT)
     recorder.sound(0, noise(2))
     recorder.open_event(event_id(9), WALL, None)
     recorder.close()
@@ -354,7 +358,7 @@ def free_on(disk: Path) -> int:
 def test_the_floor_of_free_room_is_kept_and_the_oldest_give_way(disk: Path) -> None:
     keep = KeepSettings(min_free_megabytes=3.2, fewest=0)
     writer, least = EvidenceWriter(disk, keep, wall=lambda: WALL), free_on(disk)
-    recorder, sound = Recorder(writer, "valve", "00", RATE, SHORT), noise(5)
+    recorder, sound = EvidenceRecorder(writer, "valve", "00", RATE, SHORT), noise(5)
     for number in range(16):
         recorder.sound(number * 5 * RATE, sound[: 2 * RATE])
         recorder.open_event(event_id(number), WALL + number, None)
@@ -372,7 +376,7 @@ def test_the_floor_of_free_room_is_kept_and_the_oldest_give_way(disk: Path) -> N
     whole = [n for n in range(16) if (disk / "evidence" / event_id(n) / "clip.flac").exists()]
     assert whole == list(range(whole[0], 16))
     for number in range(whole[0]):
-        facts = read_facts(disk / "evidence" / event_id(number))
+        facts = read_metadata(disk / "evidence" / event_id(number))
         assert facts is not None
         assert facts.deleted_why == "room"
 
@@ -380,7 +384,7 @@ def test_the_floor_of_free_room_is_kept_and_the_oldest_give_way(disk: Path) -> N
 def test_where_the_room_is_used_by_others_evidence_is_lost_and_events_are_not(disk: Path) -> None:
     keep = KeepSettings(min_free_megabytes=1.0)
     writer = EvidenceWriter(disk, keep, sweep_seconds=0.05)
-    recorder = Recorder(writer, "valve", "00", RATE, SHORT)
+    recorder = EvidenceRecorder(writer, "valve", "00", RATE, SHORT)
     recorder.sound(0, noise(2))
     with EventStore(disk / "events.db") as store:
         (disk / "others").write_bytes(b"x" * (free_on(disk) - 900_000))
@@ -388,7 +392,7 @@ def test_where_the_room_is_used_by_others_evidence_is_lost_and_events_are_not(di
         wait_for(lambda: writer.status().state == "no_room")
         status = writer.status()
         assert status.lost_clips == 1
-        assert status.sick
+        assert status.is_degraded
         assert "make room" in str(status.detail)
         assert store.add_scores("valve", "00", [(WALL + n, 1.0) for n in range(100)]) == 100
         (disk / "others").unlink()
@@ -403,7 +407,9 @@ def test_where_the_room_is_used_by_others_evidence_is_lost_and_events_are_not(di
 
 def test_a_disk_that_is_full_to_the_last_byte_loses_the_clip_and_says_so(disk: Path) -> None:
     writer = EvidenceWriter(disk, KeepSettings(min_free_megabytes=0.000_001), sweep_seconds=0.05)
-    recorder = Recorder(writer, "valve", "00", RATE, ClipSettings(pre_seconds=1, post_seconds=1, longest_seconds=600))
+    recorder = EvidenceRecorder(
+        writer, "valve", "00", RATE, ClipSettings(pre_seconds=1, post_seconds=1, longest_seconds=600)
+    )
     recorder.sound(0, noise(1))
     recorder.open_event(event_id(0), WALL, None)
     wait_for(lambda: (disk / "evidence" / f".{event_id(0)}.part" / "clip.flac").exists())
@@ -415,7 +421,7 @@ def test_a_disk_that_is_full_to_the_last_byte_loses_the_clip_and_says_so(disk: P
         position += RATE
         assert time.monotonic() < began + 10
         time.sleep(0.005)
-    assert writer.status().sick
+    assert writer.status().is_degraded
     recorder.close()
     wait_for(lambda: not list((disk / "evidence").glob(".*.part")))
     (disk / "others").unlink()
@@ -423,7 +429,7 @@ def test_a_disk_that_is_full_to_the_last_byte_loses_the_clip_and_says_so(disk: P
     recorder.open_event(event_id(1), WALL, None)
     recorder.close()
     assert writer.close(10.0)
-    facts = read_facts(disk / "evidence" / event_id(1))
+    facts = read_metadata(disk / "evidence" / event_id(1))
     assert facts is not None
     assert facts.samples == RATE
     assert not (disk / "evidence" / event_id(0)).exists()
@@ -435,7 +441,7 @@ def test_deletion_is_recorded_on_a_disk_that_has_no_byte_left(disk: Path) -> Non
     assert free_on(disk) == 0
     assert len(archive.sweep(WALL)) == 2
     for number in range(2):
-        facts = read_facts(disk / "evidence" / event_id(number))
+        facts = read_metadata(disk / "evidence" / event_id(number))
         assert facts is not None
         assert facts.deleted_why == "size"
     archive.close()

@@ -17,18 +17,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edgeasd.runtime.alarms import AlarmMachine, AlarmSettings, Command, Observation
+from edgeasd.runtime.alarms import AlarmInput, AlarmMachine, AlarmSettings, Command
 from edgeasd.runtime.alarms.event_id import make_event_id
 from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.evidence import (
+    ClipMetadata,
     ClipSettings,
+    EvidenceRecorder,
     EvidenceStatus,
     EvidenceWriter,
-    Facts,
     KeepSettings,
-    Recorder,
     evidence_files,
-    read_facts,
+    read_metadata,
 )
 from edgeasd.runtime.evidence.clip import PcmRing, score_line, to_pcm
 from edgeasd.runtime.scoring.threshold import Threshold
@@ -59,7 +59,7 @@ def writer(tmp_path: Path) -> Iterator[EvidenceWriter]:
     made.close()
 
 
-def feed(recorder: Recorder, sound: Sound, start: int = 0, block: int = 1600) -> int:
+def feed(recorder: EvidenceRecorder, sound: Sound, start: int = 0, block: int = 1600) -> int:
     """Blocks of a tenth of a second, and a score after each fifth; returns the position after it."""
     for at in range(0, sound.size, block):
         recorder.sound(start + at, sound[at : at + block])
@@ -69,9 +69,9 @@ def feed(recorder: Recorder, sound: Sound, start: int = 0, block: int = 1600) ->
     return start + sound.size
 
 
-def ended(writer: EvidenceWriter, folder: Path, event: str) -> tuple[Facts, NDArray[np.int16]]:
+def ended(writer: EvidenceWriter, folder: Path, event: str) -> tuple[ClipMetadata, NDArray[np.int16]]:
     assert writer.close(10.0)
-    facts = read_facts(folder / "evidence" / event)
+    facts = read_metadata(folder / "evidence" / event)
     assert facts is not None, writer.status()
     sound, rate = soundfile.read(folder / "evidence" / event / "clip.flac", dtype="int16")
     assert rate == facts.sample_rate
@@ -87,7 +87,7 @@ def exactly(sound: Sound) -> NDArray[Any]:
 
 
 def test_an_event_becomes_a_clip_with_what_came_before_and_after(tmp_path: Path, writer: EvidenceWriter) -> None:
-    sound, recorder, event = noise(10), Recorder(writer, "valve", "00", RATE, SHORT), event_id()
+    sound, recorder, event = noise(10), EvidenceRecorder(writer, "valve", "00", RATE, SHORT), event_id()
     at = feed(recorder, sound[: 4 * RATE])
     recorder.open_event(event, WALL + 4, 0.5)
     at = feed(recorder, sound[at : at + RATE], at)
@@ -109,7 +109,7 @@ def test_an_event_becomes_a_clip_with_what_came_before_and_after(tmp_path: Path,
 
 
 def test_a_long_event_has_a_clip_of_bounded_length(tmp_path: Path, writer: EvidenceWriter) -> None:
-    sound, recorder, event = noise(10), Recorder(writer, "valve", "00", RATE, SHORT), event_id()
+    sound, recorder, event = noise(10), EvidenceRecorder(writer, "valve", "00", RATE, SHORT), event_id()
     at = feed(recorder, sound[: 3 * RATE])
     recorder.open_event(event, WALL, None)
     feed(recorder, sound[at:], at)
@@ -135,7 +135,7 @@ def test_however_sound_is_cut_the_clip_is_what_was_heard(
     clip = ClipSettings(pre_seconds=pre / rate, post_seconds=1.0, longest_seconds=6.0, bits=bits)
     sound, event = noise(sum(blocks) / rate, rate=rate), event_id()
     writer = EvidenceWriter(folder, SMALL)
-    recorder, at, raised = Recorder(writer, "valve", "00", rate, clip), 0, 0
+    recorder, at, raised = EvidenceRecorder(writer, "valve", "00", rate, clip), 0, 0
     for number, count in enumerate(blocks):
         recorder.sound(7 + at, sound[at : at + count])
         at += count
@@ -151,7 +151,7 @@ def test_however_sound_is_cut_the_clip_is_what_was_heard(
 
 
 def test_lost_sound_is_silence_in_the_clip_and_named(tmp_path: Path, writer: EvidenceWriter) -> None:
-    sound, recorder, event = noise(3), Recorder(writer, "valve", "00", RATE, SHORT), event_id()
+    sound, recorder, event = noise(3), EvidenceRecorder(writer, "valve", "00", RATE, SHORT), event_id()
     recorder.sound(0, sound[:RATE])
     recorder.sound(RATE + 100, sound[:RATE])
     recorder.open_event(event, WALL, None)
@@ -168,7 +168,7 @@ def test_lost_sound_is_silence_in_the_clip_and_named(tmp_path: Path, writer: Evi
 def test_a_clip_whose_event_is_over_does_not_wait_for_a_source_that_is_away(
     tmp_path: Path, writer: EvidenceWriter
 ) -> None:
-    recorder = Recorder(writer, "valve", "00", RATE, SHORT)
+    recorder = EvidenceRecorder(writer, "valve", "00", RATE, SHORT)
     sound = noise(4.0)
     feed(recorder, sound[:RATE])
     open_at_first = [event_id(1), event_id(2)]
@@ -188,13 +188,13 @@ def test_a_clip_whose_event_is_over_does_not_wait_for_a_source_that_is_away(
     assert recorder.recording == (event_id(3),)
     assert writer.close(10.0)
     for event in open_at_first:
-        facts = read_facts(tmp_path / "evidence" / event)
+        facts = read_metadata(tmp_path / "evidence" / event)
         assert facts is not None
         assert (facts.ended, facts.samples) == ("source", RATE + 8000)
 
 
 def test_a_source_that_begins_anew_ends_the_clip(tmp_path: Path, writer: EvidenceWriter) -> None:
-    sound, recorder, event = noise(1), Recorder(writer, "valve", "00", RATE, SHORT), event_id()
+    sound, recorder, event = noise(1), EvidenceRecorder(writer, "valve", "00", RATE, SHORT), event_id()
     recorder.sound(5 * RATE, sound)
     recorder.open_event(event, WALL, None)
     recorder.sound(0, sound)
@@ -206,7 +206,7 @@ def test_a_source_that_begins_anew_ends_the_clip(tmp_path: Path, writer: Evidenc
 def test_an_event_from_before_the_start_is_recorded_from_the_first_sound_on(
     tmp_path: Path, writer: EvidenceWriter
 ) -> None:
-    sound, recorder, event = noise(8), Recorder(writer, "valve", "00", RATE, SHORT), event_id()
+    sound, recorder, event = noise(8), EvidenceRecorder(writer, "valve", "00", RATE, SHORT), event_id()
     recorder.open_event(event, WALL, None)
     feed(recorder, sound, 3 * RATE)  # the beginning was dropped
     assert recorder.recording == ()
@@ -221,10 +221,10 @@ def test_an_event_that_never_had_sound_has_no_clip_that_would_stand_in_the_way_o
     tmp_path: Path, writer: EvidenceWriter
 ) -> None:
     event = event_id()
-    first = Recorder(writer, "valve", "00", RATE, SHORT)
+    first = EvidenceRecorder(writer, "valve", "00", RATE, SHORT)
     first.open_event(event, WALL, None)
     first.close()
-    second = Recorder(writer, "valve", "00", RATE, SHORT)
+    second = EvidenceRecorder(writer, "valve", "00", RATE, SHORT)
     second.open_event(event, WALL, None)
     feed(second, noise(1))
     second.close()
@@ -234,11 +234,11 @@ def test_an_event_that_never_had_sound_has_no_clip_that_would_stand_in_the_way_o
 
 def test_the_alarm_machine_begins_and_ends_clips(tmp_path: Path, writer: EvidenceWriter) -> None:
     machine = AlarmMachine("valve", "00", AlarmSettings(), Threshold(clip=1.0, consecutive=1, found_by="t", clips=1))
-    recorder, sound = Recorder(writer, "valve", "00", RATE, SHORT), noise(12)
+    recorder, sound = EvidenceRecorder(writer, "valve", "00", RATE, SHORT), noise(12)
     said = []
     for second in range(12):
         recorder.sound(second * RATE, sound[second * RATE : (second + 1) * RATE])
-        new = machine.step(Observation(float(second), WALL + second, 2.0 if 4 <= second < 6 else 0.0))
+        new = machine.step(AlarmInput(float(second), WALL + second, 2.0 if 4 <= second < 6 else 0.0))
         if second == 5:
             new += machine.command(Command(command="acknowledge"), float(second), WALL + second)
         if second == 9:
@@ -252,7 +252,7 @@ def test_the_alarm_machine_begins_and_ends_clips(tmp_path: Path, writer: Evidenc
     # Raised with the second that ends at 5 s, cleared with the one that ends at 7 s.
     np.testing.assert_array_equal(found, exactly(sound[3 * RATE : 8 * RATE]))
     assert (facts.test, facts.threshold) == (False, 1.0)
-    tested = read_facts(tmp_path / "evidence" / test)
+    tested = read_metadata(tmp_path / "evidence" / test)
     assert tested is not None
     assert (tested.test, tested.samples) == (True, 3 * RATE)
 
@@ -260,7 +260,7 @@ def test_the_alarm_machine_begins_and_ends_clips(tmp_path: Path, writer: Evidenc
 @pytest.mark.parametrize(("rate", "bits"), [(48_000, 24), (44_100, 16), (8_000, 24)])
 def test_a_clip_has_the_rate_and_depth_of_its_source_and_a_picture(tmp_path: Path, rate: int, bits: int) -> None:
     writer, event = EvidenceWriter(tmp_path, SMALL), event_id()
-    recorder = Recorder(writer, "valve", "00", rate, SHORT.model_copy(update={"bits": bits}))
+    recorder = EvidenceRecorder(writer, "valve", "00", rate, SHORT.model_copy(update={"bits": bits}))
     whole = np.random.default_rng(0).integers(-(2**20), 2**20, 2 * rate)
     recorder.sound(0, (whole / 2**23).astype(np.float32))
     recorder.open_event(event, WALL, None)
@@ -277,14 +277,14 @@ def test_a_clip_has_the_rate_and_depth_of_its_source_and_a_picture(tmp_path: Pat
 
 def test_a_rate_that_flac_does_not_know_is_refused(writer: EvidenceWriter) -> None:
     with pytest.raises(InputError, match="700000 Hz, a FLAC clip has"):
-        Recorder(writer, "valve", "00", 700_000)
+        EvidenceRecorder(writer, "valve", "00", 700_000)
 
 
 def test_evidence_that_is_there_is_not_made_again(tmp_path: Path) -> None:
     event = event_id()
     for seconds in (2, 1):
         writer = EvidenceWriter(tmp_path, SMALL)
-        recorder = Recorder(writer, "valve", "00", RATE, SHORT)
+        recorder = EvidenceRecorder(writer, "valve", "00", RATE, SHORT)
         recorder.sound(0, noise(seconds))
         recorder.open_event(event, WALL, None)
         recorder.close()
@@ -320,13 +320,13 @@ def test_the_ring_is_the_end_of_what_came(capacity: int, sizes: list[int]) -> No
 
 
 def test_memory_is_what_the_page_says(writer: EvidenceWriter) -> None:
-    assert Recorder(writer, "valve", "00", RATE).memory_bytes == 30 * RATE * 2
-    assert Recorder(writer, "valve", "00", 48_000, ClipSettings(bits=24)).memory_bytes == 30 * 48_000 * 4
+    assert EvidenceRecorder(writer, "valve", "00", RATE).memory_bytes == 30 * RATE * 2
+    assert EvidenceRecorder(writer, "valve", "00", 48_000, ClipSettings(bits=24)).memory_bytes == 30 * 48_000 * 4
 
 
 def test_nothing_but_an_event_id_names_a_folder(tmp_path: Path, writer: EvidenceWriter) -> None:
     hostile = "../../../../etc/cron.d/x\x1b[31m\ud800"
-    recorder, event = Recorder(writer, hostile, hostile, RATE, SHORT), event_id()
+    recorder, event = EvidenceRecorder(writer, hostile, hostile, RATE, SHORT), event_id()
     recorder.sound(0, noise(1))
     recorder.open_event(event, WALL, None)
     recorder.close()
@@ -351,7 +351,7 @@ def test_no_call_waits_for_the_disk_and_what_does_not_fit_is_silence(
     answers, given_up = threading.Event(), time.monotonic() + 10.0
     writer = EvidenceWriter(tmp_path, SMALL)
     monkeypatch.setattr(writer, "_has_room", lambda: answers.wait(max(0.0, given_up - time.monotonic())))
-    recorder, event, sound = Recorder(writer, "valve", "00", RATE, SHORT), event_id(), noise(5)
+    recorder, event, sound = EvidenceRecorder(writer, "valve", "00", RATE, SHORT), event_id(), noise(5)
     recorder.sound(0, sound[: RATE // 2])
     began = time.monotonic()
     recorder.open_event(event, WALL, None)
@@ -379,7 +379,7 @@ def wait_for(holds: Callable[[], bool], seconds: float = 10.0) -> None:
 def test_a_folder_that_cannot_be_written_is_said_and_gets_well_again(tmp_path: Path) -> None:
     said: list[EvidenceStatus] = []
     writer = EvidenceWriter(tmp_path, SMALL, on_status=said.append, sweep_seconds=0.05)
-    recorder = Recorder(writer, "valve", "00", RATE, SHORT)
+    recorder = EvidenceRecorder(writer, "valve", "00", RATE, SHORT)
     recorder.sound(0, noise(1))
     wait_for((tmp_path / "evidence" / ".lock").exists)
     (tmp_path / "evidence").rename(tmp_path / "away")
@@ -429,7 +429,7 @@ def test_the_page_describes_every_setting_and_every_field() -> None:
         section = page.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
         return re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
 
-    ends = set(get_args(Facts.model_fields["ended"].annotation)) - {"recording"}
+    ends = set(get_args(ClipMetadata.model_fields["ended"].annotation)) - {"recording"}
     described = rows("Clip")
     assert described[: -len(ends)] == [*ClipSettings.model_fields, "ended"]
     assert set(described[-len(ends) :]) == ends

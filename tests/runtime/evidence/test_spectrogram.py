@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeasd.runtime.evidence.spectrogram import Trace, draw, palette, picture, png, text_width, write_text
+from edgeasd.runtime.evidence.spectrogram import ScoreOverlay, draw, palette, picture, png, text_width, write_text
 from edgeasd.runtime.features.logmel import FeatureSettings, logmel
 
 pytestmark = pytest.mark.core
@@ -60,7 +60,7 @@ def test_a_tone_lies_at_its_frequency_and_its_time(hz: int) -> None:
     time = np.arange(10 * RATE) / RATE
     sound = np.where((time > 4) & (time < 6), 0.3 * np.sin(2 * np.pi * hz * time), 0)
     sound = (sound + 1e-4 * np.random.default_rng(0).standard_normal(sound.size)).astype(np.float32)
-    image = draw(logmel(sound), FEATURES, Trace(raised_seconds=2.0))
+    image = draw(logmel(sound), FEATURES, ScoreOverlay(raised_seconds=2.0))
     plot = image[TOP : TOP + HEIGHT, LEFT:-20].astype(int)
     width = plot.shape[1]
     row = plot[:, round(0.48 * width) : round(0.52 * width)].mean(axis=1).argmax()
@@ -79,7 +79,7 @@ def test_a_tone_lies_at_its_frequency_and_its_time(hz: int) -> None:
 def test_scores_and_threshold_lie_under_the_sound() -> None:
     frames = np.zeros((311, 128), np.float32)
     scores = [(1.0, 0.1), (5.0, 0.1), (5.2, 0.9), (9.0, 0.9)]
-    strip = draw(frames, FEATURES, Trace(3.0, scores, 0.5))[TOP + HEIGHT + 14 :, LEFT:-20]
+    strip = draw(frames, FEATURES, ScoreOverlay(3.0, scores, 0.5))[TOP + HEIGHT + 14 :, LEFT:-20]
     dashes = (strip == ALARM).mean(axis=1).argmax()
     width = strip.shape[1]
     quiet, loud = (np.flatnonzero(strip[:, round(width * at)] == LINE).mean() for at in (0.25, 0.7))
@@ -109,7 +109,7 @@ def test_anything_gives_a_picture_of_bounded_size(
     count: int, level: float, raised: float, scores: list[tuple[float, float]], threshold: float | None
 ) -> None:
     frames = np.full((count, 128), level, np.float32)
-    data = picture(frames, FEATURES, Trace(raised, sorted(scores), threshold), {})
+    data = picture(frames, FEATURES, ScoreOverlay(raised, sorted(scores), threshold), {})
     height, width = decode(data).shape
     assert height == 546
     assert 500 < width <= 1716
@@ -117,6 +117,6 @@ def test_anything_gives_a_picture_of_bounded_size(
 
 def test_other_features_give_other_axes() -> None:
     features = FeatureSettings(sample_rate=48_000, f_max=24_000, n_mels=64)
-    image = draw(np.zeros((100, 64), np.float32), features, Trace(0.5))
+    image = draw(np.zeros((100, 64), np.float32), features, ScoreOverlay(0.5))
     assert image.shape[0] == 546
     assert (image[TOP : TOP + HEIGHT, LEFT - 6] == INK).sum() >= 5

@@ -12,10 +12,10 @@ from edgeasd.runtime.bundle.manifest import FrontEnd
 from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.features.framing import frame_samples, frames_of, normalise
 from edgeasd.runtime.features.logmel import Amplitude, FeatureSettings
-from edgeasd.runtime.features.segments import LogMelSegments, SampleSegments, SegmentSettings, live_starts
+from edgeasd.runtime.features.segments import LogMelSegmenter, SampleSegmenter, SegmentSettings, live_starts
 from edgeasd.runtime.scoring.clip import score_sound
 from edgeasd.runtime.scoring.score import ScoreSettings
-from edgeasd.runtime.scoring.scorer import FramesScorer, FrontEndDeviation, Scorer
+from edgeasd.runtime.scoring.scorer import FrontEndDeviation, GraphFrontEndScorer, Scorer
 from edgeasd.runtime.scoring.stream import Stream, score_streams
 
 pytestmark = pytest.mark.core
@@ -52,12 +52,12 @@ def head(z: np.ndarray) -> dict[str, np.ndarray]:
     return {"logit": z[:, 0], "q": 1 / (1 + np.exp(z[:, 0])), "d": z[:, 0] ** 2}
 
 
-def tiny_scorer(hop: int = 3) -> FramesScorer:
+def tiny_scorer(hop: int = 3) -> GraphFrontEndScorer:
     score = ScoreSettings(alpha=0.5, alpha_source="-", d_min=0, d_max=1, d_min_source="-", d_max_source="-")
     segments = SegmentSettings(frames=8, hop=hop, sections=4)
     chain = MeanOfFrames()
     alike = Scorer(chain, head, FEATURES, AMPLITUDE, segments, score)
-    return FramesScorer(chain, head, alike, FrontEndDeviation(0.0))
+    return GraphFrontEndScorer(chain, head, alike, FrontEndDeviation(0.0))
 
 
 def sound(samples: int, seed: int = 0) -> np.ndarray:
@@ -73,7 +73,7 @@ def cut(samples: np.ndarray, sizes: list[int]) -> list[np.ndarray]:
 @given(st.lists(st.integers(0, 900), max_size=30), st.integers(0, 4000), st.integers(1, 20))
 def test_segments_of_samples_are_those_of_log_mel_whatever_the_chunks(sizes: list[int], samples: int, hop: int) -> None:
     layout, whole = SegmentSettings(frames=8, hop=hop, sections=4), sound(samples)
-    kept, made = SampleSegments(FEATURES, AMPLITUDE, layout), LogMelSegments(FEATURES, AMPLITUDE, layout)
+    kept, made = SampleSegmenter(FEATURES, AMPLITUDE, layout), LogMelSegmenter(FEATURES, AMPLITUDE, layout)
     found, starts = [], []
     for block in cut(whole, sizes):
         found += [(first, segment.copy()) for first, segment in kept.push_checked(block)]
@@ -137,7 +137,7 @@ def test_bad_samples_are_refused_before_anything_is_kept() -> None:
     with pytest.raises(InputError, match="^sample 7 "):
         stream.push(spoiled)
     with pytest.raises(InputError, match="^sample 7 "):
-        tiny_scorer().rows(spoiled)
+        tiny_scorer().extract_features(spoiled)
     assert stream.samples_seen == 0
 
 

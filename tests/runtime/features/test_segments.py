@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeasd.runtime.errors import InputError
-from edgeasd.runtime.features.segments import SegmentRing, SegmentSettings, clip_starts, live_starts, tile
+from edgeasd.runtime.features.segments import SegmentSettings, SlidingSegments, clip_starts, live_starts, tile
 
 pytestmark = pytest.mark.core
 
@@ -21,7 +21,7 @@ def numbered(frames: int) -> np.ndarray:
     return np.stack([t, -t], axis=1)
 
 
-def push(ring: SegmentRing, frames: np.ndarray, sizes: list[int]) -> list[tuple[int, np.ndarray]]:
+def push(ring: SlidingSegments, frames: np.ndarray, sizes: list[int]) -> list[tuple[int, np.ndarray]]:
     found, at = [], 0
     for size in [*sizes, len(frames)]:
         found += [(first, segment.copy()) for first, segment in ring.push(frames[at : at + size])]
@@ -124,7 +124,7 @@ def test_the_ring_yields_the_live_segments_whatever_the_chunks(
     """Hops beyond the segment and beyond the buffer included: frames between segments are skipped."""
     layout = SegmentSettings(frames=length, hop=hop)
     sound = numbered(frames)
-    found = push(SegmentRing(layout, 2), sound, sizes)
+    found = push(SlidingSegments(layout, 2), sound, sizes)
     assert [first for first, _ in found] == live_starts(frames, layout)
     for first, segment in found:
         np.testing.assert_array_equal(segment, sound[first : first + length])
@@ -132,7 +132,7 @@ def test_the_ring_yields_the_live_segments_whatever_the_chunks(
 
 def test_a_segment_appears_with_its_last_frame() -> None:
     layout = SegmentSettings(frames=5, hop=3)
-    ring, sound = SegmentRing(layout, 2), numbered(30)
+    ring, sound = SlidingSegments(layout, 2), numbered(30)
     for t in range(30):
         due = t + 1 >= 5 and (t + 1 - 5) % 3 == 0
         assert [first for first, _ in ring.push(sound[t : t + 1])] == ([t + 1 - 5] if due else [])
@@ -140,7 +140,7 @@ def test_a_segment_appears_with_its_last_frame() -> None:
 
 @pytest.mark.parametrize("hop", [1, 6, 256, 257, 700, 4096])
 def test_the_ring_keeps_a_bounded_buffer(hop: int) -> None:
-    ring = SegmentRing(SegmentSettings(frames=256, hop=hop), 2)
+    ring = SlidingSegments(SegmentSettings(frames=256, hop=hop), 2)
     held = ring._buffer
     for _ in range(40):
         for _ in ring.push(numbered(997)):
@@ -150,7 +150,7 @@ def test_the_ring_keeps_a_bounded_buffer(hop: int) -> None:
 
 
 def test_after_a_reset_the_next_frame_starts_a_segment() -> None:
-    ring = SegmentRing(SegmentSettings(frames=4, hop=9), 2)
+    ring = SlidingSegments(SegmentSettings(frames=4, hop=9), 2)
     push(ring, numbered(7), [3])
     ring.reset()
     found = push(ring, numbered(17), [2, 2])

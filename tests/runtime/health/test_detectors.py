@@ -10,15 +10,15 @@ from hypothesis import strategies as st
 from edgeasd.runtime.bundle.manifest import dump_manifest, parse_manifest
 from edgeasd.runtime.errors import BundleError, InputError
 from edgeasd.runtime.features.logmel import Amplitude
-from edgeasd.runtime.health.detectors import Holes, WindowMeter, repeated_block
-from edgeasd.runtime.health.monitor import Latch
+from edgeasd.runtime.health.detectors import DropoutDetector, WindowMeter, repeated_block
+from edgeasd.runtime.health.monitor import HoldTimer
 from edgeasd.runtime.health.settings import STATES, HealthSettings, LevelRange, level_range, training_level_dbfs
 
 pytestmark = pytest.mark.core
 
 
 def plain_holes(sound: list[float], shortest: int, longest: int, edge: float) -> int:
-    """Holes of a whole sound, run by run."""
+    """DropoutDetector of a whole sound, run by run."""
     found, at = 0, 0
     while at < len(sound):
         if sound[at] != 0:
@@ -40,7 +40,7 @@ def plain_holes(sound: list[float], shortest: int, longest: int, edge: float) ->
 )
 def test_holes_are_counted_as_run_by_run_over_the_whole_sound(sound: list[float], shortest: int, more: int) -> None:
     sound = sound[: len(sound) // 8 * 8]
-    holes = Holes(shortest, shortest + more, edge=0.3)
+    holes = DropoutDetector(shortest, shortest + more, edge=0.3)
     windows = np.array(sound, np.float32).reshape(-1, 8)
     counted = sum(holes.push(window, int(np.count_nonzero(window == 0))) for window in windows)
     assert counted == plain_holes(sound, shortest, shortest + more, 0.3)
@@ -72,7 +72,7 @@ def test_noise_of_one_bit_repeats_nothing(seed: int) -> None:
 def test_a_latch_changes_after_so_many_windows_in_a_row_and_says_when_they_began(
     on: int, off: int, asked: list[str]
 ) -> None:
-    latch, row = Latch(on, off), ""
+    latch, row = HoldTimer(on, off), ""
     for position, ask in enumerate(asked):
         was = latch.active
         changed = latch.update(ask in "bx", ask in "ex", position)
@@ -139,7 +139,7 @@ def test_a_measured_range_wins_over_the_training_level_and_settings_over_both() 
         ({"stuck": {"on_seconds": "long"}}, "stuck.on_seconds 'long'"),
         ({"stuck": {"on_seconds": float("nan")}}, "stuck.on_seconds"),
         ({"silense": {}}, "silense"),
-        ({"sick": ["sleepy"]}, "'sleepy' is not a health state"),
+        ({"unhealthy": ["sleepy"]}, "'sleepy' is not a health state"),
         ("loud", "'loud'"),
     ],
 )
@@ -152,8 +152,8 @@ def test_a_wrong_setting_is_one_line_that_names_it(given_: object, said: str) ->
 
 
 def test_every_state_makes_sick_unless_told_otherwise() -> None:
-    assert HealthSettings().sick == STATES
-    assert HealthSettings.parse({"sick": []}, "x").sick == ()
+    assert HealthSettings().unhealthy == STATES
+    assert HealthSettings.parse({"unhealthy": []}, "x").unhealthy == ()
 
 
 def test_the_manifest_may_hold_a_measured_level_and_is_otherwise_written_as_before(small_bundle) -> None:  # type: ignore[no-untyped-def]
@@ -170,3 +170,22 @@ def test_the_manifest_may_hold_a_measured_level_and_is_otherwise_written_as_befo
     plain["level"]["high_dbfs"] = -90.0
     with pytest.raises(BundleError, match=r"low_dbfs -50.0 < high_dbfs -90.0"):
         parse_manifest(json.dumps(plain).encode(), "m")
+
+
+def test_keys_of_earlier_settings_still_load() -> None:
+    assert HealthSettings.parse({"sick": ["stuck"]}, "x").unhealthy == ("stuck",)
+    with pytest.raises(InputError, match=r"sick: is the old name of unhealthy; give unhealthy alone"):
+        HealthSettings.parse({"sick": [], "unhealthy": []}, "x")
+
+
+def test_a_measured_range_keeps_the_keys_of_the_manifest() -> None:
+    stored = {
+        "low_dbfs": -60.0,
+        "high_dbfs": -20.0,
+        "found_by": "clips",
+        "heard_low_dbfs": -50.0,
+        "heard_high_dbfs": -30.0,
+    }
+    found = LevelRange.model_validate(stored)
+    assert (found.measured, found.measured_low_dbfs, found.measured_high_dbfs) == (True, -50.0, -30.0)
+    assert found.model_dump(mode="json") == stored

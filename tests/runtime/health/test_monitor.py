@@ -41,7 +41,7 @@ def test_noise_is_healthy_and_the_report_says_its_level() -> None:
     monitor = HealthMonitor(HealthSettings(), RATE, LEVEL)
     assert monitor.push(noise(30)) == []
     report = monitor.report()
-    assert not report.sick
+    assert not report.is_unhealthy
     assert report.active == ()
     assert report.level_dbfs == pytest.approx(20 * np.log10(0.05), abs=0.1)
     assert report.at_seconds == 30.0
@@ -56,7 +56,7 @@ def test_nothing_is_claimed_before_there_is_a_figure() -> None:
 
 def test_digital_silence_begins_and_ends() -> None:
     changes = judged(noise(20), np.zeros(5 * RATE, np.float32), noise(20), level=None)
-    assert [(c.state, c.active, c.since_seconds, c.at_seconds, c.sick) for c in changes] == [
+    assert [(c.state, c.active, c.since_seconds, c.at_seconds, c.is_unhealthy) for c in changes] == [
         ("digital_silence", True, 20.0, 21.0, True),
         ("digital_silence", False, 25.0, 26.0, False),
     ]
@@ -141,8 +141,8 @@ def test_a_level_far_from_that_of_training_is_seen_after_ten_seconds(level: floa
     unclipped = noise(40, level)
     changes = judged(noise(20), unclipped, noise(40), clipping={"enabled": False})
     assert [(c.state, c.active) for c in changes] == [(state, True), (state, False)]
-    assert changes[0].sick
-    assert not changes[1].sick
+    assert changes[0].is_unhealthy
+    assert not changes[1].is_unhealthy
 
 
 def test_without_a_range_no_level_is_judged() -> None:
@@ -152,15 +152,15 @@ def test_without_a_range_no_level_is_judged() -> None:
 def test_a_state_can_be_switched_off_or_be_shown_without_making_the_input_sick() -> None:
     silence = np.zeros(5 * RATE, np.float32)
     assert judged(silence, level=None, digital_silence={"enabled": False}) == []
-    (change,) = judged(silence, level=None, sick=["clipping"])
-    assert (change.state, change.sick) == ("digital_silence", False)
+    (change,) = judged(silence, level=None, unhealthy=["clipping"])
+    assert (change.state, change.is_unhealthy) == ("digital_silence", False)
 
 
 def test_reset_forgets_everything() -> None:
     monitor = HealthMonitor(HealthSettings(), RATE, LEVEL)
     fresh = monitor.report()
     monitor.push(np.zeros(5 * RATE, np.float32))
-    assert monitor.sick
+    assert monitor.is_unhealthy
     monitor.reset()
     assert monitor.report() == fresh
 
@@ -268,9 +268,9 @@ def suspect_spans(
     sound, was, found = np.concatenate(parts), False, []
     for at in range(0, len(sound), RATE // 5):
         monitor.push(sound[at : at + RATE // 5])
-        if monitor.suspect != was:
-            was = monitor.suspect
-            found.append((was, round(monitor.at_seconds, 3), monitor.sick))
+        if monitor.is_suspect != was:
+            was = monitor.is_suspect
+            found.append((was, round(monitor.at_seconds, 3), monitor.is_unhealthy))
     return found
 
 
@@ -298,6 +298,6 @@ def test_a_level_out_of_range_is_suspect_within_a_second_long_before_it_is_known
 
 def test_what_makes_no_input_sick_makes_none_suspect() -> None:
     low = noise(9, level=10 ** (-85 / 20))
-    assert suspect_spans(noise(20), low, settings=HealthSettings(sick=("clipping",))) == []
+    assert suspect_spans(noise(20), low, settings=HealthSettings(unhealthy=("clipping",))) == []
     off = HealthSettings.parse({"silence": {"enabled": False}, "level": {"enabled": False}}, "test")
     assert suspect_spans(noise(20), low, settings=off) == []

@@ -22,13 +22,13 @@ from edgeasd.export.front_end import FRONT_END, build_front_end, measure_front_e
 from edgeasd.export.parity import LOAD_LIMITS
 from edgeasd.runtime.audio.reader import read_audio
 from edgeasd.runtime.bundle.bundle import Bundle, hash_file
-from edgeasd.runtime.bundle.front_end_check import proof_sound
-from edgeasd.runtime.engines import ChainedEngine, Engine
+from edgeasd.runtime.bundle.front_end_check import self_test_sound
+from edgeasd.runtime.engines import Engine, EngineWithFrontEnd
 from edgeasd.runtime.errors import BundleError, CheckFailed, EdgeasdError, InputError
 from edgeasd.runtime.features.framing import frame_samples
 from edgeasd.runtime.features.logmel import FeatureSettings, logmel
 from edgeasd.runtime.scoring.clip import score_sound
-from edgeasd.runtime.scoring.scorer import FramesScorer, Scorer
+from edgeasd.runtime.scoring.scorer import GraphFrontEndScorer, Scorer
 from edgeasd.runtime.scoring.stream import Stream
 from edgeasd.runtime.service.listen import Listener
 from edgeasd.runtime.sources.capture import Block
@@ -37,12 +37,12 @@ NOMINAL = 160_000
 
 
 @pytest.fixture(scope="module")
-def pair(front_end_bundle: Path) -> Iterator[tuple[Scorer, FramesScorer]]:
+def pair(front_end_bundle: Path) -> Iterator[tuple[Scorer, GraphFrontEndScorer]]:
     """Scorers with log-mel on the CPU and by the graph."""
     with Bundle(front_end_bundle) as bundle:
         cpu, _ = bundle.open_scorer(threads=1)
         graph, _ = bundle.open_scorer(threads=1, front_end="graph")
-        assert isinstance(graph, FramesScorer)
+        assert isinstance(graph, GraphFrontEndScorer)
         yield cpu, graph
         cpu.close()
         graph.close()
@@ -77,7 +77,7 @@ def noise(samples: int, seed: int, level: float = 0.05) -> np.ndarray:
 
 
 def test_the_clips_it_was_measured_on_move_as_far_as_stated_live_and_offline(
-    pair: tuple[Scorer, FramesScorer], front_end_bundle: Path
+    pair: tuple[Scorer, GraphFrontEndScorer], front_end_bundle: Path
 ) -> None:
     with Bundle(front_end_bundle) as bundle:
         stated = bundle.manifest.front_end
@@ -102,7 +102,7 @@ def test_the_clips_it_was_measured_on_move_as_far_as_stated_live_and_offline(
     st.lists(st.sampled_from([1, 511, 3072, 40_000, 131_584]), max_size=6),
 )
 def test_any_sound_over_noise_is_scored_alike_however_it_is_cut(
-    pair: tuple[Scorer, FramesScorer], seed: int, level: float, hertz: float, tone: float, sizes: list[int]
+    pair: tuple[Scorer, GraphFrontEndScorer], seed: int, level: float, hertz: float, tone: float, sizes: list[int]
 ) -> None:
     time = np.arange(131_584 + 2 * 3072) / 16_000
     sound = noise(time.size, seed, level) + (tone * np.sin(2 * np.pi * hertz * time)).astype(np.float32)
@@ -126,7 +126,7 @@ def test_any_sound_over_noise_is_scored_alike_however_it_is_cut(
 
 @pytest.mark.shared_data
 def test_real_clips_are_scored_within_what_is_stated_for_them(
-    pair: tuple[Scorer, FramesScorer], front_end_bundle: Path, shared_data: Path
+    pair: tuple[Scorer, GraphFrontEndScorer], front_end_bundle: Path, shared_data: Path
 ) -> None:
     folder = shared_data / "dcase2023_toycar"
     clips = sorted(folder.rglob("*.wav")) or sorted(folder.rglob("*.flac"))
@@ -144,7 +144,7 @@ def test_real_clips_are_scored_within_what_is_stated_for_them(
     assert stated.logmel < 1e-4
 
 
-def test_a_batch_is_its_segments_one_by_one(pair: tuple[Scorer, FramesScorer]) -> None:
+def test_a_batch_is_its_segments_one_by_one(pair: tuple[Scorer, GraphFrontEndScorer]) -> None:
     """Twelve of them, more than a batch takes: frames that wait are views, and none reads another's."""
     graph = pair[1]
     sounds = [noise(131_584, seed) for seed in range(12)]
@@ -153,7 +153,7 @@ def test_a_batch_is_its_segments_one_by_one(pair: tuple[Scorer, FramesScorer]) -
         assert together.score[row] == graph.score_waiting([sound]).score[0]
 
 
-def test_after_a_gap_the_sound_begins_anew(pair: tuple[Scorer, FramesScorer], front_end_bundle: Path) -> None:
+def test_after_a_gap_the_sound_begins_anew(pair: tuple[Scorer, GraphFrontEndScorer], front_end_bundle: Path) -> None:
     """No segment of samples spans what was lost."""
     manifest, sound = Bundle(front_end_bundle).manifest, noise(135_000, 3)
     listener = Listener(pair[1], manifest)
@@ -164,11 +164,11 @@ def test_after_a_gap_the_sound_begins_anew(pair: tuple[Scorer, FramesScorer], fr
     assert after[1]["start_sample"] == 200_000
 
 
-def test_what_is_in_use_is_in_the_name(pair: tuple[Scorer, FramesScorer]) -> None:
+def test_what_is_in_use_is_in_the_name(pair: tuple[Scorer, GraphFrontEndScorer]) -> None:
     cpu, graph = pair
     assert graph.engine.name == f"{cpu.engine.name}, log-mel by frontend.onnx on CPUExecutionProvider"
     assert isinstance(graph.engine, Engine)
-    engine: ChainedEngine = graph.engine
+    engine: EngineWithFrontEnd = graph.engine
     assert (engine.accelerator, engine.precision, engine.max_batch) == ("cpu", "fp32", 10)
     assert type(cpu) is Scorer
     assert 0 < graph.front_end_deviation.logmel < 1e-5
@@ -242,9 +242,9 @@ def test_a_front_end_of_another_shape_is_a_bundle_to_be_exported_again(damaged: 
 def test_the_noise_of_the_proof_fills_every_band(front_end_bundle: Path) -> None:
     with Bundle(front_end_bundle) as bundle:
         features, amplitude = bundle.manifest.features, bundle.manifest.amplitude
-    sound = proof_sound(features, amplitude, 256)
+    sound = self_test_sound(features, amplitude, 256)
     made = logmel(sound, features, amplitude)
     assert made.shape == (256, 128)
     assert made.min() > made.max() - 3.0
     assert np.abs(frame_samples(sound, features, amplitude)).max() < 10.0
-    np.testing.assert_array_equal(sound, proof_sound(features, amplitude, 256))
+    np.testing.assert_array_equal(sound, self_test_sound(features, amplitude, 256))

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edgeasd.runtime.alarms import AlarmMachine, AlarmSettings, Command, Observation
+from edgeasd.runtime.alarms import AlarmInput, AlarmMachine, AlarmSettings, Command
 from edgeasd.runtime.config import read_site
 from edgeasd.runtime.errors import DeviceError, InputError
 from edgeasd.runtime.evidence import EvidenceWriter, KeepSettings, Recorder, evidence_files
@@ -320,9 +320,9 @@ def test_evidence_of_an_event_that_is_open_stays_at_the_start_however_old(site: 
     limit = Threshold(clip=0.5, consecutive=1, found_by="t", clips=1)
     wall = time.time() - 30 * 86_400
     machine = AlarmMachine("valve", "elsewhere", AlarmSettings(), limit)
-    said = machine.step(Observation(1.0, wall, 2.0))
+    said = machine.step(AlarmInput(1.0, wall, 2.0))
     over = AlarmMachine("valve", "over", AlarmSettings(), limit)
-    ended = over.step(Observation(1.0, wall, 2.0)) + over.command(Command(command="clear"), 2.0, wall + 1.0)
+    ended = over.step(AlarmInput(1.0, wall, 2.0)) + over.command(Command(command="clear"), 2.0, wall + 1.0)
     site.data.mkdir()
     with EventStore(site.data / "events.db") as store:
         store.append(said)

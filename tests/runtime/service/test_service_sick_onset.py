@@ -106,7 +106,7 @@ def test_no_score_is_used_after_sick_sound_that_still_holds_some_of_it(
     looks_back = {round(one.looks_back, 6) for one in found if one.complete and one.looks_back is not None}
     hop = 6 * 512 / RATE
     assert looks_back == {round(clip_seconds(bundle[0]) + 9 * hop * (keep_every - 1), 6)}
-    policy = AlarmSettings(on=-1e6, k=1, settle_seconds=0.0)
+    policy = AlarmSettings(on=-1e6, k=1, recovery_seconds=0.0)
     sick_at = max(one.time for one in found if one.sick) - BEGUN
     late = found[next(number for number, one in enumerate(found) if one.sick) :]
     (first,) = raised(bundle[0], late, policy)

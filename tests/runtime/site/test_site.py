@@ -57,7 +57,7 @@ def test_a_short_file_is_enough_and_its_alarms_are_those_of_a_service(tmp_path: 
     stream = site.streams["pump"]
     assert (stream.live, stream.drops, stream.alarm.cooldown_seconds) == (True, True, 60.0)
     changed = parsed('site = "plant"\n' + STREAM + "[streams.pump.alarm]\nk = 2\nn = 5", tmp_path).streams["pump"].alarm
-    assert (changed.k, changed.n, changed.cooldown_seconds, changed.gap_clears) == (2, 5, 60.0, False)
+    assert (changed.k, changed.n, changed.cooldown_seconds, changed.clear_on_gap) == (2, 5, 60.0, False)
 
 
 def test_relative_paths_begin_at_the_site_file_and_those_of_outputs_in_the_data_folder(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The whole path of a score through TensorRT: choice, sidecar, engine, golden segments, batches, head, records.
+"""The whole path of a score through TensorRT: choice, sidecar, engine, reference segments, batches, head, records.
 
 The engine is a stand-in that calls ONNX Runtime, so nothing here proves that TensorRT computes anything. It proves
 that what edgeasd does around an engine gives the same scores as without.
@@ -24,14 +24,14 @@ from edgeasd.runtime.engines.tensorrt import cuda as device
 from edgeasd.runtime.engines.tensorrt import engine_file as built
 from edgeasd.runtime.engines.tensorrt import engine_file as machine
 from edgeasd.runtime.engines.tensorrt import library
-from edgeasd.runtime.engines.tensorrt.engine_file import MachineFacts, engine_paths
+from edgeasd.runtime.engines.tensorrt.engine_file import DeviceInfo, engine_paths
 from edgeasd.runtime.errors import CheckFailed, DeviceError
 from edgeasd.runtime.scoring.scorer import HEAD_OUTPUTS
 from edgeasd.runtime.scoring.stream import Stream
 
 pytestmark = pytest.mark.core
 
-HERE = MachineFacts("10.3.0", "Stand-in", "8.7", None)
+HERE = DeviceInfo("10.3.0", "Stand-in", "8.7", None)
 
 
 class Site:
@@ -137,7 +137,7 @@ def test_the_head_as_an_engine_gives_the_same_and_is_named(site: Site, segments:
 def test_an_engine_that_computes_something_else_is_refused_and_freed(site: Site, segments: np.ndarray) -> None:
     site.build()
     site.distort = 0.01
-    with pytest.raises(CheckFailed, match=r"golden segments are not reproduced by tensorrt 10\.3\.0 Stand-in"):
+    with pytest.raises(CheckFailed, match=r"reference segments are not reproduced by tensorrt 10\.3\.0 Stand-in"):
         scores(site.bundle, segments)
     assert site.cuda.held == {}
 

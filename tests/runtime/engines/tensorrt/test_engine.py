@@ -27,7 +27,7 @@ from edgeasd.runtime.engines.tensorrt.execution import (
     checked_rows,
     deserialise,
     prepared_sizes,
-    read_layout,
+    read_io_tensors,
     size_for,
 )
 from edgeasd.runtime.errors import BundleError, DeviceError, InputError
@@ -130,7 +130,7 @@ def test_tensorrt_itself_refuses_a_damaged_engine_in_one_line(
 def test_a_whole_engine_fails_here_for_want_of_a_driver_and_says_so(rtx: ModuleType, plan: bytes) -> None:
     """What this machine can show of loading: TensorRT reads the engine and then misses the GPU."""
     with pytest.raises(DeviceError) as error:
-        read_layout(deserialise(rtx, plan, "engine", Log(rtx)), rtx, "engine")
+        read_io_tensors(deserialise(rtx, plan, "engine", Log(rtx)), rtx, "engine")
         pytest.skip("this machine has a GPU that TensorRT for RTX takes")
     assert "CUDA driver version is insufficient" in str(error.value) or "CUDA-capable device" in str(error.value)
 
@@ -345,7 +345,7 @@ def test_an_engine_of_another_make_is_refused(bench: Any, change: dict[str, Any]
     for name, value in change.items():
         setattr(made.engine, name, value)
     with pytest.raises(BundleError) as error:
-        read_layout(made.engine, made.parts.tensorrt(made.engine), "engines/encoder.fp32.engine")
+        read_io_tensors(made.engine, made.parts.tensorrt(made.engine), "engines/encoder.fp32.engine")
     assert said in str(error.value)
 
 

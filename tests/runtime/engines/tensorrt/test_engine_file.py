@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from edgeasd.runtime.engines.tensorrt.engine_file import (
     LARGEST_SIDECAR,
-    MachineFacts,
+    DeviceInfo,
     Sidecar,
     differences,
     engine_paths,
@@ -23,7 +23,7 @@ from edgeasd.runtime.errors import BundleError
 
 pytestmark = pytest.mark.core
 
-HERE = MachineFacts("10.3.0", "Orin", "8.7", "36.4.3")
+HERE = DeviceInfo("10.3.0", "Orin", "8.7", "36.4.3")
 SHA = "a1" * 32
 FACTS: dict[str, Any] = {
     "schema_version": 1,
@@ -110,7 +110,7 @@ def test_another_onnx_precision_and_flags_are_told() -> None:
 
 
 def test_every_difference_has_a_phrase_of_its_own() -> None:
-    there = MachineFacts("11.4.0", "Thor", "11.0", None)
+    there = DeviceInfo("11.4.0", "Thor", "11.0", None)
     assert len(differences(SIDECAR, there, onnx_sha256="0" * 64, precision="fp16", flags={})) == 8
 
 

@@ -21,21 +21,21 @@ import pytest
 pytest.importorskip("onnx")
 
 from edgeasd.runtime.bundle.bundle import Bundle
-from edgeasd.runtime.bundle.selection import check_built, choose
-from edgeasd.runtime.engine_build.bundle_engines import prove_front_end
+from edgeasd.runtime.bundle.selection import check_built, select
+from edgeasd.runtime.engine_build.bundle_engines import verify_front_end
 from edgeasd.runtime.engines import select as choice
 from edgeasd.runtime.engines.onnxruntime import make_session
 from edgeasd.runtime.engines.tensorrt import cuda as device
 from edgeasd.runtime.engines.tensorrt import engine_file as machine
 from edgeasd.runtime.engines.tensorrt import library
-from edgeasd.runtime.engines.tensorrt.engine import TensorRTChain
-from edgeasd.runtime.engines.tensorrt.engine_file import MachineFacts, NotBuilt, engine_paths
-from edgeasd.runtime.engines.tensorrt.execution import Serialised
+from edgeasd.runtime.engines.tensorrt.engine import TensorRTWithFrontEnd
+from edgeasd.runtime.engines.tensorrt.engine_file import DeviceInfo, NotBuilt, engine_paths
+from edgeasd.runtime.engines.tensorrt.execution import SerializedEngine
 from edgeasd.runtime.errors import BundleError, CheckFailed, InputError
 from edgeasd.runtime.scoring.scorer import HEAD_OUTPUTS, Scorer
 from edgeasd.runtime.scoring.stream import Stream
 
-HERE = MachineFacts("10.3.0", "Stand-in", "8.7", None)
+HERE = DeviceInfo("10.3.0", "Stand-in", "8.7", None)
 FILES = {"encoder": "encoder.fp32.onnx", "head": "head.onnx", "frontend": "frontend.onnx"}
 
 
@@ -70,9 +70,12 @@ class Books:
         self.encoder = self.parts.Engine(self.cuda, {"z": 5}, 20, True)
         install(patch, self.parts, self.cuda, lambda plan: self.front if plan == b"front" else self.encoder)
 
-    def chain(self, max_batch: int = 3) -> TensorRTChain:
-        front, encoder = Serialised(b"front", "engines/f.engine"), Serialised(b"encoder", "engines/e.engine")
-        return TensorRTChain(front, encoder, precision="fp16", accelerator="cuda", max_batch=max_batch)
+    def chain(self, max_batch: int = 3) -> TensorRTWithFrontEnd:
+        front, encoder = (
+            SerializedEngine(b"front", "engines/f.engine"),
+            SerializedEngine(b"encoder", "engines/e.engine"),
+        )
+        return TensorRTWithFrontEnd(front, encoder, precision="fp16", accelerator="cuda", max_batch=max_batch)
 
 
 @pytest.fixture
@@ -273,7 +276,7 @@ def test_what_is_missing_is_the_line_to_type(site: Site) -> None:
         opened(site, front_end="graph")
     assert f"type: edgeasd build {site.bundle} --front-end (or pass --build" in str(error.value)
     with Bundle(site.bundle) as bundle:
-        offer = choose(bundle.manifest, site.bundle, None, "auto", "auto", front_end="graph")
+        offer = select(bundle.manifest, site.bundle, None, "auto", "auto", front_end="graph")
         with pytest.raises(NotBuilt) as same:
             check_built(bundle.manifest, site.bundle, offer)
         assert same.value.arguments == ["build", str(site.bundle), "--front-end"]
@@ -286,7 +289,10 @@ def test_what_is_missing_is_the_line_to_type(site: Site) -> None:
 
 @pytest.mark.parametrize(
     ("part", "said"),
-    [("frontend", "is not that of the runtime: log-mel deviates by 1.0"), ("encoder", "golden segments are not repr")],
+    [
+        ("frontend", "is not that of the runtime: log-mel deviates by 1.0"),
+        ("encoder", "reference segments are not repr"),
+    ],
 )
 def test_an_engine_that_computes_something_else_is_refused_and_freed(site: Site, part: str, said: str) -> None:
     site.build("encoder")
@@ -301,10 +307,10 @@ def test_a_new_engine_is_proven_on_noise(site: Site) -> None:
     site.build("frontend")
     path, _ = engine_paths(site.bundle, "fp32", "frontend")
     with Bundle(site.bundle) as bundle:
-        found = prove_front_end(bundle, path, "cuda:0", 4)
+        found = verify_front_end(bundle, path, "cuda:0", 4)
         assert 0 < found.logmel < 1e-5
         assert found.z is None
         site.distort["frontend"] = float("nan")
         with pytest.raises(CheckFailed, match=r"the front end in frontend\.fp32\.engine is not that of .*on the CPU$"):
-            prove_front_end(bundle, path, "cuda:0", 4)
+            verify_front_end(bundle, path, "cuda:0", 4)
     assert site.cuda.held == {}

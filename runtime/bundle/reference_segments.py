@@ -1,4 +1,4 @@
-"""The golden segments: proof, at every load, that this engine on this device still computes the model."""
+"""The reference segments: proof, at every load, that this engine on this device still computes the model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edgeasd.runtime.scoring.scorer import Scorer
 
 
 @dataclass(frozen=True, slots=True)
-class Golden:
+class ReferenceSegments:
     """A few real log-mel segments (G, frames, n_mels) with their fp32 outputs: z (G, D), the rest (G,)."""
 
     logmel: Float32Array
@@ -37,7 +37,7 @@ class Golden:
         return buffer.getvalue()
 
     @classmethod
-    def from_bytes(cls, data: bytes, place: str) -> Golden:
+    def from_bytes(cls, data: bytes, place: str) -> ReferenceSegments:
         """Read and check shapes; raises BundleError."""
         try:
             with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
@@ -94,8 +94,8 @@ def deviation(
     )
 
 
-def golden_deviation(scorer: Scorer, golden: Golden) -> Deviation:
-    """Run the golden segments through `scorer` and compare."""
+def reference_deviation(scorer: Scorer, golden: ReferenceSegments) -> Deviation:
+    """Run the reference segments through `scorer` and compare."""
     z = scorer.embed(golden.logmel)
     if z.shape != golden.z.shape:
         raise BundleError(
@@ -105,13 +105,13 @@ def golden_deviation(scorer: Scorer, golden: Golden) -> Deviation:
     return deviation(golden.z, reference, z, SegmentScores.from_head(scorer.head(z), scorer.score), scorer.score)
 
 
-def check_golden(scorer: Scorer, golden: Golden, tolerance: Tolerance, place: str) -> Deviation:
+def check_reference_segments(scorer: Scorer, golden: ReferenceSegments, tolerance: Tolerance, place: str) -> Deviation:
     """Raise CheckFailed where `scorer` does not reproduce the golden outputs within `tolerance`."""
     expected = (scorer.segments.frames, scorer.features.n_mels)
     if golden.logmel.shape[1:] != expected:
-        raise BundleError(f"{place}: golden segments of shape {golden.logmel.shape[1:]}, expected {expected}")
+        raise BundleError(f"{place}: reference segments of shape {golden.logmel.shape[1:]}, expected {expected}")
     try:
-        found = golden_deviation(scorer, golden)
+        found = reference_deviation(scorer, golden)
     except EdgeasdError:
         raise
     except Exception as error:
@@ -121,7 +121,7 @@ def check_golden(scorer: Scorer, golden: Golden, tolerance: Tolerance, place: st
     problems = found.beyond(tolerance)
     if problems:
         raise CheckFailed(
-            f"{place}: golden segments are not reproduced by {scorer.engine.name} at {scorer.engine.precision}: "
+            f"{place}: reference segments are not reproduced by {scorer.engine.name} at {scorer.engine.precision}: "
             f"{'; '.join(problems)}; use another --engine or --precision, or export the bundle on this version"
         )
     return found
