@@ -272,7 +272,7 @@ def write_report(found: Calibration, target: Path) -> None:
     from edgeasd.runtime.system.files import write_bytes
     from edgeasd.toolkit.reports.calibration import calibration_report
 
-    write_bytes(target, calibration_report(found).encode())
+    write_bytes(target, calibration_report(found))
     for warning in found.warnings:
         print_error(f"warning: {warning}")
 

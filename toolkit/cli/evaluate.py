@@ -143,9 +143,7 @@ def _write_report(
     from edgeasd.runtime.system.files import write_bytes
     from edgeasd.toolkit.reports.evaluation import evaluation_report
 
-    write_bytes(
-        path, evaluation_report(list(zip(found, judged, strict=True)), means, audio=audio).encode("utf-8", "replace")
-    )
+    write_bytes(path, evaluation_report(list(zip(found, judged, strict=True)), means, audio=audio))
     print_error(f"wrote {path}")
 
 
