@@ -38,11 +38,15 @@ class EngineSettings(_Strict):
     """What streams are scored with. Streams of the same bundle and engine table share one engine."""
 
     engine: Literal["auto", "onnxruntime", "tensorrt"] = "auto"
+    """auto: TensorRT if it is installed, else ONNX Runtime."""
     accelerator: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]{1,3})?)$")] = "auto"
+    """auto, cpu, cuda or cuda:K."""
     precision: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")] | None = None
     """A precision that the bundles offer; as for `run` by default."""
     head: Literal["cpu", "tensorrt"] = "cpu"
+    """tensorrt: the head runs as an engine of its own."""
     front_end: Literal["cpu", "graph"] = "cpu"
+    """graph: the log-mel graph of the bundle, on the accelerator of the encoder."""
     threads: Annotated[int, Field(ge=1, le=256)] | None = None
     """CPU threads of the engine; as many as there are processors by default."""
     max_batch: Annotated[int, Field(ge=1, le=64)] = 10
@@ -71,12 +75,19 @@ class StreamSettings(_Strict):
     pace: Literal["block", "drop"] | None = None
     """When scoring is late: the source waits, or sound is skipped, then lost, and counted. As for `run` by default."""
     channel: Annotated[int, Field(ge=0, le=1023)] | None = None
+    """Channel to use of several, counted from 0."""
     mix: bool = False
+    """Use the mean of all channels."""
     resample: bool = False
+    """Convert a file or device of another sample rate."""
     realtime: bool = False
+    """Play files at their own speed."""
     loop: bool = False
+    """Begin again after the last sample of the last file."""
     skip_bad: bool = False
+    """Leave out files of a folder that cannot be used; each is named."""
     once: bool = False
+    """The command is a converter: wait for it, and stop when it ends with 0."""
     format: Literal["s16le", "s24le", "s32le", "f32le", "s24in32le"] = "s16le"
     """Samples of a command."""
     channels: Annotated[int, Field(ge=1, le=64)] = 1
@@ -84,7 +95,7 @@ class StreamSettings(_Strict):
     alsa_backend: Literal["auto", "pyalsaaudio", "arecord"] = "auto"
     alsa_format: Literal["auto", "S16_LE", "S24_3LE", "S24_LE", "S32_LE", "FLOAT_LE"] = "auto"
     alarm: AlarmSettings = SERVICE
-    """See docs/reference/alarms.md. What is not given here is as a service should have it."""
+    """See docs/reference/alarms.md."""
     health: HealthSettings = HealthSettings()
     """See docs/reference/health.md."""
     evidence: ClipSettings = ClipSettings()
@@ -142,9 +153,13 @@ class RetentionSettings(_Strict):
     """How long the event store keeps things, in days; see docs/how-to/events.md."""
 
     scores_days: _Days = 2.0
+    """Every clip score."""
     minutes_days: _Days = 92.0
+    """Summaries of one minute."""
     hours_days: _Days = 1098.0
+    """Summaries of one hour."""
     events_days: _Days = 1098.0
+    """Events and their transitions; an open event stays."""
 
 
 class SiteSettings(_Strict):
@@ -159,12 +174,15 @@ class SiteSettings(_Strict):
     score_seconds: _Seconds = 10.0
     """A score message of every stream each so many seconds."""
     engines: dict[_Name, EngineSettings] = Field(default={}, max_length=32)
+    """A table for each engine, by name."""
     streams: Annotated[dict[_Name, StreamSettings], Field(min_length=1, max_length=64)]
+    """A table for each stream, by name."""
     outputs: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")], _Output] = Field(
         default={}, max_length=32
     )
     """See docs/how-to/outputs.md. The path of a jsonl output is inside the data folder."""
     retention: RetentionSettings = RetentionSettings()
+    """How long the event store keeps things."""
     evidence: KeepSettings = KeepSettings()
     """How long evidence stays; see docs/how-to/evidence.md."""
 

@@ -100,8 +100,11 @@ class StateSettings(_Settings):
     """What every state has."""
 
     enabled: bool = True
+    """Whether this state is judged."""
     on_seconds: _Seconds
+    """How long the on figure must hold before the state begins."""
     off_seconds: _Seconds
+    """How long the off figure must hold before the state ends."""
 
 
 class DigitalSilence(StateSettings):
@@ -115,7 +118,9 @@ class Silence(StateSettings):
     """Level of a window (offset removed), where not every sample is the same."""
 
     on_dbfs: _Dbfs = -80.0
+    """Begins below this level."""
     off_dbfs: _Dbfs = -74.0
+    """Ends above this level."""
     on_seconds: _Seconds = 10.0
     off_seconds: _Seconds = 2.0
 
@@ -128,8 +133,11 @@ class Clipping(StateSettings):
     """Share of the samples of 10 s that lie at `full_scale` or beyond."""
 
     full_scale: Annotated[float, Field(gt=0.0, le=1.0)] = 0.9999
+    """A sample of this size or more counts as clipped."""
     on_share: _Share = 1e-3
+    """Begins at this share of clipped samples."""
     off_share: _Share = 1e-4
+    """Ends below this share."""
     on_seconds: _Seconds = 0.0
     off_seconds: _Seconds = 10.0
 
@@ -142,7 +150,9 @@ class DcOffset(StateSettings):
     """Size of the mean of 10 s."""
 
     on_dbfs: _Dbfs = -26.0
+    """Begins above this size of the mean."""
     off_dbfs: _Dbfs = -32.0
+    """Ends below this size."""
     on_seconds: _Seconds = 10.0
     off_seconds: _Seconds = 10.0
 
@@ -159,13 +169,18 @@ class Stuck(StateSettings):
 
 
 class Dropouts(StateSettings):
-    """DropoutDetector in the sound within 60 s: runs of exact zeros with a sharp edge, and gaps that the source reports."""
+    """Holes in the sound within 60 s: runs of exact zeros with a sharp edge, and gaps that the source reports."""
 
     shortest_seconds: Annotated[float, Field(gt=0.0, le=1.0)] = 0.002
+    """A shorter run of zeros is no hole."""
     longest_seconds: Annotated[float, Field(gt=0.0, le=60.0)] = 1.0
+    """A longer run of zeros is digital silence."""
     edge_dbfs: _Dbfs = -66.0
+    """A hole begins and ends beside a sample of this size or more."""
     on_count: Annotated[int, Field(ge=1, le=100_000)] = 3
+    """Begins at so many holes."""
     off_count: Annotated[int, Field(ge=0, le=100_000)] = 0
+    """Ends at so many holes."""
     on_seconds: _Seconds = 0.0
     off_seconds: _Seconds = 0.0
 
@@ -183,9 +198,13 @@ class Level(StateSettings):
     """
 
     low_dbfs: _Dbfs | None = None
+    """level_low begins below this level."""
     high_dbfs: _Dbfs | None = None
+    """level_high begins above this level."""
     margin_db: Annotated[float, Field(gt=0.0, le=FLOOR_DBFS * -1)] = 20.0
+    """Room around a measured or training level."""
     hysteresis_db: Annotated[float, Field(ge=0.0, le=40.0)] = 3.0
+    """The state ends this far inside the range."""
     on_seconds: _Seconds = 10.0
     off_seconds: _Seconds = 5.0
 
@@ -197,7 +216,7 @@ class Level(StateSettings):
 
 
 class HealthSettings(_Settings):
-    """All health states. `unhealthy` lists those that make the input unhealthy: no alarm is raised from it."""
+    """The health states, each a table of its own."""
 
     digital_silence: DigitalSilence = DigitalSilence()
     silence: Silence = Silence()
@@ -207,6 +226,7 @@ class HealthSettings(_Settings):
     dropouts: Dropouts = Dropouts()
     level: Level = Level()
     unhealthy: Annotated[tuple[str, ...], Field(strict=False)] = STATES
+    """The states that make the input unhealthy, so that it raises no alarm; all of them by default."""
 
     @model_validator(mode="before")
     @classmethod

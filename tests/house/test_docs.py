@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import itertools
 import json
 import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -12,23 +16,21 @@ import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
-from pydantic import BaseModel
 
-from edgeasd.runtime.alarms import AlarmMachine, AlarmSettings, Command, parse_command
+from edgeasd.runtime.alarms import parse_command
 from edgeasd.runtime.alarms.transition import REASONS
-from edgeasd.runtime.bundle.bundle import Bundle
 from edgeasd.runtime.health import STATES as HEALTH_STATES
-from edgeasd.runtime.health import HealthMonitor, HealthSettings
-from edgeasd.runtime.service.listen import Listener
-from edgeasd.runtime.sources.capture import Block
+from edgeasd.runtime.health import HealthSettings
 
 pytestmark = pytest.mark.core
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+DOCS = REPOSITORY / "docs"
 BUILT = {"build", "dist", "edgeasd-demo", "site-packages", "venv"}
 SHELL = ("sh", "console", "text")
 
@@ -57,18 +59,31 @@ def prose(text: str) -> str:
     return re.sub(r"^```.*?^```\s*$", "", text, flags=re.MULTILINE | re.DOTALL)
 
 
-def test_the_pages_that_users_are_sent_to_are_there() -> None:
-    docs = "index tutorials/quickstart reference/commands reference/bundle explanation/precision reference/definitions how-to/train reference/data-layouts how-to/listen explanation/architecture reference/python-api explanation/limits"
-    expected = {"README.md", "CONTRIBUTING.md", "CHANGELOG.md", *(f"docs/{name}.md" for name in docs.split())}
-    assert expected <= set(NAMES)
+def section(page: str, heading: str) -> str:
+    """What stands between a heading of a page and the next one."""
+    found = re.search(rf"^#+ {re.escape(heading)}\n(.*?)(?=^#|\Z)", (DOCS / page).read_text("utf-8"), re.M | re.S)
+    assert found, f"{page} has no section {heading}"
+    return found[1]
+
+
+def first_column(page: str, heading: str) -> list[str]:
+    """The code spans of the first column of the tables of a section."""
+    rows = re.findall(r"^\| (\**`[^|]+) \|", section(page, heading), re.MULTILINE)
+    return [name for row in rows for name in re.findall(r"`([a-z0-9_]+)`", row)]
 
 
 @each_page
-def test_every_fence_is_closed(page: Path) -> None:
-    assert len(re.findall(r"^```", page.read_text("utf-8"), re.MULTILINE)) % 2 == 0
+def test_fences_are_closed_and_code_parses(page: Path) -> None:
+    text = page.read_text("utf-8")
+    assert len(re.findall(r"^```", text, re.MULTILINE)) % 2 == 0
+    for info, content in fences(text):
+        if info == "python":
+            compile(content, str(page), "exec")
+        elif info == "json":
+            json.loads(content if content.lstrip().startswith("{") else "{" + content + "}")
 
 
-# Examples
+# Examples: a `python` block with an `output` block behind it
 
 
 @pytest.fixture
@@ -80,45 +95,28 @@ def workspace(tmp_path: Path, small_bundle: Path) -> Path:
     return tmp_path
 
 
-def examples(page: Path) -> tuple[list[str], list[str]]:
-    """Runnable blocks, and the output block that must follow each."""
+def examples(page: Path) -> list[tuple[str, str]]:
+    """Each block to run, with what it must print."""
     blocks = list(fences(page.read_text("utf-8")))
-    code, output = [], []
-    for (info, content), (after, expected) in zip(blocks, [*blocks[1:], ("", "")], strict=True):
-        if info == "python runnable":
-            assert after == "text output", f"{page}: a runnable block without its output:\n{content}"
-            code.append(content)
-            output.append(expected)
-    return code, output
+    pairs = itertools.pairwise(blocks)
+    return [(code, output) for (info, code), (after, output) in pairs if (info, after) == ("python", "output")]
 
 
-WITH_EXAMPLES = [page for page in PAGES if "```python runnable" in page.read_text("utf-8")]
+WITH_EXAMPLES = [page for page in PAGES if examples(page)]
 
 
-def test_there_are_examples_to_run() -> None:
-    assert REPOSITORY / "docs" / "reference" / "python-api.md" in WITH_EXAMPLES
+def test_the_page_on_python_has_examples() -> None:
+    assert DOCS / "reference" / "python-api.md" in WITH_EXAMPLES
 
 
-@pytest.mark.parametrize("page", WITH_EXAMPLES, ids=lambda page: page.name)
-def test_examples_print_what_the_page_says(page: Path, workspace: Path) -> None:
-    code, output = examples(page)
-    mark = "=== end of block"
-    script = "".join(f"{block}\nprint({mark!r})\n" for block in code)
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=workspace, capture_output=True, text=True, timeout=120, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    printed = [part.strip() for part in done.stdout.split(mark)][:-1]
-    assert printed == [expected.strip() for expected in output]
-
-
-@each_page
-def test_json_and_python_blocks_parse(page: Path) -> None:
-    for info, content in fences(page.read_text("utf-8")):
-        if info.startswith("python"):
-            compile(content, str(page), "exec")
-        elif info == "json":
-            json.loads(content if content.lstrip().startswith("{") else "{" + content + "}")
+@pytest.mark.parametrize("page", WITH_EXAMPLES, ids=lambda page: page.stem)
+def test_examples_print_what_the_page_says(page: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workspace)
+    names: dict[str, Any] = {"__name__": "example"}
+    for code, expected in examples(page):
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            exec(compile(code, page.name, "exec"), names)
+        assert printed.getvalue().strip() == expected.strip()
 
 
 # Links
@@ -147,42 +145,37 @@ def test_every_relative_link_resolves(page: Path) -> None:
 
 
 def test_every_page_of_docs_is_in_the_index() -> None:
-    index = (REPOSITORY / "docs" / "index.md").read_text("utf-8")
-    pages = [page.relative_to(REPOSITORY / "docs").as_posix() for page in (REPOSITORY / "docs").glob("*/*.md")]
+    index = (DOCS / "index.md").read_text("utf-8")
+    pages = [page.relative_to(DOCS).as_posix() for page in DOCS.glob("*/*.md")]
     assert pages
     assert [name for name in pages if f"({name})" not in index] == []
+
+
+def test_files_of_docs_named_in_the_source_exist() -> None:
+    named = set()
+    for floor in ("runtime", "calibration", "export", "toolkit", "benchmarks", "tests", "docs"):
+        for path in (REPOSITORY / floor).rglob("*.py"):
+            named |= set(re.findall(r"\bdocs/[\w/-]+\.(?:md|py|json)\b", path.read_text("utf-8")))
+    assert [name for name in sorted(named) if not (REPOSITORY / name).exists()] == []
 
 
 # Commands
 
 
 @cache
-def help_of(command: str) -> str:
-    arguments = [sys.executable, "-m", "edgeasd", *command.split(), "--help"]
-    environment = {**os.environ, "COLUMNS": "300", "NO_COLOR": "1"}
-    done = subprocess.run(arguments, capture_output=True, text=True, env=environment, timeout=60, check=False)
-    assert done.returncode == 0, f"edgeasd {command}: {done.stderr}"
-    return done.stdout
+def reference() -> dict[str, Any]:
+    """The names of docs/make_reference.py."""
+    return runpy.run_path(str(DOCS / "make_reference.py"))
 
 
 @cache
-def commands() -> frozenset[str]:
+def commands() -> dict[str, Any]:
     """Every command by name; those of a group with both words."""
-    found = set()
-    for name in _listed(help_of("")):
-        inner = _listed(help_of(name)) if "COMMAND" in help_of(name).splitlines()[0] else []
-        found |= {f"{name} {sub}" for sub in inner} or {name}
-    return frozenset(found)
+    return {command.name: command for command in reference()["commands"]()}
 
 
-def _listed(text: str) -> list[str]:
-    section = text.partition("Commands:\n")[2]
-    return re.findall(r"^  ([a-z][a-z0-9-]*)  ", section, re.MULTILINE)
-
-
-@cache
-def options(command: str) -> frozenset[str]:
-    return frozenset(re.findall(r"^\s+(?:-\w, )?(--[a-z0-9-]+)", help_of(command), re.MULTILINE)) - {"--help"}
+def options(command: str) -> set[str]:
+    return {name for option in commands()[command].options for name in option.names if name.startswith("--")}
 
 
 def command_lines(text: str) -> Iterator[str]:
@@ -212,7 +205,7 @@ def test_every_command_line_fits_its_help(page: Path) -> None:
     assert not wrong
 
 
-def test_command_lines_are_found_and_a_wrong_one_would_be() -> None:
+def test_a_wrong_command_line_would_be_found() -> None:
     text = "Use `edgeasd score B F --json`.\n```sh\n$ cat x | edgeasd run --input - --no-such > y  # z\n```\n"
     assert list(command_lines(text)) == ["score B F --json", "run --input - --no-such"]
     assert "--no-such" not in options("run")
@@ -220,92 +213,56 @@ def test_command_lines_are_found_and_a_wrong_one_would_be() -> None:
     assert sum(len(list(command_lines(page.read_text("utf-8")))) for page in PAGES) > 40
 
 
-def test_the_reference_describes_every_command_and_every_option() -> None:
-    text = (REPOSITORY / "docs" / "reference" / "commands.md").read_text("utf-8")
-    sections = dict(re.findall(r"^## edgeasd ([a-z ]+)\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL))
-    assert set(sections) == commands()
-    for command, section in sections.items():
-        described = set(re.findall(r"^\| `(--[a-z0-9-]+)` \|", section, re.MULTILINE))
-        assert described == options(command), command
+def test_the_options_are_those_of_the_help_page() -> None:
+    command = [sys.executable, "-m", "edgeasd", "run", "--help"]
+    environment = {**os.environ, "COLUMNS": "300", "NO_COLOR": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, check=True)
+    assert set(re.findall(r"^\W+(?:-\w, )?(--[a-z0-9-]+)", done.stdout, re.MULTILINE)) - {"--help"} == options("run")
 
 
 def test_every_command_gives_one_example_of_itself() -> None:
-    for command in commands():
-        lines = [line.strip() for line in help_of(command).splitlines() if "Example:" in line]
-        assert len(lines) == 1, command
-        assert lines[0].startswith(f"Example: edgeasd {command}")
-        words = shlex.split(lines[0])
-        assert {word for word in words if word.startswith("--")} <= options(command)
+    for name, command in commands().items():
+        assert command.example.startswith(f"edgeasd {name}"), name
+        assert {word for word in shlex.split(command.example) if word.startswith("--")} <= options(name)
 
 
-# Records and manifest
+def test_generated_pages_are_those_of_the_program() -> None:
+    for name, text in reference()["pages"]().items():
+        assert (DOCS / name).read_text("utf-8") == text, f"{name}: run python docs/make_reference.py"
 
 
-def described_fields(page: str, heading: str) -> set[str]:
-    text = (REPOSITORY / "docs" / page).read_text("utf-8")
-    section = re.search(rf"^#+ {re.escape(heading)}\n(.*?)(?=^#|\Z)", text, re.MULTILINE | re.DOTALL)
-    assert section, f"{page} has no section {heading}"
-    rows = re.findall(r"^\| (`[^|]+) \|", section[1], re.MULTILINE)
-    return {name for row in rows for name in re.findall(r"`([a-z0-9_]+)`", row)}
+def test_generated_pages_do_not_depend_on_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert reference()["commands_page"]() == (DOCS / "reference" / "commands.md").read_text("utf-8")
 
 
-def test_the_records_of_a_run_have_the_fields_described(workspace: Path) -> None:
-    command = [sys.executable, "-m", "edgeasd", "run", "--input", "clip.wav", "--jsonl", "-"]
-    done = subprocess.run(command, cwd=workspace, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 0, done.stderr
-    records = [json.loads(line) for line in done.stdout.splitlines()]
-    with Bundle(workspace / "bundles" / "valve-id_00") as bundle:
-        scorer, _ = bundle.open_scorer(threads=1)
-        listener = Listener(scorer, bundle.manifest)
-        rng = np.random.default_rng(2)
-        for position in (0, 500_000):
-            sound = (0.05 * rng.standard_normal(170_000)).astype(np.float32)
-            records += listener.accept(Block(position, sound))
-    seen = {record["type"]: set(record) for record in records}
-    assert set(seen) == {"start", "score", "alarm", "gap", "end"}
-    for kind, fields in seen.items():
-        assert described_fields("how-to/listen.md", kind) == fields, kind
+# What the reference pages list
 
 
 def test_the_manifest_has_the_fields_described(small_bundle: Path) -> None:
     manifest = json.loads((small_bundle / "manifest.json").read_text("utf-8"))
-    described = described_fields("reference/bundle.md", "manifest.json")
-    assert set(manifest) <= described
-    listed = re.findall(
-        r"^  (\S+)  ", dict(fences((REPOSITORY / "docs/reference/bundle.md").read_text("utf-8")))["text"], re.M
-    )
+    assert set(manifest) <= set(first_column("reference/bundle.md", "manifest.json"))
+    text = (DOCS / "reference" / "bundle.md").read_text("utf-8")
+    listed = re.findall(r"^  (\S+)  ", dict(fences(text))["text"], re.M)
     assert sorted(listed) == sorted(path.name for path in small_bundle.iterdir())
 
 
-def test_alarm_and_health_messages_and_settings_have_the_fields_described() -> None:
-    machine = AlarmMachine("valve", "00", AlarmSettings(), None)
-    (message, *_) = machine.command(Command(command="test"), 0.0, 0.0)
-    assert described_fields("reference/alarms.md", "Messages") == set(message.to_json())
-    assert described_fields("reference/alarms.md", "Reasons") == set(REASONS)
-    page = (REPOSITORY / "docs" / "reference" / "alarms.md").read_text("utf-8")
-    section = page.partition("\n## Settings\n")[2].partition("\n## ")[0]
-    assert re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE) == list(AlarmSettings.model_fields)
-    section = page.partition("\n## Commands\n")[2].partition("\n## ")[0]
-    assert re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE) != []
-    for name in re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE):
+def test_alarm_reasons_and_commands_are_those_described() -> None:
+    assert set(first_column("reference/alarms.md", "Reasons")) == set(REASONS)
+    named = first_column("reference/alarms.md", "Commands")
+    assert named
+    for name in named:
         parse_command({"command": name, **({"seconds": 1.0} if name == "snooze" else {})}, "docs")
-    for info, content in fences(page):
+    for info, content in fences((DOCS / "reference" / "alarms.md").read_text("utf-8")):
         if info == "json" and "command" in content:
             parse_command(json.loads(content), "docs")
-    monitor = HealthMonitor(HealthSettings(), 16_000)
-    (change, *_) = monitor.push(np.zeros(32_000, np.float32))
-    assert described_fields("reference/health.md", "Change") == set(change.to_json())
-    report = monitor.report().to_json()
-    assert described_fields("reference/health.md", "Report") == set(report)
-    assert set(HEALTH_STATES) == described_fields("reference/health.md", "The states")
-    described = described_fields("reference/health.md", "Settings")
-    assert described >= set(HealthSettings.model_fields) - {"unhealthy"}
-    health = (REPOSITORY / "docs" / "reference" / "health.md").read_text("utf-8")
-    for part in HealthSettings.model_fields.values():
-        if isinstance(part.default, BaseModel):
-            assert all(f"`{name}`" in health for name in type(part.default).model_fields)
-    for info, content in fences(health):
-        if info == "json":
+
+
+def test_health_states_and_settings_are_those_described() -> None:
+    assert set(first_column("reference/health.md", "The states")) == set(HEALTH_STATES)
+    for info, content in fences((DOCS / "reference" / "health.md").read_text("utf-8")):
+        if info == "json" and "schema" not in content:
             HealthSettings.parse(json.loads(content), "docs")
 
 
@@ -322,8 +279,7 @@ def test_no_page_names_a_private_path(page: Path) -> None:
     assert [found[0] for pattern in private if (found := re.search(pattern, text))] == []
 
 
-def test_the_picture_is_small_and_says_nothing_of_its_maker() -> None:
-    picture = REPOSITORY / "docs" / "pictures" / "demo.svg"
-    text = picture.read_text("utf-8")
-    assert picture.stat().st_size < 100_000
-    assert not re.search(r"<dc:date>|/home/|/root/|/tmp/", text)
+@pytest.mark.parametrize("picture", sorted((DOCS / "pictures").iterdir()), ids=lambda path: path.name)
+def test_pictures_are_small_and_say_nothing_of_their_maker(picture: Path) -> None:
+    assert picture.stat().st_size < 300_000
+    assert not re.search(rb"<dc:date>|/home/|/root/|/tmp/", picture.read_bytes())

@@ -27,8 +27,7 @@ def finetune(
 
     Example: edgeasd finetune --data recordings/ --machine valve --id 00 --anomalies faults/
     """
-    from edgeasd.toolkit.data.known import choose_known
-    from edgeasd.toolkit.data.offered import offered_files, offered_hashes
+    from edgeasd.toolkit.data.offered import choose_known, offered_files, offered_hashes
     from edgeasd.toolkit.presets import stored_preset
     from edgeasd.toolkit.presets.settings import FIXED_IN_AN_UPDATE, with_settings
     from edgeasd.toolkit.runs import find_runs, update_folder

@@ -198,8 +198,8 @@ def _without(arguments: list[str], options: tuple[str, ...]) -> list[str]:
 
 def load_data(data: DataOptions, preset: Preset, seed: int, id: str | None = None) -> MachineData:
     """Clips of a machine, split as `preset` says; names every file it leaves out, and copies of test clips."""
-    from edgeasd.toolkit.data.copies import describe_copies
     from edgeasd.toolkit.data.machine import load_machine
+    from edgeasd.toolkit.data.split import describe_copies
     from edgeasd.toolkit.progress import progress
 
     loaded = load_machine(

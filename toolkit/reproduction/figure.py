@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from edgeasd.toolkit.reproduction.summary import Cell
+from edgeasd.toolkit.reproduction.table import Cell
 
 _LOOKS: dict[str, dict[str, Any]] = {
     "bce": {"color": "#0072b2", "marker": "o", "linestyle": "-"},
