@@ -6,6 +6,7 @@ import json
 import ssl
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -64,6 +65,10 @@ class _Client(Client):
             self._report_end(problem)
 
 
+class NoAcknowledgement(DeliveryError):
+    """The broker did not acknowledge a message in time. It is still on its way."""
+
+
 class MqttConnection:
     """A connection to a broker that can be opened again. Unacknowledged messages are sent again by paho then."""
 
@@ -81,8 +86,8 @@ class MqttConnection:
         self._received = received
         parts = urlsplit(settings.url)
         self.url = f"{parts.scheme}://{parts.netloc}"
-        self.warning: str | None = None
-        """Why no commands arrive."""
+        self._no_commands: str | None = None
+        self._suspicion: str | None = None
         self._changed = threading.Condition()
         self._answer: ReasonCode | None = None
         self._is_running = False
@@ -90,6 +95,9 @@ class MqttConnection:
         self._lost: str | None = None
         """Why the last connection was lost."""
         self._rejected: dict[int, ReasonCode] = {}
+        self._limit = IN_FLIGHT
+        """Messages that the broker takes without an acknowledgement."""
+        self._unacknowledged: deque[MQTTMessageInfo] = deque()
         self._connected_at, self._short_connections = 0.0, 0
         is_5 = settings.protocol == "5"
         # The worker opens the connection again itself: with its drawn waits, and the password of that moment.
@@ -101,7 +109,6 @@ class MqttConnection:
             reconnect_on_failure=False,
             ended=self._on_end,
         )
-        client.max_inflight_messages_set(IN_FLIGHT)
         client.connect_timeout = settings.timeout_seconds
         client.will_set(will.topic, will.payload, qos=1, retain=will.retain)
         if tls is not None:
@@ -117,6 +124,13 @@ class MqttConnection:
         """Whether the broker has accepted us and the connection stands."""
         return self._is_running and self._answer is not None and not self._answer.is_failure
 
+    @property
+    def warning(self) -> str | None:
+        """Why no commands arrive, or why the connection may be lost again and again."""
+        if time.monotonic() - self._connected_at > _SHORT_SECONDS:
+            self._suspicion = None
+        return self._no_commands or self._suspicion
+
     def take_loss(self) -> str | None:
         """Why the connection was lost, once; None if it was not, or if that was taken before."""
         lost, self._lost = self._lost, None
@@ -130,6 +144,9 @@ class MqttConnection:
             if not self._changed.wait_for(lambda: not self._is_running, settings.timeout_seconds):
                 raise DeliveryError(f"{self.url}: does not let go of the earlier connection")
             self._answer = self._lost = None
+        # What is sent again at the connection keeps to the limit of the last one. paho takes one only after this call.
+        self._client.disconnect()
+        self._client.max_inflight_messages_set(self._limit)
         if settings.username is not None:
             self._client.username_pw_set(settings.username, password)
         try:
@@ -154,25 +171,35 @@ class MqttConnection:
             self._client.disconnect()
             raise DeliveryError(f"{self.url}: rejects the connection: {answer}")
 
-    def publish(self, message: MqttMessage) -> MQTTMessageInfo:
-        """Send a message. Raises MessageRejected if it cannot be one."""
+    def publish(self, message: MqttMessage, until: float) -> MQTTMessageInfo:
+        """Send a message, when the broker takes one more. Raises MessageRejected if it cannot be a message."""
+        while self._unacknowledged and self._unacknowledged[0].is_published():
+            self._unacknowledged.popleft()
+        while len(self._unacknowledged) >= self._limit:
+            self._wait_for_acknowledgement(self._unacknowledged[0], until)
+            self._unacknowledged.popleft()
         try:
-            return self._client.publish(message.topic, message.payload, qos=1, retain=message.retain)
+            info = self._client.publish(message.topic, message.payload, qos=1, retain=message.retain)
         except ValueError as error:
             raise MessageRejected(f"{self.url}: {message.topic}: {error}") from None
+        self._unacknowledged.append(info)
+        return info
 
     def wait(self, info: MQTTMessageInfo, topic: str, until: float) -> None:
         """Wait until the broker has acknowledged a message. Raises DeliveryError."""
-        while not info.is_published():
-            left = until - time.monotonic()
-            if left <= 0.0:
-                raise DeliveryError(f"{self.url}: no acknowledgement within {self._settings.timeout_seconds:g} s")
-            info.wait_for_publish(min(left, 0.1))
-            if not self._is_running and not info.is_published():
-                raise DeliveryError(self.take_loss() or f"{self.url}: connection lost")
+        self._wait_for_acknowledgement(info, until)
         if (code := self._rejected.pop(info.mid, None)) is not None:
             rejected = MessageRejected if code.value in _REJECTED_FOR_GOOD else DeliveryError
             raise rejected(f"{self.url}: rejects a message to {topic}: {code}")
+
+    def _wait_for_acknowledgement(self, info: MQTTMessageInfo, until: float) -> None:
+        while not info.is_published():
+            left = until - time.monotonic()
+            if left <= 0.0:
+                raise NoAcknowledgement(f"{self.url}: no acknowledgement within {self._settings.timeout_seconds:g} s")
+            info.wait_for_publish(min(left, 0.1))
+            if not self._is_running and not info.is_published():
+                raise DeliveryError(self.take_loss() or f"{self.url}: connection lost")
 
     def disconnect(self, seconds: float) -> None:
         """Disconnect, so that the broker does not publish the last will."""
@@ -190,8 +217,8 @@ class MqttConnection:
             self._changed.notify_all()
 
     def _on_connect(self, _c: Any, _u: Any, _f: ConnectFlags, code: ReasonCode, properties: Properties | None) -> None:
-        self._client.max_inflight_messages_set(max(1, min(IN_FLIGHT, getattr(properties, "ReceiveMaximum", IN_FLIGHT))))
-        self.warning, self._connected_at = None, time.monotonic()
+        self._limit = max(1, min(IN_FLIGHT, getattr(properties, "ReceiveMaximum", IN_FLIGHT)))
+        self._no_commands, self._connected_at = None, time.monotonic()
         if self._subscription is not None and not code.is_failure:
             self._client.subscribe(self._subscription, qos=1)
         with self._changed:
@@ -204,7 +231,7 @@ class MqttConnection:
 
     def _on_subscribe(self, _c: Any, _u: Any, _m: int, codes: list[ReasonCode], _p: Any) -> None:
         if any(code.is_failure for code in codes):
-            self.warning = f"{self.url}: no commands, it rejects {self._subscription}: {codes[0]}"
+            self._no_commands = f"{self.url}: no commands, it rejects {self._subscription}: {codes[0]}"
 
     def _on_disconnect(self, _c: Any, _u: Any, flags: DisconnectFlags, code: ReasonCode, _p: Any) -> None:
         with self._changed:
@@ -217,12 +244,14 @@ class MqttConnection:
                 f"disconnected, because another client connected with our id {self._client_id}; give one of them "
                 "another client_id"
             )
+        reason = f"connection lost: {code}" if code.is_failure else "disconnected"
         is_short = self._connected_at > 0.0 and time.monotonic() - self._connected_at < _SHORT_SECONDS
         self._short_connections = self._short_connections + 1 if is_short and code.is_failure else 0
-        reason = f"connection lost: {code}" if code.is_failure else "disconnected"
-        if self._short_connections >= _MANY_SHORT:
-            return f"{reason}, again and again; does another client have the id {self._client_id}?"
-        return reason
+        if self._short_connections < _MANY_SHORT:
+            return reason
+        # Not every broker gives this reason.
+        self._suspicion = f"{self.url}: lost again and again; does another client have the id {self._client_id}?"
+        return f"{reason}, again and again; does another client have the id {self._client_id}?"
 
     def _on_message(self, _c: Any, _u: Any, message: MQTTMessage) -> None:
         try:
@@ -304,22 +333,22 @@ class MqttOutput:
     def deliver(self, messages: Sequence[OutputMessage], confirm: Callable[[int], None]) -> None:
         """Publish, and confirm what the broker has acknowledged. Raises DeliveryError."""
         self._ensure_connected()
-        for message in messages:
-            if message.seq not in self._sent:
-                self._sent[message.seq] = [
-                    (each.topic, self._connection.publish(self._remembered(each))) for each in self._messages(message)
-                ]
         until = time.monotonic() + self._settings.timeout_seconds
         try:
+            for message in messages:
+                if message.seq not in self._sent:
+                    self._sent[message.seq] = [(m.topic, self._publish(m, until)) for m in self._messages(message)]
             for count, message in enumerate(messages, 1):
                 for topic, info in self._sent[message.seq]:
                     self._connection.wait(info, topic, until)
                 del self._sent[message.seq]
                 confirm(count)
-        except DeliveryError as error:
-            self._is_silent = "no acknowledgement" in str(error)
-            if not self._is_silent and self._connection.is_connected:
-                # It was rejected: it is published anew at the next attempt.
+        except NoAcknowledgement:
+            self._is_silent = True
+            raise
+        except DeliveryError:
+            if self._connection.is_connected:
+                # It was rejected. It is published anew at the next attempt, and what follows it, too.
                 self._sent.clear()
             raise
         self._is_silent = False
@@ -331,7 +360,7 @@ class MqttOutput:
         until = time.monotonic() + min(seconds, 0.5)
         offline = self._availability(OFFLINE)
         try:
-            self._connection.wait(self._connection.publish(offline), offline.topic, until)
+            self._connection.wait(self._connection.publish(offline, until), offline.topic, until)
         except DeliveryError:
             return  # without disconnecting, so that the broker publishes the last will
         self._connection.disconnect(min(seconds, 0.5))
@@ -348,16 +377,17 @@ class MqttOutput:
         # In parts, each with a timeout of its own: on a slow line all of them would not fit into one.
         for begin in range(0, len(messages), IN_FLIGHT):
             part = messages[begin : begin + IN_FLIGHT]
-            infos = [self._connection.publish(self._remembered(each)) for each in part]
             until = time.monotonic() + self._settings.timeout_seconds
+            infos = [self._publish(message, until) for message in part]
             for message, info in zip(part, infos, strict=True):
                 self._connection.wait(info, message.topic, until)
 
-    def _remembered(self, message: MqttMessage) -> MqttMessage:
-        """`message`; kept for later connections if it is retained."""
+    def _publish(self, message: MqttMessage, until: float) -> MQTTMessageInfo:
+        """Publish; kept for later connections if it is retained."""
+        info = self._connection.publish(message, until)
         if message.retain and message.topic != self._topics.availability:
             self._retained[message.topic] = message
-        return message
+        return info
 
     # What is published
 

@@ -24,7 +24,7 @@ PATH = "/metrics"
 SECONDS = 5.0
 """A visitor must send its request and take the answer in pieces that each take less."""
 MOST_VISITORS = 32
-_RETRY_SECONDS = 5.0
+RETRY_SECONDS = 5.0
 
 _log = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ class MetricsPage:
         self._pages = 0
         registry = CollectorRegistry(auto_describe=False)
         registry.register(self)
-        self._server = _PageServer(*split_address(settings.address), _Handler.factory(registry))
+        self._server = _PageServer(*split_address(settings.address), PageHandler.factory(registry))
 
     @property
     def address(self) -> tuple[str, int]:
@@ -138,7 +138,7 @@ class MetricsPage:
         yield from _of_outputs(self._outputs())
 
 
-class _Handler(MetricsHandler):
+class PageHandler(MetricsHandler):
     """Answers GET and HEAD of /metrics only."""
 
     timeout = SECONDS
@@ -238,7 +238,7 @@ class _PageServer:
 
     def _run(self) -> None:
         while self._http is None:
-            if self._closed.wait(_RETRY_SECONDS):
+            if self._closed.wait(RETRY_SECONDS):
                 return
             with suppress(OSError):
                 self._listen()

@@ -21,12 +21,12 @@ _STATES = {-errno.EBUSY: "busy", -errno.EACCES: "forbidden", -errno.EPERM: "forb
 
 
 @dataclass(frozen=True, slots=True)
-class FoundDevice:
-    """One name for `--device`, and what it answered.
+class Device:
+    """One name for `--device`, and what it offers.
 
-    `state` is "ok", "busy" (another program has it), "forbidden" (this user may not), or "refused" (it does
-    not open for capture, does not answer, or takes its caller down); `reason` says why it is not ok.
-    Formats and rates (Hz) are those of `edgeasd` that it offers; channels are a range.
+    `state` is "ok", "busy" (another program has it), "forbidden" (for this user), or "refused" (it does not open
+    for capture, does not answer, or crashes its caller); `reason` says why it is not ok. Formats and rates (Hz)
+    are those that edgeasd can use; `channels` is a range.
     """
 
     name: str
@@ -42,7 +42,7 @@ class FoundDevice:
 
 def find_devices(
     root: Path = Path("/"), report: Callable[[int, int, str], None] = lambda *_: None
-) -> tuple[list[FoundDevice], str]:
+) -> tuple[list[Device], str]:
     """Every capture device of every card as `hw:`, then the other PCM names; and a note where ALSA itself is missing.
 
     Cards come from /proc below `root`, so that a busy card is listed too. Each device is opened for a moment, in
@@ -65,7 +65,7 @@ def find_devices(
     for done, (name, kind, words, forbidden) in enumerate(asked):
         report(done, len(asked), name)
         if forbidden:
-            found.append(FoundDevice(name, kind, words, "forbidden", "Permission denied"))
+            found.append(Device(name, kind, words, "forbidden", "Permission denied"))
         else:
             found.append(probe(name, kind, words))
     report(len(asked), len(asked), "")
@@ -78,16 +78,16 @@ def _is_forbidden(root: Path, device: CaptureDevice) -> bool:
     return node.exists() and not os.access(node, os.R_OK | os.W_OK)
 
 
-def probe(name: str, kind: str = "name", description: str = "") -> FoundDevice:
+def probe(name: str, kind: str = "name", description: str = "") -> Device:
     """Ask one device by its ALSA name. Raises nothing."""
     answer = _ask("pcm", name)
     if answer["code"] != 0:
         state = _STATES.get(answer["code"], "refused")
-        return FoundDevice(name, kind, description, state, str(answer["reason"]))
+        return Device(name, kind, description, state, str(answer["reason"]))
     formats, rates = tuple(answer["formats"]), tuple(answer["rates"])
     low, high = answer["channels"]
     state, reason = ("ok", "") if formats else ("refused", "offers no sample format that is known here")
-    return FoundDevice(name, kind, description, state, reason, formats, rates, (low, high))
+    return Device(name, kind, description, state, reason, formats, rates, (low, high))
 
 
 def _ask(*arguments: str) -> dict[str, Any]:

@@ -1,47 +1,73 @@
-"""`edgeasd record` and `edgeasd devices` as processes, on ALSA's file PCM and on commands that fail."""
+"""`edgeasd record` and `edgeasd devices`, on ALSA's file PCM and on commands that fail."""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import importlib.util
 import json
 import os
+import pty
+import re
 import shutil
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 import soundfile
 
+from edgeasd.toolkit.cli import main
 from edgeasd.toolkit.cli._errors import defer_signals
 
 pytestmark = [pytest.mark.core, pytest.mark.timeout(120)]
 RATE = 16000
+Cli = Callable[..., "Ended"]
 
 
-def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "edgeasd", *map(str, arguments)]
+class Ended(NamedTuple):
+    """How a command ended, and what it printed."""
+
+    returncode: int
+    stdout: str
+    stderr: str
 
 
-def environment(**more: str) -> dict[str, str]:
-    return {k: v for k, v in os.environ.items() if not k.startswith("EDGEASD_")} | more
+@pytest.fixture
+def edgeasd(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Iterator[Cli]:
+    """Runs a command line in this process and in `tmp_path`."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    handlers = [signal.getsignal(number) for number in numbers]
+    monkeypatch.chdir(tmp_path)
+    for name in os.environ:
+        if name.startswith("EDGEASD_"):
+            monkeypatch.delenv(name)
+
+    def run(*arguments: object) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["edgeasd", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        return Ended(code, *capfd.readouterr())
+
+    yield run
+    for number, handler in zip(numbers, handlers, strict=True):
+        signal.signal(number, handler)
 
 
-def edgeasd(*arguments: object, cwd: Path, **more: str) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        command(*arguments), cwd=cwd, capture_output=True, text=True, timeout=60, env=environment(**more)
-    )
-    assert "Traceback" not in done.stderr
-    return done
-
-
-def record(*arguments: object, cwd: Path, **more: str) -> subprocess.CompletedProcess[str]:
-    return edgeasd("record", "--machine", "valve", "--id", "00", *arguments, cwd=cwd, **more)
+@pytest.fixture
+def record(edgeasd: Cli) -> Cli:
+    return lambda *arguments: edgeasd("record", "--machine", "valve", "--id", "00", *arguments)
 
 
 def noise(seconds: float, seed: int = 0) -> np.ndarray:
@@ -61,7 +87,7 @@ def raw(tmp_path: Path) -> np.ndarray:
 
 
 def _load_helper(repository: Path) -> ModuleType:
-    path = repository / "tests" / "runtime" / "alsa_file_pcm.py"
+    path = repository / "tests" / "runtime" / "sources" / "alsa_file_pcm.py"
     spec = importlib.util.spec_from_file_location("alsa_file_pcm", path)
     assert spec is not None
     assert spec.loader is not None
@@ -70,51 +96,44 @@ def _load_helper(repository: Path) -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("backend", ["pyalsaaudio", "arecord"])
-def test_a_device_becomes_clips_that_training_reads(
-    raw: np.ndarray, tmp_path: Path, repository: Path, backend: str
+def test_device_becomes_clips_that_training_reads(
+    raw: np.ndarray, tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch, edgeasd: Cli, record: Cli
 ) -> None:
     helper = _load_helper(repository)
-    present = shutil.which("arecord") if backend == "arecord" else importlib.util.find_spec("alsaaudio")
-    if not present or not helper.STOCK.exists():
-        pytest.skip(f"{backend} or the stock ALSA configuration is not installed here")
-    config = str(helper.write_alsa_config(tmp_path, tmp_path / "sound.raw"))
-    done = record(
-        *("--device", "hw:1", "--minutes", "0.1", "--clip-seconds", "2", "--json", "--alsa-backend", backend),
-        cwd=tmp_path,
-        ALSA_CONFIG_PATH=config,
-    )
+    if shutil.which("arecord") is None or not helper.STOCK.exists():
+        pytest.skip("arecord or the stock ALSA configuration is not installed here")
+    monkeypatch.setenv("ALSA_CONFIG_PATH", str(helper.write_alsa_config(tmp_path, tmp_path / "sound.raw")))
+    done = record("--device", "hw:1", "--minutes", "0.1", "--clip-seconds", "2", "--json")
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert (found["ended"], found["clips"], found["seconds"], found["clips_left"]) == ("complete", 3, 6.0, 0)
-    assert found["source"].startswith(f"hw:1 through {backend}, S16_LE")
-    assert found["complaints"] == {}
-    assert found["level_dbfs"]["lowest"] == pytest.approx(-24.3, abs=0.2)
+    summary = json.loads(done.stdout)
+    assert (summary["ended"], summary["clips"], summary["seconds"], summary["clips_left"]) == ("complete", 3, 6.0, 0)
+    assert summary["source"].startswith("hw:1 through arecord, S16_LE")
+    assert summary["complaints"] == {}
+    assert summary["level_dbfs"]["lowest"] == pytest.approx(-24.3, abs=0.2)
     assert clips(tmp_path) == [f"clip_00000{i}.flac" for i in (1, 2, 3)]
-    read = [
-        soundfile.read(tmp_path / "recordings/valve/00/normal" / name, dtype="int16")[0] for name in clips(tmp_path)
-    ]
-    np.testing.assert_array_equal(np.concatenate(read), raw[: 6 * RATE])
+    folder = tmp_path / "recordings/valve/00/normal"
+    samples = [soundfile.read(folder / name, dtype="int16")[0] for name in clips(tmp_path)]
+    np.testing.assert_array_equal(np.concatenate(samples), raw[: 6 * RATE])
     assert "level  -24." in done.stderr
-    scan = edgeasd("data", "scan", "recordings", "--deep", "--json", cwd=tmp_path)
+    scan = edgeasd("data", "scan", "recordings", "--deep", "--json")
     assert scan.returncode == 0, scan.stderr
     assert '"valve"' in scan.stdout
     assert '"plain"' in scan.stdout
 
 
-def test_a_command_is_recorded_resumed_and_never_overwritten(raw: np.ndarray, tmp_path: Path) -> None:
+def test_command_is_recorded_and_resumed(raw: np.ndarray, tmp_path: Path, record: Cli) -> None:
     source = ("--input-command", "cat sound.raw", "--once", "--clip-seconds", "2", "--minutes", "0.2")
-    first = record(*source, cwd=tmp_path)
+    first = record(*source)
     assert first.returncode == 0, first.stderr
     assert "3 clips, 6 s, beside 0 before" in first.stdout
     assert "ended by end of sound, 3 clips are missing; --resume goes on" in first.stdout
-    again = record(*source, cwd=tmp_path)
+    again = record(*source)
     assert again.returncode == 2
     assert again.stderr.count("\n") == 1
     assert "holds 3 clips; go on with --resume" in again.stderr
-    resumed = record(*source, "--resume", "--json", cwd=tmp_path)
-    found = json.loads(resumed.stdout)
-    assert (found["clips"], found["clips_before"], found["clips_left"], found["ended"]) == (3, 3, 0, "complete")
+    resumed = record(*source, "--resume", "--json")
+    summary = json.loads(resumed.stdout)
+    assert (summary["clips"], summary["clips_before"], summary["clips_left"], summary["ended"]) == (3, 3, 0, "complete")
     assert len(clips(tmp_path)) == 6
 
 
@@ -141,23 +160,19 @@ def paced(folder: Path, lives: int = 0) -> str:
     return f"{sys.executable} paced.py marker {lives}"
 
 
-def test_a_clip_that_spans_lost_sound_is_thrown_away_and_counted(raw: np.ndarray, tmp_path: Path) -> None:
-    done = record(
-        *("--input-command", paced(tmp_path, 1), "--clip-seconds", "2", "--minutes", "0.1", "--json"), cwd=tmp_path
-    )
+def test_clip_that_spans_lost_sound_is_thrown_away(raw: np.ndarray, tmp_path: Path, record: Cli) -> None:
+    done = record(*("--input-command", paced(tmp_path, 1), "--clip-seconds", "2", "--minutes", "0.1", "--json"))
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert (found["clips"], found["thrown_away"], found["losses"], found["reopened"]) == (3, 1, 1, 1)
+    summary = json.loads(done.stdout)
+    assert (summary["clips"], summary["thrown_away"], summary["losses"], summary["reopened"]) == (3, 1, 1, 1)
     assert "lost: command" in done.stderr
     assert "reopened: command" in done.stderr
     first = soundfile.read(tmp_path / "recordings/valve/00/normal/clip_000001.flac", dtype="int16")[0]
     np.testing.assert_array_equal(first, raw[: 2 * RATE])
 
 
-def test_without_reopening_a_failure_ends_it_and_the_clips_stay(raw: np.ndarray, tmp_path: Path) -> None:
-    done = record(
-        *("--input-command", paced(tmp_path, 1), "--clip-seconds", "1", "--minutes", "1", "--no-reopen"), cwd=tmp_path
-    )
+def test_without_reopening_a_failure_ends_it(raw: np.ndarray, tmp_path: Path, record: Cli) -> None:
+    done = record(*("--input-command", paced(tmp_path, 1), "--clip-seconds", "1", "--minutes", "1", "--no-reopen"))
     assert done.returncode == 3
     assert "ended with exit code 1" in done.stderr
     assert clips(tmp_path) == ["clip_000001.flac"]
@@ -167,17 +182,16 @@ def test_without_reopening_a_failure_ends_it_and_the_clips_stay(raw: np.ndarray,
     ("number", "code", "ended"),
     [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 143, "SIGTERM"), (signal.SIGHUP, 143, "SIGTERM")],
 )
-def test_an_interrupt_keeps_every_finished_clip_and_no_half(
+def test_interrupt_keeps_every_finished_clip(
     raw: np.ndarray, tmp_path: Path, number: signal.Signals, code: int, ended: str
 ) -> None:
     arguments = ("record", "--machine", "valve", "--id", "00", "--minutes", "30", "--clip-seconds", "1", "--json")
     process = subprocess.Popen(
-        command(*arguments, "--input-command", paced(tmp_path)),
+        [sys.executable, "-m", "edgeasd", *arguments, "--input-command", paced(tmp_path)],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=environment(),
     )
     second = tmp_path / "recordings/valve/00/normal/clip_000002.flac"
     deadline = time.monotonic() + 30
@@ -189,14 +203,14 @@ def test_an_interrupt_keeps_every_finished_clip_and_no_half(
     assert time.monotonic() - asked < 5.0
     assert process.returncode == code, said
     assert "Traceback" not in said
-    found = json.loads(out)
-    assert found["ended"] == ended
-    assert len(clips(tmp_path)) == found["clips"] >= 2
+    summary = json.loads(out)
+    assert summary["ended"] == ended
+    assert len(clips(tmp_path)) == summary["clips"] >= 2
     for name in clips(tmp_path):
         assert soundfile.info(str(second.parent / name)).frames == RATE
 
 
-def test_an_interrupt_waits_until_a_clip_is_counted() -> None:
+def test_interrupt_waits_until_a_clip_is_counted() -> None:
     counted = []
     with pytest.raises(KeyboardInterrupt), defer_signals():
         signal.raise_signal(signal.SIGINT)
@@ -205,11 +219,10 @@ def test_an_interrupt_waits_until_a_clip_is_counted() -> None:
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_a_dead_microphone_is_said_and_makes_exit_code_1(tmp_path: Path) -> None:
+def test_dead_microphone_ends_with_exit_code_1(tmp_path: Path, record: Cli) -> None:
     (tmp_path / "sound.raw").write_bytes(bytes(2 * RATE * 5))
     done = record(
         *("--input-command", "cat sound.raw", "--once", "--clip-seconds", "2", "--minutes", "0.05", "--json"),
-        cwd=tmp_path,
     )
     assert done.returncode == 1
     assert json.loads(done.stdout)["complaints"] == {f"clip_00000{i}.flac": ["digital_silence"] for i in (1, 2)}
@@ -231,34 +244,69 @@ def test_a_dead_microphone_is_said_and_makes_exit_code_1(tmp_path: Path) -> None
         (("--minutes", "100000", "--input-command", "cat /dev/zero", "--rate", "192000"), 1, "make room"),
     ],
 )
-def test_wrong_use_is_one_line(tmp_path: Path, arguments: tuple[str, ...], code: int, message: str) -> None:
+def test_wrong_use_is_one_line(
+    tmp_path: Path, record: Cli, arguments: tuple[str, ...], code: int, message: str
+) -> None:
     (tmp_path / "file").write_text("no folder")
-    done = record(*arguments, cwd=tmp_path)
+    done = record(*arguments)
     assert done.returncode == code, done.stderr
     assert message in done.stderr.splitlines()[-1]
     assert not any(path.is_file() for path in tmp_path.rglob("*") if path.name != "file")
 
 
-def devices(cwd: Path, *arguments: str, **more: str) -> tuple[subprocess.CompletedProcess[str], Any]:
-    done = edgeasd("devices", *arguments, cwd=cwd, **more)
-    assert done.returncode == 0, done.stderr
-    return done, json.loads(done.stdout) if "--json" in arguments else None
-
-
-def test_devices_lists_what_can_be_opened_and_says_where_there_is_no_card(tmp_path: Path) -> None:
-    text, _ = devices(tmp_path)
-    _, found = devices(tmp_path, "--json")
-    assert (found["type"], found["version"]) == ("devices", 1)
-    for one in found["devices"]:
-        assert one["state"] in ("ok", "busy", "forbidden", "refused")
-        assert one["name"] in text.stdout
-        assert bool(one["reason"]) == (one["state"] != "ok")
-    if not any(one["kind"] == "card" for one in found["devices"]):
+def test_devices_are_listed_with_their_reasons(edgeasd: Cli) -> None:
+    text, listed = edgeasd("devices"), json.loads(edgeasd("devices", "--json").stdout)
+    assert text.returncode == 0, text.stderr
+    assert (listed["type"], listed["version"]) == ("devices", 1)
+    for device in listed["devices"]:
+        assert device["state"] in ("ok", "busy", "forbidden", "refused")
+        assert device["name"] in text.stdout
+        assert bool(device["reason"]) == (device["state"] != "ok")
+    if not any(device["kind"] == "card" for device in listed["devices"]):
         assert "no sound card that captures" in text.stdout
 
 
-def test_devices_with_a_broken_configuration_is_no_traceback(tmp_path: Path) -> None:
+@pytest.mark.parametrize("config", ["broken.conf", "/nowhere"])
+def test_devices_survives_a_broken_alsa_configuration(
+    edgeasd: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: str
+) -> None:
     (tmp_path / "broken.conf").write_text("pcm.!hw { type nonsense {{{")
-    for more in ({"ALSA_CONFIG_PATH": str(tmp_path / "broken.conf")}, {"ALSA_CONFIG_PATH": "/nowhere"}):
-        devices(tmp_path, **more)
-        devices(tmp_path, "--json", **more)
+    monkeypatch.setenv("ALSA_CONFIG_PATH", str(tmp_path / config))
+    for arguments in (["devices"], ["devices", "--json"]):
+        done = edgeasd(*arguments)
+        assert (done.returncode, "Traceback" in done.stderr) == (0, False)
+
+
+def test_level_meter_is_one_line_on_a_terminal(raw: np.ndarray, tmp_path: Path) -> None:
+    """In a process, as only that has a terminal of its own."""
+    controller, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 60, 0, 0))
+    arguments = ("--input-command", "cat sound.raw", "--once", "--clip-seconds", "2", "--minutes", "0.1")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "edgeasd", "record", "--machine", "valve", "--id", "00", *arguments],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=terminal,
+        env={**os.environ, "TERM": "xterm", "NO_COLOR": "1"},
+    )
+    os.close(terminal)
+    written = b""
+    with contextlib.suppress(OSError):
+        while data := os.read(controller, 4096):
+            written += data
+    os.close(controller)
+    out, _ = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert b"3 clips" in out
+    text = written.decode()
+    assert "level  -24." in text
+    assert "…" in text, "the line is cut at the width of the terminal"
+    assert not re.search(r"\x1b\[[0-9;]*3[0-9]m", text), "NO_COLOR"
+    assert text.rstrip("\r\n").endswith(("\x1b[2K", "\x1b[?25h")), "the meter is removed at the end"
+
+
+@pytest.mark.parametrize(("backend", "code"), [("pyalsaaudio", 2), ("oss", 2), ("arecord", 3), ("auto", 3)])
+def test_older_backend_option_is_accepted_or_refused(record: Cli, backend: str, code: int) -> None:
+    done = record("--minutes", "1", "--device", "no_such_pcm", "--alsa-backend", backend)
+    assert done.returncode == code
+    assert ("arecord is used" in done.stderr) == (code == 2)

@@ -49,7 +49,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def expected(place: Path, small_bundle: Path) -> list[Record]:
     command = [sys.executable, "-m", "edgeasd", "score", small_bundle, "sound.wav", "--live"]
     done = subprocess.run(command, cwd=place, capture_output=True, text=True, timeout=60, check=True)
-    return [one for one in map(json.loads, done.stdout.splitlines()) if one["type"] == "score"]
+    return [record["body"] for record in map(json.loads, done.stdout.splitlines()) if record["kind"] == "segment"]
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def recipe(repository: Path, address: str, here: str) -> str:
 
 
 class Run:
-    """`edgeasd run` on a command, and what it says."""
+    """`edgeasd run` on a command, and its records."""
 
     def __init__(self, command: str, bundle: Path, folder: Path) -> None:
         words = [sys.executable, "-m", "edgeasd", "run", "--bundle", str(bundle), "--input-command", command]
@@ -92,15 +92,15 @@ class Run:
             text=True,
         )
 
-    def records(self, *kinds: str) -> list[Record]:
+    def bodies(self, *kinds: str) -> list[Record]:
         lines = self.file.read_text("utf-8").split("\n")[:-1] if self.file.exists() else []
-        return [one for one in map(json.loads, lines) if one["type"] in kinds]
+        return [record["body"] for record in map(json.loads, lines) if record["kind"] in kinds]
 
     def until(self, holds: Any, seconds: float = 30.0) -> None:
         end = time.monotonic() + seconds
         while not holds():
             assert self.process.poll() is None, self.process.communicate()
-            assert time.monotonic() < end, self.records("source", "gap")
+            assert time.monotonic() < end, self.bodies("source", "gap")
             time.sleep(0.05)
 
     def child(self) -> int:
@@ -110,18 +110,18 @@ class Run:
         (ffmpeg,) = [int(one) for one in found if Path(f"/proc/{one}/comm").read_text() == "ffmpeg\n"]
         return ffmpeg
 
-    def lost_and_found(self, times: int) -> None:
+    def wait_for_returns(self, times: int) -> None:
         """Wait until sound has come back so often, and is scored again."""
-        self.until(lambda: [one["state"] for one in self.records("source")] == ["lost", "reopened"] * times)
-        self.until(lambda: len(self.records("gap")) == times)
-        before = len(self.records("score"))
-        self.until(lambda: len(self.records("score")) > before)
+        self.until(lambda: [one["state"] for one in self.bodies("source")] == ["lost", "reopened"] * times)
+        self.until(lambda: len(self.bodies("gap")) == times)
+        before = len(self.bodies("segment"))
+        self.until(lambda: len(self.bodies("segment")) > before)
 
-    def end(self) -> str:
+    def end(self) -> Record:
         self.process.send_signal(signal.SIGTERM)
         _, said = self.process.communicate(timeout=20)
         assert self.process.returncode == 0, said
-        return said
+        return self.bodies("stop")[-1]
 
 
 def assert_same(found: list[Record], expected: list[Record]) -> None:
@@ -131,7 +131,7 @@ def assert_same(found: list[Record], expected: list[Record]) -> None:
         assert one["score"] == pytest.approx(two["score"], rel=1e-6)
 
 
-def test_a_camera_is_heard_exactly_and_again_after_its_death_and_that_of_ffmpeg(
+def test_camera_comes_back_after_its_death_and_that_of_ffmpeg(
     place: Path,
     expected: list[Record],
     repository: Path,
@@ -140,7 +140,7 @@ def test_a_camera_is_heard_exactly_and_again_after_its_death_and_that_of_ffmpeg(
     port: int,
     started: list[subprocess.Popen[str]],
 ) -> None:
-    script = repository / "tests" / "runtime" / "rtsp_camera.py"
+    script = repository / "tests" / "runtime" / "sources" / "rtsp_camera.py"
 
     def camera() -> subprocess.Popen[str]:
         words = [sys.executable, str(script), "sound.raw", str(port), "1", "10"]
@@ -157,20 +157,20 @@ def test_a_camera_is_heard_exactly_and_again_after_its_death_and_that_of_ffmpeg(
     here = f"rtsp://127.0.0.1:{port}/audio"
     run = Run(recipe(repository, "rtsp://camera/audio", here), small_bundle, tmp_path)
     started.append(run.process)
-    run.until(lambda: len(run.records("score")) >= len(expected))
-    assert_same(run.records("score"), expected)
+    run.until(lambda: len(run.bodies("segment")) >= len(expected))
+    assert_same(run.bodies("segment"), expected)
     first.kill()
-    run.until(lambda: run.records("source"))
+    run.until(lambda: run.bodies("source"))
     time.sleep(1.0)  # it is tried in vain meanwhile
     camera()
-    run.lost_and_found(1)
+    run.wait_for_returns(1)
     os.kill(run.child(), signal.SIGKILL)
-    run.lost_and_found(2)
-    assert "was ended by signal 9" in run.records("source")[2]["detail"]
-    assert "reopened 2 times" in run.end()
+    run.wait_for_returns(2)
+    assert "was ended by signal 9" in run.bodies("source")[2]["detail"]
+    assert run.end()["reconnects"] == 2
 
 
-def test_a_device_that_pushes_is_waited_for_and_again_after_its_death(
+def test_device_that_pushes_is_waited_for_again(
     place: Path,
     expected: list[Record],
     repository: Path,
@@ -180,7 +180,7 @@ def test_a_device_that_pushes_is_waited_for_and_again_after_its_death(
     started: list[subprocess.Popen[str]],
 ) -> None:
     here = f"rtsp://127.0.0.1:{port}/pump"
-    push = f"ffmpeg -nostdin -loglevel error -re -stream_loop -1 -i sound.wav -c:a pcm_s16be -f rtsp -rtsp_transport tcp {here}"
+    push = f"ffmpeg -nostdin -loglevel error -readrate 4 -stream_loop -1 -i sound.wav -c:a pcm_s16be -f rtsp -rtsp_transport tcp {here}"
 
     def pushed(holds: Any) -> subprocess.Popen[str]:
         """Push, until somebody listens and takes it."""
@@ -192,11 +192,11 @@ def test_a_device_that_pushes_is_waited_for_and_again_after_its_death(
 
     run = Run(recipe(repository, "rtsp://0.0.0.0:8554/pump", here), small_bundle, tmp_path)
     started.append(run.process)
-    first = pushed(lambda: run.records("score"))
-    run.until(lambda: len(run.records("score")) >= len(expected))
-    assert_same(run.records("score"), expected)
+    first = pushed(lambda: run.bodies("segment"))
+    run.until(lambda: len(run.bodies("segment")) >= len(expected))
+    assert_same(run.bodies("segment"), expected)
     first.kill()
-    run.until(lambda: run.records("source"))
-    pushed(lambda: len(run.records("source")) == 2)
-    run.lost_and_found(1)
-    assert "reopened 1 times" in run.end()
+    run.until(lambda: run.bodies("source"))
+    pushed(lambda: len(run.bodies("source")) == 2)
+    run.wait_for_returns(1)
+    assert run.end()["reconnects"] == 1

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from edgeasd.toolkit.cli._options import AsJson
+from edgeasd.toolkit.cli._output import print_table
 
 if TYPE_CHECKING:
-    from edgeasd.runtime.sources.devices import FoundDevice
+    from edgeasd.runtime.sources.devices import Device
 
 _MANY_CHANNELS = 1024
 
@@ -16,9 +18,9 @@ _MANY_CHANNELS = 1024
 def devices(as_json: AsJson = False) -> None:
     """List what `run` and `record` can listen to.
 
-    The capture devices of every sound card and the other names that ALSA knows, each opened for a moment to
-    ask which formats, rates and channels it offers. What is busy or forbidden is listed with the reason.
-    No device at all is no error: files, pipes and commands need none.
+    The capture devices of every sound card and the other names that ALSA knows. Each is opened for a moment to
+    ask which formats, rates and channels it offers. A busy or forbidden one is listed with the reason.
+    Without any device the exit code is 0 too: files, pipes and commands need none.
 
     Example: edgeasd devices
     """
@@ -26,39 +28,36 @@ def devices(as_json: AsJson = False) -> None:
     from edgeasd.toolkit.progress import progress
 
     with progress("devices") as report:
-        found, note = find_devices(report=report)
+        available, note = find_devices(report=report)
     if as_json:
-        listed = [
-            {
-                **{field: getattr(one, field) for field in ("name", "kind", "description", "state", "reason")},
-                "formats": list(one.formats),
-                "rates": list(one.rates),
-                "channels": list(one.channels) if one.channels else None,
-            }
-            for one in found
-        ]
+        listed = [asdict(device) for device in available]
         print(json.dumps({"type": "devices", "version": 1, "note": note, "devices": listed}, indent=2))
         return
-    for one in found:
-        print(f"{one.name}  {one.description}".rstrip())
-        print(f"    {_offer(one)}")
-    if not any(one.kind == "card" for one in found):
+    if available:
+        print_table(
+            ("name", "offers", "description"),
+            [(device.name, _offer(device), device.description) for device in available],
+            fold=("offers", "description"),
+            indent=0,
+        )
+    if not any(device.kind == "card" for device in available):
         print("no sound card that captures" + (f": {note}" if note else "; plug in a microphone, or use --input"))
 
 
-def _offer(one: FoundDevice) -> str:
-    if one.state != "ok":
-        remedies = {
-            "busy": "stop the program that has it, or share it by a dsnoop device",
-            "forbidden": "add this user to the group audio and log in again",
-        }
-        remedy = remedies.get(one.state)
-        return f"{one.state}: {one.reason}" + (f"; {remedy}" if remedy else "")
-    assert one.channels is not None
-    low, high = one.channels
+_REMEDIES = {
+    "busy": "; stop the program that has it, or share it by a dsnoop device",
+    "forbidden": "; add this user to the group audio and log in again",
+}
+
+
+def _offer(device: Device) -> str:
+    """What a device captures, or why it cannot be used."""
+    if device.channels is None or device.state != "ok":
+        return f"{device.state}: {device.reason}{_REMEDIES.get(device.state, '')}"
+    low, high = device.channels
     if low == high:
         channels = f"{low} channel{'s' if low > 1 else ''}"
     else:
         channels = f"{low} to {high} channels" if high <= _MANY_CHANNELS else f"{low} or more channels"
-    rates = ", ".join(map(str, one.rates)) or "no usual rate"
-    return f"{' '.join(one.formats)}; {rates} Hz; {channels}"
+    rates = ", ".join(map(str, device.rates)) or "no usual rate"
+    return f"{' '.join(device.formats)}; {rates} Hz; {channels}"

@@ -70,7 +70,7 @@ class Station:
         from edgeasd.runtime.storage.database import Database
         from edgeasd.runtime.storage.outbox import Outbox
 
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         self.database = Database(folder / "events.db")
         settings = parse_outputs(tables, "outputs")
         self.outbox = Outbox(self.database, limits=outbox_limits(settings), wall=wall)

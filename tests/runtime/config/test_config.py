@@ -19,18 +19,18 @@ from hypothesis import strategies as st
 
 from edgeasd.runtime.config import (
     EngineSettings,
+    ServiceConfig,
     ServiceSettings,
-    Site,
     StreamSettings,
     check_config,
     error_of_file,
     parse_config,
 )
 from edgeasd.runtime.config.load import config_schema, schema_text
-from edgeasd.runtime.config.sharing import sharing_problems
 from edgeasd.runtime.errors import ALLOWED, DeviceError, InputError
 from edgeasd.runtime.outputs.settings import JsonlSettings
-from edgeasd.runtime.service.inputs import Inputs
+from edgeasd.runtime.sources import SharedSources
+from edgeasd.runtime.sources.shared import sharing_problems
 
 pytestmark = pytest.mark.core
 
@@ -38,7 +38,7 @@ BUNDLE = Path(__file__).parents[2] / "data" / "valve-id_00"
 STREAM = f'[streams.pump]\nbundle = "{BUNDLE}"\ndevice = "hw:1"\n'
 
 
-def parsed(text: str, folder: Path) -> Site:
+def parsed(text: str, folder: Path) -> ServiceConfig:
     return parse_config(text.encode(), folder / "site.toml")
 
 
@@ -222,7 +222,7 @@ def toml(value: Any) -> str:
     return json.dumps(value) if isinstance(value, str) else repr(value)
 
 
-def look_over(data: bytes, folder: Path) -> Site | None:
+def look_over(data: bytes, folder: Path) -> ServiceConfig | None:
     """Whatever `data` is: a site that stays in its folder, or one line."""
     said, site = "", None
     try:
@@ -371,7 +371,7 @@ def test_the_command_says_what_would_run_and_refuses_what_would_not(tmp_path: Pa
     assert (report["streams"][0]["source"], report["problems"]) == ("hw:1", [])
     done = edgeasd("run", "--config", "site.toml", "--device", "hw:1", cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "--device: is said in the site file" in done.stderr
+    assert "--device: is set in the site file" in done.stderr
     (tmp_path / "site.toml").write_bytes(b'site = "p"\n#\xff\x00 = {')
     done = edgeasd("run", "--config", "site.toml", "--check", cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
@@ -408,7 +408,7 @@ def test_the_check_says_of_each_input_what_the_start_would_say(tmp_path: Path) -
     said = {one.stream: one for one in report.problems}
     for name in "abcdhi":
         with pytest.raises((InputError, DeviceError)) as at_start:
-            Inputs().source(site.streams[name], 16_000).read()
+            SharedSources().open(site.streams[name].source(), 16_000).read()
         assert str(said[name]) == f"streams.{name}: {at_start.value}"
     parts = said["a"].to_json()
     assert parts["place"] == "streams.a"
@@ -513,10 +513,11 @@ def test_streams_that_share_an_input_must_agree_in_it(first: str, second: str, s
 
 
 def test_streams_that_share_an_input_have_bundles_of_one_rate() -> None:
-    streams = {name: StreamSettings(bundle="x", device="hw:1", channel=c) for name, c in (("a", 0), ("b", 1))}
+    streams = {name: StreamSettings(bundle="x", device="hw:1", channel=c).source() for name, c in (("a", 0), ("b", 1))}
     assert sharing_problems(streams, {"a": 16000, "b": 16000}) == []
-    (said,) = sharing_problems(streams, {"a": 16000, "b": 32000})
-    assert str(said).endswith("its bundle wants 32000 Hz and the other 16000 Hz; use bundles of one rate")
+    ((name, said),) = sharing_problems(streams, {"a": 16000, "b": 32000})
+    assert name == "b"
+    assert said.endswith("its bundle wants 32000 Hz and the other 16000 Hz; use bundles of one rate")
 
 
 def test_every_pattern_of_the_settings_has_words_for_people() -> None:
