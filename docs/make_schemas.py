@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeasd.runtime.config.load import schema_text
-from edgeasd.runtime.outputs.messages import DELIVERED, SCHEMA
+from edgeasd.runtime.outputs.messages import MODELS, SCHEMA
 
 FOLDER = Path(__file__).parent / "schemas"
 
@@ -18,7 +18,7 @@ FOLDER = Path(__file__).parent / "schemas"
 def schemas() -> dict[str, str]:
     """File name to content: the site file, and every kind of message."""
     found = {"site.json": schema_text()}
-    for name, model in DELIVERED.items():
+    for name, model in MODELS.items():
         schema: dict[str, Any] = {
             "$schema": "https://json-schema.org/draft/2020-12/schema",
             **model.model_json_schema(by_alias=True, ref_template="#/$defs/{model}"),

