@@ -43,7 +43,7 @@ Results go to standard output; logs and progress go to standard error. An error 
 | code | meaning |
 |---|---|
 | 0 | fine |
-| 1 | a check failed: drift, parity, golden segments, a clip with a complaint, a test alarm not delivered, `status` with a concern |
+| 1 | a check failed: drift, parity, reference segments, a clip with a complaint, a test alarm not delivered, `status` with a concern |
 | 2 | wrong use or bad input: an option, a file, a bundle, a missing package |
 | 3 | a sound device, engine or accelerator is not available; `doctor` found a problem; no service runs |
 | 130 | stopped by Ctrl-C |

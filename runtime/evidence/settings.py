@@ -1,4 +1,4 @@
-"""How much of an event is kept, and for how long. docs/how-to/evidence.md says why each default is what it is."""
+"""How much of an event is kept, and for how long. docs/how-to/events.md says why each default is what it is."""
 
 from __future__ import annotations
 
