@@ -141,6 +141,8 @@ class Service:
         False if a thread had to be left behind. What outputs could not deliver waits in the outbox.
         """
         until = time.monotonic() + STOP_SECONDS
+        if self._stopping.is_set():
+            return True
         self._stopping.set()
         if self._control is not None:
             self._control.close()
@@ -159,11 +161,8 @@ class Service:
             ended = self._evidence.close(max(0.2, until - 0.5 - time.monotonic())) and ended
         if self.outputs is not None:
             ended = self.outputs.close(max(0.3, until - time.monotonic())) and ended
-        if ended:
-            if self._outbox is not None:
-                self._outbox.close()
-            if self._database is not None:
-                self._database.close()
+        if ended and self._database is not None:
+            self._database.close()
         self._resources.close()
         return ended and not self._thread.is_alive()
 

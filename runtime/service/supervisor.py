@@ -50,7 +50,8 @@ class Task(Generic[_Result]):
         self.error: EdgeasdError | None = None
         self.is_done = False
         self.started_at = time.monotonic()
-        threading.Thread(target=self._run, name="edgeasd-load", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name="edgeasd-load", daemon=True)
+        self._thread.start()
 
     def _run(self) -> None:
         try:
@@ -63,6 +64,11 @@ class Task(Generic[_Result]):
     def seconds(self, now: float) -> float:
         """How long it has run."""
         return now - self.started_at
+
+    def join(self, seconds: float) -> bool:
+        """Wait for its end; False if that takes longer."""
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
 
 
 @dataclass
@@ -403,7 +409,9 @@ class StreamSupervisor:
                 worker.end(reason)
             for update in worker.take_updates():
                 self.recorder.update(update)
-        return all(ended)
+        # A load deep in a library does not bear the end of the interpreter.
+        loads = [*self._loads.values(), *(slot.reading for slot in self.slots.values() if slot.reading is not None)]
+        return all(ended) and all(load.join(max(0.0, until - time.monotonic())) for load in loads)
 
     def end_clips(self) -> None:
         """End all evidence clips as they are."""

@@ -108,6 +108,11 @@ class Site:
         lines = self.records_file.read_text("utf-8").split("\n")[:-1]
         return [flat(one) for one in map(json.loads, lines) if kind in (None, one["kind"])]
 
+    def bodies(self, kind: str) -> list[Record]:
+        """Bodies of the records of one kind."""
+        names = ("kind",) if kind == "event" else ("kind", "machine", "id", "event")
+        return [{k: v for k, v in one.items() if k not in names} for one in self.records(kind)]
+
     def command(self, *arguments: object) -> subprocess.CompletedProcess[str]:
         """Another command of edgeasd."""
         command = [sys.executable, "-m", "edgeasd", *map(str, arguments)]

