@@ -19,7 +19,6 @@ PENDING = (
     "runtime/config/",
     "runtime/outputs/",
     "runtime/service/",
-    "runtime/storage/",
     "toolkit/",
     "calibration/",
 )
