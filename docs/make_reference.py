@@ -65,7 +65,67 @@ _SETTINGS = """
 _MESSAGES = """
 # Messages
 
-What leaves the device, schema version {version}. A receiver must ignore fields that it does not know. [Outputs](../how-to/outputs.md) says how messages travel; the JSON schemas are in [schemas/](../schemas/).
+What leaves the device: through [outputs](../how-to/outputs.md), in the records of `run --jsonl`, and in those of `score --live`. This is schema version {version}; [the words of version 1](#changes-from-version-1) are listed at the end.
+
+Each message is a JSON object on one line. The JSON schemas are in [schemas/](../schemas/). A receiver must ignore fields that it does not know. `schema` changes when a field changes its meaning.
+
+| kind | outputs | records | content |
+|---|---|---|---|
+| `event` | yes | yes | a transition of the alarm state |
+| `score` | yes | | clip scores of some seconds |
+| `segment` | | yes | one scored segment |
+| `health` | yes | yes | the health of the input |
+| `gap` | | yes | lost sound |
+| `source` | | yes | the source was lost, came back, or went on with another file |
+| `start`, `status`, `stop` | yes | yes | what a stream or the service is doing |
+
+```json
+{example}
+```
+
+A stream whose bundle was never read has the machine `?` and its own name as ID, unless the site file gives them. `score --live` adds `file`, the path of the recording, beside `body`.
+
+## Resends
+
+Keep the highest `seq` of each `store`. A message at or below it is a resend: drop it. One numbering serves all outputs, kinds and machines, so numbers that an output does not get are no loss. To find a lost transition, use the `sequence` in the body of an event.
+
+A new `store` begins if the database was lost. After a crash the numbers go on above a gap.
+"""
+
+_EXAMPLE = (
+    '{"schema": 2, "store": "61fb944a11703a43", "seq": 41, "stored": true, "kind": "score", "site": "plant", '
+    '"machine": "valve", "id": "00", "event": null, "at": "2027-01-15T08:00:03.000Z", "body": '
+    '{"since": "2027-01-15T07:59:53.000Z", "count": 52, "last": 0.031, "mean": 0.029, "lowest": 0.027, '
+    '"highest": 0.034, "threshold": 0.04, "complete": true}}'
+)
+
+_CHANGES = """
+## Changes from version 1
+
+| where | version 1 | version 2 |
+|---|---|---|
+| envelope | `queue`, one for each output | `store`, one for all outputs |
+| envelope | `sequence`, for each queue and machine, no holes | `seq`, rises for each store |
+| envelope | | `stored` |
+| event | `schema`, `type` in the body | gone: `schema` and `kind` of the envelope say it |
+| event | `frozen` | `suspended` |
+| event | reason `input_sick` | reason `input_unhealthy` |
+| health | `schema` in the body | gone |
+| health | `sick`, `sick_since_seconds` | `unhealthy`, `unhealthy_since_seconds` |
+| records | flat, with `type` and `version` | the envelope, with `kind` and `body` |
+| records | type `score` | kind `segment` |
+| records | `alarm` in a score | `above_threshold`; alarms are `event` records |
+| records | type `alarm`, `alarm_cleared` in a gap | kind `event` |
+| records | type `late`, `overload` | kind `status` with `waiting_seconds`, `decimation`; `keep_every` is `decimation` |
+| records | type `end`, `reopened` | kind `stop`, `reconnects` |
+| records | `status` in `start` | `bundle_status` |
+| records | `time` in `source` | `at` of the envelope |
+| webhook | `X-Edgeasd-Signature`, `X-Edgeasd-Timestamp` | `webhook-signature`, `webhook-timestamp` |
+| webhook | `Idempotency-Key` | `webhook-id` |
+| Prometheus | `edgeasd_input_sick` | `edgeasd_input_unhealthy` |
+| Home Assistant | template on `body.sick` | on `body.unhealthy`; published anew with the first message |
+
+MQTT topics are the same. Messages that an earlier version left in its queues are sent with the words of version 2.
 """
 
 
@@ -294,7 +354,7 @@ def settings_page() -> str:
     from edgeasd.runtime.outputs.settings import TYPES
 
     text = _MADE + _SETTINGS.lstrip("\n")
-    text += _tables("Top level", site.SiteSettings)
+    text += _tables("Top level", site.ServiceSettings)
     text += _tables("streams.NAME", site.StreamSettings)
     text += _tables("engines.NAME", site.EngineSettings)
     text += _tables("streams.NAME.alarm", AlarmSettings)
@@ -339,9 +399,9 @@ def messages_page() -> str:
     """docs/reference/messages.md."""
     from edgeasd.runtime.outputs import messages
 
-    text = _MADE + _MESSAGES.lstrip("\n").format(version=messages.SCHEMA)
-    models = list(messages.DELIVERED.items())
-    text += "\n## Envelope\n\nEvery message has these fields.\n\n" + _fields(models[-1][1], {"body"})
+    text = _MADE + _MESSAGES.lstrip("\n").format(version=messages.SCHEMA, example=_EXAMPLE)
+    models = list(messages.MODELS.items())
+    text += "\n## Envelope\n\nEvery message has these fields, and `kind` and `body`.\n\n" + _fields(messages.Message)
     seen: set[type[BaseModel]] = set()
     for name, model in models:
         text += f"\n## {name}\n\n{inspect.getdoc(model)}\n\n"
@@ -354,7 +414,7 @@ def messages_page() -> str:
         text += _fields(body)
         for field, part in _parts(body):
             text += f"\n`{field}`: {inspect.getdoc(part)}\n\n{_fields(part)}"
-    return text
+    return text + _CHANGES
 
 
 def _fields(model: type[BaseModel], leave_out: set[str] | None = None) -> str:
