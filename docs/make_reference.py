@@ -71,10 +71,15 @@ What leaves the device: through [outputs](../how-to/outputs.md), in the records 
 {{"schema": 2, "store": "61fb944a11703a43", "seq": 41, "stored": true, "kind": "score", "site": "plant", "machine": "valve", "id": "00", "event": null, "at": "2027-01-15T08:00:03.000Z", "body": {{"since": "2027-01-15T07:59:53.000Z", "count": 52, "last": 0.031, "mean": 0.029, "lowest": 0.027, "highest": 0.034, "threshold": 0.04, "complete": true}}}}
 ```
 
-| in | kinds |
-|---|---|
-| outputs | {kinds} |
-| records of `--jsonl` and `score --live` | {records} |
+| kind | outputs | records | content |
+|---|---|---|---|
+| `event` | yes | yes | a transition of the alarm state |
+| `score` | yes | | clip scores of some seconds |
+| `segment` | | yes | one scored segment |
+| `health` | yes | yes | the health of the input |
+| `gap` | | yes | lost sound |
+| `source` | | yes | the source was lost, came back, or went on with another file |
+| `start`, `status`, `stop` | yes | yes | what a stream or the service is doing |
 """
 
 _ENVELOPE = """
@@ -103,6 +108,7 @@ _CHANGES = """
 | records | `status` in `start`; `time` in `source` | `bundle_status`; `at` of the envelope |
 | webhook | `X-Edgeasd-Signature`, `X-Edgeasd-Timestamp`, `Idempotency-Key` | `webhook-signature`, `webhook-timestamp`, `webhook-id` |
 | Prometheus | `edgeasd_input_sick` | `edgeasd_input_unhealthy` |
+| Home Assistant | template on `body.sick` | on `body.unhealthy`; published anew with the first message |
 
 MQTT topics are the same. Messages that an earlier version left in its queues are sent with the words of version 2.
 """
@@ -158,7 +164,8 @@ def _walk(command: Any, path: list[str]) -> Iterator[tuple[list[str], Any]]:
 def _command(name: str, command: Any) -> Command:
     text, _, example = inspect.cleandoc(command.help or "").partition("Example:")
     summary, _, rest = text.strip().partition("\n")
-    options = [_option(parameter) for parameter in command.params if parameter.name != "help"]
+    shown = [one for one in command.params if one.name != "help" and not getattr(one, "hidden", False)]
+    options = [_option(parameter) for parameter in shown]
     return Command(name, summary.strip(), " ".join(rest.split()), " ".join(example.split()), tuple(options))
 
 
@@ -299,11 +306,12 @@ def _range(kind: str, field: Schema) -> str:
     end = _figure(high) if high is not None else (f"below {_figure(below)}" if below is not None else None)
     if kind == "whole number" and high is not None and high > 1e9:
         end = None
-    if start and end:
-        return f"{kind}, {start} to {end}"
-    if start:
-        return f"{kind}, {start}" if above is not None else f"{kind}, {start} or more"
-    return f"{kind}, at most {end}" if end else kind
+    if start is None and end is None:
+        return kind
+    limits = f"{start} to {end}" if start and end else (f"at most {end}" if end else str(start))
+    if start and not end and above is None:
+        limits += " or more"
+    return limits if kind == "number" else f"{kind}, {limits}"
 
 
 def _figure(value: float) -> str:
@@ -343,7 +351,8 @@ def settings_page() -> str:
     text += f"\nIn a site file the defaults are these instead: {service}.\n"
     states = {n: f.default for n, f in HealthSettings.model_fields.items() if isinstance(f.default, BaseModel)}
     text += _tables("streams.NAME.health", HealthSettings, leave_out=frozenset(states))
-    text += f"\nA table for each state: {', '.join(f'`{name}`' for name in states)}. `enabled = false` turns one off.\n"
+    text += f"\nA table for each state: {', '.join(f'`{name}`' for name in states)}. In each, `enabled = false` turns it off, "
+    text += "and a state begins (ends) when its on (off) value has held for `on_seconds` (`off_seconds`).\n"
     for name, state in states.items():
         text += _tables(f"streams.NAME.health.{name}", type(state), 3, frozenset({"enabled"}))
     text += _tables("streams.NAME.evidence", ClipSettings)
@@ -380,10 +389,13 @@ def messages_page() -> str:
     """docs/reference/messages.md."""
     from edgeasd.runtime.outputs import messages
 
-    names = {"kinds": messages.KINDS, "records": messages.RECORD_KINDS}
-    listed = {name: ", ".join(f"`{kind}`" for kind in kinds) for name, kinds in names.items()}
-    text = _MADE + _MESSAGES.lstrip("\n").format(version=messages.SCHEMA, **listed)
-    text += "\n## Envelope\n\n" + _fields(messages.Message) + _ENVELOPE
+    text = _MADE + _MESSAGES.lstrip("\n").format(version=messages.SCHEMA)
+    text += (
+        "\n## Envelope\n\n"
+        + "Every message has these fields, and `kind` and `body`.\n\n"
+        + _fields(messages.Message)
+        + _ENVELOPE
+    )
     seen: set[type[BaseModel]] = set()
     for name, model in messages.MODELS.items():
         text += f"\n## {name}\n\n{inspect.getdoc(model)} JSON schema: [{name}-{messages.SCHEMA}.json]"
@@ -427,12 +439,17 @@ def _parts(model: type[BaseModel]) -> Iterator[tuple[str, type[BaseModel]]]:
 def pages() -> dict[str, str]:
     """Path below docs/ to content."""
     schemas = runpy.run_path(str(DOCS / "make_schemas.py"))["schemas"]()
+    made = {"commands": commands_page(), "settings": settings_page(), "messages": messages_page()}
     return {
-        "reference/commands.md": commands_page(),
-        "reference/settings.md": settings_page(),
-        "reference/messages.md": messages_page(),
+        **{f"reference/{name}.md": _compact(text) for name, text in made.items()},
         **{f"schemas/{name}": content for name, content in schemas.items()},
     }
+
+
+def _compact(text: str) -> str:
+    """Tables without spaces around their bars."""
+    lines = (re.sub(r" *(?<!\\)\| *", "|", line) if line.startswith("|") else line for line in text.splitlines())
+    return "\n".join(lines) + "\n"
 
 
 def main() -> int:
