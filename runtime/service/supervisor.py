@@ -22,7 +22,7 @@ from edgeasd.runtime.service.jsonl_records import RecordWriter
 from edgeasd.runtime.service.recorder import EventRecorder, MonitoredMachine
 from edgeasd.runtime.service.scoring import ScoringWorker
 from edgeasd.runtime.service.status import StreamStatus
-from edgeasd.runtime.service.stream import QUEUE_SECONDS, StreamWorker, too_slow
+from edgeasd.runtime.service.stream import StreamWorker, too_slow
 from edgeasd.runtime.sources import SharedSources, SourceState
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,6 @@ _MOST_LOADS, _PATIENCE_SECONDS = 2, 10.0
 _READ_SECONDS = 2.0
 """Streams begin to capture together, and wait so long for the manifests of the others."""
 _TICK_SECONDS = 1.0
-_LATE_SECONDS = 5.0
 EngineKey = tuple[str, bytes, EngineSettings]
 """Path of a bundle, its manifest, and how it is loaded. Streams that agree in it share an engine."""
 _Result = TypeVar("_Result")
@@ -520,9 +519,6 @@ def _condition(slot: StreamSlot, decimation: int) -> tuple[str, str | None]:
         return "degraded", f"goes on with the bundle it had: {failure}"
     if decimation > 1:
         return "degraded", too_slow(decimation)
-    if worker.source.live and worker.waiting_seconds > _LATE_SECONDS:
-        behind = _LATE_SECONDS * int(worker.waiting_seconds / _LATE_SECONDS)
-        return "degraded", f"scoring is {behind:.0f} s behind; sound is lost from {QUEUE_SECONDS} s on"
     return "running", None
 
 

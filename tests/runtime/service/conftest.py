@@ -40,7 +40,7 @@ def write_sound(path: Path, seconds: float, seed: int = 0) -> Path:
 
 def flat(record: Record) -> Record:
     """The body of a record with its kind, machine, ID and event beside it."""
-    return {**{name: record[name] for name in ("kind", "machine", "id", "event")}, **record["body"]}
+    return {**{name: record[name] for name in ("kind", "machine", "id", "event", "at")}, **record["body"]}
 
 
 class Site:
@@ -110,7 +110,7 @@ class Site:
 
     def bodies(self, kind: str) -> list[Record]:
         """Bodies of the records of one kind."""
-        names = ("kind",) if kind == "event" else ("kind", "machine", "id", "event")
+        names = ("kind",) if kind == "event" else ("kind", "machine", "id", "event", "at")
         return [{k: v for k, v in one.items() if k not in names} for one in self.records(kind)]
 
     def command(self, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -196,7 +196,9 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def playing(repository: Path, tmp_path: Path) -> Callable[[bytes], str]:
     """Has hw:1 and plughw:1,0 deliver these bytes; gives the ALSA_CONFIG_PATH for that."""
-    spec = importlib.util.spec_from_file_location("pcm", repository / "tests" / "runtime" / "alsa_file_pcm.py")
+    spec = importlib.util.spec_from_file_location(
+        "pcm", repository / "tests" / "runtime" / "sources" / "alsa_file_pcm.py"
+    )
     assert spec is not None
     assert spec.loader is not None
     helper = importlib.util.module_from_spec(spec)

@@ -83,7 +83,18 @@ def test_a_usual_window_shows_all_that_counts(width: int) -> None:
     lines = drawn(ServiceStatus("plant", 61.0, [stream("press"), UNHEALTHY, FAILED], [AWAY]), width)
     assert lines[0].startswith("plant, up 61 s; mqtt NOT connected, 12 wait")
     assert lines[1] == "output mqtt NOT connected, 12 wait: connection refused"
-    assert lines[2].split() == ["stream", "alarm", "score", "/", "limit", "health", "latest", "level", "p50/p99", "sound"]
+    assert lines[2].split() == [
+        "stream",
+        "alarm",
+        "score",
+        "/",
+        "limit",
+        "health",
+        "latest",
+        "level",
+        "p50/p99",
+        "sound",
+    ]
     for part in ("press", "normal", "0.100 / 0.200", "healthy", "▄█▄█", "-30", "40/60 ms", "none"):
         assert part in lines[3]
     assert "UNHEALTHY" in lines[4]

@@ -194,9 +194,7 @@ def test_an_engine_that_is_too_slow_skips_evenly_and_loses_no_sound(
     assert not records.of("gap")
 
 
-def test_a_file_waits_for_the_reader_of_records_and_a_live_stream_does_not(
-    site: Any, play: str, serve: Serve
-) -> None:
+def test_a_file_waits_for_the_reader_of_records_and_a_live_stream_does_not(site: Any, play: str, serve: Serve) -> None:
     (site.folder / "live.py").write_text(
         "import os, time\nwhile True:\n    os.write(1, os.urandom(3200)); time.sleep(0.1)\n", "utf-8"
     )
@@ -287,9 +285,7 @@ def test_settings_of_the_recorder_and_the_evidence_are_reloaded(site: Any, play:
     site.until(lambda: evidence.settings.max_age_days == 3.0)
 
 
-def test_a_stream_taken_out_has_its_event_cleared_and_is_said_to_be_stopped(
-    site: Any, play: str, serve: Serve
-) -> None:
+def test_a_stream_taken_out_has_its_event_cleared_and_is_said_to_be_stopped(site: Any, play: str, serve: Serve) -> None:
     site.write(play, play + ALWAYS.format("b") + LOG)
     service, records = serve()
     site.until(lambda: records.of("event", "b"))
@@ -302,9 +298,7 @@ def test_a_stream_taken_out_has_its_event_cleared_and_is_said_to_be_stopped(
     assert [one.name for one in service.status().streams] == ["a"]
 
 
-def test_an_event_goes_on_if_its_machine_goes_on_as_another_stream(
-    site: Any, play: str, serve: Serve
-) -> None:
+def test_an_event_goes_on_if_its_machine_goes_on_as_another_stream(site: Any, play: str, serve: Serve) -> None:
     site.write(play + 'id = "x"\n' + ALWAYS.format("a"), play + 'id = "y"\n' + ALWAYS.format("b"))
     service, records = serve(retry_seconds=0.2)
     site.until(lambda: records.of("event", "x") and records.of("event", "y"))
@@ -495,9 +489,7 @@ def test_a_recorder_that_hangs_or_dies_ends_the_service_with_code_3(site: Any, p
     released.set()
 
 
-def test_without_threads_the_service_ends_with_code_3(
-    site: Any, play: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_threads_the_service_ends_with_code_3(site: Any, play: str, monkeypatch: pytest.MonkeyPatch) -> None:
     start = threading.Thread.start
 
     def refuse(self: threading.Thread) -> None:
