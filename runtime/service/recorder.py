@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as Late
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -377,13 +377,13 @@ class EventRecorder:
                     done.set_exception(error)
 
     def _end(self) -> None:
-        try:
+        with suppress(DatabaseUnavailable):
             self._store_scores()
             with self._transaction():
                 self.store.store_states(one.machine.snapshot() for one in self._all_machines())
-        except DatabaseUnavailable as error:
-            _log.error("not everything could be stored: %s", error)
-        self.outbox.close()
+        if not self.outbox.close():
+            lost = f"{self.outbox.unstored} messages are lost with the end of the process"
+            _log.error("%s; %s", self.database.problem, lost)
 
     def _update(self, update: StreamUpdate) -> None:
         machine = self.machines.get(update.stream)

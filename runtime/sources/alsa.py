@@ -154,7 +154,7 @@ class AlsaSource(BaseSource):
 
     @property
     def status(self) -> SourceStatus:
-        # Overruns that no read has come to are included: the device may have stopped.
+        """As of `Source`. Overruns just before the device stopped are included."""
         return replace(super().status, overruns=self._capture.overruns)
 
     def read(self) -> AudioChunk | None:

@@ -116,6 +116,7 @@ class _ArecordLog:
         self.settled = threading.Event()
 
     def follow(self, stream: IO[bytes]) -> None:
+        """Parse `stream` until it ends."""
         with stream:
             for raw in stream:
                 self._parse(raw.decode(errors="replace").rstrip())

@@ -97,20 +97,22 @@ class SourceEvent:
 
 
 class Source(Protocol):
-    """A stream of sound.
-
-    `name` is for display and status messages. `sample_rate` is in Hz. `live` is true if sound that is not read
-    in time is lost.
-    """
+    """A stream of sound."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """What is in use, for display and status messages."""
+        ...
 
     @property
-    def sample_rate(self) -> int: ...
+    def sample_rate(self) -> int:
+        """Hz."""
+        ...
 
     @property
-    def live(self) -> bool: ...
+    def live(self) -> bool:
+        """Whether sound that is not read in time is lost."""
+        ...
 
     @property
     def status(self) -> SourceStatus:
@@ -146,10 +148,12 @@ class BaseSource:
 
     @property
     def status(self) -> SourceStatus:
+        """Open or closed, with the overruns so far."""
         state = SourceState.CLOSED if self._closed.is_set() else SourceState.OPEN
         return SourceStatus(state, since=self._since, overruns=self._overruns, bits=self._bits, channels=self._channels)
 
     def take_events(self) -> list[SourceEvent]:
+        """The events since the last call, oldest first."""
         return take_all(self._events)
 
     def _make_chunk(self, samples: Samples, *, discontinuity: bool = False) -> AudioChunk:

@@ -56,7 +56,7 @@ class _StderrTail:
                     self._lines.append(printable)
 
     def __str__(self) -> str:
-        return " / ".join(self._lines) or "it said nothing"
+        return " / ".join(self._lines) or "nothing on standard error"
 
 
 def _exited(process: subprocess.Popen[bytes]) -> int | None:
@@ -200,9 +200,11 @@ class CommandSource:
 
     @property
     def status(self) -> SourceStatus:
+        """As of `Source`."""
         return self._pcm.status
 
     def take_events(self) -> list[SourceEvent]:
+        """None: a command has no events."""
         return []
 
     def read(self) -> AudioChunk | None:

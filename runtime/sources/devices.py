@@ -1,4 +1,4 @@
-"""What can be opened to listen to: ALSA cards and PCM names, each asked what it offers."""
+"""The capture devices of this machine: ALSA cards and PCM names, each probed for what it offers."""
 
 from __future__ import annotations
 
@@ -43,44 +43,38 @@ class Device:
 def find_devices(
     root: Path = Path("/"), report: Callable[[int, int, str], None] = lambda *_: None
 ) -> tuple[list[Device], str]:
-    """Every capture device of every card as `hw:`, then the other PCM names; and a note where ALSA itself is missing.
+    """Every capture device of every card as `hw:`, then the other PCM names; and a note if ALSA itself is missing.
 
     Cards come from /proc below `root`, so that a busy card is listed too. Each device is opened for a moment, in
-    a child process with a limit of 3 s, and without a sample being read. Raises nothing.
+    a child process with a limit of 3 s, and without reading a sample. Raises nothing.
     """
-    cards = [
-        (f"hw:CARD={one.card_id or one.card},DEV={one.device}", one.description, _is_forbidden(root, one))
-        for one in capture_devices(root)
-    ]
-    listed = _ask("names")
-    note = "" if listed["code"] == 0 else str(listed["reason"])
-    others = [
-        (str(one["name"]), str(one["description"]))
-        for one in listed.get("names", [])
-        if not str(one["name"]).startswith(_CARD_PREFIXES)
-    ]
-    asked = [(name, "card", words, forbidden) for name, words, forbidden in cards]
-    asked += [(name, "name", words, False) for name, words in others]
-    found = []
-    for done, (name, kind, words, forbidden) in enumerate(asked):
-        report(done, len(asked), name)
-        if forbidden:
-            found.append(Device(name, kind, words, "forbidden", "Permission denied"))
+    cards = [(f"hw:CARD={card.card_id or card.card},DEV={card.device}", card) for card in capture_devices(root)]
+    listed = _run_probe("names")
+    names = [name for name in listed.get("names", []) if not str(name["name"]).startswith(_CARD_PREFIXES)]
+    total = len(cards) + len(names)
+    devices: list[Device] = []
+    for name, card in cards:
+        report(len(devices), total, name)
+        if _is_forbidden(root, card):
+            devices.append(Device(name, "card", card.description, "forbidden", "Permission denied"))
         else:
-            found.append(probe(name, kind, words))
-    report(len(asked), len(asked), "")
-    return found, note
+            devices.append(probe(name, "card", card.description))
+    for other in names:
+        report(len(devices), total, str(other["name"]))
+        devices.append(probe(str(other["name"]), "name", str(other["description"])))
+    report(total, total, "")
+    return devices, "" if listed["code"] == 0 else str(listed["reason"])
 
 
 def _is_forbidden(root: Path, device: CaptureDevice) -> bool:
-    """Asked of the device file: libasound calls a card that it may not open a card that is not there."""
+    """Checks the device file: libasound reports a card without permission as a missing card."""
     node = root / "dev" / "snd" / f"pcmC{device.card}D{device.device}c"
     return node.exists() and not os.access(node, os.R_OK | os.W_OK)
 
 
 def probe(name: str, kind: str = "name", description: str = "") -> Device:
-    """Ask one device by its ALSA name. Raises nothing."""
-    answer = _ask("pcm", name)
+    """What one device offers, by its ALSA name. Raises nothing."""
+    answer = _run_probe("pcm", name)
     if answer["code"] != 0:
         state = _STATES.get(answer["code"], "refused")
         return Device(name, kind, description, state, str(answer["reason"]))
@@ -90,8 +84,9 @@ def probe(name: str, kind: str = "name", description: str = "") -> Device:
     return Device(name, kind, description, state, reason, formats, rates, (low, high))
 
 
-def _ask(*arguments: str) -> dict[str, Any]:
-    # Nothing but the standard library is needed, and a start without site packages takes 20 ms.
+def _run_probe(*arguments: str) -> dict[str, Any]:
+    """The JSON object that the probe printed, or one with a reason."""
+    # It needs the standard library alone; a start without site packages takes 20 ms.
     command = [sys.executable, "-S", "-E", str(PROBE), *arguments]
     if any("\0" in word for word in arguments):
         return {"code": None, "reason": "is no device name"}

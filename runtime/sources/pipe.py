@@ -103,6 +103,7 @@ class DescriptorReader:
 
     @property
     def closed(self) -> bool:
+        """Whether `close` was called."""
         return self._closed.is_set()
 
     def read(self, size: int, timeout: float | None = None) -> bytes:

@@ -87,6 +87,7 @@ class ReconnectingSource:
 
     @property
     def status(self) -> SourceStatus:
+        """State of the open source, with the losses since the beginning."""
         with self._lock:
             inner, status = self._inner, self._status
             if inner is None:

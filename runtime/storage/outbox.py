@@ -520,14 +520,13 @@ class Outbox:
     # At the beginning and the end
 
     def close(self) -> bool:
-        """Write everything and give back the reserved numbers; False if the disk refused."""
+        """Write everything and give back the reserved numbers; False if the disk refused. May be called twice."""
         self.wake()
         try:
             with self.transaction() as connection:
                 self._reserved = self._last + 1
                 self._write_reservation(connection, self._reserved)
-        except DatabaseUnavailable as error:
-            _log.error("%d messages are not stored, and lost now: %s", self._unstored, error)
+        except DatabaseUnavailable:
             return False
         return True
 

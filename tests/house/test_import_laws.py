@@ -108,7 +108,7 @@ def test_the_laws_can_be_broken(tmp_path: Path) -> None:
 def test_importing_the_command_line_and_runtime_loads_nothing_heavy() -> None:
     """Static reading misses what a library drags in; this looks at a real process."""
     code = (
-        "import sys, edgeasd.toolkit.cli, edgeasd.runtime.bundle.bundle, edgeasd.runtime.service.listen, edgeasd.runtime.sources\n"
+        "import sys, edgeasd.toolkit.cli, edgeasd.runtime.bundle.bundle, edgeasd.runtime.service.service, edgeasd.runtime.sources\n"
         f"print(sorted({HEAVY!r} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

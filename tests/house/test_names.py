@@ -19,8 +19,6 @@ PENDING = (
     "runtime/config/",
     "runtime/outputs/",
     "runtime/service/",
-    "runtime/sources/",
-    "runtime/storage/",
     "toolkit/",
     "calibration/",
 )

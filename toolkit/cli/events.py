@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgeasd.runtime.errors import InputError
+from edgeasd.runtime.errors import InputError, printable
 from edgeasd.toolkit.cli._errors import handle_errors, print_error
 from edgeasd.toolkit.cli._options import AsJson
 
@@ -44,7 +44,7 @@ def _filter(
     import time
 
     from edgeasd.runtime.evidence.lookup import EVENT_STATES, EventFilter
-    from edgeasd.toolkit.cli.times import parse_time
+    from edgeasd.toolkit.cli._options import parse_time
 
     if state not in (None, "open", *EVENT_STATES):
         raise InputError(f"--state {state}: unknown; use open, {', '.join(EVENT_STATES)}")
@@ -185,7 +185,7 @@ def _print_events(events: Sequence[tuple[dict[str, Any], Evidence]]) -> None:
         return
     rows = []
     for event, evidence in events:
-        name = _printable(f"{event['machine']} {event['id']}{' (test)' if event['test'] else ''}")
+        name = printable(f"{event['machine']} {event['id']}{' (test)' if event['test'] else ''}")
         raised = iso_time(event["raised_at"])[:19].replace("T", " ")
         numbers = (_duration(event), _number(event["peak"]))
         rows.append((event["event"], name, event["state"], raised, *numbers, _clip_text(evidence)))
@@ -217,18 +217,18 @@ def _print_event(event: dict[str, Any], messages: Sequence[dict[str, Any]], evid
     from edgeasd.runtime.alarms.transition import iso_time
 
     test = " (a test)" if event["test"] else ""
-    print(f"{event['event']}: {_printable(event['machine'])} ID {_printable(event['id'])}, {event['state']}{test}")
+    print(f"{event['event']}: {printable(event['machine'])} ID {printable(event['id'])}, {event['state']}{test}")
     for name in ("raised", "acknowledged", "cleared"):
         at = event[f"{name}_at"]
-        reason = f" ({_printable(event['cleared_by'])})" if name == "cleared" and at is not None else ""
+        reason = f" ({printable(event['cleared_by'])})" if name == "cleared" and at is not None else ""
         print(f"  {name:<13} {'-' if at is None else iso_time(at)}{reason}")
     print(f"  {'peak':<13} {_number(event['peak'])}, threshold {_number(event['threshold'])}")
     _print_evidence(evidence)
     print("messages")
     for one in messages:
         keys = ("sequence", "at", "previous", "state")
-        text = {key: _printable("-" if one.get(key) is None else one[key]) for key in keys}
-        more = [_printable(one[key])[:600] for key in ("reason", "score", "by", "note") if one.get(key) is not None]
+        text = {key: printable("-" if one.get(key) is None else one[key]) for key in keys}
+        more = [printable(one[key], 600) for key in ("reason", "score", "by", "note") if one.get(key) is not None]
         print(f"  {text['sequence']:>5}  {text['at']}  {text['previous']} -> {text['state']}: {', '.join(more)}")
 
 
@@ -238,7 +238,7 @@ def _print_evidence(evidence: Evidence) -> None:
 
     facts = evidence.metadata
     if evidence.problem is not None:
-        print(f"evidence: {_printable(evidence.problem)}")
+        print(f"evidence: {printable(evidence.problem)}")
     elif facts is None:
         print("evidence: none")
     elif facts.deleted_at is not None:
@@ -249,8 +249,4 @@ def _print_evidence(evidence: Evidence) -> None:
         print(f"evidence: {length}, {facts.sample_rate} Hz, {facts.bits} bits, {_ENDED[facts.ended]}{lost}")
     for name in (CLIP, SCORES, PICTURE):
         if name in evidence.files:
-            print(f"  {_printable(evidence.files[name])}")
-
-
-def _printable(value: object) -> str:
-    return "".join(c if c.isprintable() else "?" for c in str(value))
+            print(f"  {printable(evidence.files[name], 4096)}")

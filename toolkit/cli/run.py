@@ -41,7 +41,7 @@ from edgeasd.toolkit.cli._options import (
     Workspace,
     find_bundle,
 )
-from edgeasd.toolkit.cli.build_missing import build_missing
+from edgeasd.toolkit.cli.build import build_missing
 
 if TYPE_CHECKING:
     from edgeasd.runtime.bundle.manifest import Manifest

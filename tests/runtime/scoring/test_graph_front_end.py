@@ -30,8 +30,6 @@ from edgeasd.runtime.features.logmel import FeatureSettings, logmel
 from edgeasd.runtime.scoring.clip import score_sound
 from edgeasd.runtime.scoring.scorer import GraphFrontEndScorer, Scorer
 from edgeasd.runtime.scoring.stream import Stream
-from edgeasd.runtime.service.listen import Listener
-from edgeasd.runtime.sources.capture import Block
 
 NOMINAL = 160_000
 
@@ -153,15 +151,16 @@ def test_a_batch_is_its_segments_one_by_one(pair: tuple[Scorer, GraphFrontEndSco
         assert together.score[row] == graph.score_waiting([sound]).score[0]
 
 
-def test_after_a_gap_the_sound_begins_anew(pair: tuple[Scorer, GraphFrontEndScorer], front_end_bundle: Path) -> None:
-    """No segment of samples spans what was lost."""
-    manifest, sound = Bundle(front_end_bundle).manifest, noise(135_000, 3)
-    listener = Listener(pair[1], manifest)
-    before = list(listener.accept(Block(0, sound)))
-    after = list(listener.accept(Block(200_000, sound)))
-    assert [record["type"] for record in after] == ["gap", *(record["type"] for record in before)]
-    assert [record["score"] for record in after[1:]] == [record["score"] for record in before]
-    assert after[1]["start_sample"] == 200_000
+def test_after_a_reset_the_sound_begins_anew(pair: tuple[Scorer, GraphFrontEndScorer]) -> None:
+    """No segment of samples spans lost sound."""
+    stream, sound = Stream(pair[1]), noise(135_000, 3)
+    before = stream.push(sound)
+    stream.reset()
+    after = stream.push(sound)
+    assert len(before) == 2
+    assert [(score.score, score.start_sample) for score in after] == [
+        (score.score, score.start_sample) for score in before
+    ]
 
 
 def test_what_is_in_use_is_in_the_name(pair: tuple[Scorer, GraphFrontEndScorer]) -> None:

@@ -90,7 +90,7 @@ def test_no_shell_reads_the_command(tmp_path: Path) -> None:
             "import sys; print('abc', flush=True); sys.stderr.write('camera gone'); sys.exit(1)",
             r"code 1 \(camera gone\)",
         ),
-        ("import os; os.kill(os.getpid(), 9)", r"was ended by signal 9 \(it said nothing\)"),
+        ("import os; os.kill(os.getpid(), 9)", r"was ended by signal 9 \(nothing on standard error\)"),
         ("import sys; sys.stderr.write('x' * 100000); sys.exit(3)", r"exit code 3 \(x{100,300} / x"),
         ("import sys; sys.stderr.buffer.write(bytes(range(256))); sys.exit(3)", r"exit code 3"),
     ],
@@ -186,7 +186,7 @@ def test_silence_of_a_live_command_is_an_error(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("edgeasd.runtime.sources.command.STALL_SECONDS", 0.3)
     source = CommandSource(python("import time; print('abcd', end='', flush=True); time.sleep(60)"), live=True)
     assert read_count(source) == 2
-    with pytest.raises(DeviceError, match=r"no sound for 0\.3 s \(it said nothing\)"):
+    with pytest.raises(DeviceError, match=r"no sound for 0\.3 s \(nothing on standard error\)"):
         source.read()
     source.close()
 
