@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from edgeasd.runtime.bundle.bundle import Bundle
 from edgeasd.runtime.bundle.manifest import Manifest, dump_manifest
@@ -409,7 +409,8 @@ class StreamSupervisor:
             for update in worker.take_updates():
                 self.recorder.update(update)
         # A load deep in a library does not bear the end of the interpreter.
-        loads = [*self._loads.values(), *(slot.reading for slot in self.slots.values() if slot.reading is not None)]
+        loads: list[Task[Any]] = list(self._loads.values())
+        loads += [slot.reading for slot in self.slots.values() if slot.reading is not None]
         return all(ended) and all(load.join(max(0.0, until - time.monotonic())) for load in loads)
 
     def end_clips(self) -> None:

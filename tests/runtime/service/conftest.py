@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import os
 import select
@@ -14,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ import soundfile
 
 from edgeasd.runtime.config import read_config
 from edgeasd.runtime.service.service import Service
+from edgeasd.toolkit.cli import main
 
 RATE = 16_000
 Record = dict[str, Any]
@@ -114,9 +117,23 @@ class Site:
         return [{k: v for k, v in one.items() if k not in names} for one in self.records(kind)]
 
     def command(self, *arguments: object) -> subprocess.CompletedProcess[str]:
-        """Another command of edgeasd."""
-        command = [sys.executable, "-m", "edgeasd", *map(str, arguments)]
-        return subprocess.run(command, cwd=self.folder, capture_output=True, text=True, timeout=60, check=False)
+        """Another command of edgeasd, in this process: starting one takes a second."""
+        out, errors, given = io.StringIO(), io.StringIO(), ["edgeasd", *map(str, arguments)]
+        signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+        argv, folder, code = sys.argv, Path.cwd(), 0
+        try:
+            sys.argv = given
+            os.chdir(self.folder)
+            with redirect_stdout(out), redirect_stderr(errors):
+                main()
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        finally:
+            sys.argv = argv
+            os.chdir(folder)
+            for number, handler in signals.items():
+                signal.signal(number, handler)
+        return subprocess.CompletedProcess(given, code, out.getvalue(), errors.getvalue())
 
 
 @pytest.fixture
