@@ -26,7 +26,7 @@ import typer
 from pydantic import BaseModel
 
 DOCS = Path(__file__).resolve().parent
-SHARED_BY = 3
+SHARED_BY = 4
 """An option with the same default and help in this many commands is described once."""
 
 _MADE = "<!-- Made by docs/make_reference.py. Do not edit. -->\n"
@@ -43,7 +43,7 @@ Results go to standard output; logs and progress go to standard error. An error 
 | code | meaning |
 |---|---|
 | 0 | fine |
-| 1 | a check failed: drift, parity, reference segments, a clip with a complaint, a test alarm not delivered, `status` with a concern |
+| 1 | a check failed: drift, parity, golden segments, a clip with a complaint, a test alarm not delivered, `status` with a concern |
 | 2 | wrong use or bad input: an option, a file, a bundle, a missing package |
 | 3 | a sound device, engine or accelerator is not available; `doctor` found a problem; no service runs |
 | 130 | stopped by Ctrl-C |
@@ -65,7 +65,67 @@ _SETTINGS = """
 _MESSAGES = """
 # Messages
 
-What leaves the device, schema version {version}. A receiver must ignore fields that it does not know. [Outputs](../how-to/outputs.md) says how they travel.
+What leaves the device: through [outputs](../how-to/outputs.md), in the records of `run --jsonl`, and in those of `score --live`. This is schema version {version}; [the words of version 1](#changes-from-version-1) are listed at the end.
+
+Each message is a JSON object on one line. The JSON schemas are in [schemas/](../schemas/). A receiver must ignore fields that it does not know. `schema` changes when a field changes its meaning.
+
+| kind | outputs | records | content |
+|---|---|---|---|
+| `event` | yes | yes | a transition of the alarm state |
+| `score` | yes | | clip scores of some seconds |
+| `segment` | | yes | one scored segment |
+| `health` | yes | yes | the health of the input |
+| `gap` | | yes | lost sound |
+| `source` | | yes | the source was lost, came back, or went on with another file |
+| `start`, `status`, `stop` | yes | yes | what a stream or the service is doing |
+
+```json
+{example}
+```
+
+A stream whose bundle was never read has the machine `?` and its own name as ID, unless the site file gives them. `score --live` adds `file`, the path of the recording, beside `body`.
+
+## Resends
+
+Keep the highest `seq` of each `store`. A message at or below it is a resend: drop it. One numbering serves all outputs, kinds and machines, so numbers that an output does not get are no loss. To find a lost transition, use the `sequence` in the body of an event.
+
+A new `store` begins if the database was lost. After a crash the numbers go on above a gap.
+"""
+
+_EXAMPLE = (
+    '{"schema": 2, "store": "61fb944a11703a43", "seq": 41, "stored": true, "kind": "score", "site": "plant", '
+    '"machine": "valve", "id": "00", "event": null, "at": "2027-01-15T08:00:03.000Z", "body": '
+    '{"since": "2027-01-15T07:59:53.000Z", "count": 52, "last": 0.031, "mean": 0.029, "lowest": 0.027, '
+    '"highest": 0.034, "threshold": 0.04, "complete": true}}'
+)
+
+_CHANGES = """
+## Changes from version 1
+
+| where | version 1 | version 2 |
+|---|---|---|
+| envelope | `queue`, one for each output | `store`, one for all outputs |
+| envelope | `sequence`, for each queue and machine, no holes | `seq`, rises for each store |
+| envelope | | `stored` |
+| event | `schema`, `type` in the body | gone: `schema` and `kind` of the envelope say it |
+| event | `frozen` | `suspended` |
+| event | reason `input_sick` | reason `input_unhealthy` |
+| health | `schema` in the body | gone |
+| health | `sick`, `sick_since_seconds` | `unhealthy`, `unhealthy_since_seconds` |
+| records | flat, with `type` and `version` | the envelope, with `kind` and `body` |
+| records | type `score` | kind `segment` |
+| records | `alarm` in a score | `above_threshold`; alarms are `event` records |
+| records | type `alarm`, `alarm_cleared` in a gap | kind `event` |
+| records | type `late`, `overload` | kind `status` with `waiting_seconds`, `decimation`; `keep_every` is `decimation` |
+| records | type `end`, `reopened` | kind `stop`, `reconnects` |
+| records | `status` in `start` | `bundle_status` |
+| records | `time` in `source` | `at` of the envelope |
+| webhook | `X-Edgeasd-Signature`, `X-Edgeasd-Timestamp` | `webhook-signature`, `webhook-timestamp` |
+| webhook | `Idempotency-Key` | `webhook-id` |
+| Prometheus | `edgeasd_input_sick` | `edgeasd_input_unhealthy` |
+| Home Assistant | template on `body.sick` | on `body.unhealthy`; published anew with the first message |
+
+MQTT topics are the same. Messages that an earlier version left in its queues are sent with the words of version 2.
 """
 
 
@@ -149,10 +209,8 @@ def _anchor(name: str) -> str:
 def commands_page() -> str:
     """docs/reference/commands.md."""
     every = commands()
-    count = Counter(option for command in every for option in command.options if not option.is_argument)
-    # Of options with one name and several meanings the most frequent is shared; the others stay in their tables.
-    most = {option.names: option for option, _ in reversed(count.most_common())}
-    shared = {option for option, times in count.items() if times >= SHARED_BY and most[option.names] == option}
+    count = Counter(option for command in every for option in command.options)
+    shared = {option for option, times in count.items() if times >= SHARED_BY and not option.is_argument}
     variables = {option.variable: option.names[0] for command in every for option in command.options if option.variable}
     lines = [_MADE, _COMMANDS.lstrip("\n")]
     lines.append("| variable | same as |\n|---|---|\n")
@@ -296,7 +354,7 @@ def settings_page() -> str:
     from edgeasd.runtime.outputs.settings import TYPES
 
     text = _MADE + _SETTINGS.lstrip("\n")
-    text += _tables("Top level", site.SiteSettings)
+    text += _tables("Top level", site.ServiceSettings)
     text += _tables("streams.NAME", site.StreamSettings)
     text += _tables("engines.NAME", site.EngineSettings)
     text += _tables("streams.NAME.alarm", AlarmSettings)
@@ -341,14 +399,12 @@ def messages_page() -> str:
     """docs/reference/messages.md."""
     from edgeasd.runtime.outputs import messages
 
-    text = _MADE + _MESSAGES.lstrip("\n").format(version=messages.SCHEMA)
-    models = list(getattr(messages, "DELIVERED", messages.MODELS).items())
-    envelope = getattr(messages, "Message", models[-1][1])
-    text += "\n## Envelope\n\nEvery message has these fields.\n\n" + _fields(envelope, {"body"})
+    text = _MADE + _MESSAGES.lstrip("\n").format(version=messages.SCHEMA, example=_EXAMPLE)
+    models = list(messages.MODELS.items())
+    text += "\n## Envelope\n\nEvery message has these fields, and `kind` and `body`.\n\n" + _fields(messages.Message)
     seen: set[type[BaseModel]] = set()
     for name, model in models:
-        text += f"\n## {name}\n\n{inspect.getdoc(model)} JSON schema: [{name}-{messages.SCHEMA}.json]"
-        text += f"(../schemas/{name}-{messages.SCHEMA}.json)\n\n"
+        text += f"\n## {name}\n\n{inspect.getdoc(model)}\n\n"
         body = model.model_fields["body"].annotation
         assert isinstance(body, type)
         if body in seen:
@@ -358,7 +414,7 @@ def messages_page() -> str:
         text += _fields(body)
         for field, part in _parts(body):
             text += f"\n`{field}`: {inspect.getdoc(part)}\n\n{_fields(part)}"
-    return text
+    return text + _CHANGES
 
 
 def _fields(model: type[BaseModel], leave_out: set[str] | None = None) -> str:

@@ -9,11 +9,14 @@ from datetime import datetime, timezone
 from functools import wraps
 from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
 from edgeasd.runtime.errors import InputError
+
+if TYPE_CHECKING:
+    from edgeasd.runtime.sources import SourceSettings
 
 
 def _check_alsa_backend(backend: str) -> str:
@@ -78,6 +81,9 @@ ChannelOfRun = Annotated[
 ]
 Mix = Annotated[bool, typer.Option("--mix", help="Use the mean of all channels.")]
 Resample = Annotated[bool, typer.Option("--resample", help="Convert a file of another sample rate (soxr HQ).")]
+Device = Annotated[
+    str | None, typer.Option(help="ALSA capture device: hw:1, plughw:1,0 or any name that `edgeasd devices` lists.")
+]
 InputCommand = Annotated[
     str | None,
     typer.Option(
@@ -220,6 +226,41 @@ class EngineOptions:
     head: HeadPlace = "cpu"
     front_end: FrontEndPlace = "cpu"
     threads: Threads = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptureOptions:
+    """A device or a command as the source of live sound."""
+
+    device: Device = None
+    input_command: InputCommand = None
+    channel: Channel = None
+    mix: Mix = False
+    resample: ResampleLive = False
+    alsa_backend: AlsaBackend = "auto"
+    """Checked by its callback, and of no other effect."""
+    alsa_format: AlsaFormat = "auto"
+    pcm_format: PcmFormat = "s16le"
+    pcm_channels: PcmChannels = 1
+    once: Once = False
+    no_reopen: NoReopen = False
+
+    def settings(self) -> SourceSettings:
+        """What `open_source` takes."""
+        from edgeasd.runtime.sources import SourceSettings
+
+        return SourceSettings(
+            device=self.device,
+            input_command=self.input_command,
+            channel=self.channel,
+            mix=self.mix,
+            resample=self.resample,
+            once=self.once,
+            reopen=not self.no_reopen,
+            pcm_format=self.pcm_format,
+            pcm_channels=self.pcm_channels,
+            alsa_format=self.alsa_format,
+        )
 
 
 def expand_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -13,20 +13,7 @@ import typer
 
 from edgeasd.runtime.errors import CheckFailed, InputError
 from edgeasd.toolkit.cli._errors import defer_signals
-from edgeasd.toolkit.cli._options import (
-    AlsaBackend,
-    AlsaFormat,
-    AsJson,
-    Channel,
-    InputCommand,
-    Machine,
-    Mix,
-    NoReopen,
-    Once,
-    PcmChannels,
-    PcmFormat,
-    ResampleLive,
-)
+from edgeasd.toolkit.cli._options import AsJson, CaptureOptions, Machine, expand_options
 
 if TYPE_CHECKING:
     from edgeasd.runtime.record import ClipFigures, ClipFolder, ClipRecorder
@@ -37,28 +24,17 @@ _COMPLETE, _END_OF_SOUND = "complete", "end of sound"
 _REFRESH_SECONDS, _PLAIN_LINE_SECONDS = 0.1, 10.0
 
 
+@expand_options
 def record(
+    source_options: CaptureOptions,
     machine: Machine,
     id: Annotated[str, typer.Option("--id", help="Machine ID, the folder below the machine's.")],
     minutes: Annotated[float, typer.Option(min=0.01, max=100_000, help="Minutes of clips to have in the end.")],
-    device: Annotated[
-        str | None, typer.Option(help="ALSA capture device: hw:1, plughw:1,0 or any name that `edgeasd devices` lists.")
-    ] = None,
-    input_command: InputCommand = None,
     output: Annotated[Path, typer.Option(help="Data root that the clips go to.")] = Path("recordings"),
     label: Annotated[str, typer.Option(help="normal, or anomaly for a fault that is there on purpose.")] = "normal",
     clip_seconds: Annotated[float, typer.Option(min=1.0, max=600.0, help="Length of a clip.")] = 10.0,
     rate: Annotated[int, typer.Option(min=4000, max=192_000, help="Sample rate in Hz; training wants 16000.")] = 16000,
     resume: Annotated[bool, typer.Option("--resume", help="Count the clips that are there and go on.")] = False,
-    channel: Channel = None,
-    mix: Mix = False,
-    resample: ResampleLive = False,
-    alsa_backend: AlsaBackend = "auto",  # noqa: ARG001 - checked by its callback, of no other effect
-    alsa_format: AlsaFormat = "auto",
-    pcm_format: PcmFormat = "s16le",
-    pcm_channels: PcmChannels = 1,
-    once: Once = False,
-    no_reopen: NoReopen = False,
     as_json: AsJson = False,
 ) -> None:
     """Collect clips of a machine on site, in the layout that train reads.
@@ -71,25 +47,13 @@ def record(
     """
     from edgeasd.runtime.health import HealthMonitor, HealthSettings
     from edgeasd.runtime.record import ClipFolder, ClipRecorder
-    from edgeasd.runtime.sources import SourceSettings, open_source
+    from edgeasd.runtime.sources import open_source
 
-    if (device is None) == (input_command is None):
+    if (source_options.device is None) == (source_options.input_command is None):
         raise InputError("one source is needed: pass either --device (such as hw:1) or --input-command")
     clips = ClipFolder(output, machine, id, label, sample_rate=rate, resume=resume)
-    settings = SourceSettings(
-        device=device,
-        input_command=input_command,
-        channel=channel,
-        mix=mix,
-        resample=resample,
-        once=once,
-        reopen=not no_reopen,
-        pcm_format=pcm_format,
-        pcm_channels=pcm_channels,
-        alsa_format=alsa_format,
-    )
     # The folder comes after the source: a source that is not there must not leave an empty folder.
-    with closing(open_source(settings, rate)) as source, clips as folder:
+    with closing(open_source(source_options.settings(), rate)) as source, clips as folder:
         clips_before, bits = folder.clips, source.status.bits or 24
         health = HealthMonitor(HealthSettings(), rate)
         recorder = ClipRecorder(folder, round(clip_seconds * rate), bits, round(minutes * 60 * rate), health)
