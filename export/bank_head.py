@@ -69,7 +69,9 @@ def _one_bank(
         return output
 
     def square_sum(value: str, output: str, keepdims: int) -> str:
-        return node("ReduceSum", [node("Mul", [value, value], f"{value}_squared"), "bank_axis"], output, keepdims=keepdims)
+        return node(
+            "ReduceSum", [node("Mul", [value, value], f"{value}_squared"), "bank_axis"], output, keepdims=keepdims
+        )
 
     values = node("Sub", [node("Slice", ["z", "first", "last", "bank_axis"], "values"), "shift"], "centred")
     if bank.matrix is not None:
@@ -81,7 +83,9 @@ def _one_bank(
     index = node("ArgMin", [relative], "index", axis=1, keepdims=0)
     offset = node("Sub", [values, node("Gather", ["points", index], "nearest")], "offset")
     weight = node("Gather", ["weights", index], "weight")
-    found = node("Sqrt", [node("Mul", [square_sum(offset, "apart_exactly", keepdims=0), weight], "squared")], "distance")
+    found = node(
+        "Sqrt", [node("Mul", [square_sum(offset, "apart_exactly", keepdims=0), weight], "squared")], "distance"
+    )
     if not alone:
         constants |= {f"{name}_mean": np.float32(bank.mean), f"{name}_spread": np.float32(bank.spread)}
         found = node("Div", [node("Sub", [found, "mean"], "above_mean"), "spread"], "vote")

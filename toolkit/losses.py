@@ -47,9 +47,9 @@ class Method:
 
     @property
     def fixed_alpha(self) -> float | None:
-        """α where the method leaves no choice: 1 without a metric part, 0 without a classifier."""
+        """α where the method leaves no choice: 1 with a classifier alone, 0 without a classifier."""
         if self.metric is None:
-            return 1.0
+            return 1.0 if self.classifies else 0.0
         return None if self.classifies else 0.0
 
 
@@ -64,9 +64,14 @@ METHODS = {
     )
 }
 
+KNN = Method("knn", False, None)
+"""No training and no loss: segments are compared with a bank of stored normals; see calibration/fit/bank.py."""
+
 
 def method_named(name: str) -> Method:
-    """Look a method up; InputError for an unknown name."""
+    """Look a method up, `knn` included; InputError for an unknown name."""
+    if name == KNN.name:
+        return KNN
     if name not in METHODS:
         raise InputError(f"--loss {name}: unknown; use one of {', '.join(METHODS)}")
     return METHODS[name]

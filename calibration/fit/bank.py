@@ -66,7 +66,12 @@ class Bank:
 
 
 def fit_bank(
-    z: npt.NDArray[Any], clips: npt.NDArray[Any], plan: BankPlan, *, size: int = LARGEST_BANK, neighbours: int = NEIGHBOURS
+    z: npt.NDArray[Any],
+    clips: npt.NDArray[Any],
+    plan: BankPlan,
+    *,
+    size: int = LARGEST_BANK,
+    neighbours: int = NEIGHBOURS,
 ) -> Bank:
     """A bank of the training normals z (N, D), of which `clips` (N,) says the clip that each comes from.
 

@@ -140,6 +140,7 @@ def _model(trained: Trained, normals: list[SegmentOutputs] | None, level: LevelR
         weight=network.head.weight.detach()[0],
         bias=network.head.bias.detach()[0],
         centroid=trained.centroid,
+        banks=trained.banks,
         features=run.features,
         amplitude=run.amplitude,
         segments=run.segments,

@@ -84,15 +84,15 @@ class MachineData:
             test=own[id].test,
         )
 
-    def trainable(self, id: str) -> Roles:
-        """`roles`, after a check that there is something to train on. Raises InputError."""
+    def trainable(self, id: str, *, alone: bool = False) -> Roles:
+        """`roles`, after a check that there is something to train on; `alone` needs no outliers. Raises InputError."""
         roles = self.roles(id)
         if not roles.normals:
             raise InputError(
                 f"{self.machine} ID {id}: 0 normal training clips in {self.root}; record some with the machine "
                 f"running well into {self.machine}/{id}/normal/, or choose another --id"
             )
-        if not roles.outliers:
+        if not roles.outliers and not alone:
             raise InputError(
                 f"{self.machine} ID {id}: 0 outlier clips in {self.root}; the method needs normal clips of other "
                 "IDs or other machines recorded alike, so add at least one more machine"
