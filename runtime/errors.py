@@ -94,9 +94,11 @@ def accept_old_keys(value: Any, new_names: Mapping[str, str]) -> Any:
     return {new_names.get(key, key): item for key, item in value.items()}
 
 
-def printable(text: str) -> str:
-    """`text` on one line of at most 400 characters."""
-    return "".join(c if c.isprintable() else " " for c in text)[:400]
+def printable(text: object, longest: int = 400) -> str:
+    """Text that comes from outside, as it may be shown: one line, printable characters, at most `longest` of them."""
+    shown = str(text)[: 4 * longest]
+    line = " ".join("".join(c if c.isprintable() else " " for c in shown).split())
+    return line if len(line) <= longest else f"{line[: longest - 1]}…"
 
 
 def _fields(model: Any, location: list[Any]) -> list[str]:

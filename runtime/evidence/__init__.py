@@ -1,4 +1,4 @@
-"""The evidence of events: a clip, the scores and a picture, tied together by the event ID."""
+"""The evidence of events: clip, scores and metadata in a folder named by the event ID."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""facts.json: what the evidence of one event is, and what became of it."""
+"""The files of one event: facts.json says what is there, clip.flac has the sound, scores.jsonl the scores.
+
+A clip is written in a hidden folder and takes its name when it is whole. `recover_clip` makes whole what a kill left.
+"""
 
 from __future__ import annotations
 
@@ -15,21 +18,20 @@ from typing import Annotated, Literal
 import numpy as np
 import numpy.typing as npt
 import soundfile
-import soxr
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgeasd.runtime.alarms.event_id import PATTERN
 from edgeasd.runtime.alarms.transition import iso_time
-from edgeasd.runtime.errors import InputError
-from edgeasd.runtime.evidence.spectrogram import ScoreOverlay, picture
-from edgeasd.runtime.features.logmel import FeatureSettings, Float32Array, LogMelStream
+from edgeasd.runtime.errors import InputError, printable
+from edgeasd.runtime.features.logmel import Float32Array
 from edgeasd.runtime.system.files import fsync_directory, write_bytes
 
-FACTS, CLIP, SCORES, PICTURE = "facts.json", "clip.flac", "scores.jsonl", "picture.png"
-FILES = (CLIP, SCORES, PICTURE, FACTS)
-LARGEST_FACTS = 1_000_000
+METADATA, CLIP, SCORES, PICTURE = "facts.json", "clip.flac", "scores.jsonl", "picture.png"
+FILES = (CLIP, SCORES, PICTURE, METADATA)
+"""All that a folder may hold. Versions before 0.2 drew the picture when the clip ended."""
+LARGEST_METADATA = 1_000_000
 MOST_RATE = 655_350
-"""Hz; more than that FLAC cannot say."""
+"""Hz: the highest rate of FLAC."""
 
 _Number = Annotated[float, Field(allow_inf_nan=False)]
 _Wall = Annotated[float, Field(ge=0.0, le=1e11, allow_inf_nan=False)]
@@ -38,7 +40,7 @@ _Word = Annotated[str, Field(max_length=500)]
 
 
 class Gap(BaseModel):
-    """Sound that was lost: silence of the same length stands in its place."""
+    """Lost sound. Silence of the same length takes its place."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -48,7 +50,7 @@ class Gap(BaseModel):
 
 
 class ClipMetadata(BaseModel):
-    """The evidence of one event. Times are wall clock in seconds since 1970 unless a name says otherwise."""
+    """What the evidence of one event is, and what became of it. Times are seconds since 1970 by the wall clock."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -69,7 +71,7 @@ class ClipMetadata(BaseModel):
     gaps: Annotated[tuple[Gap, ...], Field(max_length=10_000)] = ()
     lost_samples: _Count = 0
     size: _Count = 0
-    """Bytes of all files of this evidence; 0 after they were deleted."""
+    """Bytes of all files; 0 after they were deleted."""
     deleted_at: _Wall | None = None
     deleted_why: Literal["age", "size", "room"] | None = None
 
@@ -80,25 +82,26 @@ class ClipMetadata(BaseModel):
 
 
 def read_metadata(folder: Path) -> ClipMetadata | None:
-    """The facts of an evidence folder, None where there are none; InputError, one line, where they are damaged."""
-    path = folder / FACTS
+    """The metadata of an evidence folder, or None if it has none. Raises InputError, one line, if it is damaged."""
+    path = folder / METADATA
     if not is_plain_file(path):
         return None
     try:
         with open(path, "rb") as handle:
-            text = handle.read(LARGEST_FACTS)
+            text = handle.read(LARGEST_METADATA)
         return ClipMetadata.model_validate_json(text)
     except FileNotFoundError:
         return None
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         what = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
-        shown = "".join(c if c.isprintable() else " " for c in what)[:200]
-        raise InputError(f"{path}: {shown}; delete this folder, its evidence cannot be trusted") from None
+        raise InputError(
+            f"{path}: {printable(what, 200)}; delete this folder, its evidence cannot be trusted"
+        ) from None
 
 
 def is_plain_file(path: Path) -> bool:
-    """Whether it is a file in a folder, neither of them a link that leads elsewhere."""
+    """Whether `path` is a regular file in a folder, neither of them a link."""
     try:
         return stat.S_ISREG(os.lstat(path).st_mode) and stat.S_ISDIR(os.lstat(path.parent).st_mode)
     except (OSError, ValueError):
@@ -107,13 +110,13 @@ def is_plain_file(path: Path) -> bool:
 
 Pcm = npt.NDArray[np.int16] | npt.NDArray[np.int32]
 DTYPES: dict[int, npt.DTypeLike] = {16: np.int16, 24: np.int32}
-"""Bits of the clip to the type that is held; 24 bits lie in the upper part of 32, as libsndfile takes them."""
+"""Bits of a clip to the type of its samples; 24 bits lie in the upper part of 32, as libsndfile takes them."""
 
 
 def to_pcm(samples: Float32Array, bits: int) -> Pcm:
-    """Samples (n,) float32 in [-1, 1) as int16 or int32 (n,); what lies outside is cut off, NaN becomes 0.
+    """Samples (n,) float32 in [-1, 1) as int16 or int32 (n,); values outside are clipped, NaN becomes 0.
 
-    Sound that came with so many bits or fewer is given back exactly.
+    Exact for sound that came with at most `bits` bits.
     """
     full = float(1 << (bits - 1))
     scaled = np.nan_to_num(np.rint(samples.astype(np.float64) * full), nan=0.0)
@@ -122,14 +125,14 @@ def to_pcm(samples: Float32Array, bits: int) -> Pcm:
 
 
 class PcmRing:
-    """Holds the newest `capacity` samples; `memory_bytes` is all it ever takes."""
+    """The newest `capacity` samples, in memory that is allocated once (`memory_bytes`)."""
 
     def __init__(self, capacity: int, bits: int) -> None:
         self._held = np.zeros(max(1, capacity), DTYPES[bits])
         self.capacity = max(0, capacity)
         self._end = 0
         self.filled = 0
-        """Samples that can be asked for."""
+        """Samples in it."""
 
     @property
     def memory_bytes(self) -> int:
@@ -159,28 +162,28 @@ class PcmRing:
 
 FAILURES = (OSError, soundfile.SoundFileError)
 """What a full or broken disk raises here."""
-_SALVAGED = ".salvaged.flac"
-_SURELY_SHORT = 65_536
+_RECOVERED = ".recovered.flac"
+_MAY_BE_EMPTY = 65_536
 """Bytes of a FLAC file that a kill may leave without a whole frame in it."""
 
 
 class PartClip:
-    """An open clip: FLAC and scores go to the disk as they come, the rest when it ends. Methods raise `FAILURES`."""
+    """An open clip: sound and scores go to the disk as they come. Methods raise `FAILURES`."""
 
-    def __init__(self, part: Path, facts: ClipMetadata) -> None:
-        """Make the folder `part`, which must not be there; its facts say `recording` until the clip ends."""
+    def __init__(self, part: Path, metadata: ClipMetadata) -> None:
+        """Create the folder `part`, which must not exist; its metadata says `recording` until the clip ends."""
         self.part = part
         part.mkdir(parents=True)
         with ExitStack() as opened:
             opened.callback(shutil.rmtree, part, ignore_errors=True)
-            write_bytes(part / FACTS, facts.dumped())
-            # A kill must find every line on its way to the disk: nothing may wait in a buffer.
+            write_bytes(part / METADATA, metadata.dumped())
+            # No buffer: a kill must not lose a line that was written.
             self._scores = opened.enter_context(open(part / SCORES, "wb", buffering=0))
-            self._sound = _flac(part / CLIP, facts)
+            self._sound = _open_flac(part / CLIP, metadata)
             opened.pop_all()
 
     def write(self, pcm: Pcm) -> None:
-        """Add samples (n,) int16 or int32 as `ring.to_pcm` makes them."""
+        """Add samples (n,) int16 or int32, as `to_pcm` makes them."""
         self._sound.write(pcm)
 
     def score(self, line: bytes) -> None:
@@ -188,15 +191,14 @@ class PartClip:
         if self._scores.write(line) != len(line):
             raise OSError(28, os.strerror(28), str(self.part / SCORES))
 
-    def finish(self, final: Path, facts: ClipMetadata) -> ClipMetadata:
-        """Close everything, draw the picture, and give the folder its name; returns the facts as written."""
+    def finish(self, final: Path, metadata: ClipMetadata) -> ClipMetadata:
+        """Close the files and rename the folder to `final`; returns the metadata as written."""
         self._sound.close()
         self._scores.close()
-        return complete(self.part, final, facts)
+        return _finish_folder(self.part, final, metadata)
 
     def abandon(self) -> None:
-        """Let go and delete everything."""
-        # The disk is full or gone, which is why this is called.
+        """Delete the clip. Errors are ignored: this is called when the disk is full or gone."""
         with suppress(*FAILURES):
             self._sound.close()
         with suppress(OSError):
@@ -204,25 +206,40 @@ class PartClip:
         shutil.rmtree(self.part, ignore_errors=True)
 
 
-class Recording:
-    """A clip on its way through the queue. Its fields belong to the writer's thread, but for `facts` at the start."""
-
-    def __init__(self, facts: ClipMetadata) -> None:
-        self.facts = facts
-        self.part: PartClip | None = None
-        self.gaps = list(facts.gaps)
-        self.written = 0
-        self.lost = facts.lost_samples
-        self.unlooked = 0
+def _open_flac(path: Path, metadata: ClipMetadata) -> soundfile.SoundFile:
+    subtype = f"PCM_{metadata.bits}"
+    return soundfile.SoundFile(path, "w", metadata.sample_rate, 1, subtype=subtype, format="FLAC")
 
 
-def _flac(path: Path, facts: ClipMetadata) -> soundfile.SoundFile:
-    subtype = f"PCM_{facts.bits}"
-    return soundfile.SoundFile(path, "w", facts.sample_rate, 1, subtype=subtype, format="FLAC")
+def _finish_folder(part: Path, final: Path, metadata: ClipMetadata) -> ClipMetadata:
+    """Check the clip in `part`, write the metadata, and rename the folder to `final`."""
+    samples = _count_samples(part / CLIP)
+    size = sum((part / name).stat().st_size for name in FILES if (part / name).exists())
+    metadata = metadata.model_copy(update={"samples": samples, "size": size})
+    write_bytes(part / METADATA, metadata.dumped())
+    for name in (CLIP, SCORES):
+        with open(part / name, "rb") as handle:
+            os.fsync(handle.fileno())
+    fsync_directory(part)
+    os.rename(part, final)
+    fsync_directory(final.parent)
+    return metadata
+
+
+def _count_samples(path: Path) -> int:
+    """Samples of a clip, which is decoded to its end: to decode it is to check it."""
+    count = 0
+    with soundfile.SoundFile(path) as sound:
+        while count < sound.frames:
+            block = sound.read(min(sound.frames - count, sound.samplerate), dtype="int32")
+            if not block.size:
+                raise OSError(5, "the clip ends too early", str(path))
+            count += block.size
+    return count
 
 
 def score_line(seconds: float, wall: float, score: float, clip_score: float, complete: bool) -> bytes:
-    """One line of scores.jsonl; a score that is not a number is null."""
+    """One line of scores.jsonl; a score that is not a finite number is null."""
     numbers = {"score": score, "clip_score": clip_score}
     shown = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
     line = {"at_seconds": round(seconds, 6), "at": iso_time(wall), **shown, "complete": complete}
@@ -230,7 +247,7 @@ def score_line(seconds: float, wall: float, score: float, clip_score: float, com
 
 
 def read_scores(path: Path) -> Iterator[dict[str, object]]:
-    """The lines of scores.jsonl that are whole; a kill may have cut off the last."""
+    """The whole lines of scores.jsonl; a kill may have cut off the last."""
     if not is_plain_file(path):
         return
     with open(path, "rb") as handle:
@@ -243,80 +260,33 @@ def read_scores(path: Path) -> Iterator[dict[str, object]]:
                 yield line
 
 
-def complete(part: Path, final: Path, facts: ClipMetadata) -> ClipMetadata:
-    """Read the clip in `part` to its end, draw it, write the facts, and rename the folder to `final`."""
-    features = FeatureSettings()
-    frames, samples = _frames(part / CLIP, features)
-    if frames.shape[0]:
-        trace = ScoreOverlay(facts.raised_seconds, list(_points(part / SCORES)), facts.threshold)
-        notes = {"Title": facts.event, "Creation Time": iso_time(facts.raised_at)}
-        write_bytes(part / PICTURE, picture(frames, features, trace, notes))
-    size = sum((part / name).stat().st_size for name in FILES if (part / name).exists())
-    facts = facts.model_copy(update={"samples": samples, "size": size})
-    write_bytes(part / FACTS, facts.dumped())
-    for name in (CLIP, SCORES):
-        with open(part / name, "rb") as handle:
-            os.fsync(handle.fileno())
-    fsync_directory(part)
-    os.rename(part, final)
-    fsync_directory(final.parent)
-    return facts
+def recover_clip(part: Path, final: Path, metadata: ClipMetadata) -> ClipMetadata | None:
+    """Make whole what a kill left in `part`; None, and the folder deleted, if it holds less than 0.1 s of sound.
 
-
-def _points(path: Path) -> Iterator[tuple[float, float]]:
-    for line in read_scores(path):
-        seconds, score = line.get("at_seconds"), line.get("clip_score")
-        if isinstance(seconds, (int, float)) and isinstance(score, (int, float)) and line.get("complete") is True:
-            yield float(seconds), float(score)
-
-
-def _frames(path: Path, features: FeatureSettings) -> tuple[Float32Array, int]:
-    """Log-mel (T, n_mels) float32 of a clip at any rate, and its samples. To decode it all is to check it."""
-    parts, count = [], 0
-    stream = LogMelStream(features)
-    with soundfile.SoundFile(path) as sound:
-        same = sound.samplerate == features.sample_rate
-        resampler = None if same else soxr.ResampleStream(sound.samplerate, features.sample_rate, 1, dtype="float32")
-        left = sound.frames
-        while left > 0:
-            block: Float32Array = sound.read(min(left, sound.samplerate), dtype="float32")
-            left -= block.size
-            count += block.size
-            if not block.size:
-                raise OSError(5, "the clip ends too early", str(path))
-            parts.append(
-                stream.push(block if resampler is None else resampler.resample_chunk(block, last=not left).ravel())
-            )
-    return (np.concatenate(parts) if parts else np.empty((0, features.n_mels), np.float32)), count
-
-
-def salvage(part: Path, final: Path, facts: ClipMetadata) -> ClipMetadata | None:
-    """What a kill left of a clip, made whole; None, and nothing left, where it holds less than a tenth of a second.
-
-    A clip that is longer than that and cannot be read is damaged. It stays as it is, under its final name.
+    A longer clip that cannot be read is damaged: it gets its final name as it is.
     """
-    salvaged, count = part / _SALVAGED, 0
+    recovered, count = part / _RECOVERED, 0
     if is_plain_file(part / CLIP):
-        with _flac(salvaged, facts) as whole:
-            for pcm in _readable(part / CLIP, facts.bits):
+        with _open_flac(recovered, metadata) as whole:
+            for pcm in _readable_blocks(part / CLIP, metadata.bits):
                 whole.write(pcm)
                 count += pcm.size
-    if count < facts.sample_rate // 10:
-        salvaged.unlink(missing_ok=True)
-        held = (part / CLIP).stat().st_size if is_plain_file(part / CLIP) else 0
-        if held <= _SURELY_SHORT:
+    if count < metadata.sample_rate // 10:
+        recovered.unlink(missing_ok=True)
+        size = (part / CLIP).stat().st_size if is_plain_file(part / CLIP) else 0
+        if size <= _MAY_BE_EMPTY:
             shutil.rmtree(part)
             return None
-        facts = facts.model_copy(update={"ended": "killed", "samples": count, "size": held})
-        write_bytes(part / FACTS, facts.dumped())
+        metadata = metadata.model_copy(update={"ended": "killed", "samples": count, "size": size})
+        write_bytes(part / METADATA, metadata.dumped())
         os.rename(part, final)
-        return facts
-    os.replace(salvaged, part / CLIP)
+        return metadata
+    os.replace(recovered, part / CLIP)
     open(part / SCORES, "ab").close()
-    return complete(part, final, facts.model_copy(update={"ended": "killed"}))
+    return _finish_folder(part, final, metadata.model_copy(update={"ended": "killed"}))
 
 
-def _readable(path: Path, bits: int) -> Iterator[Pcm]:
+def _readable_blocks(path: Path, bits: int) -> Iterator[Pcm]:
     """Blocks of a FLAC file up to where it breaks off."""
     kind = np.dtype(DTYPES[bits])
     try:

@@ -1,4 +1,4 @@
-"""Events and their evidence, read beside a running service: nothing is written, nobody waits."""
+"""Reads events and their evidence beside a running service, without writing and without waiting for it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from edgeasd.runtime.alarms.event_id import is_event_id
 from edgeasd.runtime.alarms.transition import iso_time
-from edgeasd.runtime.errors import InputError
+from edgeasd.runtime.errors import InputError, printable
 from edgeasd.runtime.evidence.archive import FOLDER, evidence_files
 from edgeasd.runtime.evidence.clip import ClipMetadata, read_metadata
 from edgeasd.runtime.storage import EventStore
@@ -25,17 +25,17 @@ _ALL = 2**62
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What there is of one event beside its messages."""
+    """The evidence of one event."""
 
-    facts: ClipMetadata | None
+    metadata: ClipMetadata | None
     files: dict[str, Path]
     problem: str | None
-    """Why the facts cannot be read, one line."""
+    """Why the metadata cannot be read, one line."""
 
 
 @dataclass(frozen=True, slots=True)
 class EventFilter:
-    """Which events are asked for; None is any."""
+    """Which events to read; None is any."""
 
     machine: str | None = None
     id: str | None = None
@@ -82,9 +82,9 @@ class EventReader:
         return found[:limit]
 
     def event(self, event: str) -> dict[str, Any]:
-        """One event by its ID; InputError where it is not there."""
+        """One event by its ID. Raises InputError if there is none."""
         if not is_event_id(event):
-            raise InputError(f"{_printable(event)!r}: not an event ID; `edgeasd events list` shows them")
+            raise InputError(f"{printable(event, 80)!r}: not an event ID; `edgeasd events list` shows them")
         found = next((row for row in self._store.events(limit=_ALL) if row["event"] == event), None)
         if found is None:
             raise InputError(f"{event}: no such event in {self.data / DATABASE}; `edgeasd events list` shows them")
@@ -96,11 +96,13 @@ class EventReader:
         if any(isinstance(value, (dict, list)) for message in messages for value in message.values()):
             # Ours are flat; what is nested a thousand deep would break those who print it.
             place = self.data / DATABASE
-            raise InputError(f"{place}: a message of event {_printable(event)} is damaged; restore a copy of the file")
+            raise InputError(
+                f"{place}: a message of event {printable(event, 80)} is damaged; restore a copy of the file"
+            )
         return messages
 
     def evidence(self, event: str) -> Evidence:
-        """The files of an event that are there, and what their facts say."""
+        """The files of an event and their metadata."""
         files = evidence_files(self.data, event)
         try:
             return Evidence(read_metadata(self.data / FOLDER / event), files, None)
@@ -119,7 +121,7 @@ class EventReader:
         )
         if not sound:
             place = self.data / DATABASE
-            raise InputError(f"{place}: event {_printable(str(row['event']))} is damaged; restore a copy of the file")
+            raise InputError(f"{place}: event {printable(str(row['event']))} is damaged; restore a copy of the file")
         return {**row, "state": _state(row)}
 
 
@@ -136,7 +138,3 @@ def as_json(event: dict[str, Any]) -> dict[str, Any]:
 
 def _number(value: object, least: float, most: float = _LATEST) -> bool:
     return isinstance(value, (int, float)) and math.isfinite(value) and least <= value <= most
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else "?" for c in text)[:80]

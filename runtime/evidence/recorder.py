@@ -1,4 +1,4 @@
-"""The evidence of one stream: the last seconds are always at hand, and an event turns them into a clip."""
+"""Records the evidence of one stream: the last seconds are held in memory, and an event turns them into a clip."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import numpy as np
 
 from edgeasd.runtime.alarms.transition import Transition
 from edgeasd.runtime.errors import InputError
-from edgeasd.runtime.evidence.clip import DTYPES, MOST_RATE, ClipMetadata, Gap, PcmRing, Recording, score_line, to_pcm
+from edgeasd.runtime.evidence.clip import DTYPES, MOST_RATE, ClipMetadata, Gap, PcmRing, score_line, to_pcm
 from edgeasd.runtime.evidence.settings import ClipSettings
-from edgeasd.runtime.evidence.writer import EvidenceWriter
+from edgeasd.runtime.evidence.writer import EvidenceWriter, Recording
 from edgeasd.runtime.features.logmel import Float32Array
 
 _OPEN = ("alarm", "acknowledged")
 _MOST_CLIPS = 4
-"""At once: one that is open, and those whose post-roll still runs. Test alarms could ask for any number."""
+"""At once: one of an open event, and those whose post-roll still runs. Test alarms could ask for any number."""
 
 
 @dataclass(slots=True)
@@ -42,16 +42,16 @@ class _Score:
 
 
 class EvidenceRecorder:
-    """Takes what a stream hears and scores, and the transitions of its alarm machine; writes through `writer`.
+    """Takes the sound and scores of a stream and the transitions of its alarm machine; writes through `writer`.
 
-    Positions are samples of the source since it began, as `Block.position` counts them. Give sound before the
-    scores that were made from it. No method waits for the disk; any thread may call.
+    Positions are samples of the source since its beginning, lost ones included. Pass sound before the scores made
+    from it. No method waits for the disk; any thread may call.
     """
 
     def __init__(
         self, writer: EvidenceWriter, machine: str, id: str, sample_rate: int, settings: ClipSettings | None = None
     ) -> None:
-        """`sample_rate` in Hz is that of the source. Raises InputError for one that FLAC does not know."""
+        """`sample_rate` in Hz is that of the source. Raises InputError for a rate that FLAC does not have."""
         self.settings = settings or ClipSettings()
         if not 1 <= sample_rate <= MOST_RATE:
             raise InputError(f"{machine} {id}: {sample_rate} Hz, a FLAC clip has 1 to {MOST_RATE}; resample the source")
@@ -61,13 +61,13 @@ class EvidenceRecorder:
         self._gaps: deque[tuple[int, int]] = deque(maxlen=1000)
         self._position: int | None = None
         self._clips: list[_Clip] = []
-        self._away = False
-        """No sound comes for now, and nobody knows for how long."""
+        self._is_lost = False
+        """The source is away, for an unknown time."""
         self._lock = threading.Lock()
 
     @property
     def memory_bytes(self) -> int:
-        """What the pre-roll takes: pre_seconds × sample rate × 2 bytes (4 with 24 bits)."""
+        """Memory of the pre-roll: pre_seconds × sample rate × 2 bytes (4 with 24 bits)."""
         return self._ring.memory_bytes
 
     @property
@@ -77,10 +77,10 @@ class EvidenceRecorder:
             return tuple(clip.event for clip in self._clips)
 
     def sound(self, position: int, samples: Float32Array) -> None:
-        """Samples (n,) float32 of which the first has index `position`.
+        """Samples (n,) float32, the first at `position`.
 
-        A position beyond the last one is lost sound: silence takes its place. One before it is a source that
-        began anew: clips end there, and the pre-roll is forgotten.
+        A position beyond the last one means lost sound: silence takes its place. One before it means that the source
+        began again: clips end there, and the pre-roll is dropped.
         """
         if not self.settings.enabled:
             return
@@ -89,9 +89,9 @@ class EvidenceRecorder:
             if self._position is None:
                 self._begin(position)
             elif position < self._position:
-                self._begin_anew(position)
+                self._restart(position)
             assert self._position is not None
-            self._away = False
+            self._is_lost = False
             if position > self._position:
                 self._lost(position - self._position)
             self._end_clips()
@@ -106,7 +106,7 @@ class EvidenceRecorder:
                 self._scores.popleft()
 
     def score(self, end: int, wall: float, score: float, clip_score: float, complete: bool = True) -> None:
-        """A score of which the last sample lies before position `end`; `wall` in seconds since 1970."""
+        """A score whose last sample lies before position `end`; `wall` in seconds since 1970."""
         if not self.settings.enabled:
             return
         one = _Score(end, wall, score, clip_score, complete)
@@ -115,12 +115,12 @@ class EvidenceRecorder:
             for clip in self._clips:
                 self._write_score(clip, one)
 
-    def transitions(self, said: Sequence[Transition], position: int | None = None) -> None:
-        """What the alarm machine said; `position` is that of the score that decided, the newest sound without it.
+    def transitions(self, transitions: Sequence[Transition], position: int | None = None) -> None:
+        """Open and end events by the transitions of the alarm machine. Test alarms are recorded too.
 
-        An alarm begins a clip, the end of its event lets the post-roll run. Test alarms are recorded too.
+        `position` is that of the deciding score; without it, the newest sound.
         """
-        for one in said:
+        for one in transitions:
             if one.event is None:
                 continue
             if one.reason == "test_over" or one.state not in _OPEN:
@@ -137,7 +137,7 @@ class EvidenceRecorder:
         test: bool = False,
         position: int | None = None,
     ) -> None:
-        """Begin the clip of an event, unless it has one. After a restart: call it for the event that is still open."""
+        """Begin the clip of an event, unless it has one. After a restart, call it for the event that is still open."""
         if not self.settings.enabled:
             return
         self._writer.protect(event, True)
@@ -148,7 +148,7 @@ class EvidenceRecorder:
             raised = now if position is None else min(position, now)
             start = now - self._ring.filled
             gaps = [(max(at, start), at + count) for at, count in self._gaps if at + count > start]
-            facts = ClipMetadata(
+            metadata = ClipMetadata(
                 event=event,
                 machine=_shown(self._machine),
                 id=_shown(self._id),
@@ -162,14 +162,14 @@ class EvidenceRecorder:
                 lost_samples=sum(end - at for at, end in gaps),
             )
             stop = start + round(self.settings.longest_seconds * self._rate)
-            clip = _Clip(event, self._writer.begin(facts), start, stop)
+            clip = _Clip(event, self._writer.begin(metadata), start, stop)
             self._clips.append(clip)
             self._writer.sound(clip.recording, self._ring.last(now - start))
             for one in self._scores:
                 self._write_score(clip, one)
 
     def end_event(self, event: str, position: int | None = None) -> None:
-        """The event is over: its clip goes on for the post-roll."""
+        """The event is cleared: its clip goes on for the post-roll."""
         if not self.settings.enabled:
             return
         self._writer.protect(event, False)
@@ -179,33 +179,33 @@ class EvidenceRecorder:
             for clip in self._clips:
                 if clip.event == event and over < clip.stop:
                     clip.stop, clip.ended = max(over, now), "complete"
-            if self._away:
-                self._finish_those_over()
+            if self._is_lost:
+                self._finish_ended_events()
 
     def source_lost(self) -> None:
-        """No sound comes until the source is back: a clip whose event is over does not wait for that.
+        """The source is away. Clips of ended events end here.
 
-        That of an event which is open does; what is missing will be silence in it.
+        Those of open events wait for the source; silence takes the place of the lost sound.
         """
         with self._lock:
-            self._away = True
-            self._finish_those_over()
+            self._is_lost = True
+            self._finish_ended_events()
 
     def close(self, ended: str = "stopped") -> None:
-        """End all clips as they are; the recorder takes more, should more come."""
+        """End all clips as they are. The recorder can go on."""
         with self._lock:
             for clip in self._clips:
                 self._writer.finish(clip.recording, ended)
             self._clips.clear()
 
     def _begin(self, position: int) -> None:
-        """The first sound: a clip of an event from before the start begins with it."""
+        """The first sound. The clip of an event that was open before the start begins with it."""
         for clip in self._clips:
             clip.start += position
             clip.stop += position
         self._position = position
 
-    def _begin_anew(self, position: int) -> None:
+    def _restart(self, position: int) -> None:
         for clip in self._clips:
             self._writer.finish(clip.recording, "source")
         self._clips.clear()
@@ -224,14 +224,14 @@ class EvidenceRecorder:
         self._position += count
 
     def _end_clips(self) -> None:
-        """End the clips that have all their sound; their last scores came after it."""
+        """End the clips that have all their sound, one push later: their last scores come after it."""
         assert self._position is not None
         for clip in self._clips:
             if clip.stop <= self._position:
                 self._writer.finish(clip.recording, clip.ended)
         self._clips = [clip for clip in self._clips if clip.stop > self._position]
 
-    def _finish_those_over(self) -> None:
+    def _finish_ended_events(self) -> None:
         for clip in self._clips:
             if clip.ended == "complete":
                 self._writer.finish(clip.recording, "source")

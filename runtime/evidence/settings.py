@@ -1,4 +1,4 @@
-"""How much of an event is kept, and for how long. docs/how-to/evidence.md says why each default is what it is."""
+"""Settings of evidence: how long clips are, and how long they are kept. docs/how-to/evidence.md explains the defaults."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from edgeasd.runtime.errors import InputError
+from edgeasd.runtime.errors import InputError, printable
 
 MEGABYTE = 1_000_000
 DAY = 86_400.0
@@ -28,9 +28,8 @@ class _Strict(BaseModel):
             first = error.errors(include_url=False, include_context=False)[0]
             where = ".".join(str(part) for part in first["loc"]) or "evidence"
             given = "" if isinstance(first["input"], dict) else f" {str(first['input'])[:80]!r}"
-            what = f"{where}{given}: {first['msg']}"
-            shown = "".join(c if c.isprintable() else " " for c in what)[:300]
-            raise InputError(f"{place}: {shown}; correct this evidence setting") from None
+            what = printable(f"{where}{given}: {first['msg']}", 300)
+            raise InputError(f"{place}: {what}; correct this evidence setting") from None
 
 
 class ClipSettings(_Strict):
@@ -43,7 +42,7 @@ class ClipSettings(_Strict):
     post_seconds: _Seconds = 10.0
     """Sound after the event was cleared."""
     longest_seconds: Annotated[float, Field(ge=1.0, le=600.0, allow_inf_nan=False)] = 120.0
-    """Where a clip ends though the event goes on."""
+    """A clip ends here even if the event is still open."""
     bits: Literal[16, 24] = 16
     """Bits of a sample in the clip."""
 
@@ -55,21 +54,23 @@ class ClipSettings(_Strict):
 
 
 class KeepSettings(_Strict):
-    """How long evidence stays on the disk, for all streams together. Evidence of open events always stays."""
+    """How much evidence stays on the disk, for all streams together. Evidence of open events always stays."""
 
     max_age_days: Annotated[float, Field(gt=0.0, le=36_600.0, allow_inf_nan=False)] = 90.0
     """Evidence that is older is deleted."""
     max_megabytes: _Megabytes = 2000.0
-    """Of all evidence together; a megabyte is 1,000,000 bytes."""
+    """Of all evidence; a megabyte is 1,000,000 bytes."""
     min_free_megabytes: _Megabytes = 500.0
-    """Room on the disk that is never used up."""
+    """Free room on the disk that evidence never uses."""
     fewest: Annotated[int, Field(ge=0, le=100_000)] = 20
-    """The newest so many are not too old, whatever a clock says."""
+    """The newest so many are never deleted by age, so that a wrong clock cannot delete all."""
 
     @property
     def max_bytes(self) -> int:
+        """`max_megabytes` in bytes."""
         return round(MEGABYTE * self.max_megabytes)
 
     @property
     def min_free_bytes(self) -> int:
+        """`min_free_megabytes` in bytes."""
         return round(MEGABYTE * self.min_free_megabytes)

@@ -1,11 +1,12 @@
-"""The thread that brings evidence to the disk, so that scoring never waits for one.
+"""Writes evidence to the disk in a thread of its own, so that scoring never waits for a disk.
 
-Everything comes through one queue. Where the disk is slower than the sound, sound is left out and counted;
-where it fails, the clip is lost, the state says so, and the next clip is tried again.
+All work goes through one queue. If the disk is slower than the sound, sound is left out and counted. If the disk
+fails, the clip is lost, the state says so, and the next clip is tried again.
 """
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 import time
@@ -16,22 +17,37 @@ from pathlib import Path
 
 import numpy as np
 
-from edgeasd.runtime.errors import EdgeasdError
+from edgeasd.runtime.errors import EdgeasdError, printable
 from edgeasd.runtime.evidence.archive import ClipArchive, EvidenceStatus
-from edgeasd.runtime.evidence.clip import DTYPES, FAILURES, ClipMetadata, Gap, Pcm, Recording
+from edgeasd.runtime.evidence.clip import DTYPES, FAILURES, ClipMetadata, Gap, PartClip, Pcm
 from edgeasd.runtime.evidence.settings import KeepSettings
 from edgeasd.runtime.system.clocks import SettledClock
 
-_LARGEST_WAITING = 32_000_000
+_log = logging.getLogger(__name__)
+
+_MOST_WAITING_BYTES = 32_000_000
 _SWEEP_SECONDS = 30.0
-_LOOK_EVERY_BYTES = 250_000
+_CHECK_ROOM_EVERY_BYTES = 250_000
 _MOST_GAPS = 1000
 
 
-class EvidenceWriter:
-    """Writes the clips of all streams of a service, and deletes what is too much. One for each data folder.
+class Recording:
+    """A clip on its way through the queue. Its fields belong to the writer's thread, but for `metadata` at the start."""
 
-    `on_status` is called from the writer's thread at every change of state. `wall` is the wall clock.
+    def __init__(self, metadata: ClipMetadata) -> None:
+        self.metadata = metadata
+        self.part: PartClip | None = None
+        self.gaps = list(metadata.gaps)
+        self.written_samples = 0
+        self.lost_samples = metadata.lost_samples
+        self.unchecked_bytes = 0
+        """Written since the room on the disk was checked."""
+
+
+class EvidenceWriter:
+    """Writes the clips of all streams of a service, and deletes by age and size. One for each data folder.
+
+    Changes of state are logged.
     """
 
     def __init__(
@@ -40,17 +56,16 @@ class EvidenceWriter:
         keep: KeepSettings | None = None,
         *,
         open_events: Iterable[str] = (),
-        on_status: Callable[[EvidenceStatus], None] | None = None,
         wall: Callable[[], float] = time.time,
         sweep_seconds: float = _SWEEP_SECONDS,
     ) -> None:
-        """Take the folder `data`/evidence and start. Raises InputError where another process writes there.
+        """Lock the folder `data`/evidence and start. Raises InputError if another process writes there.
 
-        `open_events` are those that the store says are open: their evidence is not deleted.
+        The evidence of `open_events` is not deleted. `wall` is the wall clock, seconds since 1970.
         """
         self._archive = ClipArchive(data, keep or KeepSettings())
         self._archive.protected.update(open_events)
-        self._wall, self._on_status, self._sweep_seconds = wall, on_status, sweep_seconds
+        self._wall, self._sweep_seconds = wall, sweep_seconds
         self._settled = SettledClock(wall)
         self._jobs: queue.SimpleQueue[tuple[Recording | None, Callable[[], None]] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
@@ -62,16 +77,16 @@ class EvidenceWriter:
 
     # Called from any thread; none of these waits for the disk
 
-    def begin(self, facts: ClipMetadata) -> Recording:
-        """Start a clip. Nothing comes of it where the event has evidence already."""
-        recording = Recording(facts)
+    def begin(self, metadata: ClipMetadata) -> Recording:
+        """Start a clip. Nothing is written if the event has evidence already."""
+        recording = Recording(metadata)
         self._jobs.put((recording, partial(self._begin, recording)))
         return recording
 
     def sound(self, recording: Recording, pcm: Pcm) -> None:
-        """Add samples (n,), which nobody changes any more; left out where too much waits already."""
+        """Add samples (n,), which must not change any more; left out if too much waits already."""
         with self._lock:
-            fits = not self._waiting or self._waiting + pcm.nbytes <= _LARGEST_WAITING
+            fits = not self._waiting or self._waiting + pcm.nbytes <= _MOST_WAITING_BYTES
             self._waiting += pcm.nbytes if fits else 0
             self._lost_samples += 0 if fits else pcm.size
         if fits:
@@ -80,38 +95,38 @@ class EvidenceWriter:
             self.silence(recording, pcm.size)
 
     def silence(self, recording: Recording, count: int) -> None:
-        """Add `count` samples of silence in the place of sound that was lost."""
+        """Add `count` samples of silence in place of lost sound."""
         self._jobs.put((recording, partial(self._silence, recording, count)))
 
     def score(self, recording: Recording, line: bytes) -> None:
-        """Add a line as `clip.score_line` makes it."""
+        """Add a line made by `clip.score_line`."""
         self._jobs.put((recording, partial(self._score, recording, line)))
 
     def finish(self, recording: Recording, ended: str) -> None:
-        """End a clip; `ended` is one of those of `ClipMetadata`."""
+        """End a clip; `ended` is a value of `ClipMetadata.ended`."""
         self._jobs.put((recording, partial(self._finish, recording, ended)))
 
-    def protect(self, event: str, going_on: bool) -> None:
-        """Keep the evidence of an event for as long as it goes on."""
-        self._jobs.put((None, partial(self._protect, event, going_on)))
+    def protect(self, event: str, is_open: bool) -> None:
+        """Exempt the evidence of an event from deletion while the event is open."""
+        self._jobs.put((None, partial(self._protect, event, is_open)))
 
     def keep(self, keep: KeepSettings) -> None:
-        """Keep evidence by other settings from now on; what is too much by them goes at once."""
+        """Change the settings; what is too much by the new ones is deleted at once."""
         self._jobs.put((None, partial(self._keep, keep)))
 
     @property
     def settings(self) -> KeepSettings:
-        """How long evidence stays now."""
+        """The settings in force."""
         return self._archive.keep
 
     def status(self) -> EvidenceStatus:
-        """How things stand."""
+        """The present state, and what was lost since the start."""
         with self._lock:
             counts = (self._clips, self._lost_clips, self._lost_samples, self._deleted)
             return EvidenceStatus(self._state, self._since, self._detail, *counts)
 
     def close(self, timeout: float = 2.0) -> bool:
-        """Write what waits and end; False where that took longer. A clip that was not finished is made whole later."""
+        """Write what waits and end; False if that takes longer than `timeout`. The next start recovers an open clip."""
         self._jobs.put(None)
         self._thread.join(timeout)
         return not self._thread.is_alive()
@@ -135,12 +150,12 @@ class EvidenceWriter:
         self._enter("stopped", None)
 
     def _guard(self, recording: Recording | None, work: Callable[[], None]) -> None:
-        """Whatever happens to one clip, the thread goes on."""
+        """A failure of one clip does not end the thread."""
         try:
             work()
         except (*FAILURES, EdgeasdError) as error:
             self._failed(recording, str(error))
-        except Exception as error:  # a defect here must not end the evidence of everything that comes after
+        except Exception as error:  # the thread's top: a defect must not end the evidence of later events
             self._failed(recording, f"{type(error).__name__}: {error}")
 
     def _failed(self, recording: Recording | None, why: str) -> None:
@@ -149,7 +164,7 @@ class EvidenceWriter:
                 recording.part.abandon()
                 recording.part = None
             self._lose()
-        self._enter("failing", " ".join(why.split())[:300])
+        self._enter("failing", printable(why, 300))
 
     def _lose(self) -> None:
         with self._lock:
@@ -160,13 +175,9 @@ class EvidenceWriter:
             changed = state != self._state
             self._since = self._wall() if changed else self._since
             self._state, self._detail = state, detail
-        if not changed or self._on_status is None:
-            return
-        try:
-            self._on_status(self.status())
-        except Exception as error:  # a defect of the listener must not end the evidence of everything
-            with self._lock:
-                self._detail = f"on_status: {type(error).__name__}: {error}"[:300]
+        if changed and state != "stopped":
+            level = logging.INFO if state == "ok" else logging.WARNING
+            _log.log(level, "evidence: %s%s", state, f": {detail}" if detail else "")
 
     def _recover(self) -> None:
         problems = self._archive.recover()
@@ -175,11 +186,11 @@ class EvidenceWriter:
             self._enter("failing", problems[0][:280] + more)
 
     def _sweep(self) -> None:
-        gone = self._archive.sweep(self._settled())
+        deleted = self._archive.sweep(self._settled())
         with self._lock:
-            self._deleted += len(gone)
+            self._deleted += len(deleted)
         if not self._has_room():
-            self._enter("no_room", self._too_little())
+            self._enter("no_room", self._no_room_detail())
         elif self.status().is_degraded:
             self._archive.probe()
             self._enter("ok", None)
@@ -187,7 +198,7 @@ class EvidenceWriter:
     def _has_room(self) -> bool:
         return self._archive.free() >= self._archive.keep.min_free_bytes
 
-    def _too_little(self) -> str:
+    def _no_room_detail(self) -> str:
         floor = self._archive.keep.min_free_megabytes
         return f"{self._archive.folder}: less than {floor:g} MB free and nothing left to delete; make room"
 
@@ -201,8 +212,8 @@ class EvidenceWriter:
             self._archive.keep = keep
             self._sweep()
 
-    def _protect(self, event: str, going_on: bool) -> None:
-        if going_on:
+    def _protect(self, event: str, is_open: bool) -> None:
+        if is_open:
             self._archive.protected.add(event)
         else:
             self._archive.protected.discard(event)
@@ -211,7 +222,7 @@ class EvidenceWriter:
         if not self._make_room():
             self._lose()
             return
-        recording.part = self._archive.begin(recording.facts)
+        recording.part = self._archive.begin(recording.metadata)
 
     def _sound(self, recording: Recording, pcm: Pcm) -> None:
         with self._lock:
@@ -220,24 +231,24 @@ class EvidenceWriter:
 
     def _silence(self, recording: Recording, count: int) -> None:
         if len(recording.gaps) < _MOST_GAPS:
-            at = recording.written / recording.facts.sample_rate
+            at = recording.written_samples / recording.metadata.sample_rate
             recording.gaps.append(Gap(at_seconds=round(at, 6), samples=count))
-        recording.lost += count
+        recording.lost_samples += count
         for start in range(0, count, 1 << 16):
-            self._write(recording, np.zeros(min(count - start, 1 << 16), DTYPES[recording.facts.bits]))
+            self._write(recording, np.zeros(min(count - start, 1 << 16), DTYPES[recording.metadata.bits]))
 
     def _write(self, recording: Recording, pcm: Pcm) -> None:
         if recording.part is None:
             return
-        recording.unlooked += pcm.nbytes
-        if recording.unlooked >= _LOOK_EVERY_BYTES:
-            recording.unlooked = 0
+        recording.unchecked_bytes += pcm.nbytes
+        if recording.unchecked_bytes >= _CHECK_ROOM_EVERY_BYTES:
+            recording.unchecked_bytes = 0
             if not self._make_room():
                 self._finish(recording, "no_room")
                 self._lose()
                 return
         recording.part.write(pcm)
-        recording.written += pcm.size
+        recording.written_samples += pcm.size
 
     def _score(self, recording: Recording, line: bytes) -> None:
         if recording.part is not None:
@@ -246,13 +257,13 @@ class EvidenceWriter:
     def _finish(self, recording: Recording, ended: str) -> None:
         if recording.part is None:
             return
-        if not recording.written:
-            # A clip without sound would stand in the way of the one that the event may still get.
+        if not recording.written_samples:
+            # An empty clip would keep the event from getting one later.
             recording.part.abandon()
             recording.part = None
             return
-        found = {"ended": ended, "gaps": tuple(recording.gaps), "lost_samples": recording.lost}
-        self._archive.finish(recording.part, recording.facts.model_copy(update=found))
+        result = {"ended": ended, "gaps": tuple(recording.gaps), "lost_samples": recording.lost_samples}
+        self._archive.finish(recording.part, recording.metadata.model_copy(update=result))
         recording.part = None
         with self._lock:
             self._clips += 1

@@ -11,7 +11,7 @@ from typing import Any
 from edgeasd.runtime.alarms import Transition, parse_command
 from edgeasd.runtime.config import Problem, Site, check_site, read_site
 from edgeasd.runtime.errors import EdgeasdError, InputError
-from edgeasd.runtime.evidence import EvidenceStatus, EvidenceWriter
+from edgeasd.runtime.evidence import EvidenceWriter
 from edgeasd.runtime.outputs import Outputs
 from edgeasd.runtime.outputs.notices import Notices
 from edgeasd.runtime.service.bodies import running_version, service_body
@@ -95,7 +95,6 @@ class Service:
                 self.site.data,
                 self.site.settings.evidence,
                 open_events=self.keeper.call(self.keeper.open_events),
-                on_status=self._say_evidence,
             )
             self._configure_keeper(self.site)
             self._control = ControlSocket(self.site.data, self._answer)
@@ -312,10 +311,6 @@ class Service:
 
     def _record(self, name: str | None, said: list[Transition], position: int | None) -> None:
         self.fleet.record(name, said, position)
-
-    def _say_evidence(self, status: EvidenceStatus) -> None:
-        if status.state != "stopped":
-            self._log(f"evidence: {status.state}{f': {status.detail}' if status.detail else ''}")
 
     def _sick(self, name: str) -> bool:
         return self.fleet.berths.sick(name)

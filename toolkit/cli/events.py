@@ -93,11 +93,14 @@ def list_events(
 def show(
     event: Annotated[str, typer.Argument(metavar="EVENT", help="Event ID, as list and every message show it.")],
     data: Data,
+    picture: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw its spectrogram and scores into this PNG file.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show one event: times, messages, and where its clip, scores and picture are.
+    """Show one event: times, messages, and where its clip and scores are.
 
-    Example: edgeasd events show 01KEZZCJ5C00000000000000ZZ --data data
+    Example: edgeasd events show 01KEZZCJ5C00000000000000ZZ --data data --picture event.png
     """
     from edgeasd.runtime.evidence.lookup import EventReader
     from edgeasd.toolkit.cli.events_export import record_of
@@ -111,6 +114,11 @@ def show(
         print(json.dumps({**record_of(found, evidence), "files": files, "transitions": messages}, indent=2))
     else:
         print_event(found, messages, evidence)
+    if picture is not None:
+        from edgeasd.runtime.evidence.spectrogram import draw_clip
+        from edgeasd.runtime.system.files import write_bytes
+
+        write_bytes(picture, draw_clip(data / "evidence" / event))
 
 
 @app.command("export")
@@ -152,9 +160,11 @@ def export(
     if as_json:
         print(json.dumps({"output": str(output), "events": written}, indent=2))
         return
-    _say(output, written)
+    _print_written(output, written)
 
 
-def _say(output: Path, written: list[dict[str, Any]]) -> None:
+def _print_written(output: Path, written: list[dict[str, Any]]) -> None:
     clips = sum("clip.flac" in one["files"] for one in written)
     print(f"{output}: {len(written)} events, {clips} with a clip")
+    for problem in dict.fromkeys(one["problem"] for one in written if one["problem"]):
+        print_error(problem)

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from edgeasd.runtime.errors import InputError
-from edgeasd.runtime.evidence.clip import FACTS
+from edgeasd.runtime.evidence.clip import CLIP, METADATA, PICTURE
 from edgeasd.runtime.evidence.lookup import EventReader, Evidence, as_json
+from edgeasd.runtime.evidence.spectrogram import draw_clip
 from edgeasd.runtime.system.files import atomic_directory, atomic_file
 from edgeasd.toolkit.progress import ProgressCallback
 
@@ -21,17 +22,17 @@ _Put = Callable[[str, str, bytes, float], None]
 
 
 def record_of(event: dict[str, Any], evidence: Evidence) -> dict[str, Any]:
-    """An event and the facts of its evidence (null without), for programs."""
-    facts = None if evidence.facts is None else evidence.facts.model_dump(mode="json", by_alias=True)
-    return {**as_json(event), "evidence": facts, "problem": evidence.problem}
+    """An event and the metadata of its evidence (null without), for programs."""
+    metadata = None if evidence.metadata is None else evidence.metadata.model_dump(mode="json", by_alias=True)
+    return {**as_json(event), "evidence": metadata, "problem": evidence.problem}
 
 
 def export_events(
     reader: EventReader, events: Sequence[dict[str, Any]], output: Path, report: ProgressCallback
 ) -> list[dict[str, Any]]:
-    """Write `output` whole or not at all; returns for each event its ID and the names of its files.
+    """Write `output` whole or not at all; returns ID, file names and problem (why it has no picture) of each event.
 
-    Raises InputError where `output` is there already.
+    Raises InputError if `output` exists.
     """
     if os.path.lexists(output):
         raise InputError(f"{output}: is there already; name a new folder or zip")
@@ -48,24 +49,31 @@ def _write_all(
     written = []
     for number, event in enumerate(events):
         report(number, len(events))
-        written.append({"event": event["event"], "files": _write(reader, event, put)})
+        files, problem = _write(reader, event, put)
+        written.append({"event": event["event"], "files": files, "problem": problem})
     report(len(events), len(events))
     return written
 
 
-def _write(reader: EventReader, event: dict[str, Any], put: _Put) -> list[str]:
+def _write(reader: EventReader, event: dict[str, Any], put: _Put) -> tuple[list[str], str | None]:
     name, at, evidence = event["event"], event["raised_at"], reader.evidence(event["event"])
     content = {
         "event.json": _dumped(record_of(event, evidence)),
         "transitions.json": _dumped(reader.transitions(name)),
     }
     for file, path in evidence.files.items():
-        # What a service deletes meanwhile is not there; the facts are in event.json.
-        if file != FACTS and (data := _content(path)) is not None:
+        # A service may delete a file meanwhile; the metadata is in event.json.
+        if file != METADATA and (data := _content(path)) is not None:
             content[file] = data
+    problem = None
+    if CLIP in content and PICTURE not in content:
+        try:
+            content[PICTURE] = draw_clip(evidence.files[CLIP].parent)
+        except InputError as error:
+            problem = str(error)
     for file, data in content.items():
         put(name, file, data, at)
-    return sorted(content)
+    return sorted(content), problem
 
 
 def _dumped(value: Any) -> bytes:

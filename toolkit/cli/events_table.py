@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from edgeasd.runtime.alarms.transition import iso_time
+from edgeasd.runtime.errors import printable
 from edgeasd.runtime.evidence.clip import CLIP, PICTURE, SCORES
 from edgeasd.runtime.evidence.lookup import Evidence
 
@@ -20,11 +21,6 @@ _ENDED = {
 }
 
 
-def shown(value: object) -> str:
-    """Text without line breaks, escapes or anything else that a terminal obeys."""
-    return "".join(c if c.isprintable() else "?" for c in str(value))
-
-
 def print_events(events: Sequence[tuple[dict[str, Any], Evidence]]) -> None:
     """One line an event."""
     if not events:
@@ -32,7 +28,7 @@ def print_events(events: Sequence[tuple[dict[str, Any], Evidence]]) -> None:
         return
     rows = [("EVENT", "MACHINE", "STATE", "RAISED (UTC)", "LASTED", "PEAK", "EVIDENCE")]
     for event, evidence in events:
-        name = shown(f"{event['machine']} {event['id']}{' (test)' if event['test'] else ''}")
+        name = printable(f"{event['machine']} {event['id']}{' (test)' if event['test'] else ''}")
         raised = iso_time(event["raised_at"])[:19].replace("T", " ")
         rows.append(
             (event["event"], name, event["state"], raised, _lasted(event), _number(event["peak"]), _kept(evidence))
@@ -54,43 +50,47 @@ def _number(value: float | None) -> str:
 
 
 def _kept(evidence: Evidence) -> str:
-    facts = evidence.facts
-    if facts is not None and facts.deleted_at is not None:
-        return f"deleted ({facts.deleted_why})"
+    metadata = evidence.metadata
+    if metadata is not None and metadata.deleted_at is not None:
+        return f"deleted ({metadata.deleted_why})"
     if CLIP in evidence.files:
-        return "clip" if facts is None else f"clip {facts.samples / facts.sample_rate:.0f} s"
+        return "clip" if metadata is None else f"clip {metadata.samples / metadata.sample_rate:.0f} s"
     return "-"
 
 
 def print_event(event: dict[str, Any], messages: Sequence[dict[str, Any]], evidence: Evidence) -> None:
     """Everything that is known of one event."""
     test = " (a test)" if event["test"] else ""
-    print(f"{event['event']}: {shown(event['machine'])} ID {shown(event['id'])}, {event['state']}{test}")
+    print(f"{event['event']}: {printable(event['machine'])} ID {printable(event['id'])}, {event['state']}{test}")
     for name in ("raised", "acknowledged", "cleared"):
         at = event[f"{name}_at"]
-        why = f" ({shown(event['cleared_by'])})" if name == "cleared" and at is not None else ""
+        why = f" ({printable(event['cleared_by'])})" if name == "cleared" and at is not None else ""
         print(f"  {name:<13} {'-' if at is None else iso_time(at)}{why}")
     print(f"  {'peak':<13} {_number(event['peak'])}, threshold {_number(event['threshold'])}")
     _print_evidence(evidence)
     print("messages")
     for one in messages:
-        get = {key: shown("-" if one.get(key) is None else one[key]) for key in ("sequence", "at", "previous", "state")}
-        told = [shown(one[key])[:600] for key in ("reason", "score", "by", "note") if one.get(key) is not None]
+        get = {
+            key: printable("-" if one.get(key) is None else one[key]) for key in ("sequence", "at", "previous", "state")
+        }
+        told = [printable(one[key], 600) for key in ("reason", "score", "by", "note") if one.get(key) is not None]
         print(f"  {get['sequence']:>5}  {get['at']}  {get['previous']} -> {get['state']}: {', '.join(told)}")
 
 
 def _print_evidence(evidence: Evidence) -> None:
-    facts, files = evidence.facts, evidence.files
+    metadata, files = evidence.metadata, evidence.files
     if evidence.problem is not None:
-        print(f"evidence: {shown(evidence.problem)}")
-    elif facts is None:
+        print(f"evidence: {printable(evidence.problem)}")
+    elif metadata is None:
         print("evidence: none")
-    elif facts.deleted_at is not None:
-        print(f"evidence: deleted at {iso_time(facts.deleted_at)} ({facts.deleted_why})")
+    elif metadata.deleted_at is not None:
+        print(f"evidence: deleted at {iso_time(metadata.deleted_at)} ({metadata.deleted_why})")
     else:
-        seconds = f"{facts.samples / facts.sample_rate:.1f} s, {facts.raised_seconds:.1f} s of it before the alarm"
-        lost = f", {facts.lost_samples} samples lost" if facts.lost_samples else ""
-        print(f"evidence: {seconds}, {facts.sample_rate} Hz, {facts.bits} bits, {_ENDED[facts.ended]}{lost}")
+        seconds = (
+            f"{metadata.samples / metadata.sample_rate:.1f} s, {metadata.raised_seconds:.1f} s of it before the alarm"
+        )
+        lost = f", {metadata.lost_samples} samples lost" if metadata.lost_samples else ""
+        print(f"evidence: {seconds}, {metadata.sample_rate} Hz, {metadata.bits} bits, {_ENDED[metadata.ended]}{lost}")
     for name in (CLIP, SCORES, PICTURE):
         if name in files:
-            print(f"  {shown(files[name])}")
+            print(f"  {printable(files[name])}")

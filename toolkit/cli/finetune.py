@@ -52,8 +52,7 @@ def finetune(
     """
     from edgeasd.toolkit.cli.stoppable import stoppable
     from edgeasd.toolkit.cli.training_data import load_for_run
-    from edgeasd.toolkit.data.known import choose_known
-    from edgeasd.toolkit.data.offered import offered_files, offered_hashes
+    from edgeasd.toolkit.data.offered import choose_known, offered_files, offered_hashes
     from edgeasd.toolkit.presets import stored_preset
     from edgeasd.toolkit.presets.settings import FIXED_IN_AN_UPDATE, with_settings
     from edgeasd.toolkit.progress import progress

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from edgeasd.toolkit.reproduction.board import Board
     from edgeasd.toolkit.reproduction.plan import What
     from edgeasd.toolkit.reproduction.request import Planned
-    from edgeasd.toolkit.reproduction.summary import Cell
+    from edgeasd.toolkit.reproduction.table import Cell
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ def _run(board: Board, accelerator: str, jobs: int | None, workspace: Path, clus
 
     print_error(f"{board.waiting} models to make")
     if cluster is not None:
-        from edgeasd.toolkit.reproduction.ray_backend import run_on_ray
+        from edgeasd.toolkit.reproduction.ray_runner import run_on_ray
 
         with stop_requests() as should_stop:
             run_on_ray(
@@ -176,7 +176,7 @@ def _run(board: Board, accelerator: str, jobs: int | None, workspace: Path, clus
 
 def _show(what: What, planned: Planned, scale: str, output: Path | None, as_json: bool) -> None:
     from edgeasd.toolkit.reproduction import table
-    from edgeasd.toolkit.reproduction.summary import summarise
+    from edgeasd.toolkit.reproduction.table import summarise
 
     stored = {job.name: job.result() for job in planned.jobs}
     results = {name: result for name, result in stored.items() if result is not None}

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeasd.toolkit.cli._errors import print_error
-from edgeasd.toolkit.data.copies import describe_copies
 from edgeasd.toolkit.data.machine import MachineData, load_machine
+from edgeasd.toolkit.data.split import describe_copies
 from edgeasd.toolkit.presets import Preset
 from edgeasd.toolkit.progress import progress
 

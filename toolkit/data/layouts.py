@@ -1,10 +1,12 @@
-"""Find the clips of a data set: detect each machine's layout, then let that layout read every name.
+"""Folders that data sets put around the machines' folders, so that they can be read as they unpack.
 
-A new layout is one class with `name`, `form`, `matches` and `read`, added to LAYOUTS.
+6_dB_fan/fan/id_00/abnormal/00000000.wav     MIMII: one folder for each noise level and machine
+dev_data/fan/train/normal_id_00_00000000.wav DCASE: development here, evaluation in eval_data
 """
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,11 +14,51 @@ from pathlib import Path, PurePath
 from typing import Protocol
 
 from edgeasd.runtime.errors import InputError
-from edgeasd.toolkit.data.clips import REPAIR, BadFile, Clip, refuse_bad
+from edgeasd.toolkit.data.clips import REPAIR, BadFile, Clip, Label, plain_id, refuse_bad
 from edgeasd.toolkit.data.dcase import SectionLayout
-from edgeasd.toolkit.data.plain import PlainLayout
 from edgeasd.toolkit.data.tree import audio_files, visible_folders
-from edgeasd.toolkit.data.wrappers import is_wrapper, noise_level
+
+_OF_DCASE = frozenset({"dev_data", "eval_data", "raw"})
+_OF_MIMII = re.compile(r"(?P<level>-?[0-9]+)_?dB(?:_.+)?", re.IGNORECASE)
+
+
+def is_wrapper(name: str) -> bool:
+    """Whether a folder of this name may hold machines' folders instead of being one."""
+    return name in _OF_DCASE or noise_level(name) is not None
+
+
+def noise_level(name: str) -> str | None:
+    """`6_dB_fan` and `6dB` give "6 dB", the level of machine over factory noise; other names give None."""
+    match = _OF_MIMII.fullmatch(name)
+    return f"{int(match['level'])} dB" if match else None
+
+
+_LABEL_FOLDERS: dict[str, Label] = {"normal": "normal", "anomaly": "anomaly", "abnormal": "anomaly"}
+
+
+class PlainLayout:
+    """Reads the field layout; an ID is the name of its folder, without a leading `id_`."""
+
+    name = "plain"
+    form = "<machine>/<id>/{normal,anomaly}/*.{wav,flac}"
+
+    def matches(self, names: Sequence[PurePath]) -> bool:
+        """Whether any audio file, named relative to the machine's folder, lies in a label folder."""
+        return any(len(name.parts) == 3 and name.parts[1] in _LABEL_FOLDERS for name in names)
+
+    def read(self, folder: Path, name: PurePath, id_attribute: str | None) -> Clip:
+        """The clip at `folder / name`, where `folder` is the machine's.
+
+        Raises InputError for a file outside the label folders, and for an `id_attribute`: names
+        in this layout are free, so there is none to take.
+        """
+        path = folder / name
+        if id_attribute is not None:
+            raise InputError(f"{path}: the plain layout names no attribute {id_attribute!r}; drop id_attribute")
+        if len(name.parts) != 3 or name.parts[1] not in _LABEL_FOLDERS:
+            raise InputError(f"{path}: lies outside {self.form}; move it into a normal or anomaly folder")
+        id_folder, label_folder, _ = name.parts
+        return Clip(path, folder.name, plain_id(id_folder), _LABEL_FOLDERS[label_folder])
 
 
 class Layout(Protocol):

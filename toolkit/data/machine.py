@@ -12,10 +12,9 @@ from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.features.logmel import Amplitude, FeatureSettings, Float32Array
 from edgeasd.toolkit.data.cache import FeatureCache
 from edgeasd.toolkit.data.clips import SKIP, BadFile, Clip, content_hashes, refuse_bad, select_clips
-from edgeasd.toolkit.data.copies import Copy, copies_across, without
 from edgeasd.toolkit.data.ground_truth import label_clips, read_ground_truth
 from edgeasd.toolkit.data.layouts import clips_and_unfit
-from edgeasd.toolkit.data.split import Split, split_clips
+from edgeasd.toolkit.data.split import Copy, Split, copies_across, split_clips, without
 from edgeasd.toolkit.progress import ProgressCallback, no_progress
 
 _DATA_SETS = (frozenset({"fan", "pump", "slider", "valve"}), frozenset({"ToyCar", "ToyConveyor"}))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from edgeasd.toolkit.reports.html import Html, tag
 from edgeasd.toolkit.reports.plots import ticks
-from edgeasd.toolkit.reproduction.summary import Cell
+from edgeasd.toolkit.reproduction.table import Cell
 
 _LOOKS = {
     "bce": ("#0072b2", "circle", None),

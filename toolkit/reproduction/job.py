@@ -17,9 +17,9 @@ from lightning_fabric import Fabric
 from edgeasd.runtime.errors import EdgeasdError, InputError
 from edgeasd.runtime.system.files import write_bytes, write_json
 from edgeasd.toolkit.data.clips import REPAIR
-from edgeasd.toolkit.data.copies import describe_copies
-from edgeasd.toolkit.data.known import KnownAnomalies, choose_known
 from edgeasd.toolkit.data.machine import MachineData, load_machine
+from edgeasd.toolkit.data.offered import KnownAnomalies, choose_known
+from edgeasd.toolkit.data.split import describe_copies
 from edgeasd.toolkit.evaluation.evaluate import evaluate
 from edgeasd.toolkit.evaluation.trained import load_trained
 from edgeasd.toolkit.progress import ProgressCallback

@@ -21,8 +21,8 @@ import edgeasd
 from edgeasd.runtime.errors import CheckFailed, InputError
 from edgeasd.runtime.features.segments import SegmentSettings, tile
 from edgeasd.toolkit.data.clips import Clip
-from edgeasd.toolkit.data.known import KnownAnomalies
 from edgeasd.toolkit.data.machine import MachineData, Roles
+from edgeasd.toolkit.data.offered import KnownAnomalies
 from edgeasd.toolkit.evaluation.evaluate import collect
 from edgeasd.toolkit.evaluation.trained import torch_scorer
 from edgeasd.toolkit.presets import Preset

@@ -124,7 +124,7 @@ def test_an_empty_root_is_reported_and_a_missing_one_refused(tmp_path: Path) -> 
 
 @pytest.mark.shared_data
 def test_the_real_toycar_set_is_clean() -> None:
-    data = os.environ.get("EDGEASD_TEST_DATA") or Path(__file__).resolve().parents[2] / "../shared/data"
+    data = os.environ.get("EDGEASD_TEST_DATA") or Path(__file__).resolve().parents[3] / "../shared/data"
     root = Path(data) / "dcase2023_toycar"
     if not root.is_dir():
         pytest.skip(f"no real machine sound at {root}; set EDGEASD_TEST_DATA")

@@ -20,8 +20,7 @@ from reproduction_data import command, one_thread
 from edgeasd.runtime.errors import InputError
 from edgeasd.toolkit.data.clips import Clip
 from edgeasd.toolkit.data.layouts import find_clips
-from edgeasd.toolkit.reproduction.dcase2020 import differs, is_dcase2020, require_all
-from edgeasd.toolkit.reproduction.paper import paper_rows
+from edgeasd.toolkit.reproduction.paper import differs, is_dcase2020, paper_rows, require_all
 
 TRAINING = 3
 MIMII = ("fan", "pump", "slider", "valve")

@@ -112,9 +112,9 @@ def test_figure_2_goes_on_from_the_models_of_table_2(gears: Path, tmp_path: Path
 
 def test_a_job_trains_once_and_judges_for_both_experiments_on_the_same_clips(gears: Path, tmp_path: Path) -> None:
     from edgeasd.toolkit.progress import no_progress
-    from edgeasd.toolkit.reproduction.choices import presets_of
     from edgeasd.toolkit.reproduction.job import Stopped, run_job
     from edgeasd.toolkit.reproduction.plan import DataSource, expand
+    from edgeasd.toolkit.reproduction.request import presets_of
 
     source = DataSource(root=gears, cache=tmp_path / "cache", listing="0")
     small = {"batch_normal": 2, "batch_outlier": 2, "finetune": {"iterations": 1, "batch_outlier": 1}}
@@ -171,7 +171,7 @@ def test_what_cannot_be_done_is_one_line_before_anything_is_trained(
 
 def test_ids_without_anomalies_are_left_out_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from edgeasd.toolkit.data.layouts import find_clips
-    from edgeasd.toolkit.reproduction.survey import find_machine
+    from edgeasd.toolkit.reproduction.inventory import find_machine
 
     data = write_gears(tmp_path, normals=3, anomalies=1)
     (data / "gear" / "01" / "anomaly" / "00.wav").unlink()

@@ -259,7 +259,7 @@ def test_attributes_survive_the_way_through_a_name(pairs: list[tuple[str, str]])
 
 @pytest.mark.shared_data
 def test_the_real_toycar_set_is_read_in_full() -> None:
-    data = os.environ.get("EDGEASD_TEST_DATA") or Path(__file__).resolve().parents[2] / "../shared/data"
+    data = os.environ.get("EDGEASD_TEST_DATA") or Path(__file__).resolve().parents[3] / "../shared/data"
     root = Path(data) / "dcase2023_toycar"
     if not root.is_dir():
         pytest.skip(f"no real machine sound at {root}; set EDGEASD_TEST_DATA")

@@ -18,13 +18,12 @@ from edgeasd.runtime.errors import InputError
 from edgeasd.toolkit.evaluation.metrics import hanley_mcneil
 from edgeasd.toolkit.losses import METHODS
 from edgeasd.toolkit.reproduction.board import RETRIES, Board
-from edgeasd.toolkit.reproduction.choices import counts_of, presets_of, seeds_of
 from edgeasd.toolkit.reproduction.figure import figure_two
 from edgeasd.toolkit.reproduction.job import failure
 from edgeasd.toolkit.reproduction.paper import paper_rows
 from edgeasd.toolkit.reproduction.plan import DataSource, ModelJob, expand
-from edgeasd.toolkit.reproduction.summary import Cell, machine_average, summarise
-from edgeasd.toolkit.reproduction.table import as_json, as_markdown, as_text
+from edgeasd.toolkit.reproduction.request import counts_of, presets_of, seeds_of
+from edgeasd.toolkit.reproduction.table import Cell, as_json, as_markdown, as_text, machine_average, summarise
 from edgeasd.toolkit.training.trainer import NotFinite
 
 

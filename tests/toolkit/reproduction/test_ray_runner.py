@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from reproduction_data import command, one_thread, write_gears
 
 from edgeasd.runtime.errors import DeviceError, InputError
-from edgeasd.toolkit.reproduction.ray_cluster import connect, room
+from edgeasd.toolkit.reproduction.ray_runner import connect, room
 
 _NODE = ["--num-cpus=1", "--object-store-memory=80000000", "--disable-usage-stats", "--block"]
 

@@ -11,9 +11,8 @@ import pytest
 import torch
 
 from edgeasd.runtime.errors import InputError
-from edgeasd.toolkit.data.known import KnownAnomalies, choose_known
 from edgeasd.toolkit.data.machine import MachineData, load_machine
-from edgeasd.toolkit.data.offered import offered_files, offered_hashes
+from edgeasd.toolkit.data.offered import KnownAnomalies, choose_known, offered_files, offered_hashes
 from edgeasd.toolkit.demo.dataset import DatasetPlan, write_dataset
 from edgeasd.toolkit.evaluation.evaluate import evaluate
 from edgeasd.toolkit.evaluation.trained import load_trained

@@ -20,13 +20,12 @@ from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.features.logmel import Amplitude, FeatureSettings, logmel
 from edgeasd.toolkit.data.cache import FeatureCache
 from edgeasd.toolkit.data.clips import Clip, content_hash
-from edgeasd.toolkit.data.copies import describe_copies
 from edgeasd.toolkit.data.ground_truth import Row, label_clips, read_ground_truth
-from edgeasd.toolkit.data.layouts import find_clips
+from edgeasd.toolkit.data.layouts import find_clips, is_wrapper, noise_level
 from edgeasd.toolkit.data.machine import MachineData, load_machine
 from edgeasd.toolkit.data.scan import scan
 from edgeasd.toolkit.data.scan_table import format_report
-from edgeasd.toolkit.data.wrappers import is_wrapper, noise_level
+from edgeasd.toolkit.data.split import describe_copies
 
 pytestmark = pytest.mark.core
 

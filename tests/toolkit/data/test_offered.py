@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from edgeasd.runtime.errors import InputError
-from edgeasd.toolkit.data.known import choose_known
 from edgeasd.toolkit.data.machine import MachineData, load_machine
-from edgeasd.toolkit.data.offered import offered_files, offered_hashes
+from edgeasd.toolkit.data.offered import choose_known, offered_files, offered_hashes
 from edgeasd.toolkit.demo.dataset import DatasetPlan, write_dataset
 from edgeasd.toolkit.presets import load_preset
 from edgeasd.toolkit.training.data import BatchSampler

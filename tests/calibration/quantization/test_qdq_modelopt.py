@@ -3,7 +3,7 @@
     python3 -m venv apart
     apart/bin/pip install torch==2.13.0 nvidia-modelopt==0.47.0 'onnx~=1.21.0' 'onnxruntime~=1.24.2' onnxslim lief \
         cppimport ml_dtypes onnxscript 'onnxconverter-common~=1.16.0' 'onnx-graphsurgeon>=0.6.1' polygraphy
-    EDGEASD_MODELOPT_PYTHON=apart/bin/python pytest -m slow tests/calibration/test_qdq_modelopt.py
+    EDGEASD_MODELOPT_PYTHON=apart/bin/python pytest -m slow tests/calibration/quantization/test_qdq_modelopt.py
 """
 
 from __future__ import annotations
