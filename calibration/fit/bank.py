@@ -7,8 +7,8 @@ For an embedding z (D,) and stored normals b_i (M, D′),
 T is a frozen affine map of the values that the bank looks at: none, or a whitening. r_i is the mean distance of b_i
 to its K nearest neighbours among the training normals of *other* clips: where normals lie dense a small distance
 counts, where they are sparse it does not (local density normalisation: Wilkinghoff et al. 2025, arXiv 2509.10951).
-Several banks over one embedding vote: each d is standardised by the leave-one-out distances of its own normals, and
-the mean of all is taken.
+Several banks over one embedding vote: each d is standardised by the distances of normals that a bank fitted without
+them has not seen, and the mean of all is taken.
 
 One bank of one normal without a map, density and root is the paper's ‖z - c_p‖².
 """
@@ -26,12 +26,14 @@ import numpy.typing as npt
 from edgeasd.runtime.errors import CheckFailed, InputError
 
 Float32Array = npt.NDArray[np.float32]
+Float64Array = npt.NDArray[np.float64]
 
 NEIGHBOURS = 4
 """K of the local density. Of 1, 2, 4, 8 and 16 all did about the same; 4 is that of the source."""
 LARGEST_BANK = 1024
 """Stored normals of one bank. Half as many cost half a point of the harmonic mean, an eighth about one."""
-MAPS = ("none", "whiten")
+FOLDS = 5
+"""Parts in which normals are left out to see how far new normals lie."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Bank:
     density: Float32Array
     """(M,): r_i, greater than 0."""
     mean: float
-    """Mean of the leave-one-out distances of the training normals."""
+    """Mean of the distances of normals to a bank fitted without their clips."""
     spread: float
     """Their standard deviation."""
 
@@ -75,39 +77,27 @@ def fit_bank(
 ) -> Bank:
     """A bank of the training normals z (N, D), of which `clips` (N,) says the clip that each comes from.
 
-    Densities and leave-one-out distances use all N and count segments of other clips only: segments of one clip
-    overlap, and would call each other near. Of more than `size` normals those are kept that k-centre selection
-    takes: each next one is the furthest from all before it, so that rare normals stay.
+    Densities count segments of other clips only: segments of one clip overlap, and would call each other near. Of
+    more than `size` normals those are kept that k-centre selection takes: each next one is the furthest from all
+    before it, so that rare normals stay.
 
     Raises InputError for fewer than `neighbours` + 1 clips, for values that are not finite, and for normals that are
     copies of each other, whose density would be 0.
     """
     first, last = plan.columns
-    values = np.asarray(z, np.float64)[:, first:last]
-    distinct = len(np.unique(clips))
-    if distinct < neighbours + 1:
+    values, clips = np.asarray(z, np.float64)[:, first:last], np.asarray(clips)
+    distinct = np.unique(clips)
+    if len(distinct) < neighbours + 1:
         raise InputError(
-            f"{distinct} normal clips for a bank: the density takes {neighbours} neighbours of each, from other clips; "
-            f"record {neighbours + 1 - distinct} more"
+            f"{len(distinct)} normal clips for a bank: the density takes {neighbours} neighbours of each, from other "
+            f"clips; record {neighbours + 1 - len(distinct)} more"
         )
     if not np.isfinite(values).all():
         row = int(np.flatnonzero(~np.isfinite(values).all(axis=1))[0])
         raise InputError(f"normal segment {row} of clip {clips[row]}: its embedding is not finite; remove the clip")
-    shift = values.mean(axis=0)
-    matrix = _whitening(values - shift) if plan.map == "whiten" else None
-    points = values - shift if matrix is None else (values - shift) @ matrix
-    distances = pairwise(points, points)
-    apart = np.where(np.asarray(clips)[:, None] == np.asarray(clips)[None], np.inf, distances)
-    density = np.sort(apart, axis=1)[:, :neighbours].mean(axis=1)
-    scale = max(float(np.abs(points).max()), 1e-30)
-    if (copies := np.flatnonzero(density <= 1e-6 * scale)).size:
-        raise InputError(
-            f"{copies.size} of {len(points)} normal segments ({plan.name}) are the same as {neighbours} others: a "
-            "density of 0; remove the copies, or recordings of silence"
-        )
-    left_out = (apart / density[None]).min(axis=1)
-    spread = float(left_out.std())
-    if not spread > 0:
+    shift, matrix, points, distances, density = _fit(values, clips, plan, neighbours)
+    unseen = _unseen(values, clips, plan, neighbours)
+    if not unseen.std() > 0:
         raise CheckFailed(f"all normals lie at the same distance ({plan.name}); the embedding is constant")
     kept = k_centres(distances, size) if len(points) > size else np.arange(len(points))
     return Bank(
@@ -117,9 +107,47 @@ def fit_bank(
         None if matrix is None else matrix.astype(np.float32),
         points[kept].astype(np.float32),
         density[kept].astype(np.float32),
-        float(left_out.mean()),
-        spread,
+        float(unseen.mean()),
+        float(unseen.std()),
     )
+
+
+_Fitted = tuple[Float64Array, Float64Array | None, Float64Array, Float64Array, Float64Array]
+
+
+def _fit(values: Float64Array, clips: npt.NDArray[Any], plan: BankPlan, neighbours: int) -> _Fitted:
+    """Shift, matrix, points, their distances (N, N) and densities (N,) of the values (N, C) of normals."""
+    shift = values.mean(axis=0)
+    matrix = _whitening(values - shift) if plan.map == "whiten" else None
+    points = values - shift if matrix is None else (values - shift) @ matrix
+    distances = pairwise(points, points)
+    apart = np.sort(np.where(clips[:, None] == clips[None], np.inf, distances), axis=1)[:, :neighbours]
+    density = np.where(np.isfinite(apart), apart, 0.0).sum(axis=1) / np.isfinite(apart).sum(axis=1)
+    if (copies := np.flatnonzero(density <= 1e-6 * max(float(np.abs(points).max()), 1e-30))).size:
+        raise InputError(
+            f"{copies.size} of {len(points)} normal segments ({plan.name}) are the same as {neighbours} others, a "
+            "density of 0; remove the copies, or recordings of silence"
+        )
+    return shift, matrix, points, distances, density
+
+
+def _unseen(values: Float64Array, clips: npt.NDArray[Any], plan: BankPlan, neighbours: int) -> Float64Array:
+    """Distances (N,) of normals to banks fitted without their clips, in FOLDS parts.
+
+    Leaving out one normal at a time would not do: a whitening that has seen few normals, this one among them, makes
+    all of them alike, and a bank that is judged by that would outvote all others.
+    """
+    distinct = np.unique(clips)
+    found = np.empty(len(values))
+    for fold in range(FOLDS):
+        left_out = np.isin(clips, distinct[fold::FOLDS])
+        if not left_out.any():
+            continue
+        shift, matrix, points, _, density = _fit(values[~left_out], clips[~left_out], plan, neighbours)
+        mapped = values[left_out] - shift
+        mapped = mapped if matrix is None else mapped @ matrix
+        found[left_out] = (pairwise(mapped, points) / density).min(axis=1)
+    return found
 
 
 def map_to_bank(bank: Bank, z: npt.NDArray[Any]) -> npt.NDArray[np.float64]:

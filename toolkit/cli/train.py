@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgeasd.runtime.errors import CheckFailed, InputError
-from edgeasd.toolkit.cli._errors import INTERRUPTED
+from edgeasd.toolkit.cli._errors import INTERRUPTED, interruptible
 from edgeasd.toolkit.cli._options import (
     Cache,
     Channel,
@@ -37,11 +37,17 @@ def train(
     machine: Machine,
     id: MachineId = None,
     preset: Annotated[
-        str, typer.Option(help="quick (minutes on a CPU) or paper (the published experiment).")
-    ] = "quick",
-    backbone: Annotated[str | None, typer.Option(help="resnet38 or quick; the preset's by default.")] = None,
+        str | None,
+        typer.Option(
+            help="quick (minutes on a CPU), paper (the published experiment) or knn (no training: the machine's normals "
+            "are stored and compared with). quick by default, knn for a machine without any other beside it."
+        ),
+    ] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="resnet38, quick or, with knn, logmel-stats; the preset's by default.")
+    ] = None,
     loss: Annotated[
-        str | None, typer.Option(help="bce, dsad, ddcsad, bce+dsad or bce+ddcsad; the preset's by default.")
+        str | None, typer.Option(help="bce, dsad, ddcsad, bce+dsad, bce+ddcsad or knn; the preset's by default.")
     ] = None,
     iterations: Annotated[int | None, typer.Option(min=1, help="Iterations; the preset's by default.")] = None,
     lam: Annotated[
@@ -70,8 +76,9 @@ def train(
 ) -> None:
     """Train one model for each machine ID.
 
-    Sets the normal clips of an ID against those of the other IDs and machines, its outliers. Writes
-    runs/<machine>/id_<id>/ in the workspace and prints that folder. Ctrl-C writes a checkpoint and stops.
+    Sets the normal clips of an ID against those of the other IDs and machines, its outliers. A machine alone needs
+    none: its normals are stored, and what is far from all of them is odd (knn). Writes runs/<machine>/id_<id>/ in
+    the workspace and prints that folder. Ctrl-C writes a checkpoint and stops.
 
     Example: edgeasd train --data recordings/ --machine valve --id 00
     """
@@ -86,7 +93,9 @@ def train(
     if resume and overwrite:
         raise InputError("--resume and --overwrite: one goes on with a run, the other discards it; pass one of them")
     options = {"backbone": backbone, "method": loss, "iterations": iterations, "lam": lam, "eta": eta}
-    chosen = with_settings(load_preset(preset), settings, FIXED_IN_TRAINING, options)
+    # Whoever asks for anything of a trained model gets that, or the refusal that says what it needs.
+    left_open = preset is None and not settings and not any(value is not None for value in options.values())
+    chosen = with_settings(load_preset(preset or "quick"), settings, FIXED_IN_TRAINING, options)
     method_named(chosen.method)
     check_segment(chosen.backbone, chosen.segment_frames)
     fabric = open_fabric(accelerator, training_precision)
@@ -102,7 +111,14 @@ def train(
         skip_bad=skip_bad,
     )
     ids = [plain_id(id)] if id is not None else loaded.ids
-    wanted = [clip for one in ids for clip in _training_clips(loaded, one)]
+    if left_open and not loaded.roles(ids[0]).outliers:
+        chosen = load_preset("knn")
+        print(
+            f"edgeasd: {loaded.machine} ID {ids[0]} has no other machine beside it, so nothing is trained: its normals "
+            f"are stored as {chosen.backbone} and compared with (--preset knn)",
+            file=sys.stderr,
+        )
+    wanted = [clip for one in ids for clip in _training_clips(loaded, one, chosen)]
     _prepare(loaded, wanted)
     accelerators = _accelerators(accelerator, jobs, len(ids))
     if len(accelerators) > 1:
@@ -122,8 +138,10 @@ def train(
         )
 
 
-def _training_clips(loaded: MachineData, id: str) -> list[Any]:
-    roles = loaded.trainable(id)
+def _training_clips(loaded: MachineData, id: str, preset: Preset) -> list[Any]:
+    roles = loaded.trainable(id, alone=preset.method == "knn")
+    if preset.method == "knn":
+        return [*roles.normals, *roles.holdout_normals]
     return [*roles.normals, *roles.outliers, *roles.holdout_normals, *roles.holdout_outliers]
 
 
@@ -162,6 +180,9 @@ def _train_here(
     from edgeasd.toolkit.training.session import train_one
 
     folder = run_folder(workspace, loaded.machine, id)
+    if preset.method == "knn":
+        _fit_here(loaded, id, preset, seed, folder, resume=resume, overwrite=overwrite)
+        return
     print(
         f"edgeasd: training {loaded.machine} ID {id}: {preset.backbone}, {preset.method}, {preset.iterations} iterations "
         f"on {fabric.device} at {fabric._precision.precision}; {_counts(loaded, id)}{_changes(preset)}",
@@ -188,6 +209,28 @@ def _train_here(
     if should_stop():
         # Asked for after the last iteration: this run is whole, and the next ID must not begin.
         raise KeyboardInterrupt
+
+
+def _fit_here(
+    loaded: MachineData, id: str, preset: Preset, seed: int, folder: Path, *, resume: bool, overwrite: bool
+) -> None:
+    from edgeasd.toolkit.progress import progress
+    from edgeasd.toolkit.training.bank import fit_one
+
+    roles = loaded.roles(id)
+    print(
+        f"edgeasd: storing the normals of {loaded.machine} ID {id}: {preset.backbone}, {preset.bank_sections} segments "
+        f"of each of {len(roles.normals)} normal clips, {len(roles.holdout_normals)} held out{_changes(preset)}",
+        file=sys.stderr,
+    )
+    with interruptible() as check, progress(f"{loaded.machine} {id}") as report:
+
+        def step(done: int, total: int, text: str = "") -> None:
+            check()
+            report(done, total, text)
+
+        run = fit_one(loaded, id, preset, seed, folder, resume=resume, overwrite=overwrite, report=step)
+    print(f"{run.folder}")
 
 
 def _counts(loaded: MachineData, id: str) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from edgeasd.calibration.fit.bank import Bank, fit_bank, write_banks
+from edgeasd.calibration.fit.bank import fit_bank, write_banks
 from edgeasd.runtime.features.logmel import Float32Array
 from edgeasd.runtime.features.segments import tile
 from edgeasd.runtime.system.files import write_bytes
@@ -35,18 +35,17 @@ def fit_one(
     resume: bool = False,
     overwrite: bool = False,
     report: ProgressCallback,
-    should_stop: Callable[[], bool],
 ) -> Run:
     """Fit the banks of one ID into `folder` and return its run; `data` must hold that machine.
 
-    Takes seconds, so an interrupted fit begins anew. Raises InputError as `train_one`, and for too few clips.
+    Takes seconds, so an interrupted fit begins anew; what `report` raises ends it. Raises InputError as `train_one`, and for too few clips.
     """
     roles = data.trainable(id, alone=True)
     run = Run(folder, run_facts(data, id, roles, preset, seed))
     claim_run(run, resume=resume, overwrite=overwrite)
     network = build_network(preset.backbone, n_mels=data.cache.settings.n_mels)
     engine = TorchEngine(network)
-    z, clips = _embeddings(data, roles.normals, preset, engine, report, should_stop)
+    z, clips = _embeddings(data, roles.normals, preset, engine, report)
     plans = bank_plans(network.embedding_size)
     banks = [fit_bank(z, clips, plan, size=preset.bank_size, neighbours=preset.bank_neighbours) for plan in plans]
     scorer = bank_scorer(network, banks, run, UNFITTED)
@@ -77,15 +76,12 @@ def _embeddings(
     preset: Preset,
     engine: TorchEngine,
     report: ProgressCallback,
-    should_stop: Callable[[], bool],
 ) -> tuple[Float32Array, np.ndarray]:
     """Embeddings (N, D) of a few segments of each clip, and the index of the clip of each."""
     found: list[Float32Array] = []
     clips: list[int] = []
     waiting: list[Float32Array] = []
     for index, clip in enumerate(normals):
-        if should_stop():
-            raise KeyboardInterrupt
         features = data.features(clip)
         if len(features) < preset.segment_frames:
             features = tile(features, preset.segment_frames)
@@ -97,6 +93,3 @@ def _embeddings(
             waiting.clear()
         report(index + 1, len(normals), "normal clips")
     return np.concatenate(found), np.array(clips)
-
-
-__all__ = ["Bank", "fit_one", "section_starts"]
