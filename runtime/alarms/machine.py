@@ -83,10 +83,12 @@ class AlarmMachine:
 
     @property
     def maintenance(self) -> bool:
+        """Whether alarms are off for maintenance."""
         return self._s.maintenance
 
     @property
     def snoozed(self) -> bool:
+        """Whether alarms are snoozed."""
         return self._s.snoozed_until is not None
 
     @property

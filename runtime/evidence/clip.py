@@ -136,6 +136,7 @@ class PcmRing:
 
     @property
     def memory_bytes(self) -> int:
+        """Bytes that the ring takes."""
         return int(self._held.nbytes)
 
     def push(self, pcm: Pcm) -> None:

@@ -17,7 +17,7 @@ from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.outputs.messages import LARGEST, numbered
 from edgeasd.runtime.outputs.settings import JsonlSettings
 from edgeasd.runtime.outputs.sink import DeliveryFailed, Entry
-from edgeasd.runtime.system.files import torn_end
+from edgeasd.runtime.system.files import partial_last_line
 
 _OURS = b'{"queue": "'
 
@@ -125,7 +125,7 @@ def _first_write(file: int, now: float) -> float:
 
 def _mend(file: int) -> None:
     """Make the file end with a whole line: a torn one of ours is cut off, any other is ended."""
-    torn = torn_end(file, LARGEST + 256)
+    torn = partial_last_line(file, LARGEST + 256)
     if not torn:
         return
     if torn.startswith(_OURS) or _OURS.startswith(torn):

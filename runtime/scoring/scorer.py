@@ -43,7 +43,7 @@ class Head:
         """All outputs by name."""
         return self._run(HEAD_OUTPUTS, z)
 
-    def scored(self, z: Float32Array) -> dict[str, Float32Array]:
+    def score_outputs(self, z: Float32Array) -> dict[str, Float32Array]:
         """Only logit, q and d, which a score needs: each output fetched costs a small net's score path a little."""
         return self._run(_SCORED_OUTPUTS, z)
 
@@ -92,7 +92,7 @@ class Scorer:
 
     def score_segments(self, segments: Float32Array) -> SegmentScores:
         """Log-mel segments (N, frames, n_mels) float32, N >= 1, to their scores."""
-        head = self.head.scored if isinstance(self.head, Head) else self.head
+        head = self.head.score_outputs if isinstance(self.head, Head) else self.head
         scores = SegmentScores.from_head(head(self.embed(segments)), self.score)
         if not np.isfinite(scores.score).all():
             # A NaN is above no threshold: passed on, it would silence the alarm for good.

@@ -116,10 +116,10 @@ def atomic_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
     fsync_directory(path.parent)
 
 
-def torn_end(file: int, most: int) -> bytes:
-    """The last `most` bytes at the most of what follows the last line end; nothing where the last line is whole.
+def partial_last_line(file: int, most: int) -> bytes:
+    """The last bytes, at most `most`, of an open file behind its last line end; empty if its last line is whole.
 
-    `file` is a descriptor that can be read. Raises OSError.
+    Raises OSError.
     """
     size = os.fstat(file).st_size
     tail = os.pread(file, min(size, most), max(0, size - most))

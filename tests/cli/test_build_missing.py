@@ -21,8 +21,8 @@ from edgeasd.runtime.engines import select as choice
 from edgeasd.runtime.engines.tensorrt import library
 from edgeasd.runtime.engines.tensorrt.engine_file import NotBuilt
 from edgeasd.runtime.errors import DeviceError, InputError
-from edgeasd.toolkit.cli import build_missing as module
-from edgeasd.toolkit.cli.build_missing import build_missing
+from edgeasd.toolkit.cli import build as module
+from edgeasd.toolkit.cli.build import build_missing
 
 pytestmark = pytest.mark.core
 

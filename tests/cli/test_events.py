@@ -27,7 +27,7 @@ from edgeasd.runtime.evidence import ClipSettings, EvidenceRecorder, EvidenceWri
 from edgeasd.runtime.scoring.threshold import Threshold
 from edgeasd.runtime.storage import EventStore
 from edgeasd.toolkit.cli import app
-from edgeasd.toolkit.cli.times import parse_time
+from edgeasd.toolkit.cli._options import parse_time
 
 pytestmark = pytest.mark.core
 

@@ -84,7 +84,7 @@ BOTH = (("normal", 0), ("normal", 1), ("anomaly", 0), ("anomaly", 1))
 def test_every_field_of_a_preset_is_printed_with_value_and_meaning(tmp_path: Path, edgeasd: Edgeasd) -> None:
     shown = edgeasd("preset", "show", "paper", cwd=tmp_path)
     assert shown.code == 0
-    rows = {line.split()[0]: line.split(maxsplit=2)[1:] for line in shown.out.split("\n\n")[0].splitlines()}
+    rows = {line.split()[0]: line.split(maxsplit=2)[1:] for line in shown.out.split("\n\n")[0].splitlines()[1:]}
     plain = json.loads(edgeasd("preset", "show", "paper", "--json", cwd=tmp_path).out)
     assert set(rows) == set(plain["fields"])
     assert rows["learning_rate"] == ["0.0001", "Learning rate of the encoder (Adam), at the start."]

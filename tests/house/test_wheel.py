@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 FLOORS = ("runtime", "calibration", "export", "toolkit")
-DATA_SUFFIXES = (".toml", ".typed")
+DATA_SUFFIXES = (".html", ".toml", ".typed")
 
 
 @pytest.fixture(scope="session")

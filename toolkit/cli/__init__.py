@@ -99,6 +99,7 @@ def main() -> None:
         handle_errors(_run)(sys.argv[1:])
     except typer.Exit as ended:
         sys.exit(ended.exit_code)
+    sys.exit(0)
 
 
 def _run(arguments: list[str]) -> None:

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from datetime import datetime, timezone
+from functools import wraps
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
@@ -110,6 +116,17 @@ Update = Annotated[
 ]
 
 
+TrainingPrecision = Annotated[
+    str, typer.Option("--training-precision", help="auto (bf16 on a GPU that has it, else fp32), fp32 or bf16.")
+]
+Compile = Annotated[
+    bool, typer.Option("--compile", help="Fuse the network with torch.compile first: for long runs on a GPU.")
+]
+GroundTruth = Annotated[
+    Path | None, typer.Option(help="Folder with published labels of unlabelled test clips (DCASE), as CSV.")
+]
+
+
 def cache_folder(cache: Path | None, workspace: Path) -> Path:
     """Where features are cached."""
     return cache if cache is not None else workspace / "cache"
@@ -127,12 +144,129 @@ def find_bundle(bundle: Path | None, workspace: Path) -> Path:
     raise InputError(f"{folder}: {len(found)} bundles ({there}); name one with --bundle or EDGEASD_BUNDLE")
 
 
-TrainingPrecision = Annotated[
-    str, typer.Option("--training-precision", help="auto (bf16 on a GPU that has it, else fp32), fp32 or bf16.")
-]
-Compile = Annotated[
-    bool, typer.Option("--compile", help="Fuse the network with torch.compile first: for long runs on a GPU.")
-]
-GroundTruth = Annotated[
-    Path | None, typer.Option(help="Folder with published labels of unlabelled test clips (DCASE), as CSV.")
-]
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """Clips of a machine type, and how they are read."""
+
+    root: Root
+    machine: Machine
+    workspace: Workspace = Path()
+    id_attribute: IdAttribute = None
+    channel: Channel = None
+    skip_bad: SkipBad = False
+    cache: Cache = None
+
+    @property
+    def cache_folder(self) -> Path:
+        """Where features are cached."""
+        return cache_folder(self.cache, self.workspace)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunDataOptions(DataOptions):
+    """Clips for a model that is trained."""
+
+    channel: ChannelOfRun = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledDataOptions(RunDataOptions):
+    """Test clips for a model that is trained."""
+
+    ground_truth: GroundTruth = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions:
+    """How a training runs."""
+
+    iterations: Annotated[int | None, typer.Option(min=1, help="Iterations; the preset's by default.")] = None
+    settings: Settings = field(default_factory=list)
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**31 - 1, help="Decides splits, first weights, batches and chosen anomalies.")
+    ] = 0
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint, exactly.")] = False
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Discard what an earlier training left here.")] = False
+    accelerator: Annotated[str, typer.Option(help="Compute: auto (a GPU if there is one), cpu, cuda or cuda:K.")] = (
+        "auto"
+    )
+    training_precision: TrainingPrecision = "auto"
+    compile_network: Compile = False
+
+    def check(self) -> None:
+        """InputError if two of them exclude each other."""
+        if self.resume and self.overwrite:
+            raise InputError(
+                "--resume and --overwrite: one goes on with a training, the other discards it; pass one of them"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """What computes the scores."""
+
+    precision: PrecisionChoice = None
+    engine: Engine = "auto"
+    accelerator: Accelerator = "auto"
+    head: HeadPlace = "cpu"
+    front_end: FrontEndPlace = "cpu"
+    threads: Threads = None
+
+
+def expand_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Turn each parameter that is a dataclass into one option for each of its fields, for typer and for callers."""
+    hints = get_type_hints(command, include_extras=True)
+    groups: dict[str, type] = {}
+    parameters: list[Parameter] = []
+    for parameter in signature(command).parameters.values():
+        kind = hints[parameter.name]
+        if isinstance(kind, type) and is_dataclass(kind):
+            groups[parameter.name] = kind
+            parameters += _options_of(kind)
+        else:
+            parameters.append(parameter.replace(kind=Parameter.KEYWORD_ONLY, annotation=kind))
+
+    @wraps(command)
+    def run(**options: Any) -> None:
+        values = {
+            name: kind(**{one.name: options.pop(one.name) for one in fields(kind) if one.name in options})
+            for name, kind in groups.items()
+        }
+        command(**values, **options)
+
+    # Help lists required options first.
+    parameters.sort(key=lambda parameter: parameter.default is not Parameter.empty)
+    run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run
+
+
+def _options_of(kind: type) -> list[Parameter]:
+    hints = get_type_hints(kind, include_extras=True)
+    found = []
+    for one in fields(kind):
+        default = Parameter.empty if one.default is MISSING else one.default
+        if one.default_factory is not MISSING:
+            default = one.default_factory()
+        found.append(Parameter(one.name, Parameter.KEYWORD_ONLY, default=default, annotation=hints[one.name]))
+    return found
+
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
+
+
+def parse_time(text: str, option: str, now: float) -> float:
+    """Seconds since 1970 of `2027-01-31`, `2027-01-31T08:00` (UTC unless it says otherwise), or `24h` before `now`.
+
+    Raises InputError that names `option`.
+    """
+    if found := re.fullmatch(r"([0-9]{1,9})([smhdw])", text):
+        return max(0.0, now - int(found[1]) * _UNITS[found[2]])
+    try:
+        # Python 3.10 does not know the Z of our own messages.
+        value = datetime.fromisoformat(re.sub(r"[Zz]$", "+00:00", text))
+        seconds = (value if value.tzinfo else value.replace(tzinfo=timezone.utc)).timestamp()
+    except (ValueError, OverflowError):
+        shown = "".join(c if c.isprintable() else "?" for c in text)[:80]
+        raise InputError(f"{option} {shown}: not a time; give 2027-01-31, 2027-01-31T08:00, 24h or 7d") from None
+    return max(0.0, seconds)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -41,15 +40,18 @@ def print_table(
 
 
 def print_styled(content: RenderableType, *, indent: int = 0) -> None:
-    """Print a renderable of rich: styles and the terminal's width on a terminal, neither elsewhere. NO_COLOR is kept."""
+    """Print a renderable of rich: with styles on a terminal, plain elsewhere and with NO_COLOR. Text is never folded."""
     from rich.console import Console
     from rich.padding import Padding
+    from rich.text import Text
 
     console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
-        console = Console(file=io.StringIO(), width=_UNLIMITED, highlight=False, markup=False, emoji=False)
+        console.width = _UNLIMITED
     with console.capture() as captured:
-        console.print(Padding(content, (0, 0, 0, indent), expand=False))
+        if isinstance(content, Text):
+            console.print(content, soft_wrap=True)
+        else:
+            console.print(Padding(content, (0, 0, 0, indent), expand=False))
     # Cells of the last column are padded to its width.
-    lines = (line.rstrip() for line in captured.get().splitlines())
-    print("\n".join(lines))
+    print("\n".join(line.rstrip() for line in captured.get().splitlines()))

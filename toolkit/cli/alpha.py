@@ -9,39 +9,23 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgeasd.toolkit.cli._errors import print_error
-from edgeasd.toolkit.cli._options import (
-    AsJson,
-    Cache,
-    ChannelOfRun,
-    GroundTruth,
-    IdAttribute,
-    Machine,
-    Root,
-    SkipBad,
-    Update,
-    Workspace,
-    cache_folder,
-)
+from edgeasd.toolkit.cli._options import AsJson, LabelledDataOptions, Update, expand_options
+from edgeasd.toolkit.cli._output import print_table
+from edgeasd.toolkit.cli.train import load_run_data
 
 if TYPE_CHECKING:
     from edgeasd.toolkit.evaluation.alpha import ChosenAlpha
 
 
+@expand_options
 def alpha(
-    data: Root,
-    machine: Machine,
+    data: LabelledDataOptions,
     id: Annotated[str, typer.Option("--id", help="Machine ID whose model gets the α.")],
     clips: Annotated[
         Path,
         typer.Option(help="Validation clips: a folder with normal/ and anomaly/, or a text file of clips of the data."),
     ],
     update: Update = None,
-    ground_truth: GroundTruth = None,
-    workspace: Workspace = Path(),
-    id_attribute: IdAttribute = None,
-    channel: ChannelOfRun = None,
-    skip_bad: SkipBad = False,
-    cache: Cache = None,
     as_json: AsJson = False,
 ) -> None:
     """Choose α of equation 5 on labelled validation clips.
@@ -51,7 +35,6 @@ def alpha(
 
     Example: edgeasd alpha --data recordings/ --machine valve --id 00 --clips validation/
     """
-    from edgeasd.toolkit.cli.training_data import load_for_run
     from edgeasd.toolkit.data.validation import validation_clips
     from edgeasd.toolkit.evaluation.alpha import FEW_CLIPS, choose, save_chosen
     from edgeasd.toolkit.evaluation.evaluate import collect
@@ -59,21 +42,12 @@ def alpha(
     from edgeasd.toolkit.progress import progress
     from edgeasd.toolkit.runs import find_runs
 
-    run = find_runs(workspace, machine, id)[0].chosen(update)
+    run = find_runs(data.workspace, data.machine, id)[0].chosen(update)
     trained = load_trained(run, without_alpha=True)
     trained.check_alpha_is_free("edgeasd alpha")
-    scale = trained.deploy().score  # refuses, before hours of reading, a model without a scale
-    loaded = load_for_run(
-        run,
-        trained.preset,
-        data,
-        cache_folder(cache, workspace),
-        id=run.id,
-        id_attribute=id_attribute,
-        channel=channel,
-        ground_truth=ground_truth,
-        skip_bad=skip_bad,
-    )
+    # Before hours of reading: refuses a model without a scale.
+    scale = trained.deploy().score
+    loaded = load_run_data(run, trained.preset, data, run.id)
     found = validation_clips(loaded, run.id, clips, run.facts.get("update", {}).get("known_anomalies", ()))
     with progress("validation clips") as report:
         loaded.prepare(found.clips, report)
@@ -93,9 +67,11 @@ def alpha(
         _print(f"{run.machine} ID {run.id}", chosen, path)
 
 
-def _print(which: str, chosen: ChosenAlpha, path: Path) -> None:
-    print(f"{which}: α {chosen.alpha:g}, {chosen.setting.source}")
-    print("  α     AUC % over these clips")
-    for value, auc in zip(chosen.alphas, chosen.aucs, strict=True):
-        print(f"  {value:<4g}  {100 * auc:5.1f}{'  <' if value == chosen.alpha else ''}")
+def _print(model: str, chosen: ChosenAlpha, path: Path) -> None:
+    print(f"{model}: α {chosen.alpha:g}, {chosen.setting.source}")
+    rows = [
+        (f"{value:g}", f"{100 * auc:.1f}", "<" if value == chosen.alpha else "")
+        for value, auc in zip(chosen.alphas, chosen.aucs, strict=True)
+    ]
+    print_table(("α", "AUC % over these clips", ""), rows, right=("AUC % over these clips",))
     print(f"{path}")

@@ -1,20 +1,26 @@
-"""edgeasd build."""
+"""edgeasd build, and --build of the commands that score."""
 
 from __future__ import annotations
 
 import json
+import shlex
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgeasd.runtime.errors import CheckFailed, InputError
+from edgeasd.runtime.errors import CheckFailed, DeviceError, InputError
 from edgeasd.toolkit.cli._errors import print_error
 from edgeasd.toolkit.cli._options import AsJson
 
 if TYPE_CHECKING:
+    from edgeasd.runtime.bundle.bundle import Bundle
     from edgeasd.runtime.engine_build.bundle_engines import BuiltEngine
     from edgeasd.runtime.engines.tensorrt.engine_file import DeviceInfo
+
 
 _NAMED = 5
 
@@ -52,9 +58,9 @@ def build(
     """Build TensorRT engines of a bundle, on the device that will run them.
 
     An engine that is there and fits this machine is kept. A new one takes its place after the reference segments
-    were reproduced; Ctrl-C leaves the old one as it was. Exit code 1 where they are not, or where a front end is
-    not that of the runtime (the new engine is not kept), or where quantised convolutions do not run as INT8 (it is kept), 3 without
-    TensorRT or a GPU.
+    were reproduced; Ctrl-C leaves the old one as it was. Exit code 1 if they are not, or if a front end is not
+    that of the runtime (the new engine is not kept), or if quantised convolutions do not run as INT8 (it is
+    kept); 3 without TensorRT or a GPU.
 
     Example: edgeasd build bundles/valve-id_00 --precision int8
     """
@@ -126,7 +132,7 @@ def _print(made: BuiltEngine) -> None:
         proven = "log-mel of noise reproduced" if made.target.part == FRONT_END else "reference segments reproduced"
         print(f"  {proven} ({worst})")
     counted = ", ".join(f"{count} {name}" for name, count in sidecar.layers.items())
-    print(f"  layers by precision: {counted or 'the inspector does not tell'}")
+    print(f"  layers by precision: {counted or 'unknown to the inspector'}")
     if quantised := sidecar.int8 + len(sidecar.not_int8) + len(sidecar.unclear):
         print(f"  quantised convolutions: {sidecar.int8} of {quantised} run as INT8")
 
@@ -148,3 +154,53 @@ def _unclear(made: BuiltEngine) -> str:
         f"{made.path}: TensorRT's inspector does not name {count} quantised convolution{'s' if count > 1 else ''}, so "
         "whether they run as INT8 is not known; compare its speed with fp16"
     )
+
+
+def build_missing(
+    bundle: Bundle, precision: str | None, engine: str, accelerator: str, head: str, front_end: str = "cpu"
+) -> None:
+    """Build the engines that this choice needs and that are missing or do not fit; those that fit stay.
+
+    Raises InputError if the choice is ONNX Runtime, DeviceError if TensorRT or a GPU is not there; ends with the
+    exit code of `edgeasd build` if that fails.
+    """
+    from edgeasd.runtime.bundle.selection import check_built, select
+    from edgeasd.runtime.engines import select_engine
+    from edgeasd.runtime.engines.tensorrt import library
+    from edgeasd.runtime.engines.tensorrt.engine_file import NotBuilt
+
+    if engine == "auto" and accelerator != "cpu" and precision != "int8-cpu":
+        # --build asks for TensorRT: say so if it is missing.
+        library.load()
+    if select_engine(engine, accelerator, precision).engine != "tensorrt":
+        raise InputError("--build: there is nothing to build for ONNX Runtime on the CPU; leave it out")
+    plan = select(bundle.manifest, bundle.path, precision, engine, accelerator, head, front_end)
+    exit_codes: dict[str, int] = {}
+    while True:
+        try:
+            return check_built(bundle.manifest, bundle.path, plan)
+        except NotBuilt as missing:
+            line = shlex.join(missing.arguments)
+            # `edgeasd build` ends with 1 also for an engine that is kept though it is slow: that one is not missing.
+            if line in exit_codes:
+                if exit_codes[line] == 0:
+                    raise
+                raise typer.Exit(exit_codes[line]) from None
+            print_error(f"{missing.what}; now: edgeasd {line}")
+            exit_codes[line] = _build_in_process(missing.arguments)
+
+
+def _build_in_process(arguments: list[str]) -> int:
+    """Run `edgeasd build` in a process of its own, whose memory is given back; its exit code."""
+    # Standard output is for the scores.
+    with subprocess.Popen([sys.executable, "-m", "edgeasd", *arguments], stdout=sys.stderr) as process:
+        try:
+            code = process.wait()
+        except BaseException:
+            # It ends in its own way, and leaves the old engine whole. A second request changes nothing.
+            process.send_signal(signal.SIGINT)
+            process.wait()
+            raise
+    if code < 0:
+        raise DeviceError(f"edgeasd build: ended by signal {-code}; see the system log, or build on its own first")
+    return code

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgeasd.toolkit.cli._options import AsJson
+from edgeasd.toolkit.cli._output import print_table
 
 if TYPE_CHECKING:
     from edgeasd.calibration.drift.ranking import PairedComparison
@@ -48,8 +49,11 @@ def compare(
     low, high = found.interval
     p = "undefined" if found.p is None else f"{found.p:.3g}"
     print(f"{first.label}, {scoring}: {found.normals} normal and {found.anomalies} anomalous clips")
-    print(f"  a  AUC {100 * found.auc_a:5.1f} %  {first.path}")
-    print(f"  b  AUC {100 * found.auc_b:5.1f} %  {second.path}")
+    rows = [
+        ("a", f"{100 * found.auc_a:.1f}", str(first.path)),
+        ("b", f"{100 * found.auc_b:.1f}", str(second.path)),
+    ]
+    print_table(("", "AUC %", "evaluation"), rows, right=("AUC %",), fold=("evaluation",))
     print(f"  a minus b {100 * found.difference:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}], p = {p} (DeLong)")
     print(_verdict(found, better))
 

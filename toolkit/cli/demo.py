@@ -48,9 +48,9 @@ def demo(
     _say(1, "sounds of three kinds of machine, all of them synthetic: no microphone was near them")
     _make_sounds(data, stream)
     _say(2, f"training the quick backbone on {_MACHINE} {_ID} against the other machines")
-    train(data=data, machine=_MACHINE, id=_ID, workspace=output, iterations=iterations, seed=_SEED)
+    train(root=data, machine=_MACHINE, id=_ID, workspace=output, iterations=iterations, seed=_SEED)
     _say(3, "judging it on clips it has not heard")
-    evaluate(data=data, machine=_MACHINE, id=_ID, workspace=output, baseline=True)
+    evaluate(root=data, machine=_MACHINE, id=_ID, workspace=output, baseline=True)
     _say(4, "exporting the bundle, the only thing that travels to a device")
     export(machine=_MACHINE, id=_ID, workspace=output)
     bundle = output / "bundles" / f"{_MACHINE}-id_{_ID}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -12,34 +13,22 @@ import typer
 
 from edgeasd.runtime.errors import InputError
 from edgeasd.toolkit.cli._errors import print_error
-from edgeasd.toolkit.cli._options import (
-    Alpha,
-    AsJson,
-    Cache,
-    ChannelOfRun,
-    GroundTruth,
-    IdAttribute,
-    Machine,
-    MachineId,
-    Root,
-    SkipBad,
-    Update,
-    Workspace,
-    cache_folder,
-)
+from edgeasd.toolkit.cli._options import Alpha, AsJson, LabelledDataOptions, MachineId, Update, expand_options
+from edgeasd.toolkit.cli._output import print_table
+from edgeasd.toolkit.cli.train import RunLoader
 
 if TYPE_CHECKING:
-    from edgeasd.toolkit.cli.training_data import RunLoader
     from edgeasd.toolkit.data.machine import MachineData
     from edgeasd.toolkit.evaluation.dcase import Result
     from edgeasd.toolkit.evaluation.evaluate import Evaluation
+    from edgeasd.toolkit.evaluation.figures import Figures
     from edgeasd.toolkit.evaluation.trained import Trained
     from edgeasd.toolkit.runs import Run
 
 
+@expand_options
 def evaluate(
-    data: Root,
-    machine: Machine,
+    data: LabelledDataOptions,
     id: MachineId = None,
     baseline: Annotated[
         bool, typer.Option("--baseline", help="Add a baseline: Mahalanobis distance on mean log-mel.")
@@ -61,63 +50,48 @@ def evaluate(
     report_audio: Annotated[
         bool, typer.Option("--report-audio", help="Put the sound of the clips shown into the report.")
     ] = False,
-    ground_truth: GroundTruth = None,
-    workspace: Workspace = Path(),
-    id_attribute: IdAttribute = None,
-    channel: ChannelOfRun = None,
-    skip_bad: SkipBad = False,
-    cache: Cache = None,
     as_json: AsJson = False,
 ) -> None:
     """Judge trained models on labelled test clips.
 
     AUC with its 95 % interval and pAUC at a false-positive rate of 0.1, per ID and as a mean; once with
     the frozen range of d′ (deploy) and once with that of the test clips themselves (paper). Writes
-    evaluation.json beside the run, and a report or the official DCASE files where asked.
+    evaluation.json beside the run, and a report or the official DCASE files if asked.
 
     Example: edgeasd evaluate --data recordings/ --machine valve --baseline
     """
     from edgeasd.runtime.system.files import write_json
-    from edgeasd.toolkit.cli.evaluate_table import print_table
-    from edgeasd.toolkit.cli.training_data import RunLoader
     from edgeasd.toolkit.evaluation.stored import over_ids, pooled
     from edgeasd.toolkit.runs import find_runs
 
     _check_outputs(dcase, report, report_audio)
-    runs = [run.chosen(update) for run in find_runs(workspace, machine, id)]
+    runs = [run.chosen(update) for run in find_runs(data.workspace, data.machine, id)]
     excluded = _contents(without)
     if bundle is not None and len(runs) > 1:
         raise InputError(f"--bundle {bundle}: belongs to one ID, and {len(runs)} are evaluated; name one with --id")
-    found, judged, official = [], [], []
-    loader = RunLoader(
-        data,
-        cache_folder(cache, workspace),
-        channel,
-        id_attribute=id_attribute,
-        ground_truth=ground_truth,
-        skip_bad=skip_bad,
-    )
+    evaluations, clips, official = [], [], []
+    loader = RunLoader(data)
     for run in runs:
-        trained, loaded, one = _evaluate_run(
+        trained, loaded, evaluation = _evaluate_run(
             run, loader, alpha, baseline, bundle, excluded, unlabelled=dcase is not None
         )
         if dcase is not None:
-            official += _official_results(trained, one)
-        write_json(run.folder / "evaluation.json", one.to_json())
-        found.append(one)
-        judged.append(loaded)
-        for note in one.notes:
-            print_error(f"{one.machine} ID {one.id}: {note}")
-    stored = [one.to_json() for one in found]
+            official += _official_results(trained, evaluation)
+        write_json(run.folder / "evaluation.json", evaluation.to_json())
+        evaluations.append(evaluation)
+        clips.append(loaded)
+        for note in evaluation.notes:
+            print_error(f"{evaluation.machine} ID {evaluation.id}: {note}")
+    stored = [evaluation.to_json() for evaluation in evaluations]
     means, together = over_ids(stored), pooled(stored)
     if as_json:
         print(json.dumps({"ids": stored, "mean": means, "pooled": together}, indent=2))
     else:
-        print_table(found, means, together)
+        print_evaluations(evaluations, means, together)
     if dcase is not None:
-        _write_official(dcase, official, judged[0])
+        _write_official(dcase, official, clips[0])
     if report is not None:
-        _write_report(report, found, judged, means, report_audio)
+        _write_report(report, evaluations, clips, means, report_audio)
 
 
 def _check_outputs(dcase: Path | None, report: Path | None, report_audio: bool) -> None:
@@ -127,7 +101,7 @@ def _check_outputs(dcase: Path | None, report: Path | None, report_audio: bool) 
     if report is not None and report.is_dir():
         raise InputError(f"--report {report}: is a folder; name a file in it, like {report / 'report.html'}")
     if dcase is not None and dcase.exists() and not dcase.is_dir():
-        raise InputError(f"--dcase {dcase}: is not a folder; name one, it is made where it is missing")
+        raise InputError(f"--dcase {dcase}: is not a folder; name one, it is made if it is missing")
 
 
 def _official_results(trained: Trained, one: Evaluation) -> list[Result]:
@@ -169,9 +143,7 @@ def _write_report(
     from edgeasd.runtime.system.files import write_bytes
     from edgeasd.toolkit.reports.evaluation import evaluation_report
 
-    write_bytes(
-        path, evaluation_report(list(zip(found, judged, strict=True)), means, audio=audio).encode("utf-8", "replace")
-    )
+    write_bytes(path, evaluation_report(list(zip(found, judged, strict=True)), means, audio=audio))
     print_error(f"wrote {path}")
 
 
@@ -222,3 +194,100 @@ def _evaluate_run(
             report=report,
         )
     return trained, loaded, one
+
+
+HEADINGS = {"deploy": "deploy d′", "paper": "paper d′", "bundle": "bundle", "baseline": "Mahalanobis"}
+"""Ways of scoring, in the order of the columns."""
+
+
+def print_evaluations(
+    evaluations: Sequence[Evaluation],
+    means: Mapping[str, Mapping[str, Any]],
+    together: Mapping[str, Mapping[str, Any]],
+) -> None:
+    """A table of evaluations of one machine type, their means and the figures over all their clips; then remarks."""
+    names = [name for name in HEADINGS if any(name in one.figures for one in evaluations)]
+    print(f"{evaluations[0].machine}: AUC % [95 % interval] / pAUC(0.1) %, normal against anomalous test clips")
+    rows = [
+        [one.id, f"{one.normals}/{one.anomalies}", *(_cell(one.figures.get(name)) for name in names)]
+        for one in evaluations
+    ]
+    if len(evaluations) > 1:
+        rows.append(["mean", "", *(_mean_cell(means.get(name)) for name in names)])
+        rows.append(["pooled", "", *(_pooled_cell(together.get(name)) for name in names)])
+    headings = [HEADINGS[name] for name in names]
+    print_table(("ID", "clips", *headings), rows, right=("clips",), fold=headings, indent=0)
+    for one in evaluations:
+        for line in _remarks(one):
+            print(f"ID {one.id}: {line}")
+    if len(evaluations) > 1:
+        first = next((together[name] for name in HEADINGS if name in together), {})
+        for line in _domain_line(first):
+            print(f"pooled: {line}")
+
+
+def _cell(figures: Figures | None) -> str:
+    if figures is None:
+        return "-"
+    if figures.auc is None or figures.interval is None or figures.pauc is None:
+        return str(figures.facts["undefined"])
+    low, high = figures.interval
+    return f"{100 * figures.auc:5.1f} [{100 * low:.1f}, {100 * high:.1f}] / {100 * figures.pauc:5.1f}"
+
+
+def _mean_cell(mean: Mapping[str, Any] | None) -> str:
+    if mean is None:
+        return "undefined"
+    return f"{100 * mean['auc']:5.1f} / {100 * mean['pauc_0.1']:5.1f} ({mean['ids']} IDs)"
+
+
+def _pooled_cell(figures: Mapping[str, Any] | None) -> str:
+    if figures is None or figures["auc"] is None:
+        return "undefined"
+    low, high = figures["interval95"]
+    return f"{100 * figures['auc']:5.1f} [{100 * low:.1f}, {100 * high:.1f}] / {100 * figures['pauc_0.1']:5.1f}"
+
+
+def _domain_line(facts: Mapping[str, Any]) -> list[str]:
+    domains = facts.get("domains", {}).get("2022-2026", {})
+    parts = [
+        f"{key.removeprefix('auc_')} AUC {100 * domains[key]:.1f}"
+        for key in ("auc_source", "auc_target")
+        if key in domains
+    ]
+    return [f"{', '.join(parts)}, pAUC over both {100 * domains['pauc']:.1f} (%; DCASE 2022 to 2026)"] if parts else []
+
+
+def _remarks(one: Evaluation) -> list[str]:
+    from edgeasd.toolkit.evaluation.alpha import CHOSEN
+
+    lines = []
+    if one.known_anomalies:
+        lines.append(f"updated with {one.known_anomalies} known anomalies; none that were offered is in the test")
+    judged = next((one.figures[name] for name in HEADINGS if name in one.figures), None)
+    source = "" if judged is None else str(judged.facts.get("alpha_source", ""))
+    if judged is not None and source.startswith(CHOSEN):
+        lines.append(f"α {judged.facts['alpha']:g} was {source}; none of them is in the test")
+    lines += [] if judged is None else _domain_line(judged.facts)
+    for name, figures in one.figures.items():
+        lines += _comparison(HEADINGS[name], figures.facts)
+    return lines
+
+
+def _comparison(name: str, facts: Mapping[str, Any]) -> list[str]:
+    lines = []
+    if "pairs" in facts:
+        lines.append(
+            f"{name} against checkpoint: {facts['pairs_in_another_order']} of {facts['pairs']} pairs in "
+            f"another order, {facts['of_these_tied_within_1e-4']} of them tied within 1e-4; "
+            f"largest score difference {facts['largest_score_difference']:.1e}"
+        )
+    elif "deploy_minus_this" in facts:
+        test = facts["deploy_minus_this"]
+        low, high = test["interval"]
+        p = "undefined" if test["p"] is None else f"{test['p']:.3f}"
+        lines.append(
+            f"deploy d′ minus {name} on the same clips: {100 * test['difference']:+.1f} points "
+            f"[{100 * low:+.1f}, {100 * high:+.1f}], p = {p} (DeLong)"
+        )
+    return lines

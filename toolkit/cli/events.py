@@ -43,7 +43,7 @@ def _filter(
     import time
 
     from edgeasd.runtime.evidence.lookup import EVENT_STATES, EventFilter
-    from edgeasd.toolkit.cli.times import parse_time
+    from edgeasd.toolkit.cli._options import parse_time
 
     if state not in (None, "open", *EVENT_STATES):
         raise InputError(f"--state {state}: unknown; use open, {', '.join(EVENT_STATES)}")

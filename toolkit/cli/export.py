@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,20 +18,37 @@ from edgeasd.toolkit.cli._options import (
     ChannelOfRun,
     Machine,
     MachineId,
+    RunDataOptions,
     Update,
     Workspace,
     cache_folder,
 )
-from edgeasd.toolkit.cli.calibrating import refuse_failed
-from edgeasd.toolkit.cli.export_front_end import read_sounds
-from edgeasd.toolkit.cli.export_table import print_export
+from edgeasd.toolkit.cli._output import print_table
+from edgeasd.toolkit.cli.calibrate import print_variant, refuse_failed, report_path, resumable, write_report
+from edgeasd.toolkit.cli.train import load_run_data
 from edgeasd.toolkit.cli.triton import Repository, serve
 
 if TYPE_CHECKING:
     from edgeasd.calibration.fit.deploy import DeployFit, SegmentOutputs
     from edgeasd.export.bundle_writer import TrainedModel
+    from edgeasd.runtime.bundle.manifest import FrontEnd
+    from edgeasd.runtime.bundle.reference_segments import Deviation
+    from edgeasd.runtime.features.logmel import Float32Array
     from edgeasd.runtime.health.settings import LevelRange
+    from edgeasd.toolkit.calibrate.record import Calibration
+    from edgeasd.toolkit.calibrate.request import Request
     from edgeasd.toolkit.evaluation.trained import Trained
+
+INT8 = ("int8", "int8-cpu")
+FRONT_END_CLIPS = 10
+"""Clips that a front end is measured on: each costs twenty segments of the encoder."""
+_FIGURES = (
+    ("z", "max|Δz| / max|z|"),
+    ("logit", "|Δℓ| / (1 + |ℓ|)"),
+    ("d", "|Δd| / (d_max - d_min)"),
+    ("score", "|Δs|"),
+)
+_WITHOUT_INT8 = "name a folder of normal clips with --clips, or export without INT8 and add it with `edgeasd calibrate`"
 
 
 def export(
@@ -73,7 +90,6 @@ def export(
     features = cache_folder(cache, workspace)
     from edgeasd.export.bundle_writer import write_bundle, zip_bundle
     from edgeasd.export.triton import check_repository
-    from edgeasd.toolkit.cli.export_int8 import add_int8, int8_request
     from edgeasd.toolkit.evaluation.trained import load_trained
     from edgeasd.toolkit.runs import bundle_folder, find_runs
 
@@ -87,7 +103,7 @@ def export(
         trained = load_trained(run.chosen(update)).with_alpha(alpha)
         if trained.run.known_anomalies:
             name, known = trained.run.folder.name, trained.run.known_anomalies
-            print(f"edgeasd: {run.machine} ID {run.id}: update {name}, {known} known anomalies", file=sys.stderr)
+            print_error(f"{run.machine} ID {run.id}: update {name}, {known} known anomalies")
         target = output or bundle_folder(workspace, run.machine, run.id)
         sounds = None if front_end is None else read_sounds(trained, front_end, channel)
         request = int8_request(trained, int8, clips, features, channel) if int8 else None
@@ -107,7 +123,6 @@ def export(
 def _precisions(given: str) -> tuple[list[str], list[str]]:
     """Names of a list with commas: those export makes itself, and those of INT8. InputError for another name."""
     from edgeasd.export.bundle_writer import PRECISIONS
-    from edgeasd.toolkit.cli.export_int8 import INT8
 
     names = given.split(",")
     for name in names:
@@ -121,7 +136,7 @@ def _precisions(given: str) -> tuple[list[str], list[str]]:
 def _step(text: str, check: Callable[[], None]) -> None:
     """Say what comes next, unless the user has asked to stop."""
     check()
-    print(f"edgeasd: {text}", file=sys.stderr)
+    print_error(text)
 
 
 def _model(trained: Trained, normals: list[SegmentOutputs] | None, level: LevelRange | None) -> TrainedModel:
@@ -214,3 +229,169 @@ def _score_clips(trained: Trained, folder: Path, channel: int | None) -> tuple[l
             report(done, len(paths))
     refuse_bad(bad, len(paths))
     return found, expected_levels(levels, seconds, ON_SITE_DB)
+
+
+def read_sounds(trained: Trained, folder: Path, channel: int | None) -> list[Float32Array]:
+    """Samples of at most FRONT_END_CLIPS clips of `folder`, evenly over its sorted names.
+
+    InputError for an empty folder, and one that names clips that cannot be used or is shorter than a segment.
+    """
+    import numpy as np
+
+    from edgeasd.toolkit.cli.score import expand
+    from edgeasd.toolkit.data.cache import read_clip
+    from edgeasd.toolkit.data.clips import refuse_bad
+
+    if not folder.is_dir():
+        raise InputError(f"--front-end {folder}: not a folder; name one with clips of this machine")
+    paths, run = list(expand([folder])), trained.run
+    chosen = [
+        paths[i]
+        for i in np.unique(np.linspace(0, len(paths) - 1, min(FRONT_END_CLIPS, len(paths))).round().astype(int))
+    ]
+    heard, need = run.channel if channel is None else channel, run.features.sample_count(run.segments.frames)
+    sounds, bad = [], []
+    for path in chosen:
+        try:
+            sound = read_clip(path, run.features.sample_rate, heard)
+            if sound.size < need:
+                raise InputError(f"{path}: {sound.size} samples, a segment takes {need}")
+            sounds.append(sound)
+        except InputError as error:
+            bad.append((path, str(error) if str(path) in str(error) else f"{path}: {error}"))
+    refuse_bad(bad, len(chosen), "repair them or leave them out of the folder")
+    return sounds
+
+
+def written_front_end(bundle: Path) -> FrontEnd | None:
+    """What the manifest of a bundle says of its front end."""
+    from edgeasd.runtime.bundle.bundle import Bundle
+
+    with Bundle(bundle) as opened:
+        return opened.manifest.front_end
+
+
+def print_front_end(front_end: FrontEnd | None) -> None:
+    """How far it is from the features of the runtime, where there is one."""
+    if front_end is not None:
+        print(
+            f"  {front_end.file} against the features of the runtime on {front_end.clips} clips: "
+            f"|Δ log10| up to {front_end.logmel:.1e}, |Δs| up to {front_end.score:.1e}; "
+            "`run --front-end graph` uses it"
+        )
+
+
+def int8_request(trained: Trained, kinds: list[str], clips: Path | None, cache: Path, channel: int | None) -> Request:
+    """What to calibrate with: the folder --clips, or the normal clips that training held out.
+
+    Raises InputError before anything is exported: for clips that are not there any more, and for too few.
+    """
+    from edgeasd.calibration.fit.clips import assign_roles
+    from edgeasd.toolkit.calibrate.clips import normal_files
+    from edgeasd.toolkit.calibrate.request import Request, parse_precisions
+    from edgeasd.toolkit.progress import no_progress
+
+    folder, files = (clips, None) if clips is not None else _held_out(trained, cache)
+    found = normal_files(folder, no_progress, files)
+    try:
+        assign_roles(list(found.paths))
+    except InputError as error:
+        origin = f"--clips {folder}" if files is None else f"{trained.run.machine} ID {trained.run.id}, held out"
+        raise InputError(f"--precision {','.join(kinds)}: {origin}: {error}; {_WITHOUT_INT8}") from None
+    return Request(clips=folder, files=files, precisions=parse_precisions(",".join(kinds)), channel=channel)
+
+
+def _held_out(trained: Trained, cache: Path) -> tuple[Path, tuple[Path, ...]]:
+    """The data root of the training and the normals it kept out, which no weight has seen."""
+    run = trained.run
+    root = Path(str(run.facts.get("data_root", "")))
+    if not root.is_dir():
+        raise InputError(
+            f"--precision int8: INT8 needs normal clips, and {root}, where {run.machine} ID {run.id} was trained "
+            f"from, is not there; {_WITHOUT_INT8}"
+        )
+    data = load_run_data(run, trained.preset, RunDataOptions(root=root, machine=run.machine, cache=cache))
+    roles = data.roles(run.id)
+    if data.fingerprint(roles) != run.facts.get("data_fingerprint"):
+        raise InputError(
+            f"--precision int8: {root} has changed since {run.machine} ID {run.id} was trained, so what was held out "
+            f"cannot be told; {_WITHOUT_INT8}"
+        )
+    return root, tuple(clip.path for clip in roles.holdout_normals)
+
+
+def add_int8(target: Path, request: Request, cache: Path, workspace: Path) -> Calibration:
+    """Calibrate the bundle that was just written; its report lies beside it."""
+    from edgeasd.toolkit.calibrate.session import calibrate_bundle
+
+    with resumable(target, f"with `edgeasd calibrate --resume --bundle {target}`, which has the options") as work:
+        found = calibrate_bundle(target, request, cache, workspace, work)
+    write_report(found, report_path(target))
+    return found
+
+
+def print_export(
+    model: TrainedModel, found: dict[str, Deviation], added: Calibration | None, paths: list[Path], as_json: bool
+) -> None:
+    """The bundle `paths[0]`: how far ONNX is from torch, what was added, the constants; further paths at the end."""
+    front_end = written_front_end(paths[0])
+    if as_json:
+        print(json.dumps(_facts(model, found, added, paths[0], front_end)))
+        return
+    print(f"{paths[0]}: {model.machine} ID {model.id}, {model.backbone}, {', '.join(found)}, {model.fit.status}")
+    _print_deviations(model, found)
+    print_front_end(front_end)
+    for variant in added.variants if added is not None else ():
+        print_variant(variant)
+    _print_constants(model)
+    for path in [*paths[1:], *([report_path(paths[0])] if added is not None else [])]:
+        print(f"  {path}")
+
+
+def _facts(
+    model: TrainedModel,
+    found: dict[str, Deviation],
+    added: Calibration | None,
+    bundle: Path,
+    front_end: FrontEnd | None,
+) -> dict[str, object]:
+    from dataclasses import asdict
+
+    from edgeasd.toolkit.calibrate.record import summary
+
+    return {
+        "bundle": str(bundle),
+        "machine": model.machine,
+        "id": model.id,
+        "status": model.fit.status,
+        "segments_compared": len(model.real_segments),
+        "deviation": asdict(found["fp32"]),
+        "deviation_of": {name: asdict(deviation) for name, deviation in found.items() if name != "fp32"},
+        **({} if added is None else {"calibration": summary(added)}),
+        **({} if front_end is None else {"front_end": front_end.model_dump()}),
+    }
+
+
+def _print_deviations(model: TrainedModel, found: dict[str, Deviation]) -> None:
+    from edgeasd.export.fp16 import FP16_LIMITS
+    from edgeasd.export.parity import EXPORT_LIMITS
+
+    limits = {"fp32": EXPORT_LIMITS, **({"fp16": FP16_LIMITS} if "fp16" in found else {})}
+    rows = [
+        [meaning, *(f"{getattr(found[kind], name):.1e} ({getattr(of, name):.0e})" for kind, of in limits.items())]
+        for name, meaning in _FIGURES
+    ]
+    print(f"  ONNX against torch on {len(model.real_segments)} real segments, largest deviation (limit):")
+    print_table(("", *limits), rows, indent=4)
+
+
+def _print_constants(model: TrainedModel) -> None:
+    score, threshold = model.fit.score, model.fit.threshold
+    print(f"  α {score.alpha} ({score.alpha_source}); d_min {score.d_min:.4g} ({score.d_min_source});")
+    print(f"  d_max {score.d_max:.4g} ({score.d_max_source})")
+    if threshold is None:
+        print("  uncalibrated: nothing was held out, so no alarms; export again with --clips FOLDER of normal clips")
+        return
+    print(f"  threshold {threshold.clip:.4f} ({threshold.found_by}, {threshold.clips} clips)")
+    if threshold.warning:
+        print(f"  warning: {threshold.warning}")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from edgeasd.runtime.errors import InputError
-from edgeasd.runtime.system.files import torn_end
+from edgeasd.runtime.system.files import partial_last_line
 
 if TYPE_CHECKING:
     from edgeasd.runtime.service.listen import Record
@@ -84,5 +84,5 @@ def _end_torn_line(path: Path, handle: TextIO) -> None:
     """The next record must not be glued to half a line; a pipe has none."""
     if path.is_file():
         with open(path, "rb") as there:
-            if torn_end(there.fileno(), 1):
+            if partial_last_line(there.fileno(), 1):
                 handle.write("\n")

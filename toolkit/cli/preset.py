@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgeasd.toolkit.cli._errors import handle_errors
 from edgeasd.toolkit.cli._options import AsJson
+from edgeasd.toolkit.cli._output import print_table
 
 if TYPE_CHECKING:
     from edgeasd.toolkit.presets import Preset
@@ -19,9 +19,8 @@ app = typer.Typer(
 
 
 @app.command("list")
-@handle_errors
 def list_presets(as_json: AsJson = False) -> None:
-    """Name the presets, one a line.
+    """List the presets.
 
     Example: edgeasd preset list
     """
@@ -31,12 +30,11 @@ def list_presets(as_json: AsJson = False) -> None:
     if as_json:
         print(json.dumps([one.name for one in presets]))
         return
-    for one in presets:
-        print(f"{one.name:<8} {one.backbone}, {one.method}, {one.iterations} iterations")
+    rows = [(one.name, one.backbone, one.method, str(one.iterations)) for one in presets]
+    print_table(("preset", "backbone", "loss", "iterations"), rows, right=("iterations",), indent=0)
 
 
 @app.command("show")
-@handle_errors
 def show(
     name: Annotated[str, typer.Argument(help="quick or paper.")],
     as_json: AsJson = False,
@@ -70,16 +68,13 @@ def _print(preset: Preset) -> None:
     from edgeasd.toolkit.presets.settings import field_meanings, field_values
 
     meanings = field_meanings()
-    for name, value in field_values(preset).items():
-        shown = str(value).lower() if isinstance(value, bool) else str(value)
-        print(f"{name:<24} {shown:<12} {meanings[name]}")
+    rows = [
+        (name, str(value).lower() if isinstance(value, bool) else str(value), meanings[name])
+        for name, value in field_values(preset).items()
+    ]
+    print_table(("field", "value", "meaning"), rows, fold=("meaning",), indent=0)
     print("\nα of equation 5 in the paper's Table I, which `evaluate` takes for paper d′ with any preset:")
     table = table_one()
     machines = list(dict.fromkeys(machine for cells in table.values() for machine in cells))
-    print("  ".join([f"{'':<10}", *machines]))
-    for method, cells in table.items():
-        print(
-            "  ".join(
-                [f"{method:<10}", *(f"{cells.get(machine, '-'):<{len(machine)}}" for machine in machines)]
-            ).rstrip()
-        )
+    cells = [(method, *(str(of.get(machine, "-")) for machine in machines)) for method, of in table.items()]
+    print_table(("method", *machines), cells, right=machines, indent=0)

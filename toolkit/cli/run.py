@@ -35,7 +35,7 @@ from edgeasd.toolkit.cli._options import (
     Workspace,
     find_bundle,
 )
-from edgeasd.toolkit.cli.build_missing import build_missing
+from edgeasd.toolkit.cli.build import build_missing
 from edgeasd.toolkit.cli.json_lines import json_sink, write_record
 from edgeasd.toolkit.cli.one_stream import write_site
 from edgeasd.toolkit.cli.record_summary import END_OF_SOUND

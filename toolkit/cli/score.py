@@ -27,7 +27,7 @@ from edgeasd.toolkit.cli._options import (
     SkipBad,
     Threads,
 )
-from edgeasd.toolkit.cli.build_missing import build_missing
+from edgeasd.toolkit.cli.build import build_missing
 
 if TYPE_CHECKING:
     from edgeasd.runtime.features.logmel import Float32Array

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from edgeasd.toolkit.cli._options import AsJson, Update
+from edgeasd.toolkit.cli._output import print_table
 
 
 def seeds(
@@ -49,11 +50,15 @@ def seeds(
         print(f"{row['machine']} ID {row['id']}: {len(row['seeds'])} seeds ({', '.join(map(str, row['seeds']))})")
         if not row["figures"]:
             print("  AUC undefined in every way of scoring: the test clips are all of one kind")
-        for way, figures in row["figures"].items():
-            cells = [f"{name:<8} {_cell(one)}" for name, one in figures.items()]
-            print(f"  {way:<9} {'   '.join(cells)}")
+            continue
+        names = list(dict.fromkeys(name for figures in row["figures"].values() for name in figures))
+        cells = [
+            (way, *(_cell(figures[name]) if name in figures else "-" for name in names))
+            for way, figures in row["figures"].items()
+        ]
+        print_table(("", *names), cells, fold=names)
 
 
-def _cell(one: dict[str, Any]) -> str:
-    spread = "no spread of one" if one["std"] is None else f"± {100 * one['std']:.1f}"
-    return f"{100 * one['mean']:5.1f} {spread} [{100 * one['low']:.1f}, {100 * one['high']:.1f}]"
+def _cell(figure: dict[str, Any]) -> str:
+    spread = "no spread of one" if figure["std"] is None else f"± {100 * figure['std']:.1f}"
+    return f"{100 * figure['mean']:.1f} {spread} [{100 * figure['low']:.1f}, {100 * figure['high']:.1f}]"

@@ -1,40 +1,35 @@
-"""edgeasd train."""
+"""edgeasd train, and what other commands share with it: loading clips as a model was trained on them."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgeasd.runtime.errors import CheckFailed, InputError
-from edgeasd.toolkit.cli._errors import INTERRUPTED, interruptible
-from edgeasd.toolkit.cli._options import (
-    Cache,
-    Channel,
-    Compile,
-    IdAttribute,
-    Machine,
-    MachineId,
-    Root,
-    Settings,
-    SkipBad,
-    TrainingPrecision,
-    Workspace,
-    cache_folder,
-)
+from edgeasd.runtime.errors import CheckFailed
+from edgeasd.toolkit.cli._errors import INTERRUPTED, interruptible, print_error
+from edgeasd.toolkit.cli._options import DataOptions, LabelledDataOptions, MachineId, TrainingOptions, expand_options
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
+    from edgeasd.toolkit.data.clips import Clip
     from edgeasd.toolkit.data.machine import MachineData
+    from edgeasd.toolkit.evaluation.trained import Trained
     from edgeasd.toolkit.presets import Preset
+    from edgeasd.toolkit.progress import ProgressCallback
+    from edgeasd.toolkit.runs import Run
 
 
+@expand_options
 def train(
-    data: Root,
-    machine: Machine,
+    data: DataOptions,
+    training: TrainingOptions,
     id: MachineId = None,
     preset: Annotated[
         str | None,
@@ -49,30 +44,15 @@ def train(
     loss: Annotated[
         str | None, typer.Option(help="bce, dsad, ddcsad, bce+dsad, bce+ddcsad or knn; the preset's by default.")
     ] = None,
-    iterations: Annotated[int | None, typer.Option(min=1, help="Iterations; the preset's by default.")] = None,
     lam: Annotated[
         float | None, typer.Option(metavar="NUMBER", help="λ of equation 4; the preset's by default.")
     ] = None,
     eta: Annotated[
         float | None, typer.Option(metavar="NUMBER", help="η of equations 2 and 3; the preset's by default.")
     ] = None,
-    settings: Settings = [],  # noqa: B006 - typer reads it and never changes it
-    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Decides splits, batches and first weights.")] = 0,
-    workspace: Workspace = Path(),
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint, exactly.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Discard an earlier run of the same ID.")] = False,
-    accelerator: Annotated[
-        str, typer.Option(help="Compute: auto (a GPU where there is one), cpu, cuda or cuda:K.")
-    ] = "auto",
     jobs: Annotated[
         int | None, typer.Option(min=1, help="IDs trained at the same time; one per GPU by default.")
     ] = None,
-    training_precision: TrainingPrecision = "auto",
-    compile_network: Compile = False,
-    id_attribute: IdAttribute = None,
-    channel: Channel = None,
-    skip_bad: SkipBad = False,
-    cache: Cache = None,
 ) -> None:
     """Train one model for each machine ID.
 
@@ -82,7 +62,6 @@ def train(
 
     Example: edgeasd train --data recordings/ --machine valve --id 00
     """
-    from edgeasd.toolkit.cli.training_data import load_for
     from edgeasd.toolkit.data.clips import plain_id
     from edgeasd.toolkit.losses import method_named
     from edgeasd.toolkit.models.backbones import check_segment
@@ -90,62 +69,41 @@ def train(
     from edgeasd.toolkit.presets.settings import FIXED_IN_TRAINING, with_settings
     from edgeasd.toolkit.training.fabric import open_fabric
 
-    if resume and overwrite:
-        raise InputError("--resume and --overwrite: one goes on with a run, the other discards it; pass one of them")
-    options = {"backbone": backbone, "method": loss, "iterations": iterations, "lam": lam, "eta": eta}
+    training.check()
+    options = {"backbone": backbone, "method": loss, "iterations": training.iterations, "lam": lam, "eta": eta}
     # Whoever asks for anything of a trained model gets that, or the refusal that says what it needs.
-    left_open = preset is None and not settings and not any(value is not None for value in options.values())
-    chosen = with_settings(load_preset(preset or "quick"), settings, FIXED_IN_TRAINING, options)
+    is_open = preset is None and not training.settings and all(value is None for value in options.values())
+    chosen = with_settings(load_preset(preset or "quick"), training.settings, FIXED_IN_TRAINING, options)
     method_named(chosen.method)
     check_segment(chosen.backbone, chosen.segment_frames)
-    fabric = open_fabric(accelerator, training_precision)
-    loaded = load_for(
-        data,
-        machine,
-        chosen,
-        seed,
-        cache_folder(cache, workspace),
-        id=id,
-        id_attribute=id_attribute,
-        channel=channel,
-        skip_bad=skip_bad,
-    )
+    fabric = open_fabric(training.accelerator, training.training_precision)
+    loaded = load_data(data, chosen, training.seed, id)
     ids = [plain_id(id)] if id is not None else loaded.ids
-    if left_open and not loaded.roles(ids[0]).outliers:
+    if is_open and not loaded.roles(ids[0]).outliers:
         chosen = load_preset("knn")
-        print(
-            f"edgeasd: {loaded.machine} ID {ids[0]} has no other machine beside it, so nothing is trained: its normals "
-            f"are stored as {chosen.backbone} and compared with (--preset knn)",
-            file=sys.stderr,
+        print_error(
+            f"{loaded.machine} ID {ids[0]} has no other machine beside it, so nothing is trained: its normals are stored "
+            f"as {chosen.backbone} and compared with (--preset knn)"
         )
-    wanted = [clip for one in ids for clip in _training_clips(loaded, one, chosen)]
-    _prepare(loaded, wanted)
-    accelerators = _accelerators(accelerator, jobs, len(ids))
+    prepare_features(loaded, [clip for one in ids for clip in _training_clips(loaded, one, chosen)])
+    accelerators = _accelerators(training.accelerator, jobs, len(ids))
     if len(accelerators) > 1:
-        _train_apart(ids, accelerators)
+        _train_in_processes(ids, accelerators)
         return
     for one in ids:
-        _train_here(
-            loaded,
-            one,
-            chosen,
-            seed,
-            workspace,
-            fabric,
-            resume=resume,
-            overwrite=overwrite,
-            compile_network=compile_network,
-        )
+        _train_id(loaded, one, chosen, training, data.workspace, fabric)
 
 
-def _training_clips(loaded: MachineData, id: str, preset: Preset) -> list[Any]:
-    roles = loaded.trainable(id, alone=preset.method == "knn")
+def _training_clips(loaded: MachineData, id: str, preset: Preset) -> list[Clip]:
     if preset.method == "knn":
+        roles = loaded.trainable(id, alone=True)
         return [*roles.normals, *roles.holdout_normals]
+    roles = loaded.trainable(id)
     return [*roles.normals, *roles.outliers, *roles.holdout_normals, *roles.holdout_outliers]
 
 
-def _prepare(loaded: MachineData, clips: list[Any]) -> None:
+def prepare_features(loaded: MachineData, clips: list[Clip]) -> None:
+    """Compute the features that the cache lacks."""
     from edgeasd.toolkit.progress import progress
 
     with progress("log-mel features") as report:
@@ -163,32 +121,21 @@ def _accelerators(accelerator: str, jobs: int | None, ids: int) -> list[str]:
     return [f"cuda:{k % gpus}" if gpus else accelerator for k in range(wanted)]
 
 
-def _train_here(
-    loaded: MachineData,
-    id: str,
-    preset: Preset,
-    seed: int,
-    workspace: Path,
-    fabric: Fabric,
-    *,
-    resume: bool,
-    overwrite: bool,
-    compile_network: bool,
+def _train_id(
+    loaded: MachineData, id: str, preset: Preset, training: TrainingOptions, workspace: Path, fabric: Fabric
 ) -> None:
-    from edgeasd.toolkit.cli.stoppable import stoppable
     from edgeasd.toolkit.runs import run_folder
     from edgeasd.toolkit.training.session import train_one
 
     folder = run_folder(workspace, loaded.machine, id)
     if preset.method == "knn":
-        _fit_here(loaded, id, preset, seed, folder, resume=resume, overwrite=overwrite)
+        _fit_banks(loaded, id, preset, training, folder)
         return
-    print(
-        f"edgeasd: training {loaded.machine} ID {id}: {preset.backbone}, {preset.method}, {preset.iterations} iterations "
-        f"on {fabric.device} at {fabric._precision.precision}; {_counts(loaded, id)}{_changes(preset)}",
-        file=sys.stderr,
+    print_error(
+        f"training {loaded.machine} ID {id}: {preset.backbone}, {preset.method}, {preset.iterations} iterations "
+        f"on {fabric.device} at {fabric._precision.precision}; {_counts(loaded, id)}{_changes(preset)}"
     )
-    with stoppable(f"training of {loaded.machine} ID {id}", f"{loaded.machine} {id}", preset.iterations) as (
+    with stoppable_training(f"training of {loaded.machine} ID {id}", f"{loaded.machine} {id}", preset.iterations) as (
         should_stop,
         report,
     ):
@@ -196,12 +143,12 @@ def _train_here(
             loaded,
             id,
             preset,
-            seed,
+            training.seed,
             folder,
             fabric,
-            resume=resume,
-            overwrite=overwrite,
-            compile_network=compile_network,
+            resume=training.resume,
+            overwrite=training.overwrite,
+            compile_network=training.compile_network,
             report=report,
             should_stop=should_stop,
         )
@@ -211,26 +158,42 @@ def _train_here(
         raise KeyboardInterrupt
 
 
-def _fit_here(
-    loaded: MachineData, id: str, preset: Preset, seed: int, folder: Path, *, resume: bool, overwrite: bool
-) -> None:
+def _fit_banks(loaded: MachineData, id: str, preset: Preset, training: TrainingOptions, folder: Path) -> None:
     from edgeasd.toolkit.progress import progress
     from edgeasd.toolkit.training.bank import fit_one
 
     roles = loaded.roles(id)
-    print(
-        f"edgeasd: storing the normals of {loaded.machine} ID {id}: {preset.backbone}, {preset.bank_sections} segments "
-        f"of each of {len(roles.normals)} normal clips, {len(roles.holdout_normals)} held out{_changes(preset)}",
-        file=sys.stderr,
+    print_error(
+        f"storing the normals of {loaded.machine} ID {id}: {preset.backbone}, {preset.bank_sections} segments of each of "
+        f"{len(roles.normals)} clips, {len(roles.holdout_normals)} held out{_changes(preset)}"
     )
-    with interruptible() as check, progress(f"{loaded.machine} {id}") as report:
+    with interruptible() as check, progress(f"{loaded.machine} {id}") as show:
 
-        def step(done: int, total: int, text: str = "") -> None:
+        def report(done: int, total: int, text: str = "") -> None:
             check()
-            report(done, total, text)
+            show(done, total, text)
 
-        run = fit_one(loaded, id, preset, seed, folder, resume=resume, overwrite=overwrite, report=step)
+        resume, overwrite = training.resume, training.overwrite
+        run = fit_one(loaded, id, preset, training.seed, folder, resume=resume, overwrite=overwrite, report=report)
     print(f"{run.folder}")
+
+
+@contextmanager
+def stoppable_training(work: str, label: str, iterations: int) -> Iterator[tuple[Callable[[], bool], ProgressCallback]]:
+    """Yield (should_stop, report). After Ctrl-C one line says how to go on, with exit code 130."""
+    from edgeasd.toolkit.progress import progress
+    from edgeasd.toolkit.training.session import stop_requests
+    from edgeasd.toolkit.training.trainer import Interrupted
+
+    try:
+        with stop_requests() as should_stop, progress(label) as report:
+            yield should_stop, report
+    except Interrupted as stopped:
+        print_error(
+            f"{work} stopped at iteration {stopped.iteration} of {iterations}; "
+            "a checkpoint was written: go on with the same command and --resume"
+        )
+        raise typer.Exit(INTERRUPTED) from None
 
 
 def _counts(loaded: MachineData, id: str) -> str:
@@ -240,7 +203,7 @@ def _counts(loaded: MachineData, id: str) -> str:
 
 
 def _changes(preset: Preset) -> str:
-    """The fields that are not as the preset has them; nothing falls back or changes silently."""
+    """The fields that differ from the preset, so that no change is silent."""
     from edgeasd.toolkit.presets import load_preset
     from edgeasd.toolkit.presets.settings import describe_changes
 
@@ -248,12 +211,12 @@ def _changes(preset: Preset) -> str:
     return f"; {preset.name} with {changes}" if changes else ""
 
 
-def _train_apart(ids: list[str], accelerators: list[str]) -> None:
+def _train_in_processes(ids: list[str], accelerators: list[str]) -> None:
     """Train each ID in a process of its own, with the arguments this command was given."""
     from edgeasd.toolkit.training.fabric import Job, run_jobs
 
-    given = _without(sys.argv[1:], ("--jobs", "--accelerator"))
-    codes = run_jobs([Job(id, [*given, "--id", id, "--jobs", "1"]) for id in ids], accelerators)
+    arguments = _without(sys.argv[1:], ("--jobs", "--accelerator"))
+    codes = run_jobs([Job(id, [*arguments, "--id", id, "--jobs", "1"]) for id in ids], accelerators)
     failed = {id: code for id, code in codes.items() if code}
     if INTERRUPTED in failed.values():
         raise KeyboardInterrupt
@@ -272,3 +235,58 @@ def _without(arguments: list[str], options: tuple[str, ...]) -> list[str]:
         elif not argument.startswith(tuple(f"{option}=" for option in options)):
             kept.append(argument)
     return kept
+
+
+def load_data(data: DataOptions, preset: Preset, seed: int, id: str | None = None) -> MachineData:
+    """Clips of a machine, split as `preset` says; names every file it leaves out, and copies of test clips."""
+    from edgeasd.toolkit.data.machine import load_machine
+    from edgeasd.toolkit.data.split import describe_copies
+    from edgeasd.toolkit.progress import progress
+
+    loaded = load_machine(
+        data.root,
+        data.machine,
+        cache_folder=data.cache_folder,
+        seed=seed,
+        holdout_fraction=preset.holdout_fraction,
+        test_fraction=preset.test_fraction,
+        id=id,
+        id_attribute=data.id_attribute,
+        channel=data.channel,
+        ground_truth=data.ground_truth if isinstance(data, LabelledDataOptions) else None,
+        skip_bad=data.skip_bad,
+        stage=progress,
+    )
+    for _, reason in loaded.bad:
+        print_error(f"left out: {reason}")
+    if loaded.copies:
+        print_error(describe_copies(loaded.copies))
+    return loaded
+
+
+def load_run_data(run: Run, preset: Preset, data: DataOptions, id: str | None = None) -> MachineData:
+    """Clips as the model of `run` was trained on them: its split, its amplitude and, unless named, its channel."""
+    channel = run.channel if data.channel is None else data.channel
+    loaded = load_data(replace(data, machine=run.machine, channel=channel), preset, int(run.facts["seed"]), id)
+    return _with_amplitude_of(run, loaded)
+
+
+def _with_amplitude_of(run: Run, loaded: MachineData) -> MachineData:
+    """The clips of today with the amplitude that the model was trained with."""
+    return replace(loaded, amplitudes={**loaded.amplitudes, run.machine: run.amplitude})
+
+
+class RunLoader:
+    """Loads a machine's clips once for all runs that split them alike."""
+
+    def __init__(self, data: DataOptions) -> None:
+        self._data = data
+        self._loaded: dict[tuple[Any, ...], MachineData] = {}
+
+    def __call__(self, trained: Trained) -> MachineData:
+        run, preset = trained.run, trained.preset
+        channel = run.channel if self._data.channel is None else self._data.channel
+        key = (run.machine, run.facts["seed"], preset.holdout_fraction, preset.test_fraction, channel)
+        if key not in self._loaded:
+            self._loaded[key] = load_run_data(run, preset, self._data)
+        return _with_amplitude_of(run, self._loaded[key])

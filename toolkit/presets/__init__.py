@@ -103,9 +103,15 @@ class Preset(BaseModel):
     def _trained_or_stored(self) -> Preset:
         untrained, knn = self.backbone in _WITHOUT_WEIGHTS, self.method == "knn"
         if untrained != knn:
-            raise ValueError("logmel-stats has no weights to train and goes with the method knn, and knn with it alone")
+            raise ValueError(
+                f"backbone {self.backbone} with the method {self.method} does not fit: logmel-stats has nothing to train "
+                "and goes with knn, and knn with it alone; change one of them"
+            )
         if knn != (self.iterations == 0):
-            raise ValueError("iterations are 0 for knn, which trains nothing, and 1 or more for every other method")
+            raise ValueError(
+                f"{self.iterations} iterations with the method {self.method}: knn trains nothing and takes 0, every other "
+                "method 1 or more; change one of them"
+            )
         return self
 
     def for_finetuning(self) -> Preset:
@@ -122,7 +128,9 @@ def _checked(raw: dict[str, Any], place: str) -> Preset:
         return Preset.model_validate(raw)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"]) or "all of it"
+        field = ".".join(str(part) for part in first["loc"])
+        if not field:  # settings that do not fit each other
+            raise InputError(f"preset {place}: {first['msg'].removeprefix('Value error, ')}") from None
         raise InputError(f"preset {place}: {field} = {first['input']!r}: {first['msg']}") from None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -11,26 +12,33 @@ from edgeasd.calibration.drift.ranking import PairedChange
 from edgeasd.toolkit.calibrate.record import Calibration, clip_roles
 from edgeasd.toolkit.calibrate.thresholds import KEPT
 from edgeasd.toolkit.calibrate.variants import VariantResult
-from edgeasd.toolkit.reports.calibration_plots import variant_section
-from edgeasd.toolkit.reports.html import Html, colour_key, figure, grid, joined, page, table, tag
+from edgeasd.toolkit.reports import DASH, Figure, Table, render
 from edgeasd.toolkit.reports.plots import Plot, shared_edges
 
-_DASH = "–"
+_HIGHEST_DB = 80.0
+"""Layers that a variant leaves as they are have 150; bars of that height would flatten all others."""
+_KINDS = (("normal", "normal"), ("anomaly", "known anomaly"))
 
 
-def calibration_report(found: Calibration) -> Html:
-    """One HTML page that opens offline and asks the network for nothing."""
+def calibration_report(found: Calibration) -> bytes:
+    """One HTML page that opens offline."""
     machine = found.manifest.machine
-    return page(
-        f"{machine.type} {machine.id}: calibration",
-        tag("p", _summary(found), class_="faint"),
-        _verdicts(found.variants),
-        _warnings(found.warnings),
-        _drift_table(found.variants),
-        _explained(found.variants),
-        _threshold(found),
-        *(variant_section(one) for one in found.variants),
-        _clips(found),
+    normal, anomaly = found.normal_scores, found.anomaly_scores
+    at = found.threshold.threshold.clip
+    # Beside known anomalies, the scores of normal clips are a few bars: so they are shown alone first.
+    plots = [_threshold_plot(normal, [], at), *([_threshold_plot(normal, anomaly, at)] if anomaly else [])]
+    return render(
+        "calibration.html",
+        title=f"{machine.type} {machine.id}: calibration",
+        summary=_summary(found),
+        failures=[(one.name, reason) for one in found.variants if not one.passed for reason in one.reasons],
+        warnings=found.warnings,
+        drift=_drift_table(found.variants),
+        explanation=_explanation(found.variants),
+        threshold=_threshold_table(found),
+        score_plots=plots,
+        variants=[_variant_section(one) for one in found.variants],
+        clips=_clips_table(found),
     )
 
 
@@ -44,21 +52,9 @@ def _summary(found: Calibration) -> str:
     return f"{', '.join(parts)}. {outcome} It offers {', '.join(found.manifest.precisions)}."
 
 
-def _verdicts(variants: Sequence[VariantResult]) -> Html:
-    failed = [one for one in variants if not one.passed]
-    if not failed:
-        return Html("")
-    items = [tag("li", tag("b", one.name), f": {reason}") for one in failed for reason in one.reasons]
-    return joined([tag("p", "Not put into the bundle, since beyond the limits of drift:"), tag("ul", *items)])
-
-
-def _warnings(warnings: Sequence[str]) -> Html:
-    return joined([tag("p", tag("b", "Warning: "), warning) for warning in warnings])
-
-
-def _drift_table(variants: Sequence[VariantResult]) -> Html:
+def _drift_table(variants: Sequence[VariantResult]) -> Table | None:
     if not variants:
-        return tag("p", "No precision was asked for, so no drift was measured.")
+        return None
     rows: list[list[object]] = [["verdict", *("in the bundle" if one.passed else "FAILED" for one in variants)]]
     for label, cell in (
         ("rank correlation of clip scores (least)", _rank),
@@ -71,16 +67,16 @@ def _drift_table(variants: Sequence[VariantResult]) -> Html:
             lambda drift, limits: _change(drift.partial_auc, limits.partial_auc_loss),
         ),
     ):
-        cells = [_DASH if one.gate.drift is None else cell(one.gate.drift, one.gate.limits) for one in variants]
+        cells = [DASH if one.gate.drift is None else cell(one.gate.drift, one.gate.limits) for one in variants]
         rows.append([label, *cells])
     rows += [
-        ["ranges by", *(one.gate.method or _DASH for one in variants)],
+        ["ranges by", *(one.gate.method or DASH for one in variants)],
         ["layers in higher precision", *(str(len(one.gate.kept)) for one in variants)],
-        ["file", *(f"{one.size / 1e6:.2f} MB" if one.size else _DASH for one in variants)],
+        ["file", *(f"{one.size / 1e6:.2f} MB" if one.size else DASH for one in variants)],
         ["took", *(f"{one.cost.seconds:.0f} s" for one in variants)],
         ["peak memory", *(f"{one.cost.peak_bytes / 1e6:.0f} MB" for one in variants)],
     ]
-    return table("Drift from fp32 (limit)", ["", *(one.name for one in variants)], rows)
+    return Table("Drift from fp32 (limit)", ["", *(one.name for one in variants)], rows)
 
 
 def _rank(drift: Drift, limits: DriftLimits) -> str:
@@ -93,32 +89,30 @@ def _largest(drift: Drift, limits: DriftLimits) -> str:
 
 def _flipped(drift: Drift, limits: DriftLimits) -> str:
     if drift.flipped_normals is None:
-        return _DASH
+        return DASH
     allowed = max(FREE_FLIPS, int(limits.flipped_share * drift.normals))
     return f"{drift.flipped_normals} of {drift.normals} ({allowed})"
 
 
 def _change(change: PairedChange | None, loss: float) -> str:
     if change is None:
-        return _DASH
+        return DASH
     difference, low, high = (100 * value for value in (change.difference, change.low, change.high))
     return f"{difference:+.2f} [{low:+.2f}, {high:+.2f}] ({-100 * loss:+.2g})"
 
 
-def _explained(variants: Sequence[VariantResult]) -> Html:
+def _explanation(variants: Sequence[VariantResult]) -> str:
     drifts = [one.gate.drift for one in variants if one.gate.drift is not None]
     if not drifts:
-        return Html("")
-    return tag(
-        "p",
+        return ""
+    return (
         f"Measured on clips that gave no ranges. Room of a normal clip: {drifts[0].room:.3g}, from "
         f"{drifts[0].room_from}. Normal scores spread by {drifts[0].spread:.2g} (standard deviation). Known anomalies "
-        "count for rank correlation and AUC only. Peak memory is that of the whole process.",
-        class_="faint",
+        "count for rank correlation and AUC only. Peak memory is that of the whole process."
     )
 
 
-def _threshold(found: Calibration) -> Html:
+def _threshold_table(found: Calibration) -> Table:
     one = found.threshold
     threshold = one.threshold
     rows: list[list[object]] = [["threshold of the clip score", f"{threshold.clip:.5g}"]]
@@ -135,12 +129,7 @@ def _threshold(found: Calibration) -> Html:
     rows.append(["given normal clips above it", f"{one.above} of {one.clips}"])
     if one.way != KEPT and threshold.sources:
         rows.append(["recordings", f"{len(threshold.sources)}, listed below"])
-    facts = table(f"An alarm takes {threshold.consecutive} clip scores in a row above it", ["", ""], rows)
-    normal, anomaly = found.normal_scores, found.anomaly_scores
-    pictures = [_scores(normal, [], threshold.clip)]
-    if anomaly:
-        pictures.append(_scores(normal, anomaly, threshold.clip))
-    return joined([tag("h2", "Threshold"), facts, grid(*pictures)])
+    return Table(f"An alarm takes {threshold.consecutive} clip scores in a row above it", ["", ""], rows)
 
 
 def _span(interval: tuple[float | None, float | None]) -> str:
@@ -148,8 +137,7 @@ def _span(interval: tuple[float | None, float | None]) -> str:
     return f"[{low}, {high}]"
 
 
-def _scores(normal: list[float], anomaly: list[float], at: float) -> Html:
-    """Beside known anomalies, the scores of normal clips are a few bars: so they are shown alone first."""
+def _threshold_plot(normal: list[float], anomaly: list[float], at: float) -> Figure:
     edges = shared_edges(normal, anomaly, [at])
     counts = [np.histogram(group, edges)[0] for group in (normal, anomaly)]
     plot = Plot(
@@ -160,19 +148,168 @@ def _scores(normal: list[float], anomaly: list[float], at: float) -> Html:
         (float(edges[0]), float(edges[-1])),
         (0, 1.1 * max(int(count.max()) for count in counts)),
     )
-    keys = [colour_key("normal", "normal")] + ([colour_key("anomaly", "known anomalies")] if anomaly else [])
     for count, colour in zip(counts, ("normal", "anomaly"), strict=True):
         plot.bars(edges, count, colour)
     plot.vertical(at, "threshold")
-    return figure(plot.svg(), joined(keys))
+    keys = [("normal", "normal"), *([("anomaly", "known anomalies")] if anomaly else [])]
+    return Figure(plot.svg(), "", keys)
 
 
-def _clips(found: Calibration) -> Html:
+def _clips_table(found: Calibration) -> Table:
     rows: list[list[object]] = []
     scores = [*found.normal_scores, *found.anomaly_scores]
     for clip, score in zip(clip_roles(found), scores, strict=True):
         rows.append([clip["name"], ", ".join(clip["roles"]) or "checked", f"{score:.5g}", clip["sha256"][:16]])
-    listed = table(
-        "Each recording once, by content", ["clip", "used for", "fp32 score", "sha256"], sorted(rows, key=str)
+    return Table("Each recording once, by content", ["clip", "used for", "fp32 score", "sha256"], sorted(rows, key=str))
+
+
+def _variant_section(one: VariantResult) -> dict[str, Any]:
+    """What the template shows of one precision."""
+    plots = []
+    if one.gate.drift is not None:
+        drift = one.gate.drift
+        plots = [_scatter(one.name, drift), _changes(one, drift), _scores(one.name, drift)]
+        plots += [_noise_plot(one)] if one.gate.noise else []
+    return {
+        "name": one.name,
+        "verdict": "In the bundle." if one.passed else f"Not in the bundle: {'; '.join(one.reasons)}.",
+        "plots": plots,
+        "tables": [table for table in (_methods_table(one), _kept_table(one)) if table is not None],
+        "noise": _noise_table(one),
+    }
+
+
+def _groups(drift: Drift) -> list[tuple[str, list[tuple[float, float]]]]:
+    """(colour, pairs) of normal clips and of anomalies."""
+    labelled = list(zip(drift.pairs, drift.anomalous, strict=True))
+    return [(colour, [pair for pair, bad in labelled if bad == (colour == "anomaly")]) for colour, _ in _KINDS]
+
+
+def _scatter(name: str, drift: Drift) -> Figure:
+    values = [value for pair in drift.pairs for value in pair]
+    low, high = min(values), max(values)
+    margin = 0.03 * (high - low) or 0.01
+    span = (low - margin, high + margin)
+    plot = Plot(
+        f"{name} against fp32",
+        f"Clip scores of {len(drift.pairs)} clips, rank correlation {drift.rank_clips:.5f}.",
+        "clip score, fp32",
+        f"clip score, {name}",
+        span,
+        span,
     )
-    return joined([tag("h2", "Clips"), tag("details", tag("summary", f"{len(rows)} clips"), listed)])
+    plot.reference(span, span)
+    for colour, pairs in _groups(drift):
+        plot.points([a for a, _ in pairs], [b for _, b in pairs], colour)
+    if drift.threshold is not None:
+        plot.vertical(drift.threshold, "threshold")
+    return Figure(plot.svg(), "Dotted: no change.", _KINDS if drift.anomalies else _KINDS[:1])
+
+
+def _changes(one: VariantResult, drift: Drift) -> Figure:
+    pairs = _groups(drift)[0][1]
+    exact = [a for a, _ in pairs]
+    percent = [100 * (b - a) / drift.room for a, b in pairs]
+    limit = 100 * one.gate.limits.largest_change
+    most = max([abs(value) for value in percent], default=0.0)
+    reach = 1.15 * most or 1.0
+    margin = 0.03 * (max(exact) - min(exact))
+    span = (min(exact) - margin, max(exact) + margin)
+    plot = Plot(
+        f"Change of normal scores, {one.name}",
+        f"Changes of {len(pairs)} normal clips reach {most:.2g} % of the room to the threshold; {limit:g} % are allowed.",
+        "clip score, fp32",
+        "change, % of room",
+        span,
+        (-reach, reach),
+    )
+    plot.reference(span, [0, 0])
+    for level in (-limit, limit):
+        if abs(level) <= reach:
+            plot.reference(span, [level, level])
+    plot.points(exact, percent, "normal")
+    return Figure(plot.svg(), f"Normal clips only. Allowed: {limit:g} % of the room.")
+
+
+def _scores(name: str, drift: Drift) -> Figure:
+    exact, found = ([pair[which] for pair in drift.pairs] for which in (0, 1))
+    edges = shared_edges(exact, found)
+    counts = [np.histogram(group, edges)[0] for group in (exact, found)]
+    plot = Plot(
+        f"Scores of fp32 and {name}",
+        f"Histograms of the clip scores of the same {len(exact)} clips.",
+        "clip score",
+        "clips",
+        (float(edges[0]), float(edges[-1])),
+        (0, 1.1 * max(int(count.max()) for count in counts)),
+    )
+    for count, colour in zip(counts, ("normal", "mark"), strict=True):
+        plot.bars(edges, count, colour)
+    if drift.threshold is not None:
+        plot.vertical(drift.threshold, "threshold")
+    return Figure(plot.svg(), "The same clips.", (("normal", "fp32"), ("mark", name)))
+
+
+def _noise_plot(one: VariantResult) -> Figure:
+    levels = [float(np.clip(value, 0.0, _HIGHEST_DB)) for value in one.gate.noise.values()]
+    names = list(one.gate.noise)
+    worst = int(np.argmin(list(one.gate.noise.values())))
+    plot = Plot(
+        f"Signal-to-noise ratio by layer, {one.name}",
+        f"{len(levels)} outputs in the order in which they run; the lowest is {names[worst]}.",
+        "layer, in the order in which they run",
+        "signal to noise, dB",
+        (0, len(levels)),
+        (0, 1.1 * max(*levels, 1.0)),
+    )
+    plot.bars(np.arange(len(levels) + 1), levels, "accent")
+    return Figure(
+        plot.svg(),
+        f"Lowest: {names[worst]}, {one.gate.noise[names[worst]]:.1f} dB. Bars end at "
+        f"{_HIGHEST_DB:.0f} dB. Reported, not limited.",
+    )
+
+
+def _methods_table(one: VariantResult) -> Table | None:
+    if one.gate.method is None:
+        return None
+    rows: list[list[object]] = [
+        [
+            f"{name} (chosen)" if name == one.gate.method else name,
+            f"{drift.rank_clips:.5f}",
+            f"{drift.largest:.2g}",
+            f"{drift.rms:.2g}",
+        ]
+        for name, drift in one.gate.by_method.items()
+    ]
+    rows += [[name, why, "", ""] for name, why in one.gate.refused.items()]
+    headings = ["ranges by", "rank correlation", "largest change", "rms change"]
+    return Table("Ways to find ranges, with all layers in eight bits", headings, rows)
+
+
+def _kept_table(one: VariantResult) -> Table | None:
+    if not one.gate.kept:
+        return None
+    rows = [
+        [
+            layer.name,
+            f"{layer.decibels:.1f} dB",
+            f"{layer.used_before:.0%} → {layer.used_after:.0%}",
+            f"{layer.rms_before:.3g} → {layer.rms_after:.3g}",
+        ]
+        for layer in one.gate.kept
+    ]
+    headings = [
+        "layer",
+        "signal to noise of z, alone in eight bits",
+        "worst figure, of its limit",
+        "rms change of normal scores",
+    ]
+    return Table(f"Layers put back to higher precision ({one.gate.trials} tried)", headings, rows)
+
+
+def _noise_table(one: VariantResult) -> Table | None:
+    if not one.gate.noise:
+        return None
+    rows = [[name, f"{value:.1f}"] for name, value in one.gate.noise.items()]
+    return Table("dB, noise of all layers before included", ["output", "signal to noise"], rows)

@@ -2,50 +2,43 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import soundfile
 
+from edgeasd.toolkit.data.cache import read_clip
 from edgeasd.toolkit.data.machine import MachineData
 from edgeasd.toolkit.evaluation.alpha import sweep_alpha
 from edgeasd.toolkit.evaluation.evaluate import Evaluation
 from edgeasd.toolkit.evaluation.metrics import roc_band, roc_points
-from edgeasd.toolkit.reports.clips import clip_figures, worst_clips
-from edgeasd.toolkit.reports.html import Html, colour_key, figure, grid, joined, page, table, tag
-from edgeasd.toolkit.reports.plots import Plot, shared_edges
+from edgeasd.toolkit.reports import DASH, Figure, Table, data_uri, render
+from edgeasd.toolkit.reports.plots import Plot, logmel_png, shared_edges
 
 NAMES = {"deploy": "deploy d′", "paper": "paper d′", "bundle": "bundle", "baseline": "Mahalanobis baseline"}
 """Ways of scoring, in the order of the columns."""
-_DASH = "–"
+_SHOWN_CLIPS = 3
+"""Of each kind."""
 
 
 def evaluation_report(
     judged: Sequence[tuple[Evaluation, MachineData]], means: Mapping[str, Mapping[str, Any]], *, audio: bool = False
-) -> Html:
+) -> bytes:
     """One HTML page over evaluations of one machine type, each with the data it was made from.
 
-    `means` as `several.over_ids` makes them. With `audio` the sound of the clips shown is in the page. The
-    page asks the network for nothing. Raises InputError where a clip shown can no longer be read.
+    `means` as `stored.over_ids` makes them. With `audio` the sound of the clips shown is in the page. Raises
+    InputError if a clip shown can no longer be read.
     """
-    machine = judged[0][0].machine
-    evaluations = [one for one, _ in judged]
-    sections = [_section(one, data, audio=audio) for one, data in judged]
-    return page(
-        f"{machine}: evaluation",
-        tag("p", _summary(evaluations), class_="faint"),
-        _figures_table(evaluations, means),
-        _domains_table(evaluations, means),
-        _comparisons_table(evaluations),
-        tag(
-            "p",
-            "AUC: the share of pairs of one normal and one anomalous clip in which the anomaly scores higher; "
-            "50 % is chance. Intervals: 95 %, Hanley and McNeil. pAUC: false-positive rates up to 0.1, standardised "
-            "after McClish. deploy d′ uses constants frozen before the test; paper d′ takes them from the test "
-            "clips themselves.",
-            class_="faint",
-        ),
-        *sections,
+    found = [one for one, _ in judged]
+    tables = [_figures_table(found, means), _domains_table(found, means), _comparisons_table(found)]
+    return render(
+        "evaluation.html",
+        title=f"{found[0].machine}: evaluation",
+        summary=_summary(found),
+        tables=[table for table in tables if table is not None],
+        ids=[_id_section(one, data, audio=audio) for one, data in judged],
     )
 
 
@@ -55,7 +48,7 @@ def _summary(found: Sequence[Evaluation]) -> str:
     return f"{ids}, judged on {normals} normal and {anomalies} anomalous test clips"
 
 
-def _figures_table(found: Sequence[Evaluation], means: Mapping[str, Mapping[str, Any]]) -> Html:
+def _figures_table(found: Sequence[Evaluation], means: Mapping[str, Mapping[str, Any]]) -> Table:
     names = [name for name in NAMES if any(name in one.figures for one in found)]
     rows: list[list[object]] = [
         [one.id, f"{one.normals} / {one.anomalies}", *(_figures_cell(one, name) for name in names)] for one in found
@@ -67,25 +60,25 @@ def _figures_table(found: Sequence[Evaluation], means: Mapping[str, Mapping[str,
             cells = [
                 f"{_percent(means[n][f'auc{suffix}'])} / {_percent(means[n][f'pauc_0.1{suffix}'])}"
                 if n in means
-                else _DASH
+                else DASH
                 for n in names
             ]
             rows.append([label, "", *cells])
-    headings = ["ID", "normal / anomalous", *(f"{NAMES[name]}" for name in names)]
-    return table("AUC % [95 % interval] / pAUC %", headings, rows, totals)
+    headings = ["ID", "normal / anomalous", *(NAMES[name] for name in names)]
+    return Table("AUC % [95 % interval] / pAUC %", headings, rows, totals)
 
 
 def _figures_cell(one: Evaluation, name: str) -> str:
     figures = one.figures.get(name)
     if figures is None:
-        return _DASH
+        return DASH
     if figures.auc is None or figures.interval is None or figures.pauc is None:
         return "undefined"
     low, high = figures.interval
     return f"{_percent(figures.auc)} [{_percent(low)}, {_percent(high)}] / {_percent(figures.pauc)}"
 
 
-def _domains_table(found: Sequence[Evaluation], means: Mapping[str, Mapping[str, Any]]) -> Html:
+def _domains_table(found: Sequence[Evaluation], means: Mapping[str, Mapping[str, Any]]) -> Table | None:
     keys = ("auc_source", "auc_target", "pauc", "harmonic_mean")
     rows = []
     for one in found:
@@ -93,17 +86,17 @@ def _domains_table(found: Sequence[Evaluation], means: Mapping[str, Mapping[str,
         if facts:
             rows.append([one.id, *(_percent(facts.get(key)) for key in keys)])
     if not rows:
-        return Html("")
+        return None
     totals = 0
     overall = means.get("deploy", {}).get("domains", {}).get("2022-2026")
     if len(rows) > 1 and overall:
         rows.append(["mean", *(_percent(overall[key]) for key in keys)])
         totals = 1
     headings = ["ID", "AUC source", "AUC target", "pAUC, both", "harmonic mean"]
-    return table("By domain, as in DCASE 2022 to 2026 (%)", headings, rows, totals)
+    return Table("By domain, as in DCASE 2022 to 2026 (%)", headings, rows, totals)
 
 
-def _comparisons_table(found: Sequence[Evaluation]) -> Html:
+def _comparisons_table(found: Sequence[Evaluation]) -> Table | None:
     rows: list[list[object]] = []
     for one in found:
         for name, figures in one.figures.items():
@@ -113,60 +106,107 @@ def _comparisons_table(found: Sequence[Evaluation]) -> Html:
                 p = "undefined" if test["p"] is None else f"{test['p']:.3f}"
                 rows.append([one.id, NAMES[name], f"{100 * test['difference']:+.1f} [{low}, {high}]", p])
     if not rows:
-        return Html("")
+        return None
     headings = ["ID", "compared with", "points of AUC [95 % interval]", "p"]
-    return table("deploy d′ minus another scoring of the same clips (DeLong's test)", headings, rows)
+    return Table("deploy d′ minus another scoring of the same clips (DeLong's test)", headings, rows)
 
 
 def main_scoring(one: Evaluation) -> str:
-    """The way of scoring that the curves show: deploy, or paper where the model has no frozen constants."""
+    """The way of scoring that the curves show: deploy, or paper if the model has no frozen constants."""
     return "deploy" if "deploy" in one.figures else "paper"
 
 
-def _section(one: Evaluation, data: MachineData, *, audio: bool) -> Html:
+def _id_section(one: Evaluation, data: MachineData, *, audio: bool) -> dict[str, Any]:
+    """What the template shows of one ID."""
     scoring = main_scoring(one)
     facts = one.figures[scoring].facts
-    heading = tag("h2", f"ID {one.id}")
-    said = [tag("p", note) for note in one.notes]
-    said.append(
-        tag(
-            "p",
-            f"Scores: {NAMES[scoring]}, α = {facts['alpha']:g} ({facts['alpha_source']}), d′ from {facts['d_min']:.4g} "
-            f"to {facts['d_max']:.4g}. Trained {one.trained[:10]}.",
-            class_="faint",
-        )
-    )
-    if one.figures[scoring].auc is None:
-        return joined([heading, *said, tag("p", facts["undefined"])])
+    section: dict[str, Any] = {
+        "id": one.id,
+        "notes": one.notes,
+        "scale": f"Scores: {NAMES[scoring]}, α = {facts['alpha']:g} ({facts['alpha_source']}), d′ from "
+        f"{facts['d_min']:.4g} to {facts['d_max']:.4g}. Trained {one.trained[:10]}.",
+        "undefined": facts["undefined"] if one.figures[scoring].auc is None else None,
+    }
+    if section["undefined"]:
+        return section
     threshold = facts.get("threshold")
     plots = [_roc(one, scoring), _histogram(one, scoring, threshold)]
     if one.alpha_is_free:
         plots.append(_alpha_curve(one, scoring))
-    worst = worst_clips(one, scoring)
-
-    def shown(chosen: list[int]) -> Html:
-        return clip_figures(one, data, chosen, scoring, threshold, audio=audio)
-
-    return joined(
-        [
-            heading,
-            *said,
-            grid(*plots),
-            tag("p", _picture_note(data), class_="faint"),
-            tag("h3", "Normal clips with the highest scores"),
-            shown(worst.normals),
-            tag("h3", "Anomalous clips with the lowest scores"),
-            shown(worst.anomalies),
-        ]
-    )
-
-
-def _picture_note(data: MachineData) -> str:
     settings = data.cache.settings
-    return (
+    pictures = (
         f"Pictures below: log-mel, time to the right, {settings.f_min:g} to {settings.f_max:g} Hz upward on the mel "
         "scale, brighter is louder, one scale of brightness for all of this ID."
     )
+    normals, anomalies = worst_clips(one, scoring)
+    # One scale for everything that is compared, set by the bulk of the values and not by a single click.
+    values = np.concatenate([data.features(one.sources[i]).ravel() for i in (*normals, *anomalies)])
+    span = (float(np.quantile(values, 0.02)), float(np.quantile(values, 0.998)))
+    clips = [
+        (heading, [_clip(one, data, i, scoring, threshold, span, audio=audio) for i in chosen])
+        for heading, chosen in (
+            ("Normal clips with the highest scores", normals),
+            ("Anomalous clips with the lowest scores", anomalies),
+        )
+    ]
+    return {**section, "plots": plots, "pictures": pictures, "clips": clips}
+
+
+def worst_clips(one: Evaluation, scoring: str, count: int = _SHOWN_CLIPS) -> tuple[list[int], list[int]]:
+    """Positions in `one.clips` of the `count` normal clips scored highest and anomalous clips scored lowest.
+
+    The worst first; ties in order of path.
+    """
+
+    def ranked(label: str, sign: float) -> list[int]:
+        of_kind = [i for i, clip in enumerate(one.clips) if clip["label"] == label]
+        return sorted(of_kind, key=lambda i: (sign * one.clips[i][scoring], one.clips[i]["path"]))[:count]
+
+    return ranked("normal", -1), ranked("anomaly", 1)
+
+
+def _clip(
+    one: Evaluation,
+    data: MachineData,
+    index: int,
+    scoring: str,
+    threshold: float | None,
+    span: tuple[float, float],
+    *,
+    audio: bool,
+) -> dict[str, Any]:
+    """Picture, verdict and, if asked for, sound of one clip."""
+    clip, row, settings = one.sources[index], one.clips[index], data.cache.settings
+    features = np.asarray(data.features(clip))
+    seconds = settings.sample_count(len(features)) / settings.sample_rate
+    verdict = f"{row['label']}, score {row[scoring]:.4g}"
+    if threshold is not None:
+        verdict += _verdict(row["label"], row[scoring] > threshold)
+    if "domain" in row:
+        verdict += f", {row['domain']} domain"
+    return {
+        "path": row["path"],
+        "verdict": verdict,
+        "picture": data_uri("image/png", logmel_png(features, *span)),
+        "description": f"Log-mel picture of {row['path']}: {seconds:.1f} s to the right, "
+        f"{settings.f_min:g} to {settings.f_max:g} Hz upward",
+        "sound": _sound(one, data, index) if audio else None,
+    }
+
+
+def _verdict(label: str, is_above: bool) -> str:
+    if label == "normal":
+        return ": a false alarm" if is_above else ": below the threshold"
+    return ": found" if is_above else ": missed"
+
+
+def _sound(one: Evaluation, data: MachineData, index: int) -> str:
+    """The clip as the model hears it (one channel at its rate), FLAC of 16 bits."""
+    rate = data.cache.settings.sample_rate
+    samples = read_clip(one.sources[index].path, rate, data.cache.channel)
+    written = io.BytesIO()
+    soundfile.write(written, samples, rate, format="FLAC", subtype="PCM_16")
+    return data_uri("audio/flac", written.getvalue())
 
 
 def _scores(one: Evaluation, key: str) -> tuple[list[float], list[float]]:
@@ -174,7 +214,7 @@ def _scores(one: Evaluation, key: str) -> tuple[list[float], list[float]]:
     return normal, anomaly
 
 
-def _roc(one: Evaluation, scoring: str) -> Html:
+def _roc(one: Evaluation, scoring: str) -> Figure:
     normal, anomaly = _scores(one, scoring)
     area = f"AUC {_figures_cell(one, scoring).partition(' / ')[0]} %"
     plot = Plot(
@@ -185,16 +225,15 @@ def _roc(one: Evaluation, scoring: str) -> Html:
         (0, 1),
     )
     plot.band(*roc_band(normal, anomaly), "accent")
-    plot.chance([0, 1], [0, 1])
+    plot.reference([0, 1], [0, 1])
     plot.line(*roc_points(normal, anomaly), "accent")
-    return figure(plot.svg(), f"{area}. Band: middle 95 % of curves over clips drawn anew.")
+    return Figure(plot.svg(), f"{area}. Band: middle 95 % of curves over clips drawn anew.")
 
 
-def _histogram(one: Evaluation, scoring: str, threshold: float | None) -> Html:
+def _histogram(one: Evaluation, scoring: str, threshold: float | None) -> Figure:
     normal, anomaly = _scores(one, scoring)
     edges = shared_edges(normal, anomaly, [threshold] if threshold is not None else [])
     counts = [np.histogram(group, edges)[0] for group in (normal, anomaly)]
-    highest = max(int(count.max()) for count in counts)
     plot = Plot(
         f"Scores of ID {one.id}",
         f"{len(normal)} normal clips score {min(normal):.3g} to {max(normal):.3g}, {len(anomaly)} anomalous ones "
@@ -202,24 +241,23 @@ def _histogram(one: Evaluation, scoring: str, threshold: float | None) -> Html:
         "clip score",
         "clips",
         (float(edges[0]), float(edges[-1])),
-        (0, highest * 1.1),
+        (0, 1.1 * max(int(count.max()) for count in counts)),
     )
     for count, colour in zip(counts, ("normal", "anomaly"), strict=True):
         plot.bars(edges, count, colour)
-    said: list[object] = [colour_key("normal", "normal"), colour_key("anomaly", "anomalous"), tag("br")]
     if threshold is None:
-        said.append("No threshold: nothing was held out to take one from.")
+        caption = "No threshold: nothing was held out to take one from."
     else:
         plot.vertical(threshold, "threshold")
-        false_alarms, found = sum(s > threshold for s in normal), sum(s > threshold for s in anomaly)
-        said.append(
-            f"Above the threshold {threshold:.4g}: {false_alarms} of {len(normal)} normal and {found} of "
+        false_alarms, detected = sum(s > threshold for s in normal), sum(s > threshold for s in anomaly)
+        caption = (
+            f"Above the threshold {threshold:.4g}: {false_alarms} of {len(normal)} normal and {detected} of "
             f"{len(anomaly)} anomalous clips."
         )
-    return figure(plot.svg(), joined(said))
+    return Figure(plot.svg(), caption, (("normal", "normal"), ("anomaly", "anomalous")))
 
 
-def _alpha_curve(one: Evaluation, scoring: str) -> Html:
+def _alpha_curve(one: Evaluation, scoring: str) -> Figure:
     judged = [clip for clip in one.clips if clip["label"] != "unknown"]
     sweep = sweep_alpha(
         [clip["q"] for clip in judged],
@@ -227,7 +265,6 @@ def _alpha_curve(one: Evaluation, scoring: str) -> Html:
         [clip["label"] == "anomaly" for clip in judged],
     )
     used = float(one.figures[scoring].facts["alpha"])
-    low = min(0.5, *sweep.aucs)
     plot = Plot(
         f"AUC against α, ID {one.id}",
         f"AUC on the test clips from {_percent(min(sweep.aucs))} to {_percent(max(sweep.aucs))} % as α goes from 0, "
@@ -235,14 +272,14 @@ def _alpha_curve(one: Evaluation, scoring: str) -> Html:
         "α: 0 distance alone, 1 classifier alone",
         "AUC",
         (0, 1),
-        (low, 1.0),
+        (min(0.5, *sweep.aucs), 1.0),
     )
     plot.line(sweep.alphas, sweep.aucs, "accent")
     plot.vertical(used, "in use")
-    return figure(
+    return Figure(
         plot.svg(), "AUC of the test clips for every α. Not used for choosing: α was set without these clips."
     )
 
 
 def _percent(value: float | None) -> str:
-    return _DASH if value is None else f"{100 * value:.1f}"
+    return DASH if value is None else f"{100 * value:.1f}"

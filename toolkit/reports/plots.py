@@ -1,25 +1,56 @@
-"""Plots as inline SVG: axes, lines, bands, bars and marks, with a title and a description for who cannot see them.
-
-Colours are names of the style sheet in html.py (normal, anomaly, accent, mark), so that a plot follows light
-and dark.
-"""
+"""Plots as inline SVG, and log-mel as PNG, by matplotlib. Plots take the colours of the page, light or dark."""
 
 from __future__ import annotations
 
-import math
+import io
+import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-from edgeasd.toolkit.reports.html import Html, tag
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
-WIDTH, HEIGHT = 420, 300
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 12, 44
+_COLOURS = {
+    "normal": "#1f6fb1",
+    "accent": "#1f6fb2",
+    "anomaly": "#c8501e",
+    "mark": "#6a4c93",
+    "faint": "#5b6875",
+    "rule": "#d5dbe1",
+}
+"""Colours of the style sheet, each of them once: in the SVG they become its variables."""
+_INCHES = (4.2, 3.0)
+_STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "edgeasd",
+    "font.size": 9,
+    "axes.edgecolor": _COLOURS["rule"],
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "axes.formatter.useoffset": False,
+    "grid.color": _COLOURS["rule"],
+    "xtick.color": _COLOURS["rule"],
+    "ytick.color": _COLOURS["rule"],
+    "xtick.labelcolor": _COLOURS["faint"],
+    "ytick.labelcolor": _COLOURS["faint"],
+    "ytick.major.size": 0,
+}
+WIDEST = 1000
+"""Columns of a log-mel picture."""
 
 
 class Plot:
-    """One set of axes over `x_range` and `y_range`; what is drawn later lies on top."""
+    """One set of axes over `x_range` and `y_range`; what is drawn later lies on top.
+
+    Colours are names of the style sheet: normal, anomaly, accent, mark.
+    """
 
     def __init__(
         self,
@@ -30,105 +61,81 @@ class Plot:
         x_range: tuple[float, float],
         y_range: tuple[float, float] = (0.0, 1.0),
     ) -> None:
+        import matplotlib
+        from matplotlib.figure import Figure
+
         self._title, self._description = title, description
-        self._x_range, self._y_range = _with_width(x_range), _with_width(y_range)
-        self._parts = [*self._axes(x_label, y_label)]
+        with matplotlib.rc_context(_STYLE):
+            self._figure = Figure(figsize=_INCHES, layout="constrained")
+            self._axes: Any = self._figure.add_subplot()
+            self._axes.set(xlabel=x_label, ylabel=y_label, xlim=_with_width(x_range), ylim=_with_width(y_range))
 
     def line(self, x: ArrayLike, y: ArrayLike, colour: str) -> None:
         """A line through the points, (n,) each."""
-        self._parts.append(tag("polyline", points=self._points(x, y), class_="line", style=f"stroke: var(--{colour})"))
+        self._axes.plot(x, y, color=_COLOURS[colour], linewidth=1.5, clip_on=False)
 
     def band(self, x: ArrayLike, low: ArrayLike, high: ArrayLike, colour: str) -> None:
         """The area between two lines over the same x, (n,) each."""
-        points = f"{self._points(x, high)} {self._points(np.asarray(x)[::-1], np.asarray(low)[::-1])}"
-        self._parts.append(tag("polygon", points=points, class_="band", style=f"fill: var(--{colour})"))
+        self._axes.fill_between(x, low, high, color=_COLOURS[colour], alpha=0.18, linewidth=0)
 
     def bars(self, edges: ArrayLike, heights: ArrayLike, colour: str) -> None:
         """A histogram: bin edges (n + 1,), heights (n,)."""
-        sides, tops = np.asarray(edges, float), np.asarray(heights, float)
-        for left, right, top in zip(sides[:-1], sides[1:], tops, strict=True):
-            if top > 0:
-                (x0, y0), (x1, y1) = self._place(left, top), self._place(right, self._y_range[0])
-                self._parts.append(
-                    tag(
-                        "rect",
-                        x=_short(x0 + 0.5),
-                        y=_short(y0),
-                        width=_short(max(x1 - x0 - 1, 0.5)),
-                        height=_short(y1 - y0),
-                        class_="bar",
-                        style=f"fill: var(--{colour})",
-                    )
-                )
+        sides = np.asarray(edges, float)
+        self._axes.bar(
+            sides[:-1], heights, 0.94 * np.diff(sides), align="edge", color=_COLOURS[colour], alpha=0.55, linewidth=0
+        )
+        self._axes.yaxis.get_major_locator().set_params(integer=True)
 
     def points(self, x: ArrayLike, y: ArrayLike, colour: str) -> None:
         """A dot for each pair, (n,) each."""
-        for a, b in zip(np.asarray(x, float), np.asarray(y, float), strict=True):
-            px, py = self._place(a, b)
-            dot = tag("circle", cx=_short(px), cy=_short(py), r=3, class_="bar", style=f"fill: var(--{colour})")
-            self._parts.append(dot)
+        self._axes.plot(x, y, "o", color=_COLOURS[colour], markersize=4, alpha=0.6, markeredgewidth=0)
 
     def vertical(self, x: float, label: str) -> None:
-        """A dashed upright with a word beside it; nothing where it lies outside the axes."""
-        if not self._x_range[0] <= x <= self._x_range[1]:
+        """A dashed upright with a word beside it; nothing if it lies outside the axes."""
+        low, high = self._axes.get_xlim()
+        if not low <= x <= high:
             return
-        (px, top), (_, bottom) = self._place(x, self._y_range[1]), self._place(x, self._y_range[0])
-        left_half = px < (WIDTH + _LEFT) / 2
-        self._parts.append(tag("path", d=f"M{_short(px)} {_short(top)}V{_short(bottom)}", class_="mark"))
-        anchor = "start" if left_half else "end"
-        at = px + (5 if left_half else -5)
-        self._parts.append(tag("text", label, x=_short(at), y=_short(top + 16), text_anchor=anchor))
-
-    def chance(self, x: ArrayLike, y: ArrayLike) -> None:
-        """A dotted line of no merit."""
-        self._parts.append(tag("polyline", points=self._points(x, y), class_="chance"))
-
-    def svg(self) -> Html:
-        """The element."""
-        return tag(
-            "svg",
-            tag("title", self._title),
-            tag("desc", self._description),
-            *self._parts,
-            viewBox=f"0 0 {WIDTH} {HEIGHT}",
-            role="img",
+        in_left_half = x < (low + high) / 2
+        self._axes.axvline(x, color=_COLOURS["mark"], linestyle=(0, (4, 3)), linewidth=1.2)
+        self._axes.annotate(
+            label,
+            (x, 1.0),
+            xycoords=("data", "axes fraction"),
+            xytext=(4 if in_left_half else -4, -3),
+            textcoords="offset points",
+            ha="left" if in_left_half else "right",
+            va="top",
         )
 
-    def _place(self, x: float, y: float) -> tuple[float, float]:
-        (x0, x1), (y0, y1) = self._x_range, self._y_range
-        across, up = (x - x0) / (x1 - x0), (y - y0) / (y1 - y0)
-        return _LEFT + across * (WIDTH - _LEFT - _RIGHT), HEIGHT - _BOTTOM - up * (HEIGHT - _TOP - _BOTTOM)
+    def reference(self, x: ArrayLike, y: ArrayLike) -> None:
+        """A dotted line to compare with."""
+        self._axes.plot(x, y, color=_COLOURS["faint"], linestyle=(0, (1.5, 3)), linewidth=1)
 
-    def _points(self, x: ArrayLike, y: ArrayLike) -> str:
-        pairs = zip(np.asarray(x, float), np.asarray(y, float), strict=True)
-        return " ".join(f"{_short(px)},{_short(py)}" for px, py in (self._place(a, b) for a, b in pairs))
+    def svg(self) -> Markup:
+        """The element, with title and description for readers who cannot see it."""
+        from markupsafe import Markup
 
-    def _axes(self, x_label: str, y_label: str) -> list[Html]:
-        left, bottom = self._place(self._x_range[0], self._y_range[0])
-        right, top = self._place(self._x_range[1], self._y_range[1])
-        parts = []
-        for value in ticks(*self._x_range):
-            x, _ = self._place(value, 0)
-            parts.append(tag("path", d=f"M{_short(x)} {_short(bottom)}v4", class_="axis"))
-            parts.append(tag("text", _number(value), x=_short(x), y=_short(bottom + 17), text_anchor="middle"))
-        for value in ticks(*self._y_range):
-            _, y = self._place(self._x_range[0], value)
-            parts.append(tag("path", d=f"M{_short(left)} {_short(y)}H{_short(right)}", class_="axis"))
-            parts.append(tag("text", _number(value), x=_short(left - 6), y=_short(y + 4), text_anchor="end"))
-        middle_x, middle_y = _short((left + right) / 2), _short((top + bottom) / 2)
-        parts.append(tag("text", x_label, x=middle_x, y=HEIGHT - 8, text_anchor="middle"))
-        turned = f"rotate(-90 12 {middle_y})"
-        parts.append(tag("text", y_label, x=12, y=middle_y, text_anchor="middle", transform=turned))
-        return parts
+        inside = re.sub(r"(?s)^.*?<svg[^>]*>|</svg>\s*$", "", _savefig(self._figure))
+        # Rules of its own would hold for the whole page, and names of groups would stand in it more than once.
+        inside = re.sub(r"(?s)<style.*?</style>|<metadata>.*?</metadata>", "", inside)
+        inside = re.sub(r'<g id="[^"]*"', "<g", inside).replace("xlink:href", "href")
+        inside = re.sub(r"font(?:-size|-family)?: [^;\"]*(?:; )?", "", inside)
+        inside = re.sub(r"\s*\n\s*", " ", inside)
+        for name, value in _COLOURS.items():
+            inside = inside.replace(value, f"var(--{name})")
+        width, height = (72 * inches for inches in _INCHES)
+        head = Markup('<svg viewBox="0 0 {:g} {:g}" role="img"><title>{}</title><desc>{}</desc>')
+        return head.format(width, height, self._title, self._description) + Markup(inside) + Markup("</svg>")
 
 
-def ticks(low: float, high: float, about: int = 5) -> list[float]:
-    """Round values in [low, high], at steps of 1, 2 or 5 times a power of ten."""
-    raw = (high - low) / about
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * (1 - 1e-9))
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [i * step for i in range(first, last + 1)]
+def _savefig(figure: Any) -> str:
+    import matplotlib
+
+    written = io.StringIO()
+    no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    with matplotlib.rc_context(_STYLE):
+        figure.savefig(written, format="svg", transparent=True, metadata=no_metadata)
+    return written.getvalue()
 
 
 def shared_edges(*groups: Sequence[float], bins: int = 24) -> np.ndarray:
@@ -142,13 +149,27 @@ def _with_width(span: tuple[float, float]) -> tuple[float, float]:
     low, high = span
     if high - low > 1e-12 * max(abs(low), abs(high), 1e-300):
         return low, high
-    room = abs(low) / 2 or 0.5
-    return low - room, high + room
+    margin = abs(low) / 2 or 0.5
+    return low - margin, high + margin
 
 
-def _short(value: float) -> str:
-    return f"{value:.1f}".removesuffix(".0")
+def logmel_png(features: NDArray[np.float32], low: float, high: float) -> bytes:
+    """A log-mel (T, n_mels) as a picture, time to the right, frequency upward; `low` to `high` span the colours."""
+    from matplotlib import colormaps
+    from PIL import Image
+
+    scaled = np.clip((_narrowed(np.asarray(features, np.float64)) - low) / max(high - low, 1e-9), 0, 1)
+    picture = Image.fromarray((scaled.T[::-1] * 255).round().astype(np.uint8))
+    # Evenly lighter from quiet to loud, so that it also reads in grey.
+    picture.putpalette((255 * colormaps["inferno"](np.arange(256))[:, :3]).round().astype(np.uint8).tobytes())
+    written = io.BytesIO()
+    picture.save(written, "PNG", optimize=True)
+    return written.getvalue()
 
 
-def _number(value: float) -> str:
-    return f"{value:.4g}"
+def _narrowed(features: NDArray[np.float64]) -> NDArray[np.float64]:
+    """At most WIDEST frames: of neighbours the loudest, so that a click in a long clip stays visible."""
+    step = -(-len(features) // WIDEST)
+    if step <= 1:
+        return features
+    return np.maximum.reduceat(features, np.arange(0, len(features), step), axis=0)

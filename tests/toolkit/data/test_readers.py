@@ -18,13 +18,13 @@ from hypothesis import strategies as st
 from edgeasd.runtime.audio.reader import read_audio
 from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.features.logmel import Amplitude, FeatureSettings, logmel
+from edgeasd.toolkit.cli.data import print_scan
 from edgeasd.toolkit.data.cache import FeatureCache
 from edgeasd.toolkit.data.clips import Clip, content_hash
 from edgeasd.toolkit.data.ground_truth import Row, label_clips, read_ground_truth
 from edgeasd.toolkit.data.layouts import find_clips, is_wrapper, noise_level
 from edgeasd.toolkit.data.machine import MachineData, load_machine
 from edgeasd.toolkit.data.scan import scan
-from edgeasd.toolkit.data.scan_table import format_report
 from edgeasd.toolkit.data.split import describe_copies
 
 pytestmark = pytest.mark.core
@@ -131,7 +131,7 @@ def expected_counts(names: list[str]) -> Counter[tuple[str, ...]]:
 
 
 @pytest.mark.parametrize("tree", TREES)
-def test_a_scan_counts_every_published_layout(tmp_path: Path, tree: str) -> None:
+def test_a_scan_counts_every_published_layout(tmp_path: Path, tree: str, capsys: pytest.CaptureFixture[str]) -> None:
     names, channels, aside = TREES[tree]
     root = write(tmp_path / "data", names, channels)
     first = root / names[0]
@@ -157,7 +157,8 @@ def test_a_scan_counts_every_published_layout(tmp_path: Path, tree: str) -> None
         ids = {(machine, id) for machine, parts in IDS_2020.items() for part in parts for id in part}
         assert {(one.machine, one.id) for one in report.ids} == ids
     assert report.unrecognised == {}
-    assert json.loads(json.dumps(report.to_json()))["ids"][0]["layout"] in format_report(report)
+    print_scan(report)
+    assert json.loads(json.dumps(report.to_json()))["ids"][0]["layout"] in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

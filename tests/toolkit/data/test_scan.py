@@ -11,8 +11,8 @@ import pytest
 import soundfile
 
 from edgeasd.runtime.errors import InputError
+from edgeasd.toolkit.cli.data import print_scan
 from edgeasd.toolkit.data.scan import scan
-from edgeasd.toolkit.data.scan_table import format_report
 
 pytestmark = pytest.mark.core
 
@@ -90,10 +90,11 @@ def test_only_a_deep_scan_decodes(root: Path) -> None:
     assert all("\n" not in reason for reason in deep.values())
 
 
-def test_the_report_is_json_and_a_table(root: Path) -> None:
+def test_the_report_is_json_and_a_table(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = scan(root)
     assert json.loads(json.dumps(report.to_json()))["ids"][1]["counts"][0]["clips"] == 1
-    lines = format_report(report).splitlines()
+    print_scan(report)
+    lines = capsys.readouterr().out.splitlines()
     assert lines[0].split()[:4] == ["machine", "id", "split", "domain"]
     (valve,) = [line for line in lines if line.startswith("valve    00")]
     assert " ".join(valve.split()) == "valve 00 - - 4 1 0 16000,44100 1,2 1.00 / 2.00 / 4.00 plain"
@@ -107,17 +108,21 @@ def test_the_report_is_json_and_a_table(root: Path) -> None:
         assert expected in text
 
 
-def test_long_lists_are_counted_not_printed(tmp_path: Path) -> None:
+def test_long_lists_are_counted_not_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(tmp_path / "fan/00/normal/good.wav", 0)
     for i in range(25):
         (tmp_path / f"fan/00/normal/{i:02d}.wav").write_text("x")
     report = scan(tmp_path)
     assert len(report.damaged) == 25
-    assert "and 15 more" in format_report(report)
+    print_scan(report)
+    assert "and 15 more" in capsys.readouterr().out
 
 
-def test_an_empty_root_is_reported_and_a_missing_one_refused(tmp_path: Path) -> None:
-    assert "no clips in a known layout" in format_report(scan(tmp_path))
+def test_an_empty_root_is_reported_and_a_missing_one_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_scan(scan(tmp_path))
+    assert "no clips in a known layout" in capsys.readouterr().out
     with pytest.raises(InputError, match="no such folder"):
         scan(tmp_path / "missing")
 

@@ -32,7 +32,7 @@ from edgeasd.toolkit.cli.evaluate import evaluate  # noqa: E402
 def written(dcase_workspace: Any) -> Path:
     out = dcase_workspace.folder / "official"
     evaluate(
-        data=dcase_workspace.data,
+        root=dcase_workspace.data,
         machine="gear",
         dcase=out,
         workspace=dcase_workspace.folder,

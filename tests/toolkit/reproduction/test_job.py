@@ -264,8 +264,11 @@ def test_the_picture_is_an_svg_with_every_figure_in_words_and_a_gap_where_one_is
     description = root.findtext(f"{space}desc") or ""
     assert description.count("90.0") == 8 * len(methods)
     assert "n = 2:" not in description
-    assert len(root.findall(f".//{space}polyline")) == 2 * 2 * len(methods)
-    width, height = float(root.attrib["width"]), float(root.attrib["height"])
+    lines = [
+        group[0] for group in root.iter(f"{space}g") if group.get("id") in {f"{c.machine} {c.method}" for c in cells}
+    ]
+    assert [line.attrib["d"].count("M") for line in lines] == [2] * 2 * len(methods)
+    width, height = map(float, root.attrib["viewBox"].split()[2:])
     for text in root.iter(f"{space}text"):
         assert 0 <= float(text.attrib["x"]) <= width
         assert 0 <= float(text.attrib["y"]) <= height
