@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from edgeasd.calibration.fit.bank import KNN as KNN_NAME
 from edgeasd.runtime.errors import InputError
 
 NORMAL, OUTLIER, ANOMALY = 0, 1, 2
@@ -64,7 +65,7 @@ METHODS = {
     )
 }
 
-KNN = Method("knn", False, None)
+KNN = Method(KNN_NAME, False, None)
 """No training and no loss: segments are compared with a bank of stored normals; see calibration/fit/bank.py."""
 
 
