@@ -62,7 +62,7 @@ _GOLDEN_IN_BUNDLE = 4
 
 
 @dataclass(frozen=True)
-class TrainedModel:
+class ExportInput:
     """What export needs to know; nothing here depends on how it was trained."""
 
     machine: str
@@ -94,7 +94,7 @@ class TrainedModel:
 
 
 def write_bundle(
-    model: TrainedModel,
+    model: ExportInput,
     path: Path,
     step: Callable[[str], None] = lambda _: None,
     precisions: Sequence[str] = ("fp32",),
@@ -141,7 +141,7 @@ def write_bundle(
         return found
 
 
-def _reference(model: TrainedModel) -> ReferenceSegments:
+def _reference(model: ExportInput) -> ReferenceSegments:
     """What torch says of the real segments; for banks, d is that of their definition in float64."""
     made = torch_reference(model.encoder, model.weight, model.bias, model.centroid, model.real_segments)
     if not model.banks:
@@ -149,7 +149,7 @@ def _reference(model: TrainedModel) -> ReferenceSegments:
     return replace(made, d=bank_distances(model.banks, made.z).astype(np.float32))
 
 
-def _write_graphs(model: TrainedModel, folder: Path, precisions: Sequence[str]) -> None:
+def _write_graphs(model: ExportInput, folder: Path, precisions: Sequence[str]) -> None:
     score = model.fit.score
     encoder = encoder_graph.build_encoder(model.encoder, model.segments.frames, model.features.n_mels)
     encoder_graph.save(encoder, folder / "encoder.fp32.onnx")
@@ -163,7 +163,7 @@ def _write_graphs(model: TrainedModel, folder: Path, precisions: Sequence[str]) 
     encoder_graph.save(head, folder / "head.onnx")
 
 
-def _calibration(model: TrainedModel) -> dict[str, Any]:
+def _calibration(model: ExportInput) -> dict[str, Any]:
     score = model.fit.score
     return {
         "score": score.model_dump(),
@@ -173,7 +173,7 @@ def _calibration(model: TrainedModel) -> dict[str, Any]:
     }
 
 
-def _manifest(model: TrainedModel, folder: Path, precisions: Sequence[str]) -> Manifest:
+def _manifest(model: ExportInput, folder: Path, precisions: Sequence[str]) -> Manifest:
     files = {
         path.name: FileEntry(sha256=hash_file(path), size=path.stat().st_size) for path in sorted(folder.iterdir())
     }
@@ -208,7 +208,7 @@ def _manifest(model: TrainedModel, folder: Path, precisions: Sequence[str]) -> M
     )
 
 
-def _described(model: TrainedModel) -> ScoreSettings:
+def _described(model: ExportInput) -> ScoreSettings:
     """The constants of the score; with what it is measured by where that is a bank."""
     banks = [
         {

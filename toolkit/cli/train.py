@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from edgeasd.toolkit.data.clips import Clip
     from edgeasd.toolkit.data.machine import MachineData
-    from edgeasd.toolkit.evaluation.trained import Trained
+    from edgeasd.toolkit.evaluation.trained import TrainedModel
     from edgeasd.toolkit.presets import Preset
     from edgeasd.toolkit.progress import ProgressCallback
     from edgeasd.toolkit.runs import Run
@@ -79,7 +79,7 @@ def train(
     fabric = open_fabric(training.accelerator, training.training_precision)
     loaded = load_data(data, chosen, training.seed, id)
     ids = [plain_id(id)] if id is not None else loaded.ids
-    if is_open and not loaded.roles(ids[0]).outliers:
+    if is_open and not loaded.split_for(ids[0]).outliers:
         chosen = load_preset("knn")
         print_error(
             f"{loaded.machine} ID {ids[0]} has no other machine beside it, so nothing is trained: its normals are stored "
@@ -96,10 +96,10 @@ def train(
 
 def _training_clips(loaded: MachineData, id: str, preset: Preset) -> list[Clip]:
     if preset.method == "knn":
-        roles = loaded.trainable(id, alone=True)
-        return [*roles.normals, *roles.holdout_normals]
-    roles = loaded.trainable(id)
-    return [*roles.normals, *roles.outliers, *roles.holdout_normals, *roles.holdout_outliers]
+        split = loaded.trainable(id, alone=True)
+        return [*split.normals, *split.holdout_normals]
+    split = loaded.trainable(id)
+    return [*split.normals, *split.outliers, *split.holdout_normals, *split.holdout_outliers]
 
 
 def prepare_features(loaded: MachineData, clips: list[Clip]) -> None:
@@ -162,10 +162,10 @@ def _fit_banks(loaded: MachineData, id: str, preset: Preset, training: TrainingO
     from edgeasd.toolkit.progress import progress
     from edgeasd.toolkit.training.bank import fit_one
 
-    roles = loaded.roles(id)
+    split = loaded.split_for(id)
     print_error(
         f"storing the normals of {loaded.machine} ID {id}: {preset.backbone}, {preset.bank_sections} segments of each of "
-        f"{len(roles.normals)} clips, {len(roles.holdout_normals)} held out{_changes(preset)}"
+        f"{len(split.normals)} clips, {len(split.holdout_normals)} held out{_changes(preset)}"
     )
     with interruptible() as check, progress(f"{loaded.machine} {id}") as show:
 
@@ -197,9 +197,9 @@ def stoppable_training(work: str, label: str, iterations: int) -> Iterator[tuple
 
 
 def _counts(loaded: MachineData, id: str) -> str:
-    roles = loaded.roles(id)
-    held = len(roles.holdout_normals) + len(roles.holdout_outliers)
-    return f"{len(roles.normals)} normal and {len(roles.outliers)} outlier clips, {held} held out"
+    split = loaded.split_for(id)
+    held = len(split.holdout_normals) + len(split.holdout_outliers)
+    return f"{len(split.normals)} normal and {len(split.outliers)} outlier clips, {held} held out"
 
 
 def _changes(preset: Preset) -> str:
@@ -283,7 +283,7 @@ class RunLoader:
         self._data = data
         self._loaded: dict[tuple[Any, ...], MachineData] = {}
 
-    def __call__(self, trained: Trained) -> MachineData:
+    def __call__(self, trained: TrainedModel) -> MachineData:
         run, preset = trained.run, trained.preset
         channel = run.channel if self._data.channel is None else self._data.channel
         key = (run.machine, run.facts["seed"], preset.holdout_fraction, preset.test_fraction, channel)

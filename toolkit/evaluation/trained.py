@@ -20,7 +20,7 @@ from edgeasd.toolkit.evaluation.alpha import load_chosen
 from edgeasd.toolkit.losses import KNN, Method, method_named
 from edgeasd.toolkit.models.backbones import Network, build_network
 from edgeasd.toolkit.presets import Preset, stored_preset
-from edgeasd.toolkit.runs import BANKS, Outcome, Run
+from edgeasd.toolkit.runs import BANKS, Run, TrainingResult
 from edgeasd.toolkit.training.checkpoint import latest_checkpoint
 
 UNFITTED = ScoreSettings(
@@ -104,7 +104,7 @@ GIVEN = "given by the user"
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedModel:
     """A run whose training has finished."""
 
     run: Run
@@ -113,7 +113,7 @@ class Trained:
     network: Network
     centroid: Tensor
     """c_p, (D,); zeros where banks take its place."""
-    outcome: Outcome
+    result: TrainingResult
     iteration: int
     alpha: Alpha | None = None
     """Chosen on validation clips, or given; None for the default."""
@@ -122,7 +122,7 @@ class Trained:
     validation: frozenset[str] = frozenset()
     """Content of the clips that chose α; they never judge this model."""
 
-    def with_alpha(self, value: float | None) -> Trained:
+    def with_alpha(self, value: float | None) -> TrainedModel:
         """A copy that scores with α = `value`; itself for None.
 
         Raises InputError for a value outside [0, 1], and for a method that leaves no choice.
@@ -154,26 +154,26 @@ class Trained:
 
         Raises CheckFailed where normals and outliers do not separate.
         """
-        origin = HELD_OUT if self.outcome.held_out else TRAINING
-        normals, normal_origin = self.outcome.normals, origin
+        origin = HELD_OUT if self.result.held_out else TRAINING
+        normals, normal_origin = self.result.normals, origin
         if extra_normals is not None:
             normals, normal_origin = extra_normals, "given"
         return fit_deploy(
             self.method.name,
             self.method.fixed_alpha,
             normals,
-            self.outcome.outliers,
-            self.outcome.anomalies,
+            self.result.outliers,
+            self.result.anomalies,
             alpha=self.alpha,
             normal_origin=normal_origin,
             outlier_origin=origin,
         )
 
 
-def load_trained(run: Run, *, without_alpha: bool = False) -> Trained:
+def load_trained_model(run: Run, *, without_alpha: bool = False) -> TrainedModel:
     """Load the newest checkpoint of a finished run onto the CPU; InputError where it is not finished or damaged,
     or has an α that was chosen for other weights. With `without_alpha` a chosen α is left unread, whatever it is."""
-    outcome = run.outcome()
+    result = run.result()
     preset = stored_preset(run.facts["preset"], str(run.folder / "run.json"))
     network = build_network(
         preset.backbone,
@@ -183,29 +183,29 @@ def load_trained(run: Run, *, without_alpha: bool = False) -> Trained:
     )
     method = method_named(preset.method)
     if method is KNN:
-        return _load_banks(run, preset, network, outcome)
+        return _load_banks(run, preset, network, result)
     checkpoint = latest_checkpoint(run.checkpoints)
     centroid, _ = checkpoint.restore_network(network)
     network.eval()
     chosen = None if without_alpha or method.fixed_alpha is not None else load_chosen(run)
-    return Trained(
+    return TrainedModel(
         run,
         preset,
         method,
         network,
         centroid,
-        outcome,
+        result,
         checkpoint.iteration,
         alpha=chosen.setting if chosen else None,
         validation=frozenset(chosen.validation if chosen else ()),
     )
 
 
-def _load_banks(run: Run, preset: Preset, network: Network, outcome: Outcome) -> Trained:
+def _load_banks(run: Run, preset: Preset, network: Network, result: TrainingResult) -> TrainedModel:
     """A run of a method without training: its head is no classifier, all weights are 0."""
     torch.nn.init.zeros_(network.head.weight)
     banks = run.banks()
     if max(bank.columns[1] for bank in banks) > network.embedding_size:
         raise InputError(f"{run.folder / BANKS}: is of another encoder than {preset.backbone}; train again")
     centroid = torch.zeros(network.embedding_size)
-    return Trained(run, preset, KNN, network.eval(), centroid, outcome, iteration=0, banks=banks)
+    return TrainedModel(run, preset, KNN, network.eval(), centroid, result, iteration=0, banks=banks)

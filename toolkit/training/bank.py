@@ -19,7 +19,7 @@ from edgeasd.toolkit.models.backbones import build_network
 from edgeasd.toolkit.models.logmel_stats import bank_plans
 from edgeasd.toolkit.presets import Preset
 from edgeasd.toolkit.progress import ProgressCallback
-from edgeasd.toolkit.runs import BANKS, Outcome, Run
+from edgeasd.toolkit.runs import BANKS, Run, TrainingResult
 from edgeasd.toolkit.training.session import claim_run, pick_golden, run_facts
 
 _BATCH = 64
@@ -40,18 +40,18 @@ def fit_one(
 
     Takes seconds, so an interrupted fit begins anew; what `report` raises ends it. Raises InputError as `train_one`, and for too few clips.
     """
-    roles = data.trainable(id, alone=True)
-    run = Run(folder, run_facts(data, id, roles, preset, seed))
+    split = data.trainable(id, alone=True)
+    run = Run(folder, run_facts(data, id, split, preset, seed))
     claim_run(run, resume=resume, overwrite=overwrite)
     network = build_network(preset.backbone, n_mels=data.cache.settings.n_mels)
     engine = TorchEngine(network)
-    z, clips = _embeddings(data, roles.normals, preset, engine, report)
+    z, clips = _embeddings(data, split.normals, preset, engine, report)
     plans = bank_plans(network.embedding_size)
     banks = [fit_bank(z, clips, plan, size=preset.bank_size, neighbours=preset.bank_neighbours) for plan in plans]
     scorer = bank_scorer(network, banks, run, UNFITTED)
-    held_out = bool(roles.holdout_normals)
-    normals = roles.holdout_normals if held_out else roles.normals
-    outcome = Outcome(
+    held_out = bool(split.holdout_normals)
+    normals = split.holdout_normals if held_out else split.normals
+    result = TrainingResult(
         normals=collect(scorer, data, normals),
         outliers=[],
         anomalies=[],
@@ -60,7 +60,7 @@ def fit_one(
     )
     run.save()
     write_bytes(run.folder / BANKS, write_banks(banks))
-    run.save_outcome(outcome)
+    run.save_result(result)
     return run
 
 
