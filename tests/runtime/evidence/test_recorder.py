@@ -25,7 +25,6 @@ from edgeasd.runtime.evidence import (
     ClipMetadata,
     ClipSettings,
     EvidenceRecorder,
-    EvidenceStatus,
     EvidenceWriter,
     KeepSettings,
     evidence_files,
