@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import importlib
+import importlib.util
 import json
 import os
 import shutil
@@ -93,13 +95,15 @@ class Command(NamedTuple):
 
 @pytest.fixture
 def edgeasd(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Command]]:
-    """The command line in this process, which has torch loaded already: (*arguments, cwd=folder) -> Command."""
-    torch = pytest.importorskip("torch")
+    """The command line in this process, with what it has loaded already: (*arguments, cwd=folder) -> Command."""
     from edgeasd.toolkit.cli import main
 
+    # One thread, as every worker of a test run; a core-only environment has no torch.
+    torch = importlib.import_module("torch") if importlib.util.find_spec("torch") else None
     caught = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before, threads = [signal.getsignal(number) for number in caught], torch.get_num_threads()
-    torch.set_num_threads(1)
+    before, threads = [signal.getsignal(number) for number in caught], torch.get_num_threads() if torch else 0
+    if torch:
+        torch.set_num_threads(1)
 
     def run(*arguments: object, cwd: Path) -> Command:
         monkeypatch.chdir(cwd)
@@ -111,7 +115,8 @@ def edgeasd(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     yield run
     for number, handler in zip(caught, before, strict=True):
         signal.signal(number, handler)
-    torch.set_num_threads(threads)
+    if torch:
+        torch.set_num_threads(threads)
 
 
 @pytest.fixture
