@@ -59,7 +59,7 @@ def judge(model: Model, workspace: Path) -> dict[str, Any]:
     from edgeasd.runtime.system.files import write_json
     from edgeasd.toolkit.data.machine import load_machine
     from edgeasd.toolkit.evaluation.evaluate import evaluate
-    from edgeasd.toolkit.evaluation.trained import load_trained
+    from edgeasd.toolkit.evaluation.trained import load_trained_model
     from edgeasd.toolkit.presets import load_preset
     from edgeasd.toolkit.progress import no_progress
     from edgeasd.toolkit.training.fabric import open_fabric
@@ -81,7 +81,7 @@ def judge(model: Model, workspace: Path) -> dict[str, Any]:
         run = train_one(
             data, model.id, preset, model.seed, folder, fabric, overwrite=True, report=no_progress, should_stop=never
         )
-        write_json(kept, evaluate(load_trained(run), data, baseline=model.variant == BASE).to_json())
+        write_json(kept, evaluate(load_trained_model(run), data, baseline=model.variant == BASE).to_json())
     found: dict[str, Any] = json.loads(kept.read_text("utf-8"))["figures"]
     return found
 

@@ -47,7 +47,7 @@ def _make(path: Path) -> None:
     import torch
 
     from edgeasd.calibration.fit.deploy import DeployFit
-    from edgeasd.export.bundle_writer import TrainedModel, write_bundle
+    from edgeasd.export.bundle_writer import ExportInput, write_bundle
     from edgeasd.runtime.scoring.score import ScoreSettings
     from edgeasd.toolkit.models.backbones import build_network, count_macs, count_parameters
 
@@ -70,7 +70,7 @@ def _make(path: Path) -> None:
         d_min_source=origin,
         d_max_source=origin,
     )
-    model = TrainedModel(
+    model = ExportInput(
         machine="benchmark",
         id="00",
         backbone="resnet38",

@@ -58,7 +58,7 @@ _GOLDEN_IN_BUNDLE = 4
 
 
 @dataclass(frozen=True)
-class TrainedModel:
+class ExportInput:
     """What export needs to know; nothing here depends on how it was trained."""
 
     machine: str
@@ -88,7 +88,7 @@ class TrainedModel:
 
 
 def write_bundle(
-    model: TrainedModel,
+    model: ExportInput,
     path: Path,
     step: Callable[[str], None] = lambda _: None,
     precisions: Sequence[str] = ("fp32",),
@@ -135,7 +135,7 @@ def write_bundle(
         return found
 
 
-def _write_graphs(model: TrainedModel, folder: Path, precisions: Sequence[str]) -> None:
+def _write_graphs(model: ExportInput, folder: Path, precisions: Sequence[str]) -> None:
     score = model.fit.score
     encoder = encoder_graph.build_encoder(model.encoder, model.segments.frames, model.features.n_mels)
     encoder_graph.save(encoder, folder / "encoder.fp32.onnx")
@@ -147,7 +147,7 @@ def _write_graphs(model: TrainedModel, folder: Path, precisions: Sequence[str]) 
     encoder_graph.save(head, folder / "head.onnx")
 
 
-def _calibration(model: TrainedModel) -> dict[str, Any]:
+def _calibration(model: ExportInput) -> dict[str, Any]:
     score = model.fit.score
     return {
         "score": score.model_dump(),
@@ -157,7 +157,7 @@ def _calibration(model: TrainedModel) -> dict[str, Any]:
     }
 
 
-def _manifest(model: TrainedModel, folder: Path, precisions: Sequence[str]) -> Manifest:
+def _manifest(model: ExportInput, folder: Path, precisions: Sequence[str]) -> Manifest:
     files = {
         path.name: FileEntry(sha256=hash_file(path), size=path.stat().st_size) for path in sorted(folder.iterdir())
     }

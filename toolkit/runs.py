@@ -7,13 +7,13 @@ import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError
 
 from edgeasd.calibration.fit.deploy import SegmentOutputs
-from edgeasd.runtime.errors import InputError
+from edgeasd.runtime.errors import InputError, describe_validation_error
 from edgeasd.runtime.features.logmel import Amplitude, FeatureSettings, Float32Array
 from edgeasd.runtime.features.segments import SegmentSettings
 from edgeasd.runtime.system.files import atomic_file, write_json
@@ -22,9 +22,7 @@ from edgeasd.toolkit.data.clips import plain_id
 FORMAT = 1
 BASE = "none"
 """--update none: the model as it was trained, without known anomalies."""
-_KINDS = {"machine": str, "id": str, "preset": dict, "seed": int, "update": dict}
-"""Facts of a run that its readers rely on; `update` is there only in one."""
-_ROLES = ("normals", "outliers", "anomalies")
+_SPLITS = ("normals", "outliers", "anomalies")
 
 
 def run_folder(workspace: Path, machine: str, id: str) -> Path:
@@ -40,6 +38,24 @@ def update_folder(workspace: Path, machine: str, id: str, count: int, seed: int)
 def bundle_folder(workspace: Path, machine: str, id: str) -> Path:
     """Where the bundle of one ID is exported to."""
     return workspace / "bundles" / f"{machine}-id_{id}"
+
+
+class RunFile(BaseModel):
+    """The part of run.json that its readers rely on."""
+
+    model_config = ConfigDict(extra="allow")
+
+    format: Literal[1]
+    machine: str
+    id: str
+    preset: dict[str, Any]
+    seed: StrictInt
+    features: FeatureSettings
+    amplitude: Amplitude
+    segments: SegmentSettings
+    channel: Annotated[StrictInt, Field(ge=0)] | None = None
+    update: dict[str, Any] = Field(default_factory=dict)
+    """Of an update with known anomalies only."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +92,7 @@ class Run:
         return sorted(finished, key=lambda run: (str(run.facts.get("started")), run.folder.name))
 
     def chosen(self, update: str | None) -> Run:
-        """This run for "none", a named update, or by default the newest finished update where there is one."""
+        """This run for "none", a named update, or by default the newest finished update, if any."""
         if update == BASE:
             return self
         updates = self.updates()
@@ -105,7 +121,7 @@ class Run:
 
     @property
     def channel(self) -> int | None:
-        """The channel heard of clips with several, counted from 0; None where all had one."""
+        """The channel used of clips with several, counted from 0; None if all had one."""
         return self.facts.get("channel")
 
     @property
@@ -117,62 +133,62 @@ class Run:
         """Write run.json atomically."""
         write_json(self.folder / "run.json", {"format": FORMAT, **self.facts})
 
-    def save_outcome(self, outcome: Outcome) -> None:
+    def save_result(self, result: TrainingResult) -> None:
         """Write outcome.npz atomically."""
         with atomic_file(self.folder / "outcome.npz") as handle:
-            np.savez(handle, allow_pickle=False, **outcome.to_arrays())
+            np.savez(handle, allow_pickle=False, **result.to_arrays())
 
-    def outcome(self) -> Outcome:
-        """Read outcome.npz; InputError where training has not finished."""
+    def result(self) -> TrainingResult:
+        """Read outcome.npz; InputError if training has not finished."""
         path = self.folder / "outcome.npz"
         if not path.is_file():
             raise InputError(f"{self.folder}: training has not finished; continue it with `edgeasd train --resume`")
         try:
             with np.load(path, allow_pickle=False) as arrays:
-                return Outcome.from_arrays(dict(arrays))
+                return TrainingResult.from_arrays(dict(arrays))
         except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
             raise InputError(f"{path}: cannot be read ({error}); train again") from None
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a finished training leaves for export and evaluation, so that neither needs the data again."""
+class TrainingResult:
+    """The result of a finished training: export and evaluation need no data beside it."""
 
     normals: list[SegmentOutputs]
     outliers: list[SegmentOutputs]
     anomalies: list[SegmentOutputs]
     """Known anomalies the model was updated with; empty for a model trained without."""
     held_out: bool
-    """False where nothing was held out and these are training clips."""
+    """False if nothing was held out and these are training clips."""
     golden: Float32Array
     """A few real segments (G, frames, n_mels)."""
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Flat arrays for npz."""
         arrays: dict[str, np.ndarray] = {"golden": self.golden, "held_out": np.array(self.held_out)}
-        for role in _ROLES:
-            clips: list[SegmentOutputs] = getattr(self, role)
+        for split in _SPLITS:
+            clips: list[SegmentOutputs] = getattr(self, split)
             empty = np.empty(0, np.float32)
-            arrays[f"{role}_q"] = np.concatenate([empty, *(c.q for c in clips)])
-            arrays[f"{role}_d"] = np.concatenate([empty, *(c.d for c in clips)])
-            arrays[f"{role}_lengths"] = np.array([len(c.q) for c in clips], dtype=np.int64)
+            arrays[f"{split}_q"] = np.concatenate([empty, *(c.q for c in clips)])
+            arrays[f"{split}_d"] = np.concatenate([empty, *(c.d for c in clips)])
+            arrays[f"{split}_lengths"] = np.array([len(c.q) for c in clips], dtype=np.int64)
         return arrays
 
     @classmethod
-    def from_arrays(cls, arrays: dict[str, np.ndarray]) -> Outcome:
+    def from_arrays(cls, arrays: dict[str, np.ndarray]) -> TrainingResult:
         """The inverse of `to_arrays`."""
 
-        def clips(role: str) -> list[SegmentOutputs]:
-            cuts = np.cumsum(arrays[f"{role}_lengths"])[:-1]
-            q, d = np.split(arrays[f"{role}_q"], cuts), np.split(arrays[f"{role}_d"], cuts)
+        def clips(split: str) -> list[SegmentOutputs]:
+            cuts = np.cumsum(arrays[f"{split}_lengths"])[:-1]
+            q, d = np.split(arrays[f"{split}_q"], cuts), np.split(arrays[f"{split}_d"], cuts)
             return [SegmentOutputs(*pair) for pair in zip(q, d, strict=True) if len(pair[0])]
 
-        normals, outliers, anomalies = (clips(role) for role in _ROLES)
+        normals, outliers, anomalies = (clips(split) for split in _SPLITS)
         return cls(normals, outliers, anomalies, bool(arrays["held_out"]), arrays["golden"])
 
 
 def load_run(folder: Path) -> Run:
-    """Read a run; InputError where there is none or its run.json is damaged."""
+    """Read a run. Raises InputError if there is none, or if its run.json is damaged."""
     path = folder / "run.json"
     try:
         facts = json.loads(path.read_text("utf-8"))
@@ -180,27 +196,16 @@ def load_run(folder: Path) -> Run:
         raise InputError(f"{folder}: no training run here; train first with `edgeasd train`") from None
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read ({error}); train again") from None
-    needed = {*_KINDS, "features", "amplitude", "segments"} - {"update"}
-    if not isinstance(facts, dict) or facts.get("format") != FORMAT or not needed <= facts.keys():
-        raise InputError(f"{path}: not a run of this edgeasd (format {FORMAT}); train again")
-    for name, kind in _KINDS.items():
-        if name in facts and type(facts[name]) is not kind:
-            raise InputError(f"{path}: {name} = {facts[name]!r} is no {kind.__name__}; train again")
-    run = Run(folder, facts)
-    if run.channel is not None and (type(run.channel) is not int or run.channel < 0):
-        raise InputError(f"{path}: channel = {run.channel!r} is no channel number; train again")
     try:
-        # Read now, so that a value out of range is reported with its file and not wherever it is used.
-        _ = run.features, run.amplitude, run.segments
+        RunFile.model_validate(facts)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = f"{error.title} {'.'.join(str(part) for part in first['loc'])}"
-        raise InputError(f"{path}: {field} = {first['input']!r}: {first['msg']}; train again") from None
-    return run
+        reason = describe_validation_error(error, RunFile).partition(";")[0]
+        raise InputError(f"{path}: not a run of this edgeasd (format {FORMAT}): {reason}; train again") from None
+    return Run(folder, facts)
 
 
 def find_runs(workspace: Path, machine: str, id: str | None) -> list[Run]:
-    """The runs of a machine, or of one ID; InputError that lists what is there where none fits."""
+    """The runs of a machine, or of one ID; InputError lists what is there if none fits."""
     base = workspace / "runs"
     if id is not None:
         folder = run_folder(workspace, machine, plain_id(id))

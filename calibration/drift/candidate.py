@@ -1,4 +1,4 @@
-"""A candidate graph at work: clips through it and through the head, in the way a device would run it."""
+"""Runs clips through a candidate graph and the head, as a device would, and measures the drift."""
 
 from __future__ import annotations
 
@@ -14,33 +14,10 @@ from edgeasd.calibration.drift.drift import Drift, measure_drift
 from edgeasd.calibration.fit.clips import ClipFeatures
 from edgeasd.calibration.fit.deploy import SegmentOutputs
 from edgeasd.calibration.progress import ProgressCallback, no_progress
-from edgeasd.calibration.quantization.ranges import BATCH
-from edgeasd.runtime.engines.onnxruntime import OnnxRuntimeEngine, optimisation_of
-from edgeasd.runtime.features.logmel import Float32Array
+from edgeasd.calibration.quantization.layer_noise import candidate_engine, embed
 from edgeasd.runtime.features.segments import SegmentSettings, clip_starts
 from edgeasd.runtime.scoring.score import ScoreSettings
 from edgeasd.runtime.scoring.scorer import HeadFunction
-
-
-def candidate_engine(model: onnx.ModelProto, precision: str, threads: int | None = None) -> OnnxRuntimeEngine:
-    """`model` in ONNX Runtime on the CPU, optimised as far as its precision allows; close it after use.
-
-    fp16 and int8 run as they are written, int8-cpu with all optimisation (runtime/engines/onnxruntime.py says
-    why). Raises InputError where ONNX Runtime cannot load it.
-    """
-    return OnnxRuntimeEngine(
-        model.SerializeToString(),
-        precision=precision,
-        threads=threads,
-        optimisation=optimisation_of(precision),
-        max_batch=BATCH,
-    )
-
-
-def embed(engine: OnnxRuntimeEngine, segments: Float32Array) -> Float32Array:
-    """Segments (N, frames, n_mels) to embeddings (N, D), a few at a time."""
-    step = engine.max_batch
-    return np.concatenate([engine.embed(segments[i : i + step, None]) for i in range(0, len(segments), step)])
 
 
 def clip_outputs(

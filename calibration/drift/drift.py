@@ -1,4 +1,4 @@
-"""How much drift is too much: limits, the reasons they give, and one number that says how near they are."""
+"""How a variant's scores differ from those of fp32, and how much of that is allowed."""
 
 from __future__ import annotations
 
@@ -15,11 +15,19 @@ from edgeasd.calibration.fit.deploy import SegmentOutputs
 from edgeasd.runtime.errors import CheckFailed, InputError
 from edgeasd.runtime.scoring.score import ScoreSettings, blend, relative_distance
 
+_WRITTEN_NAMES = {"margin": "room", "margin_source": "room_from"}
+"""Fields that have another name in calibration.json."""
 FREE_FLIPS = 1
 """The first threshold of a bundle is the score of one of its normal clips: that one flips by any change at all."""
 PARTIAL_NORMALS = 100
 """From here on the partial AUC is held to its limit. It rests on a tenth of the normals, and with fewer than ten
 of them one clip moves it further than a good variant does."""
+FEWEST_PER_CLASS = 2
+"""Below that an AUC has no interval."""
+_SPREADS_OF_MARGIN = 3.0
+_LEAST_MARGIN = 1e-6
+
+Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -32,7 +40,7 @@ class DriftLimits:
     rank_correlation: float = 0.99
     """Least, of the clip scores of all clips, in [-1, 1]."""
     largest_change: float = 0.5
-    """Most, of the clip score of a normal clip, in parts of its room to the threshold."""
+    """Most, of the clip score of a normal clip, as a share of its margin to the threshold."""
     flipped_share: float = 0.02
     """Most, of normal clips; one is always allowed."""
     auc_loss: float = 0.02
@@ -63,61 +71,6 @@ class DriftLimits:
         return asdict(self)
 
 
-def beyond(drift: Drift, limits: DriftLimits) -> list[str]:
-    """One readable reason for each limit that `drift` breaks; none where the gate holds."""
-    return [reason for used, reason in _criteria(drift, limits) if used > 1.0]
-
-
-def used_up(drift: Drift, limits: DriftLimits) -> float:
-    """The largest part of any limit that `drift` takes: the gate holds up to 1. Infinite for a limit of none."""
-    return max(used for used, _ in _criteria(drift, limits))
-
-
-def _criteria(drift: Drift, limits: DriftLimits) -> Iterator[tuple[float, str]]:
-    """(part of the limit that is used, reason) of every figure that was measured."""
-    least = limits.rank_correlation
-    yield (
-        _part(1.0 - drift.rank_clips, 1.0 - least),
-        f"rank correlation {drift.rank_clips:.5f} of {len(drift.pairs)} clips is below {least:g} "
-        f"(normal scores spread by {drift.spread:.3g})",
-    )
-    yield (
-        _part(drift.relative, limits.largest_change),
-        f"a normal clip's score changes by {drift.largest:.3g}, {drift.relative:.3g} of {drift.room:.3g} "
-        f"({drift.room_from}); allowed {limits.largest_change:g}",
-    )
-    if drift.flipped_normals is not None:
-        allowed = max(FREE_FLIPS, math.floor(limits.flipped_share * drift.normals))
-        yield (
-            _part(drift.flipped_normals, allowed),
-            f"{drift.flipped_normals} of {drift.normals} normal clips change sides of the threshold; allowed {allowed}",
-        )
-    for name, change, loss in (
-        ("AUC", drift.auc, limits.auc_loss),
-        ("partial AUC", drift.partial_auc if drift.normals >= PARTIAL_NORMALS else None, limits.partial_auc_loss),
-    ):
-        if change is not None:
-            yield (
-                _part(max(0.0, -change.low), loss),
-                f"{name} {change.reference:.4f} becomes {change.variant:.4f}, change {change.difference:+.4f} "
-                f"(95 % from {change.low:+.4f} to {change.high:+.4f}); allowed down to {-loss:+g}",
-            )
-
-
-def _part(value: float, limit: float) -> float:
-    if value <= 0.0:
-        return 0.0
-    return value / limit if limit > 0.0 else math.inf
-
-
-FEWEST_PER_CLASS = 2
-"""Below that an AUC has no interval."""
-_SPREADS_OF_ROOM = 3.0
-_LEAST_ROOM = 1e-6
-
-Array = NDArray[np.float64]
-
-
 @dataclass(frozen=True)
 class Drift:
     """Variant against fp32. Scores and changes are in units of s; "largest" and "p99" are of absolute changes."""
@@ -144,9 +97,9 @@ class Drift:
     p99_segment: float
     spread: float
     """Standard deviation of fp32 clip scores of the normal clips."""
-    room: float
+    margin: float
     """What a change is compared with: from the median normal clip to the threshold, or 3 spreads without one."""
-    room_from: str
+    margin_source: str
     threshold: float | None
     flipped_normals: int | None
     """Normal clips that are above the threshold for one of the two only; None without a threshold."""
@@ -162,25 +115,27 @@ class Drift:
 
     @property
     def relative(self) -> float:
-        """`largest` in parts of `room`."""
-        return self.largest / self.room
+        """`largest` in parts of `margin`."""
+        return self.largest / self.margin
 
     @property
     def flipped_share(self) -> float | None:
         """Of normal clips, in [0, 1]."""
         return None if self.flipped_normals is None else self.flipped_normals / self.normals
 
-    def beyond(self, limits: DriftLimits) -> list[str]:
-        """One readable reason for each limit that is broken; none where the gate holds."""
-        return beyond(self, limits)
+    def violations(self, limits: DriftLimits) -> list[str]:
+        """One readable reason for each limit that is exceeded; empty if the variant passes."""
+        return [reason for usage, reason in _criteria(self, limits) if usage > 1.0]
 
-    def used_up(self, limits: DriftLimits) -> float:
-        """The largest part that is used of any limit: the gate holds up to 1."""
-        return used_up(self, limits)
+    def limit_usage(self, limits: DriftLimits) -> float:
+        """The largest share used of any limit: at most 1 if the variant passes, infinite for a limit of 0."""
+        return max(usage for usage, _ in _criteria(self, limits))
 
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary, from which `from_json` makes the same again; derived figures are added."""
         found = asdict(self)
+        for name, written in _WRITTEN_NAMES.items():
+            found[written] = found.pop(name)
         for name in ("auc", "partial_auc"):
             change: PairedChange | None = getattr(self, name)
             found[name] = None if change is None else change.to_json()
@@ -191,7 +146,7 @@ class Drift:
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> Drift:
         """The other way; KeyError or TypeError for what is no drift."""
-        values = {name: found[name] for name in cls.__dataclass_fields__}
+        values = {name: found[_WRITTEN_NAMES.get(name, name)] for name in cls.__dataclass_fields__}
         for name in ("auc", "partial_auc"):
             if values[name] is not None:
                 fields = PairedChange.__dataclass_fields__
@@ -210,7 +165,7 @@ def measure_drift(
 ) -> Drift:
     """Compare the outputs of fp32 and of a variant for the same clips in the same order.
 
-    `anomalous` says of each clip whether it is a known anomaly; all are normal without it. Changes, room and
+    `anomalous` says of each clip whether it is a known anomaly; all are normal without it. Changes, margin and
     flipped decisions count normal clips: the scores of anomalies are large, and so is what eight bits do to them,
     without harm. A decision is a clip score above `threshold`. Raises InputError without a normal clip and for
     lists of different length, CheckFailed where a score of fp32 or of the variant is not finite.
@@ -231,7 +186,7 @@ def measure_drift(
     change = normal[:, 1] - normal[:, 0]
     segment_change = np.concatenate([np.abs(b - a) for a, b, bad in zip(exact, found, labels, strict=True) if not bad])
     spread = float(normal[:, 0].std())
-    room, room_from = _room(normal[:, 0], spread, threshold)
+    margin, margin_source = _margin(normal[:, 0], spread, threshold)
     enough = min(len(normal), len(anomaly)) >= FEWEST_PER_CLASS
     classes = [(normal[:, which], anomaly[:, which]) for which in (0, 1)]
     return Drift(
@@ -248,8 +203,8 @@ def measure_drift(
         largest_segment=float(segment_change.max()),
         p99_segment=float(np.quantile(segment_change, 0.99)),
         spread=spread,
-        room=room,
-        room_from=room_from,
+        margin=margin,
+        margin_source=margin_source,
         threshold=threshold,
         flipped_normals=_flipped(normal, threshold),
         flipped_anomalies=_flipped(anomaly, threshold),
@@ -268,15 +223,54 @@ def _segment_scores(who: str, clips: Sequence[SegmentOutputs], score: ScoreSetti
     return found
 
 
-def _room(normal: Array, spread: float, threshold: float | None) -> tuple[float, str]:
+def _margin(normal: Array, spread: float, threshold: float | None) -> tuple[float, str]:
     middle = float(np.median(normal))
-    # A threshold below the median normal clip leaves no room; its distance would be no measure of anything.
+    # A threshold below the median normal clip leaves no margin, so the distance to it measures nothing.
     if threshold is not None and threshold - middle > spread:
-        return max(threshold - middle, _LEAST_ROOM), "median normal clip to threshold"
-    return max(_SPREADS_OF_ROOM * spread, _LEAST_ROOM), f"{_SPREADS_OF_ROOM:.0f} standard deviations of normal clips"
+        return max(threshold - middle, _LEAST_MARGIN), "median normal clip to threshold"
+    return max(
+        _SPREADS_OF_MARGIN * spread, _LEAST_MARGIN
+    ), f"{_SPREADS_OF_MARGIN:.0f} standard deviations of normal clips"
 
 
 def _flipped(pairs: Array, threshold: float | None) -> int | None:
     if threshold is None:
         return None
     return int(np.count_nonzero((pairs[:, 0] > threshold) != (pairs[:, 1] > threshold)))
+
+
+def _criteria(drift: Drift, limits: DriftLimits) -> Iterator[tuple[float, str]]:
+    """(part of the limit that is used, reason) of every figure that was measured."""
+    least = limits.rank_correlation
+    yield (
+        _part(1.0 - drift.rank_clips, 1.0 - least),
+        f"rank correlation {drift.rank_clips:.5f} of {len(drift.pairs)} clips is below {least:g} "
+        f"(normal scores spread by {drift.spread:.3g})",
+    )
+    yield (
+        _part(drift.relative, limits.largest_change),
+        f"a normal clip's score changes by {drift.largest:.3g}, {drift.relative:.3g} of {drift.margin:.3g} "
+        f"({drift.margin_source}); allowed {limits.largest_change:g}",
+    )
+    if drift.flipped_normals is not None:
+        allowed = max(FREE_FLIPS, math.floor(limits.flipped_share * drift.normals))
+        yield (
+            _part(drift.flipped_normals, allowed),
+            f"{drift.flipped_normals} of {drift.normals} normal clips change sides of the threshold; allowed {allowed}",
+        )
+    for name, change, loss in (
+        ("AUC", drift.auc, limits.auc_loss),
+        ("partial AUC", drift.partial_auc if drift.normals >= PARTIAL_NORMALS else None, limits.partial_auc_loss),
+    ):
+        if change is not None:
+            yield (
+                _part(max(0.0, -change.low), loss),
+                f"{name} {change.reference:.4f} becomes {change.variant:.4f}, change {change.difference:+.4f} "
+                f"(95 % from {change.low:+.4f} to {change.high:+.4f}); allowed down to {-loss:+g}",
+            )
+
+
+def _part(value: float, limit: float) -> float:
+    if value <= 0.0:
+        return 0.0
+    return value / limit if limit > 0.0 else math.inf

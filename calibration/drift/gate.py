@@ -28,7 +28,7 @@ from edgeasd.runtime.system.files import write_json
 
 
 @dataclass(frozen=True)
-class KeptLayer:
+class Fp16Layer:
     """A layer that was put back to higher precision, and why."""
 
     name: str
@@ -72,7 +72,7 @@ class GateResult:
     """Of each range method, with no layer kept."""
     refused: dict[str, str]
     """Methods whose graph could not be built or gave no numbers, and why."""
-    kept: tuple[KeptLayer, ...]
+    fp16_layers: tuple[Fp16Layer, ...]
     """In the order in which they were put back, the most harmful first."""
     sensitivity: dict[str, float]
     """dB of every layer alone in eight bits; empty where no layer had to be put back."""
@@ -99,7 +99,7 @@ class GateResult:
             "drift": None if self.drift is None else self.drift.to_json(),
             "by_method": {name: drift.to_json() for name, drift in self.by_method.items()},
             "refused": self.refused,
-            "kept": [layer.to_json() for layer in self.kept],
+            "kept": [layer.to_json() for layer in self.fp16_layers],
             "sensitivity": self.sensitivity,
             "noise": self.noise,
             "trials": self.trials,
@@ -234,14 +234,14 @@ def pass_gate(
     if not by_method:
         reasons = tuple(f"{name}: {why}" for name, why in refused.items())
         return GateResult(kind, limits, None, None, None, {}, refused, (), {}, {}, 0, reasons)
-    chosen = min(by_method, key=lambda name: (by_method[name].used_up(limits) > 1.0, by_method[name].rms))
+    chosen = min(by_method, key=lambda name: (by_method[name].limit_usage(limits) > 1.0, by_method[name].rms))
     drift, trials = by_method[chosen], 0
-    kept: list[KeptLayer] = []
+    fp16_layers: list[Fp16Layer] = []
     sensitivity: dict[str, float] = {}
-    if kind != "fp16" and budget > 0 and drift.beyond(limits):
+    if kind != "fp16" and budget > 0 and drift.violations(limits):
         sensitivity = work.sensitivities(chosen)
-        drift, kept, trials = work.put_back(chosen, drift, sensitivity, budget, seconds)
-    model = work.build(chosen, [layer.name for layer in kept])
+        drift, fp16_layers, trials = work.revert_to_fp16(chosen, drift, sensitivity, budget, seconds)
+    model = work.build(chosen, [layer.name for layer in fp16_layers])
     report(work.done, work.done, "noise of each layer")
     return GateResult(
         kind=kind,
@@ -251,11 +251,11 @@ def pass_gate(
         drift=drift,
         by_method=by_method,
         refused=refused,
-        kept=tuple(kept),
+        fp16_layers=tuple(fp16_layers),
         sensitivity=sensitivity,
         noise=signal_to_noise(prepared, model, segments, threads=threads),
         trials=trials,
-        reasons=tuple(drift.beyond(limits)),
+        reasons=tuple(drift.violations(limits)),
     )
 
 
@@ -320,27 +320,27 @@ class _Gate:
             self.done += 1
         return {layer: found[layer] for layer in sorted(layers, key=lambda one: found[one])}
 
-    def put_back(
+    def revert_to_fp16(
         self, method: str, drift: Drift, sensitivity: dict[str, float], budget: int, seconds: float | None
-    ) -> tuple[Drift, list[KeptLayer], int]:
+    ) -> tuple[Drift, list[Fp16Layer], int]:
         """(drift, layers put back, layers tried) once the limits hold, the layers end or the budget does."""
         until = None if seconds is None else time.monotonic() + seconds
-        kept: list[KeptLayer] = []
+        fp16_layers: list[Fp16Layer] = []
         tried = 0
         self.total += min(budget, len(sensitivity))
         for layer, decibels in sensitivity.items():
             if tried >= budget or (until is not None and time.monotonic() >= until):
                 break
             tried += 1
-            outcome = self._trial(method, [*(one.name for one in kept), layer])
+            outcome = self._trial(method, [*(one.name for one in fp16_layers), layer])
             if not isinstance(outcome, Drift) or not _better(outcome, drift, self.limits):
                 continue
-            used = drift.used_up(self.limits), outcome.used_up(self.limits)
-            kept.append(KeptLayer(layer, decibels, drift.rms, outcome.rms, *used))
+            used = drift.limit_usage(self.limits), outcome.limit_usage(self.limits)
+            fp16_layers.append(Fp16Layer(layer, decibels, drift.rms, outcome.rms, *used))
             drift = outcome
-            if not drift.beyond(self.limits):
+            if not drift.violations(self.limits):
                 break
-        return drift, kept, tried
+        return drift, fp16_layers, tried
 
     def _trial(self, method: str, keep: list[str]) -> Drift | str:
         self.report(self.done, self.total, f"{keep[-1]} kept" if keep else method)
@@ -352,7 +352,7 @@ class _Gate:
 
 def _better(one: Drift, other: Drift, limits: DriftLimits) -> bool:
     """Nearer to the limits, or with smaller changes: a flip or a rank stands still for many steps, and both jump."""
-    return one.rms < other.rms or one.used_up(limits) < other.used_up(limits)
+    return one.rms < other.rms or one.limit_usage(limits) < other.limit_usage(limits)
 
 
 def _check(kind: str, collected: Collected | None, segments: Float32Array, methods: Sequence[str], budget: int) -> None:

@@ -28,7 +28,7 @@ MOST_DRIFT_CLIPS = 200
 
 
 @dataclass(frozen=True)
-class ClipRoles:
+class ClipSplit:
     """Positions of clips by role, each in order; copies of one content are in neither."""
 
     ranges: list[int]
@@ -48,7 +48,7 @@ def why_needed() -> str:
     )
 
 
-def assign_roles(hashes: Sequence[str], *, seed: int = 0) -> ClipRoles:
+def split_clips(hashes: Sequence[str], *, seed: int = 0) -> ClipSplit:
     """Share out clips by their content hashes: half to drift, at least 24 and at most 200, the rest to ranges.
 
     A clip's place follows from the rank of sha256(seed:drift:content), as in the split of training data, so
@@ -64,7 +64,7 @@ def assign_roles(hashes: Sequence[str], *, seed: int = 0) -> ClipRoles:
         )
     ranked = sorted(distinct, key=lambda content: hashlib.sha256(f"{seed}:drift:{content}".encode()).hexdigest())
     count = min(max(len(ranked) // 2, DRIFT_CLIPS), MOST_DRIFT_CLIPS)
-    return ClipRoles(
+    return ClipSplit(
         ranges=sorted(distinct[content] for content in ranked[count:]),
         drift=sorted(distinct[content] for content in ranked[:count]),
     )
@@ -135,17 +135,17 @@ def normal_bounds(reference: Sequence[float], threshold: float | None = None) ->
     return low, high if threshold is None else max(high, threshold)
 
 
-def strangers(scores: Sequence[float], reference: Sequence[float], threshold: float | None = None) -> list[int]:
+def outside_normal_bounds(
+    scores: Sequence[float], reference: Sequence[float], threshold: float | None = None
+) -> list[int]:
     """Positions of the clips whose fp32 clip scores (m,) lie outside `normal_bounds`; a score that is no number too."""
     low, high = normal_bounds(reference, threshold)
     return [index for index, score in enumerate(scores) if not low <= score <= high]
 
 
-def evidently_another_machine(
-    scores: Sequence[float], reference: Sequence[float], threshold: float | None = None
-) -> bool:
-    """Whether at least half of the clips are `strangers`."""
-    return len(strangers(scores, reference, threshold)) >= EVIDENT_SHARE * max(len(scores), 1)
+def is_other_machine(scores: Sequence[float], reference: Sequence[float], threshold: float | None = None) -> bool:
+    """Whether at least half of the clips are `outside_normal_bounds`."""
+    return len(outside_normal_bounds(scores, reference, threshold)) >= EVIDENT_SHARE * max(len(scores), 1)
 
 
 SEGMENTS = 128

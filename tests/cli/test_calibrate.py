@@ -143,14 +143,14 @@ def test_the_record_names_each_clip_once_with_its_role(calibrated: Path) -> None
     record = json.loads((bundle_of(calibrated) / "calibration.json").read_text("utf-8"))
     assert len(record["normal_clip_scores"]) == 7, "what export wrote stays"
     clips = record["calibration"]["clips"]
-    roles = [clip["roles"] for clip in clips]
-    assert roles.count(["anomaly"]) == 3
-    assert roles.count(["ranges"]) + roles.count(["drift"]) == CLIPS, "a copy counts once, and no clip has both roles"
-    assert roles.count(["drift"]) == 24
+    split = [clip["roles"] for clip in clips]
+    assert split.count(["anomaly"]) == 3
+    assert split.count(["ranges"]) + split.count(["drift"]) == CLIPS, "a copy counts once, and no clip has both roles"
+    assert split.count(["drift"]) == 24
     assert record["calibration"]["segments"] == 128
     assert len({clip["sha256"] for clip in clips}) == len(clips)
     for name, variant in record["calibration"]["variants"].items():
-        assert len(variant["drift"]["pairs"]) == roles.count(["drift"]) + 3, name
+        assert len(variant["drift"]["pairs"]) == split.count(["drift"]) + 3, name
         assert variant["noise"], name
     assert "seconds" not in json.dumps(record), "what it took is different each time and stays out of the bundle"
 

@@ -393,10 +393,10 @@ def test_comparisons_that_mix_causes_are_refused(own: Path, edgeasd: Edgeasd, tm
     alone = Path(shutil.copy(evaluation, tmp_path / "evaluation.json"))
     assert "has no run.json beside it, so its seed is unknown" in refused("seeds", alone)
     for text, expected in (
-        ("[]", "holds list, expected an object"),
+        ("[]", "Input should be a valid dictionary"),
         ("{", "cannot be read"),
-        (json.dumps({**stored, "figures": {"deploy": {"auc": 2}}}), "figures.deploy is no set of figures"),
-        (json.dumps({**stored, "clips": [{"file": "a", "label": "normal"}]}), "clips.0 has no file, label or score"),
+        (json.dumps({**stored, "figures": {"deploy": {"auc": 2}}}), "figures.deploy.auc"),
+        (json.dumps({**stored, "clips": [{"file": "a", "label": "normal"}]}), "clips.0: score deploy is None"),
     ):
         evaluation.write_text(text)
         assert expected in refused("compare", f"own/{RUN}", f"zero/{RUN}")

@@ -17,7 +17,7 @@ import torch
 from edgeasd.calibration.fit.deploy import TRAINING, SegmentOutputs, clip_scores, fit_deploy
 from edgeasd.export import bundle_writer, fp16
 from edgeasd.export import graphs as encoder_graph
-from edgeasd.export.bundle_writer import TrainedModel, write_bundle, zip_bundle
+from edgeasd.export.bundle_writer import ExportInput, write_bundle, zip_bundle
 from edgeasd.export.fp16 import load_limits
 from edgeasd.export.parity import EXPORT_LIMITS, LOAD_LIMITS, torch_reference
 from edgeasd.runtime.bundle.bundle import Bundle
@@ -30,7 +30,7 @@ from edgeasd.toolkit.models.backbones import build_network, count_macs, count_pa
 FILES = ["calibration.json", "encoder.fp32.onnx", "golden.npz", "head.onnx", "manifest.json"]
 
 
-def make_model() -> TrainedModel:
+def make_model() -> ExportInput:
     """Random weights with every branch on, and constants from its own outputs on random segments."""
     torch.manual_seed(0)
     network = build_network("quick", zero_init_residual=False).eval()
@@ -43,7 +43,7 @@ def make_model() -> TrainedModel:
     reference = torch_reference(network.encoder, weight, bias, centroid, segments)
     normals = [SegmentOutputs(reference.q[i : i + 1], reference.d[i : i + 1]) for i in range(3)]
     outliers = [SegmentOutputs(reference.q[i : i + 1], 10 * reference.d[i : i + 1] + 1) for i in range(3, 6)]
-    return TrainedModel(
+    return ExportInput(
         machine="valve",
         id="00",
         backbone="quick",
@@ -66,12 +66,12 @@ def make_model() -> TrainedModel:
 
 
 @pytest.fixture(scope="module")
-def model() -> TrainedModel:
+def model() -> ExportInput:
     return make_model()
 
 
 @pytest.fixture(scope="module")
-def graph(model: TrainedModel) -> onnx.ModelProto:
+def graph(model: ExportInput) -> onnx.ModelProto:
     return encoder_graph.build_encoder(model.encoder, 256, 128)
 
 
@@ -82,7 +82,7 @@ def graph_at_hand(graph: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.fixture(scope="module")
-def exported(model: TrainedModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported(model: ExportInput, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("export") / "bundles" / "valve-id_00"
     found = write_bundle(model, path)
     assert list(found) == ["fp32"]
@@ -95,7 +95,7 @@ def test_a_bundle_holds_the_files_of_the_design_and_nothing_lies_beside_it(expor
     assert [p.name for p in exported.parent.iterdir()] == ["valve-id_00"]
 
 
-def test_the_runtime_opens_it_and_computes_what_torch_computes(exported: Path, model: TrainedModel) -> None:
+def test_the_runtime_opens_it_and_computes_what_torch_computes(exported: Path, model: ExportInput) -> None:
     reference = torch_reference(model.encoder, model.weight, model.bias, model.centroid, model.real_segments)
     with Bundle(exported) as bundle:
         bundle.verify_files()
@@ -113,7 +113,7 @@ def test_the_runtime_opens_it_and_computes_what_torch_computes(exported: Path, m
 
 
 def test_fp16_lies_beside_fp32_with_a_tolerance_of_its_own(
-    graph: onnx.ModelProto, model: TrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    graph: onnx.ModelProto, model: ExportInput, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(encoder_graph, "build_encoder", lambda *_: graph)
     found = write_bundle(model, tmp_path / "b", precisions=["fp16"])
@@ -135,7 +135,7 @@ def test_fp16_lies_beside_fp32_with_a_tolerance_of_its_own(
 
 @pytest.mark.parametrize("why", ["wrong", "too large"])
 def test_a_failed_fp16_leaves_nothing(
-    graph: onnx.ModelProto, model: TrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str
+    graph: onnx.ModelProto, model: ExportInput, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str
 ) -> None:
     monkeypatch.setattr(encoder_graph, "build_encoder", lambda *_: graph)
     if why == "wrong":
@@ -152,7 +152,7 @@ def test_a_failed_fp16_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_manifest_says_what_the_model_is(exported: Path, model: TrainedModel) -> None:
+def test_the_manifest_says_what_the_model_is(exported: Path, model: ExportInput) -> None:
     with Bundle(exported) as bundle:
         manifest = bundle.manifest
     assert (manifest.machine.type, manifest.machine.id, manifest.status) == ("valve", "00", "calibrated")
@@ -166,21 +166,21 @@ def test_the_manifest_says_what_the_model_is(exported: Path, model: TrainedModel
 
 
 @pytest.mark.usefixtures("graph_at_hand")
-def test_an_uncalibrated_model_makes_a_bundle_without_threshold(model: TrainedModel, tmp_path: Path) -> None:
+def test_an_uncalibrated_model_makes_a_bundle_without_threshold(model: ExportInput, tmp_path: Path) -> None:
     fit = fit_deploy("bce+ddcsad", None, model.normals, model.outliers, normal_origin=TRAINING, outlier_origin=TRAINING)
     write_bundle(replace(model, fit=fit), tmp_path / "b")
     with Bundle(tmp_path / "b") as bundle:
         assert (bundle.manifest.status, bundle.manifest.threshold) == ("uncalibrated", None)
 
 
-def test_two_exports_of_one_model_are_the_same_bytes(exported: Path, model: TrainedModel, tmp_path: Path) -> None:
+def test_two_exports_of_one_model_are_the_same_bytes(exported: Path, model: ExportInput, tmp_path: Path) -> None:
     write_bundle(model, tmp_path / "again")
     with Bundle(exported) as one, Bundle(tmp_path / "again") as two:
         assert one.manifest.files == two.manifest.files
 
 
 @pytest.mark.usefixtures("graph_at_hand")
-def test_a_new_export_takes_the_place_of_the_old(model: TrainedModel, tmp_path: Path) -> None:
+def test_a_new_export_takes_the_place_of_the_old(model: ExportInput, tmp_path: Path) -> None:
     path = tmp_path / "valve-id_00"
     write_bundle(model, path)
     (path / "engines").mkdir()
@@ -208,7 +208,7 @@ def corrupted(graph: onnx.ModelProto, by: float) -> Callable[..., onnx.ModelProt
 
 @pytest.mark.parametrize("by", [5e-5, 0.5], ids=["between the two limits", "far beyond the load limit"])
 def test_a_graph_that_does_not_reproduce_torch_leaves_nothing_and_keeps_the_old_bundle(
-    model: TrainedModel,
+    model: ExportInput,
     graph: onnx.ModelProto,
     exported: Path,
     tmp_path: Path,
@@ -234,7 +234,7 @@ STEPS = ["running the torch model", "writing ONNX", "checking ONNX against torch
 
 @pytest.mark.usefixtures("graph_at_hand")
 @pytest.mark.parametrize("last", [2, 3])
-def test_an_interrupt_in_the_middle_leaves_nothing(model: TrainedModel, tmp_path: Path, last: int) -> None:
+def test_an_interrupt_in_the_middle_leaves_nothing(model: ExportInput, tmp_path: Path, last: int) -> None:
     steps: list[str] = []
 
     def stop_late(text: str) -> None:
@@ -248,7 +248,7 @@ def test_an_interrupt_in_the_middle_leaves_nothing(model: TrainedModel, tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_is_no_bundle_is_not_touched(model: TrainedModel, tmp_path: Path) -> None:
+def test_a_folder_that_is_no_bundle_is_not_touched(model: ExportInput, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     (tmp_path / "file").write_text("x")
@@ -258,7 +258,7 @@ def test_a_folder_that_is_no_bundle_is_not_touched(model: TrainedModel, tmp_path
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
 
 
-def test_the_zip_is_the_bundle(exported: Path, model: TrainedModel) -> None:
+def test_the_zip_is_the_bundle(exported: Path, model: ExportInput) -> None:
     path = zip_bundle(exported)
     assert path == exported.with_name("valve-id_00.zip")
     with Bundle(path) as packed, Bundle(exported) as folder:
@@ -272,7 +272,7 @@ def test_the_zip_is_the_bundle(exported: Path, model: TrainedModel) -> None:
     path.unlink()
 
 
-def test_the_reference_is_the_network_itself(model: TrainedModel) -> None:
+def test_the_reference_is_the_network_itself(model: ExportInput) -> None:
     found = torch_reference(model.encoder, model.weight, model.bias, model.centroid, model.real_segments)
     with torch.no_grad():
         z = model.encoder(torch.from_numpy(model.real_segments)[:, None])
@@ -283,7 +283,7 @@ def test_the_reference_is_the_network_itself(model: TrainedModel) -> None:
 
 
 def test_a_front_end_is_written_and_measured_where_clips_are_given(
-    model: TrainedModel, graph_at_hand: None, tmp_path: Path
+    model: ExportInput, graph_at_hand: None, tmp_path: Path
 ) -> None:
     rng = np.random.default_rng(3)
     sounds = [(0.1 * rng.standard_normal(160_000)).astype(np.float32) for _ in range(2)]
@@ -305,7 +305,7 @@ def test_a_front_end_is_written_and_measured_where_clips_are_given(
 
 
 def test_a_front_end_that_cannot_be_measured_leaves_no_bundle(
-    model: TrainedModel, graph_at_hand: None, tmp_path: Path
+    model: ExportInput, graph_at_hand: None, tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match="--front-end: no clips"):
         write_bundle(model, tmp_path / "valve-id_00", front_end_sounds=[])

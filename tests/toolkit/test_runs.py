@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from edgeasd.calibration.fit.deploy import SegmentOutputs
 from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.features.logmel import FeatureSettings
-from edgeasd.toolkit.runs import Outcome, Run, bundle_folder, find_runs, load_run, run_folder
+from edgeasd.toolkit.runs import Run, TrainingResult, bundle_folder, find_runs, load_run, run_folder
 
 pytestmark = pytest.mark.core
 
@@ -38,9 +38,9 @@ def outputs(lengths: list[int], seed: int) -> list[SegmentOutputs]:
     return [SegmentOutputs(rng.random(n, np.float32), rng.random(n, np.float32)) for n in lengths]
 
 
-def outcome(normals: list[int], outliers: list[int], anomalies: list[int] | None = None) -> Outcome:
+def training_result(normals: list[int], outliers: list[int], anomalies: list[int] | None = None) -> TrainingResult:
     golden = np.random.default_rng(5).random((3, 256, 128), np.float32)
-    return Outcome(outputs(normals, 1), outputs(outliers, 2), outputs(anomalies or [], 3), True, golden)
+    return TrainingResult(outputs(normals, 1), outputs(outliers, 2), outputs(anomalies or [], 3), True, golden)
 
 
 def save(workspace: Path, machine: str = "valve", id: str = "00") -> Run:
@@ -75,8 +75,8 @@ def test_an_outcome_survives_its_arrays(
     normals: list[int], outliers: list[int], anomalies: list[int], held_out: bool
 ) -> None:
     golden = np.zeros((1, 4, 2), np.float32)
-    before = Outcome(outputs(normals, 1), outputs(outliers, 2), outputs(anomalies, 3), held_out, golden)
-    after = Outcome.from_arrays(before.to_arrays())
+    before = TrainingResult(outputs(normals, 1), outputs(outliers, 2), outputs(anomalies, 3), held_out, golden)
+    after = TrainingResult.from_arrays(before.to_arrays())
     assert after.held_out is held_out
     for role in ("normals", "outliers", "anomalies"):
         ours, theirs = getattr(before, role), getattr(after, role)
@@ -87,9 +87,9 @@ def test_an_outcome_survives_its_arrays(
 
 
 def test_an_outcome_is_stored_without_objects(tmp_path: Path) -> None:
-    run, before = save(tmp_path), outcome([10, 1, 7], [10, 10], [10])
-    run.save_outcome(before)
-    after = run.outcome()
+    run, before = save(tmp_path), training_result([10, 1, 7], [10, 10], [10])
+    run.save_result(before)
+    after = run.result()
     np.testing.assert_equal(after.to_arrays(), before.to_arrays())
     with np.load(run.folder / "outcome.npz", allow_pickle=False) as arrays:
         assert all(arrays[name].dtype != object for name in arrays.files)
@@ -112,16 +112,16 @@ def cut(data: bytes) -> bytes:
 )
 def test_a_damaged_outcome_is_an_input_error(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
     run = save(tmp_path)
-    run.save_outcome(outcome([10, 10], [10]))
+    run.save_result(training_result([10, 10], [10]))
     path = run.folder / "outcome.npz"
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(InputError, match=r"outcome\.npz: cannot be read \(.*\); train again"):
-        run.outcome()
+        run.result()
 
 
 def test_an_unfinished_run_says_how_to_go_on(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="training has not finished; continue it with `edgeasd train --resume`"):
-        save(tmp_path).outcome()
+        save(tmp_path).result()
 
 
 @pytest.mark.parametrize(

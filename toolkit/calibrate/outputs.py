@@ -1,4 +1,4 @@
-"""What the fp32 encoder and the head say of the given clips, kept on disk so that no segment is run twice."""
+"""Outputs of the fp32 encoder and the head for the clips, cached on disk so that no segment runs twice."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from edgeasd.runtime.features.logmel import Float32Array
 from edgeasd.runtime.features.segments import clip_starts, live_starts
 from edgeasd.runtime.scoring.scorer import Scorer
 from edgeasd.runtime.system.files import write_bytes
-from edgeasd.toolkit.calibrate.clips import GivenClip, Material
+from edgeasd.toolkit.calibrate.clips import CalibrationClip, ClipSet
 from edgeasd.toolkit.progress import ProgressCallback
 
 _BATCH = 10
@@ -23,46 +23,46 @@ _LIVE_PART = 500
 
 
 class Fp32Outputs:
-    """Outputs of fp32 for clips of one material, by the clip rule and by the live rule.
+    """Outputs of fp32 for the clips of one set, by the clip rule and by the live rule.
 
-    `folder` keeps them by content, encoder and amplitude; what is damaged there is computed again.
+    `folder` caches them by content, encoder and amplitude; a damaged file is computed again.
     """
 
-    def __init__(self, scorer: Scorer, encoder_sha256: str, material: Material, folder: Path) -> None:
+    def __init__(self, scorer: Scorer, encoder_sha256: str, clip_set: ClipSet, folder: Path) -> None:
         self._scorer = scorer
-        self._material = material
-        amplitude, settings = material.amplitude, scorer.features.fingerprint()
+        self._clip_set = clip_set
+        amplitude, settings = clip_set.amplitude, scorer.features.fingerprint()
         facts = [encoder_sha256, settings, amplitude.mean.hex(), amplitude.std.hex(), scorer.segments.model_dump_json()]
         self._folder = folder / f"fp32-{hashlib.sha256('|'.join(facts).encode()).hexdigest()[:16]}"
 
-    def by_clip(self, clips: Sequence[GivenClip], report: ProgressCallback) -> list[SegmentOutputs]:
+    def by_clip(self, clips: Sequence[CalibrationClip], report: ProgressCallback) -> list[SegmentOutputs]:
         """q and d of the sections of each clip."""
         found = []
         for done, clip in enumerate(clips, start=1):
-            found.append(self._kept(f"{clip.sha256}.npz", clip, clip_starts(clip.frames, self._scorer.segments)))
+            found.append(self._cached(f"{clip.sha256}.npz", clip, clip_starts(clip.frames, self._scorer.segments)))
             report(done, len(clips))
         return found
 
-    def live(self, clips: Sequence[GivenClip], report: ProgressCallback) -> list[SegmentOutputs]:
-        """q and d of every live segment of each recording, as a device that begins at its start hears it."""
+    def live(self, clips: Sequence[CalibrationClip], report: ProgressCallback) -> list[SegmentOutputs]:
+        """q and d of every live segment of each recording, as a device that starts with it scores it."""
         starts = [live_starts(clip.frames, self._scorer.segments) for clip in clips]
         total, done, found = sum(map(len, starts)), 0, []
         for clip, of_clip in zip(clips, starts, strict=True):
             parts = []
             for number, at in enumerate(range(0, len(of_clip), _LIVE_PART)):
                 part = of_clip[at : at + _LIVE_PART]
-                parts.append(self._kept(f"{clip.sha256}-live{number:05d}.npz", clip, part))
+                parts.append(self._cached(f"{clip.sha256}-live{number:05d}.npz", clip, part))
                 done += len(part)
                 report(done, total)
             found.append(SegmentOutputs(np.concatenate([p.q for p in parts]), np.concatenate([p.d for p in parts])))
         return found
 
-    def _kept(self, name: str, clip: GivenClip, starts: Sequence[int]) -> SegmentOutputs:
+    def _cached(self, name: str, clip: CalibrationClip, starts: Sequence[int]) -> SegmentOutputs:
         path = self._folder / name
         known = _read(path, len(starts))
         if known is not None:
             return known
-        made = run_segments(self._scorer, self._material.features(clip), starts)
+        made = run_segments(self._scorer, self._clip_set.features(clip), starts)
         buffer = io.BytesIO()
         np.savez(buffer, allow_pickle=False, q=made.q, d=made.d)
         write_bytes(path, buffer.getvalue())

@@ -1,4 +1,4 @@
-"""What a calibration found and did; the record, the report and the printed lines are made from it."""
+"""The result of a calibration, from which its record, report and printed lines are made."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import onnxruntime
 
 import edgeasd
 from edgeasd.calibration.drift.drift import Drift
-from edgeasd.calibration.fit.clips import ClipRoles
+from edgeasd.calibration.fit.clips import ClipSplit
 from edgeasd.runtime.bundle.manifest import Manifest
 from edgeasd.runtime.health.settings import LevelRange
 from edgeasd.runtime.scoring.score import ScoreSettings
-from edgeasd.toolkit.calibrate.clips import Material
+from edgeasd.toolkit.calibrate.clips import ClipSet
 from edgeasd.toolkit.calibrate.request import Request
-from edgeasd.toolkit.calibrate.thresholds import FoundThreshold
+from edgeasd.toolkit.calibrate.thresholds import ThresholdResult
 from edgeasd.toolkit.calibrate.variants import VariantResult
 from edgeasd.toolkit.reports.plots import shared_edges
 
@@ -35,18 +35,18 @@ class Calibration:
     written: bool
     """False where there was nothing to put into the bundle."""
     request: Request
-    normals: Material
-    roles: ClipRoles | None
+    normals: ClipSet
+    split: ClipSplit | None
     """None where no variant was asked for."""
-    anomalies: Material | None
+    anomalies: ClipSet | None
     normal_scores: list[float]
     """fp32 clip scores, in the order of `normals.clips`."""
     anomaly_scores: list[float]
     score: ScoreSettings
-    threshold: FoundThreshold
+    threshold: ThresholdResult
     variants: list[VariantResult]
     level: LevelRange | None
-    """At which the machine is expected to be heard, measured on `normals`; None where the old one stays."""
+    """Expected level range, measured on `normals`; None where the old one stays."""
     range_segments: int
     """Segments that gave ranges: as many as were asked for, or all there are."""
     warnings: list[str] = field(default_factory=list)
@@ -71,7 +71,7 @@ def calibration_record(found: Calibration, earlier: Mapping[str, Any]) -> dict[s
     variants |= {one.name: {**_variant(one), "measured_with": scale} for one in found.variants}
     return {
         KEY: {
-            "clips": clip_roles(found),
+            "clips": clip_rows(found),
             "segments": found.range_segments,
             "scale": scale,
             "scores": {"normal": found.normal_scores, "anomaly": found.anomaly_scores},
@@ -84,14 +84,14 @@ def calibration_record(found: Calibration, earlier: Mapping[str, Any]) -> dict[s
     }
 
 
-def clip_roles(found: Calibration) -> list[dict[str, Any]]:
+def clip_rows(found: Calibration) -> list[dict[str, Any]]:
     """Every clip with name, sha256 and roles: ranges, drift, threshold, anomaly."""
-    of_threshold = ["threshold"] if found.threshold.way != "kept" else []
-    roles = found.roles
+    of_threshold = ["threshold"] if found.threshold.method != "kept" else []
+    split = found.split
     rows = []
     for index, clip in enumerate(found.normals.clips):
         role = (
-            [] if roles is None else ["ranges"] if index in roles.ranges else ["drift"] if index in roles.drift else []
+            [] if split is None else ["ranges"] if index in split.ranges else ["drift"] if index in split.drift else []
         )
         rows.append({"name": clip.name, "sha256": clip.sha256, "roles": [*role, *of_threshold]})
     if found.anomalies is not None:

@@ -1,4 +1,4 @@
-"""What a user asks of a calibration, and the bundle it is asked of."""
+"""The options of a calibration, and the bundle it changes."""
 
 from __future__ import annotations
 
@@ -10,16 +10,46 @@ from edgeasd.calibration.drift.drift import DriftLimits
 from edgeasd.calibration.fit.clips import SEGMENTS
 from edgeasd.runtime.bundle.bundle import MANIFEST, Bundle
 from edgeasd.runtime.errors import InputError
-from edgeasd.toolkit.calibrate.thresholds import ThresholdWish
 from edgeasd.toolkit.data.clips import plain_id
 from edgeasd.toolkit.runs import bundle_folder
 
 PRECISIONS = ("fp16", "int8", "int8-cpu")
 """What calibrate makes, in this order; fp32 is the reference and always there."""
 NO_PRECISION = "none"
-
-
 METHODS = ("minmax", "entropy", "percentile")
+
+
+@dataclass(frozen=True)
+class ThresholdRequest:
+    """How to find the threshold: one of the three, or by default the old one, else the largest clip score."""
+
+    alarms_per_day: float | None = None
+    false_positive_rate: float | None = None
+    keep: bool = False
+
+    def check(self, *, rescaled: bool) -> None:
+        """Raises InputError for two methods at once, and for keeping a threshold of another scale."""
+        given = [
+            name
+            for name, wanted in (
+                ("--alarms-per-day", self.alarms_per_day is not None),
+                ("--false-positive-rate", self.false_positive_rate is not None),
+                ("--keep-threshold", self.keep),
+            )
+            if wanted
+        ]
+        if len(given) > 1:
+            raise InputError(f"{' and '.join(given)}: a bundle has one threshold; pass one of them")
+        if self.keep and rescaled:
+            raise InputError(
+                "--keep-threshold: a re-fit changes the scale of the score, so the threshold means nothing after it; "
+                "pass --alarms-per-day or --false-positive-rate, or leave the re-fit out"
+            )
+
+    @property
+    def needs_live_scores(self) -> bool:
+        """Whether recordings have to be run by the live rule."""
+        return self.alarms_per_day is not None
 
 
 @dataclass(frozen=True)
@@ -32,12 +62,12 @@ class Request:
     """Some files of that folder, where not all of it is meant."""
     anomalies: Path | None = None
     precisions: tuple[str, ...] = PRECISIONS
-    wish: ThresholdWish = field(default_factory=ThresholdWish)
+    threshold: ThresholdRequest = field(default_factory=ThresholdRequest)
     refit_distance: bool = False
     refit_amplitude: bool = False
     segments: int = SEGMENTS
     methods: tuple[str, ...] = METHODS
-    """Ways to find ranges; the gate takes the one with the least drift."""
+    """Methods to find ranges; the gate takes the one with the least drift."""
     budget: int = 40
     limits: dict[str, float] = field(default_factory=dict)
     """Limits of the drift gate by name, where they are not the defaults."""
@@ -47,7 +77,7 @@ class Request:
 
     def check(self) -> None:
         """Refuse wrong use before any work: InputError."""
-        self.wish.check(rescaled=self.refit_distance or self.refit_amplitude)
+        self.threshold.check(rescaled=self.refit_distance or self.refit_amplitude)
         for kind in self.precisions:
             self.limits_of(kind)
         for name in self.methods:

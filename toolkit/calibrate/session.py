@@ -1,17 +1,15 @@
-"""How a calibration says what it does and how far it is, and learns that it should stop."""
+"""One calibration of a bundle from start to end."""
 
 from __future__ import annotations
 
-import resource
 import shutil
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from edgeasd.calibration.fit.amplitude import with_amplitude
-from edgeasd.calibration.fit.clips import assign_roles
+from edgeasd.calibration.fit.clips import split_clips
 from edgeasd.calibration.fit.deploy import SegmentOutputs, clip_scores
 from edgeasd.calibration.fit.levels import ON_SITE_DB, TRAINING_DB, clip_levels, expected_levels, outside
 from edgeasd.calibration.fit.refit import refit_constants
@@ -23,31 +21,29 @@ from edgeasd.runtime.features.logmel import Amplitude
 from edgeasd.runtime.health.settings import LevelRange
 from edgeasd.runtime.scoring.score import ScoreSettings
 from edgeasd.runtime.scoring.scorer import Scorer
-from edgeasd.toolkit.calibrate.clips import FoundFiles, Material, distinct, named, normal_files, prepare_material
-from edgeasd.toolkit.calibrate.other_machine import compare_with_machine
+from edgeasd.toolkit.calibrate.clips import (
+    ClipFiles,
+    ClipSet,
+    compare_with_machine,
+    distinct,
+    named,
+    normal_files,
+    prepare_clip_set,
+)
 from edgeasd.toolkit.calibrate.outputs import Fp32Outputs
 from edgeasd.toolkit.calibrate.record import Calibration, calibration_record, provenance
 from edgeasd.toolkit.calibrate.request import Request, state_folder
-from edgeasd.toolkit.calibrate.thresholds import KEPT, FoundThreshold, find_threshold
+from edgeasd.toolkit.calibrate.thresholds import KEPT, ThresholdResult, find_threshold
 from edgeasd.toolkit.calibrate.variants import VariantMaker, VariantResult
 from edgeasd.toolkit.calibrate.work import Work
 from edgeasd.toolkit.data.cache import FeatureCache, read_clip
 from edgeasd.toolkit.data.offered import offered_files
 from edgeasd.toolkit.progress import ProgressCallback
 
-_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-
-
-def _peak() -> int:
-    with suppress(OSError, ValueError, StopIteration):
-        line = next(one for one in _STATUS.read_text().splitlines() if one.startswith("VmHWM:"))
-        return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
 
 @dataclass
 class _Session:
-    """State of one call: the open bundle and what was found so far."""
+    """State of one calibration."""
 
     bundle: Bundle
     request: Request
@@ -99,34 +95,34 @@ def _calibrate(session: _Session, before: bytes) -> Calibration:
         faults = _anomaly_files(request, files, report)
     # Before hours of work: too few clips are too few whatever they sound like.
     if request.precisions:
-        assign_roles(list(files.paths))
+        split_clips(list(files.paths))
     if files.copies:
         which = "file is a copy of another clip" if files.copies == 1 else "files are copies of other clips"
         session.warnings.append(f"{files.copies} {which}; each recording counts once")
     amplitude = _amplitude(session, files)
-    normals = _material(session, files, amplitude, "features of clips")
-    anomalies = None if faults is None else _material(session, faults, amplitude, "features of anomalies")
-    roles = assign_roles([clip.sha256 for clip in normals.clips]) if request.precisions else None
+    normals = _clip_set(session, files, amplitude, "features of clips")
+    anomalies = None if faults is None else _clip_set(session, faults, amplitude, "features of anomalies")
+    split = split_clips([clip.sha256 for clip in normals.clips]) if request.precisions else None
 
     scorer = _fp32_scorer(session, amplitude)
     encoder = manifest.files[manifest.precisions["fp32"].file].sha256
     outputs = Fp32Outputs(scorer, encoder, normals, session.state)
     with work.part("fp32 scores of clips") as report:
-        heard = outputs.by_clip(normals.clips, report)
+        fp32_outputs = outputs.by_clip(normals.clips, report)
     fault_outputs: list[SegmentOutputs] = []
     if anomalies is not None:
         with work.part("fp32 scores of anomalies") as report:
             fault_outputs = Fp32Outputs(scorer, encoder, anomalies, session.state).by_clip(anomalies.clips, report)
-    session.warnings += compare_with_machine(session.bundle, request, normals, heard)
+    session.warnings += compare_with_machine(session.bundle, request, normals, fp32_outputs)
 
-    score = _score(session, heard, fault_outputs)
+    score = _score(session, fp32_outputs, fault_outputs)
     scorer.score = score
-    threshold = _threshold(session, score, normals, heard, outputs)
+    threshold = _threshold(session, score, normals, fp32_outputs, outputs)
     variants: list[VariantResult] = []
     range_segments = 0
-    if roles is not None:
+    if split is not None:
         maker = VariantMaker(session.bundle, scorer, threshold.threshold.clip, request, session.state, work)
-        variants, range_segments = maker.make(normals, roles, heard, anomalies, fault_outputs)
+        variants, range_segments = maker.make(normals, split, fp32_outputs, anomalies, fault_outputs)
     scorer.close()
     level = _level(session, normals)
     found = Calibration(
@@ -135,9 +131,9 @@ def _calibrate(session: _Session, before: bytes) -> Calibration:
         written=False,
         request=request,
         normals=normals,
-        roles=roles,
+        split=split,
         anomalies=anomalies,
-        normal_scores=clip_scores(score, heard),
+        normal_scores=clip_scores(score, fp32_outputs),
         anomaly_scores=clip_scores(score, fault_outputs),
         score=score,
         threshold=threshold,
@@ -198,7 +194,7 @@ def _earlier(bundle: Bundle) -> dict[str, Any]:
     return variants if isinstance(variants, dict) else {}
 
 
-def _anomaly_files(request: Request, normals: FoundFiles, report: ProgressCallback) -> FoundFiles | None:
+def _anomaly_files(request: Request, normals: ClipFiles, report: ProgressCallback) -> ClipFiles | None:
     if request.anomalies is None:
         return None
     source = request.anomalies
@@ -213,7 +209,7 @@ def _anomaly_files(request: Request, normals: FoundFiles, report: ProgressCallba
     return found
 
 
-def _amplitude(session: _Session, files: FoundFiles) -> Amplitude:
+def _amplitude(session: _Session, files: ClipFiles) -> Amplitude:
     if not session.request.refit_amplitude:
         return session.manifest.amplitude
     with session.work.part("level of clips") as report:
@@ -222,34 +218,34 @@ def _amplitude(session: _Session, files: FoundFiles) -> Amplitude:
     return found.model_copy(update={"scope": f"{len(pairs)} normal clips given to calibrate"})
 
 
-def _level(session: _Session, normals: Material) -> LevelRange | None:
-    """At which the clips are heard; None where that says too little, or where somebody has set it by hand."""
+def _level(session: _Session, normals: ClipSet) -> LevelRange | None:
+    """The level range of the clips; None if they are too short together, or if the range was set by hand."""
     old, cache = session.manifest.level, session.cache
     if old is not None and not old.measured:
         session.warnings.append("the level range of the bundle was set by hand and stays")
         return None
-    heard = []
+    levels = []
     with session.work.part("levels of clips") as report:
         for done, clip in enumerate(normals.clips, start=1):
             rate = cache.settings.sample_rate
-            heard.append(clip_levels(read_clip(clip.path, rate, cache.channel), rate))
+            levels.append(clip_levels(read_clip(clip.path, rate, cache.channel), rate))
             report(done, len(normals.clips))
     margin = ON_SITE_DB if session.request.files is None else TRAINING_DB
-    found = expected_levels(heard, sum(normals.seconds(clip) for clip in normals.clips), margin)
-    if found is not None and (odd := [c for c, one in zip(normals.clips, heard, strict=True) if outside(one, found)]):
+    found = expected_levels(levels, sum(normals.seconds(clip) for clip in normals.clips), margin)
+    if found is not None and (odd := [c for c, one in zip(normals.clips, levels, strict=True) if outside(one, found)]):
         lie = "1 clip lies" if len(odd) == 1 else f"{len(odd)} clips lie"
         session.warnings.append(f"{lie} outside the level range ({found.found_by}): {named(odd)}; listen to them")
     return found
 
 
-def _material(session: _Session, files: FoundFiles, amplitude: Amplitude, label: str) -> Material:
+def _clip_set(session: _Session, files: ClipFiles, amplitude: Amplitude, label: str) -> ClipSet:
     request = session.request
     with session.work.part(label) as report:
-        material, left_out = prepare_material(
+        clip_set, left_out = prepare_clip_set(
             files, session.cache, amplitude, session.manifest.segments, report, skip_bad=request.skip_bad
         )
     session.warnings += [f"left out: {line}" for line in left_out]
-    return material
+    return clip_set
 
 
 def _fp32_scorer(session: _Session, amplitude: Amplitude) -> Scorer:
@@ -261,17 +257,19 @@ def _fp32_scorer(session: _Session, amplitude: Amplitude) -> Scorer:
     return with_amplitude(scorer, amplitude)
 
 
-def _score(session: _Session, heard: Sequence[SegmentOutputs], faults: Sequence[SegmentOutputs]) -> ScoreSettings:
+def _score(
+    session: _Session, fp32_outputs: Sequence[SegmentOutputs], faults: Sequence[SegmentOutputs]
+) -> ScoreSettings:
     """New constants where they were asked for, or where a new amplitude moved every distance."""
     request = session.request
     if not (request.refit_distance or request.refit_amplitude):
         return session.manifest.score
-    return refit_constants(session.manifest.score, heard, anomalies=faults)
+    return refit_constants(session.manifest.score, fp32_outputs, anomalies=faults)
 
 
 def _threshold(
-    session: _Session, score: ScoreSettings, normals: Material, heard: list[SegmentOutputs], outputs: Fp32Outputs
-) -> FoundThreshold:
+    session: _Session, score: ScoreSettings, normals: ClipSet, fp32_outputs: list[SegmentOutputs], outputs: Fp32Outputs
+) -> ThresholdResult:
     def live() -> list[SegmentOutputs]:
         with session.work.part("live scores of recordings") as report:
             return outputs.live(normals.clips, report)
@@ -279,8 +277,8 @@ def _threshold(
     request = session.request
     rescaled = request.refit_distance or request.refit_amplitude
     old = None if rescaled else session.manifest.threshold
-    found = find_threshold(request.wish, old, score, normals, heard, live, session.manifest.segments)
-    if found.way == KEPT and found.threshold.warning:
+    found = find_threshold(request.threshold, old, score, normals, fp32_outputs, live, session.manifest.segments)
+    if found.method == KEPT and found.threshold.warning:
         session.warnings.append(
             f"the threshold is kept and rests on {found.threshold.clips} clips; --false-positive-rate or "
             f"--alarms-per-day take a new one from those given"

@@ -9,11 +9,12 @@ from typing import Any
 
 import onnx
 
-from edgeasd.calibration.drift.candidate import DriftMeasure, candidate_engine
+from edgeasd.calibration.drift.candidate import DriftMeasure
 from edgeasd.calibration.drift.gate import GateResult, pass_gate
 from edgeasd.calibration.fit.amplitude import golden_under
-from edgeasd.calibration.fit.clips import ClipRoles, SegmentView, choose_segments
+from edgeasd.calibration.fit.clips import ClipSplit, SegmentView, choose_segments
 from edgeasd.calibration.fit.deploy import SegmentOutputs
+from edgeasd.calibration.quantization.layer_noise import candidate_engine
 from edgeasd.calibration.quantization.ranges import PERCENTILE, Collected, ProgressCallback, collect, no_progress
 from edgeasd.export.bundle_update import MadeVariant, tolerance_of
 from edgeasd.export.fp16 import FP16_LIMITS
@@ -21,7 +22,7 @@ from edgeasd.runtime.bundle.bundle import Bundle
 from edgeasd.runtime.bundle.reference_segments import Deviation, reference_deviation
 from edgeasd.runtime.features.logmel import Float32Array
 from edgeasd.runtime.scoring.scorer import Scorer
-from edgeasd.toolkit.calibrate.clips import GivenClip, Material
+from edgeasd.toolkit.calibrate.clips import CalibrationClip, ClipSet
 from edgeasd.toolkit.calibrate.request import Request
 from edgeasd.toolkit.calibrate.work import Cost, Work, measured
 
@@ -31,7 +32,7 @@ COMPARED_SEGMENTS = 8
 
 @dataclass(frozen=True)
 class VariantResult:
-    """What became of one precision."""
+    """The result of one precision."""
 
     gate: GateResult
     made: MadeVariant | None
@@ -54,32 +55,32 @@ class VariantResult:
 
 
 @dataclass(frozen=True)
-class _Remembered(Collected):
+class _CachedRanges(Collected):
     """Ranges by entropy take seconds; both kinds of INT8 ask for the same ones."""
 
-    found: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
+    cache: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
 
     def ranges(
         self, method: str, percentile: float = PERCENTILE, report: ProgressCallback = no_progress
     ) -> dict[str, tuple[float, float]]:
         key = f"{method} {percentile}"
-        if key not in self.found:
-            self.found[key] = super().ranges(method, percentile, report)
-        return self.found[key]
+        if key not in self.cache:
+            self.cache[key] = super().ranges(method, percentile, report)
+        return self.cache[key]
 
 
 @dataclass(frozen=True)
 class ClipView:
     """Clips as edgeasd.calibration reads them: features opened one clip at a time, (T, n_mels) float32 each."""
 
-    clips: Sequence[tuple[Material, GivenClip]]
+    clips: Sequence[tuple[ClipSet, CalibrationClip]]
 
     def __len__(self) -> int:
         return len(self.clips)
 
     def __getitem__(self, index: int, /) -> Float32Array:
-        material, clip = self.clips[index]
-        return material.features(clip)
+        clip_set, clip = self.clips[index]
+        return clip_set.features(clip)
 
 
 @dataclass(frozen=True)
@@ -95,33 +96,33 @@ class VariantMaker:
 
     def make(
         self,
-        normals: Material,
-        roles: ClipRoles,
-        heard: Sequence[SegmentOutputs],
-        anomalies: Material | None,
+        normals: ClipSet,
+        split: ClipSplit,
+        fp32_outputs: Sequence[SegmentOutputs],
+        anomalies: ClipSet | None,
         fault_outputs: Sequence[SegmentOutputs],
     ) -> tuple[list[VariantResult], int]:
-        """All precisions of the request, and how many segments gave ranges. `heard` and `fault_outputs` are what fp32 says of all clips, in their order.
+        """All precisions of the request, and how many segments gave ranges. `fp32_outputs` and `fault_outputs` are what fp32 says of all clips, in their order.
 
         Ranges and drift are of different clips. Raises InputError or CheckFailed where ranges cannot be collected.
         """
         encoder = onnx.load(self.bundle.file(self.bundle.manifest.precisions["fp32"].file))
         faults = [(anomalies, clip) for clip in anomalies.clips] if anomalies is not None else []
-        drift_clips = ClipView([*((normals, normals.clips[i]) for i in roles.drift), *faults])
+        drift_clips = ClipView([*((normals, normals.clips[i]) for i in split.drift), *faults])
         measure = DriftMeasure(
             precision="fp32",
-            reference=[*(heard[i] for i in roles.drift), *fault_outputs],
+            reference=[*(fp32_outputs[i] for i in split.drift), *fault_outputs],
             head=self.scorer.head,
             clips=drift_clips,
             segments=self.scorer.segments,
             score=self.scorer.score,
             threshold=self.threshold,
-            anomalous=[*(False for _ in roles.drift), *(True for _ in faults)],
+            anomalous=[*(False for _ in split.drift), *(True for _ in faults)],
         )
         compared = self._segments(drift_clips, COMPARED_SEGMENTS)[:]
         collected = None
         if set(self.request.precisions) - {"fp16"}:
-            collected = self._collect(encoder, ClipView([(normals, normals.clips[i]) for i in roles.ranges]))
+            collected = self._collect(encoder, ClipView([(normals, normals.clips[i]) for i in split.ranges]))
         made = [self._one(kind, encoder, collected, measure, compared) for kind in self.request.precisions]
         return made, 0 if collected is None else collected.segments
 
@@ -134,7 +135,7 @@ class VariantMaker:
         self.work.step(f"ranges from {len(chosen)} segments of {len(clips)} clips")
         with self.work.part("ranges") as report:
             found = collect(encoder, chosen, state=self.state / "ranges.npz", report=report)
-        return _Remembered(found.segments, found.tensors, found.lowest, found.highest, found.histograms)
+        return _CachedRanges(found.segments, found.tensors, found.lowest, found.highest, found.histograms)
 
     def _one(
         self,
@@ -197,5 +198,5 @@ def manifest_facts(gate: GateResult) -> dict[str, Any]:
         figures["auc_change"] = {"change": drift.auc.difference, "interval95": [drift.auc.low, drift.auc.high]}
     facts: dict[str, Any] = {"drift": figures}
     if gate.method is not None:
-        facts |= {"range_method": gate.method, "kept_layers": [layer.name for layer in gate.kept]}
+        facts |= {"range_method": gate.method, "kept_layers": [layer.name for layer in gate.fp16_layers]}
     return facts

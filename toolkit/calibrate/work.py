@@ -1,4 +1,4 @@
-"""How a calibration says what it does and how far it is, and learns that it should stop."""
+"""Progress, interruption and cost of a calibration."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from edgeasd.toolkit.progress import ProgressCallback, progress
 
 @dataclass(frozen=True)
 class Work:
-    """`say` takes one line for the user; `check` raises where the user has asked to stop."""
+    """`say` shows one line to the user; `check` raises if the user has asked to stop."""
 
     say: Callable[[str], None]
     check: Callable[[], None] = lambda: None
 
     def step(self, text: str) -> None:
-        """Say what comes next, unless the user has asked to stop."""
+        """Show the next step, unless the user has asked to stop."""
         self.check()
         self.say(text)
 
     @contextmanager
     def part(self, label: str) -> Iterator[ProgressCallback]:
-        """Progress of one piece of work; every report is a chance to stop."""
+        """Progress of one piece of work; each report checks for a request to stop."""
         self.check()
         with progress(label) as report:
 
-            def told(done: int, total: int, text: str = "") -> None:
+            def checked(done: int, total: int, text: str = "") -> None:
                 self.check()
                 report(done, total, text)
 
-            yield told
+            yield checked
 
     def beat(self, done: int, total: int, text: str = "") -> None:  # noqa: ARG002
-        """A report that says nothing and is a chance to stop."""
+        """A progress callback that shows nothing and checks for a request to stop."""
         self.check()
 
 
@@ -50,12 +50,12 @@ class Cost:
 
     seconds: float = 0.0
     peak_bytes: int = 0
-    """Of the whole process, what it held before included."""
+    """Of the whole process, what was allocated before the block included."""
 
 
 @contextmanager
 def measured() -> Iterator[Cost]:
-    """Yield the cost of a block. Where the system cannot begin a new peak, it is that since the process started."""
+    """Yield the cost of a block. If the system cannot reset the peak, it is that since the process started."""
     cost, started = Cost(), time.monotonic()
     # 5: forget the high-water mark (Linux, proc_pid_clear_refs(5)).
     with suppress(OSError):

@@ -38,12 +38,12 @@ def alpha(
     from edgeasd.toolkit.data.validation import validation_clips
     from edgeasd.toolkit.evaluation.alpha import FEW_CLIPS, choose, save_chosen
     from edgeasd.toolkit.evaluation.evaluate import collect
-    from edgeasd.toolkit.evaluation.trained import UNFITTED, load_trained
+    from edgeasd.toolkit.evaluation.trained import UNFITTED, load_trained_model
     from edgeasd.toolkit.progress import progress
     from edgeasd.toolkit.runs import find_runs
 
     run = find_runs(data.workspace, data.machine, id)[0].chosen(update)
-    trained = load_trained(run, without_alpha=True)
+    trained = load_trained_model(run, without_alpha=True)
     trained.check_alpha_is_free("edgeasd alpha")
     # Before hours of reading: refuses a model without a scale.
     scale = trained.deploy().score

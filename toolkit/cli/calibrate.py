@@ -131,15 +131,14 @@ def calibrate(
     Example: edgeasd calibrate --machine valve --id 00 --clips normal-clips/
     """
     _require_packages()
-    from edgeasd.toolkit.calibrate.request import Request, find_bundle_folder, parse_precisions
+    from edgeasd.toolkit.calibrate.request import Request, ThresholdRequest, find_bundle_folder, parse_precisions
     from edgeasd.toolkit.calibrate.session import calibrate_bundle, forget_state
-    from edgeasd.toolkit.calibrate.thresholds import ThresholdWish
 
     request = Request(
         clips=clips,
         anomalies=anomalies,
         precisions=parse_precisions(precision),
-        wish=ThresholdWish(threshold.alarms_per_day, threshold.false_positive_rate, threshold.keep_threshold),
+        threshold=ThresholdRequest(threshold.alarms_per_day, threshold.false_positive_rate, threshold.keep_threshold),
         refit_distance=refit_distance,
         refit_amplitude=refit_amplitude,
         segments=ranges.segments,
@@ -207,8 +206,8 @@ def print_calibration(found: Calibration, report: Path) -> None:
 
 def _clips(found: Calibration) -> str:
     parts = [f"{len(found.normals.clips)} normal clips"]
-    if found.roles is not None:
-        parts[0] += f" ({len(found.roles.ranges)} for ranges, {len(found.roles.drift)} for drift)"
+    if found.split is not None:
+        parts[0] += f" ({len(found.split.ranges)} for ranges, {len(found.split.drift)} for drift)"
     if found.anomalies is not None:
         parts.append(f"{len(found.anomalies.clips)} anomalies")
     return ", ".join(parts)
@@ -222,7 +221,7 @@ def print_variant(one: VariantResult) -> None:
     print(f"  {name:<26} {verdict}, {one.size / 1e6:.2f} MB, {cost.seconds:.0f} s, peak {cost.peak_bytes / 1e6:.0f} MB")
     if gate.drift is not None:
         print(f"    {', '.join(_figures(gate.drift))}")
-    for layer in gate.kept:
+    for layer in gate.fp16_layers:
         print(f"    in higher precision: {layer.reason}")
     for reason in one.reasons:
         print(f"    {reason}")
@@ -241,7 +240,7 @@ def _print_threshold(found: Calibration) -> None:
     from edgeasd.toolkit.calibrate.thresholds import KEPT
 
     threshold = found.threshold.threshold
-    kept = "kept: " if found.threshold.way == KEPT else ""
+    kept = "kept: " if found.threshold.method == KEPT else ""
     print(
         f"  threshold {threshold.clip:.4f}{threshold.describe_interval()}, "
         f"{kept}{threshold.found_by}, {threshold.clips} clips"

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from edgeasd.toolkit.evaluation.dcase import Result
     from edgeasd.toolkit.evaluation.evaluate import Evaluation
     from edgeasd.toolkit.evaluation.figures import Figures
-    from edgeasd.toolkit.evaluation.trained import Trained
+    from edgeasd.toolkit.evaluation.trained import TrainedModel
     from edgeasd.toolkit.runs import Run
 
 
@@ -104,13 +104,13 @@ def _check_outputs(dcase: Path | None, report: Path | None, report_audio: bool) 
         raise InputError(f"--dcase {dcase}: is not a folder; name one, it is made if it is missing")
 
 
-def _official_results(trained: Trained, one: Evaluation) -> list[Result]:
+def _official_results(trained: TrainedModel, one: Evaluation) -> list[Result]:
     """Scores and decisions of every test clip; how well the decisions do is added to the figures."""
     from edgeasd.toolkit.evaluation.dcase import judge_decisions, result_of
     from edgeasd.toolkit.evaluation.evaluate import decision_threshold
 
     threshold = decision_threshold(trained)
-    origin = "held-out" if trained.outcome.held_out else "training"
+    origin = "held-out" if trained.result.held_out else "training"
     print_error(
         f"{one.machine} ID {one.id}: decisions at {threshold.value:.6g}, the {threshold.quantile} quantile of a gamma "
         f"distribution fitted to {threshold.clips} {origin} normal clips"
@@ -165,13 +165,13 @@ def _evaluate_run(
     excluded: frozenset[str],
     *,
     unlabelled: bool,
-) -> tuple[Trained, MachineData, Evaluation]:
+) -> tuple[TrainedModel, MachineData, Evaluation]:
     from edgeasd.runtime.bundle.bundle import Bundle
     from edgeasd.toolkit.evaluation.evaluate import evaluate as judge
-    from edgeasd.toolkit.evaluation.trained import load_trained
+    from edgeasd.toolkit.evaluation.trained import load_trained_model
     from edgeasd.toolkit.progress import progress
 
-    trained = load_trained(run).with_alpha(alpha)
+    trained = load_trained_model(run).with_alpha(alpha)
     loaded = loader(trained)
     with progress(f"{run.machine} {run.id}") as report, ExitStack() as opened_bundle:
         scorer = None

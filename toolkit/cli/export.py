@@ -30,14 +30,14 @@ from edgeasd.toolkit.cli.triton import Repository, serve
 
 if TYPE_CHECKING:
     from edgeasd.calibration.fit.deploy import DeployFit, SegmentOutputs
-    from edgeasd.export.bundle_writer import TrainedModel
+    from edgeasd.export.bundle_writer import ExportInput
     from edgeasd.runtime.bundle.manifest import FrontEnd
     from edgeasd.runtime.bundle.reference_segments import Deviation
     from edgeasd.runtime.features.logmel import Float32Array
     from edgeasd.runtime.health.settings import LevelRange
     from edgeasd.toolkit.calibrate.record import Calibration
     from edgeasd.toolkit.calibrate.request import Request
-    from edgeasd.toolkit.evaluation.trained import Trained
+    from edgeasd.toolkit.evaluation.trained import TrainedModel
 
 INT8 = ("int8", "int8-cpu")
 FRONT_END_CLIPS = 10
@@ -90,7 +90,7 @@ def export(
     features = cache_folder(cache, workspace)
     from edgeasd.export.bundle_writer import write_bundle, zip_bundle
     from edgeasd.export.triton import check_repository
-    from edgeasd.toolkit.evaluation.trained import load_trained
+    from edgeasd.toolkit.evaluation.trained import load_trained_model
     from edgeasd.toolkit.runs import bundle_folder, find_runs
 
     runs = find_runs(workspace, machine, id)
@@ -100,7 +100,7 @@ def export(
         check_repository(triton)
     calibrated, targets = [], []
     for run in runs:
-        trained = load_trained(run.chosen(update)).with_alpha(alpha)
+        trained = load_trained_model(run.chosen(update)).with_alpha(alpha)
         if trained.run.known_anomalies:
             name, known = trained.run.folder.name, trained.run.known_anomalies
             print_error(f"{run.machine} ID {run.id}: update {name}, {known} known anomalies")
@@ -139,13 +139,13 @@ def _step(text: str, check: Callable[[], None]) -> None:
     print_error(text)
 
 
-def _model(trained: Trained, normals: list[SegmentOutputs] | None, level: LevelRange | None) -> TrainedModel:
-    from edgeasd.export.bundle_writer import TrainedModel
+def _model(trained: TrainedModel, normals: list[SegmentOutputs] | None, level: LevelRange | None) -> ExportInput:
+    from edgeasd.export.bundle_writer import ExportInput
     from edgeasd.toolkit.models.backbones import count_macs, count_parameters
 
     run, network, fit = trained.run, trained.network, trained.deploy(normals)
     encoder = network.encoder
-    return TrainedModel(
+    return ExportInput(
         machine=run.machine,
         id=run.id,
         backbone=trained.preset.backbone,
@@ -159,23 +159,23 @@ def _model(trained: Trained, normals: list[SegmentOutputs] | None, level: LevelR
         amplitude=run.amplitude,
         segments=run.segments,
         fit=fit,
-        normals=trained.outcome.normals if normals is None else normals,
-        outliers=trained.outcome.outliers,
-        real_segments=trained.outcome.golden,
+        normals=trained.result.normals if normals is None else normals,
+        outliers=trained.result.outliers,
+        real_segments=trained.result.golden,
         provenance=_provenance(trained),
         metrics=_metrics(trained, fit),
         level=level,
     )
 
 
-def _provenance(trained: Trained) -> dict[str, Any]:
+def _provenance(trained: TrainedModel) -> dict[str, Any]:
     facts = trained.run.facts
     kept = ("preset", "seed", "data_fingerprint", "clips", "channel", "nominal_frames", "versions", "started", "update")
     # The folder the data lay in is left out: it says nothing on another machine and may name its owner.
     return {**{key: facts.get(key) for key in kept}, "iterations": trained.iteration}
 
 
-def _metrics(trained: Trained, fit: DeployFit) -> dict[str, Any]:
+def _metrics(trained: TrainedModel, fit: DeployFit) -> dict[str, Any]:
     from edgeasd.toolkit.evaluation.stored import NAME, read_evaluation
 
     path = trained.run.folder / NAME
@@ -197,7 +197,9 @@ def _metrics(trained: Trained, fit: DeployFit) -> dict[str, Any]:
     return {key: value for key, value in measured.items() if key != "clips"}
 
 
-def _score_clips(trained: Trained, folder: Path, channel: int | None) -> tuple[list[SegmentOutputs], LevelRange | None]:
+def _score_clips(
+    trained: TrainedModel, folder: Path, channel: int | None
+) -> tuple[list[SegmentOutputs], LevelRange | None]:
     """q and d of the normal clips in `folder`, and at which level they are heard; InputError names clips that cannot be used."""
     from edgeasd.calibration.fit.deploy import SegmentOutputs
     from edgeasd.calibration.fit.levels import ON_SITE_DB, clip_levels, expected_levels
@@ -230,7 +232,7 @@ def _score_clips(trained: Trained, folder: Path, channel: int | None) -> tuple[l
     return found, expected_levels(levels, seconds, ON_SITE_DB)
 
 
-def read_sounds(trained: Trained, folder: Path, channel: int | None) -> list[Float32Array]:
+def read_sounds(trained: TrainedModel, folder: Path, channel: int | None) -> list[Float32Array]:
     """Samples of at most FRONT_END_CLIPS clips of `folder`, evenly over its sorted names.
 
     InputError for an empty folder, and one that names clips that cannot be used or is shorter than a segment.
@@ -280,12 +282,14 @@ def print_front_end(front_end: FrontEnd | None) -> None:
         )
 
 
-def int8_request(trained: Trained, kinds: list[str], clips: Path | None, cache: Path, channel: int | None) -> Request:
+def int8_request(
+    trained: TrainedModel, kinds: list[str], clips: Path | None, cache: Path, channel: int | None
+) -> Request:
     """What to calibrate with: the folder --clips, or the normal clips that training held out.
 
     Raises InputError before anything is exported: for clips that are not there any more, and for too few.
     """
-    from edgeasd.calibration.fit.clips import assign_roles
+    from edgeasd.calibration.fit.clips import split_clips
     from edgeasd.toolkit.calibrate.clips import normal_files
     from edgeasd.toolkit.calibrate.request import Request, parse_precisions
     from edgeasd.toolkit.progress import no_progress
@@ -293,14 +297,14 @@ def int8_request(trained: Trained, kinds: list[str], clips: Path | None, cache: 
     folder, files = (clips, None) if clips is not None else _held_out(trained, cache)
     found = normal_files(folder, no_progress, files)
     try:
-        assign_roles(list(found.paths))
+        split_clips(list(found.paths))
     except InputError as error:
         origin = f"--clips {folder}" if files is None else f"{trained.run.machine} ID {trained.run.id}, held out"
         raise InputError(f"--precision {','.join(kinds)}: {origin}: {error}; {_WITHOUT_INT8}") from None
     return Request(clips=folder, files=files, precisions=parse_precisions(",".join(kinds)), channel=channel)
 
 
-def _held_out(trained: Trained, cache: Path) -> tuple[Path, tuple[Path, ...]]:
+def _held_out(trained: TrainedModel, cache: Path) -> tuple[Path, tuple[Path, ...]]:
     """The data root of the training and the normals it kept out, which no weight has seen."""
     run = trained.run
     root = Path(str(run.facts.get("data_root", "")))
@@ -310,13 +314,13 @@ def _held_out(trained: Trained, cache: Path) -> tuple[Path, tuple[Path, ...]]:
             f"from, is not there; {_WITHOUT_INT8}"
         )
     data = load_run_data(run, trained.preset, RunDataOptions(root=root, machine=run.machine, cache=cache))
-    roles = data.roles(run.id)
-    if data.fingerprint(roles) != run.facts.get("data_fingerprint"):
+    split = data.split_for(run.id)
+    if data.fingerprint(split) != run.facts.get("data_fingerprint"):
         raise InputError(
             f"--precision int8: {root} has changed since {run.machine} ID {run.id} was trained, so what was held out "
             f"cannot be told; {_WITHOUT_INT8}"
         )
-    return root, tuple(clip.path for clip in roles.holdout_normals)
+    return root, tuple(clip.path for clip in split.holdout_normals)
 
 
 def add_int8(target: Path, request: Request, cache: Path, workspace: Path) -> Calibration:
@@ -330,7 +334,7 @@ def add_int8(target: Path, request: Request, cache: Path, workspace: Path) -> Ca
 
 
 def print_export(
-    model: TrainedModel, found: dict[str, Deviation], added: Calibration | None, paths: list[Path], as_json: bool
+    model: ExportInput, found: dict[str, Deviation], added: Calibration | None, paths: list[Path], as_json: bool
 ) -> None:
     """The bundle `paths[0]`: how far ONNX is from torch, what was added, the constants; further paths at the end."""
     front_end = written_front_end(paths[0])
@@ -348,7 +352,7 @@ def print_export(
 
 
 def _facts(
-    model: TrainedModel,
+    model: ExportInput,
     found: dict[str, Deviation],
     added: Calibration | None,
     bundle: Path,
@@ -371,7 +375,7 @@ def _facts(
     }
 
 
-def _print_deviations(model: TrainedModel, found: dict[str, Deviation]) -> None:
+def _print_deviations(model: ExportInput, found: dict[str, Deviation]) -> None:
     from edgeasd.export.fp16 import FP16_LIMITS
     from edgeasd.export.parity import EXPORT_LIMITS
 
@@ -384,7 +388,7 @@ def _print_deviations(model: TrainedModel, found: dict[str, Deviation]) -> None:
     print_table(("", *limits), rows, indent=4)
 
 
-def _print_constants(model: TrainedModel) -> None:
+def _print_constants(model: ExportInput) -> None:
     score, threshold = model.fit.score, model.fit.threshold
     print(f"  α {score.alpha} ({score.alpha_source}); d_min {score.d_min:.4g} ({score.d_min_source});")
     print(f"  d_max {score.d_max:.4g} ({score.d_max_source})")

@@ -37,7 +37,7 @@ def finetune(
     training.check()
     machine, workspace = data.machine, data.workspace
     base = find_runs(workspace, machine, id)[0]
-    base.outcome()  # refuses a run that has not finished
+    base.result()  # refuses a run that has not finished
     fabric = open_fabric(training.accelerator, training.training_precision)
     offered = offered_hashes(offered_files(anomalies, "--anomalies"), anomalies, "--anomalies")
     planned = stored_preset(base.facts["preset"], str(base.folder / "run.json")).for_finetuning()
@@ -46,9 +46,9 @@ def finetune(
         raise InputError("--set batch_anomaly=0: an update has known anomalies in every batch; set 1 or more")
     loaded = load_run_data(base, preset, data, base.id)
     known = choose_known(loaded, base.id, offered, count=count, seed=training.seed)
-    roles = loaded.trainable(base.id)
+    split = loaded.trainable(base.id)
     prepare_features(
-        loaded, [*roles.normals, *roles.outliers, *roles.holdout_normals, *roles.holdout_outliers, *known.used]
+        loaded, [*split.normals, *split.outliers, *split.holdout_normals, *split.holdout_outliers, *known.used]
     )
     folder = update_folder(workspace, machine, base.id, len(known.used), training.seed)
     print_error(

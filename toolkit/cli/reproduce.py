@@ -15,9 +15,9 @@ from edgeasd.toolkit.cli._errors import INTERRUPTED, print_error
 from edgeasd.toolkit.cli._options import AsJson, Cache, Channel, GroundTruth, IdAttribute, Root, Workspace, cache_folder
 
 if TYPE_CHECKING:
-    from edgeasd.toolkit.reproduction.board import Board
     from edgeasd.toolkit.reproduction.plan import What
     from edgeasd.toolkit.reproduction.request import Planned
+    from edgeasd.toolkit.reproduction.runner import JobQueue
     from edgeasd.toolkit.reproduction.table import Cell
 
 
@@ -85,8 +85,8 @@ def reproduce(
 
     Example: edgeasd reproduce table2 --data dcase2020/ --ground-truth labels/
     """
-    from edgeasd.toolkit.reproduction.board import Board
     from edgeasd.toolkit.reproduction.request import Request, plan_request
+    from edgeasd.toolkit.reproduction.runner import JobQueue
 
     asked = Request(
         what=_experiment(what, scale, counts, most),
@@ -108,20 +108,20 @@ def reproduce(
     )
     _check_output(output)
     planned = plan_request(asked, print_error)
-    board = Board(planned.jobs, print_error)
-    if board.done:
-        print_error(f"{len(board.done)} of {board.total} models are done already")
+    queue = JobQueue(planned.jobs, print_error)
+    if queue.done:
+        print_error(f"{len(queue.done)} of {queue.total} models are done already")
     stopped = False
-    if board.waiting:
+    if queue.waiting:
         cluster = None if ray is None else Cluster(ray, asked.root, job_cpus, job_gpus)
-        stopped = _run(board, accelerator, jobs, asked.workspace, cluster)
+        stopped = _run(queue, accelerator, jobs, asked.workspace, cluster)
     _show(asked.what, planned, scale, output, as_json)
     if stopped:
-        print_error(f"stopped with {len(board.done)} of {board.total} models done; go on with the same command")
+        print_error(f"stopped with {len(queue.done)} of {queue.total} models done; go on with the same command")
         raise typer.Exit(INTERRUPTED)
-    if board.failed:
+    if queue.failed:
         raise CheckFailed(
-            f"{len(board.failed)} of {board.total} models failed, see the lines above: {', '.join(board.failed)}; "
+            f"{len(queue.failed)} of {queue.total} models failed, see the lines above: {', '.join(queue.failed)}; "
             "the same command tries them again"
         )
 
@@ -151,26 +151,26 @@ def _check_output(output: Path | None) -> None:
         raise InputError(f"--output {output}: cannot be written to; name another folder or correct its permissions")
 
 
-def _run(board: Board, accelerator: str, jobs: int | None, workspace: Path, cluster: Cluster | None) -> bool:
+def _run(queue: JobQueue, accelerator: str, jobs: int | None, workspace: Path, cluster: Cluster | None) -> bool:
     """Do what waits; whether the user stopped it."""
     from edgeasd.toolkit.training.session import stop_requests
 
-    print_error(f"{board.waiting} models to make")
+    print_error(f"{queue.waiting} models to make")
     if cluster is not None:
         from edgeasd.toolkit.reproduction.ray_runner import run_on_ray
 
         with stop_requests() as should_stop:
             run_on_ray(
-                board, cluster.address, cluster.data, workspace, accelerator, cluster.job_cpus, cluster.job_gpus, jobs,
+                queue, cluster.address, cluster.data, workspace, accelerator, cluster.job_cpus, cluster.job_gpus, jobs,
                 print_error, should_stop,
             )  # fmt: skip
             return should_stop()
-    from edgeasd.toolkit.reproduction.local import run_local, slots
+    from edgeasd.toolkit.reproduction.runner import run_local, worker_accelerators
 
-    accelerators = slots(accelerator, jobs)
+    accelerators = worker_accelerators(accelerator, jobs)
     print_error(f"{len(accelerators)} at a time on {', '.join(dict.fromkeys(accelerators))}")
     with stop_requests() as should_stop:
-        run_local(board, accelerators, workspace / "reproduce" / "logs", print_error, should_stop)
+        run_local(queue, accelerators, workspace / "reproduce" / "logs", print_error, should_stop)
         return should_stop()
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from edgeasd.toolkit.data.clips import Clip
     from edgeasd.toolkit.data.machine import MachineData
-    from edgeasd.toolkit.evaluation.trained import Trained
+    from edgeasd.toolkit.evaluation.trained import TrainedModel
     from edgeasd.toolkit.presets import Preset
     from edgeasd.toolkit.progress import ProgressCallback
     from edgeasd.toolkit.runs import Run
@@ -80,8 +80,8 @@ def train(
 
 
 def _training_clips(loaded: MachineData, id: str) -> list[Clip]:
-    roles = loaded.trainable(id)
-    return [*roles.normals, *roles.outliers, *roles.holdout_normals, *roles.holdout_outliers]
+    split = loaded.trainable(id)
+    return [*split.normals, *split.outliers, *split.holdout_normals, *split.holdout_outliers]
 
 
 def prepare_features(loaded: MachineData, clips: list[Clip]) -> None:
@@ -156,9 +156,9 @@ def stoppable_training(work: str, label: str, iterations: int) -> Iterator[tuple
 
 
 def _counts(loaded: MachineData, id: str) -> str:
-    roles = loaded.roles(id)
-    held = len(roles.holdout_normals) + len(roles.holdout_outliers)
-    return f"{len(roles.normals)} normal and {len(roles.outliers)} outlier clips, {held} held out"
+    split = loaded.split_for(id)
+    held = len(split.holdout_normals) + len(split.holdout_outliers)
+    return f"{len(split.normals)} normal and {len(split.outliers)} outlier clips, {held} held out"
 
 
 def _changes(preset: Preset) -> str:
@@ -242,7 +242,7 @@ class RunLoader:
         self._data = data
         self._loaded: dict[tuple[Any, ...], MachineData] = {}
 
-    def __call__(self, trained: Trained) -> MachineData:
+    def __call__(self, trained: TrainedModel) -> MachineData:
         run, preset = trained.run, trained.preset
         channel = run.channel if self._data.channel is None else self._data.channel
         key = (run.machine, run.facts["seed"], preset.holdout_fraction, preset.test_fraction, channel)

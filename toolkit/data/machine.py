@@ -1,4 +1,4 @@
-"""All that training and evaluation need to know of one machine type: roles, amplitudes, features."""
+"""One machine type for training and evaluation: splits, amplitudes, features."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _no_stage(_: str) -> AbstractContextManager[ProgressCallback]:
 
 
 @dataclass(frozen=True)
-class Roles:
+class MachineSplit:
     """The clips of one model: one ID against the rest."""
 
     normals: list[Clip]
@@ -64,8 +64,8 @@ class MachineData:
         """Amplitude of the machine type."""
         return self.amplitudes[self.machine]
 
-    def roles(self, id: str) -> Roles:
-        """Who plays which part for the model of `id`; InputError for an ID that is not there."""
+    def split_for(self, id: str) -> MachineSplit:
+        """The clips of the model of `id` by role. Raises InputError if the ID is not there."""
         own = self.splits[self.machine]
         if id not in own:
             raise InputError(f"{self.machine}: no ID {id!r} in the data; pass one of: {', '.join(own)}")
@@ -75,7 +75,7 @@ class MachineData:
             for other, split in splits.items()
             if (machine, other) != (self.machine, id)
         ]
-        return Roles(
+        return MachineSplit(
             normals=own[id].train,
             outliers=[clip for split in others for clip in split.train],
             holdout_normals=own[id].holdout,
@@ -83,20 +83,20 @@ class MachineData:
             test=own[id].test,
         )
 
-    def trainable(self, id: str) -> Roles:
-        """`roles`, after a check that there is something to train on. Raises InputError."""
-        roles = self.roles(id)
-        if not roles.normals:
+    def trainable(self, id: str) -> MachineSplit:
+        """`split_for`, after a check that there are normals and outliers. Raises InputError."""
+        split = self.split_for(id)
+        if not split.normals:
             raise InputError(
                 f"{self.machine} ID {id}: 0 normal training clips in {self.root}; record some with the machine "
                 f"running well into {self.machine}/{id}/normal/, or choose another --id"
             )
-        if not roles.outliers:
+        if not split.outliers:
             raise InputError(
                 f"{self.machine} ID {id}: 0 outlier clips in {self.root}; the method needs normal clips of other "
                 "IDs or other machines recorded alike, so add at least one more machine"
             )
-        return roles
+        return split
 
     def features(self, clip: Clip) -> Float32Array:
         """Log-mel (T, n_mels) of a clip with its own machine type's amplitude, memory-mapped."""
@@ -112,12 +112,12 @@ class MachineData:
             self.cache.prepare(of_machine, amplitude, lambda n, _, before=before: report(before + n, len(wanted)))  # type: ignore[misc]
             done += len(of_machine)
 
-    def fingerprint(self, roles: Roles) -> str:
+    def fingerprint(self, split: MachineSplit) -> str:
         """16 hexadecimal digits that change with the content of any training clip or its role."""
         lines = [
             f"{role}:{self.hashes[clip.path]}"
             for role in ("normals", "outliers", "holdout_normals", "holdout_outliers")
-            for clip in getattr(roles, role)
+            for clip in getattr(split, role)
         ]
         return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:16]
 

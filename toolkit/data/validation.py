@@ -110,9 +110,9 @@ def _told(path: Path, clip: Clip | None, data: MachineData, id: str) -> Label:
 def _refuse_training_clips(
     data: MachineData, id: str, labelled: Mapping[Path, Label], known_anomalies: Collection[str]
 ) -> None:
-    roles = data.roles(id)
-    training = {data.hashes[clip.path]: "a training normal" for clip in roles.normals}
-    training |= {data.hashes[clip.path]: "an outlier in training" for clip in roles.outliers}
+    split = data.split_for(id)
+    training = {data.hashes[clip.path]: "a training normal" for clip in split.normals}
+    training |= {data.hashes[clip.path]: "an outlier in training" for clip in split.outliers}
     training |= dict.fromkeys(known_anomalies, "a known anomaly that the model was updated with")
     for path in labelled:
         use = training.get(data.hashes[path])

@@ -19,7 +19,7 @@ from edgeasd.toolkit.data.clips import Clip
 from edgeasd.toolkit.data.machine import MachineData
 from edgeasd.toolkit.evaluation.baseline import MahalanobisBaseline
 from edgeasd.toolkit.evaluation.figures import Figures, Labels, agreement, difference, figures_of
-from edgeasd.toolkit.evaluation.trained import GIVEN, UNFITTED, Trained
+from edgeasd.toolkit.evaluation.trained import GIVEN, UNFITTED, TrainedModel
 from edgeasd.toolkit.presets import table_one_alpha
 from edgeasd.toolkit.progress import ProgressCallback, no_progress
 
@@ -73,7 +73,7 @@ def collect(
 
 
 def evaluate(
-    trained: Trained,
+    trained: TrainedModel,
     data: MachineData,
     *,
     baseline: bool = False,
@@ -104,7 +104,7 @@ def evaluate(
         if "deploy" in scores:
             facts["bundle"] |= agreement(scores["deploy"], scores["bundle"], labels)
     if baseline:
-        normals = data.roles(run.id).normals
+        normals = data.split_for(run.id).normals
         try:
             model = MahalanobisBaseline().fit([data.features(clip) for clip in normals])
             scores["baseline"] = [model.score(data.features(clip)) for clip in clips]
@@ -133,10 +133,10 @@ def evaluate(
     )
 
 
-def _test_clips(trained: Trained, data: MachineData, excluded: frozenset[str], unlabelled: bool) -> list[Clip]:
+def _test_clips(trained: TrainedModel, data: MachineData, excluded: frozenset[str], unlabelled: bool) -> list[Clip]:
     """The clips that judge the model. Raises InputError where there are none."""
     run = trained.run
-    test = data.roles(run.id).test
+    test = data.split_for(run.id).test
     offered = run.candidates | trained.validation | excluded
     copied = {path for path, _ in data.copies}  # the test clip they equal judges for them
     clips = [
@@ -152,10 +152,10 @@ def _test_clips(trained: Trained, data: MachineData, excluded: frozenset[str], u
     return clips
 
 
-def _doubts(trained: Trained, data: MachineData) -> list[str]:
+def _doubts(trained: TrainedModel, data: MachineData) -> list[str]:
     """What a reader must know of the figures: other training clips, or another channel, than the model had."""
     run, found = trained.run, []
-    if run.facts.get("data_fingerprint") != data.fingerprint(data.roles(run.id)):
+    if run.facts.get("data_fingerprint") != data.fingerprint(data.split_for(run.id)):
         found.append("the training clips in the data folder are not those the model was trained on")
     if data.cache.channel != run.channel:
         heard, trained_on = (
@@ -185,20 +185,20 @@ def _rows(
     ]
 
 
-def decision_threshold(trained: Trained) -> GammaThreshold:
+def decision_threshold(trained: TrainedModel) -> GammaThreshold:
     """The threshold of official decision files: gamma fit, 0.9 quantile, of the run's held-out normal clips.
 
     Of its training normals where nothing was held out. On the scale of the `deploy` scores. Raises CheckFailed
     where the model has no such scale, InputError where the scores have no fit.
     """
     try:
-        return gamma_threshold(clip_scores(trained.deploy().score, trained.outcome.normals))
+        return gamma_threshold(clip_scores(trained.deploy().score, trained.result.normals))
     except InputError as error:
         raise InputError(f"{trained.run.machine} ID {trained.run.id}: {error}") from None
 
 
 def _both_modes(
-    trained: Trained, outputs: Sequence[SegmentOutputs]
+    trained: TrainedModel, outputs: Sequence[SegmentOutputs]
 ) -> tuple[dict[str, ScoreSettings], dict[str, dict[str, Any]], list[str]]:
     """Score constants: frozen (`deploy`), and those of the evaluation set itself (`paper`)."""
     modes: dict[str, ScoreSettings] = {}
@@ -241,7 +241,7 @@ def _parts(score: ScoreSettings, clips: Sequence[SegmentOutputs]) -> list[dict[s
     return [{"q": float(np.mean(q)), "d_prime": float(np.mean(d_prime))} for q, d_prime in scored]
 
 
-def _paper_alpha(trained: Trained) -> tuple[float, str]:
+def _paper_alpha(trained: TrainedModel) -> tuple[float, str]:
     if trained.method.fixed_alpha is not None:
         return trained.method.fixed_alpha, f"fixed by the method {trained.method.name}"
     if trained.alpha is not None and trained.alpha.source == GIVEN:

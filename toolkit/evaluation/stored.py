@@ -1,4 +1,4 @@
-"""evaluation.json read back and checked: what `edgeasd evaluate` stored, for export and for comparisons."""
+"""Stored evaluations (evaluation.json): read, checked, averaged over seeds and IDs, compared."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edgeasd.calibration.drift.ranking import PairedComparison, delong
-from edgeasd.runtime.errors import InputError
+from edgeasd.runtime.errors import InputError, describe_validation_error
 from edgeasd.toolkit.evaluation.dcase import VARIANTS, harmonic_mean
 from edgeasd.toolkit.evaluation.figures import Labels, figures_of
 from edgeasd.toolkit.runs import Run, load_run
@@ -23,9 +24,58 @@ from edgeasd.toolkit.runs import Run, load_run
 NAME = "evaluation.json"
 
 
+_Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False, strict=True)]
+
+
+class _StoredFigures(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    auc: _Share | None
+    pauc: Annotated[_Share | None, Field(alias="pauc_0.1")]
+
+
+class _StoredClip(BaseModel):
+    """`file`, `label`, and a score for each way of scoring; evaluations of before have no `path`."""
+
+    model_config = ConfigDict(extra="allow")
+
+    file: str
+    label: str
+
+
+class EvaluationFile(BaseModel):
+    """The part of an evaluation.json that its readers rely on."""
+
+    model_config = ConfigDict(extra="allow")
+
+    machine: str
+    id: str
+    trained: str
+    figures: dict[str, _StoredFigures]
+    clips: list[_StoredClip]
+
+    @model_validator(mode="after")
+    def _every_clip_is_scored(self) -> EvaluationFile:
+        for number, clip in enumerate(self.clips):
+            for name in self.figures:
+                score = (clip.model_extra or {}).get(name)
+                if isinstance(score, bool) or not isinstance(score, (int, float)) or not math.isfinite(score):
+                    raise ValueError(f"clips.{number}: score {name} is {score!r}")
+        return self
+
+
+def check_evaluation(content: object) -> str | None:
+    """What keeps `content` from being an evaluation, or None."""
+    try:
+        EvaluationFile.model_validate(content)
+    except ValidationError as error:
+        return describe_validation_error(error, EvaluationFile).partition(";")[0]
+    return None
+
+
 @dataclass(frozen=True)
 class StoredEvaluation:
-    """The contents of an evaluation.json, where it lies, and the run beside it where there is one."""
+    """The content of an evaluation.json, its path, and the run beside it if there is one."""
 
     path: Path
     content: dict[str, Any]
@@ -38,14 +88,14 @@ class StoredEvaluation:
 
 
 def read_evaluation(path: Path) -> dict[str, Any]:
-    """An evaluation.json, checked as far as its readers rely on it. Raises InputError that names the file."""
+    """An evaluation.json, checked by `EvaluationFile`. Raises InputError that names the file."""
     try:
         content = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no evaluation here; make it with `edgeasd evaluate`") from None
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read ({error}); evaluate again or delete it") from None
-    wrong = wrong_in(content)
+    wrong = check_evaluation(content)
     if wrong:
         raise InputError(f"{path}: {wrong}; evaluate again or delete it")
     return dict(content)
@@ -54,7 +104,7 @@ def read_evaluation(path: Path) -> dict[str, Any]:
 def stored_evaluation(source: Path, update: str | None = None) -> StoredEvaluation:
     """The evaluation in a run folder (of its newest update by default, see `Run.chosen`), or an evaluation.json.
 
-    Raises InputError where there is none, and where the run was trained anew since.
+    Raises InputError if there is none, or if the run was trained again since.
     """
     run: Run | None = None
     if source.is_dir():
@@ -70,36 +120,10 @@ def stored_evaluation(source: Path, update: str | None = None) -> StoredEvaluati
     return StoredEvaluation(path, content, run)
 
 
-def wrong_in(content: Any) -> str | None:
-    """What keeps `content` from being an evaluation, or None."""
-    if not isinstance(content, dict):
-        return f"holds {type(content).__name__}, expected an object"
-    for name, kind in (("machine", str), ("id", str), ("trained", str), ("figures", dict), ("clips", list)):
-        if not isinstance(content.get(name), kind):
-            return f"{name} is missing or no {kind.__name__}"
-    figures = content["figures"]
-    for name, one in figures.items():
-        if not isinstance(one, dict) or not all(_is_figure(one.get(key)) for key in ("auc", "pauc_0.1")):
-            return f"figures.{name} is no set of figures"
-    for number, clip in enumerate(content["clips"]):
-        named = isinstance(clip, dict) and all(isinstance(clip.get(key), str) for key in ("file", "label"))
-        if not named or not all(_is_number(clip.get(name)) for name in figures):
-            return f"clips.{number} has no file, label or score"
-    return None
-
-
-def _is_figure(value: Any) -> bool:
-    return value is None or (_is_number(value) and 0 <= value <= 1)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def evaluations_in(source: Path, update: str | None = None) -> list[StoredEvaluation]:
     """Those of a workspace (every run in runs/), or the one of a run folder or an evaluation.json.
 
-    Raises InputError where there is none, or a run is not evaluated.
+    Raises InputError if there is none, or if a run is not evaluated.
     """
     if not (source / "runs").is_dir():
         return [stored_evaluation(source, update)]
@@ -264,7 +288,7 @@ def _domain_means(of_ids: Sequence[Mapping[str, float] | None]) -> dict[str, flo
 def compare(a: Mapping[str, Any], b: Mapping[str, Any], scoring: str = "deploy") -> PairedComparison:
     """DeLong's test between two evaluations of the same clips, paired by path and never by position.
 
-    `scoring` is a way of scoring both have. Raises InputError where one has it not, where the clips
+    `scoring` is a way of scoring both have. Raises InputError if one lacks it, if the clips
     differ (the first one missing is named), and as `delong` does.
     """
     for one in (a, b):

@@ -18,7 +18,7 @@ from edgeasd.toolkit.evaluation.alpha import load_chosen
 from edgeasd.toolkit.losses import Method, method_named
 from edgeasd.toolkit.models.backbones import Network, build_network
 from edgeasd.toolkit.presets import Preset, stored_preset
-from edgeasd.toolkit.runs import Outcome, Run
+from edgeasd.toolkit.runs import Run, TrainingResult
 from edgeasd.toolkit.training.checkpoint import latest_checkpoint
 
 UNFITTED = ScoreSettings(
@@ -85,7 +85,7 @@ GIVEN = "given by the user"
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedModel:
     """A run whose training has finished."""
 
     run: Run
@@ -94,14 +94,14 @@ class Trained:
     network: Network
     centroid: Tensor
     """c_p, (D,)."""
-    outcome: Outcome
+    result: TrainingResult
     iteration: int
     alpha: Alpha | None = None
     """Chosen on validation clips, or given; None for the default."""
     validation: frozenset[str] = frozenset()
     """Content of the clips that chose α; they never judge this model."""
 
-    def with_alpha(self, value: float | None) -> Trained:
+    def with_alpha(self, value: float | None) -> TrainedModel:
         """A copy that scores with α = `value`; itself for None.
 
         Raises InputError for a value outside [0, 1], and for a method that leaves no choice.
@@ -131,26 +131,26 @@ class Trained:
 
         Raises CheckFailed where normals and outliers do not separate.
         """
-        origin = HELD_OUT if self.outcome.held_out else TRAINING
-        normals, normal_origin = self.outcome.normals, origin
+        origin = HELD_OUT if self.result.held_out else TRAINING
+        normals, normal_origin = self.result.normals, origin
         if extra_normals is not None:
             normals, normal_origin = extra_normals, "given"
         return fit_deploy(
             self.method.name,
             self.method.fixed_alpha,
             normals,
-            self.outcome.outliers,
-            self.outcome.anomalies,
+            self.result.outliers,
+            self.result.anomalies,
             alpha=self.alpha,
             normal_origin=normal_origin,
             outlier_origin=origin,
         )
 
 
-def load_trained(run: Run, *, without_alpha: bool = False) -> Trained:
+def load_trained_model(run: Run, *, without_alpha: bool = False) -> TrainedModel:
     """Load the newest checkpoint of a finished run onto the CPU; InputError where it is not finished or damaged,
     or has an α that was chosen for other weights. With `without_alpha` a chosen α is left unread, whatever it is."""
-    outcome = run.outcome()
+    result = run.result()
     preset = stored_preset(run.facts["preset"], str(run.folder / "run.json"))
     checkpoint = latest_checkpoint(run.checkpoints)
     network = build_network(
@@ -163,13 +163,13 @@ def load_trained(run: Run, *, without_alpha: bool = False) -> Trained:
     network.eval()
     method = method_named(preset.method)
     chosen = None if without_alpha or method.fixed_alpha is not None else load_chosen(run)
-    return Trained(
+    return TrainedModel(
         run,
         preset,
         method,
         network,
         centroid,
-        outcome,
+        result,
         checkpoint.iteration,
         alpha=chosen.setting if chosen else None,
         validation=frozenset(chosen.validation if chosen else ()),

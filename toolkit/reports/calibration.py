@@ -9,7 +9,7 @@ import numpy as np
 
 from edgeasd.calibration.drift.drift import FREE_FLIPS, Drift, DriftLimits
 from edgeasd.calibration.drift.ranking import PairedChange
-from edgeasd.toolkit.calibrate.record import Calibration, clip_roles
+from edgeasd.toolkit.calibrate.record import Calibration, clip_rows
 from edgeasd.toolkit.calibrate.thresholds import KEPT
 from edgeasd.toolkit.calibrate.variants import VariantResult
 from edgeasd.toolkit.reports import DASH, Figure, Table, render
@@ -44,8 +44,8 @@ def calibration_report(found: Calibration) -> bytes:
 
 def _summary(found: Calibration) -> str:
     parts = [f"{len(found.normals.clips)} normal clips"]
-    if found.roles is not None:
-        parts[0] += f": {len(found.roles.ranges)} gave ranges, {len(found.roles.drift)} others measured drift"
+    if found.split is not None:
+        parts[0] += f": {len(found.split.ranges)} gave ranges, {len(found.split.drift)} others measured drift"
     if found.anomalies is not None:
         parts.append(f"{len(found.anomalies.clips)} known anomalies")
     outcome = "The bundle was changed." if found.written else "The bundle is as it was."
@@ -71,7 +71,7 @@ def _drift_table(variants: Sequence[VariantResult]) -> Table | None:
         rows.append([label, *cells])
     rows += [
         ["ranges by", *(one.gate.method or DASH for one in variants)],
-        ["layers in higher precision", *(str(len(one.gate.kept)) for one in variants)],
+        ["layers in higher precision", *(str(len(one.gate.fp16_layers)) for one in variants)],
         ["file", *(f"{one.size / 1e6:.2f} MB" if one.size else DASH for one in variants)],
         ["took", *(f"{one.cost.seconds:.0f} s" for one in variants)],
         ["peak memory", *(f"{one.cost.peak_bytes / 1e6:.0f} MB" for one in variants)],
@@ -106,8 +106,8 @@ def _explanation(variants: Sequence[VariantResult]) -> str:
     if not drifts:
         return ""
     return (
-        f"Measured on clips that gave no ranges. Room of a normal clip: {drifts[0].room:.3g}, from "
-        f"{drifts[0].room_from}. Normal scores spread by {drifts[0].spread:.2g} (standard deviation). Known anomalies "
+        f"Measured on clips that gave no ranges. Room of a normal clip: {drifts[0].margin:.3g}, from "
+        f"{drifts[0].margin_source}. Normal scores spread by {drifts[0].spread:.2g} (standard deviation). Known anomalies "
         "count for rank correlation and AUC only. Peak memory is that of the whole process."
     )
 
@@ -118,7 +118,7 @@ def _threshold_table(found: Calibration) -> Table:
     rows: list[list[object]] = [["threshold of the clip score", f"{threshold.clip:.5g}"]]
     if threshold.interval95 is not None:
         rows.append(["95 % interval", _span(threshold.interval95)])
-    rows.append(["found by", ("kept: " if one.way == KEPT else "") + threshold.found_by])
+    rows.append(["found by", ("kept: " if one.method == KEPT else "") + threshold.found_by])
     rows.append(["rests on", f"{threshold.clips} clips" + (f", {threshold.hours:.3g} h" if threshold.hours else "")])
     if threshold.promise is not None:
         unit = "false alarms a day" if threshold.promise.kind == "alarms_per_day" else "of single normal clips above it"
@@ -127,7 +127,7 @@ def _threshold_table(found: Calibration) -> Table:
         if threshold.promise.extrapolation:
             rows.append(["", "extrapolated: no recording given is long enough to show so low a rate"])
     rows.append(["given normal clips above it", f"{one.above} of {one.clips}"])
-    if one.way != KEPT and threshold.sources:
+    if one.method != KEPT and threshold.sources:
         rows.append(["recordings", f"{len(threshold.sources)}, listed below"])
     return Table(f"An alarm takes {threshold.consecutive} clip scores in a row above it", ["", ""], rows)
 
@@ -158,7 +158,7 @@ def _threshold_plot(normal: list[float], anomaly: list[float], at: float) -> Fig
 def _clips_table(found: Calibration) -> Table:
     rows: list[list[object]] = []
     scores = [*found.normal_scores, *found.anomaly_scores]
-    for clip, score in zip(clip_roles(found), scores, strict=True):
+    for clip, score in zip(clip_rows(found), scores, strict=True):
         rows.append([clip["name"], ", ".join(clip["roles"]) or "checked", f"{score:.5g}", clip["sha256"][:16]])
     return Table("Each recording once, by content", ["clip", "used for", "fp32 score", "sha256"], sorted(rows, key=str))
 
@@ -209,7 +209,7 @@ def _scatter(name: str, drift: Drift) -> Figure:
 def _changes(one: VariantResult, drift: Drift) -> Figure:
     pairs = _groups(drift)[0][1]
     exact = [a for a, _ in pairs]
-    percent = [100 * (b - a) / drift.room for a, b in pairs]
+    percent = [100 * (b - a) / drift.margin for a, b in pairs]
     limit = 100 * one.gate.limits.largest_change
     most = max([abs(value) for value in percent], default=0.0)
     reach = 1.15 * most or 1.0
@@ -288,7 +288,7 @@ def _methods_table(one: VariantResult) -> Table | None:
 
 
 def _kept_table(one: VariantResult) -> Table | None:
-    if not one.gate.kept:
+    if not one.gate.fp16_layers:
         return None
     rows = [
         [
@@ -297,7 +297,7 @@ def _kept_table(one: VariantResult) -> Table | None:
             f"{layer.used_before:.0%} → {layer.used_after:.0%}",
             f"{layer.rms_before:.3g} → {layer.rms_after:.3g}",
         ]
-        for layer in one.gate.kept
+        for layer in one.gate.fp16_layers
     ]
     headings = [
         "layer",

@@ -1,4 +1,4 @@
-"""What the data offers an experiment: machine types and IDs that can be judged, found by names before any work."""
+"""The dataset inventory: machine types and IDs that an experiment can judge, found by names before any work."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edgeasd.toolkit.progress import ProgressCallback, no_progress
 
 
 @dataclass(frozen=True)
-class MachineFound:
+class JudgeableMachine:
     """A machine type with the IDs an experiment can judge."""
 
     machine: str
@@ -38,7 +38,7 @@ class MachineFound:
 
 def find_machine(
     clips: Sequence[Clip], machine: str, ids: Sequence[str] | None, ground_truth: Path | None
-) -> MachineFound:
+) -> JudgeableMachine:
     """The IDs of `machine` that can be trained and judged; with `ids` exactly those.
 
     Raises InputError for a machine or an ID that is not there or, asked for by name, cannot be judged, and
@@ -60,14 +60,14 @@ def find_machine(
         if not fit:
             listed = "; ".join(f"ID {id}: {why}" for id, why in left_out.items())
             raise InputError(f"{machine}: no ID can be judged ({listed}); an AUC needs both kinds of test clip")
-        return MachineFound(machine, fit, left_out, bearing)
+        return JudgeableMachine(machine, fit, left_out, bearing)
     wanted = list(dict.fromkeys(plain_id(id) for id in ids))
     for id in wanted:
         if id not in of_ids:
             raise InputError(f"{machine}: no ID {id!r} in the data; pass one of: {', '.join(sorted(of_ids))}")
         if id in left_out:
             raise InputError(f"{machine} ID {id}: {left_out[id]}; the AUC is undefined, choose another --id")
-    return MachineFound(machine, wanted, {}, bearing)
+    return JudgeableMachine(machine, wanted, {}, bearing)
 
 
 def _unfit(clips: Sequence[Clip]) -> str | None:
@@ -85,7 +85,7 @@ def _unfit(clips: Sequence[Clip]) -> str | None:
     return None
 
 
-def check_most(found: Sequence[MachineFound], most: int, report: ProgressCallback = no_progress) -> None:
+def check_most(found: Sequence[JudgeableMachine], most: int, report: ProgressCallback = no_progress) -> None:
     """Every ID must have more different anomalies than are set apart, or none are left to judge by.
 
     Raises one InputError that names every ID with its count.

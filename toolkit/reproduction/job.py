@@ -1,7 +1,8 @@
-"""One job in whatever process it runs: load, train or update, judge, write the result."""
+"""One job, in whichever process it runs: load, train or update, judge, write the result."""
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import time
@@ -21,10 +22,9 @@ from edgeasd.toolkit.data.machine import MachineData, load_machine
 from edgeasd.toolkit.data.offered import KnownAnomalies, choose_known
 from edgeasd.toolkit.data.split import describe_copies
 from edgeasd.toolkit.evaluation.evaluate import evaluate
-from edgeasd.toolkit.evaluation.trained import load_trained
+from edgeasd.toolkit.evaluation.trained import load_trained_model
 from edgeasd.toolkit.progress import ProgressCallback
-from edgeasd.toolkit.reproduction.claim import claimed
-from edgeasd.toolkit.reproduction.plan import FORMAT, ModelJob
+from edgeasd.toolkit.reproduction.plan import FORMAT, JobEnd, ModelJob, job_lock
 from edgeasd.toolkit.runs import Run, load_run
 from edgeasd.toolkit.training.fabric import open_fabric
 from edgeasd.toolkit.training.session import finetune_one, train_one
@@ -45,17 +45,28 @@ def run_job(
 ) -> dict[str, Any]:
     """Do a job, from its newest checkpoint where an earlier attempt left one, and return its result.
 
-    Where another process did it meanwhile, its result. Raises Stopped where `should_stop` says so, and what
-    `claimed`, training and evaluation raise.
+    If another process did it meanwhile, its result. Raises Stopped if `should_stop` says so, and what
+    `job_lock`, training and evaluation raise.
     """
 
-    def waiting() -> None:
+    def check_stop() -> None:
         if should_stop():
             raise Stopped(f"{job.name}: stopped")
 
-    with claimed(job.folder, waiting=waiting):
+    with job_lock(job.folder, on_wait=check_stop):
         done = job.result()
         return _do(job, accelerator, report, should_stop) if done is None else done
+
+
+def attempt_job(job: ModelJob, accelerator: str, report: ProgressCallback, should_stop: Callable[[], bool]) -> JobEnd:
+    """`run_job` in a worker process, local or of Ray: every error becomes a `JobEnd`."""
+    try:
+        run_job(job, accelerator, report, should_stop)
+    except Stopped:
+        return JobEnd("stopped")
+    except Exception as error:
+        return JobEnd("failed", *failure(job, error))
+    return JobEnd("finished")
 
 
 def _do(job: ModelJob, accelerator: str, report: ProgressCallback, should_stop: Callable[[], bool]) -> dict[str, Any]:
@@ -74,7 +85,7 @@ def _do(job: ModelJob, accelerator: str, report: ProgressCallback, should_stop: 
     finished = _finished_run(job, data)
     run = _train(job, data, known, fabric, report, should_stop) if finished is None else finished
     training_seconds = time.monotonic() - started
-    trained = load_trained(run)
+    trained = load_trained_model(run)
     trained.network.to(fabric.device)
     excluded = frozenset() if known is None else frozenset(data.hashes[clip.path] for clip in known.candidates)
     judged = evaluate(trained, data, excluded=excluded, report=watched)
@@ -136,8 +147,6 @@ def failure(job: ModelJob, error: Exception) -> tuple[str, bool]:
 
 def _note_attempt(job: ModelJob) -> int:
     """Add this process to the job's attempts.json; returns how many attempts that makes."""
-    import json
-
     path = job.folder / ATTEMPTS
     try:
         before = json.loads(path.read_text("utf-8"))
@@ -189,14 +198,14 @@ def _known(job: ModelJob, data: MachineData) -> KnownAnomalies | None:
     """The anomalies set apart, by rank under the seed: the first n of them are those of the update with n."""
     if not job.most:
         return None
-    offered = {clip.path: data.hashes[clip.path] for clip in data.roles(job.id).test if clip.label == "anomaly"}
+    offered = {clip.path: data.hashes[clip.path] for clip in data.split_for(job.id).test if clip.label == "anomaly"}
     chosen = choose_known(data, job.id, offered, count=job.most, seed=job.seed)
     return KnownAnomalies(used=[], candidates=chosen.used)
 
 
 def _prepare(job: ModelJob, data: MachineData, report: ProgressCallback) -> None:
-    roles = data.trainable(job.id)
-    wanted = [clip for clips in vars(roles).values() for clip in clips if clip.label != "unknown"]
+    split = data.trainable(job.id)
+    wanted = [clip for clips in vars(split).values() for clip in clips if clip.label != "unknown"]
     data.prepare(dict.fromkeys(wanted), _labelled(report, "log-mel features"))
 
 

@@ -1,29 +1,35 @@
-"""The experiment as a list of jobs: each is one model, trained or updated and judged, in a folder of its own.
+"""An experiment as a list of jobs: each is one model, trained or updated and judged, in a folder of its own.
 
     reproduce/<machine>/id_<id>/<method>/seed-<S>/         the model without known anomalies, a run as of `train`
         table2.json, fig2.json                             its results; both come from one training
         n04/                                               its update with 4 known anomalies, and fig2.json of that
 
-A job is done when its result is there. What decides a result is kept in it, and a result or a begun run that
-was decided by something else is refused, never mixed in.
+A job is done when its result file is there. The settings are stored in the result; a result or a begun run with
+other settings is refused.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from edgeasd.runtime.errors import InputError
-from edgeasd.toolkit.evaluation.stored import wrong_in
+from edgeasd.runtime.system.lock import try_lock
+from edgeasd.toolkit.evaluation.stored import check_evaluation
 from edgeasd.toolkit.presets import Preset
 
 FORMAT = 1
 What = Literal["table2", "fig2"]
 EXPERIMENTS: tuple[What, ...] = ("table2", "fig2")
+LOCK_SECONDS = 60.0
+"""A killed command's worker notices within a step, and a step of ResNet38 on a CPU takes half a minute."""
 
 
 class DataSource(BaseModel):
@@ -111,7 +117,7 @@ class ModelJob(BaseModel):
             stored = _read(self.result_path)
             if stored.get("format") != FORMAT or not isinstance(stored.get("settings"), dict):
                 raise InputError(f"{self.result_path}: not a result of this edgeasd; delete it to make it again")
-            if wrong := wrong_in(stored.get("evaluation")):
+            if wrong := check_evaluation(stored.get("evaluation")):
                 raise InputError(f"{self.result_path}: evaluation {wrong}; delete it to make it again")
             self._compare(stored["settings"], self.settings(), self.result_path)
             return stored
@@ -184,3 +190,38 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(stored, dict):
         raise InputError(f"{path}: not a result of this edgeasd; delete it to make it again")
     return stored
+
+
+@dataclass(frozen=True)
+class JobEnd:
+    """How an attempt at a job ended."""
+
+    state: Literal["finished", "stopped", "failed"]
+    reason: str = ""
+    """Of a failure, one line."""
+    may_retry: bool = False
+    """Whether another attempt may help."""
+
+
+@contextmanager
+def job_lock(
+    folder: Path, wait_seconds: float = LOCK_SECONDS, on_wait: Callable[[], None] = lambda: None
+) -> Iterator[None]:
+    """Hold the folder of a job while the block runs: two processes there would delete each other's checkpoints.
+
+    The lock ends with the process, however it dies. `on_wait` is called while waiting, and may raise. On a file
+    system without locks nothing is held. Raises InputError if another process holds the folder after
+    `wait_seconds`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "a", encoding="utf-8") as handle:
+        deadline = time.monotonic() + wait_seconds
+        while not try_lock(handle.fileno()):
+            if time.monotonic() >= deadline:
+                raise InputError(
+                    f"{folder}: another process works on this model; wait until it has ended and give the command "
+                    "again, or use another --workspace"
+                )
+            on_wait()
+            time.sleep(0.2)
+        yield

@@ -1,4 +1,4 @@
-"""What a user may ask of an experiment: methods, seeds and counts of known anomalies, checked."""
+"""The options of an experiment, checked and made into jobs before any work."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from edgeasd.toolkit.data.layouts import find_clips
 from edgeasd.toolkit.losses import METHODS, method_named
 from edgeasd.toolkit.presets import Preset, load_preset
 from edgeasd.toolkit.progress import progress
-from edgeasd.toolkit.reproduction.inventory import MachineFound, check_most, find_machine
+from edgeasd.toolkit.reproduction.inventory import JudgeableMachine, check_most, find_machine
 from edgeasd.toolkit.reproduction.paper import differs, is_dcase2020, paper_rows, require_all
 from edgeasd.toolkit.reproduction.plan import DataSource, ModelJob, What, expand
 
@@ -76,7 +76,6 @@ def _numbers(text: str, option: str, form: str) -> list[int]:
     return list(dict.fromkeys(int(word) for word in words))
 
 
-Say = Callable[[str], None]
 PublishedFigures = Mapping[str, Mapping[str, tuple[float, float]]]
 """Machine type -> method -> (AUC, half-width), as shares of 1."""
 
@@ -115,15 +114,15 @@ class Planned:
     """Of the machine types that are judged on the paper's own clips."""
 
 
-def plan_request(asked: Request, say: Say) -> Planned:
-    """Jobs for `asked`; `say` is told what is left out and why. Raises InputError for all that cannot be done."""
+def plan_request(asked: Request, print_line: Callable[[str], None]) -> Planned:
+    """Jobs for `asked`; `print_line` takes what is left out and why. Raises InputError for all that cannot be done."""
     presets = presets_of(asked.preset, asked.methods, asked.backbone, asked.iterations)
     seeds = seeds_of(asked.seeds)
     counts, most = counts_of(asked.counts, asked.most) if asked.what == "fig2" else ([0], 0)
     clips = find_clips(asked.root, id_attribute=asked.id_attribute)
     if not asked.machines:
         require_all(asked.root, clips, asked.ground_truth)
-    found, published = _survey(asked, clips, say)
+    found, published = _find_machines(asked, clips, print_line)
     if most:
         with progress("counting anomalies") as report:
             check_most(found, most, report)
@@ -138,7 +137,9 @@ def plan_request(asked: Request, say: Say) -> Planned:
     return Planned(jobs, facts, published)
 
 
-def _survey(asked: Request, clips: Sequence[Clip], say: Say) -> tuple[list[MachineFound], PublishedFigures]:
+def _find_machines(
+    asked: Request, clips: Sequence[Clip], print_line: Callable[[str], None]
+) -> tuple[list[JudgeableMachine], PublishedFigures]:
     """The machine types with the IDs that can be judged, and the paper's figures where they may stand beside ours."""
     found, published = [], {}
     for name in dict.fromkeys(asked.machines or paper_rows()):
@@ -151,16 +152,16 @@ def _survey(asked: Request, clips: Sequence[Clip], say: Say) -> tuple[list[Machi
             continue
         unlike = ["other IDs were asked for"] if asked.ids else differs(clips, name, asked.ground_truth)
         if unlike:
-            say(f"{name}: the paper's figures are not shown beside ours: {'; '.join(unlike)}")
+            print_line(f"{name}: the paper's figures are not shown beside ours: {'; '.join(unlike)}")
         else:
             published[name] = paper_rows()[name].auc
     for one in found:
         for left, why in one.left_out.items():
-            say(f"{one.machine} ID {left} is left out: {why}")
+            print_line(f"{one.machine} ID {left} is left out: {why}")
     return found, published
 
 
-def _source(asked: Request, found: MachineFound) -> DataSource:
+def _source(asked: Request, found: JudgeableMachine) -> DataSource:
     return DataSource(
         root=asked.root,
         cache=asked.cache,

@@ -14,23 +14,33 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from edgeasd.runtime.errors import InputError
+from edgeasd.runtime.errors import InputError, describe_validation_error
 from edgeasd.runtime.system.files import atomic_directory, write_json
 
 FORMAT = 1
 _REMEDY = "delete that folder and go on from the checkpoint before it, or train anew with --overwrite"
 
 
+class CheckpointState(BaseModel):
+    """The part of state.json that resuming relies on; the rest is for people."""
+
+    model_config = ConfigDict(extra="allow")
+
+    format: Literal[1]
+    iteration: Annotated[StrictInt, Field(ge=0)]
+
+
 @dataclass
 class Checkpoint:
-    """What a checkpoint folder holds."""
+    """The content of a checkpoint folder."""
 
     path: Path
     state: dict[str, Any]
@@ -99,7 +109,7 @@ def save_checkpoint(
 ) -> Path:
     """Write `folder`/step-NNNNNN atomically, then delete all but the newest `keep`.
 
-    Raises InputError or OSError, and leaves the earlier ones as they were, where it cannot be written.
+    Raises InputError or OSError, and leaves the earlier ones as they were, if it cannot be written.
     """
     path = folder / f"step-{state['iteration']:06d}"
     model = {f"network.{k}": v.detach().cpu().contiguous().clone() for k, v in network.state_dict().items()}
@@ -125,22 +135,22 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint onto the CPU; InputError, naming the file, where one is missing or damaged."""
+    """Read a checkpoint onto the CPU; InputError, naming the file, if one is missing or damaged."""
     try:
         state = json.loads((path / "state.json").read_text("utf-8"))
-        if not isinstance(state, dict) or state.get("format") != FORMAT:
-            raise InputError(f"{path}/state.json: format {state.get('format')!r}, this edgeasd reads {FORMAT}")
-        if not isinstance(state.get("iteration"), int):
-            raise InputError(f"{path}/state.json: iteration {state.get('iteration')!r}; {_REMEDY}")
+        CheckpointState.model_validate(state)
         model = load_file(path / "model.safetensors")
         optimiser = load_file(path / "optimiser.safetensors")
-    except (OSError, ValueError, AttributeError, SafetensorError) as error:
+    except ValidationError as error:
+        reason = describe_validation_error(error, CheckpointState).partition(";")[0]
+        raise InputError(f"{path}/state.json: {reason} (this edgeasd reads format {FORMAT}); {_REMEDY}") from None
+    except (OSError, ValueError, SafetensorError) as error:
         raise InputError(f"{path}: not a whole checkpoint ({error}); {_REMEDY}") from None
     return Checkpoint(path, state, model, optimiser)
 
 
 def latest_checkpoint(folder: Path) -> Checkpoint:
-    """The newest checkpoint of a run; InputError where there is none."""
+    """The newest checkpoint of a run; InputError if there is none."""
     found = list_checkpoints(folder)
     if not found:
         raise InputError(f"{folder}: holds no checkpoint; train first with `edgeasd train`")

@@ -1,25 +1,23 @@
-"""Which clips and which crop each iteration sees: a pure function of the seed and the iteration.
+"""The batch of each iteration, as a pure function of the seed and the iteration.
 
-There is no hidden position: iteration 731 draws the same batch whether training came there in one
-go or was resumed at 700, and two processes with one seed agree.
+Iteration 731 draws the same batch whether training ran there without a stop or was resumed at 700, and in any
+process with that seed.
 """
 
 from __future__ import annotations
 
-import threading
-import time
+import signal
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from queue import Empty, Full, Queue
-from types import TracebackType
-from typing import Generic, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from edgeasd.runtime.features.logmel import Float32Array
 from edgeasd.runtime.features.segments import tile
@@ -93,14 +91,14 @@ def _shuffled(seed: int, pool: int, epoch: int, number: int, size: int) -> npt.N
     return np.random.default_rng([seed, pool, epoch, number]).permutation(size)
 
 
-_KEPT_BYTES = 512 * 1024 * 1024
-"""Features a pool keeps in memory: about 3,000 ten-second clips."""
+_CACHE_BYTES = 512 * 1024 * 1024
+"""Features a pool caches in memory: about 3,000 ten-second clips."""
 
 
 class FeaturePool:
-    """The clips of one role (normals, outliers) as log-mel arrays (T, n_mels), opened when needed.
+    """The clips of one kind (normals, outliers) as log-mel arrays (T, n_mels), opened when needed.
 
-    `open_clip(i)` returns the features of clip i, memory-mapped. The clips used last are kept as copies:
+    `open_clip(i)` returns the features of clip i, memory-mapped. The first clips are cached as copies:
     a mapping holds a file descriptor, of which a process has about a thousand, and its pages may be
     dropped and read from disk again in every epoch.
     """
@@ -109,29 +107,26 @@ class FeaturePool:
         self._open = open_clip
         self._frames = frames
         self._count = count
-        self._kept: OrderedDict[int, Float32Array] = OrderedDict()
-        self._kept_bytes = 0
-        # Batches are made in a thread of their own, centroids in the one that trains.
-        self._lock = threading.Lock()
+        self._cached: OrderedDict[int, Float32Array] = OrderedDict()
+        self._cached_bytes = 0
 
     def __len__(self) -> int:
         return self._count
 
     def clip(self, index: int) -> Float32Array:
         """Features (T, n_mels) of one clip, T >= frames: a shorter one is tiled."""
-        with self._lock:
-            features = self._kept.get(index)
-            if features is None:
-                mapped = self._open(index)
-                features = tile(mapped, self._frames) if len(mapped) < self._frames else np.array(mapped)
-                self._keep(index, features)
-            return features
+        features = self._cached.get(index)
+        if features is None:
+            mapped = self._open(index)
+            features = tile(mapped, self._frames) if len(mapped) < self._frames else np.array(mapped)
+            self._cache(index, features)
+        return features
 
-    def _keep(self, index: int, features: Float32Array) -> None:
-        self._kept[index] = features
-        self._kept_bytes += features.nbytes
-        while self._kept_bytes > _KEPT_BYTES and len(self._kept) > 1:
-            self._kept_bytes -= self._kept.popitem(last=False)[1].nbytes
+    def _cache(self, index: int, features: Float32Array) -> None:
+        self._cached[index] = features
+        self._cached_bytes += features.nbytes
+        while self._cached_bytes > _CACHE_BYTES and len(self._cached) > 1:
+            self._cached_bytes -= self._cached.popitem(last=False)[1].nbytes
 
     def crop(self, index: int, fraction: float, out: Float32Array) -> None:
         """Copy the segment at `fraction` in [0, 1) of the possible starts into out (frames, n_mels)."""
@@ -145,77 +140,10 @@ class FeaturePool:
             self.crop(int(index), 0.5, out[row])
 
 
-T = TypeVar("T")
-
-_AHEAD = 2
-_POLL_SECONDS = 0.1
-
-
-class Ahead(Generic[T]):
-    """Calls make(first), make(first + 1), … up to `stop` in a thread, at most two results ahead of `next`.
-
-    A batch is a pure function of its iteration, so making it early changes nothing but the time. An
-    error in `make` is raised by the `next` that would have returned its result. `waited` is how many
-    seconds `next` has waited: the share of training that the input pipeline starves.
-    """
-
-    def __init__(self, make: Callable[[int], T], first: int, stop: int) -> None:
-        self.waited = 0.0
-        self._make = make
-        self._numbers = range(first, stop)
-        self._made: Queue[tuple[T | None, BaseException | None]] = Queue(_AHEAD)
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="batches", daemon=True)
-
-    def __enter__(self) -> Ahead[T]:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        self._closing.set()
-        self._thread.join()
-
-    def next(self) -> T:
-        """The next result, in order. Raises what `make` raised, IndexError after the last."""
-        begun = time.perf_counter()
-        while True:
-            try:
-                value, error = self._made.get(timeout=_POLL_SECONDS)
-                break
-            except Empty:
-                if not self._thread.is_alive() and self._made.empty():
-                    raise IndexError(f"there is nothing after {self._numbers.stop - 1}") from None
-        self.waited += time.perf_counter() - begun
-        if error is not None:
-            raise error
-        return value  # type: ignore[return-value]
-
-    def _work(self) -> None:
-        for number in self._numbers:
-            try:
-                done: tuple[T | None, BaseException | None] = (self._make(number), None)
-            except BaseException as error:  # handed to the thread that asked for it
-                done = (None, error)
-            if not self._hand_over(done) or done[1] is not None:
-                return
-
-    def _hand_over(self, done: tuple[T | None, BaseException | None]) -> bool:
-        while not self._closing.is_set():
-            try:
-                self._made.put(done, timeout=_POLL_SECONDS)
-                return True
-            except Full:
-                continue
-        return False
-
-
-def assemble(
-    chosen: Batch, pools: Sequence[FeaturePool], frames: int, n_mels: int, pinned: bool
-) -> tuple[Tensor, Tensor]:
+def assemble(chosen: Batch, pools: Sequence[FeaturePool], frames: int, n_mels: int) -> tuple[Tensor, Tensor]:
     """Segments (N, 1, frames, n_mels) float32, channels last, and their kinds (N,) int64.
 
-    `pools` are those of normals, outliers and, where the batch has any, known anomalies. With `pinned` both
-    tensors lie in page-locked memory.
+    `pools` are those of normals, outliers and, if the batch has any, known anomalies.
     """
     indices = (chosen.normals, chosen.outliers, chosen.anomalies)
     rows = [(pool, int(index)) for pool, of_pool in zip(pools, indices, strict=False) for index in of_pool]
@@ -225,4 +153,46 @@ def assemble(
     counts = torch.tensor([len(of_pool) for of_pool in indices])
     kind = torch.repeat_interleave(torch.tensor([NORMAL, OUTLIER, ANOMALY]), counts)
     segments = torch.from_numpy(batch)[:, None].contiguous(memory_format=torch.channels_last)
-    return (segments.pin_memory(), kind.pin_memory()) if pinned else (segments, kind)
+    return segments, kind
+
+
+class Batches(Dataset[tuple[Tensor, Tensor] | Exception]):
+    """The batch of every iteration: batches[731] is the same in any process and at any time."""
+
+    def __init__(self, sampler: BatchSampler, pools: Sequence[FeaturePool], frames: int, n_mels: int) -> None:
+        self._sampler, self._pools, self._frames, self._n_mels = sampler, pools, frames, n_mels
+
+    def __getitem__(self, iteration: int) -> tuple[Tensor, Tensor] | Exception:
+        """Segments and kinds, as `assemble` gives them.
+
+        An error is returned, not raised: DataLoader would put a traceback into its message.
+        """
+        try:
+            return assemble(self._sampler.batch(iteration), self._pools, self._frames, self._n_mels)
+        except Exception as error:
+            return error
+
+
+def load_batches(batches: Batches, first: int, stop: int, *, workers: int, pin_memory: bool) -> Iterator[Any]:
+    """`batches[first]` to `batches[stop - 1]`, made ahead by `workers` processes (0: when they are asked for).
+
+    With `pin_memory` they lie in page-locked memory, from which a copy to a GPU runs beside the step before.
+    The global random generators are not touched, so resuming stays exact.
+    """
+    return iter(
+        DataLoader(
+            batches,
+            batch_size=None,
+            sampler=range(first, stop),
+            num_workers=workers,
+            pin_memory=pin_memory,
+            worker_init_fn=_ignore_signals,
+            generator=torch.Generator(),
+        )
+    )
+
+
+def _ignore_signals(_worker: int) -> None:
+    """Ctrl-C reaches the whole group; training ends its iteration first and needs the worker for that."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -21,13 +21,13 @@ import edgeasd
 from edgeasd.runtime.errors import CheckFailed, InputError
 from edgeasd.runtime.features.segments import SegmentSettings, tile
 from edgeasd.toolkit.data.clips import Clip
-from edgeasd.toolkit.data.machine import MachineData, Roles
+from edgeasd.toolkit.data.machine import MachineData, MachineSplit
 from edgeasd.toolkit.data.offered import KnownAnomalies
 from edgeasd.toolkit.evaluation.evaluate import collect
 from edgeasd.toolkit.evaluation.trained import torch_scorer
 from edgeasd.toolkit.presets import Preset
 from edgeasd.toolkit.progress import ProgressCallback
-from edgeasd.toolkit.runs import Outcome, Run, load_run
+from edgeasd.toolkit.runs import Run, TrainingResult, load_run
 from edgeasd.toolkit.training.checkpoint import latest_checkpoint, list_checkpoints
 from edgeasd.toolkit.training.data import FeaturePool
 from edgeasd.toolkit.training.trainer import NotFinite, StepLog, Trainer
@@ -58,14 +58,16 @@ _GOLDEN_SEGMENTS = 16
 _STAND_IN_CLIPS = 200
 
 
-def outcome_of(data: MachineData, roles: Roles, run: Run, trainer: Trainer, anomalies: Sequence[Clip] = ()) -> Outcome:
+def training_result(
+    data: MachineData, split: MachineSplit, run: Run, trainer: Trainer, anomalies: Sequence[Clip] = ()
+) -> TrainingResult:
     """Score what was held out (or, if nothing was, training clips as a stand-in) and pick reference segments."""
     assert trainer.centroids is not None
     scorer = torch_scorer(trainer.network, trainer.centroids[0], run.features, run.amplitude, run.segments)
-    held_out = bool(roles.holdout_normals and roles.holdout_outliers)
-    normals = roles.holdout_normals if held_out else roles.normals[:_STAND_IN_CLIPS]
-    outliers = roles.holdout_outliers if held_out else roles.outliers[:_STAND_IN_CLIPS]
-    return Outcome(
+    held_out = bool(split.holdout_normals and split.holdout_outliers)
+    normals = split.holdout_normals if held_out else split.normals[:_STAND_IN_CLIPS]
+    outliers = split.holdout_outliers if held_out else split.outliers[:_STAND_IN_CLIPS]
+    return TrainingResult(
         normals=collect(scorer, data, normals),
         outliers=collect(scorer, data, outliers),
         anomalies=collect(scorer, data, anomalies),
@@ -108,14 +110,14 @@ def train_one(
     Raises InputError for an existing run without `resume` or `overwrite`, for a resume with other
     data or settings, and what `Trainer.run` raises.
     """
-    roles = data.trainable(id)
-    run = Run(folder, _facts(data, id, roles, preset, seed))
+    split = data.trainable(id)
+    run = Run(folder, _facts(data, id, split, preset, seed))
     _claim(run, resume=resume, overwrite=overwrite)
     n_mels = data.cache.settings.n_mels
-    normals, outliers = _pool(data, roles.normals, preset), _pool(data, roles.outliers, preset)
+    normals, outliers = _pool(data, split.normals, preset), _pool(data, split.outliers, preset)
     trainer = Trainer(preset, seed, normals, outliers, n_mels, fabric, compile_network=compile_network)
     _train(trainer, run, resume, report, should_stop)
-    run.save_outcome(outcome_of(data, roles, run, trainer))
+    run.save_result(training_result(data, split, run, trainer))
     return run
 
 
@@ -139,8 +141,8 @@ def finetune_one(
     `preset` is that of the base run, `for_finetuning` applied. Features, amplitude and segments are
     those of the base run. Raises what `train_one` raises.
     """
-    roles = data.trainable(base.id)
-    facts = _facts(data, base.id, roles, preset, seed)
+    split = data.trainable(base.id)
+    facts = _facts(data, base.id, split, preset, seed)
     facts |= {name: base.facts[name] for name in ("features", "amplitude", "segments", "nominal_frames")}
     start = latest_checkpoint(base.checkpoints)
     facts["update"] = {
@@ -151,7 +153,7 @@ def finetune_one(
     }
     run = Run(folder, facts)
     _claim(run, resume=resume, overwrite=overwrite)
-    pools = [_pool(data, clips, preset) for clips in (roles.normals, roles.outliers, known.used)]
+    pools = [_pool(data, clips, preset) for clips in (split.normals, split.outliers, known.used)]
     trainer = Trainer(
         preset,
         seed,
@@ -164,7 +166,7 @@ def finetune_one(
     )
     trainer.start_from(start)
     _train(trainer, run, resume, report, should_stop)
-    run.save_outcome(outcome_of(data, roles, run, trainer, known.used))
+    run.save_result(training_result(data, split, run, trainer, known.used))
     return run
 
 
@@ -204,9 +206,9 @@ def _save(trainer: Trainer, run: Run) -> None:
     trainer.save(run.checkpoints, {key: run.facts[key] for key in ("machine", "id", "data_fingerprint", "versions")})
 
 
-def _facts(data: MachineData, id: str, roles: Roles, preset: Preset, seed: int) -> dict[str, Any]:
+def _facts(data: MachineData, id: str, split: MachineSplit, preset: Preset, seed: int) -> dict[str, Any]:
     """Everything a reader of the run, the bundle or a bug report wants to know."""
-    lengths = [len(data.features(clip)) for clip in roles.normals]
+    lengths = [len(data.features(clip)) for clip in split.normals]
     nominal = int(np.median(lengths))
     segments = SegmentSettings.for_clip_length(nominal, preset.segment_frames, preset.sections)
     return {
@@ -215,8 +217,8 @@ def _facts(data: MachineData, id: str, roles: Roles, preset: Preset, seed: int) 
         "preset": preset.model_dump(),
         "seed": seed,
         "data_root": str(data.root.resolve()),
-        "data_fingerprint": data.fingerprint(roles),
-        "clips": {name: len(clips) for name, clips in vars(roles).items()},
+        "data_fingerprint": data.fingerprint(split),
+        "clips": {name: len(clips) for name, clips in vars(split).items()},
         "nominal_frames": nominal,
         "channel": data.cache.channel,
         "features": data.cache.settings.model_dump(),

@@ -1,4 +1,4 @@
-"""What one iteration leaves for a log, and the two ways in which training ends before its time."""
+"""Trains one network, iteration by iteration, with exact resume from a checkpoint."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from edgeasd.toolkit.models.backbones import Network, build_network
 from edgeasd.toolkit.presets import Preset
 from edgeasd.toolkit.training.centroids import estimate_norms, mean_embedding
 from edgeasd.toolkit.training.checkpoint import Checkpoint, optimiser_tensors, save_checkpoint
-from edgeasd.toolkit.training.data import Ahead, BatchSampler, FeaturePool, assemble
+from edgeasd.toolkit.training.data import Batches, BatchSampler, FeaturePool, load_batches
 
 
 class Interrupted(Exception):
@@ -32,7 +32,7 @@ class Interrupted(Exception):
 
 
 class NotFinite(CheckFailed):
-    """The loss is no longer finite: the weights before `iteration` are to blame, those of an earlier one were good."""
+    """The loss is no longer finite after the weights of `iteration`; those of an earlier checkpoint were good."""
 
     def __init__(self, iteration: int, found: str) -> None:
         self.iteration, self.found = iteration, f"iteration {iteration}: {found}"
@@ -43,7 +43,7 @@ class NotFinite(CheckFailed):
 
 @dataclass(frozen=True)
 class StepLog:
-    """What is worth knowing of one iteration."""
+    """The figures of one iteration."""
 
     iteration: int
     loss: float
@@ -65,6 +65,7 @@ def step_log(iteration: int, parts: LossParts, gradient_norm: Tensor, rate: floa
 
 
 _KEEP = 2
+"""Checkpoints that are kept."""
 
 
 class Trainer:
@@ -100,6 +101,8 @@ class Trainer:
             anomalies=len(anomalies) if anomalies else 0,
             batch_anomaly=preset.batch_anomaly,
         )
+        pools = [normals, outliers, *([] if anomalies is None else [anomalies])]
+        self._batches = Batches(self.sampler, pools, preset.segment_frames, n_mels)
         torch.manual_seed(seed)
         self.network: Network = build_network(
             preset.backbone,
@@ -147,8 +150,7 @@ class Trainer:
         if self.centroids is None:
             self._begin()
         self.network.train()
-        with Ahead(self._batch, self.iteration, self.preset.iterations) as batches:
-            self._iterate(batches, on_step, on_checkpoint, should_stop)
+        self._iterate(on_step, on_checkpoint, should_stop)
         if self.method.metric != "dsad":
             # "and once at the end"; for plain BCE they serve the exported distance only
             self.centroids = self._compute_centroids()
@@ -156,17 +158,22 @@ class Trainer:
         on_checkpoint()
 
     def _iterate(
-        self,
-        batches: Ahead[tuple[Tensor, Tensor]],
-        on_step: Callable[[StepLog], None],
-        on_checkpoint: Callable[[], None],
-        should_stop: Callable[[], bool],
+        self, on_step: Callable[[StepLog], None], on_checkpoint: Callable[[], None], should_stop: Callable[[], bool]
     ) -> None:
-        begun = clock = time.perf_counter()
+        is_gpu = self.fabric.device.type == "cuda"
+        # On a CPU the network needs every core, and a process that makes batches ahead gains nothing.
+        batches = load_batches(
+            self._batches, self.iteration, self.preset.iterations, workers=int(is_gpu), pin_memory=is_gpu
+        )
+        waited, begun = 0.0, time.perf_counter()
+        clock = begun
         while self.iteration < self.preset.iterations:
-            log = self._step(*batches.next())
+            asked = time.perf_counter()
+            batch = next(batches)
+            waited += time.perf_counter() - asked
+            log = self._step(*_checked(batch))
             now = time.perf_counter()
-            waiting = batches.waited / max(now - begun, 1e-9)
+            waiting = waited / max(now - begun, 1e-9)
             on_step(replace(log, iterations_per_second=1.0 / max(now - clock, 1e-9), waiting=waiting))
             clock = now
             if self.iteration % self.sampler.epoch_iterations == 0 and self.method.moving_centroids:
@@ -182,7 +189,7 @@ class Trainer:
     def _check_final(self) -> None:
         """No loss follows the last step to tell whether its weights are any good. Raises NotFinite."""
         assert self.centroids is not None
-        segments, _ = self._batch(self.iteration)
+        segments, _ = _checked(self._batches[self.iteration])
         self.network.eval()
         with torch.no_grad():
             logit, z = self._model(segments.to(self.fabric.device))
@@ -263,11 +270,11 @@ class Trainer:
         self.iteration += 1
         return log
 
-    def _batch(self, iteration: int) -> tuple[Tensor, Tensor]:
-        pools = [self._normals, self._outliers, *([] if self._anomalies is None else [self._anomalies])]
-        # Only from pinned memory does the copy to a GPU run beside the step before it.
-        pinned = self.fabric.device.type == "cuda"
-        return assemble(self.sampler.batch(iteration), pools, self.preset.segment_frames, self._n_mels, pinned)
+
+def _checked(batch: tuple[Tensor, Tensor] | Exception) -> tuple[Tensor, Tensor]:
+    if isinstance(batch, Exception):
+        raise batch
+    return batch
 
 
 def _adam(network: nn.Module, preset: Preset) -> tuple[list[str], torch.optim.Adam]:

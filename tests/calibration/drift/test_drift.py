@@ -46,8 +46,8 @@ def test_figures_are_what_they_say() -> None:
     assert found.shift == close(change.mean(), abs=1e-6)
     assert found.largest_segment == close(np.abs(noise[:120]).max(), abs=1e-6)
     assert found.spread == close(before[:120].std(), abs=1e-6)
-    assert found.room == close(0.3 - np.median(before[:120]), abs=1e-6)
-    assert found.relative == close(found.largest / found.room)
+    assert found.margin == close(0.3 - np.median(before[:120]), abs=1e-6)
+    assert found.relative == close(found.largest / found.margin)
     assert found.flipped_normals == np.count_nonzero((before[:120] > 0.3) != (after[:120] > 0.3))
     assert found.pairs[7] == close((before[7], after[7]), abs=1e-6)
     assert found.auc is not None
@@ -61,7 +61,7 @@ def test_no_change_is_no_drift() -> None:
     found = measure_drift(same, same, SCORE, 0.3)
     assert (found.rank_clips, found.largest, found.flipped_normals) == (1.0, 0.0, 0)
     assert found.auc is None
-    assert found.used_up(DriftLimits.defaults("fp16")) == 0.0
+    assert found.limit_usage(DriftLimits.defaults("fp16")) == 0.0
 
 
 def test_a_drift_survives_json() -> None:
@@ -74,15 +74,15 @@ def test_without_a_threshold_the_spread_is_the_measure_and_nothing_flips() -> No
     exact = clips(30, 0.2)
     for threshold in (None, 0.1):
         found = measure_drift(outputs(exact), outputs(exact, 0.01), SCORE, threshold)
-        assert found.room == pytest.approx(3 * exact.mean(axis=1).std(), rel=1e-4)
-        assert found.room_from == "3 standard deviations of normal clips"
+        assert found.margin == pytest.approx(3 * exact.mean(axis=1).std(), rel=1e-4)
+        assert found.margin_source == "3 standard deviations of normal clips"
     assert measure_drift(outputs(exact), outputs(exact), SCORE, None).flipped_share is None
 
 
 def broken(exact: np.ndarray, change: np.ndarray | float, **limits: float) -> list[str]:
     labels = [False] * 120 + [True] * 20
     found = measure_drift(outputs(exact), outputs(exact, change), SCORE, 0.35, labels)
-    return found.beyond(DriftLimits(**limits))
+    return found.violations(DriftLimits(**limits))
 
 
 def test_each_limit_has_its_reason() -> None:
@@ -112,7 +112,7 @@ def test_one_flip_is_free_and_few_normals_are_not_held_to_a_partial_auc() -> Non
     labels = [False] * 30 + [True] * 20
     found = measure_drift(outputs(exact), outputs(exact, change), SCORE, 0.35, labels)
     assert found.flipped_normals == 1
-    assert found.beyond(DriftLimits(partial_auc_loss=0)) == []
+    assert found.violations(DriftLimits(partial_auc_loss=0)) == []
 
 
 @pytest.mark.parametrize(

@@ -121,12 +121,12 @@ def test_the_planted_channel_hurts_and_is_the_only_thing_put_back(planted: Setti
     limits = DriftLimits(rank_correlation=-1, largest_change=1.5 * healthy.relative)
     found = planted.gate("int8-cpu", limits)
     assert found.passed, found.reasons
-    assert [layer.name for layer in found.kept] == ["stages.1.0.conv2"]
-    assert found.kept[0].decibels == min(found.sensitivity.values())
+    assert [layer.name for layer in found.fp16_layers] == ["stages.1.0.conv2"]
+    assert found.fp16_layers[0].decibels == min(found.sensitivity.values())
     assert found.trials == 1
     assert found.drift is not None
     assert found.drift.rms < hurt.rms / 2
-    assert "stages.1.0.conv2: alone in eight bits it leaves" in found.kept[0].reason
+    assert "stages.1.0.conv2: alone in eight bits it leaves" in found.fp16_layers[0].reason
     assert list(found.noise)[-1] == "z"
 
 
@@ -135,7 +135,7 @@ def test_without_a_budget_it_fails_and_says_why(planted: Setting, plain: Setting
     assert healthy is not None
     found = planted.gate("int8-cpu", DriftLimits(rank_correlation=-1, largest_change=healthy.relative), budget=0)
     assert not found.passed
-    assert (found.kept, found.trials, found.sensitivity) == ((), 0, {})
+    assert (found.fp16_layers, found.trials, found.sensitivity) == ((), 0, {})
     assert len(found.reasons) == 1
     assert found.reasons[0].startswith("a normal clip's score changes by")
 

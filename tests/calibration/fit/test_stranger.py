@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgeasd.calibration.fit.clips import evidently_another_machine, normal_bounds, strangers
+from edgeasd.calibration.fit.clips import is_other_machine, normal_bounds, outside_normal_bounds
 from edgeasd.runtime.errors import InputError
 
 pytestmark = pytest.mark.core
@@ -34,11 +34,11 @@ def test_half_of_the_clips_are_accused_by_chance_as_rarely_as_stated() -> None:
 def test_another_machine_is_named_clip_by_clip_and_a_few_odd_clips_are_not_another_machine() -> None:
     reference = [0.026, 0.028, 0.031, 0.04]
     scores = [0.03] * 20 + [1.1, float("nan"), -0.2]
-    assert strangers(scores, reference, 0.04) == [20, 21, 22]
-    assert not evidently_another_machine(scores, reference, 0.04)
-    assert evidently_another_machine([1.1] * 10 + [0.03] * 10, reference, 0.04)
+    assert outside_normal_bounds(scores, reference, 0.04) == [20, 21, 22]
+    assert not is_other_machine(scores, reference, 0.04)
+    assert is_other_machine([1.1] * 10 + [0.03] * 10, reference, 0.04)
 
 
 def test_a_bundle_that_knows_no_normals_cannot_say() -> None:
     with pytest.raises(InputError, match="0 held-out normal clips"):
-        strangers([1.0], [])
+        outside_normal_bounds([1.0], [])

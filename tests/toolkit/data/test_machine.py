@@ -15,7 +15,7 @@ from edgeasd.runtime.audio.reader import read_audio
 from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.features.logmel import logmel
 from edgeasd.toolkit.data.clips import Clip
-from edgeasd.toolkit.data.machine import MachineData, Roles, load_machine
+from edgeasd.toolkit.data.machine import MachineData, MachineSplit, load_machine
 
 pytestmark = pytest.mark.core
 
@@ -74,24 +74,24 @@ def root(tmp_path: Path) -> Path:
     ],
 )
 def test_outliers_are_all_ids_recorded_alike_except_the_own_one(everything: Path, machine: str, pool: set[str]) -> None:
-    roles = load(everything, machine).roles("02")
+    split = load(everything, machine).split_for("02")
     expected = {(kind, id) for kind in pool for id in ("00", "02")} - {(machine, "02")}
-    assert sources(roles.outliers) == sources(roles.holdout_outliers) == expected
-    assert sources(roles.normals) == sources(roles.holdout_normals) == sources(roles.test) == {(machine, "02")}
-    assert {clip.label for clip in (*roles.normals, *roles.outliers)} == {"normal"}
+    assert sources(split.outliers) == sources(split.holdout_outliers) == expected
+    assert sources(split.normals) == sources(split.holdout_normals) == sources(split.test) == {(machine, "02")}
+    assert {clip.label for clip in (*split.normals, *split.outliers)} == {"normal"}
 
 
 def test_nothing_held_out_or_judged_is_trained_on(everything: Path) -> None:
     data = load(everything, "valve")
     for id in data.ids:
-        roles = data.trainable(id)
-        trained = {data.hashes[c.path] for c in (*roles.normals, *roles.outliers)}
-        kept_out = {data.hashes[c.path] for c in (*roles.holdout_normals, *roles.holdout_outliers, *roles.test)}
+        split = data.trainable(id)
+        trained = {data.hashes[c.path] for c in (*split.normals, *split.outliers)}
+        kept_out = {data.hashes[c.path] for c in (*split.holdout_normals, *split.holdout_outliers, *split.test)}
         assert trained
         assert kept_out
         assert not trained & kept_out
     # An ID's hold-out is not lent to the others as outliers either.
-    one, two = data.roles("00"), data.roles("02")
+    one, two = data.split_for("00"), data.split_for("02")
     assert not set(one.holdout_normals) & set(two.outliers)
     assert set(one.holdout_normals) <= set(two.holdout_outliers)
 
@@ -103,7 +103,7 @@ def test_each_machine_type_has_its_own_amplitude_over_its_training_normals(root:
         sound = np.concatenate([read_audio(c.path) for c in clips]).astype(np.float64)
         assert data.amplitudes[machine].mean == pytest.approx(sound.mean(), abs=1e-7)
         assert data.amplitudes[machine].std == pytest.approx(sound.std(), rel=1e-5)
-    fan = data.roles("00").outliers[0]
+    fan = data.split_for("00").outliers[0]
     assert fan.machine == "fan"
     expected = logmel(read_audio(fan.path), data.cache.settings, data.amplitudes["fan"])
     assert data.features(fan).tobytes() == expected.tobytes()
@@ -112,8 +112,8 @@ def test_each_machine_type_has_its_own_amplitude_over_its_training_normals(root:
 
 def test_features_are_prepared_for_all_machines_and_progress_reaches_the_end(root: Path) -> None:
     data = load(root, "valve")
-    roles = data.roles("00")
-    wanted = [*roles.normals, *roles.outliers]
+    split = data.split_for("00")
+    wanted = [*split.normals, *split.outliers]
     seen: list[tuple[int, int]] = []
     data.prepare(wanted, lambda done, total, text="": seen.append((done, total)))
     assert seen[-1] == (len(wanted), len(wanted))
@@ -123,18 +123,18 @@ def test_features_are_prepared_for_all_machines_and_progress_reaches_the_end(roo
 def test_the_fingerprint_follows_content_and_role_and_not_names(root: Path) -> None:
     def print_of(**options: Any) -> str:
         data = load(root, "valve", **options)
-        return data.fingerprint(data.roles("00"))
+        return data.fingerprint(data.split_for("00"))
 
     data = load(root, "valve")
-    roles = data.roles("00")
+    split = data.split_for("00")
     before = print_of()
     assert before == print_of()
     assert len(before) == 16
-    roles.normals[0].path.rename(roles.normals[0].path.with_name("renamed.wav"))
+    split.normals[0].path.rename(split.normals[0].path.with_name("renamed.wav"))
     assert print_of() == before
     assert print_of(seed=1) != before
     assert print_of(holdout_fraction=0.4) != before
-    anomaly = next(c for c in roles.test if c.label == "anomaly").path
+    anomaly = next(c for c in split.test if c.label == "anomaly").path
     write_clip(anomaly, 999)
     assert print_of() == before, "a test clip is not trained on"
     write_clip(root / "valve" / "00" / "normal" / "renamed.wav", 1000)
@@ -143,15 +143,15 @@ def test_the_fingerprint_follows_content_and_role_and_not_names(root: Path) -> N
 
 def test_the_fingerprint_sees_two_clips_that_swap_roles(root: Path) -> None:
     data = load(root, "valve")
-    roles = data.roles("00")
-    swapped = Roles(
-        [roles.holdout_normals[0], *roles.normals[1:]],
-        roles.outliers,
-        [roles.normals[0], *roles.holdout_normals[1:]],
-        roles.holdout_outliers,
-        roles.test,
+    split = data.split_for("00")
+    swapped = MachineSplit(
+        [split.holdout_normals[0], *split.normals[1:]],
+        split.outliers,
+        [split.normals[0], *split.holdout_normals[1:]],
+        split.holdout_outliers,
+        split.test,
     )
-    assert data.fingerprint(swapped) != data.fingerprint(roles)
+    assert data.fingerprint(swapped) != data.fingerprint(split)
 
 
 def test_an_id_without_normals_is_refused_with_the_folder_to_fill(root: Path) -> None:
@@ -172,7 +172,7 @@ def test_a_machine_without_any_normals_is_refused(root: Path) -> None:
 def test_a_neighbour_without_normals_lends_no_outliers(root: Path) -> None:
     shutil.rmtree(root / "fan")
     write_tree(root, {("fan", "00"): (0, 2)})
-    assert sources(load(root, "valve").roles("00").outliers) == {("valve", "02")}
+    assert sources(load(root, "valve").split_for("00").outliers) == {("valve", "02")}
 
 
 def test_no_outliers_is_refused_with_what_is_missing(tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_unknown_machines_and_ids_are_refused_with_those_present(root: Path) -> 
     with pytest.raises(InputError, match="machine 'pump': not in the data; pass one of: fan, valve"):
         load(root, "pump")
     with pytest.raises(InputError, match="valve: no ID '07' in the data; pass one of: 00, 02"):
-        load(root, "valve").roles("07")
+        load(root, "valve").split_for("07")
 
 
 def test_every_bad_file_is_named_and_only_left_out_where_asked(root: Path) -> None:
@@ -247,7 +247,7 @@ def test_a_car_of_the_real_set_stands_against_the_other_cars(shared_data: Path, 
                 shutil.copy(path, some / split)
     data = load(tmp_path / "data", "ToyCar", id_attribute="car")
     assert data.ids == ["B1", "C2"]
-    roles = data.trainable("B1")
-    assert sources(roles.outliers) == {("ToyCar", "C2")}
-    assert len(roles.normals) + len(roles.holdout_normals) == 6
-    assert len(roles.test) == 4
+    split = data.trainable("B1")
+    assert sources(split.outliers) == {("ToyCar", "C2")}
+    assert len(split.normals) + len(split.holdout_normals) == 6
+    assert len(split.test) == 4

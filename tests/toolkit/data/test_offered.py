@@ -84,13 +84,13 @@ def test_copies_count_once(data: MachineData, files: list[Path], tmp_path: Path)
 
 
 def test_a_training_normal_is_no_anomaly(data: MachineData) -> None:
-    normal = data.roles("00").normals[0].path
+    normal = data.split_for("00").normals[0].path
     with pytest.raises(InputError, match="is a normal of the machine"):
         choose_known(data, "00", hashed([normal]), count=None, seed=0)
 
 
 def test_a_test_normal_is_no_anomaly_either(data: MachineData) -> None:
-    normal = next(clip.path for clip in data.roles("00").test if clip.label == "normal")
+    normal = next(clip.path for clip in data.split_for("00").test if clip.label == "normal")
     with pytest.raises(InputError, match="is a normal of the machine"):
         choose_known(data, "00", hashed([normal]), count=None, seed=0)
 

@@ -276,11 +276,11 @@ def test_labels_are_given_by_name_and_not_by_position(tmp_path: Path) -> None:
     for machine in ("fan", "ToyCar"):
         data = load(root, machine, ground_truth=list_of_2020(tmp_path / "labels"))
         for id in IDS_2020[machine][1]:
-            labels = {clip.path.name: clip.label for clip in data.roles(id).test}
+            labels = {clip.path.name: clip.label for clip in data.split_for(id).test}
             assert labels == {f"id_{id}_{i:08}.wav": "anomaly" if i % 2 else "normal" for i in range(4)}
     unlabelled = load(root, "fan")
     labelled = load(root, "fan", ground_truth=tmp_path / "labels")
-    one, two = unlabelled.roles("01"), labelled.roles("01")
+    one, two = unlabelled.split_for("01"), labelled.split_for("01")
     assert (one.normals, one.holdout_normals, one.outliers) == (two.normals, two.holdout_normals, two.outliers)
 
 
@@ -295,7 +295,7 @@ def test_lists_of_one_machine_and_section_are_read(tmp_path: Path, inside: str) 
     domains.mkdir()
     (domains / "ground_truth_ToyTank_section_00_test.csv").write_text("section_00_0000.wav,1\n")
     data = load(root, "ToyTank", ground_truth=tmp_path / "evaluator")
-    assert {c.path.stem: c.label for c in data.roles("00").test} == {
+    assert {c.path.stem: c.label for c in data.split_for("00").test} == {
         "section_00_0000": "normal",
         "section_00_0001": "anomaly",
     }
@@ -370,8 +370,8 @@ def test_a_copy_among_training_clips_judges_is_named_and_does_not_train(tmp_path
     shutil.copy(root / "fan/train/normal_id_00_00000001.wav", root / "fan/train/normal_id_00_00000002.wav")
     data = load(root, "fan")
     assert data.copies == [(own, test), (lent, test)]
-    roles = data.roles("00")
-    training = {c.path for c in (*roles.normals, *roles.outliers, *roles.holdout_normals, *roles.holdout_outliers)}
+    split = data.split_for("00")
+    training = {c.path for c in (*split.normals, *split.outliers, *split.holdout_normals, *split.holdout_outliers)}
     assert not training & {own, lent}
     assert load(root, "pump").copies == [], "a copy of a fan's test clip may train among pumps, where fans do not judge"
     line = describe_copies(data.copies * 4)

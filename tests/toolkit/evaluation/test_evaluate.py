@@ -22,7 +22,7 @@ from edgeasd.toolkit.data.clips import Clip
 from edgeasd.toolkit.data.machine import MachineData, load_machine
 from edgeasd.toolkit.evaluation.baseline import MahalanobisBaseline
 from edgeasd.toolkit.evaluation.evaluate import collect, evaluate
-from edgeasd.toolkit.evaluation.trained import UNFITTED, TorchHead, Trained, load_trained
+from edgeasd.toolkit.evaluation.trained import UNFITTED, TorchHead, TrainedModel, load_trained_model
 from edgeasd.toolkit.models.backbones import build_network
 from edgeasd.toolkit.presets import load_preset
 from edgeasd.toolkit.progress import no_progress
@@ -65,7 +65,7 @@ def load(root: Path) -> MachineData:
 
 
 def long_clip(data: MachineData) -> Clip:
-    return next(clip for clip in data.roles("00").test if clip.label == "normal")
+    return next(clip for clip in data.split_for("00").test if clip.label == "normal")
 
 
 @pytest.fixture(scope="module")
@@ -74,17 +74,17 @@ def data(root: Path) -> MachineData:
 
 
 @pytest.fixture(scope="module")
-def trained(data: MachineData, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
+def trained(data: MachineData, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrainedModel]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     preset = load_preset("quick").changed(iterations=25, batch_normal=4, batch_outlier=4)
     folder = tmp_path_factory.mktemp("run") / "id_00"
     run = train_one(data, "00", preset, 0, folder, open_fabric("cpu"), report=no_progress, should_stop=lambda: False)
-    yield load_trained(run)
+    yield load_trained_model(run)
     torch.set_num_threads(threads)
 
 
-def test_the_figures_are_those_of_the_listed_clip_scores(trained: Trained, data: MachineData) -> None:
+def test_the_figures_are_those_of_the_listed_clip_scores(trained: TrainedModel, data: MachineData) -> None:
     found = evaluate(trained, data, baseline=True)
     labels = [clip["label"] == "anomaly" for clip in found.clips]
     assert (found.normals, found.anomalies, found.tiled) == (2, 4, 1)
@@ -98,11 +98,11 @@ def test_the_figures_are_those_of_the_listed_clip_scores(trained: Trained, data:
     assert found.notes == []
     plain = json.loads(json.dumps(found.to_json(), allow_nan=False))
     assert plain["figures"]["deploy"]["pauc_0.1"] == found.figures["deploy"].pauc
-    assert [clip["file"] for clip in plain["clips"]] == [c.path.name for c in data.roles("00").test]
+    assert [clip["file"] for clip in plain["clips"]] == [c.path.name for c in data.split_for("00").test]
 
 
 def test_a_baseline_that_cannot_be_fitted_is_a_remark_and_costs_nothing_else(
-    trained: Trained, data: MachineData, monkeypatch: pytest.MonkeyPatch
+    trained: TrainedModel, data: MachineData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def one_clip(_self: object, _clips: object) -> None:
         raise InputError("1 normal clips cannot give a covariance; train on 2 or more")
@@ -113,9 +113,9 @@ def test_a_baseline_that_cannot_be_fitted_is_a_remark_and_costs_nothing_else(
     assert found.notes == ["no baseline: 1 normal clips cannot give a covariance; train on 2 or more"]
 
 
-def test_each_mode_says_which_constants_it_used(trained: Trained, data: MachineData) -> None:
+def test_each_mode_says_which_constants_it_used(trained: TrainedModel, data: MachineData) -> None:
     found = evaluate(trained, data)
-    outputs = collect(trained.scorer(UNFITTED), data, data.roles("00").test)
+    outputs = collect(trained.scorer(UNFITTED), data, data.split_for("00").test)
     d = np.concatenate([one.d for one in outputs])
     paper, deploy = found.figures["paper"].facts, found.figures["deploy"].facts
     assert (paper["d_min"], paper["d_max"]) == pytest.approx((d.min(), d.max()))
@@ -127,7 +127,7 @@ def test_each_mode_says_which_constants_it_used(trained: Trained, data: MachineD
     assert deploy["threshold"] == fit.threshold.clip
 
 
-def test_clip_scores_are_equation_5_over_ten_sections(trained: Trained, data: MachineData) -> None:
+def test_clip_scores_are_equation_5_over_ten_sections(trained: TrainedModel, data: MachineData) -> None:
     found = evaluate(trained, data)
     fit = trained.deploy().score
     clip = long_clip(data)
@@ -144,7 +144,7 @@ def test_clip_scores_are_equation_5_over_ten_sections(trained: Trained, data: Ma
     assert listed[clip.path.name] == pytest.approx(float(expected), rel=1e-5)
 
 
-def test_a_second_scorer_is_compared_pair_by_pair(trained: Trained, data: MachineData) -> None:
+def test_a_second_scorer_is_compared_pair_by_pair(trained: TrainedModel, data: MachineData) -> None:
     same = evaluate(trained, data, bundle=trained.scorer(trained.deploy().score)).figures["bundle"].facts
     assert (same["pairs"], same["pairs_in_another_order"], same["largest_score_difference"]) == (8, 0, 0.0)
     torch.manual_seed(4)
@@ -154,8 +154,8 @@ def test_a_second_scorer_is_compared_pair_by_pair(trained: Trained, data: Machin
     assert facts["largest_score_difference"] > 1e-3
 
 
-def test_a_run_loads_to_the_network_that_was_trained(trained: Trained) -> None:
-    again = load_trained(trained.run)
+def test_a_run_loads_to_the_network_that_was_trained(trained: TrainedModel) -> None:
+    again = load_trained_model(trained.run)
     assert again.iteration == 25
     assert not again.network.training
     ours, theirs = trained.network.state_dict(), again.network.state_dict()
@@ -163,17 +163,19 @@ def test_a_run_loads_to_the_network_that_was_trained(trained: Trained) -> None:
     assert torch.equal(again.centroid, trained.centroid)
 
 
-def test_the_held_out_clips_in_the_outcome_are_scored_by_the_final_network(trained: Trained, data: MachineData) -> None:
-    roles = data.roles("00")
-    fresh = collect(trained.scorer(UNFITTED), data, roles.holdout_normals)
-    assert trained.outcome.held_out
-    for one, two in zip(trained.outcome.normals, fresh, strict=True):
+def test_the_held_out_clips_in_the_outcome_are_scored_by_the_final_network(
+    trained: TrainedModel, data: MachineData
+) -> None:
+    split = data.split_for("00")
+    fresh = collect(trained.scorer(UNFITTED), data, split.holdout_normals)
+    assert trained.result.held_out
+    for one, two in zip(trained.result.normals, fresh, strict=True):
         np.testing.assert_allclose(one.d, two.d, rtol=1e-4)
         np.testing.assert_allclose(one.q, two.q, rtol=1e-4)
 
 
 def test_one_kind_of_test_clip_leaves_the_auc_undefined_and_says_so(
-    trained: Trained, root: Path, tmp_path: Path
+    trained: TrainedModel, root: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(root, tmp_path / "data")
     shutil.rmtree(tmp_path / "data" / "valve" / "00" / "anomaly")
@@ -184,22 +186,24 @@ def test_one_kind_of_test_clip_leaves_the_auc_undefined_and_says_so(
     json.dumps(found.to_json(), allow_nan=False)
 
 
-def test_other_training_clips_than_those_trained_on_are_noted(trained: Trained, root: Path, tmp_path: Path) -> None:
+def test_other_training_clips_than_those_trained_on_are_noted(
+    trained: TrainedModel, root: Path, tmp_path: Path
+) -> None:
     shutil.copytree(root, tmp_path / "data")
     write_sound(tmp_path / "data" / "valve" / "02" / "normal" / "new.wav", 999, 0.9)
     found = evaluate(trained, load(tmp_path / "data"))
     assert found.notes == ["the training clips in the data folder are not those the model was trained on"]
 
 
-def test_no_test_clips_is_an_input_error(trained: Trained, data: MachineData) -> None:
+def test_no_test_clips_is_an_input_error(trained: TrainedModel, data: MachineData) -> None:
     splits = {"valve": {id: replace(split, test=[]) for id, split in data.splits["valve"].items()}}
     with pytest.raises(InputError, match="valve ID 00: 0 labelled test clips in .*; add some to judge by"):
         evaluate(trained, replace(data, splits=splits))
 
 
-def test_a_model_that_does_not_separate_is_still_judged_in_paper_mode(trained: Trained, data: MachineData) -> None:
-    far = [SegmentOutputs(c.q, c.d + 1000) for c in trained.outcome.normals]
-    useless = replace(trained, outcome=replace(trained.outcome, normals=far))
+def test_a_model_that_does_not_separate_is_still_judged_in_paper_mode(trained: TrainedModel, data: MachineData) -> None:
+    far = [SegmentOutputs(c.q, c.d + 1000) for c in trained.result.normals]
+    useless = replace(trained, result=replace(trained.result, normals=far))
     with pytest.raises(CheckFailed, match="does not separate"):
         useless.deploy()
     found = evaluate(useless, data)
@@ -207,18 +211,18 @@ def test_a_model_that_does_not_separate_is_still_judged_in_paper_mode(trained: T
     assert found.notes[0].startswith("no deploy mode: the model does not separate")
 
 
-def test_given_normals_take_the_place_of_the_held_out_ones(trained: Trained) -> None:
-    given = [SegmentOutputs(c.q, c.d + 0.25) for c in trained.outcome.normals]
+def test_given_normals_take_the_place_of_the_held_out_ones(trained: TrainedModel) -> None:
+    given = [SegmentOutputs(c.q, c.d + 0.25) for c in trained.result.normals]
     fit = trained.deploy(given)
     assert fit.score.d_min == pytest.approx(trained.deploy().score.d_min + 0.25)
     assert "given normal" in fit.score.d_min_source
     assert "held-out outlier" in fit.score.d_max_source
 
 
-def test_a_damaged_preset_in_a_run_is_an_input_error(trained: Trained) -> None:
+def test_a_damaged_preset_in_a_run_is_an_input_error(trained: TrainedModel) -> None:
     run = replace(trained.run, facts={**trained.run.facts, "preset": {"name": "quick"}})
     with pytest.raises(InputError, match=r"run\.json: "):
-        load_trained(run)
+        load_trained_model(run)
 
 
 def test_the_torch_head_keeps_q_where_one_minus_p_is_zero() -> None:
@@ -243,7 +247,7 @@ def test_the_torch_head_ranks_clips_whose_one_minus_p_is_equally_zero() -> None:
     assert np.all(np.diff(found["q"]) < 0)
 
 
-def test_the_torch_scorer_is_the_runtime_clip_rule(trained: Trained, data: MachineData) -> None:
+def test_the_torch_scorer_is_the_runtime_clip_rule(trained: TrainedModel, data: MachineData) -> None:
     scorer = trained.scorer(trained.deploy().score)
     clip = long_clip(data)
     sound, _ = soundfile.read(clip.path, dtype="float32")

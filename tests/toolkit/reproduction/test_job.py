@@ -17,12 +17,12 @@ pytest.importorskip("torch")
 from edgeasd.runtime.errors import InputError
 from edgeasd.toolkit.evaluation.metrics import hanley_mcneil
 from edgeasd.toolkit.losses import METHODS
-from edgeasd.toolkit.reproduction.board import RETRIES, Board
 from edgeasd.toolkit.reproduction.figure import figure_two
 from edgeasd.toolkit.reproduction.job import failure
 from edgeasd.toolkit.reproduction.paper import paper_rows
 from edgeasd.toolkit.reproduction.plan import DataSource, ModelJob, expand
 from edgeasd.toolkit.reproduction.request import counts_of, presets_of, seeds_of
+from edgeasd.toolkit.reproduction.runner import RETRIES, JobQueue
 from edgeasd.toolkit.reproduction.table import Cell, as_json, as_markdown, as_text, machine_average, summarise
 from edgeasd.toolkit.training.trainer import NotFinite
 
@@ -140,46 +140,46 @@ def test_a_result_without_figures_in_it_is_refused(auc: object, tmp_path: Path) 
     stored["evaluation"]["figures"]["paper"]["auc"] = auc
     job.result_path.parent.mkdir(parents=True)
     job.result_path.write_text(json.dumps(stored))
-    with pytest.raises(InputError, match=r"fig2\.json: evaluation figures\.paper is no set of figures; delete it"):
+    with pytest.raises(InputError, match=r"fig2\.json: evaluation figures\.paper\.auc.*; delete it"):
         job.result()
 
 
 def test_an_update_waits_for_its_training_and_falls_with_it(tmp_path: Path) -> None:
     said: list[str] = []
-    board = Board(jobs_of(tmp_path, ids=["00"], seeds=[0], methods=["bce", "dsad"]), said.append)
-    first, second = board.take(wait=False), board.take(wait=False)
+    queue = JobQueue(jobs_of(tmp_path, ids=["00"], seeds=[0], methods=["bce", "dsad"]), said.append)
+    first, second = queue.take(), queue.take()
     assert first is not None
     assert second is not None
     assert (first.method, second.method) == ("bce", "dsad")
-    assert board.take(wait=False) is None
-    board.finish(first, result(first, 0.9))
-    update = board.take(wait=False)
+    assert queue.take() is None
+    queue.finish(first, result(first, 0.9))
+    update = queue.take()
     assert update is not None
     assert update.needs == first.name
-    board.fail(second, "loss is NaN", again=False)
-    assert set(board.failed) == {"gear 00 dsad seed 0", "gear 00 dsad seed 0 n 1", "gear 00 dsad seed 0 n 4"}
+    queue.fail(second, "loss is NaN", retry=False)
+    assert set(queue.failed) == {"gear 00 dsad seed 0", "gear 00 dsad seed 0 n 1", "gear 00 dsad seed 0 n 4"}
     assert "loss is NaN" in " ".join(said)
 
 
 def test_a_job_is_tried_three_times_at_the_most(tmp_path: Path) -> None:
-    board = Board(
+    queue = JobQueue(
         jobs_of(tmp_path, "table2", ids=["00"], seeds=[0], methods=["bce"], counts=[0], most=0), lambda _: None
     )
     for _ in range(RETRIES + 1):
-        job = board.take(wait=False)
+        job = queue.take()
         assert job is not None
-        board.fail(job, "killed", again=True)
-    assert board.take(wait=False) is None
-    assert list(board.failed) == ["gear 00 bce seed 0"]
+        queue.fail(job, "killed", retry=True)
+    assert queue.take() is None
+    assert list(queue.failed) == ["gear 00 bce seed 0"]
 
 
 def test_copies_across_training_and_test_are_named_once(tmp_path: Path) -> None:
     said: list[str] = []
-    board = Board(jobs_of(tmp_path, "table2", ids=["00"], seeds=[0], counts=[0], most=0), said.append)
+    queue = JobQueue(jobs_of(tmp_path, "table2", ids=["00"], seeds=[0], counts=[0], most=0), said.append)
     copies = "1 training clips are copies of test clips and are not trained on: train/a.wav = test/b.wav"
-    while (job := board.take(wait=False)) is not None:
-        board.finish(job, {**result(job, 0.9), "copies": copies})
-    assert len(board.done) > 1
+    while (job := queue.take()) is not None:
+        queue.finish(job, {**result(job, 0.9), "copies": copies})
+    assert len(queue.done) > 1
     assert [line for line in said if "copies" in line] == [f"gear: {copies}"]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +14,6 @@ import soundfile
 
 pytest.importorskip("torch")
 
-sys.path.insert(0, str(Path(__file__).parent))
-from reproduction_data import command, one_thread
 
 from edgeasd.runtime.errors import InputError
 from edgeasd.toolkit.data.clips import Clip
@@ -165,22 +163,18 @@ def test_other_data_under_a_name_of_the_paper_is_not_dcase_2020(tmp_path: Path) 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_the_protocol_runs_on_the_official_names_and_counts(tmp_path: Path) -> None:
+def test_protocol_runs_on_official_names_and_counts(
+    tmp_path: Path, reproduce: Callable[..., subprocess.Popen[str]]
+) -> None:
     root = tmp_path / "data"
     write_tree(root, MIMII)
     put_sound(root)
     options = ["--machine", "fan", "--method", "bce", "--iterations", "1", "--json"]
     options += ["--ground-truth", str(tmp_path / "labels")]
-    done = subprocess.run(
-        command("table2", root, tmp_path / "workspace", *options),
-        capture_output=True,
-        text=True,
-        env=one_thread(),
-        timeout=800,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    (cell,) = json.loads(done.stdout)["cells"]
+    running = reproduce("table2", root, tmp_path / "workspace", *options)
+    out, said = running.communicate(timeout=800)
+    assert running.returncode == 0, said
+    (cell,) = json.loads(out)["cells"]
     assert (cell["normals"], cell["anomalies"]) == (309, 1033)
     assert list(cell["ids"]) == ["01", "03", "05"]
     assert cell["published"] == {"auc": 0.9269, "half_width": 0.0206}

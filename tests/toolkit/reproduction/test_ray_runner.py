@@ -18,11 +18,9 @@ import pytest
 
 pytest.importorskip("torch")
 
-sys.path.insert(0, str(Path(__file__).parent))
-from reproduction_data import command, one_thread, write_gears
 
 from edgeasd.runtime.errors import DeviceError, InputError
-from edgeasd.toolkit.reproduction.ray_runner import connect, room
+from edgeasd.toolkit.reproduction.ray_runner import capacity, connect
 
 _NODE = ["--num-cpus=1", "--object-store-memory=80000000", "--disable-usage-stats", "--block"]
 
@@ -64,10 +62,10 @@ def test_an_address_of_another_form_is_refused(address: str) -> None:
 
 def test_a_job_that_fits_no_node_is_refused_and_does_not_wait_for_ever() -> None:
     nodes = [{"Resources": {"CPU": 4.0}}, {"Resources": {"CPU": 3.0, "GPU": 1.0}}]
-    assert room(nodes, 2.0, 0.0) == 3
-    assert room(nodes, 1.0, 0.5) == 2
+    assert capacity(nodes, 2.0, 0.0) == 3
+    assert capacity(nodes, 1.0, 0.5) == 2
     with pytest.raises(DeviceError, match="8 CPUs"):
-        room(nodes, 8.0, 0.0)
+        capacity(nodes, 8.0, 0.0)
 
 
 @pytest.fixture
@@ -102,18 +100,12 @@ def cluster() -> Iterator[str]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_worker_killed_on_a_cluster_of_two_nodes_costs_its_own_job_one_more_attempt(
-    cluster: str, tmp_path: Path
+def test_a_killed_ray_worker_costs_its_own_job_one_attempt(
+    cluster: str, tmp_path: Path, write_gears: Callable[..., Path], reproduce: Callable[..., subprocess.Popen[str]]
 ) -> None:
     data, workspace = write_gears(tmp_path / "data"), tmp_path / "workspace"
     choice = ["--machine", "gear", "--method", "bce", "--method", "bce+ddcsad", "--iterations", "12", "--json"]
-    running = subprocess.Popen(
-        [*command("table2", data, workspace, *choice), "--ray", cluster],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=one_thread(),
-    )
+    running = reproduce("table2", data, workspace, *choice, "--ray", cluster)
     folder = workspace / "reproduce" / "gear"
     begun: list[Path] = []
 
@@ -141,16 +133,12 @@ def test_a_worker_killed_on_a_cluster_of_two_nodes_costs_its_own_job_one_more_at
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_stopped_on_a_cluster_it_keeps_a_checkpoint_and_goes_on(cluster: str, tmp_path: Path) -> None:
+def test_stopped_on_a_cluster_it_keeps_a_checkpoint_and_goes_on(
+    cluster: str, tmp_path: Path, write_gears: Callable[..., Path], reproduce: Callable[..., subprocess.Popen[str]]
+) -> None:
     data, workspace = write_gears(tmp_path / "data"), tmp_path / "workspace"
     choice = ["--machine", "gear", "--id", "00", "--method", "bce", "--ray", cluster, "--json"]
-    first = subprocess.Popen(
-        command("table2", data, workspace, *choice, "--iterations", "40"),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=one_thread(),
-    )
+    first = reproduce("table2", data, workspace, *choice, "--iterations", "40")
     run = workspace / "reproduce" / "gear" / "id_00" / "bce" / "seed-0"
     wait_for(lambda: (run / "run.json").exists() or first.poll() is not None, 120)
     first.send_signal(signal.SIGINT)
@@ -158,13 +146,7 @@ def test_stopped_on_a_cluster_it_keeps_a_checkpoint_and_goes_on(cluster: str, tm
     assert first.returncode == 130, said
     assert "go on with the same command" in said
     assert len(list((run / "checkpoints").glob("step-*"))) == 1
-    again = subprocess.run(
-        command("table2", data, workspace, *choice, "--iterations", "40"),
-        capture_output=True,
-        text=True,
-        env=one_thread(),
-        timeout=400,
-        check=False,
-    )
-    assert again.returncode == 0, again.stderr
+    again = reproduce("table2", data, workspace, *choice, "--iterations", "40")
+    _, said = again.communicate(timeout=400)
+    assert again.returncode == 0, said
     assert json.loads((run / "table2.json").read_text())["attempts"] == 2

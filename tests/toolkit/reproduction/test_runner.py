@@ -15,23 +15,22 @@ import pytest
 
 pytest.importorskip("torch")
 
-sys.path.insert(0, str(Path(__file__).parent))
-from reproduction_data import command, one_thread, write_gears
 
 ONE = ("--machine", "gear", "--id", "00", "--method", "bce")
 
 
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
 @pytest.fixture(scope="module")
-def gears(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def gears(tmp_path_factory: pytest.TempPathFactory, write_gears: Callable[..., Path]) -> Path:
     return write_gears(tmp_path_factory.mktemp("gears") / "data")
 
 
-def finish(arguments: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(arguments, capture_output=True, text=True, env=one_thread(), timeout=400, check=False)
-
-
-def begin(arguments: list[str]) -> subprocess.Popen[str]:
-    return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=one_thread())
+def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    """(exit code, standard output, standard error)."""
+    out, err = process.communicate(timeout=400)
+    return process.returncode, out, err
 
 
 def wait_for(what: Callable[[], bool], process: subprocess.Popen[str]) -> None:
@@ -44,8 +43,8 @@ def wait_for(what: Callable[[], bool], process: subprocess.Popen[str]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_stopped_and_then_killed_it_ends_with_what_an_uninterrupted_run_gives(gears: Path, tmp_path: Path) -> None:
-    arguments = command("table2", gears, tmp_path / "a", *ONE, "--iterations", "12", "--json")
+def test_stopped_and_killed_it_equals_an_uninterrupted_run(gears: Path, tmp_path: Path, reproduce: Start) -> None:
+    choice = (*ONE, "--iterations", "12", "--json")
     run = tmp_path / "a" / "reproduce" / "gear" / "id_00" / "bce" / "seed-0"
 
     def attempts() -> list[dict[str, int]]:
@@ -54,46 +53,57 @@ def test_stopped_and_then_killed_it_ends_with_what_an_uninterrupted_run_gives(ge
         except OSError:
             return []
 
-    first = begin(arguments)
+    first = reproduce("table2", gears, tmp_path / "a", *choice)
     wait_for((run / "run.json").exists, first)
     first.send_signal(signal.SIGINT)
-    _, said = first.communicate(timeout=200)
-    assert first.returncode == 130, said
+    code, _, said = finish(first)
+    assert code == 130, said
     assert "0 of 1 models done; go on with the same command" in said
     assert len(list((run / "checkpoints").glob("step-*"))) == 1
 
-    second = begin(arguments)
+    second = reproduce("table2", gears, tmp_path / "a", *choice)
     wait_for(lambda: len(attempts()) == 2, second)
     os.kill(attempts()[-1]["pid"], signal.SIGKILL)
-    out, said = second.communicate(timeout=300)
-    assert second.returncode == 0, said
+    code, out, said = finish(second)
+    assert code == 0, said
     assert "attempt 1 failed: its process was killed by SIGKILL" in said
     assert len(attempts()) == 3
 
-    plain = finish(command("table2", gears, tmp_path / "b", *ONE, "--iterations", "12", "--json"))
-    assert plain.returncode == 0, plain.stderr
-    assert json.loads(out)["cells"] == json.loads(plain.stdout)["cells"]
+    code, plain, said = finish(reproduce("table2", gears, tmp_path / "b", *choice))
+    assert code == 0, said
+    assert json.loads(out)["cells"] == json.loads(plain)["cells"]
 
-    other = finish(command("table2", gears, tmp_path / "a", *ONE, "--iterations", "13"))
-    assert other.returncode == 2
-    assert "preset.iterations 12, now 13" in other.stderr
-    assert len(other.stderr.strip().splitlines()) == 1
+    code, _, said = finish(reproduce("table2", gears, tmp_path / "a", *ONE, "--iterations", "13"))
+    assert code == 2
+    assert "preset.iterations 12, now 13" in said
+    assert len(said.strip().splitlines()) == 1
+
+
+def test_workers_end_when_their_command_is_killed(gears: Path, tmp_path: Path, reproduce: Start) -> None:
+    command = reproduce("table2", gears, tmp_path, *ONE, "--iterations", "100000")
+    place = tmp_path / "reproduce" / "gear" / "id_00" / "bce" / "seed-0" / "attempts.json"
+    wait_for(place.exists, command)
+    worker = json.loads(place.read_text())[-1]["pid"]
+    command.kill()
+    finish(command)
+    end = time.monotonic() + 30
+    while Path(f"/proc/{worker}").exists():
+        assert time.monotonic() < end, "the worker goes on"
+        time.sleep(0.1)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_figure_2_goes_on_from_the_models_of_table_2(gears: Path, tmp_path: Path) -> None:
+def test_figure_2_goes_on_from_the_models_of_table_2(gears: Path, tmp_path: Path, reproduce: Start) -> None:
     choice = [*ONE, "--iterations", "2"]
-    assert finish(command("table2", gears, tmp_path, *choice)).returncode == 0
+    assert finish(reproduce("table2", gears, tmp_path, *choice))[0] == 0
     run = tmp_path / "reproduce" / "gear" / "id_00" / "bce" / "seed-0"
     trained = (run / "outcome.npz").stat().st_mtime_ns
-    arguments = command(
-        "fig2", gears, tmp_path, *choice, "--counts", "1,2", "--output", str(tmp_path / "out"), "--json"
-    )
-    done = finish(arguments)
-    assert done.returncode == 0, done.stderr
+    options = [*choice, "--counts", "1,2", "--output", str(tmp_path / "out"), "--json"]
+    code, out, said = finish(reproduce("fig2", gears, tmp_path, *options))
+    assert code == 0, said
     assert (run / "outcome.npz").stat().st_mtime_ns == trained
-    cells = json.loads(done.stdout)["cells"]
+    cells = json.loads(out)["cells"]
     assert [cell["count"] for cell in cells] == [0, 1, 2]
     # Four anomalies, two of them set apart for every n.
     assert {(cell["normals"], cell["anomalies"]) for cell in cells} == {(2, 2)}
@@ -105,12 +115,12 @@ def test_figure_2_goes_on_from_the_models_of_table_2(gears: Path, tmp_path: Path
     known = [json.loads((run / n / "run.json").read_text())["update"] for n in ("n01", "n02")]
     assert set(known[0]["known_anomalies"]) < set(known[1]["known_anomalies"]) == set(known[1]["candidates"])
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["figure2.json", "figure2.md", "figure2.svg"]
-    again = finish(arguments)
-    assert "3 of 3 models are done already" in again.stderr
-    assert json.loads(again.stdout)["cells"] == cells
+    _, out, said = finish(reproduce("fig2", gears, tmp_path, *options))
+    assert "3 of 3 models are done already" in said
+    assert json.loads(out)["cells"] == cells
 
 
-def test_a_job_trains_once_and_judges_for_both_experiments_on_the_same_clips(gears: Path, tmp_path: Path) -> None:
+def test_a_job_trains_once_for_both_experiments(gears: Path, tmp_path: Path) -> None:
     from edgeasd.toolkit.progress import no_progress
     from edgeasd.toolkit.reproduction.job import Stopped, run_job
     from edgeasd.toolkit.reproduction.plan import DataSource, expand
@@ -148,7 +158,7 @@ def test_a_job_trains_once_and_judges_for_both_experiments_on_the_same_clips(gea
         (["table2", *ONE, "--ray", "127.0.0.1:1"], "no Ray cluster|Ray is not installed"),
     ],
 )
-def test_what_cannot_be_done_is_one_line_before_anything_is_trained(
+def test_wrong_use_is_one_line_before_any_training(
     options: list[str], said: str, gears: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -157,7 +167,9 @@ def test_what_cannot_be_done_is_one_line_before_anything_is_trained(
     from edgeasd.toolkit.cli import main
 
     what, *rest = options
-    monkeypatch.setattr(sys, "argv", ["edgeasd", *command(what, gears, tmp_path, *rest)[3:]])
+    monkeypatch.setattr(
+        sys, "argv", ["edgeasd", "reproduce", what, "--data", str(gears), "--workspace", str(tmp_path), *rest]
+    )
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as caught:
         main()
@@ -169,7 +181,7 @@ def test_what_cannot_be_done_is_one_line_before_anything_is_trained(
     assert not list(tmp_path.rglob("run.json"))
 
 
-def test_ids_without_anomalies_are_left_out_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ids_without_anomalies_are_left_out(tmp_path: Path, write_gears: Callable[..., Path]) -> None:
     from edgeasd.toolkit.data.layouts import find_clips
     from edgeasd.toolkit.reproduction.inventory import find_machine
 

@@ -1,95 +1,60 @@
-"""Batches come in order whoever is faster, errors arrive where they belong, and nothing is left running."""
+"""Batches are a function of the iteration, wherever they are made."""
 
 from __future__ import annotations
 
-import threading
-import time
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from edgeasd.toolkit.training.data import Ahead, FeaturePool
+from edgeasd.runtime.errors import InputError
+from edgeasd.toolkit.training.data import Batches, BatchSampler, FeaturePool, load_batches
 
-
-def thread_names() -> list[str]:
-    return [thread.name for thread in threading.enumerate()]
-
-
-@pytest.mark.parametrize("slow_maker", [False, True])
-def test_results_come_in_order_whoever_is_faster(slow_maker: bool) -> None:
-    def make(number: int) -> int:
-        time.sleep(0.003 * slow_maker)
-        return number * number
-
-    with Ahead(make, 3, 20) as ahead:
-        found = []
-        for _ in range(17):
-            time.sleep(0.003 * (not slow_maker))
-            found.append(ahead.next())
-        assert found == [number * number for number in range(3, 20)]
-        with pytest.raises(IndexError, match="after 19"):
-            ahead.next()
+CLIPS = [np.full((10 + i, 2), i, dtype=np.float32) for i in range(20)]
 
 
-def test_it_works_at_most_two_ahead_and_one_in_hand() -> None:
-    made: list[int] = []
-
-    with Ahead(lambda number: made.append(number) or number, 0, 1000) as ahead:  # type: ignore[func-returns-value]
-        assert ahead.next() == 0
-        while len(made) < 4:
-            time.sleep(0.01)
-        time.sleep(0.3)
-        assert made == [0, 1, 2, 3]
+def batches_of(open_clip: object = CLIPS.__getitem__) -> Batches:
+    pools = [FeaturePool(10, open_clip, 8) for _ in range(2)]  # type: ignore[arg-type]
+    sampler = BatchSampler(10, 10, batch_normal=3, batch_outlier=2, least_epoch=4, seed=1)
+    return Batches(sampler, pools, 8, 2)
 
 
-def test_an_error_is_raised_by_the_step_that_needed_the_batch() -> None:
-    def make(number: int) -> int:
-        if number == 2:
-            raise OSError("no such clip")
-        return number
-
-    with Ahead(make, 0, 5) as ahead:
-        assert [ahead.next(), ahead.next()] == [0, 1]
-        with pytest.raises(OSError, match="no such clip"):
-            ahead.next()
-
-
-def test_leaving_early_leaves_no_thread() -> None:
-    with Ahead(lambda number: number, 0, 10**9) as ahead:
-        assert ahead.next() == 0
-        assert "batches" in thread_names()
-    assert "batches" not in thread_names()
+@pytest.mark.parametrize("workers", [0, 1])
+def test_batches_come_in_order_and_leave_the_random_state(workers: int) -> None:
+    batches, state = batches_of(), torch.get_rng_state()
+    found = list(load_batches(batches, 3, 9, workers=workers, pin_memory=False))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert len(found) == 6
+    for iteration, (segments, kind) in enumerate(found, start=3):
+        expected = batches[iteration]
+        assert not isinstance(expected, Exception)
+        assert torch.equal(segments, expected[0])
+        assert torch.equal(kind, expected[1])
+        assert segments.shape == (5, 1, 8, 2)
 
 
-def test_waiting_is_counted_and_only_that() -> None:
-    with Ahead(lambda number: time.sleep(0.2) or number, 0, 4) as ahead:  # type: ignore[func-returns-value]
-        for _ in range(4):
-            ahead.next()
-        slow = ahead.waited
-    assert slow > 0.5
-    with Ahead(lambda number: number, 0, 4) as ahead:
-        time.sleep(1.0)
-        ahead.next()
-        assert ahead.waited < 0.5
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_keeps_its_one_line(workers: int) -> None:
+    def damaged(index: int) -> np.ndarray:
+        raise InputError(f"clip {index}: damaged")
+
+    (error,) = load_batches(batches_of(damaged), 0, 1, workers=workers, pin_memory=False)
+    assert isinstance(error, InputError)
+    assert str(error).startswith("clip ")
+    assert "\n" not in str(error)
 
 
-def test_two_threads_may_read_one_pool() -> None:
-    clips = [np.full((8 + i, 2), i, dtype=np.float32) for i in range(40)]
-    pool = FeaturePool(40, clips.__getitem__, 8)
-    wrong: list[int] = []
+def test_a_pool_caches_what_it_opens(tmp_path: Path) -> None:
+    opened: list[int] = []
 
-    def read(seed: int) -> None:
-        rng = np.random.default_rng(seed)
-        out = np.empty((8, 2), dtype=np.float32)
-        for index in rng.integers(0, 40, 2000):
-            pool.crop(int(index), rng.random(), out)
-            if not np.all(out == index):
-                wrong.append(int(index))
+    def open_clip(index: int) -> np.ndarray:
+        opened.append(index)
+        path = tmp_path / f"{index}.npy"
+        np.save(path, CLIPS[index])
+        return np.load(path, mmap_mode="r")
 
-    threads = [threading.Thread(target=read, args=(seed,)) for seed in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
-    assert pool._kept_bytes == sum(clip.nbytes for clip in clips)
+    pool = FeaturePool(20, open_clip, 12)
+    for _ in range(2):
+        assert [len(pool.clip(index)) >= 12 for index in (0, 5)] == [True, True]
+    assert opened == [0, 5]

@@ -15,7 +15,7 @@ from edgeasd.toolkit.data.machine import MachineData, load_machine
 from edgeasd.toolkit.data.offered import KnownAnomalies, choose_known, offered_files, offered_hashes
 from edgeasd.toolkit.demo.dataset import DatasetPlan, write_dataset
 from edgeasd.toolkit.evaluation.evaluate import evaluate
-from edgeasd.toolkit.evaluation.trained import load_trained
+from edgeasd.toolkit.evaluation.trained import load_trained_model
 from edgeasd.toolkit.presets import load_preset
 from edgeasd.toolkit.progress import no_progress
 from edgeasd.toolkit.runs import Run, update_folder
@@ -82,12 +82,12 @@ def test_an_update_stands_beside_its_base_and_is_the_newest(
 
 def test_no_offered_anomaly_judges_an_update(data: MachineData, base: Run, update: Callable[..., Run]) -> None:
     run = update(known(data, 3))
-    judged = evaluate(load_trained(run), data)
+    judged = evaluate(load_trained_model(run), data)
     assert judged.anomalies == 0
     assert judged.figures["paper"].auc is None
-    alone = evaluate(load_trained(base), data)
+    alone = evaluate(load_trained_model(base), data)
     assert alone.anomalies == 9
-    same = evaluate(load_trained(base), data, excluded=run.candidates)
+    same = evaluate(load_trained_model(base), data, excluded=run.candidates)
     assert (same.normals, same.anomalies) == (judged.normals, judged.anomalies)
 
 
@@ -99,7 +99,7 @@ def test_features_and_amplitude_are_those_of_the_base(data: MachineData, base: R
 
 
 def test_eight_known_anomalies_set_d_max(data: MachineData, update: Callable[..., Run]) -> None:
-    outcome = load_trained(update(known(data, 8))).outcome
+    outcome = load_trained_model(update(known(data, 8))).result
     assert len(outcome.anomalies) == 8
 
 

@@ -20,7 +20,7 @@ from edgeasd.runtime.errors import InputError
 from edgeasd.toolkit.cli.export import _provenance, _score_clips
 from edgeasd.toolkit.data.machine import MachineData, load_machine
 from edgeasd.toolkit.evaluation.evaluate import evaluate
-from edgeasd.toolkit.evaluation.trained import load_trained
+from edgeasd.toolkit.evaluation.trained import load_trained_model
 from edgeasd.toolkit.presets import load_preset
 from edgeasd.toolkit.progress import no_progress
 from edgeasd.toolkit.runs import Run, load_run
@@ -76,8 +76,8 @@ def test_clips_of_six_to_eighteen_seconds_train_and_are_judged(tmp_path: Path) -
             write(path, 10 * i + (5 if label == "normal" else 6), colour, seconds)
     data = load(root, "fan")
     run = train(data, "00", tmp_path / "run")
-    assert {len(data.features(clip)) < 256 for clip in data.roles("00").normals} == {True, False}
-    found = evaluate(load_trained(run), data)
+    assert {len(data.features(clip)) < 256 for clip in data.split_for("00").normals} == {True, False}
+    found = evaluate(load_trained_model(run), data)
     assert (found.normals, found.anomalies) == (5, 5)
     assert found.tiled == 4
     assert all(np.isfinite(clip["paper"]) for clip in found.clips)
@@ -165,7 +165,7 @@ def test_an_update_and_an_export_hear_the_channel_of_the_run(home: Path, edgeasd
     done = edgeasd(*words, "--anomalies", faults, "--count", 1, cwd=home)
     assert done.code == 0, done.said
     assert load_run(home / "runs/fan/id_00/updates/n001-s0").channel == 5
-    trained = load_trained(load_run(home / "runs/fan/id_00"))
+    trained = load_trained_model(load_run(home / "runs/fan/id_00"))
     assert _provenance(trained)["channel"] == 5
     own, same, other = (_score_clips(trained, faults, channel)[0] for channel in (None, 5, 0))
     np.testing.assert_array_equal(own[0].d, same[0].d)

@@ -172,7 +172,7 @@ def test_the_learning_rate_is_halved_by_the_iteration(
 def test_the_head_learns_at_its_own_rate() -> None:
     trainer = make(learning_rate=1e-3, head_learning_rate=7e-3)
     trainer._begin()
-    trainer._step(*trainer._batch(0))
+    trainer._step(*trainer._batches[0])
     groups = trainer.optimiser.param_groups
     head = {id(p) for p in trainer.network.head.parameters()}
     assert [(group["lr"], {id(p) for p in group["params"]} == head) for group in groups] == [
@@ -357,7 +357,7 @@ def test_a_run_folder_opens_in_tensorboard_and_holds_no_pickle(data: MachineData
         "run.json",
     ]
     assert not any(p.read_bytes()[:1] == b"\x80" for p in run.folder.rglob("*") if p.is_file())
-    outcome = run.outcome()
+    outcome = run.result()
     assert outcome.held_out
     assert outcome.golden.shape[1:] == (256, 128)
 
@@ -368,13 +368,13 @@ def test_an_interrupted_session_resumes_to_the_same_figures_and_one_log(data: Ma
     with pytest.raises(Interrupted):
         train_session(data, tmp_path / "run", session_preset(), should_stop=lambda: next(asked))
     with pytest.raises(InputError, match="training has not finished"):
-        type(whole)(tmp_path / "run", whole.facts).outcome()
+        type(whole)(tmp_path / "run", whole.facts).result()
     with pytest.raises(InputError, match=r"holds a run \(3 of 6 iterations\); pass --resume .* or --overwrite"):
         train_session(data, tmp_path / "run", session_preset())
     resumed = train_session(data, tmp_path / "run", session_preset(), resume=True)
     ours, theirs = (latest_checkpoint(r.checkpoints).model for r in (resumed, whole))
     assert_same_bits(ours, theirs)
-    np.testing.assert_equal(resumed.outcome().to_arrays(), whole.outcome().to_arrays())
+    np.testing.assert_equal(resumed.result().to_arrays(), whole.result().to_arrays())
     one, two = logged(resumed.folder), logged(whole.folder)
     assert one["train/loss"] == two["train/loss"]
 
