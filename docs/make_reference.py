@@ -26,7 +26,7 @@ import typer
 from pydantic import BaseModel
 
 DOCS = Path(__file__).resolve().parent
-SHARED_BY = 4
+SHARED_BY = 3
 """An option with the same default and help in this many commands is described once."""
 
 _MADE = "<!-- Made by docs/make_reference.py. Do not edit. -->\n"
@@ -43,7 +43,7 @@ Results go to standard output; logs and progress go to standard error. An error 
 | code | meaning |
 |---|---|
 | 0 | fine |
-| 1 | a check failed: drift, parity, golden segments, a clip with a complaint, a test alarm not delivered, `status` with a concern |
+| 1 | a check failed: drift, parity, reference segments, a clip with a complaint, a test alarm not delivered, `status` with a concern |
 | 2 | wrong use or bad input: an option, a file, a bundle, a missing package |
 | 3 | a sound device, engine or accelerator is not available; `doctor` found a problem; no service runs |
 | 130 | stopped by Ctrl-C |
@@ -65,7 +65,7 @@ _SETTINGS = """
 _MESSAGES = """
 # Messages
 
-What leaves the device, schema version {version}. A receiver must ignore fields that it does not know. [Outputs](../how-to/outputs.md) says how messages travel; the JSON schemas are in [schemas/](../schemas/).
+What leaves the device, schema version {version}. A receiver must ignore fields that it does not know. [Outputs](../how-to/outputs.md) says how they travel.
 """
 
 
@@ -149,8 +149,10 @@ def _anchor(name: str) -> str:
 def commands_page() -> str:
     """docs/reference/commands.md."""
     every = commands()
-    count = Counter(option for command in every for option in command.options)
-    shared = {option for option, times in count.items() if times >= SHARED_BY and not option.is_argument}
+    count = Counter(option for command in every for option in command.options if not option.is_argument)
+    # Of options with one name and several meanings the most frequent is shared; the others stay in their tables.
+    most = {option.names: option for option, _ in reversed(count.most_common())}
+    shared = {option for option, times in count.items() if times >= SHARED_BY and most[option.names] == option}
     variables = {option.variable: option.names[0] for command in every for option in command.options if option.variable}
     lines = [_MADE, _COMMANDS.lstrip("\n")]
     lines.append("| variable | same as |\n|---|---|\n")
@@ -340,11 +342,13 @@ def messages_page() -> str:
     from edgeasd.runtime.outputs import messages
 
     text = _MADE + _MESSAGES.lstrip("\n").format(version=messages.SCHEMA)
-    models = list(messages.DELIVERED.items())
-    text += "\n## Envelope\n\nEvery message has these fields.\n\n" + _fields(models[-1][1], {"body"})
+    models = list(getattr(messages, "DELIVERED", messages.MODELS).items())
+    envelope = getattr(messages, "Message", models[-1][1])
+    text += "\n## Envelope\n\nEvery message has these fields.\n\n" + _fields(envelope, {"body"})
     seen: set[type[BaseModel]] = set()
     for name, model in models:
-        text += f"\n## {name}\n\n{inspect.getdoc(model)}\n\n"
+        text += f"\n## {name}\n\n{inspect.getdoc(model)} JSON schema: [{name}-{messages.SCHEMA}.json]"
+        text += f"(../schemas/{name}-{messages.SCHEMA}.json)\n\n"
         body = model.model_fields["body"].annotation
         assert isinstance(body, type)
         if body in seen:
