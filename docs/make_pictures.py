@@ -80,7 +80,7 @@ def draw_report(demo: Path) -> None:
         where = ("--data", demo / "recordings", "--machine", "valve", "--workspace", demo)
         edgeasd("evaluate", *where, "--baseline", "--report", page)
         command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
-        command += ["--window-size=1000,1250", f"--screenshot={picture}", page.as_uri()]
+        command += ["--window-size=1000,940", f"--screenshot={picture}", page.as_uri()]
         subprocess.run(command, check=True, capture_output=True)
         _shrink(picture, PICTURES / "report.png")
 

@@ -64,7 +64,8 @@ class DriftLimitOptions:
     """How far a variant may drift from fp32."""
 
     min_rank_correlation: Annotated[
-        float | None, typer.Option(help="Limit of drift, for every variant; docs/precision.md has the defaults.")
+        float | None,
+        typer.Option(help="Limit of drift, for every variant; docs/explanation/precision.md has the defaults."),
     ] = None
     max_score_change: Annotated[
         float | None, typer.Option(help="Limit: of a normal clip, in parts of its way to the threshold.")
@@ -214,7 +215,7 @@ def _clips(found: Calibration) -> str:
 
 
 def print_variant(one: VariantResult) -> None:
-    """What became of one precision: verdict, cost, drift, layers put back, reasons."""
+    """What became of one precision: verdict, cost, drift, reverted layers, reasons."""
     gate, cost = one.gate, one.cost
     name = one.name if gate.method is None else f"{one.name} ({gate.method} ranges)"
     verdict = "in the bundle" if one.passed else "NOT in the bundle"
