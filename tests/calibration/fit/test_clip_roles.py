@@ -40,7 +40,7 @@ def test_too_few_are_refused_with_the_number_and_the_reason() -> None:
         split_clips([*hashes(3), hashes(1)[0]])
 
 
-def test_one_swapped_pair_of_the_needed_drift_clips_keeps_the_strictest_limit() -> None:
+def test_one_swapped_pair_keeps_the_strictest_limit() -> None:
     n = DRIFT_CLIPS
     assert 12 / (n**3 - n) < 0.001
     assert 12 / ((n - 2) ** 3 - (n - 2)) > 0.001, "fewer clips would not do"
