@@ -16,7 +16,7 @@ from edgeasd.runtime.config.settings import EngineSettings, ServiceConfig, Strea
 from edgeasd.runtime.errors import EdgeasdError, InputError
 from edgeasd.runtime.health.settings import level_range
 from edgeasd.runtime.outputs import check_output
-from edgeasd.runtime.outputs.settings import JsonlSettings, OutputSettings
+from edgeasd.runtime.outputs.settings import JsonlSettings, OutputSettings, shared_client_ids
 from edgeasd.runtime.sources import open_source
 from edgeasd.runtime.sources.command import split_command
 from edgeasd.runtime.sources.open import check_choice
@@ -83,6 +83,7 @@ def check_config(config: ServiceConfig) -> ConfigReport:
             _check_output(config, output)
         except (EdgeasdError, OSError) as error:
             problems.append(ConfigError(f"outputs.{name}", _one_line(error)))
+    problems += [ConfigError(f"outputs.{name}", line) for name, line in shared_client_ids(config.outputs).items()]
     problems += _check_data(config.data)
     kinds: dict[str, str] = {name: output.type for name, output in config.outputs.items()}
     return ConfigReport(config.name, str(config.data), streams, kinds, problems)

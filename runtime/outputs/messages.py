@@ -54,27 +54,41 @@ class EventBody(_Part):
     """One transition of the alarm state of a machine."""
 
     machine: Name
+    """Machine type."""
     id: Name
+    """ID of the machine."""
     sequence: Annotated[int, Field(ge=1, le=2**53 - 1)]
     """1, 2, 3, … for each machine, without a hole, restarts included. Not the `seq` of the envelope."""
     event: EventID | None
+    """ID of the event that is open, or was closed by this transition."""
     previous: str
+    """The state before."""
     state: str
     """normal, warning, alarm, acknowledged or cleared."""
     reason: str
     """What caused it, such as score, acknowledged or input_unhealthy; docs/reference/alarms.md lists all."""
     at: Time
+    """Wall clock of the device, UTC."""
     raised_at: Time | None
+    """When the event was raised."""
     score: _Number
+    """The clip score that decided; null if no score did."""
     threshold: _Number
+    """The threshold in force."""
     peak: _Number
+    """The highest clip score of the event."""
     snoozed_seconds: float
+    """How much longer alarms are snoozed."""
     maintenance: bool
+    """Whether the machine is in maintenance mode."""
     suspended: bool
     """Whether scores are not used, because the input is or was just now unhealthy."""
     test: bool
+    """Whether it is a test."""
     by: str | None
+    """Who gave the command."""
     note: str | None
+    """Note of the command."""
 
 
 class ScoreBody(_Part):
@@ -87,9 +101,13 @@ class ScoreBody(_Part):
     last: _Number
     """The last clip score."""
     mean: _Number
+    """Mean of the clip scores."""
     lowest: _Number
+    """The lowest one."""
     highest: _Number
+    """The highest one."""
     threshold: _Number
+    """The threshold in force."""
     complete: bool
     """Whether the last clip score is a mean over all the segments it should be."""
 
@@ -102,7 +120,9 @@ class HealthBody(_Part):
     unhealthy: bool
     """Whether the input cannot be trusted, or is not there. No alarm is raised meanwhile."""
     unhealthy_since_seconds: _Number
+    """Since when, in seconds of sound."""
     level_dbfs: _Number
+    """RMS level in decibels relative to full scale."""
     states: dict[str, dict[str, Any]]
     """For each health state `active`, `since_seconds`, `value` and `unit`."""
 
@@ -111,8 +131,11 @@ class Latency(_Part):
     """Seconds from the last sample of a segment to its score."""
 
     p50: _Number = None
+    """Median."""
     p95: _Number = None
+    """95th percentile."""
     p99: _Number = None
+    """99th percentile."""
 
 
 class StatusBody(_Part):
@@ -126,9 +149,13 @@ class StatusBody(_Part):
     reason: str | None = None
     """Why it is in that state."""
     source: str | None = None
+    """The source in use."""
     engine: str | None = None
+    """The engine in use."""
     accelerator: str | None = None
+    """Where the engine computes: cpu or a GPU."""
     precision: str | None = None
+    """The precision in use."""
     bundle_status: str | None = None
     """Status of the bundle, such as calibrated or uncalibrated."""
     threshold: _Number = None
@@ -140,6 +167,7 @@ class StatusBody(_Part):
     version: str | None = None
     """Version of edgeasd."""
     uptime_seconds: _Seconds | None = None
+    """Since the service started."""
     segments: _Count | None = None
     """Segments scored."""
     skipped_segments: _Count | None = None
@@ -163,7 +191,9 @@ class StatusBody(_Part):
     waiting_seconds: _Seconds | None = None
     """Sound that waits to be scored."""
     latency_seconds: Latency | None = None
+    """From the last sample of a segment to its score."""
     level_dbfs: _Number = None
+    """RMS level in decibels relative to full scale."""
     outputs: list[OutputState] | None = None
     """The outputs of this device; only in messages of the service."""
 
@@ -174,9 +204,11 @@ class SegmentBody(_Part):
     index: _Count
     """0, 1, 2, … since the last gap."""
     start_sample: _Count
+    """The first sample."""
     end_sample: _Count
     """One past the last sample."""
     end_seconds: float
+    """The same in seconds."""
     score: _Number
     """Score of the segment: alpha q + (1 - alpha) d_prime."""
     clip_score: _Number
@@ -185,10 +217,15 @@ class SegmentBody(_Part):
     complete: bool
     """Whether the clip score is a mean over all the segments it should be."""
     q: _Number
+    """Probability of not normal, by the classifier."""
     d: _Number
+    """Distance of the embedding."""
     d_prime: _Number
+    """Distance relative to d_min and d_max."""
     logit: _Number
+    """Output of the classifier before the sigmoid."""
     threshold: _Number
+    """The threshold of the bundle."""
     above_threshold: bool | None
     """Whether the clip score is complete and above the threshold; null without a threshold."""
 
@@ -210,9 +247,11 @@ class SourceBody(_Part):
     state: str
     """lost, reopened, playing or skipped."""
     detail: str
+    """Why, or which file."""
     at_sample: int | None
     """Where in the sound; null if it is not known."""
     lost_seconds: float
+    """How long it was away."""
 
 
 # Messages
@@ -222,6 +261,7 @@ class Message(_Part):
     """The envelope. Messages of outputs also have `store`, `seq` and `stored`."""
 
     schema_: Literal[2] = Field(alias="schema")
+    """Version of the schema."""
     store: Annotated[str, Field(pattern="^[0-9a-f]{16}$")] | None = None
     """The outbox that numbers these messages. A new one begins at 1. Only in messages of outputs."""
     seq: Annotated[int, Field(ge=1)] | None = None
@@ -234,8 +274,9 @@ class Message(_Part):
     machine: Name | None
     """Machine type; null in messages of the service itself."""
     id: Name | None
+    """ID of the machine."""
     event: EventID | None
-    """The event that is open, or was closed by this message."""
+    """ID of the event that is open, or was closed by this message."""
     at: Time | None
     """Wall clock of the device, UTC; null in records of `score --live`."""
 

@@ -172,7 +172,7 @@ class MqttConnection:
             raise DeliveryError(f"{self.url}: rejects the connection: {answer}")
 
     def publish(self, message: MqttMessage, until: float) -> MQTTMessageInfo:
-        """Send a message, when the broker takes one more. Raises MessageRejected if it cannot be a message."""
+        """Send a message, when the broker takes one more. Raises DeliveryError."""
         while self._unacknowledged and self._unacknowledged[0].is_published():
             self._unacknowledged.popleft()
         while len(self._unacknowledged) >= self._limit:
@@ -182,6 +182,10 @@ class MqttConnection:
             info = self._client.publish(message.topic, message.payload, qos=1, retain=message.retain)
         except ValueError as error:
             raise MessageRejected(f"{self.url}: {message.topic}: {error}") from None
+        if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
+            with self._changed:  # until paho's thread has told why
+                self._changed.wait_for(lambda: not self._is_running, 1.0)
+            raise DeliveryError(self.take_loss() or f"{self.url}: connection lost")
         self._unacknowledged.append(info)
         return info
 

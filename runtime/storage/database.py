@@ -26,6 +26,8 @@ _RETRY_SECONDS, _RETRY_SLOW_SECONDS = 1.0, 5.0
 """Pause after a write that failed at once, and after one that took longer than `_SLOW_SECONDS` to fail."""
 _LARGEST_LOG = 4 << 20
 """Bytes that the write-ahead log keeps once all of it is in the file."""
+_BALLAST_BYTES = 512 << 10
+"""Size of a file that is given up if a full disk leaves no room to open the database."""
 _SIDE_FILES = ("-wal", "-shm", "-journal")
 """What SQLite keeps beside a file; the file cannot be repaired without it."""
 _NOT_CORRUPT = (
@@ -117,7 +119,7 @@ class Database:
         try:
             if not read_only and self._mark.exists():
                 raise DatabaseCorrupt(f"{self.path}: was found corrupt while it was in use")
-            self._writer = _connect(self.path, read_only)
+            self._writer = self._connect_with_ballast(read_only)
         except InputError as error:
             if read_only:
                 raise InputError(str(error)) from None
@@ -129,6 +131,25 @@ class Database:
             self._writer = _connect(self.path, read_only)
             self.quarantined = f"{what}; kept as {kept.name}, and a new database was begun without earlier events"
         self._reader = self._writer if read_only else _connect(self.path, read_only=True)
+
+    def _connect_with_ballast(self, read_only: bool) -> sqlite3.Connection:
+        """As `_connect`. On a full disk the ballast makes room for the write-ahead log."""
+        assert self.path is not None
+        ballast = self.path.with_name(f"{self.path.name}.ballast")
+        try:
+            connection = _connect(self.path, read_only)
+        except DatabaseUnavailable:
+            if read_only or not ballast.exists():
+                raise
+            with suppress(OSError):
+                ballast.unlink()
+            return _connect(self.path, read_only)
+        if not read_only and not ballast.exists():
+            try:
+                ballast.write_bytes(bytes(_BALLAST_BYTES))
+            except OSError:
+                ballast.unlink(missing_ok=True)
+        return connection
 
     def __enter__(self) -> Database:
         return self

@@ -1,4 +1,4 @@
-"""docs/how-to/outputs.md is true: its settings are read, its receiver receives, its tables list every field."""
+"""docs/how-to/outputs.md is true: its settings are read, its receiver receives."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from made import EVENT_ID, event, free_port, until
+from made import EVENT_ID, Station, event, free_port, until
 
-from edgeasd.runtime.outputs import Outputs, parse_outputs
+from edgeasd.runtime.outputs import parse_outputs
 from edgeasd.runtime.outputs.settings import TYPES
 
 if sys.version_info >= (3, 11):
@@ -27,7 +27,7 @@ def page(repository: Path) -> str:
     return (repository / "docs" / "how-to" / "outputs.md").read_text("utf-8")
 
 
-def test_the_settings_shown_are_read(page: str) -> None:
+def test_settings_shown_are_read(page: str) -> None:
     blocks = re.findall(r"^```toml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     assert blocks
     for block in blocks:
@@ -35,15 +35,8 @@ def test_the_settings_shown_are_read(page: str) -> None:
         assert {settings.type for settings in found.values()} == set(TYPES)
 
 
-def test_every_field_is_described(page: str) -> None:
-    described = {
-        name for row in re.findall(r"^\| (`.+?) \|", page, re.MULTILINE) for name in re.findall("`(\\w+)`", row)
-    }
-    fields = {field for model in TYPES.values() for field in model.model_fields}
-    assert fields - described == {"type", "address"}, "these two are in the example"
-
-
-def test_the_receiver_shown_takes_what_is_signed_once(page: str, tmp_path: Path) -> None:
+def test_receiver_shown_takes_signed_messages_once(page: str, tmp_path: Path) -> None:
+    pytest.importorskip("httpx", reason="NO httpx: pip install 'edgeasd[serve]'")
     code = next(block for block in re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL))
     (tmp_path / "receiver.py").write_text(code)
     port = free_port()
@@ -59,22 +52,20 @@ def test_the_receiver_shown_takes_what_is_signed_once(page: str, tmp_path: Path)
     )
     table = {"type": "webhook", "url": f"http://127.0.0.1:{port}/", "retry_first_seconds": 0.05}
     try:
-        with Outputs(
-            parse_outputs({"h": {**table, "secret_file": str(secret)}}, "o"), tmp_path / "q", site="plant"
-        ) as hub:
-            hub.put(event(1, test=True))
-            hub.put(event(2, state="normal", reason="test_over", test=True))
-            hub.put(event(3))
-            hub.put(event(4, previous="alarm", reason="goes_on"))
-            hub.put(event(5, previous="alarm", state="acknowledged", reason="acknowledged"))
-            hub.put(event(6, previous="acknowledged", state="cleared"))
-            hub.put(event(7, previous="cleared", state="normal", reason="cooldown_over") | {"event": None})
-            hub.put(event(8))
-            hub.put(event(9, state="normal", reason="store_lost") | {"event": None})
-            until(lambda: hub.state()[0].delivered == 9)
-        with Outputs(parse_outputs({"h": table}, "o"), tmp_path / "unsigned", site="plant") as hub:
-            hub.put(event(10))
-            until(lambda: "answered 401" in str(hub.state()[0].last_error))
+        with Station(tmp_path / "signed", {"h": {**table, "secret_file": str(secret)}}) as station:
+            station.put(event(1, test=True))
+            station.put(event(2, state="normal", reason="test_over", test=True))
+            station.put(event(3))
+            station.put(event(4, previous="alarm", reason="goes_on"))
+            station.put(event(5, previous="alarm", state="acknowledged", reason="acknowledged"))
+            station.put(event(6, previous="acknowledged", state="cleared"))
+            station.put(event(7, previous="cleared", state="normal", reason="cooldown_over") | {"event": None})
+            station.put(event(8))
+            station.put(event(9, state="normal", reason="store_lost") | {"event": None})
+            until(lambda: station.state().delivered == 9)
+        with Station(tmp_path / "unsigned", {"h": table}) as station:
+            station.put(event(10))
+            until(lambda: "answered 401" in str(station.state().last_error))
     finally:
         process.kill()
     assert process.communicate()[0].splitlines() == [

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeasd.runtime.errors import InputError
-from edgeasd.runtime.outputs.settings import TYPES, JsonlSettings, parse_outputs
+from edgeasd.runtime.outputs.settings import TYPES, JsonlSettings, outbox_limits, parse_outputs, shared_client_ids
+from edgeasd.runtime.storage.outbox import OutboxLimits
 
 pytestmark = pytest.mark.core
 
@@ -66,7 +67,7 @@ def test_every_type_is_read() -> None:
         ({"jsonl": {"path": "a\nb"}}, "outputs.jsonl.path"),
     ],
 )
-def test_what_is_wrong_is_one_line_with_place_and_remedy(change: dict[str, dict[str, Any]], said: str) -> None:
+def test_error_is_one_line_with_place_and_remedy(change: dict[str, dict[str, Any]], said: str) -> None:
     tables = {name: {**GOOD.get(name, {}), **change.get(name, {})} for name in {**GOOD, **change}}
     with pytest.raises(InputError) as refused:
         parse_outputs(tables, "site.toml: outputs")
@@ -77,10 +78,36 @@ def test_what_is_wrong_is_one_line_with_place_and_remedy(change: dict[str, dict[
     assert "hush-hush" not in message
 
 
-def test_plain_text_is_sent_on_loopback_and_where_it_is_asked_for() -> None:
+def test_plain_text_is_sent_on_loopback_or_if_allowed() -> None:
     for url in ("http://127.0.0.1:8000/", "http://[::1]/", "http://localhost/x"):
         parse_outputs({"a": {"type": "webhook", "url": url}}, "o")
     parse_outputs({"a": {"type": "webhook", "url": "http://example.org", "allow_plain_text": True}}, "o")
+
+
+def test_two_outputs_with_one_client_id_at_one_broker_are_found() -> None:
+    mqtt = {"type": "mqtt", "url": "mqtt://broker"}
+    tables = {
+        "a": {**mqtt, "client_id": "box"},
+        "b": {**mqtt, "url": "mqtt://broker:1883", "client_id": "box"},
+        "other_broker": {**mqtt, "url": "mqtt://broker:1884", "client_id": "box"},
+        "other_id": {**mqtt, "client_id": "box2"},
+        "default": mqtt,
+        "default_too": mqtt,
+    }
+    problems = shared_client_ids(parse_outputs(tables, "o"))
+    assert list(problems) == ["b"]
+    assert problems["b"].startswith("client_id 'box': is that of outputs.a at the same broker")
+    assert problems["b"].endswith("give each its own")
+
+
+def test_largest_limits_of_all_outputs_apply_to_the_outbox() -> None:
+    tables: dict[str, dict[str, Any]] = {
+        "a": {"type": "jsonl", "path": "/a", "queue_megabytes": 10.0, "queue_hours": 1.0, "queue_event_hours": 3.0},
+        "b": {"type": "jsonl", "path": "/b", "queue_megabytes": 1.0, "queue_hours": 2.0, "queue_event_hours": 2.0},
+        "c": {"type": "prometheus"},
+    }
+    assert outbox_limits(parse_outputs(tables, "o")) == OutboxLimits(10_000_000, 7200.0, 10_800.0)
+    assert outbox_limits({}) == OutboxLimits()
 
 
 _VALUES = st.recursive(
@@ -103,7 +130,7 @@ _FIELDS = sorted({field for model in TYPES.values() for field in model.model_fie
         max_size=3,
     )
 )
-def test_anything_at_all_is_read_or_refused_in_one_line(value: Any) -> None:
+def test_anything_is_read_or_refused_in_one_line(value: Any) -> None:
     try:
         parse_outputs(value, "outputs")
     except InputError as refused:

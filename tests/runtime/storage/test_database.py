@@ -7,8 +7,9 @@ import json
 import os
 import shutil
 import sqlite3
+import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -207,7 +208,7 @@ def use(database: Database, transitions: list[Transition], snapshot: dict[str, A
 def test_file_that_the_disk_cannot_read_is_quarantined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "events.db"
     fill(path)
-    refusals = [True] * 2
+    refusals = [True] * 3  # the second attempt is without the ballast
     connect = sqlite3.connect
 
     def refused(*arguments: Any, **options: Any) -> Any:
@@ -358,6 +359,45 @@ def test_slow_refusal_is_not_tried_again_at_once(
         now[0] += 5.0
         assert store.add_scores("valve", "00", [(WALL, 1.0)]) == 1
         assert database.problem is None
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 8 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"NO RIGHT to mount a small disk ({done.stderr.strip()}); run as root to test full disks")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_database_opens_on_a_full_disk(full_disk: Path) -> None:
+    path = full_disk / "events.db"
+    fill(path)
+    with open(full_disk / "others", "ab", buffering=0) as others:
+        for size in (1 << 20, 1 << 12):
+            with suppress(OSError):
+                while others.write(b"x" * size) == size:
+                    pass
+    assert os.statvfs(full_disk).f_bavail == 0
+    with Database(path) as database:
+        outbox = Outbox(database)
+        outbox.register({"log": ("event",)})
+        given = [outbox.append("event", "valve", "00", json.dumps({"text": "x" * 1000})) for _ in range(2000)]
+        assert outbox.unstored > 0
+        assert "full" in str(database.problem)
+        assert [one.seq for one in outbox.read("log", 10_000)][-2000:] == given
+        (full_disk / "others").unlink()
+        database._retry_at = 0.0
+        outbox.flush()
+        assert outbox.unstored == 0
+        outbox.close()
+    fill(path)
+    with Database(path) as database:
+        assert database.read("SELECT count(*) FROM outbox") == [(2030,)]
 
 
 def test_nested_transactions_are_one(tmp_path: Path) -> None:
