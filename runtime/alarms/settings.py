@@ -78,9 +78,9 @@ class AlarmSettings(BaseModel):
         return self
 
     def levels(self, threshold: Threshold | None) -> Levels | None:
-        """Fill in what the manifest knows; None where nothing gives an `on` (an uncalibrated bundle).
+        """Fill in what the manifest knows; None if nothing gives an `on` (an uncalibrated bundle).
 
-        Raises InputError where the thresholds are not in order.
+        Raises InputError if the thresholds are not in order.
         """
         on = self.on if self.on is not None else (threshold.clip if threshold else None)
         if on is None:
