@@ -5,18 +5,21 @@ from __future__ import annotations
 import shutil
 import zipfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime
 import torch
 from torch import Tensor, nn
 
 import edgeasd
+from edgeasd.calibration.fit.bank import Bank, bank_distances
 from edgeasd.calibration.fit.deploy import DeployFit, SegmentOutputs, clip_scores
 from edgeasd.export import graphs as encoder_graph
+from edgeasd.export.bank_head import build_bank_head
 from edgeasd.export.fp16 import FP16_LIMITS, build_fp16, load_limits
 from edgeasd.export.front_end import FRONT_END, build_front_end, measure_front_end
 from edgeasd.export.graphs import build_head
@@ -42,6 +45,7 @@ from edgeasd.runtime.errors import CheckFailed, InputError
 from edgeasd.runtime.features.logmel import Amplitude, FeatureSettings, Float32Array
 from edgeasd.runtime.features.segments import SegmentSettings
 from edgeasd.runtime.health.settings import LevelRange
+from edgeasd.runtime.scoring.score import ScoreSettings
 from edgeasd.runtime.scoring.scorer import Head, Scorer
 from edgeasd.runtime.system.files import atomic_directory, atomic_file, write_bytes, write_json
 
@@ -72,7 +76,7 @@ class ExportInput:
     bias: Tensor
     """() of the head."""
     centroid: Tensor
-    """c_p, (D,)."""
+    """c_p, (D,); not used where there are banks."""
     features: FeatureSettings
     amplitude: Amplitude
     segments: SegmentSettings
@@ -83,6 +87,8 @@ class ExportInput:
     """(G, frames, n_mels) of real clips; the first few become the reference segments."""
     level: LevelRange | None = None
     """Where there were clips to take it from."""
+    banks: tuple[Bank, ...] = ()
+    """Stored normals that take the place of the centroid."""
     provenance: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
 
@@ -108,7 +114,7 @@ def write_bundle(
     if path.exists() and not (path / MANIFEST).is_file():
         raise InputError(f"{path}: is there and is not a bundle; move it away or choose another --output")
     step("running the torch model")
-    reference = torch_reference(model.encoder, model.weight, model.bias, model.centroid, model.real_segments)
+    reference = _reference(model)
     with atomic_directory(path, replace=True) as folder:
         step("writing ONNX")
         _write_graphs(model, folder, wanted)
@@ -135,15 +141,25 @@ def write_bundle(
         return found
 
 
+def _reference(model: ExportInput) -> ReferenceSegments:
+    """What torch says of the real segments; for banks, d is that of their definition in float64."""
+    made = torch_reference(model.encoder, model.weight, model.bias, model.centroid, model.real_segments)
+    if not model.banks:
+        return made
+    return replace(made, d=bank_distances(model.banks, made.z).astype(np.float32))
+
+
 def _write_graphs(model: ExportInput, folder: Path, precisions: Sequence[str]) -> None:
     score = model.fit.score
     encoder = encoder_graph.build_encoder(model.encoder, model.segments.frames, model.features.n_mels)
     encoder_graph.save(encoder, folder / "encoder.fp32.onnx")
     if "fp16" in precisions:
         encoder_graph.save(build_fp16(encoder), folder / "encoder.fp16.onnx")
-    head = build_head(
-        model.weight.cpu().numpy(), float(model.bias), model.centroid.cpu().numpy(), score.d_min, score.d_max
-    )
+    weight, bias = model.weight.cpu().numpy(), float(model.bias)
+    if model.banks:
+        head = build_bank_head(weight, bias, model.banks, score.d_min, score.d_max)
+    else:
+        head = build_head(weight, bias, model.centroid.cpu().numpy(), score.d_min, score.d_max)
     encoder_graph.save(head, folder / "head.onnx")
 
 
@@ -182,7 +198,7 @@ def _manifest(model: ExportInput, folder: Path, precisions: Sequence[str]) -> Ma
         features=model.features,
         amplitude=model.amplitude,
         segments=model.segments,
-        score=model.fit.score,
+        score=_described(model),
         threshold=model.fit.threshold,
         precisions={name: Precision(file=f"encoder.{name}.onnx", tolerance=_LIMITS[name]) for name in precisions},
         files=files,
@@ -190,6 +206,21 @@ def _manifest(model: ExportInput, folder: Path, precisions: Sequence[str]) -> Ma
         metrics=model.metrics,
         level=model.level,
     )
+
+
+def _described(model: ExportInput) -> ScoreSettings:
+    """The constants of the score; with what it is measured by where that is a bank."""
+    banks = [
+        {
+            "name": bank.name,
+            "columns": list(bank.columns),
+            "whitened": bank.matrix is not None,
+            "normals": len(bank.points),
+            "chosen_by": "k-centre",
+        }
+        for bank in model.banks
+    ]
+    return model.fit.score.model_copy(update={"banks": banks}) if banks else model.fit.score
 
 
 def _with_tolerances(manifest: Manifest, found: dict[str, Deviation]) -> Manifest:

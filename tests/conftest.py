@@ -105,9 +105,12 @@ def edgeasd(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     def run(*arguments: object, cwd: Path) -> Command:
         monkeypatch.chdir(cwd)
         monkeypatch.setattr(sys, "argv", ["edgeasd", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
+        code = 0
+        try:
             main()
-        return Command(int(ended.value.code or 0), *capsys.readouterr())
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        return Command(code, *capsys.readouterr())
 
     yield run
     for number, handler in zip(caught, before, strict=True):

@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from edgeasd.calibration.fit.bank import KNN as KNN_NAME
 from edgeasd.runtime.errors import InputError
 
 NORMAL, OUTLIER, ANOMALY = 0, 1, 2
@@ -47,9 +48,9 @@ class Method:
 
     @property
     def fixed_alpha(self) -> float | None:
-        """α where the method leaves no choice: 1 without a metric part, 0 without a classifier."""
+        """α where the method leaves no choice: 1 with a classifier alone, 0 without a classifier."""
         if self.metric is None:
-            return 1.0
+            return 1.0 if self.classifies else 0.0
         return None if self.classifies else 0.0
 
 
@@ -64,9 +65,14 @@ METHODS = {
     )
 }
 
+KNN = Method(KNN_NAME, False, None)
+"""No training and no loss: segments are compared with a bank of stored normals; see calibration/fit/bank.py."""
+
 
 def method_named(name: str) -> Method:
-    """Look a method up; InputError for an unknown name."""
+    """Look a method up, `knn` included; InputError for an unknown name."""
+    if name == KNN.name:
+        return KNN
     if name not in METHODS:
         raise InputError(f"--loss {name}: unknown; use one of {', '.join(METHODS)}")
     return METHODS[name]

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError
 
+from edgeasd.calibration.fit.bank import Bank, read_banks
 from edgeasd.calibration.fit.deploy import SegmentOutputs
 from edgeasd.runtime.errors import InputError, describe_validation_error
 from edgeasd.runtime.features.logmel import Amplitude, FeatureSettings, Float32Array
@@ -20,6 +21,8 @@ from edgeasd.runtime.system.files import atomic_file, write_json
 from edgeasd.toolkit.data.clips import plain_id
 
 FORMAT = 1
+BANKS = "bank.npz"
+"""Name of the banks in the run folder of a method without training."""
 BASE = "none"
 """--update none: the model as it was trained, without known anomalies."""
 _SPLITS = ("normals", "outliers", "anomalies")
@@ -132,6 +135,15 @@ class Run:
     def save(self) -> None:
         """Write run.json atomically."""
         write_json(self.folder / "run.json", {"format": FORMAT, **self.facts})
+
+    def banks(self) -> tuple[Bank, ...]:
+        """Read bank.npz; InputError where it is missing or damaged."""
+        path = self.folder / BANKS
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror}); train again") from None
+        return read_banks(data, str(path))
 
     def save_result(self, result: TrainingResult) -> None:
         """Write outcome.npz atomically."""

@@ -13,6 +13,7 @@ from edgeasd.runtime.errors import CheckFailed, InputError
 
 ANOMALY_CLIPS_NEEDED = 8
 OUTLIER_PERCENTILE = 5.0
+NORMAL_PERCENTILE = 99.0
 DEFAULT_ALPHA = 0.5
 ALPHA_GRID = tuple(i / 10 for i in range(11))
 
@@ -94,6 +95,30 @@ def fit_distance_range(
             f"train longer, or check that the {kind} are not this machine's normals"
         )
     return DistanceRange(d_min, d_max, d_min_source, d_max_source, normals.size, outliers.size, anomalies.size)
+
+
+def normal_range(normal_d: Distances) -> DistanceRange:
+    """Constants for a machine alone: no outlier takes part.
+
+    d_min is the smallest distance of the held-out normals; d_max lies twice as far above it as 99 % of them do, so
+    that d′ is below about 0.5 for normal sound and 1 means twice as far. A scale only: a threshold is found on it
+    afterwards. Raises InputError without distances or for one that is not finite, CheckFailed where all are equal.
+    """
+    normals = _segments(normal_d, "held-out normal")
+    if normals.size == 0:
+        raise InputError("0 held-out normal segments give no d_min; train with a hold-out, or give --clips")
+    d_min = float(normals.min())
+    d_max = d_min + 2.0 * (float(np.percentile(normals, NORMAL_PERCENTILE)) - d_min)
+    if not _apart(d_min, d_max):
+        raise CheckFailed(
+            f"all {normals.size} held-out normal segments lie at the same distance {d_min:.7g}; record more than silence"
+        )
+    d_max_source = (
+        f"twice the {NORMAL_PERCENTILE:g}th percentile over {normals.size} held-out normal segments, from d_min"
+    )
+    return DistanceRange(
+        d_min, d_max, f"minimum over {normals.size} held-out normal segments", d_max_source, normals.size, 0, 0
+    )
 
 
 def paper_range(d: Distances) -> DistanceRange:

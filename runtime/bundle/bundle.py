@@ -18,7 +18,7 @@ from edgeasd.runtime.bundle.manifest import LARGEST_MANIFEST, Manifest, parse_ma
 from edgeasd.runtime.bundle.onnx_check import inspect_onnx
 from edgeasd.runtime.bundle.reference_segments import Deviation, ReferenceSegments, check_reference_segments
 from edgeasd.runtime.bundle.selection import select
-from edgeasd.runtime.engines import Engine, EngineWithFrontEnd, open_chain, open_engine
+from edgeasd.runtime.engines import Engine, EngineWithFrontEnd, open_engine, open_engine_with_front_end
 from edgeasd.runtime.errors import BundleError, InputError
 from edgeasd.runtime.scoring.scorer import GraphFrontEndScorer, Head, HeadFunction, Scorer
 
@@ -226,7 +226,7 @@ class Bundle:
             engine = open_engine(self.file(file), **asked)
             return engine, engine, None
         sha256 = files[graph.file].sha256
-        chain = open_chain(self.file(file), self.file(graph.file), front_end_sha256=sha256, **asked)
+        chain = open_engine_with_front_end(self.file(file), self.file(graph.file), front_end_sha256=sha256, **asked)
         return chain, chain.encoder, chain
 
     def _open_head(self, head: str, encoder: Engine, max_batch: int) -> HeadFunction:

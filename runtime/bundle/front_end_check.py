@@ -36,7 +36,7 @@ def self_test_sound(features: FeatureSettings, amplitude: Amplitude, frames: int
     return (amplitude.mean + amplitude.std * noise).astype(np.float32)
 
 
-def proof_pair(manifest: Manifest) -> tuple[Float32Array, Float32Array]:
+def self_test_pair(manifest: Manifest) -> tuple[Float32Array, Float32Array]:
     """One segment of `self_test_sound`: frames (1, frames, n_fft), and log-mel (1, 1, frames, n_mels) of the runtime."""
     features, amplitude = manifest.features, manifest.amplitude
     sound = self_test_sound(features, amplitude, manifest.segments.frames)
@@ -62,7 +62,7 @@ def check_front_end(
     the encoder's of the runtime's log-mel within `tolerance`. BundleError where front end and manifest do not fit.
     """
     assert manifest.front_end is not None
-    frames, expected = proof_pair(manifest)
+    frames, expected = self_test_pair(manifest)
     try:
         furthest = compare_logmel(chain.logmel(frames), expected, place)
         wanted, made = chain.encoder.embed(expected), chain.embed(frames[:, None])

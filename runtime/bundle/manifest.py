@@ -105,8 +105,9 @@ class Network(_Part):
 
     backbone: str
     embedding: Annotated[int, Field(ge=1, le=65_536)]
-    parameters: Annotated[int, Field(ge=1)]
-    macs_per_segment: Annotated[int, Field(ge=1)]
+    parameters: Annotated[int, Field(ge=0)]
+    """0 for an encoder that computes statistics and has no weights."""
+    macs_per_segment: Annotated[int, Field(ge=0)]
 
 
 class Manifest(_Part):

@@ -101,7 +101,7 @@ class StreamSettings(_Strict):
     health: HealthSettings = HealthSettings()
     """See docs/reference/health.md."""
     evidence: ClipSettings = ClipSettings()
-    """See docs/how-to/evidence.md."""
+    """See docs/how-to/events.md."""
 
     @field_validator("alarm", mode="before")
     @classmethod
@@ -199,7 +199,7 @@ class ServiceSettings(_Strict):
     retention: RetentionSettings = RetentionSettings()
     """How long the event store keeps things."""
     evidence: KeepSettings = KeepSettings()
-    """How long evidence stays; see docs/how-to/evidence.md."""
+    """How long evidence stays; see docs/how-to/events.md."""
 
     @model_validator(mode="after")
     def _known_engines(self) -> ServiceSettings:

@@ -1,7 +1,7 @@
-"""A strongly typed network from one of our ONNX files: the graph, and not the builder, says each layer's precision.
+"""Builds a TensorRT engine from one of our ONNX files. The network is strongly typed: the graph sets the precisions.
 
-The TensorRT module is an argument everywhere here: TensorRT for RTX, which builds without a GPU, is another module
-with the same names, and the tests give it.
+The TensorRT module is an argument of every function: TensorRT for RTX, which builds without a GPU, is another module
+with the same names, and the tests pass it.
 Source: https://docs.nvidia.com/deeplearning/tensorrt/latest/_static/python-api/
 """
 
@@ -15,11 +15,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from edgeasd.runtime.engine_build.progress import Phases, Report, make_monitor
+from edgeasd.runtime.engine_build.progress import Phases, ProgressCallback, make_monitor
 from edgeasd.runtime.engines.tensorrt import library
 from edgeasd.runtime.engines.tensorrt.engine_file import BuildOptions
-from edgeasd.runtime.engines.tensorrt.library import make_logger, one_line
-from edgeasd.runtime.errors import BundleError, DeviceError
+from edgeasd.runtime.engines.tensorrt.library import make_logger
+from edgeasd.runtime.errors import BundleError, DeviceError, printable
 
 if TYPE_CHECKING:
     import tensorrt
@@ -30,11 +30,11 @@ def parse_onnx(
 ) -> tensorrt.INetworkDefinition:
     """Read an ONNX file into a strongly typed network with one input of a free batch.
 
-    Raises BundleError, one line with the node, where TensorRT cannot read it or does not support it.
+    Raises BundleError, one line with the node, if TensorRT cannot read or does not support it.
     """
     network = builder.create_network(_creation_flags(trt))
     parser: tensorrt.OnnxParser = trt.OnnxParser(network, logger)
-    # From memory: the parser would follow paths to data outside a file.
+    # From memory: given a path, the parser would load data outside of the file.
     if not parser.parse(model.read_bytes()):
         raise BundleError(
             f"{model.name}: TensorRT {library.version(trt)} cannot read it ({_reason(parser, errors)}); "
@@ -49,7 +49,7 @@ def parse_onnx(
 def _creation_flags(trt: ModuleType) -> int:
     kinds = trt.NetworkDefinitionCreationFlag
     flags = 1 << int(kinds.STRONGLY_TYPED)
-    # TensorRT 10 still has it, as a mark without effect; in 11 it is gone.
+    # TensorRT 10 has it without effect; TensorRT 11 has removed it.
     explicit = getattr(kinds, "EXPLICIT_BATCH", None)
     return flags if explicit is None else flags | 1 << int(explicit)
 
@@ -57,15 +57,15 @@ def _creation_flags(trt: ModuleType) -> int:
 def _reason(parser: tensorrt.OnnxParser, errors: list[str]) -> str:
     """The first error of the parser with its node, and how many there are."""
     if not parser.num_errors:
-        return errors[0] if errors else "it says no more"
+        return errors[0] if errors else "without a reason"
     first: Any = parser.get_error(0)
     node = f"{first.node_operator()} {first.node_name()}: " if first.node_name() else ""
     more = f", and {parser.num_errors - 1} more" if parser.num_errors > 1 else ""
-    return one_line(f"{node}{first.desc()}") + more
+    return printable(f"{node}{first.desc()}", 300) + more
 
 
 def quantised_convolutions(trt: ModuleType, network: tensorrt.INetworkDefinition) -> list[str]:
-    """Names of the convolutions that read dequantised integers: those that should run as INT8."""
+    """Names of the convolutions with dequantised inputs, which should run as INT8."""
     layers = [network.get_layer(index) for index in range(network.num_layers)]
     kinds = trt.LayerType
     dequantised = {layer.get_output(0).name for layer in layers if layer.type == kinds.DEQUANTIZE}
@@ -75,7 +75,7 @@ def quantised_convolutions(trt: ModuleType, network: tensorrt.INetworkDefinition
 
 
 LONGEST_STEP_SECONDS = 600.0
-"""So long a build that was asked to stop may take to end; then it is left to itself."""
+"""A build that was asked to stop is waited for so long."""
 _Result = TypeVar("_Result")
 
 
@@ -84,18 +84,18 @@ class Plan:
     """A built engine, not yet on disk."""
 
     data: Any
-    """Its bytes, a buffer in TensorRT's own memory: a copy would cost a small device dear."""
+    """Its bytes, a buffer in TensorRT's own memory: a small device has no room for a copy."""
     size: int
     """Bytes."""
     quantised: tuple[str, ...]
     """Names of the convolutions that should run as INT8."""
     timing_cache_used: bool
-    """Whether the cache that was given fitted this machine."""
+    """Whether the given cache fits this machine."""
     seconds: float
 
 
 def _nothing(*_: object) -> None:
-    """Stands for a callback that was not given."""
+    """The default of a callback."""
 
 
 def build_plan(
@@ -104,21 +104,18 @@ def build_plan(
     options: BuildOptions,
     *,
     timing_cache: bytes = b"",
-    report: Report = _nothing,
+    report: ProgressCallback = _nothing,
     stopping: Callable[[], None] = _nothing,
     keep: Callable[[bytes], None] = _nothing,
     on_thread: Callable[[], None] = _nothing,
     configure: Callable[[Any], None] = _nothing,
 ) -> Plan:
-    """Build the engine of `model`.
+    """Build the engine of `model`. Ctrl-C calls `stopping`, ends the build after its present step, and is raised again.
 
-    An exception that reaches this call while it waits, such as Ctrl-C, calls `stopping`, ends the build after the
-    step it is in, and is raised again. `keep` gets the timing cache when the builder ends, with an engine or
-    without: what was measured before an interrupt need not be measured again. `on_thread` runs first in the thread
-    that builds, as a CUDA device is chosen for each thread. `configure` gets the builder's configuration last, for
-    what only one kind of TensorRT has.
-
-    Raises BundleError for a graph that TensorRT refuses, DeviceError where it builds none.
+    `keep` gets the timing cache when the builder ends, with an engine or without. `on_thread` runs first in the
+    building thread, because the CUDA device is set per thread. `configure` gets the builder's configuration, for
+    options that only one kind of TensorRT has. Raises BundleError if TensorRT refuses the graph, DeviceError if it
+    builds no engine.
     """
     options.check()
     stop = threading.Event()
@@ -131,9 +128,9 @@ def build_plan(
 
 
 def _interruptible(work: Callable[[], _Result], stop: threading.Event, stopping: Callable[[], None]) -> _Result:
-    """Run `work` in a thread: TensorRT's call gives Python no chance to see a signal, waiting for a thread does.
+    """Run `work` in a thread: Python handles signals while it waits for a thread, but not inside TensorRT's call.
 
-    Not by an executor: an interrupt while it starts its thread leaves a thread that nobody waits for.
+    No executor: an interrupt while it starts its thread would leave a thread running.
     """
     go, finished = threading.Event(), threading.Event()
     results, errors = list[_Result](), list[BaseException]()
@@ -155,7 +152,7 @@ def _interruptible(work: Callable[[], _Result], stop: threading.Event, stopping:
     except BaseException:
         stop.set()
         if not go.is_set():
-            # Nothing has begun; a thread that is there ends at once.
+            # Nothing has begun: the thread, if it exists, ends at once.
             go.set()
             raise
         if not finished.is_set():
@@ -165,7 +162,7 @@ def _interruptible(work: Callable[[], _Result], stop: threading.Event, stopping:
             try:
                 finished.wait(until - time.monotonic())
             except (KeyboardInterrupt, SystemExit):
-                # Asked twice. Leaving now would tear the library down under its own threads.
+                # A second Ctrl-C: leaving now would unload the library while its threads run.
                 continue
         raise
     if errors:
@@ -178,7 +175,7 @@ def _build(
     model: Path,
     options: BuildOptions,
     timing_cache: bytes,
-    report: Report,
+    report: ProgressCallback,
     keep: Callable[[bytes], None],
     stop: threading.Event,
     configure: Callable[[Any], None],
@@ -189,7 +186,7 @@ def _build(
         with library.without_collection():
             builder: tensorrt.Builder = trt.Builder(logger)
     except Exception as error:
-        # Without a driver the constructor fails with a pybind11 error that says nothing.
+        # Without a driver the constructor fails with a pybind11 error without a reason.
         raise DeviceError(_refusal(trt, model, [*errors, str(error)])) from None
     network = parse_onnx(trt, builder, logger, model, errors)
     config = _configuration(trt, builder, network, options)
@@ -216,9 +213,9 @@ def _build(
 
 
 def _give_cache(config: tensorrt.IBuilderConfig, timing_cache: bytes) -> tuple[tensorrt.ITimingCache | None, bool]:
-    """(the cache in use, whether it is the one given). Not every version keeps it alive, so the caller holds it.
+    """(the cache in use, whether it is the given one). The caller must hold it: not every version keeps it alive.
 
-    What is refused is replaced by an empty one, so that what this build measures can be kept.
+    A refused cache is replaced by an empty one, so that the measurements of this build can be kept.
     """
     for data in (timing_cache, b"") if timing_cache else (b"",):
         cache: tensorrt.ITimingCache | None = config.create_timing_cache(data)
@@ -227,12 +224,12 @@ def _give_cache(config: tensorrt.IBuilderConfig, timing_cache: bytes) -> tuple[t
     return None, False
 
 
-def _safely(report: Report, stop: threading.Event, failures: list[BaseException]) -> Report:
-    """`report` for a caller in C++, through which no exception may travel: it is kept, and ends the build."""
+def _safely(report: ProgressCallback, stop: threading.Event, failures: list[BaseException]) -> ProgressCallback:
+    """`report` for a caller in C++, which no exception may pass: it goes to `failures` and ends the build."""
 
     def safe_report(done: int, total: int, text: str) -> None:
         try:
-            # A phase that is broken off counts as finished; nobody should see a bar that runs to its end.
+            # TensorRT counts a phase that is broken off as finished; the bar must not run to its end.
             if not stop.is_set():
                 report(done, total, text)
         except BaseException as error:
@@ -263,8 +260,8 @@ def _configuration(
 
 
 def _refusal(trt: ModuleType, model: Path, errors: list[str]) -> str:
-    said = errors[0] if errors else "it says no more"
+    reason = errors[0] if errors else "without a reason"
     return (
-        f"{model.name}: TensorRT {library.version(trt)} builds no engine ({said}); "
+        f"{model.name}: TensorRT {library.version(trt)} builds no engine ({reason}); "
         "see that memory is free, and `edgeasd doctor` for driver and GPU"
     )

@@ -1,7 +1,7 @@
-"""What became of each layer: its precision in the built engine, from TensorRT's engine inspector.
+"""The precision of each layer of a built engine, read from TensorRT's engine inspector.
 
-The form of the inspector's JSON is nowhere written down and changes with the version. What cannot be read is
-"unknown" here, never an error, and never a precision.
+The inspector's JSON is not documented and changes with the version. What cannot be read counts as "unknown", never as
+an error or a precision.
 Source: https://docs.nvidia.com/deeplearning/tensorrt/latest/_static/python-api/infer/Core/EngineInspector.html
 """
 
@@ -42,12 +42,12 @@ class EngineLayer:
     kind: str
     precision: str
     origin: str
-    """The layers of the graph it came from, where the inspector names them."""
+    """The layers of the graph it came from, if the inspector names them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """Layers counted by precision, and what became of the convolutions that should run as INT8."""
+    """Layers counted by precision, and the precisions of the convolutions that should run as INT8."""
 
     layers: dict[str, int] = field(default_factory=dict)
     int8: tuple[str, ...] = ()
@@ -58,16 +58,16 @@ class Inspection:
 
 
 def ask_inspector(trt: ModuleType, engine_path: Path) -> str:
-    """The inspector's JSON of an engine file. Raises DeviceError where TensorRT cannot load the engine."""
+    """The inspector's JSON of an engine file. Raises DeviceError if TensorRT cannot load the engine."""
     errors = list[str]()
     logger = make_logger(trt, errors)
     with library.without_collection():
         runtime: tensorrt.Runtime = trt.Runtime(logger)
     engine = runtime.deserialize_cuda_engine(engine_path.read_bytes())
     if engine is None:
-        said = errors[0] if errors else "it says no more"
+        reason = errors[0] if errors else "without a reason"
         raise DeviceError(
-            f"{engine_path.name}: TensorRT {library.version(trt)} built it and cannot load it ({said}); "
+            f"{engine_path.name}: TensorRT {library.version(trt)} built it and cannot load it ({reason}); "
             "`edgeasd doctor` looks at driver and GPU"
         )
     inspector = engine.create_engine_inspector()
@@ -91,7 +91,7 @@ def inspect(text: str, quantised: Iterable[str]) -> Inspection:
 
 
 def parse_layers(text: str) -> list[EngineLayer]:
-    """Layers of the inspector's JSON; none where it is not what is expected."""
+    """Layers of the inspector's JSON; empty if it does not have the expected form."""
     try:
         raw = json.loads(text)
     except (ValueError, RecursionError):
@@ -105,7 +105,7 @@ def parse_layers(text: str) -> list[EngineLayer]:
 def _layer(entry: dict[str, Any]) -> EngineLayer:
     weights = entry.get("Weights")
     evidence = [
-        # What is multiplied says more than what comes out: an INT8 convolution often writes FP16.
+        # Inputs say more than outputs: an INT8 convolution often writes FP16.
         weights.get("Type") if isinstance(weights, dict) else None,
         entry.get("TacticName"),
         *_types(entry.get("Inputs")),
@@ -127,7 +127,7 @@ def _precision(said: object) -> str:
 
 
 def _precision_of(convolution: str, layers: list[EngineLayer]) -> str:
-    """Precision of the layer a convolution went into; INT8 where one of several is."""
+    """Precision of the layer that contains a convolution; INT8 if one of several is."""
     whole = re.compile(rf"(?<![\w./-]){re.escape(convolution)}(?![\w./-])")
     found = {
         layer.precision

@@ -1,4 +1,4 @@
-"""How far a build is, and the way to stop it: TensorRT's phases within phases as one number of a hundred."""
+"""The progress of a build: TensorRT's nested phases as one percentage, and the way to stop it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import tensorrt
 
-Report = Callable[[int, int, str], None]
-"""Called with (done, total, what is being done)."""
+ProgressCallback = Callable[[int, int, str], None]
+"""Called with (done, total, name of the phase)."""
 TOTAL = 100
 
 
@@ -23,7 +23,7 @@ class _Phase:
     steps: int
     done: int = 0
     inner: float = 0.0
-    """Part of the present step that phases inside have done."""
+    """The part of the present step that inner phases have done."""
 
     @property
     def share(self) -> float:
@@ -31,9 +31,9 @@ class _Phase:
 
 
 class Phases:
-    """The phases that are under way. Threads of TensorRT may call at the same time."""
+    """The phases in progress. Threads of TensorRT may call at the same time."""
 
-    def __init__(self, report: Report) -> None:
+    def __init__(self, report: ProgressCallback) -> None:
         self._report = report
         self._open: dict[str, _Phase] = {}
         self._shown = -1
@@ -51,19 +51,19 @@ class Phases:
             if phase is None:
                 return
             phase.done, phase.inner = max(phase.done, step + 1), 0.0
-            self._tell(phase, name)
+            self._propagate(phase, name)
 
     def finish(self, name: str) -> None:
-        """A phase has ended, whether or not all of its steps were made."""
+        """A phase has ended, with or without all of its steps."""
         with self._lock:
             phase = self._open.pop(name, None)
             if phase is not None:
                 phase.done = phase.steps
-                self._tell(phase, name)
+                self._propagate(phase, name)
 
-    def _tell(self, phase: _Phase, text: str) -> None:
-        """Carry the change up to the outermost phase, and report where the number has grown."""
-        # No more turns than phases: one that named itself as an ancestor would keep a builder waiting for ever.
+    def _propagate(self, phase: _Phase, text: str) -> None:
+        """Carry the change up to the outermost phase, and report if the percentage has grown."""
+        # No more rounds than phases: a phase that names itself as an ancestor must not loop for ever.
         for _ in range(len(self._open)):
             parent = self._open.get(phase.parent or "")
             if parent is None or parent is phase:
@@ -71,14 +71,14 @@ class Phases:
             parent.inner = max(parent.inner, phase.share)
             phase = parent
         now = int(TOTAL * phase.share)
-        # A second outermost phase would begin at nothing; what is shown never goes back.
+        # A second outermost phase would begin at 0; the percentage must not go back.
         if phase.parent is None and now > self._shown:
             self._shown = now
             self._report(now, TOTAL, text)
 
 
 def make_monitor(trt: ModuleType, phases: Phases, stop: threading.Event) -> tensorrt.IProgressMonitor:
-    """A monitor for a builder's configuration; the build ends without an engine soon after `stop` was set."""
+    """A progress monitor for a builder; the build ends without an engine soon after `stop` is set."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[name-defined]
         def __init__(self) -> None:
@@ -94,5 +94,5 @@ def make_monitor(trt: ModuleType, phases: Phases, stop: threading.Event) -> tens
         def phase_finish(self, phase_name: str) -> None:
             phases.finish(phase_name)
 
-    made: tensorrt.IProgressMonitor = Monitor()
-    return made
+    monitor: tensorrt.IProgressMonitor = Monitor()
+    return monitor

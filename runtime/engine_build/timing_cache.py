@@ -1,7 +1,7 @@
-"""The timing cache: what TensorRT has measured on this machine, kept beside the engines so that it measures once.
+"""The timing cache: TensorRT's measurements on this machine, stored beside the engines so that it measures once.
 
-TensorRT reads it in C++ and trusts it, so it goes into an envelope of ours: one line that names the format, one
-line of JSON with the machine, the size and the hash, and then TensorRT's bytes.
+TensorRT reads it in C++ without checks, so the file has a header of ours: a line with the format, a line of JSON with
+machine and hash, then TensorRT's bytes.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _FORMAT = b"edgeasd timing cache 1"
 
 
 def cache_path(bundle: Path) -> Path:
-    """Where a bundle folder keeps it."""
+    """The cache file of a bundle folder."""
     return Path(bundle) / FOLDER / NAME
 
 
 def read_cache(path: Path, machine: DeviceInfo) -> tuple[bytes, str]:
-    """(TensorRT's bytes, why they are not used); one of the two is empty, or both where there is no cache."""
+    """(TensorRT's bytes, why they are not used). One of the two is empty; both are if there is no cache."""
     try:
         with open(path, "rb") as handle:
             data = handle.read(LARGEST_CACHE + 1)
@@ -33,24 +33,23 @@ def read_cache(path: Path, machine: DeviceInfo) -> tuple[bytes, str]:
         return b"", ""
     except OSError as error:
         return b"", f"cannot be read ({error.strerror})"
-    head, _, rest = data.partition(b"\n")
-    line, _, kept = rest.partition(b"\n")
-    if len(data) > LARGEST_CACHE or head != _FORMAT:
+    form, _, rest = data.partition(b"\n")
+    header, _, content = rest.partition(b"\n")
+    if len(data) > LARGEST_CACHE or form != _FORMAT:
         return b"", "not a timing cache of this edgeasd"
     try:
-        facts = json.loads(line)
-        there = DeviceInfo(**facts["machine"])
-        whole = facts["sha256"] == hashlib.sha256(kept).hexdigest()
+        stored = json.loads(header)
+        made_on = DeviceInfo(**stored["machine"])
+        if stored["sha256"] != hashlib.sha256(content).hexdigest():
+            return b"", "damaged"
     except (ValueError, KeyError, TypeError, RecursionError):
         return b"", "damaged"
-    if not whole:
-        return b"", "damaged"
-    if there != machine:
+    if made_on != machine:
         return b"", "made on another machine or by another TensorRT"
-    return kept, ""
+    return content, ""
 
 
 def write_cache(path: Path, machine: DeviceInfo, data: bytes) -> None:
-    """Replace the cache, whole or not at all."""
-    facts = {"machine": asdict(machine), "sha256": hashlib.sha256(data).hexdigest()}
-    write_bytes(path, b"\n".join([_FORMAT, json.dumps(facts).encode(), data]))
+    """Write the cache atomically."""
+    header = {"machine": asdict(machine), "sha256": hashlib.sha256(data).hexdigest()}
+    write_bytes(path, b"\n".join([_FORMAT, json.dumps(header).encode(), data]))

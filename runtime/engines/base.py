@@ -1,4 +1,4 @@
-"""What every engine offers, whatever runs it."""
+"""The interface of an engine, whatever library runs it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from edgeasd.runtime.features.logmel import Float32Array
 class Engine(Protocol):
     """A loaded encoder. Stateless: any number of streams may share one, from one thread at a time.
 
-    `name`, `accelerator` and `precision` are what is really in use and are shown to the user.
+    `name`, `accelerator` and `precision` state what is in use and are shown to the user.
     """
 
     name: str
-    """Engine and version, with threads and provider where it has them."""
+    """Engine and version, with threads and provider if it has them."""
     accelerator: str
     """"cpu", "cuda:0", …"""
     precision: str
@@ -40,7 +40,7 @@ class EngineWithFrontEnd(Engine, Protocol):
 
     @property
     def encoder(self) -> Engine:
-        """The same encoder without its front end, from log-mel, for the reference segments. Not to be closed alone."""
+        """The same encoder without its front end, from log-mel, for the reference segments. Must not be closed alone."""
         ...
 
     def logmel(self, frames: Float32Array) -> Float32Array:

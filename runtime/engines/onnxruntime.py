@@ -1,4 +1,4 @@
-"""ONNX Runtime as an engine, and the one place where its sessions are made.
+"""The engine that runs in ONNX Runtime. All sessions are made here.
 
 Source: https://onnxruntime.ai/docs/api/python/api_summary.html
 """
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgeasd.runtime.errors import DeviceError, InputError
+from edgeasd.runtime.errors import DeviceError, InputError, printable
 from edgeasd.runtime.features.logmel import Float32Array
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 _LARGE_MODEL_BYTES = 32 * 1024 * 1024
-"""From here on a session is optimised at the extended level only: see `optimisation_for`."""
+"""Larger models are optimised at the extended level only: see `optimisation_for`."""
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _ACCELERATOR = re.compile(r"cpu|cuda(:[0-9]{1,3})?")
@@ -52,9 +52,8 @@ def optimisation_for(model_bytes: int) -> str:
 def optimisation_of(precision: str) -> str | None:
     """Level for a precision; None leaves it to the size of the file.
 
-    fp16 and int8 are made for TensorRT and run here as they are written: ONNX Runtime's optimiser
-    miscomputes graphs of float16 with Q/DQ on the CPU. int8-cpu needs all of it, because only then Q/DQ
-    become integer kernels, in the layout that suits them.
+    fp16 and int8 are made for TensorRT and run here without optimisation: ONNX Runtime's optimiser miscomputes
+    graphs of float16 with Q/DQ on the CPU. int8-cpu needs level "all": only then Q/DQ become integer kernels.
     """
     return {"fp16": "none", "int8": "none", "int8-cpu": "all"}.get(precision)
 
@@ -66,10 +65,10 @@ def make_session(
     threads: int | None = None,
     optimisation: str | None = None,
 ) -> onnxruntime.InferenceSession:
-    """Load an ONNX file or its bytes. Raises DeviceError for an accelerator that is not there.
+    """Load an ONNX file or its bytes. Raises DeviceError for an accelerator that is not available.
 
-    `accelerator` is "cpu", "cuda" or "cuda:K". A provider that ONNX Runtime lists but drops while
-    loading counts as absent: nothing falls back to the CPU unseen.
+    `accelerator` is "cpu", "cuda" or "cuda:K". A provider that ONNX Runtime lists but drops while loading counts
+    as not available: nothing falls back to the CPU silently.
     """
     import onnxruntime as ort
 
@@ -104,9 +103,8 @@ def make_session(
     try:
         session = ort.InferenceSession(source, options, providers=[(wanted, provider_options)])
     except Exception as error:
-        # ONNX Runtime's exception classes share no public base; its message is all there is.
-        place = "model" if isinstance(model, bytes) else model.name
-        reason = " ".join(str(error).split())[:300]
+        # ONNX Runtime's exception classes share no public base; only the message says what is wrong.
+        place, reason = "model" if isinstance(model, bytes) else model.name, printable(error, 300)
         raise InputError(
             f"{place}: ONNX Runtime {ort.__version__} cannot load it ({reason}); export it again"
         ) from None
@@ -150,15 +148,15 @@ class OnnxRuntimeEngine:
         return result
 
     def close(self) -> None:
-        """Drop the session."""
+        """Free the session."""
         self._session = None
 
 
-class OnnxRuntimeChain:
+class OnnxRuntimeWithFrontEnd:
     """frontend.onnx and an encoder in two sessions on one accelerator. Satisfies base.EngineWithFrontEnd."""
 
     def __init__(self, front_end: Path, encoder: OnnxRuntimeEngine, *, threads: int | None = None) -> None:
-        """Raises what `make_session` raises; the encoder is closed with the chain, and by nobody else."""
+        """Raises as `make_session`. The encoder is closed with this engine and must not be closed alone."""
         self._session: Any = make_session(front_end, accelerator=encoder.accelerator, threads=threads)
         self._input, self._output = self._session.get_inputs()[0].name, self._session.get_outputs()[0].name
         self.encoder = encoder
@@ -167,15 +165,15 @@ class OnnxRuntimeChain:
 
     def logmel(self, frames: Float32Array) -> Float32Array:
         """Normalised frames (N, frames, n_fft) float32 to log-mel (N, 1, frames, n_mels) float32."""
-        # One segment at a time: framed it is a megabyte, and its products are five. A batch is no faster on a CPU.
-        made = [self._session.run([self._output], {self._input: segment[None]})[0] for segment in frames]
-        return made[0] if len(made) == 1 else np.concatenate(made)
+        # One segment at a time: its frames take 1 MB and its products 5 MB, and a batch is no faster on a CPU.
+        segments = [self._session.run([self._output], {self._input: segment[None]})[0] for segment in frames]
+        return segments[0] if len(segments) == 1 else np.concatenate(segments)
 
     def embed(self, batch: Float32Array) -> Float32Array:
         """Normalised frames (N, 1, frames, n_fft) float32 to embeddings (N, D) float32."""
         return self.encoder.embed(self.logmel(batch[:, 0]))
 
     def close(self) -> None:
-        """Drop both sessions."""
+        """Free both sessions."""
         self._session = None
         self.encoder.close()

@@ -1,4 +1,4 @@
-"""Settings of evidence: how long clips are, and how long they are kept. docs/how-to/evidence.md explains the defaults."""
+"""Settings of evidence: how long clips are, and how long they are kept. docs/how-to/events.md explains the defaults."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from edgeasd.runtime.bundle.bundle import Bundle
 from edgeasd.runtime.bundle.manifest import Manifest, dump_manifest
@@ -23,7 +23,7 @@ from edgeasd.runtime.service.monitored import MonitoredMachine
 from edgeasd.runtime.service.recorder import EventRecorder
 from edgeasd.runtime.service.scoring import ScoringWorker
 from edgeasd.runtime.service.status import StreamStatus
-from edgeasd.runtime.service.stream import QUEUE_SECONDS, StreamWorker, too_slow
+from edgeasd.runtime.service.stream import StreamWorker, too_slow
 from edgeasd.runtime.sources import SharedSources, SourceState
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,6 @@ _MOST_LOADS, _PATIENCE_SECONDS = 2, 10.0
 _READ_SECONDS = 2.0
 """Streams begin to capture together, and wait so long for the manifests of the others."""
 _TICK_SECONDS = 1.0
-_LATE_SECONDS = 5.0
 EngineKey = tuple[str, bytes, EngineSettings]
 """Path of a bundle, its manifest, and how it is loaded. Streams that agree in it share an engine."""
 _Result = TypeVar("_Result")
@@ -411,7 +410,8 @@ class StreamSupervisor:
             for update in worker.take_updates():
                 self.recorder.update(update)
         # A load deep in a library does not bear the end of the interpreter.
-        loads = [*self._loads.values(), *(slot.reading for slot in self.slots.values() if slot.reading is not None)]
+        loads: list[Task[Any]] = list(self._loads.values())
+        loads += [slot.reading for slot in self.slots.values() if slot.reading is not None]
         return all(ended) and all(load.join(max(0.0, until - time.monotonic())) for load in loads)
 
     def end_clips(self) -> None:
@@ -521,9 +521,6 @@ def _condition(slot: StreamSlot, decimation: int) -> tuple[str, str | None]:
         return "degraded", f"goes on with the bundle it had: {failure}"
     if decimation > 1:
         return "degraded", too_slow(decimation)
-    if worker.source.live and worker.waiting_seconds > _LATE_SECONDS:
-        behind = _LATE_SECONDS * int(worker.waiting_seconds / _LATE_SECONDS)
-        return "degraded", f"scoring is {behind:.0f} s behind; sound is lost from {QUEUE_SECONDS} s on"
     return "running", None
 
 

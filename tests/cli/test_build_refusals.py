@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from edgeasd.runtime.bundle.bundle import Bundle
-from edgeasd.runtime.engine_build.bundle_engines import Target, targets, why_not
+from edgeasd.runtime.engine_build.bundle_engines import EnginePart, rebuild_reasons, select_parts
 from edgeasd.runtime.engines.tensorrt import library
 from edgeasd.runtime.engines.tensorrt.engine_file import BuildOptions, DeviceInfo, Sidecar, engine_paths
 from edgeasd.runtime.errors import BundleError, InputError
@@ -24,7 +24,7 @@ from edgeasd.toolkit.cli.build import build as command
 pytestmark = pytest.mark.core
 
 HERE = DeviceInfo("10.3.0", "Orin", "8.7", "36.4.3")
-ENCODER = Target("encoder", "fp32", "encoder.fp32.onnx")
+ENCODER = EnginePart("encoder", "fp32", "encoder.fp32.onnx")
 OPTIONS = BuildOptions()
 BROKEN = "raise ImportError('libnvinfer.so.10: cannot open shared object file')\n"
 OLD = "__version__ = '8.6.2'\nclass Builder: ...\n"
@@ -106,7 +106,7 @@ def test_without_a_gpu(built: Path) -> None:
     ("options", "part"),
     [
         ({"precision": "int8-cpu"}, "--precision int8-cpu: it is made for ONNX Runtime on a CPU"),
-        ({"precision": "fp8"}, "--precision fp8: unknown; TensorRT is given fp32, fp16, int8"),
+        ({"precision": "fp8"}, "--precision fp8: unknown; TensorRT runs fp32, fp16, int8"),
         ({"precision": ""}, "--precision : unknown"),
         ({"precision": "fp32,int8"}, "--precision int8: valve-id_00 offers fp32"),
         ({"opt_batch": 11}, "--opt-batch 11 with --max-batch 10"),
@@ -142,7 +142,7 @@ def test_what_is_no_bundle(tmp_path: Path) -> None:
 
 def reasons(bundle: Path, machine: DeviceInfo = HERE, options: BuildOptions = OPTIONS) -> list[str]:
     with Bundle(bundle) as opened:
-        return why_not(opened, ENCODER, machine, options)
+        return rebuild_reasons(opened, ENCODER, machine, options)
 
 
 def test_an_engine_that_fits_may_stay(built: Path) -> None:
@@ -208,7 +208,7 @@ def test_an_onnx_file_that_was_changed_is_refused_and_not_built(built: Path) -> 
 
 def wanted(bundle: Path, asked: list[str], head: bool = False, front_end: bool = False) -> list[str]:
     with Bundle(bundle) as opened:
-        return [target.label for target in targets(opened, asked, head, front_end)]
+        return [target.label for target in select_parts(opened, asked, head, front_end)]
 
 
 @pytest.fixture

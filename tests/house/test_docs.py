@@ -159,6 +159,18 @@ def test_files_of_docs_named_in_the_source_exist() -> None:
     assert [name for name in sorted(named) if not (REPOSITORY / name).exists()] == []
 
 
+@pytest.mark.timeout(120)
+def test_the_site_builds_strictly_and_asks_nothing_of_the_network(tmp_path: Path) -> None:
+    pytest.importorskip("material", reason="mkdocs-material is not installed")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    text = "".join(path.read_text("utf-8") for path in tmp_path.rglob("*.html"))
+    assert re.findall(r'<(?:script|img|iframe)[^>]*\ssrc="https?:[^>]*>', text) == []
+    assert re.findall(r'<link[^>]*rel="(?:stylesheet|preconnect|icon)"[^>]*href="https?:[^>]*>', text) == []
+
+
 # Commands
 
 
@@ -234,7 +246,7 @@ def test_generated_pages_are_those_of_the_program() -> None:
 def test_generated_pages_do_not_depend_on_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "40")
     monkeypatch.setenv("FORCE_COLOR", "1")
-    assert reference()["commands_page"]() == (DOCS / "reference" / "commands.md").read_text("utf-8")
+    assert reference()["pages"]()["reference/commands.md"] == (DOCS / "reference" / "commands.md").read_text("utf-8")
 
 
 # What the reference pages list

@@ -90,6 +90,11 @@ def _channel(request: Request, manifest: Manifest) -> int | None:
 def _calibrate(session: _Session, before: bytes) -> Calibration:
     request, manifest, work = session.request, session.manifest, session.work
     request.check()
+    if request.precisions and manifest.network.parameters == 0:
+        raise InputError(
+            f"--precision {','.join(request.precisions)}: {manifest.network.backbone} has no weights to round; "
+            "pass --precision none to find constants and threshold again"
+        )
     with work.part("reading clips") as report:
         files = normal_files(request.clips, report, request.files)
         faults = _anomaly_files(request, files, report)

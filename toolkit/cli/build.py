@@ -18,7 +18,7 @@ from edgeasd.toolkit.cli._options import AsJson
 
 if TYPE_CHECKING:
     from edgeasd.runtime.bundle.bundle import Bundle
-    from edgeasd.runtime.engine_build.bundle_engines import BuiltEngine
+    from edgeasd.runtime.engine_build.bundle_engines import BuildResult
     from edgeasd.runtime.engines.tensorrt.engine_file import DeviceInfo
 
 
@@ -65,7 +65,7 @@ def build(
     Example: edgeasd build bundles/valve-id_00 --precision int8
     """
     from edgeasd.runtime.bundle.bundle import Bundle
-    from edgeasd.runtime.engine_build.bundle_engines import BuildTarget, have_engine, targets
+    from edgeasd.runtime.engine_build.bundle_engines import BuildTarget, ensure_engine, select_parts
     from edgeasd.runtime.engines.tensorrt import library
     from edgeasd.runtime.engines.tensorrt.engine import gpu_index
     from edgeasd.runtime.engines.tensorrt.engine_file import BuildOptions, this_machine
@@ -76,14 +76,14 @@ def build(
     index = gpu_index(accelerator, "TensorRT builds on a GPU; use cuda or cuda:K")
     if bundle.is_file():
         raise InputError(f"{bundle}: engines are built into a folder, and this is a file; unpack the zip and name that")
-    done: list[BuiltEngine] = []
+    done: list[BuildResult] = []
     with Bundle(bundle) as opened:
-        wanted = targets(opened, [] if precision is None else precision.split(","), head, front_end)
+        wanted = select_parts(opened, [] if precision is None else precision.split(","), head, front_end)
         trt = library.load()
         site = BuildTarget(trt, this_machine(index, trt), index)
         for target in wanted:
             with progress(f"building {target.label}") as report:
-                made = have_engine(opened, target, site, options, force=force, report=report, say=print_error)
+                made = ensure_engine(opened, target, site, options, force=force, report=report, say=print_error)
             done.append(made)
             if not as_json:
                 _print(made)
@@ -96,13 +96,13 @@ def build(
         raise CheckFailed("; ".join(failed))
 
 
-def _facts(bundle: Path, machine: DeviceInfo, done: list[BuiltEngine]) -> dict[str, Any]:
+def _facts(bundle: Path, machine: DeviceInfo, done: list[BuildResult]) -> dict[str, Any]:
     from dataclasses import asdict
 
     engines = [
         {
-            "part": made.target.part,
-            "precision": made.target.precision,
+            "part": made.part.name,
+            "precision": made.part.precision,
             "path": str(made.path),
             "new": made.new,
             "why": list(made.why),
@@ -115,7 +115,7 @@ def _facts(bundle: Path, machine: DeviceInfo, done: list[BuiltEngine]) -> dict[s
     return {"bundle": str(bundle), "machine": asdict(machine), "engines": engines}
 
 
-def _print(made: BuiltEngine) -> None:
+def _print(made: BuildResult) -> None:
     sidecar = made.sidecar
     what = f"built in {made.seconds:.0f} s" if made.new else "fits this machine, nothing to do (--force builds again)"
     print(f"{made.path}: {what}, {sidecar.engine_size / 2**20:.1f} MiB")
@@ -129,7 +129,7 @@ def _print(made: BuiltEngine) -> None:
 
         found = {name: value for name, value in asdict(made.deviation).items() if value is not None}
         worst = ", ".join(f"{name} {value:.1e}" for name, value in found.items())
-        proven = "log-mel of noise reproduced" if made.target.part == FRONT_END else "reference segments reproduced"
+        proven = "log-mel of noise reproduced" if made.part.name == FRONT_END else "reference segments reproduced"
         print(f"  {proven} ({worst})")
     counted = ", ".join(f"{count} {name}" for name, count in sidecar.layers.items())
     print(f"  layers by precision: {counted or 'unknown to the inspector'}")
@@ -137,7 +137,7 @@ def _print(made: BuiltEngine) -> None:
         print(f"  quantised convolutions: {sidecar.int8} of {quantised} run as INT8")
 
 
-def _not_int8(made: BuiltEngine) -> str:
+def _not_int8(made: BuildResult) -> str:
     missed = made.sidecar.not_int8
     named = ", ".join(f"{name} {precision}" for name, precision in list(missed.items())[:_NAMED])
     more = f" and {len(missed) - _NAMED} more" if len(missed) > _NAMED else ""
@@ -148,7 +148,7 @@ def _not_int8(made: BuiltEngine) -> str:
     )
 
 
-def _unclear(made: BuiltEngine) -> str:
+def _unclear(made: BuildResult) -> str:
     count = len(made.sidecar.unclear)
     return (
         f"{made.path}: TensorRT's inspector does not name {count} quantised convolution{'s' if count > 1 else ''}, so "

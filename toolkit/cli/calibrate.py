@@ -64,7 +64,8 @@ class DriftLimitOptions:
     """How far a variant may drift from fp32."""
 
     min_rank_correlation: Annotated[
-        float | None, typer.Option(help="Limit of drift, for every variant; docs/precision.md has the defaults.")
+        float | None,
+        typer.Option(help="Limit of drift, for every variant; docs/explanation/precision.md has the defaults."),
     ] = None
     max_score_change: Annotated[
         float | None, typer.Option(help="Limit: of a normal clip, in parts of its way to the threshold.")

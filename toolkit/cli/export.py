@@ -101,6 +101,11 @@ def export(
     calibrated, targets = [], []
     for run in runs:
         trained = load_trained_model(run.chosen(update)).with_alpha(alpha)
+        if trained.banks and (int8 or precisions != ["fp32"]):
+            raise InputError(
+                f"--precision {precision}: {trained.preset.backbone} of {run.machine} ID {run.id} computes statistics and "
+                "has no weights to round; leave it at fp32"
+            )
         if trained.run.known_anomalies:
             name, known = trained.run.folder.name, trained.run.known_anomalies
             print_error(f"{run.machine} ID {run.id}: update {name}, {known} known anomalies")
@@ -155,6 +160,7 @@ def _model(trained: TrainedModel, normals: list[SegmentOutputs] | None, level: L
         weight=network.head.weight.detach()[0],
         bias=network.head.bias.detach()[0],
         centroid=trained.centroid,
+        banks=trained.banks,
         features=run.features,
         amplitude=run.amplitude,
         segments=run.segments,

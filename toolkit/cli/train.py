@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgeasd.runtime.errors import CheckFailed
-from edgeasd.toolkit.cli._errors import INTERRUPTED, print_error
+from edgeasd.toolkit.cli._errors import INTERRUPTED, interruptible, print_error
 from edgeasd.toolkit.cli._options import DataOptions, LabelledDataOptions, MachineId, TrainingOptions, expand_options
 
 if TYPE_CHECKING:
@@ -32,11 +32,17 @@ def train(
     training: TrainingOptions,
     id: MachineId = None,
     preset: Annotated[
-        str, typer.Option(help="quick (minutes on a CPU) or paper (the published experiment).")
-    ] = "quick",
-    backbone: Annotated[str | None, typer.Option(help="resnet38 or quick; the preset's by default.")] = None,
+        str | None,
+        typer.Option(
+            help="quick (minutes on a CPU), paper (the published experiment) or knn (no training: the machine's normals "
+            "are stored and compared with). quick by default, knn for a machine without any other beside it."
+        ),
+    ] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="resnet38, quick or, with knn, logmel-stats; the preset's by default.")
+    ] = None,
     loss: Annotated[
-        str | None, typer.Option(help="bce, dsad, ddcsad, bce+dsad or bce+ddcsad; the preset's by default.")
+        str | None, typer.Option(help="bce, dsad, ddcsad, bce+dsad, bce+ddcsad or knn; the preset's by default.")
     ] = None,
     lam: Annotated[
         float | None, typer.Option(metavar="NUMBER", help="λ of equation 4; the preset's by default.")
@@ -50,8 +56,9 @@ def train(
 ) -> None:
     """Train one model for each machine ID.
 
-    Sets the normal clips of an ID against those of the other IDs and machines, its outliers. Writes
-    runs/<machine>/id_<id>/ in the workspace and prints that folder. Ctrl-C writes a checkpoint and stops.
+    Sets the normal clips of an ID against those of the other IDs and machines, its outliers. A machine alone needs
+    none: its normals are stored, and what is far from all of them is odd (knn). Writes runs/<machine>/id_<id>/ in
+    the workspace and prints that folder. Ctrl-C writes a checkpoint and stops.
 
     Example: edgeasd train --data recordings/ --machine valve --id 00
     """
@@ -64,13 +71,21 @@ def train(
 
     training.check()
     options = {"backbone": backbone, "method": loss, "iterations": training.iterations, "lam": lam, "eta": eta}
-    chosen = with_settings(load_preset(preset), training.settings, FIXED_IN_TRAINING, options)
+    # Whoever asks for anything of a trained model gets that, or the refusal that says what it needs.
+    is_open = preset is None and not training.settings and all(value is None for value in options.values())
+    chosen = with_settings(load_preset(preset or "quick"), training.settings, FIXED_IN_TRAINING, options)
     method_named(chosen.method)
     check_segment(chosen.backbone, chosen.segment_frames)
     fabric = open_fabric(training.accelerator, training.training_precision)
     loaded = load_data(data, chosen, training.seed, id)
     ids = [plain_id(id)] if id is not None else loaded.ids
-    prepare_features(loaded, [clip for one in ids for clip in _training_clips(loaded, one)])
+    if is_open and not loaded.split_for(ids[0]).outliers:
+        chosen = load_preset("knn")
+        print_error(
+            f"{loaded.machine} ID {ids[0]} has no other machine beside it, so nothing is trained: its normals are stored "
+            f"as {chosen.backbone} and compared with (--preset knn)"
+        )
+    prepare_features(loaded, [clip for one in ids for clip in _training_clips(loaded, one, chosen)])
     accelerators = _accelerators(training.accelerator, jobs, len(ids))
     if len(accelerators) > 1:
         _train_in_processes(ids, accelerators)
@@ -79,7 +94,10 @@ def train(
         _train_id(loaded, one, chosen, training, data.workspace, fabric)
 
 
-def _training_clips(loaded: MachineData, id: str) -> list[Clip]:
+def _training_clips(loaded: MachineData, id: str, preset: Preset) -> list[Clip]:
+    if preset.method == "knn":
+        split = loaded.trainable(id, alone=True)
+        return [*split.normals, *split.holdout_normals]
     split = loaded.trainable(id)
     return [*split.normals, *split.outliers, *split.holdout_normals, *split.holdout_outliers]
 
@@ -110,6 +128,9 @@ def _train_id(
     from edgeasd.toolkit.training.session import train_one
 
     folder = run_folder(workspace, loaded.machine, id)
+    if preset.method == "knn":
+        _fit_banks(loaded, id, preset, training, folder)
+        return
     print_error(
         f"training {loaded.machine} ID {id}: {preset.backbone}, {preset.method}, {preset.iterations} iterations "
         f"on {fabric.device} at {fabric._precision.precision}; {_counts(loaded, id)}{_changes(preset)}"
@@ -135,6 +156,26 @@ def _train_id(
     if should_stop():
         # Asked for after the last iteration: this run is whole, and the next ID must not begin.
         raise KeyboardInterrupt
+
+
+def _fit_banks(loaded: MachineData, id: str, preset: Preset, training: TrainingOptions, folder: Path) -> None:
+    from edgeasd.toolkit.progress import progress
+    from edgeasd.toolkit.training.bank import fit_one
+
+    split = loaded.split_for(id)
+    print_error(
+        f"storing the normals of {loaded.machine} ID {id}: {preset.backbone}, {preset.bank_sections} segments of each of "
+        f"{len(split.normals)} clips, {len(split.holdout_normals)} held out{_changes(preset)}"
+    )
+    with interruptible() as check, progress(f"{loaded.machine} {id}") as show:
+
+        def report(done: int, total: int, text: str = "") -> None:
+            check()
+            show(done, total, text)
+
+        resume, overwrite = training.resume, training.overwrite
+        run = fit_one(loaded, id, preset, training.seed, folder, resume=resume, overwrite=overwrite, report=report)
+    print(f"{run.folder}")
 
 
 @contextmanager

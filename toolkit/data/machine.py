@@ -83,15 +83,15 @@ class MachineData:
             test=own[id].test,
         )
 
-    def trainable(self, id: str) -> MachineSplit:
-        """`split_for`, after a check that there are normals and outliers. Raises InputError."""
+    def trainable(self, id: str, *, alone: bool = False) -> MachineSplit:
+        """`split_for`, after a check that there is something to train on; `alone` needs no outliers. Raises InputError."""
         split = self.split_for(id)
         if not split.normals:
             raise InputError(
                 f"{self.machine} ID {id}: 0 normal training clips in {self.root}; record some with the machine "
                 f"running well into {self.machine}/{id}/normal/, or choose another --id"
             )
-        if not split.outliers:
+        if not split.outliers and not alone:
             raise InputError(
                 f"{self.machine} ID {id}: 0 outlier clips in {self.root}; the method needs normal clips of other "
                 "IDs or other machines recorded alike, so add at least one more machine"

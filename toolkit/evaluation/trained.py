@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from edgeasd.calibration.fit.bank import Bank, bank_distances
 from edgeasd.calibration.fit.deploy import HELD_OUT, TRAINING, Alpha, DeployFit, SegmentOutputs, fit_deploy
 from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.features.logmel import Amplitude, FeatureSettings, Float32Array
@@ -15,10 +17,10 @@ from edgeasd.runtime.features.segments import SegmentSettings
 from edgeasd.runtime.scoring.score import ScoreSettings
 from edgeasd.runtime.scoring.scorer import Scorer
 from edgeasd.toolkit.evaluation.alpha import load_chosen
-from edgeasd.toolkit.losses import Method, method_named
+from edgeasd.toolkit.losses import KNN, Method, method_named
 from edgeasd.toolkit.models.backbones import Network, build_network
 from edgeasd.toolkit.presets import Preset, stored_preset
-from edgeasd.toolkit.runs import Run, TrainingResult
+from edgeasd.toolkit.runs import BANKS, Run, TrainingResult
 from edgeasd.toolkit.training.checkpoint import latest_checkpoint
 
 UNFITTED = ScoreSettings(
@@ -34,7 +36,7 @@ class TorchEngine:
 
     def __init__(self, network: Network, max_batch: int = 64) -> None:
         self._encoder = network.encoder.eval()
-        self._device = next(network.parameters()).device
+        self._device = network.head.weight.device
         self.name = f"torch {torch.__version__}"
         self.accelerator = str(self._device)
         self.max_batch = max_batch
@@ -68,6 +70,23 @@ class TorchHead:
         return {name: tensor.numpy() for name, tensor in outputs.items()}
 
 
+class BankHead:
+    """The head of a bank: q is that of the classifier, or 1/2 where there is none, and d is the banks'."""
+
+    def __init__(self, network: Network, banks: Sequence[Bank]) -> None:
+        self._classifier = TorchHead(network, torch.zeros(network.embedding_size))
+        self._banks = banks
+
+    def __call__(self, z: Float32Array) -> dict[str, Float32Array]:
+        """As of `TorchHead`."""
+        return {**self._classifier(z), "d": bank_distances(self._banks, z).astype(np.float32)}
+
+
+def bank_scorer(network: Network, banks: Sequence[Bank], run: Run, score: ScoreSettings) -> Scorer:
+    """A Scorer over a torch encoder and banks of its embeddings."""
+    return Scorer(TorchEngine(network), BankHead(network, banks), run.features, run.amplitude, run.segments, score)
+
+
 def torch_scorer(
     network: Network,
     centroid: Tensor,
@@ -93,11 +112,13 @@ class TrainedModel:
     method: Method
     network: Network
     centroid: Tensor
-    """c_p, (D,)."""
+    """c_p, (D,); zeros where banks take its place."""
     result: TrainingResult
     iteration: int
     alpha: Alpha | None = None
     """Chosen on validation clips, or given; None for the default."""
+    banks: tuple[Bank, ...] = ()
+    """The stored normals of a method that compares with them."""
     validation: frozenset[str] = frozenset()
     """Content of the clips that chose α; they never judge this model."""
 
@@ -124,6 +145,8 @@ class TrainedModel:
     def scorer(self, score: ScoreSettings) -> Scorer:
         """The torch network with these constants."""
         run = self.run
+        if self.banks:
+            return bank_scorer(self.network, self.banks, run, score)
         return torch_scorer(self.network, self.centroid, run.features, run.amplitude, run.segments, score)
 
     def deploy(self, extra_normals: list[SegmentOutputs] | None = None) -> DeployFit:
@@ -152,16 +175,18 @@ def load_trained_model(run: Run, *, without_alpha: bool = False) -> TrainedModel
     or has an α that was chosen for other weights. With `without_alpha` a chosen α is left unread, whatever it is."""
     result = run.result()
     preset = stored_preset(run.facts["preset"], str(run.folder / "run.json"))
-    checkpoint = latest_checkpoint(run.checkpoints)
     network = build_network(
         preset.backbone,
         n_mels=run.features.n_mels,
         zero_init_residual=preset.zero_init_residual,
         embedding_size=preset.embedding_size,
     )
+    method = method_named(preset.method)
+    if method is KNN:
+        return _load_banks(run, preset, network, result)
+    checkpoint = latest_checkpoint(run.checkpoints)
     centroid, _ = checkpoint.restore_network(network)
     network.eval()
-    method = method_named(preset.method)
     chosen = None if without_alpha or method.fixed_alpha is not None else load_chosen(run)
     return TrainedModel(
         run,
@@ -174,3 +199,13 @@ def load_trained_model(run: Run, *, without_alpha: bool = False) -> TrainedModel
         alpha=chosen.setting if chosen else None,
         validation=frozenset(chosen.validation if chosen else ()),
     )
+
+
+def _load_banks(run: Run, preset: Preset, network: Network, result: TrainingResult) -> TrainedModel:
+    """A run of a method without training: its head is no classifier, all weights are 0."""
+    torch.nn.init.zeros_(network.head.weight)
+    banks = run.banks()
+    if max(bank.columns[1] for bank in banks) > network.embedding_size:
+        raise InputError(f"{run.folder / BANKS}: is of another encoder than {preset.backbone}; train again")
+    centroid = torch.zeros(network.embedding_size)
+    return TrainedModel(run, preset, KNN, network.eval(), centroid, result, iteration=0, banks=banks)

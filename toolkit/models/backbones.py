@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from edgeasd.runtime.errors import InputError
 from edgeasd.toolkit.models.blocks import ConvBlock, MelNorm, conv, stage
+from edgeasd.toolkit.models.logmel_stats import LogMelStats
 
 
 class ResNet38(nn.Module):
@@ -78,7 +79,9 @@ class Quick(nn.Module):
         return torch.mean(self.top(self.stages(self.stem(self.norm(x)))), dim=(2, 3))
 
 
-BACKBONES: dict[str, Callable[..., nn.Module]] = {"resnet38": ResNet38, "quick": Quick}
+BACKBONES: dict[str, Callable[..., nn.Module]] = {"resnet38": ResNet38, "quick": Quick, "logmel-stats": LogMelStats}
+WITHOUT_WEIGHTS = ("logmel-stats",)
+"""Encoders that there is nothing to train in."""
 
 
 class Network(nn.Module):
@@ -160,7 +163,8 @@ def count_macs(module: nn.Module, frames: int = 256, n_mels: int = 128) -> int:
     training = module.training
     module.eval()
     with torch.no_grad():
-        module(torch.zeros(1, 1, frames, n_mels, device=next(module.parameters()).device))
+        device = next((weights.device for weights in module.parameters()), None)
+        module(torch.zeros(1, 1, frames, n_mels, device=device))
     module.train(training)
     for hook in hooks:
         hook.remove()

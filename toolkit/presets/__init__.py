@@ -6,7 +6,7 @@ import sys
 from importlib import resources
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edgeasd.runtime.errors import InputError
 
@@ -15,8 +15,9 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-PRESETS = ("paper", "quick")
+PRESETS = ("paper", "quick", "knn")
 
+_WITHOUT_WEIGHTS = ("logmel-stats",)
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 _DESCRIBED = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
@@ -44,11 +45,11 @@ class Preset(BaseModel):
     name: str
     """The preset that the values come from."""
     backbone: str
-    """Network that maps log-mel to an embedding: resnet38 or quick."""
+    """What maps log-mel to an embedding: resnet38, quick or logmel-stats."""
     method: str
-    """Loss and score: bce, dsad, ddcsad, bce+dsad or bce+ddcsad."""
-    iterations: Annotated[int, Field(ge=1, le=10_000_000)]
-    """Training steps, one batch each."""
+    """Loss and score: bce, dsad, ddcsad, bce+dsad or bce+ddcsad; or knn, the distance to stored normals."""
+    iterations: Annotated[int, Field(ge=0, le=10_000_000)]
+    """Training steps, one batch each; 0 for knn, which has nothing to train."""
     batch_normal: Annotated[int, Field(ge=1, le=4096)]
     """Normal segments in each batch."""
     batch_outlier: Annotated[int, Field(ge=1, le=4096)]
@@ -89,8 +90,29 @@ class Preset(BaseModel):
     """Estimate batch-norm statistics in one pass before the first centroids."""
     anomalies_in_centroid: bool = False
     """Let known anomalies enter c_n beside the outliers."""
+    bank_size: Annotated[int, Field(ge=8, le=65_536)] = 1024
+    """knn: stored normal segments of each bank, at most."""
+    bank_neighbours: Annotated[int, Field(ge=1, le=100)] = 4
+    """knn: neighbours whose mean distance is the local density."""
+    bank_sections: Annotated[int, Field(ge=1, le=100)] = 3
+    """knn: segments of each training clip that are stored, first and last included."""
     finetune: FinetunePlan = FinetunePlan()
     """What an update with known anomalies does otherwise."""
+
+    @model_validator(mode="after")
+    def _trained_or_stored(self) -> Preset:
+        untrained, knn = self.backbone in _WITHOUT_WEIGHTS, self.method == "knn"
+        if untrained != knn:
+            raise ValueError(
+                f"backbone {self.backbone} with the method {self.method} does not fit: logmel-stats has nothing to train "
+                "and goes with knn, and knn with it alone; change one of them"
+            )
+        if knn != (self.iterations == 0):
+            raise ValueError(
+                f"{self.iterations} iterations with the method {self.method}: knn trains nothing and takes 0, every other "
+                "method 1 or more; change one of them"
+            )
+        return self
 
     def for_finetuning(self) -> Preset:
         """The preset of an update with known anomalies: `finetune` applied, all else as it was."""
@@ -106,7 +128,9 @@ def _checked(raw: dict[str, Any], place: str) -> Preset:
         return Preset.model_validate(raw)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"]) or "all of it"
+        field = ".".join(str(part) for part in first["loc"])
+        if not field:  # settings that do not fit each other
+            raise InputError(f"preset {place}: {first['msg'].removeprefix('Value error, ')}") from None
         raise InputError(f"preset {place}: {field} = {first['input']!r}: {first['msg']}") from None
 
 

@@ -25,9 +25,9 @@ from edgeasd.toolkit.data.machine import MachineData, MachineSplit
 from edgeasd.toolkit.data.offered import KnownAnomalies
 from edgeasd.toolkit.evaluation.evaluate import collect
 from edgeasd.toolkit.evaluation.trained import torch_scorer
-from edgeasd.toolkit.presets import Preset
+from edgeasd.toolkit.presets import Preset, stored_preset
 from edgeasd.toolkit.progress import ProgressCallback
-from edgeasd.toolkit.runs import Run, TrainingResult, load_run
+from edgeasd.toolkit.runs import BANKS, Run, TrainingResult, load_run
 from edgeasd.toolkit.training.checkpoint import latest_checkpoint, list_checkpoints
 from edgeasd.toolkit.training.data import FeaturePool
 from edgeasd.toolkit.training.trainer import NotFinite, StepLog, Trainer
@@ -72,11 +72,11 @@ def training_result(
         outliers=collect(scorer, data, outliers),
         anomalies=collect(scorer, data, anomalies),
         held_out=held_out,
-        golden=_golden(data, normals, outliers, run.segments.frames),
+        golden=pick_golden(data, normals, outliers, run.segments.frames),
     )
 
 
-def _golden(data: MachineData, normals: list[Clip], outliers: list[Clip], frames: int) -> np.ndarray:
+def pick_golden(data: MachineData, normals: list[Clip], outliers: list[Clip], frames: int) -> np.ndarray:
     """Middle segments of real clips, (G, frames, n_mels) float32: three normals, one outlier, and so on."""
     chosen = []
     for index in range(_GOLDEN_SEGMENTS // 4):
@@ -111,8 +111,8 @@ def train_one(
     data or settings, and what `Trainer.run` raises.
     """
     split = data.trainable(id)
-    run = Run(folder, _facts(data, id, split, preset, seed))
-    _claim(run, resume=resume, overwrite=overwrite)
+    run = Run(folder, run_facts(data, id, split, preset, seed))
+    claim_run(run, resume=resume, overwrite=overwrite)
     n_mels = data.cache.settings.n_mels
     normals, outliers = _pool(data, split.normals, preset), _pool(data, split.outliers, preset)
     trainer = Trainer(preset, seed, normals, outliers, n_mels, fabric, compile_network=compile_network)
@@ -141,8 +141,13 @@ def finetune_one(
     `preset` is that of the base run, `for_finetuning` applied. Features, amplitude and segments are
     those of the base run. Raises what `train_one` raises.
     """
+    if stored_preset(base.facts["preset"], str(base.folder / "run.json")).method == "knn":
+        raise InputError(
+            f"{base.folder}: its normals are stored and nothing is trained, so there is no update; train with another "
+            "method, such as --preset quick, which needs at least one other machine"
+        )
     split = data.trainable(base.id)
-    facts = _facts(data, base.id, split, preset, seed)
+    facts = run_facts(data, base.id, split, preset, seed)
     facts |= {name: base.facts[name] for name in ("features", "amplitude", "segments", "nominal_frames")}
     start = latest_checkpoint(base.checkpoints)
     facts["update"] = {
@@ -152,7 +157,7 @@ def finetune_one(
         "base_started": base.facts.get("started"),
     }
     run = Run(folder, facts)
-    _claim(run, resume=resume, overwrite=overwrite)
+    claim_run(run, resume=resume, overwrite=overwrite)
     pools = [_pool(data, clips, preset) for clips in (split.normals, split.outliers, known.used)]
     trainer = Trainer(
         preset,
@@ -206,7 +211,7 @@ def _save(trainer: Trainer, run: Run) -> None:
     trainer.save(run.checkpoints, {key: run.facts[key] for key in ("machine", "id", "data_fingerprint", "versions")})
 
 
-def _facts(data: MachineData, id: str, split: MachineSplit, preset: Preset, seed: int) -> dict[str, Any]:
+def run_facts(data: MachineData, id: str, split: MachineSplit, preset: Preset, seed: int) -> dict[str, Any]:
     """Everything a reader of the run, the bundle or a bug report wants to know."""
     lengths = [len(data.features(clip)) for clip in split.normals]
     nominal = int(np.median(lengths))
@@ -229,7 +234,7 @@ def _facts(data: MachineData, id: str, split: MachineSplit, preset: Preset, seed
     }
 
 
-def _claim(run: Run, *, resume: bool, overwrite: bool) -> None:
+def claim_run(run: Run, *, resume: bool, overwrite: bool) -> None:
     """Make sure `run` may write its folder; raises InputError."""
     if not (run.folder / "run.json").is_file():
         _clear(run.folder)
@@ -259,7 +264,7 @@ def _clear(folder: Path) -> None:
     for name in ("checkpoints", "log", "updates"):
         if (folder / name).is_dir():
             shutil.rmtree(folder / name)
-    for name in ("outcome.npz", "evaluation.json", "alpha.json"):
+    for name in ("outcome.npz", BANKS, "evaluation.json", "alpha.json"):
         (folder / name).unlink(missing_ok=True)
 
 

@@ -1,4 +1,4 @@
-"""TensorRT as an engine: a built encoder, and a built head for whoever asks for one."""
+"""The engines that run in TensorRT: encoder, head, front end, and front end with encoder."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def gpu_index(accelerator: str, why: str = "TensorRT runs on a GPU; use cuda:0, 
 class TensorRTEngine:
     """The encoder as a built engine. Satisfies edgeasd.runtime.engines.base.Engine.
 
-    Nothing is compared with a sidecar here: `edgeasd.runtime.engines.tensorrt.engine_file` does that first.
+    No sidecar is compared here; `engine_file.read_built` does that first.
     """
 
     def __init__(
@@ -38,39 +38,38 @@ class TensorRTEngine:
         max_batch: int = 10,
         plan: bytes | None = None,
     ) -> None:
-        """Load `engine_path`, or `plan`, its bytes, where they have been read.
+        """Load the engine at `engine_path`; `plan` is its bytes if they have been read already.
 
-        Runs and records every batch size once, so that no later call is slow. Raises DeviceError without
-        TensorRT, CUDA or the GPU, and where TensorRT refuses the engine; InputError where `max_batch` is more
-        than it was built for.
+        Runs and records every batch size once, so that no later call is slow. Raises DeviceError without TensorRT,
+        CUDA or the GPU and if TensorRT refuses the engine, InputError if it was built for less than `max_batch`.
         """
         index = gpu_index(accelerator)
-        serialised = SerializedEngine.of(engine_path, plan)
-        self._program = ExecutionPipeline([serialised], index=index, max_batch=max_batch)
-        self._output = the_output(self._program, serialised.place)
+        serialized = SerializedEngine.of(engine_path, plan)
+        self._pipeline = ExecutionPipeline([serialized], index=index, max_batch=max_batch)
+        self._output = only_output(self._pipeline, serialized.place)
         self.accelerator = f"cuda:{index}"
         self.precision = precision
         self.max_batch = max_batch
-        gpu = self._program.gpu
+        gpu = self._pipeline.gpu
         self.name = (
-            f"tensorrt {self._program.version} {gpu.name} (compute capability {gpu.compute_capability}), "
-            f"{self._program.graphs}"
+            f"tensorrt {self._pipeline.version} {gpu.name} (compute capability {gpu.compute_capability}), "
+            f"{self._pipeline.graphs}"
         )
 
     def embed(self, batch: Float32Array) -> Float32Array:
         """Segments (N, 1, frames, n_mels) float32 to embeddings (N, D) float32."""
-        return self._program(batch)[self._output]
+        return self._pipeline(batch)[self._output]
 
     def close(self) -> None:
         """Free the GPU."""
-        self._program.close()
+        self._pipeline.close()
 
 
-def the_output(program: ExecutionPipeline, place: str, what: str = "an encoder") -> str:
-    """Name of a program's only output. Raises BundleError, and closes the program, where it has several."""
-    outputs = program.layout.outputs
+def only_output(pipeline: ExecutionPipeline, place: str, what: str = "an encoder") -> str:
+    """Name of a pipeline's only output. Raises BundleError, and closes the pipeline, if it has several."""
+    outputs = pipeline.io.outputs
     if len(outputs) != 1:
-        program.close()
+        pipeline.close()
         raise BundleError(f"{place}: {len(outputs)} outputs, {what} has one; build again with `edgeasd build`")
     return outputs[0].name
 
@@ -80,52 +79,52 @@ class TensorRTHead:
 
     def __init__(self, engine_path: Path, *, accelerator: str, max_batch: int, plan: bytes | None = None) -> None:
         """As for TensorRTEngine."""
-        serialised = SerializedEngine.of(engine_path, plan)
-        self._program = ExecutionPipeline([serialised], index=gpu_index(accelerator), max_batch=max_batch)
-        self.graphs = self._program.graphs
-        missing = {"logit", "q", "d"} - {tensor.name for tensor in self._program.layout.outputs}
+        serialized = SerializedEngine.of(engine_path, plan)
+        self._pipeline = ExecutionPipeline([serialized], index=gpu_index(accelerator), max_batch=max_batch)
+        self.graphs = self._pipeline.graphs
+        missing = {"logit", "q", "d"} - {tensor.name for tensor in self._pipeline.io.outputs}
         if missing:
-            self._program.close()
+            self._pipeline.close()
             raise BundleError(
-                f"{serialised.place}: without {', '.join(sorted(missing))}; build again with `edgeasd build`"
+                f"{serialized.place}: without {', '.join(sorted(missing))}; build again with `edgeasd build`"
             )
 
     def __call__(self, z: Float32Array) -> dict[str, Float32Array]:
-        """All outputs by name, in as many batches as it takes."""
-        limit = self._program.max_batch
-        parts = [self._program(z[start : start + limit]) for start in range(0, len(z), limit)]
+        """All outputs by name, in as many batches as needed."""
+        limit = self._pipeline.max_batch
+        parts = [self._pipeline(z[start : start + limit]) for start in range(0, len(z), limit)]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def close(self) -> None:
         """Free the GPU."""
-        self._program.close()
+        self._pipeline.close()
 
 
 class TensorRTFrontEnd:
-    """The front end alone as a built engine, for its proof: where it is used it is a link of a chain."""
+    """The front end alone as a built engine, to verify it. In use it runs in front of the encoder."""
 
     def __init__(self, engine_path: Path, *, accelerator: str, max_batch: int) -> None:
         """As for TensorRTEngine."""
-        serialised = SerializedEngine.of(engine_path)
-        self._program = ExecutionPipeline([serialised], index=gpu_index(accelerator), max_batch=max_batch)
-        self._output = the_output(self._program, serialised.place, "a front end")
+        serialized = SerializedEngine.of(engine_path)
+        self._pipeline = ExecutionPipeline([serialized], index=gpu_index(accelerator), max_batch=max_batch)
+        self._output = only_output(self._pipeline, serialized.place, "a front end")
 
     def logmel(self, frames: Float32Array) -> Float32Array:
         """Normalised frames (N, frames, n_fft) float32 to log-mel (N, 1, frames, n_mels) float32."""
-        return self._program(frames)[self._output]
+        return self._pipeline(frames)[self._output]
 
     def close(self) -> None:
         """Free the GPU."""
-        self._program.close()
+        self._pipeline.close()
 
 
 def open_built(
     bundle: Path, precision: str, accelerator: str, *, onnx_sha256: str, max_batch: int = 10
 ) -> TensorRTEngine:
-    """The engine built from the encoder whose hash is given, after its sidecar was compared with this machine.
+    """Open the engine built from the encoder with this hash, after comparing its sidecar with this machine.
 
-    Takes batches of `max_batch`, or fewer where it was built for fewer. Raises NotBuilt where there is none that
-    fits, and what TensorRTEngine raises.
+    Takes batches up to `max_batch`, or as large as it was built for. Raises NotBuilt if no engine fits, and as
+    TensorRTEngine.
     """
     index = gpu_index(accelerator)
     built = read_built(bundle, precision, this_machine(index), onnx_sha256=onnx_sha256, index=index)
@@ -134,7 +133,7 @@ def open_built(
 
 
 def open_built_head(bundle: Path, accelerator: str, *, onnx_sha256: str, max_batch: int = 10) -> TensorRTHead:
-    """The same for the head."""
+    """As `open_built`, for the head."""
     index = gpu_index(accelerator)
     built = read_built(bundle, "fp32", this_machine(index), onnx_sha256=onnx_sha256, part="head", index=index)
     most = min(max_batch, built.sidecar.max_batch)
@@ -153,47 +152,47 @@ class TensorRTWithFrontEnd:
         accelerator: str,
         max_batch: int,
     ) -> None:
-        """`precision` is the encoder's. Raises as TensorRTEngine, and BundleError where the two do not fit together."""
+        """`precision` is the encoder's. Raises as TensorRTEngine, and BundleError if the two do not fit together."""
         index = gpu_index(accelerator)
-        self._program = ExecutionPipeline([front_end, encoder], index=index, max_batch=max_batch)
-        self._output = the_output(self._program, encoder.place)
+        self._pipeline = ExecutionPipeline([front_end, encoder], index=index, max_batch=max_batch)
+        self._output = only_output(self._pipeline, encoder.place)
         self.accelerator, self.precision, self.max_batch = f"cuda:{index}", precision, max_batch
-        gpu = self._program.gpu
-        on = f"tensorrt {self._program.version} {gpu.name} (compute capability {gpu.compute_capability})"
-        self.name = f"{on}, {self._program.graphs}, log-mel by {front_end.place} on the same stream"
-        self.encoder = EncoderOfChain(self._program, self._output, on, precision, self.accelerator)
+        gpu = self._pipeline.gpu
+        on = f"tensorrt {self._pipeline.version} {gpu.name} (compute capability {gpu.compute_capability})"
+        self.name = f"{on}, {self._pipeline.graphs}, log-mel by {front_end.place} on the same stream"
+        self.encoder = PipelineEncoder(self._pipeline, self._output, on, precision, self.accelerator)
 
     def logmel(self, frames: Float32Array) -> Float32Array:
         """Normalised frames (N, frames, n_fft) float32 to log-mel (N, 1, frames, n_mels) float32."""
-        (made,) = self._program.part(frames, 0, 1).values()
-        return made
+        (logmel,) = self._pipeline.part(frames, 0, 1).values()
+        return logmel
 
     def embed(self, batch: Float32Array) -> Float32Array:
         """Normalised frames (N, 1, frames, n_fft) float32 to embeddings (N, D) float32."""
-        return self._program(batch[:, 0])[self._output]
+        return self._pipeline(batch[:, 0])[self._output]
 
     def close(self) -> None:
         """Free the GPU."""
-        self._program.close()
+        self._pipeline.close()
 
 
-class EncoderOfChain:
-    """The encoder of a chain from log-mel, without a graph: for the reference segments. Freed with the chain."""
+class PipelineEncoder:
+    """The encoder of a pipeline with a front end, from log-mel and without a graph, for the reference segments."""
 
-    def __init__(self, program: ExecutionPipeline, output: str, on: str, precision: str, accelerator: str) -> None:
-        self._program, self._output = program, output
+    def __init__(self, pipeline: ExecutionPipeline, output: str, on: str, precision: str, accelerator: str) -> None:
+        self._pipeline, self._output = pipeline, output
         self.name, self.precision, self.accelerator = on, precision, accelerator
-        self.max_batch = program.max_batch
+        self.max_batch = pipeline.max_batch
 
     def embed(self, batch: Float32Array) -> Float32Array:
         """Log-mel segments (N, 1, frames, n_mels) float32 to embeddings (N, D) float32."""
-        return self._program.part(batch, 1, 2)[self._output]
+        return self._pipeline.part(batch, 1, 2)[self._output]
 
     def close(self) -> None:
-        """Nothing: the chain is what holds the GPU."""
+        """Nothing: the pipeline is closed with the engine it belongs to."""
 
 
-def open_built_chain(
+def open_built_with_front_end(
     bundle: Path,
     precision: str,
     accelerator: str,
@@ -202,7 +201,7 @@ def open_built_chain(
     front_end_sha256: str,
     max_batch: int = 10,
 ) -> TensorRTWithFrontEnd:
-    """As `open_built`, with the engine built from the front end whose hash is given before the encoder."""
+    """As `open_built`, with the engine built from the front end with this hash before the encoder."""
     index = gpu_index(accelerator)
     machine = this_machine(index)
     encoder = read_built(bundle, precision, machine, onnx_sha256=onnx_sha256, index=index)

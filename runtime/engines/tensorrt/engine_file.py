@@ -1,4 +1,8 @@
-"""What a built engine fits: this TensorRT, this GPU, this release of Jetson Linux."""
+"""Built engines on the disk: file, sidecar, and whether they fit this machine.
+
+The sidecar states what an engine was built for: TensorRT, GPU, release of Jetson Linux, ONNX file, precision. It is
+compared before TensorRT sees the engine.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgeasd.runtime.engines.tensorrt import library
 from edgeasd.runtime.engines.tensorrt.cuda import gpu_info
-from edgeasd.runtime.errors import BundleError, DeviceError, InputError
+from edgeasd.runtime.errors import BundleError, DeviceError, InputError, printable
 from edgeasd.runtime.system.board import l4t_release
 
 
@@ -29,9 +33,9 @@ class DeviceInfo:
 
 
 def this_machine(index: int = 0, trt: ModuleType | None = None) -> DeviceInfo:
-    """Facts of this machine with the GPU `index`. Raises DeviceError without TensorRT, CUDA or that GPU.
+    """This machine with the GPU `index`. Raises DeviceError without TensorRT, CUDA or that GPU.
 
-    `trt` is a TensorRT module that was loaded before.
+    `trt` is the TensorRT module if it has been loaded already.
     """
     version = library.version(trt if trt is not None else library.load())
     gpu = gpu_info(index)
@@ -42,11 +46,11 @@ SCHEMA_VERSION = 1
 LARGEST_SIDECAR = 64 * 1024
 FOLDER = "engines"
 FRONT_END = "frontend"
-"""The part that `engine_paths` names so: log-mel as a graph."""
+"""The part of a bundle that makes log-mel, as `engine_paths` names it."""
 
 _REMEDY = "build again with `edgeasd build`"
 _Word = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
-"""Ends up on terminals and in messages: no control characters."""
+"""Shown on terminals and in messages: no control characters."""
 _Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
@@ -93,7 +97,7 @@ def engine_paths(bundle: Path, precision: str, part: str = "encoder") -> tuple[P
 
 
 def read_sidecar(path: Path) -> Sidecar:
-    """Read a sidecar. Raises BundleError, one line, where it is not there, damaged or of an unknown schema."""
+    """Read a sidecar. Raises BundleError, one line, if it is missing, damaged or of an unknown schema."""
     place = f"{path.parent.name}/{path.name}"
     try:
         with open(path, "rb") as handle:
@@ -110,13 +114,15 @@ def read_sidecar(path: Path) -> Sidecar:
         raise BundleError(f"{place}: not JSON, so damaged; {_REMEDY}") from None
     version = raw.get("schema_version") if isinstance(raw, dict) else None
     if isinstance(version, bool) or version != SCHEMA_VERSION:
-        raise BundleError(f"{place}: schema_version {_shown(version)}, this edgeasd reads {SCHEMA_VERSION}; {_REMEDY}")
+        raise BundleError(
+            f"{place}: schema_version {printable(version, 40)}, this edgeasd reads {SCHEMA_VERSION}; {_REMEDY}"
+        )
     try:
         return Sidecar.model_validate(raw)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise BundleError(f"{place}: {_shown(where)}: {_shown(first['msg'], 200)}; {_REMEDY}") from None
+        raise BundleError(f"{place}: {printable(where, 40)}: {printable(first['msg'], 200)}; {_REMEDY}") from None
 
 
 def differences(
@@ -127,10 +133,9 @@ def differences(
     precision: str,
     flags: dict[str, Any] | None = None,
 ) -> list[str]:
-    """One phrase for each thing the engine was built for that is another here; empty where it fits.
+    """One phrase for each difference between what the engine was built for and this machine; empty if it fits.
 
-    Without `flags`, those of the sidecar are taken as they are: they change how fast an engine is, not what it
-    computes. A caller that was asked for certain ones gives them.
+    `flags` of the builder are compared only if given: they change how fast an engine is, not what it computes.
     """
     compared = (
         ("TensorRT", sidecar.tensorrt, machine.tensorrt),
@@ -141,7 +146,7 @@ def differences(
         ("precision", sidecar.precision, precision),
     )
     found = [
-        f"{name} {_shown(there or 'none', 12)}, here {_shown(here or 'none', 12)}"
+        f"{name} {(there or 'none')[:12]}, here {(here or 'none')[:12]}"
         if name == "ONNX sha256"
         else f"{name} {there or 'none'}, here {here or 'none'}"
         for name, there, here in compared
@@ -154,16 +159,10 @@ def differences(
     return found
 
 
-def _shown(value: object, longest: int = 40) -> str:
-    """A value of a hostile file as it may be printed."""
-    text = value if isinstance(value, str) else repr(value)
-    return "".join(c if c.isprintable() else " " for c in text[:longest])
-
-
 PRECISIONS = ("int8", "fp16", "fp32")
 """What TensorRT runs, fastest first."""
 _OPTIONS = {"head": ["--head"], FRONT_END: ["--front-end"]}
-"""How `edgeasd build` is asked for a part that is no encoder."""
+"""Options of `edgeasd build` for a part other than the encoder."""
 
 
 LARGEST_BATCH = 4096
@@ -171,19 +170,19 @@ LARGEST_BATCH = 4096
 
 @dataclass(frozen=True, slots=True)
 class BuildOptions:
-    """What may be asked of the builder."""
+    """Options of the builder."""
 
     max_batch: int = 10
     """Largest batch in segments; the smallest is 1."""
     opt_batch: int = 1
     """The batch the engine is made fastest for: a listening device has one segment at a time."""
     workspace_mib: int | None = None
-    """Memory a layer may use for intermediate values, in MiB; as much as the GPU has without it."""
+    """Memory a layer may use for intermediate values, in MiB; None: as much as the GPU has."""
     optimisation_level: int = 3
     """0 (quick to build) to 5 (searches longest); 3 is TensorRT's own."""
 
     def check(self) -> None:
-        """Raise InputError for values that do not fit each other."""
+        """Raise InputError if the batch sizes contradict each other."""
         if not 1 <= self.opt_batch <= self.max_batch <= LARGEST_BATCH:
             raise InputError(
                 f"--opt-batch {self.opt_batch} with --max-batch {self.max_batch}: give 1 <= --opt-batch <= --max-batch "
@@ -191,7 +190,7 @@ class BuildOptions:
             )
 
     def flags(self) -> dict[str, Any]:
-        """As a sidecar keeps them."""
+        """The options as a sidecar stores them."""
         return {
             "strongly_typed": True,
             "tf32": False,
@@ -202,12 +201,12 @@ class BuildOptions:
 
 
 class NotBuilt(DeviceError):
-    """There is no engine that fits, and `edgeasd build` would make it."""
+    """No built engine fits; `edgeasd build` would make it."""
 
     def __init__(self, what: str, arguments: list[str]) -> None:
         self.what = what
         self.arguments = arguments
-        """What to give to `edgeasd`."""
+        """Arguments of `edgeasd` that build it."""
         super().__init__(f"{what}; type: edgeasd {shlex.join(arguments)} (or pass --build to do it now)")
 
 
@@ -221,18 +220,17 @@ class BuiltEngine:
 
 
 def built_precisions(bundle: Path) -> list[str]:
-    """Precisions with an engine or a sidecar in the folder, valid or not, fastest first."""
+    """Precisions that have an engine or a sidecar, valid or not, fastest first."""
     return [name for name in PRECISIONS if any(path.exists() for path in engine_paths(bundle, name))]
 
 
 def read_built(
     bundle: Path, precision: str, machine: DeviceInfo, *, onnx_sha256: str, part: str = "encoder", index: int = 0
 ) -> BuiltEngine:
-    """The built engine of a precision, read once and compared with its sidecar, the sidecar with `machine`.
+    """Read the built engine of a precision, compared with its sidecar, and the sidecar with `machine`.
 
-    `index` is the number of the GPU. Raises NotBuilt, a DeviceError with the line to type, where there is none,
-    where the sidecar says that it is for another TensorRT, GPU, L4T, ONNX or precision, and where the bytes are
-    not those that were built.
+    `index` is the number of the GPU. Raises NotBuilt, with the command to type, if there is no engine, if it was
+    built for another TensorRT, GPU, L4T, ONNX or precision, and if its bytes are not those that were built.
     """
     path, beside = engine_paths(bundle, precision, part)
     place = f"{bundle.name}/{path.parent.name}/{path.name}"
@@ -244,7 +242,7 @@ def read_built(
         sidecar = read_sidecar(beside)
     except BundleError as error:
         raise NotBuilt(str(error).rpartition(";")[0], line) from None
-    line += _as_before(sidecar)
+    line += _earlier_options(sidecar)
     found = differences(sidecar, machine, onnx_sha256=onnx_sha256, precision=precision)
     if found:
         raise NotBuilt(f"{place}: built for something else: {'; '.join(found)}", line)
@@ -259,8 +257,8 @@ def read_built(
     return BuiltEngine(path, sidecar, plan)
 
 
-def _as_before(sidecar: Sidecar) -> list[str]:
-    """Options of the build that was, where they are not those of a plain one: a new build should not lose them."""
+def _earlier_options(sidecar: Sidecar) -> list[str]:
+    """Options of the earlier build that are not the defaults: a new build should keep them."""
     plain, flags = BuildOptions(), sidecar.flags
     names = (
         ("--max-batch", sidecar.max_batch, plain.max_batch),

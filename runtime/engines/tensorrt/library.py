@@ -1,4 +1,4 @@
-"""The TensorRT module itself, which JetPack brings to the system Python."""
+"""The TensorRT library: loaded, its version, and a logger. JetPack installs it for the system Python."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from edgeasd.runtime.errors import DeviceError
+from edgeasd.runtime.errors import DeviceError, printable
 
 if TYPE_CHECKING:
     import tensorrt
@@ -19,18 +19,18 @@ OLDEST = (10, 3)
 """JetPack 6.1 and 6.2."""
 
 _REMEDY = (
-    "on a Jetson JetPack's Debian package gives it to the system Python: make the virtual environment with "
+    "on a Jetson, JetPack's Debian package installs it for the system Python: make the virtual environment with "
     "`python3 -m venv --system-site-packages`; `edgeasd doctor` looks at all of it"
 )
 
 
 def load() -> ModuleType:
-    """The module `tensorrt`, 10.3 or later. Raises DeviceError where it is not there, broken or too old."""
+    """The module `tensorrt`, 10.3 or later. Raises DeviceError if it is missing, broken or too old."""
     try:
         module = importlib.import_module("tensorrt")
     except ImportError as error:
-        raise DeviceError(f"TensorRT: not installed ({' '.join(str(error).split())[:200]}); {_REMEDY}") from None
-    # A folder of type stubs, without the library, also imports: as a namespace with nothing in it.
+        raise DeviceError(f"TensorRT: not installed ({printable(error, 200)}); {_REMEDY}") from None
+    # A folder of type stubs imports too, as an empty namespace.
     if not hasattr(module, "Builder"):
         raise DeviceError(f"TensorRT: a module `tensorrt` without the library in it; {_REMEDY}")
     if numbers(version(module))[:2] < OLDEST:
@@ -39,7 +39,7 @@ def load() -> ModuleType:
 
 
 def installed() -> bool:
-    """Whether `load` would give a module."""
+    """Whether `load` would succeed."""
     try:
         load()
     except DeviceError:
@@ -49,10 +49,10 @@ def installed() -> bool:
 
 @contextmanager
 def without_collection() -> Iterator[None]:
-    """Keep Python's garbage collector away while TensorRT makes a builder or a runtime.
+    """Disable Python's garbage collector while TensorRT makes a builder or a runtime.
 
-    It holds a lock meanwhile and logs through Python. A collection that begins in the logger and frees an older
-    builder waits for that lock for ever.
+    TensorRT holds a lock meanwhile and logs through Python. A collection inside the logger that frees an older
+    builder would wait for that lock for ever.
     """
     gc.collect()
     enabled = gc.isenabled()
@@ -65,7 +65,7 @@ def without_collection() -> Iterator[None]:
 
 
 def version(module: ModuleType) -> str:
-    """As the module states it: "10.3.0"."""
+    """The version of the module: "10.3.0"."""
     return str(module.__version__)
 
 
@@ -75,27 +75,19 @@ def numbers(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in found[0].split(".")) if found else ()
 
 
-_LONGEST = 300
-
-
 def make_logger(trt: ModuleType, errors: list[str]) -> tensorrt.ILogger:
-    """A logger that keeps TensorRT's errors in `errors` for a message of ours; the rest is of no use to a user."""
+    """A logger that appends TensorRT's errors to `errors` and drops the rest, which is of no use to a user."""
     severity = trt.ILogger.Severity
     grave = (severity.INTERNAL_ERROR, severity.ERROR)
 
     class Logger(trt.ILogger):  # type: ignore[name-defined]
         def __init__(self) -> None:
-            # TensorRT's Python classes want their own constructor called by name.
+            # TensorRT's Python classes need their own constructor called by name.
             trt.ILogger.__init__(self)
 
         def log(self, severity: tensorrt.ILogger.Severity, msg: str) -> None:
             if severity in grave:
-                errors.append(one_line(msg))
+                errors.append(printable(msg, 300))
 
-    made: tensorrt.ILogger = Logger()
-    return made
-
-
-def one_line(text: object) -> str:
-    """What TensorRT said, printable and cut."""
-    return "".join(c if c.isprintable() else " " for c in " ".join(str(text).split())[:_LONGEST])
+    logger: tensorrt.ILogger = Logger()
+    return logger

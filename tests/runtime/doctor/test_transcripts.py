@@ -18,9 +18,7 @@ pytestmark = pytest.mark.core
 PAGE = Path("docs") / "how-to" / "doctor.md"
 
 
-@pytest.mark.parametrize(
-    "transcript", ["orin_nano --venv opt/edgeasd", "agx_orin --venv opt/edgeasd", "orin_nano --venv opt/plain"]
-)
+@pytest.mark.parametrize("transcript", ["orin_nano --venv opt/edgeasd", "orin_nano --venv opt/plain"])
 def test_a_transcript_is_what_is_printed(repository: Path, trees: ModuleType, tmp_path: Path, transcript: str) -> None:
     shown = re.search(
         rf"^```console\n\$ edgeasd doctor --root {transcript}\n(.*?)^```$",

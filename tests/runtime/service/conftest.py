@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import os
 import select
@@ -14,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ import soundfile
 
 from edgeasd.runtime.config import read_config
 from edgeasd.runtime.service.service import Service
+from edgeasd.toolkit.cli import main
 
 RATE = 16_000
 Record = dict[str, Any]
@@ -40,7 +43,7 @@ def write_sound(path: Path, seconds: float, seed: int = 0) -> Path:
 
 def flat(record: Record) -> Record:
     """The body of a record with its kind, machine, ID and event beside it."""
-    return {**{name: record[name] for name in ("kind", "machine", "id", "event")}, **record["body"]}
+    return {**{name: record[name] for name in ("kind", "machine", "id", "event", "at")}, **record["body"]}
 
 
 class Site:
@@ -110,13 +113,27 @@ class Site:
 
     def bodies(self, kind: str) -> list[Record]:
         """Bodies of the records of one kind."""
-        names = ("kind",) if kind == "event" else ("kind", "machine", "id", "event")
+        names = ("kind",) if kind == "event" else ("kind", "machine", "id", "event", "at")
         return [{k: v for k, v in one.items() if k not in names} for one in self.records(kind)]
 
     def command(self, *arguments: object) -> subprocess.CompletedProcess[str]:
-        """Another command of edgeasd."""
-        command = [sys.executable, "-m", "edgeasd", *map(str, arguments)]
-        return subprocess.run(command, cwd=self.folder, capture_output=True, text=True, timeout=60, check=False)
+        """Another command of edgeasd, in this process: starting one takes a second."""
+        out, errors, given = io.StringIO(), io.StringIO(), ["edgeasd", *map(str, arguments)]
+        signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+        argv, folder, code = sys.argv, Path.cwd(), 0
+        try:
+            sys.argv = given
+            os.chdir(self.folder)
+            with redirect_stdout(out), redirect_stderr(errors):
+                main()
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        finally:
+            sys.argv = argv
+            os.chdir(folder)
+            for number, handler in signals.items():
+                signal.signal(number, handler)
+        return subprocess.CompletedProcess(given, code, out.getvalue(), errors.getvalue())
 
 
 @pytest.fixture
@@ -196,7 +213,9 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def playing(repository: Path, tmp_path: Path) -> Callable[[bytes], str]:
     """Has hw:1 and plughw:1,0 deliver these bytes; gives the ALSA_CONFIG_PATH for that."""
-    spec = importlib.util.spec_from_file_location("pcm", repository / "tests" / "runtime" / "alsa_file_pcm.py")
+    spec = importlib.util.spec_from_file_location(
+        "pcm", repository / "tests" / "runtime" / "sources" / "alsa_file_pcm.py"
+    )
     assert spec is not None
     assert spec.loader is not None
     helper = importlib.util.module_from_spec(spec)

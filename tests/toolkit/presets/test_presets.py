@@ -61,7 +61,7 @@ def test_a_changed_preset_is_a_copy_and_none_changes_nothing() -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("iterations", 0),
+        ("iterations", -1),
         ("batch_normal", 0),
         ("learning_rate", 0.0),
         ("learning_rate", float("nan")),

@@ -22,10 +22,10 @@ from edgeasd.runtime.engines.tensorrt import library
 from edgeasd.runtime.engines.tensorrt.cuda import checked
 from edgeasd.runtime.engines.tensorrt.engine import TensorRTEngine, TensorRTHead, gpu_index
 from edgeasd.runtime.engines.tensorrt.execution import (
-    Log,
+    ErrorLog,
     Tensor,
     checked_rows,
-    deserialise,
+    deserialize,
     prepared_sizes,
     read_io_tensors,
     size_for,
@@ -118,7 +118,7 @@ def test_tensorrt_itself_refuses_a_damaged_engine_in_one_line(
     rtx: ModuleType, plan: bytes, damage: Any, said: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(DeviceError) as error:
-        deserialise(rtx, damage(plan), "engines/encoder.fp32.engine", Log(rtx))
+        deserialize(rtx, damage(plan), "engines/encoder.fp32.engine", ErrorLog(rtx))
     text = str(error.value)
     assert text.startswith(f"engines/encoder.fp32.engine: TensorRT {rtx.__version__} cannot load it (")
     assert said in text
@@ -130,7 +130,7 @@ def test_tensorrt_itself_refuses_a_damaged_engine_in_one_line(
 def test_a_whole_engine_fails_here_for_want_of_a_driver_and_says_so(rtx: ModuleType, plan: bytes) -> None:
     """What this machine can show of loading: TensorRT reads the engine and then misses the GPU."""
     with pytest.raises(DeviceError) as error:
-        read_io_tensors(deserialise(rtx, plan, "engine", Log(rtx)), rtx, "engine")
+        read_io_tensors(deserialize(rtx, plan, "engine", ErrorLog(rtx)), rtx, "engine")
         pytest.skip("this machine has a GPU that TensorRT for RTX takes")
     assert "CUDA driver version is insufficient" in str(error.value) or "CUDA-capable device" in str(error.value)
 

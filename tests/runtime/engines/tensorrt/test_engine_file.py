@@ -127,7 +127,7 @@ def test_every_difference_has_a_phrase_of_its_own() -> None:
         (b" " * (LARGEST_SIDECAR + 1), "bytes, so not a sidecar"),
         (json.dumps({**FACTS, "schema_version": 2}).encode(), "schema_version 2, this edgeasd reads 1"),
         (json.dumps({**FACTS, "schema_version": True}).encode(), "schema_version True"),
-        (json.dumps({**FACTS, "schema_version": "\x1b[31m" * 99}).encode(), "schema_version  [31m"),
+        (json.dumps({**FACTS, "schema_version": "\x1b[31m" * 99}).encode(), "schema_version [31m"),
         (json.dumps({**FACTS, "gpu": "a\nb"}).encode(), "gpu: "),
         (json.dumps({**FACTS, "engine_sha256": "A" * 64}).encode(), "engine_sha256: "),
         (json.dumps({**FACTS, "engine_size": 0}).encode(), "engine_size: "),

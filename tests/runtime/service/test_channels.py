@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from datetime import datetime
@@ -18,12 +17,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from edgeasd.runtime.config import StreamSettings, read_config
-from edgeasd.runtime.service import Service
-from edgeasd.runtime.service.inputs import Inputs, ServedSource
-from edgeasd.runtime.service.scoring import ScoringThread
-from edgeasd.runtime.service.stream import ServedStream
-from edgeasd.runtime.sources.alsa_common import STALL_SECONDS
+from edgeasd.runtime.sources.arecord import STALL_SECONDS
 
 pytestmark = [pytest.mark.core, pytest.mark.timeout(120)]
 RATE = 16_000
@@ -61,7 +55,8 @@ def expected(stereo: Path, small_bundle: Path) -> dict[str, list[Record]]:
     """What `score --live` says of left.wav and right.wav."""
     command = [sys.executable, "-m", "edgeasd", "score", small_bundle, "left.wav", "right.wav", "--live"]
     done = subprocess.run(command, cwd=stereo, capture_output=True, text=True, timeout=60, check=True)
-    found = [one for one in map(json.loads, done.stdout.splitlines()) if one["kind"] == "segment"]
+    found = [{**one["body"], "file": one["file"]} for one in map(json.loads, done.stdout.splitlines())]
+    found = [one for one in found if "averaged" in one]
     return {name: [one for one in found if one["file"] == f"{name}.wav"] for name in ("left", "right")}
 
 
@@ -82,16 +77,16 @@ def running(stereo: Path, pids: Path) -> str:
 
 
 def test_two_channels_of_a_card_are_the_scores_of_each(
-    site: Any, stereo: Path, expected: dict[str, list[Record]], backend: str, playing: Callable[[bytes], str]
+    site: Any, stereo: Path, expected: dict[str, list[Record]], playing: Callable[[bytes], str]
 ) -> None:
     left, right = expected["left"], expected["right"]
-    card = f'device = "hw:1"\npace = "block"\nalsa_backend = "{backend}"\n'
+    card = 'device = "hw:1"\npace = "block"\n'
     site.write(f"{card}channel = 0", f"{card}channel = 1", f"{card}channel = 0")
     process = site.start(ALSA_CONFIG_PATH=playing((stereo / "stereo.raw").read_bytes()))
     site.until(lambda: all(len(scores(site, id)) >= len(left) for id in "abc"))
     _, said = site.end(process)
     assert process.returncode == 0, said
-    assert f"hw:1 through {backend}, S16_LE, 16000 Hz, channel 1 of 2" in said
+    assert "hw:1 through arecord, S16_LE, 16000 Hz, channel 1 of 2" in said
     assert_same(scores(site, "a"), left)
     assert_same(scores(site, "b"), right)
     assert_same(scores(site, "c"), left)
@@ -165,9 +160,9 @@ def test_sighup_adds_and_drops_a_sharer_and_the_others_hear_on(
 
 
 def test_a_channel_beyond_those_opened_opens_the_card_again_and_all_go_on(
-    site: Any, stereo: Path, backend: str, playing: Callable[[bytes], str]
+    site: Any, stereo: Path, playing: Callable[[bytes], str]
 ) -> None:
-    card = f'device = "hw:1"\npace = "block"\nalsa_backend = "{backend}"\n'
+    card = 'device = "hw:1"\npace = "block"\n'
     site.write(f"{card}channel = 0")
     process = site.start(ALSA_CONFIG_PATH=playing((stereo / "stereo.raw").read_bytes()))
     site.until(lambda: scores(site, "a"))
@@ -183,28 +178,6 @@ def test_a_channel_beyond_those_opened_opens_the_card_again_and_all_go_on(
     assert (lost["detail"], back["state"]) == ("hw:1: is opened again, with more channels", "reopened")
     assert back["lost_seconds"] < 2.0
     assert {one["id"] for one in site.records("gap")} == {"a"}
-
-
-# In this process
-
-
-def start(site: Any) -> tuple[Service, list[Record]]:
-    records: list[Record] = []
-    service = Service(read_config(site.file), lambda record, may_drop: records.append(record))
-    service.start()
-    return service, records
-
-
-@pytest.fixture
-def slow_to_take(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It takes a while until a stream has its source."""
-    source = Inputs.source
-
-    def later(self: Inputs, stream: StreamSettings, rate: int) -> ServedSource:
-        time.sleep(0.5)
-        return source(self, stream, rate)
-
-    monkeypatch.setattr(Inputs, "source", later)
 
 
 # An arecord whose cards are opened once each, as real ones are. It plays the sound over and over, one channel or two.
@@ -227,7 +200,7 @@ while True:
 
 
 def test_streams_that_change_cards_and_settings_at_once_find_no_card_busy(
-    site: Any, stereo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slow_to_take: None
+    site: Any, stereo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serve: Any
 ) -> None:
     folder = tmp_path / "bin"
     folder.mkdir()
@@ -236,15 +209,15 @@ def test_streams_that_change_cards_and_settings_at_once_find_no_card_busy(
     (folder / "arecord").chmod(0o755)
 
     def card(number: int, channel: int, more: str = "") -> str:
-        return f'device = "hw:{number}"\nalsa_backend = "arecord"\npace = "block"\nchannel = {channel}\n{more}'
+        return f'device = "hw:{number}"\npace = "block"\nchannel = {channel}\n{more}'
 
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
     site.write(card(1, 0), card(1, 1), card(2, 0))
-    service, records = start(site)
+    service, records = serve()
     reasons: set[str | None] = set()
 
     def settled(sources: list[str]) -> bool:
-        states = service.state().streams
+        states = service.status().streams
         reasons.update(one.reason for one in states)
         return [one.source for one in states] == sources and all(one.state == "running" for one in states)
 
@@ -269,33 +242,8 @@ def test_streams_that_change_cards_and_settings_at_once_find_no_card_busy(
     assert reasons == {None}
 
 
-def test_a_stream_that_nobody_scores_takes_nothing_from_its_sibling(
-    site: Any, stereo: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Two seconds at this speed, in which the model is loaded; less than the command may be ahead of time.
-    monkeypatch.setattr("edgeasd.runtime.service.stream.BUFFER_SECONDS", 20)
-    take_in = ScoringThread._take_in
-
-    def not_of_b(self: ScoringThread, served: ServedStream, share: int) -> bool:
-        return served.name != "b" and take_in(self, served, share)
-
-    monkeypatch.setattr(ScoringThread, "_take_in", not_of_b)
-    source = running(stereo, site.folder / "pids").replace("block", "drop")
-    site.write(f"{source}channel = 0", f"{source}channel = 1")
-    service, records = start(site)
-    try:
-        site.until(lambda: service.state().streams and service.state().streams[1].dropped_seconds > 1.0)
-        site.until(lambda: service.state().streams[0].segments > 2)
-        (a, b) = service.state().streams
-    finally:
-        service.stop("test")
-    assert (a.dropped_seconds, b.segments) == (0.0, 0)
-    assert a.segments > 0
-    assert not [one for one in records if one["kind"] == "gap" and one["id"] == "a"]
-
-
 def test_each_channel_has_a_health_of_its_own_and_hears_the_same_beginning(
-    site: Any, stereo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slow_to_take: None
+    site: Any, stereo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serve: Any
 ) -> None:
     left, _ = soundfile.read(stereo / "left.wav", dtype="int16")
     dead = np.stack([left, np.zeros_like(left)], axis=1).astype("<i2")
@@ -304,29 +252,29 @@ def test_each_channel_has_a_health_of_its_own_and_hears_the_same_beginning(
     source = "input_command = 'sh play.sh'\nonce = true\nchannels = 2\n"
     monkeypatch.chdir(tmp_path)
     site.write(f"{source}channel = 0", f"{source}channel = 1")
-    service, records = start(site)
+    service, records = serve()
     try:
         site.until(lambda: not service.poll())
-        (a, b) = service.state().streams
+        (a, b) = service.status().streams
     finally:
         service.stop("test")
-    assert [one["samples"] for one in records if one["kind"] == "end"] == [len(left)] * 2
+    assert [one["samples"] for one in records if one["kind"] == "stop"] == [len(left)] * 2
     assert (tmp_path / "runs.txt").read_text() == "once more\n"
     assert "digital_silence" not in a.health
-    assert b.sick
+    assert b.unhealthy
     assert "digital_silence" in b.health
 
 
 def test_a_channel_that_the_card_has_not_fails_alone(
-    site: Any, backend: str, playing: Callable[[bytes], str], monkeypatch: pytest.MonkeyPatch
+    site: Any, playing: Callable[[bytes], str], monkeypatch: pytest.MonkeyPatch, serve: Any
 ) -> None:
     monkeypatch.setenv("ALSA_CONFIG_PATH", playing(b""))
-    card = f'device = "stereo_only"\npace = "block"\nalsa_backend = "{backend}"\n'
+    card = 'device = "stereo_only"\npace = "block"\n'
     site.write(f"{card}channel = 0", f"{card}channel = 5")
-    service, _ = start(site)
+    service, _ = serve()
     try:
-        site.until(lambda: len(s := service.state().streams) == 2 and s[0].segments and s[1].state == "failed")
-        (a, b) = service.state().streams
+        site.until(lambda: len(s := service.status().streams) == 2 and s[0].segments and s[1].state == "failed")
+        (a, b) = service.status().streams
     finally:
         service.stop("test")
     assert a.state == "running"
@@ -354,7 +302,7 @@ ENDS = {
 
 @pytest.mark.parametrize("how", ENDS)
 def test_an_unplugged_card_is_noticed_within_two_seconds_by_all_and_comes_back(
-    how: str, site: Any, stereo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    how: str, site: Any, stereo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serve: Any
 ) -> None:
     folder = tmp_path / "bin"
     folder.mkdir()
@@ -362,20 +310,20 @@ def test_an_unplugged_card_is_noticed_within_two_seconds_by_all_and_comes_back(
     (folder / "arecord").write_text(CARD.format(folder=folder, end=ENDS[how]))
     (folder / "arecord").chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
-    card = 'device = "hw:1"\nalsa_backend = "arecord"\npace = "block"\n'
+    card = 'device = "hw:1"\npace = "block"\n'
     site.write(f"{card}channel = 0", f"{card}channel = 1")
-    service, records = start(site)
+    service, records = serve()
     try:
         site.until(lambda: len([one for one in records if one.get("state") == "lost"]) == 2)
-        states = service.state().streams
+        states = service.status().streams
         assert [one.state for one in states] == ["failed", "failed"]
         time.sleep(1.2)  # pauses of 0.25, 0.5 and 1 s at most, and of half of that at least
         assert len((folder / "opened").read_text().split()) - 1 <= 4
         site.until(lambda: len((folder / "opened").read_text().split()) - 1 >= 2)
-        assert all("No such device" in str(one.reason) for one in service.state().streams)
+        assert all("No such device" in str(one.reason) for one in service.status().streams)
         (folder / "back").touch()
         site.until(lambda: len([one for one in records if one.get("state") == "reopened"]) == 2)
-        site.until(lambda: [one.state for one in service.state().streams] == ["running", "running"])
+        site.until(lambda: [one.state for one in service.status().streams] == ["running", "running"])
         site.until(lambda: len([one for one in records if one["kind"] == "gap"]) == 2)
     finally:
         service.stop("test")
@@ -388,47 +336,5 @@ def test_an_unplugged_card_is_noticed_within_two_seconds_by_all_and_comes_back(
     allowed = 2.0 + (3.0 if how == "it only falls silent" else 0.0)
     for one in records:
         if one.get("state") == "lost":
-            noticed = datetime.fromisoformat(one["time"].replace("Z", "+00:00")).timestamp()
+            noticed = datetime.fromisoformat(one["at"].replace("Z", "+00:00")).timestamp()
             assert noticed - gone < allowed
-
-
-class Card:
-    """A card that is opened for so many channels."""
-
-    name, sample_rate, live = "hw:1", RATE, True
-
-    def __init__(self, channels: int) -> None:
-        self.channels, self.closed = channels, False
-
-    def read(self) -> np.ndarray | None:
-        time.sleep(0.01)
-        return None if self.closed else np.zeros((160, self.channels), np.float32)
-
-    def close(self) -> None:
-        self.closed = True
-
-
-def test_a_channel_that_is_wanted_while_the_card_is_being_opened_is_had(monkeypatch: pytest.MonkeyPatch) -> None:
-    opening, go_on, cards = threading.Event(), threading.Event(), []
-
-    def open_slowly(*, wanted: Callable[[], list[Any]], **_: object) -> Card:
-        cards.append(Card(1 + max(channel or 0 for channel, _ in wanted())))
-        opening.set()
-        assert go_on.wait(10)
-        return cards[-1]
-
-    monkeypatch.setattr("edgeasd.runtime.service.inputs.open_channels", open_slowly)
-    inputs, streams = Inputs(), [StreamSettings(bundle="x", device="hw:1", channel=c) for c in (0, 1)]
-    inputs.plan(streams[:1])
-    first = inputs.source(streams[0], RATE)
-    reader = threading.Thread(target=first.read)
-    reader.start()
-    assert opening.wait(10)
-    inputs.plan(streams)
-    second = inputs.source(streams[1], RATE)
-    go_on.set()
-    reader.join(10)
-    assert second.read() is not None
-    assert [(card.channels, card.closed) for card in cards] == [(1, True), (2, False)]
-    first.close()
-    second.close()

@@ -56,7 +56,7 @@ def test_a_step_of_the_wall_clock_moves_times_in_reports_and_nothing_else(
     assert seconds(said["raised_at"]) == pytest.approx(time.time(), abs=60.0)
     assert 0.0 < state["uptime_seconds"] < 60.0
     (stream,) = state["streams"]
-    assert (stream["state"], stream["dropped_seconds"], stream["keep_every"]) == ("running", 0.0, 1)
+    assert (stream["state"], stream["dropped_seconds"], stream["decimation"]) == ("running", 0.0, 1)
     assert 0.0 <= stream["latency_seconds"]["p99"] < 60.0
     indexes = [one["index"] for one in site.records("segment")]
     assert indexes == list(range(len(indexes)))

@@ -1,0 +1,248 @@
+"""A bank of normals: the frozen embeddings that a segment is compared with in place of one centroid.
+
+For an embedding z (D,) and stored normals b_i (M, D′),
+
+    d = min_i ‖T(z) - b_i‖ / r_i
+
+T is a frozen affine map of the values that the bank looks at: none, or a whitening. r_i is the mean distance of b_i
+to its K nearest neighbours among the training normals of *other* clips: where normals lie dense a small distance
+counts, where they are sparse it does not (local density normalisation: Wilkinghoff et al. 2025, arXiv 2509.10951).
+Several banks over one embedding vote: each d is standardised by the distances of normals that a bank fitted without
+them has not seen, and the mean of all is taken.
+
+One bank of one normal without a map, density and root is the paper's ‖z - c_p‖².
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeasd.runtime.errors import CheckFailed, InputError
+
+Float32Array = npt.NDArray[np.float32]
+Float64Array = npt.NDArray[np.float64]
+
+KNN = "knn"
+"""Name of the method, as runs and manifests have it."""
+NEIGHBOURS = 4
+"""K of the local density. Of 1, 2, 4, 8 and 16 all did about the same; 4 is that of the source."""
+LARGEST_BANK = 1024
+"""Stored normals of one bank. Half as many cost half a point of the harmonic mean, an eighth about one."""
+FOLDS = 5
+"""Parts in which normals are left out to see how far new normals lie."""
+
+
+@dataclass(frozen=True)
+class BankPlan:
+    """What one bank of a vote looks at."""
+
+    name: str
+    columns: tuple[int, int]
+    """First and last + 1 of the values of the embedding."""
+    map: str
+    """"none", or "whiten": rotated and scaled to unit variance, the covariance shrunk as Ledoit and Wolf (2004)."""
+
+
+@dataclass(frozen=True)
+class Bank:
+    """Frozen statistics of normals. All arrays are float32."""
+
+    name: str
+    columns: tuple[int, int]
+    shift: Float32Array
+    """(C,), subtracted first; C is the number of columns."""
+    matrix: Float32Array | None
+    """(C, D′), applied next; None leaves the values as they are."""
+    points: Float32Array
+    """(M, D′): the stored normals, after shift and matrix."""
+    density: Float32Array
+    """(M,): r_i, greater than 0."""
+    mean: float
+    """Mean of the distances of normals to a bank fitted without their clips."""
+    spread: float
+    """Their standard deviation."""
+
+
+def fit_bank(
+    z: npt.NDArray[Any],
+    clips: npt.NDArray[Any],
+    plan: BankPlan,
+    *,
+    size: int = LARGEST_BANK,
+    neighbours: int = NEIGHBOURS,
+) -> Bank:
+    """A bank of the training normals z (N, D), of which `clips` (N,) says the clip that each comes from.
+
+    Densities count segments of other clips only: segments of one clip overlap, and would call each other near. Of
+    more than `size` normals those are kept that k-centre selection takes: each next one is the furthest from all
+    before it, so that rare normals stay.
+
+    Raises InputError for fewer than `neighbours` + 1 clips, for values that are not finite, and for normals that are
+    copies of each other, whose density would be 0.
+    """
+    first, last = plan.columns
+    values, clips = np.asarray(z, np.float64)[:, first:last], np.asarray(clips)
+    distinct = np.unique(clips)
+    if len(distinct) < neighbours + 1:
+        raise InputError(
+            f"{len(distinct)} normal clips for a bank: the density takes {neighbours} neighbours of each, from other "
+            f"clips; record {neighbours + 1 - len(distinct)} more"
+        )
+    if not np.isfinite(values).all():
+        row = int(np.flatnonzero(~np.isfinite(values).all(axis=1))[0])
+        raise InputError(f"normal segment {row} of clip {clips[row]}: its embedding is not finite; remove the clip")
+    shift, matrix, points, distances, density = _fit(values, clips, plan, neighbours)
+    unseen = _unseen(values, clips, plan, neighbours)
+    if not unseen.std() > 0:
+        raise CheckFailed(f"all normals lie at the same distance ({plan.name}); the embedding is constant")
+    kept = k_centres(distances, size) if len(points) > size else np.arange(len(points))
+    return Bank(
+        plan.name,
+        plan.columns,
+        shift.astype(np.float32),
+        None if matrix is None else matrix.astype(np.float32),
+        points[kept].astype(np.float32),
+        density[kept].astype(np.float32),
+        float(unseen.mean()),
+        float(unseen.std()),
+    )
+
+
+_Fitted = tuple[Float64Array, Float64Array | None, Float64Array, Float64Array, Float64Array]
+
+
+def _fit(values: Float64Array, clips: npt.NDArray[Any], plan: BankPlan, neighbours: int) -> _Fitted:
+    """Shift, matrix, points, their distances (N, N) and densities (N,) of the values (N, C) of normals."""
+    shift = values.mean(axis=0)
+    matrix = _whitening(values - shift) if plan.map == "whiten" else None
+    points = values - shift if matrix is None else (values - shift) @ matrix
+    distances = pairwise(points, points)
+    apart = np.sort(np.where(clips[:, None] == clips[None], np.inf, distances), axis=1)[:, :neighbours]
+    density = np.where(np.isfinite(apart), apart, 0.0).sum(axis=1) / np.isfinite(apart).sum(axis=1)
+    if (copies := np.flatnonzero(density <= 1e-6 * max(float(np.abs(points).max()), 1e-30))).size:
+        raise InputError(
+            f"{copies.size} of {len(points)} normal segments ({plan.name}) are the same as {neighbours} others, a "
+            "density of 0; remove the copies, or recordings of silence"
+        )
+    return shift, matrix, points, distances, density
+
+
+def _unseen(values: Float64Array, clips: npt.NDArray[Any], plan: BankPlan, neighbours: int) -> Float64Array:
+    """Distances (N,) of normals to banks fitted without their clips, in FOLDS parts.
+
+    Leaving out one normal at a time would not do: a whitening that has seen few normals, this one among them, makes
+    all of them alike, and a bank that is judged by that would outvote all others.
+    """
+    distinct = np.unique(clips)
+    found = np.empty(len(values))
+    for fold in range(FOLDS):
+        left_out = np.isin(clips, distinct[fold::FOLDS])
+        if not left_out.any():
+            continue
+        shift, matrix, points, _, density = _fit(values[~left_out], clips[~left_out], plan, neighbours)
+        mapped = values[left_out] - shift
+        mapped = mapped if matrix is None else mapped @ matrix
+        found[left_out] = (pairwise(mapped, points) / density).min(axis=1)
+    return found
+
+
+def map_to_bank(bank: Bank, z: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Embeddings z (N, D) in the space of the points of `bank`, (N, D′) float64."""
+    first, last = bank.columns
+    values = np.asarray(z, np.float64)[:, first:last] - bank.shift
+    return values if bank.matrix is None else np.asarray(values @ bank.matrix.astype(np.float64))
+
+
+def bank_distances(banks: Sequence[Bank], z: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """d of embeddings z (N, D), (N,) float64: that of the bank, or the mean of the standardised ones of several."""
+    found = []
+    for bank in banks:
+        nearest = (pairwise(map_to_bank(bank, z), bank.points.astype(np.float64)) / bank.density).min(axis=1)
+        found.append(nearest if len(banks) == 1 else (nearest - bank.mean) / bank.spread)
+    return np.asarray(np.mean(found, axis=0), np.float64)
+
+
+def pairwise(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Euclidean distances (N, M) of rows a (N, D) and b (M, D)."""
+    squares = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1)[None] - 2.0 * a @ b.T
+    return np.asarray(np.sqrt(np.maximum(squares, 0.0)))
+
+
+def k_centres(distances: npt.NDArray[Any], count: int) -> npt.NDArray[np.int64]:
+    """Of points with these distances (N, N), `count` in order: the first, and each next the furthest from all taken.
+
+    Gonzalez, Clustering to minimize the maximum intercluster distance (1985).
+    """
+    taken, nearest = [0], distances[0]
+    while len(taken) < count:
+        taken.append(int(nearest.argmax()))
+        nearest = np.minimum(nearest, distances[taken[-1]])
+    return np.sort(np.array(taken, np.int64))
+
+
+def _whitening(centred: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """(C, C): Σ^(-1/2) of the covariance, shrunk towards a multiple of the identity.
+
+    The weight of the identity is that of Ledoit and Wolf, A well-conditioned estimator for large-dimensional
+    covariance matrices (2004): a handful of normals gives little more than a scaling, many a full whitening.
+    """
+    count, size = centred.shape
+    variances, axes = np.linalg.eigh(centred.T @ centred / count)
+    variances = np.maximum(variances, 0.0)
+    level = variances.mean()
+    from_identity = float((variances**2).sum() - size * level**2)
+    noise = float(((centred**2).sum(axis=1) ** 2).mean() - (variances**2).sum()) / count
+    weight = 1.0 if from_identity <= 0 else min(1.0, max(0.0, noise / from_identity))
+    shrunk = (1.0 - weight) * variances + weight * level
+    if not level > 0:
+        raise CheckFailed("all normals have the same embedding; a bank of them says nothing")
+    return np.asarray(axes / np.sqrt(np.maximum(shrunk, 1e-12 * level)))
+
+
+def write_banks(banks: Sequence[Bank]) -> bytes:
+    """Banks as npz without objects."""
+    arrays: dict[str, npt.NDArray[Any]] = {"count": np.array(len(banks))}
+    for index, bank in enumerate(banks):
+        fields = {"name": np.array(bank.name), "columns": np.array(bank.columns), "shift": bank.shift}
+        fields |= {"points": bank.points, "density": bank.density, "standard": np.array([bank.mean, bank.spread])}
+        fields |= {} if bank.matrix is None else {"matrix": bank.matrix}
+        arrays |= {f"{index}.{key}": value for key, value in fields.items()}
+    file = io.BytesIO()
+    np.savez(file, allow_pickle=False, **arrays)
+    return file.getvalue()
+
+
+def read_banks(data: bytes, place: str) -> tuple[Bank, ...]:
+    """What `write_banks` wrote. Raises InputError, naming `place`, for anything else."""
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as file:
+            return tuple(_read_bank(file, index) for index in range(int(file["count"])))
+    except Exception as error:  # of numpy, zipfile or zlib: whatever a damaged file makes of them
+        raise InputError(f"{place}: no bank of normals ({type(error).__name__}: {error}); train again") from None
+
+
+def _read_bank(file: Any, index: int) -> Bank:
+    first, last = (int(value) for value in file[f"{index}.columns"])
+    mean, spread = (float(value) for value in file[f"{index}.standard"])
+    matrix = file[f"{index}.matrix"] if f"{index}.matrix" in file.files else None
+    bank = Bank(
+        str(file[f"{index}.name"]),
+        (first, last),
+        file[f"{index}.shift"],
+        matrix,
+        file[f"{index}.points"],
+        file[f"{index}.density"],
+        mean,
+        spread,
+    )
+    width = last - first if matrix is None else matrix.shape[1]
+    shapes = bank.shift.shape == (last - first,) and bank.points.shape == (len(bank.density), width)
+    if not (shapes and spread > 0 and (bank.density > 0).all() and np.isfinite(bank.points).all()):
+        raise ValueError(f"bank {index} holds what no bank holds")
+    return bank
