@@ -7,7 +7,7 @@ import json
 import logging
 import sqlite3
 from collections.abc import Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -52,10 +52,13 @@ def merge_queues(queues: dict[str, list[OldMessage]]) -> Iterator[tuple[OldMessa
 
 
 def remove_queues(folder: Path, outputs: Iterable[str]) -> None:
-    """Delete the files of `outputs`."""
+    """Delete the files of `outputs`, the folder if it is empty then, and the boot ID that was kept beside it."""
     for output in outputs:
         for suffix in ("", "-wal", "-shm", "-journal", ".lock"):
             (folder / f"{output}{_SUFFIX}{suffix}").unlink(missing_ok=True)
+    (folder.parent / "boot_id").unlink(missing_ok=True)
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def _read(path: Path) -> list[OldMessage]:
