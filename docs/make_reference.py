@@ -26,7 +26,7 @@ import typer
 from pydantic import BaseModel
 
 DOCS = Path(__file__).resolve().parent
-SHARED_BY = 4
+SHARED_BY = 3
 """An option with the same default and help in this many commands is described once."""
 
 _MADE = "<!-- Made by docs/make_reference.py. Do not edit. -->\n"
@@ -43,7 +43,7 @@ Results go to standard output; logs and progress go to standard error. An error 
 | code | meaning |
 |---|---|
 | 0 | fine |
-| 1 | a check failed: drift, parity, golden segments, a clip with a complaint, a test alarm not delivered, `status` with a concern |
+| 1 | a check failed: drift, parity, reference segments, a clip with a complaint, a test alarm not delivered, `status` with a concern |
 | 2 | wrong use or bad input: an option, a file, a bundle, a missing package |
 | 3 | a sound device, engine or accelerator is not available; `doctor` found a problem; no service runs |
 | 130 | stopped by Ctrl-C |
@@ -65,9 +65,11 @@ _SETTINGS = """
 _MESSAGES = """
 # Messages
 
-What leaves the device: through [outputs](../how-to/outputs.md), in the records of `run --jsonl`, and in those of `score --live`. This is schema version {version}; [the words of version 1](#changes-from-version-1) are listed at the end.
+What leaves the device: through [outputs](../how-to/outputs.md), in the records of `run --jsonl`, and in those of `score --live`. Each is one JSON object on one line. A receiver must ignore fields that it does not know. This is schema version {version}; [what changed](#changes-from-version-1).
 
-Each message is a JSON object on one line. The JSON schemas are in [schemas/](../schemas/). A receiver must ignore fields that it does not know. `schema` changes when a field changes its meaning.
+```json
+{{"schema": 2, "store": "61fb944a11703a43", "seq": 41, "stored": true, "kind": "score", "site": "plant", "machine": "valve", "id": "00", "event": null, "at": "2027-01-15T08:00:03.000Z", "body": {{"since": "2027-01-15T07:59:53.000Z", "count": 52, "last": 0.031, "mean": 0.029, "lowest": 0.027, "highest": 0.034, "threshold": 0.04, "complete": true}}}}
+```
 
 | kind | outputs | records | content |
 |---|---|---|---|
@@ -78,26 +80,13 @@ Each message is a JSON object on one line. The JSON schemas are in [schemas/](..
 | `gap` | | yes | lost sound |
 | `source` | | yes | the source was lost, came back, or went on with another file |
 | `start`, `status`, `stop` | yes | yes | what a stream or the service is doing |
-
-```json
-{example}
-```
-
-A stream whose bundle was never read has the machine `?` and its own name as ID, unless the site file gives them. `score --live` adds `file`, the path of the recording, beside `body`.
-
-## Resends
-
-Keep the highest `seq` of each `store`. A message at or below it is a resend: drop it. One numbering serves all outputs, kinds and machines, so numbers that an output does not get are no loss. To find a lost transition, use the `sequence` in the body of an event.
-
-A new `store` begins if the database was lost. After a crash the numbers go on above a gap.
 """
 
-_EXAMPLE = (
-    '{"schema": 2, "store": "61fb944a11703a43", "seq": 41, "stored": true, "kind": "score", "site": "plant", '
-    '"machine": "valve", "id": "00", "event": null, "at": "2027-01-15T08:00:03.000Z", "body": '
-    '{"since": "2027-01-15T07:59:53.000Z", "count": 52, "last": 0.031, "mean": 0.029, "lowest": 0.027, '
-    '"highest": 0.034, "threshold": 0.04, "complete": true}}'
-)
+_ENVELOPE = """
+A stream whose bundle was never read has the machine `?` and its own name as ID, unless the site file gives them. `score --live` adds `file`, the path of the recording.
+
+**Resends.** Keep the highest `seq` of each `store`, and drop a message at or below it. One number serves all outputs, kinds and machines, so a number that an output does not get is no loss. The `sequence` in the body of an event has no holes for each machine. A new store begins if the database was lost.
+"""
 
 _CHANGES = """
 ## Changes from version 1
@@ -105,23 +94,19 @@ _CHANGES = """
 | where | version 1 | version 2 |
 |---|---|---|
 | envelope | `queue`, one for each output | `store`, one for all outputs |
-| envelope | `sequence`, for each queue and machine, no holes | `seq`, rises for each store |
+| envelope | `sequence`, for each queue and machine | `seq`, rises for each store |
 | envelope | | `stored` |
-| event | `schema`, `type` in the body | gone: `schema` and `kind` of the envelope say it |
-| event | `frozen` | `suspended` |
-| event | reason `input_sick` | reason `input_unhealthy` |
+| event | `schema`, `type` in the body | gone: the envelope says it |
+| event | `frozen`; reason `input_sick` | `suspended`; reason `input_unhealthy` |
 | health | `schema` in the body | gone |
 | health | `sick`, `sick_since_seconds` | `unhealthy`, `unhealthy_since_seconds` |
 | records | flat, with `type` and `version` | the envelope, with `kind` and `body` |
-| records | type `score` | kind `segment` |
-| records | `alarm` in a score | `above_threshold`; alarms are `event` records |
+| records | type `score` with `alarm` | kind `segment` with `above_threshold` |
 | records | type `alarm`, `alarm_cleared` in a gap | kind `event` |
-| records | type `late`, `overload` | kind `status` with `waiting_seconds`, `decimation`; `keep_every` is `decimation` |
+| records | type `late`, `overload` with `keep_every` | kind `status` with `waiting_seconds`, `decimation` |
 | records | type `end`, `reopened` | kind `stop`, `reconnects` |
-| records | `status` in `start` | `bundle_status` |
-| records | `time` in `source` | `at` of the envelope |
-| webhook | `X-Edgeasd-Signature`, `X-Edgeasd-Timestamp` | `webhook-signature`, `webhook-timestamp` |
-| webhook | `Idempotency-Key` | `webhook-id` |
+| records | `status` in `start`; `time` in `source` | `bundle_status`; `at` of the envelope |
+| webhook | `X-Edgeasd-Signature`, `X-Edgeasd-Timestamp`, `Idempotency-Key` | `webhook-signature`, `webhook-timestamp`, `webhook-id` |
 | Prometheus | `edgeasd_input_sick` | `edgeasd_input_unhealthy` |
 | Home Assistant | template on `body.sick` | on `body.unhealthy`; published anew with the first message |
 
@@ -179,7 +164,8 @@ def _walk(command: Any, path: list[str]) -> Iterator[tuple[list[str], Any]]:
 def _command(name: str, command: Any) -> Command:
     text, _, example = inspect.cleandoc(command.help or "").partition("Example:")
     summary, _, rest = text.strip().partition("\n")
-    options = [_option(parameter) for parameter in command.params if parameter.name != "help"]
+    shown = [one for one in command.params if one.name != "help" and not getattr(one, "hidden", False)]
+    options = [_option(parameter) for parameter in shown]
     return Command(name, summary.strip(), " ".join(rest.split()), " ".join(example.split()), tuple(options))
 
 
@@ -209,8 +195,10 @@ def _anchor(name: str) -> str:
 def commands_page() -> str:
     """docs/reference/commands.md."""
     every = commands()
-    count = Counter(option for command in every for option in command.options)
-    shared = {option for option, times in count.items() if times >= SHARED_BY and not option.is_argument}
+    count = Counter(option for command in every for option in command.options if not option.is_argument)
+    # Of options with one name and several meanings the most frequent is shared; the others stay in their tables.
+    most = {option.names: option for option, _ in reversed(count.most_common())}
+    shared = {option for option, times in count.items() if times >= SHARED_BY and most[option.names] == option}
     variables = {option.variable: option.names[0] for command in every for option in command.options if option.variable}
     lines = [_MADE, _COMMANDS.lstrip("\n")]
     lines.append("| variable | same as |\n|---|---|\n")
@@ -318,11 +306,12 @@ def _range(kind: str, field: Schema) -> str:
     end = _figure(high) if high is not None else (f"below {_figure(below)}" if below is not None else None)
     if kind == "whole number" and high is not None and high > 1e9:
         end = None
-    if start and end:
-        return f"{kind}, {start} to {end}"
-    if start:
-        return f"{kind}, {start}" if above is not None else f"{kind}, {start} or more"
-    return f"{kind}, at most {end}" if end else kind
+    if start is None and end is None:
+        return kind
+    limits = f"{start} to {end}" if start and end else (f"at most {end}" if end else str(start))
+    if start and not end and above is None:
+        limits += " or more"
+    return limits if kind == "number" else f"{kind}, {limits}"
 
 
 def _figure(value: float) -> str:
@@ -362,7 +351,8 @@ def settings_page() -> str:
     text += f"\nIn a site file the defaults are these instead: {service}.\n"
     states = {n: f.default for n, f in HealthSettings.model_fields.items() if isinstance(f.default, BaseModel)}
     text += _tables("streams.NAME.health", HealthSettings, leave_out=frozenset(states))
-    text += f"\nA table for each state: {', '.join(f'`{name}`' for name in states)}. `enabled = false` turns one off.\n"
+    text += f"\nA table for each state: {', '.join(f'`{name}`' for name in states)}. In each, `enabled = false` turns it off, "
+    text += "and a state begins (ends) when its on (off) value has held for `on_seconds` (`off_seconds`).\n"
     for name, state in states.items():
         text += _tables(f"streams.NAME.health.{name}", type(state), 3, frozenset({"enabled"}))
     text += _tables("streams.NAME.evidence", ClipSettings)
@@ -399,12 +389,17 @@ def messages_page() -> str:
     """docs/reference/messages.md."""
     from edgeasd.runtime.outputs import messages
 
-    text = _MADE + _MESSAGES.lstrip("\n").format(version=messages.SCHEMA, example=_EXAMPLE)
-    models = list(messages.MODELS.items())
-    text += "\n## Envelope\n\nEvery message has these fields, and `kind` and `body`.\n\n" + _fields(messages.Message)
+    text = _MADE + _MESSAGES.lstrip("\n").format(version=messages.SCHEMA)
+    text += (
+        "\n## Envelope\n\n"
+        + "Every message has these fields, and `kind` and `body`.\n\n"
+        + _fields(messages.Message)
+        + _ENVELOPE
+    )
     seen: set[type[BaseModel]] = set()
-    for name, model in models:
-        text += f"\n## {name}\n\n{inspect.getdoc(model)}\n\n"
+    for name, model in messages.MODELS.items():
+        text += f"\n## {name}\n\n{inspect.getdoc(model)} JSON schema: [{name}-{messages.SCHEMA}.json]"
+        text += f"(../schemas/{name}-{messages.SCHEMA}.json)\n\n"
         body = model.model_fields["body"].annotation
         assert isinstance(body, type)
         if body in seen:
@@ -444,12 +439,17 @@ def _parts(model: type[BaseModel]) -> Iterator[tuple[str, type[BaseModel]]]:
 def pages() -> dict[str, str]:
     """Path below docs/ to content."""
     schemas = runpy.run_path(str(DOCS / "make_schemas.py"))["schemas"]()
+    made = {"commands": commands_page(), "settings": settings_page(), "messages": messages_page()}
     return {
-        "reference/commands.md": commands_page(),
-        "reference/settings.md": settings_page(),
-        "reference/messages.md": messages_page(),
+        **{f"reference/{name}.md": _compact(text) for name, text in made.items()},
         **{f"schemas/{name}": content for name, content in schemas.items()},
     }
+
+
+def _compact(text: str) -> str:
+    """Tables without spaces around their bars."""
+    lines = (re.sub(r" *(?<!\\)\| *", "|", line) if line.startswith("|") else line for line in text.splitlines())
+    return "\n".join(lines) + "\n"
 
 
 def main() -> int:

@@ -100,11 +100,8 @@ class StateSettings(_Settings):
     """What every state has."""
 
     enabled: bool = True
-    """Whether this state is judged."""
     on_seconds: _Seconds
-    """How long the on figure must hold before the state begins."""
     off_seconds: _Seconds
-    """How long the off figure must hold before the state ends."""
 
 
 class DigitalSilence(StateSettings):

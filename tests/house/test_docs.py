@@ -246,7 +246,7 @@ def test_generated_pages_are_those_of_the_program() -> None:
 def test_generated_pages_do_not_depend_on_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "40")
     monkeypatch.setenv("FORCE_COLOR", "1")
-    assert reference()["commands_page"]() == (DOCS / "reference" / "commands.md").read_text("utf-8")
+    assert reference()["pages"]()["reference/commands.md"] == (DOCS / "reference" / "commands.md").read_text("utf-8")
 
 
 # What the reference pages list

@@ -6,6 +6,7 @@ on standard input says how it behaves from then on: take, fail (500), hang (no a
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 import http.server
@@ -39,12 +40,13 @@ class Receiver(http.server.BaseHTTPRequestHandler):
 
     def take(self, body: bytes) -> int:
         """Verify and keep; the status to answer."""
-        stamp = self.headers.get("X-Edgeasd-Timestamp", "")
-        wanted = "sha256=" + hmac.new(KEY, stamp.encode() + b"." + body, hashlib.sha256).hexdigest()
-        given = self.headers.get("X-Edgeasd-Signature", "")
+        id, stamp = self.headers.get("webhook-id", ""), self.headers.get("webhook-timestamp", "")
+        content = f"{id}.{stamp}.".encode() + body
+        wanted = "v1," + base64.b64encode(hmac.new(KEY, content, hashlib.sha256).digest()).decode()
+        given = self.headers.get("webhook-signature", "")
         valid = stamp.isdigit() and abs(time.time() - int(stamp)) < 60 and hmac.compare_digest(wanted, given)
         with writing, open(FILE, "ab") as file:
-            line = {"valid": valid, "body": body.decode(), "key": self.headers.get("Idempotency-Key")}
+            line = {"valid": valid, "body": body.decode(), "key": id}
             file.write(json.dumps(line).encode() + b"\n")
         return 204 if valid else 401
 

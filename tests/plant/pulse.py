@@ -42,7 +42,7 @@ class Pulse:
 
     def of(self, kind: str, id: str | None = None) -> list[dict[str, Any]]:
         """Records of a kind, of one stream or all."""
-        return [one for _, one in list(self.records) if one["type"] == kind and id in (None, one.get("id"))]
+        return [one for _, one in list(self.records) if one["kind"] == kind and id in (None, one.get("id"))]
 
     def measure(self, seconds: float) -> Figures:
         """The scores of the next seconds."""
@@ -54,8 +54,8 @@ class Pulse:
         """The scores of a span of monotonic time."""
         played: dict[str, list[tuple[float, float]]] = defaultdict(list)
         for at, one in list(self.records):
-            if one["type"] == "score":
-                played[one["id"]].append((at, at - one["end_sample"] / (RATE * self._speed)))
+            if one["kind"] == "segment":
+                played[one["id"]].append((at, at - one["body"]["end_sample"] / (RATE * self._speed)))
         delays: list[float] = []
         for times in played.values():
             first = min(late for _, late in times)
@@ -71,10 +71,10 @@ class Pulse:
 
         Not so where the service has said that it cannot keep up: the machine has stood still for others meanwhile.
         """
-        if overloads := self.of("overload"):
+        if overloads := [one for one in self.of("status") if one["body"].get("decimation", 1) > 1]:
             print(f"NOT CHECKED: whether scores are unbroken, on a machine that has stood still: {overloads[:2]}")
             return
         for id in ids:
-            starts = [one["start_sample"] for one in self.of("score", id)]
+            starts = [one["body"]["start_sample"] for one in self.of("segment", id)]
             assert starts == list(range(0, HOP_SAMPLES * len(starts), HOP_SAMPLES)), id
             assert self.of("gap", id) == []

@@ -17,7 +17,7 @@ from made import until
 from receivers_of_plant import KEY
 
 from edgeasd.runtime.errors import InputError
-from edgeasd.runtime.service import ask
+from edgeasd.runtime.service.control import ask
 
 FORKER = Path(__file__).parents[1] / "runtime" / "service" / "service_forker.py"
 OUTPUTS = """
@@ -105,9 +105,9 @@ class Station:
             text += "" if pace is None else f'pace = "{pace}"\n'
             text += f"[streams.{name}.alarm]\non = {levels[number % len(levels)]}\n"
             text += (
-                "hysteresis = 0.0\nwarning_margin = 0.0\ncooldown_seconds = 0.0\nsettle_seconds = 0.0\nk = 1\nn = 1\n"
+                "hysteresis = 0.0\nwarning_margin = 0.0\ncooldown_seconds = 0.0\nrecovery_seconds = 0.0\nk = 1\nn = 1\n"
             )
-            # One stream keeps its clips: eight would measure FLAC and pictures at many times real time.
+            # One stream keeps its clips: eight would measure FLAC at many times real time.
             text += f"[streams.{name}.evidence]\nenabled = {str(not number).lower()}\npre_seconds = 2.0\npost_seconds = 1.0\n"
         listed = "[" + ", ".join(f'"{kind}"' for kind in kinds) + "]"
         self.file.write_text(text + OUTPUTS.format(kinds=listed, fast=FAST, **ports._asdict()), "utf-8")
@@ -129,7 +129,7 @@ class Station:
     def state(self) -> dict[str, Any] | None:
         """What the service says of itself; None where it does not answer."""
         with suppress(InputError):
-            found: dict[str, Any] | None = ask(self.data, {"ask": "state"})
+            found: dict[str, Any] | None = ask(self.data, {"ask": "status"})
             return found
         return None
 

@@ -21,13 +21,13 @@ HOUR = STREAMS * (360 + 120 + 120) + 120
 
 
 def queues(plant: Any) -> dict[str, dict[str, Any]]:
-    """State of each MQTT output, with the size of its queue file."""
+    """State of each MQTT output, with the size of the database."""
     state = plant.station.state()
     assert state is not None
     found = {}
     for one in state["outputs"]:
         if one["type"] == "mqtt":
-            files = list((plant.station.data / "queues").glob(f"{one['name']}.queue.db*"))
+            files = list(plant.station.data.glob("events.db*"))
             found[one["name"]] = {**one, "file_bytes": sum(file.stat().st_size for file in files)}
     return found
 

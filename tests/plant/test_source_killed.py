@@ -58,24 +58,24 @@ def test_an_ffmpeg_that_is_killed_is_said_and_started_again_and_the_others_go_on
         found: dict[str, Any] = state["streams"][2] if state and len(state["streams"]) == 3 else {}
         return found
 
-    until(lambda: len(pulse.of("score", "b")) > 20 and stream_c().get("level_dbfs", -120.0) > -60.0, 30)
+    until(lambda: len(pulse.of("segment", "b")) > 20 and stream_c().get("level_dbfs", -120.0) > -60.0, 30)
     for kills in (1, 2):
         (source,) = until(lambda: children(process, "ffmpeg"))
         os.kill(source, signal.SIGKILL)
         killed = time.monotonic()
         # By the records: the stream is `failed` for a fifth of a second, which may pass between two looks.
         lost = until(
-            lambda kills=kills: [one for one in pulse.of("source", "c") if one["state"] == "lost"][kills - 1 :]
+            lambda kills=kills: [one for one in pulse.of("source", "c") if one["body"]["state"] == "lost"][kills - 1 :]
         )
         assert time.monotonic() - killed < 2.0
-        assert "ffmpeg" in lost[0]["detail"]
-        assert "signal 9" in lost[0]["detail"]
+        assert "ffmpeg" in lost[0]["body"]["detail"]
+        assert "signal 9" in lost[0]["body"]["detail"]
         until(lambda kills=kills: len(pulse.of("source", "c")) >= 2 * kills)
-        assert [one["state"] for one in pulse.of("source", "c")] == ["lost", "reopened"] * kills
+        assert [one["body"]["state"] for one in pulse.of("source", "c")] == ["lost", "reopened"] * kills
         until(lambda: stream_c().get("state") == "running")
         assert children(process, "ffmpeg") != [source]
     until(lambda: len(pulse.of("gap", "c")) == 2)
-    assert all(one["lost_samples"] > 0 for one in pulse.of("gap", "c"))
+    assert all(one["body"]["lost_samples"] > 0 for one in pulse.of("gap", "c"))
     assert stream_c()["dropped_seconds"] > 0.0
     assert station.end() < 3.0
     assert children(process, "ffmpeg") == []

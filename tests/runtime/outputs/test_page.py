@@ -1,4 +1,4 @@
-"""docs/how-to/outputs.md is true: its settings are read, its receiver receives, its tables list every field."""
+"""docs/how-to/outputs.md is true: its settings are read, its receiver receives."""
 
 from __future__ import annotations
 
@@ -33,14 +33,6 @@ def test_settings_shown_are_read(page: str) -> None:
     for block in blocks:
         found = parse_outputs(tomllib.loads(block)["outputs"], "docs/how-to/outputs.md")
         assert {settings.type for settings in found.values()} == set(TYPES)
-
-
-def test_every_field_is_described(page: str) -> None:
-    described = {
-        name for row in re.findall(r"^\| (`.+?) \|", page, re.MULTILINE) for name in re.findall("`(\\w+)`", row)
-    }
-    fields = {field for model in TYPES.values() for field in model.model_fields}
-    assert fields - described == {"type", "address"}, "these two are in the example"
 
 
 def test_receiver_shown_takes_signed_messages_once(page: str, tmp_path: Path) -> None:
