@@ -20,7 +20,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeasd.runtime.config import read_config
-from edgeasd.toolkit.cli.one_stream import toml_value
+from edgeasd.runtime.storage import Database, Outbox
+from edgeasd.toolkit.cli.run import toml_value
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -82,13 +83,13 @@ def test_metrics_are_there_to_fetch_and_scores_are_those_of_score_live(
     assert Path(str(site.streams["valve"].input)).samefile(sound)
     assert (folder / "service" / "valve-id_00" / "data" / "events.db").exists()
     records = [json.loads(line) for line in (folder / "out.jsonl").read_text().splitlines()]
-    scores = [one for one in records if one["type"] == "score"][:10]
+    scores = [one["body"] for one in records if one["kind"] == "segment"][:10]
     live = subprocess.run(
         [sys.executable, "-m", "edgeasd", "score", str(small_bundle), str(sound), "--live", "--json"],
         capture_output=True,
         check=True,
     )
-    expected = [json.loads(line) for line in live.stdout.splitlines()]
+    expected = [one["body"] for one in map(json.loads, live.stdout.splitlines()) if one["kind"] == "segment"]
     assert len(expected) == 10
     for name in ("start_sample", "score", "clip_score"):
         assert [one[name] for one in scores] == pytest.approx([one[name] for one in expected], rel=1e-6)
@@ -107,7 +108,10 @@ def test_messages_wait_for_a_broker_that_is_not_there(small_bundle: Path, sound:
     folder = tmp_path / "service" / "valve-id_00"
     assert 'password_env = "EDGEASD_MQTT_PASSWORD"' in (folder / "site.toml").read_text()
     assert "secret" not in (folder / "site.toml").read_text() + done.stdout + done.stderr
-    assert (folder / "data" / "queues" / "mqtt.queue.db").stat().st_size > 0
+    with Database(folder / "data" / "events.db") as database:
+        outbox = Outbox(database)
+        outbox.register({"mqtt": ["start", "stop", "status"]})
+        assert outbox.lag("mqtt").count > 0
 
 
 @pytest.mark.parametrize(
@@ -117,7 +121,7 @@ def test_messages_wait_for_a_broker_that_is_not_there(small_bundle: Path, sound:
         (("--mqtt", "mqtt://u:p@broker"), "holds a user or password"),
         (("--metrics", "9464"), "outputs.metrics.address '9464': is not HOST:PORT"),
         (("--metrics", "127.0.0.1:9464", "--duration", "3"), "--duration: is not for a service"),
-        (("--metrics", "127.0.0.1:9464", "--config", "site.toml"), "is said in the site file"),
+        (("--metrics", "127.0.0.1:9464", "--config", "site.toml"), "is set in the site file"),
     ],
 )
 def test_a_wrong_address_is_one_line_and_leaves_nothing(
