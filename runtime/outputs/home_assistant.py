@@ -13,6 +13,7 @@ from typing import Any
 from edgeasd.runtime.outputs.topics import Topics
 
 _OPEN = "['alarm', 'acknowledged']"
+_DBFS = {"unit_of_measurement": "dBFS"}
 
 
 def discovery(prefix: str, topics: Topics, machine: str, id: str, commands: bool) -> list[tuple[str, bytes]]:
@@ -38,62 +39,32 @@ def discovery(prefix: str, topics: Topics, machine: str, id: str, commands: bool
 
 
 def _entities(topics: Topics, machine: str, id: str, commands: bool) -> list[tuple[str, str, dict[str, Any]]]:
+    """(component, entity, configuration) of each entity."""
     state, score, health = (topics.of(machine, id, leaf) for leaf in ("state", "score", "health"))
-    entities: list[tuple[str, str, dict[str, Any]]] = [
-        (
-            "binary_sensor",
-            "alarm",
-            {
-                "name": "Alarm",
-                "device_class": "problem",
-                "state_topic": state,
-                "value_template": f"{{{{ 'ON' if value_json.state in {_OPEN} else 'OFF' }}}}",
-                "json_attributes_topic": state,
-            },
-        ),
-        (
-            "sensor",
-            "state",
-            {"name": "Alarm state", "state_topic": state, "value_template": "{{ value_json.state }}"},
-        ),
-        (
-            "sensor",
-            "clip_score",
-            {
-                "name": "Clip score",
-                "state_class": "measurement",
-                "state_topic": score,
-                "value_template": "{{ value_json.body.last }}",
-            },
-        ),
-        (
-            "binary_sensor",
-            "input",
-            {
-                "name": "Microphone",
-                "device_class": "problem",
-                "entity_category": "diagnostic",
-                "state_topic": health,
-                "value_template": "{{ 'ON' if value_json.body.unhealthy else 'OFF' }}",
-            },
-        ),
-        (
-            "sensor",
-            "level",
-            {
-                "name": "Level",
-                "unit_of_measurement": "dBFS",
-                "state_class": "measurement",
-                "entity_category": "diagnostic",
-                "state_topic": health,
-                "value_template": "{{ value_json.body.level_dbfs }}",
-            },
-        ),
+    problem = {"device_class": "problem"}
+    diagnostic, measurement = {"entity_category": "diagnostic"}, {"state_class": "measurement"}
+    entities = [
+        ("binary_sensor", "alarm", "Alarm", state, _on(f"value_json.state in {_OPEN}"), problem),
+        ("sensor", "state", "Alarm state", state, "{{ value_json.state }}", {}),
+        ("sensor", "clip_score", "Clip score", score, "{{ value_json.body.last }}", measurement),
+        ("binary_sensor", "input", "Microphone", health, _on("value_json.body.unhealthy"), problem | diagnostic),
+        ("sensor", "level", "Level", health, "{{ value_json.body.level_dbfs }}", _DBFS | measurement | diagnostic),
     ]
+    configurations = [
+        (component, entity, {"name": name, "state_topic": topic, "value_template": template, **more})
+        for component, entity, name, topic, template, more in entities
+    ]
+    configurations[0][2]["json_attributes_topic"] = state
     if commands:
         acknowledge = {"name": "Acknowledge", "payload_press": '{"command": "acknowledge", "by": "Home Assistant"}'}
-        entities.append(("button", "acknowledge", {**acknowledge, "command_topic": topics.of(machine, id, "command")}))
-    return entities
+        configurations.append(
+            ("button", "acknowledge", {**acknowledge, "command_topic": topics.of(machine, id, "command")})
+        )
+    return configurations
+
+
+def _on(condition: str) -> str:
+    return f"{{{{ 'ON' if {condition} else 'OFF' }}}}"
 
 
 def _node(*names: str) -> str:

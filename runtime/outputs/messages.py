@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from edgeasd.runtime.alarms.transition import upgrade_message
 from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.health.report import HealthReport
 from edgeasd.runtime.outputs.base import OutputState
@@ -41,8 +42,6 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="allow", use_attribute_docstrings=True, populate_by_name=True)
 
 
-_EVENT_FIELDS = {"frozen": "suspended"}
-_EVENT_REASONS = {"input_sick": "input_unhealthy"}
 _HEALTH_FIELDS = {"sick": "unhealthy", "sick_since_seconds": "unhealthy_since_seconds"}
 """Words of schema version 1."""
 
@@ -363,7 +362,6 @@ def make_message(
     """A message without numbers; `wall` is seconds since 1970. An event's machine, ID and time come from its body."""
     at = None if wall is None else utc_text(wall)
     if kind == "event":
-        body = event_body(body)
         machine, id, event, at = body.get("machine"), body.get("id"), body.get("event"), body.get("at", at)
     head = {"schema": SCHEMA, "kind": kind, "site": site, "machine": machine, "id": id, "event": event, "at": at}
     return {**head, "body": dict(body)}
@@ -421,7 +419,7 @@ def numbered(payload: str, store: str, seq: int, stored: bool) -> str:
 def _upgraded(message: dict[str, Any]) -> dict[str, Any]:
     body = message["body"]
     if message["kind"] == "event":
-        body = event_body(body)
+        body = upgrade_message(body)
     elif message["kind"] == "health":
         body = {_HEALTH_FIELDS.get(name, name): value for name, value in body.items() if name != "schema"}
     return {**message, "schema": SCHEMA, "body": body}
@@ -436,14 +434,6 @@ def _finite(value: Any) -> Any:
 
 
 # Bodies from what the runtime computes
-
-
-def event_body(transition: Mapping[str, Any]) -> dict[str, Any]:
-    """The body of an event message from a transition, one with the words of schema version 1 included."""
-    body = {
-        _EVENT_FIELDS.get(name, name): value for name, value in transition.items() if name not in ("schema", "type")
-    }
-    return body | {"reason": _EVENT_REASONS.get(body["reason"], body["reason"])}
 
 
 def health_body(report: HealthReport, unhealthy: bool | None = None) -> dict[str, Any]:

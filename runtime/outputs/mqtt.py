@@ -156,9 +156,7 @@ class MqttConnection:
             raise DeliveryError(f"{self.url}: {reason}") from None
         except (OSError, ValueError) as error:
             raise DeliveryError(f"{self.url}: {getattr(error, 'strerror', None) or error}") from None
-        self._is_running = True
-        while self._client.loop_start() == MQTTErrorCode.MQTT_ERR_INVAL:
-            time.sleep(0.001)  # the earlier thread has reported its end and is about to return
+        self._start_thread()
         with self._changed:
             self._changed.wait_for(lambda: self._answer is not None or not self._is_running, settings.timeout_seconds)
             answer = self._answer
@@ -170,6 +168,16 @@ class MqttConnection:
             self.take_loss()
             self._client.disconnect()
             raise DeliveryError(f"{self.url}: rejects the connection: {answer}")
+
+    def _start_thread(self) -> None:
+        self._is_running = True
+        until = time.monotonic() + 1.0
+        while self._client.loop_start() != MQTTErrorCode.MQTT_ERR_SUCCESS:
+            # The earlier thread has reported its end and is about to return.
+            if time.monotonic() > until:
+                self._is_running = False
+                raise DeliveryError(f"{self.url}: no thread for the connection")
+            time.sleep(0.001)
 
     def publish(self, message: MqttMessage, until: float) -> MQTTMessageInfo:
         """Send a message, when the broker takes one more. Raises DeliveryError."""

@@ -9,9 +9,9 @@ from typing import Any, TextIO
 
 from edgeasd.runtime.alarms import Transition
 from edgeasd.runtime.errors import InputError
-from edgeasd.runtime.outputs.messages import event_body, make_message, to_json
+from edgeasd.runtime.outputs.messages import make_message, to_json
 from edgeasd.runtime.scoring.scorer import Scorer
-from edgeasd.runtime.service.recorder import MonitoredMachine
+from edgeasd.runtime.service.monitored import MonitoredMachine
 from edgeasd.runtime.service.updates import StreamUpdate
 
 Record = dict[str, Any]
@@ -49,7 +49,7 @@ def records_of(
             event=None if event is None else event.id,
         )
     for transition in transitions:
-        yield make_message("event", event_body(transition.to_json()), site=site, wall=transition.wall)
+        yield make_message("event", transition.to_json(), site=site, wall=transition.wall)
 
 
 class RecordWriter:

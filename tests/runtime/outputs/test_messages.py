@@ -87,13 +87,11 @@ def test_a_full_outbox_drops_events_last() -> None:
 
 @pytest.mark.core
 def test_words_of_schema_version_1_are_replaced() -> None:
-    """In transitions that an earlier version stored, and in messages that waited in its queues."""
-    old = {"schema": 1, "type": "alarm_state", "machine": "m", "id": "0", "event": None, "at": "t", "frozen": True}
-    message = make_message("event", {**old, "reason": "input_sick"}, site="p", wall=1e9)
-    assert message["body"] == {
-        "machine": "m", "id": "0", "event": None, "at": "t", "suspended": True, "reason": "input_unhealthy",
-    }  # fmt: skip
-    assert message["at"] == "t"
+    """In messages that waited in the queues of an earlier version."""
+    old = {"schema": 1, "type": "alarm_state", "machine": "m", "frozen": True, "reason": "input_sick"}
+    waited = json.dumps({"schema": 1, "kind": "event", "site": "p", "body": old})
+    body = json.loads(numbered(waited, STORE, 5, True))["body"]
+    assert body == {"machine": "m", "suspended": True, "reason": "input_unhealthy"}
     health = {"schema": 1, "at_seconds": 1.0, "sick": True, "sick_since_seconds": 0.5, "level_dbfs": None, "states": {}}
     waited = json.dumps({"schema": 1, "kind": "health", "site": "p", "body": health})
     assert json.loads(numbered(waited, STORE, 5, True)) == {

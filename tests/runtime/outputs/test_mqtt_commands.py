@@ -166,7 +166,7 @@ def test_anything_is_obeyed_as_a_plain_command_or_does_nothing(tmp_path: Path, b
 
     examples: list[tuple[str, bytes, bool]] = []
 
-    @settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
+    @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
     @given(topic=_TOPICS, payload=_PAYLOADS, retained=st.sampled_from([False] * 9 + [True]))
     def draw(topic: str, payload: bytes, retained: bool) -> None:
         if topic.isprintable() and not set(topic) & set("+#"):  # else it is no topic for a broker

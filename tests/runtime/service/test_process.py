@@ -19,7 +19,6 @@ from typing import Any
 import pytest
 
 from edgeasd.runtime.errors import InputError
-from edgeasd.runtime.outputs.messages import event_body
 from edgeasd.runtime.service.control import ask
 
 pytestmark = pytest.mark.core
@@ -241,7 +240,7 @@ def kill_at_random(site: Any, count: int) -> None:
     received = [json.loads(line) for line in (site.data / "log.jsonl").read_text("utf-8").splitlines()]
     for id in "ab":
         theirs = [one["body"] for one in received if one["kind"] == "event" and one["id"] == id]
-        ours = [event_body(json.loads(message)) for key, _, message in committed if key == id]
+        ours = [json.loads(message) for key, _, message in committed if key == id]
         first: dict[int, Any] = {}
         for body in theirs:
             # A resend is the same message, and says so by its number.
