@@ -1,4 +1,4 @@
-"""New precisions, constants and a threshold for a bundle that exists: made beside it, checked, and swapped in whole."""
+"""Changes a bundle: new precisions, constants and threshold, made beside it, checked, and swapped in whole."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class MadeVariant:
 
 @dataclass(frozen=True)
 class BundleChanges:
-    """What a calibration found. A field that is None stays as it is in the bundle."""
+    """The changes of a calibration. A field that is None stays as it is in the bundle."""
 
     variants: Sequence[MadeVariant] = ()
     refused: Mapping[str, str] = field(default_factory=dict)
@@ -58,7 +58,7 @@ class BundleChanges:
     """Written to `provenance.calibration`."""
 
     def is_empty(self, manifest: Manifest) -> bool:
-        """Whether the bundle would say and do what it does already."""
+        """Whether the bundle would not change."""
         refused = [name for name in self.refused if name in manifest.precisions]
         threshold = self.threshold is not None and self.threshold != manifest.threshold
         level = self.level is not None and self.level != manifest.level

@@ -1,4 +1,7 @@
-"""encoder.fp32.onnx: the torch encoder as an ONNX graph with a dynamic batch and its weights inside."""
+"""The fp32 graphs of a bundle: encoder.fp32.onnx from torch, and head.onnx.
+
+Both have a dynamic batch and their weights inside, opset 19 and IR 9, with the standard domain only.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,10 @@ from torch import nn
 
 from edgeasd.runtime.errors import CheckFailed
 from edgeasd.runtime.features.logmel import Float32Array
+
+OPSET = 19
+IR_VERSION = 9
+"""The oldest IR that opset 19 allows; every ONNX Runtime from 1.16 on reads it."""
 
 
 def build_encoder(encoder: nn.Module, frames: int, n_mels: int) -> onnx.ModelProto:
@@ -82,11 +89,6 @@ def tidy(model: onnx.ModelProto) -> onnx.ModelProto:
 def save(model: onnx.ModelProto, path: Path) -> None:
     """Write one self-contained file."""
     path.write_bytes(model.SerializeToString(deterministic=True))
-
-
-OPSET = 19
-IR_VERSION = 9
-"""The oldest IR that opset 19 allows; every ONNX Runtime from 1.16 on reads it."""
 
 
 def build_head(

@@ -1,4 +1,7 @@
-"""Names of models in a Triton repository: folders, parts of addresses and labels of metrics at once."""
+"""A Triton model repository from bundles: encoder, head and ensemble of each, written whole and checked.
+
+A model has the bundle's name; its parts end in `__encoder` and `__head`.
+"""
 
 from __future__ import annotations
 
@@ -34,6 +37,12 @@ ENCODER, HEAD = "__encoder", "__head"
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*(_[A-Za-z0-9-]+)*")
 _LONGEST = 100
 _BETWEEN = "-id_"
+MARKER = "edgeasd.json"
+MARKER_VERSION = 1
+PLATFORMS = {"onnx": ("fp32", "int8-cpu"), "tensorrt": ("fp32", "fp16", "int8")}
+"""Precisions that each runs well; the first is the default."""
+KINDS = ("gpu", "cpu")
+_LARGEST_MARKER = 4 * 1024 * 1024
 
 
 def model_name(machine: str, id: str) -> str:
@@ -49,7 +58,7 @@ def model_name(machine: str, id: str) -> str:
     return f"{left}-{hashlib.sha256(json.dumps([machine, id]).encode()).hexdigest()[:10]}"
 
 
-def client_facts(manifest: Manifest, precision: str) -> dict[str, object]:
+def client_metadata(manifest: Manifest, precision: str) -> dict[str, object]:
     """Names and values; numbers are written so that reading them gives the same float64.
 
     The manifest stays the law: this is for a client that has only the server. None where there is no threshold.
@@ -108,17 +117,9 @@ def served_head(path: Path, score: ScoreSettings) -> onnx.ModelProto:
     return model
 
 
-MARKER = "edgeasd.json"
-MARKER_VERSION = 1
-PLATFORMS = {"onnx": ("fp32", "int8-cpu"), "tensorrt": ("fp32", "fp16", "int8")}
-"""Precisions that each runs well; the first is the default."""
-KINDS = ("gpu", "cpu")
-_LARGEST_MARKER = 4 * 1024 * 1024
-
-
 @dataclass(frozen=True)
 class TritonOptions:
-    """How a bundle is served."""
+    """Options of serving a bundle."""
 
     platform: str = "onnx"
     """"onnx" (Triton's ONNX Runtime) or "tensorrt" (an engine that was built for the server)."""
@@ -235,7 +236,7 @@ def _add(bundle: Bundle, folder: Path, old: dict[str, Any], options: TritonOptio
         shutil.copyfileobj(handle, sink, 1 << 20)
     served = served_head(bundle.file("head.onnx"), manifest.score)
     write_bytes(folder / head / str(version) / "model.onnx", served.SerializeToString(deterministic=True))
-    facts = client_facts(manifest, precision)
+    metadata = client_metadata(manifest, precision)
     configs = {
         encoder: encoder_config(
             encoder,
@@ -247,7 +248,7 @@ def _add(bundle: Bundle, folder: Path, old: dict[str, Any], options: TritonOptio
             kind=options.kind,
         ),
         head: head_config(head, manifest, max_batch=max_batch),
-        name: ensemble_config(name, (encoder, head), version, manifest, facts, max_batch=max_batch),
+        name: ensemble_config(name, (encoder, head), version, manifest, metadata, max_batch=max_batch),
     }
     for model, config in configs.items():
         write_bytes(folder / model / "config.pbtxt", render(config).encode("ascii"))

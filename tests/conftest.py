@@ -24,6 +24,10 @@ import pytest
 TESTS = Path(__file__).parent
 REPOSITORY = TESTS.parent
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Test workers side by side, and what they start, would otherwise each take a thread for every core.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 # A suite started in the background by a shell has SIGINT ignored, and every process it starts inherits that: tests of
 # Ctrl-C would wait for an interrupt that cannot come.

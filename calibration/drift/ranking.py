@@ -1,4 +1,4 @@
-"""How two scorings of the same clips order them: rank correlation, partial AUC and its paired interval."""
+"""How two scorings order the same clips: rank correlation, AUC and partial AUC with paired intervals (DeLong)."""
 
 from __future__ import annotations
 

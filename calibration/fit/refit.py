@@ -1,8 +1,8 @@
-"""New constants and a new threshold for a bundle that exists: its manifest changes, its graphs never do.
+"""New constants and a new threshold for an existing bundle: the manifest changes, the graphs do not.
 
-`refit_score` writes manifest.json and nothing else, so every listed hash stays as it was. The head keeps
-the d_min and d_max of the factory; the runtime forms d′ from the manifest's (runtime/scoring/score.py).
-Changing the amplitude changes more and has a module of its own, refit_amplitude.py.
+`refit_score` writes manifest.json only, so every listed hash stays the same. The head keeps the d_min and d_max of
+the export; the runtime forms d′ from the manifest's (runtime/scoring/score.py). A change of the amplitude changes
+more: see amplitude.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""From float32 to float16 inside a graph, by casts: what both fp16 and int8 for TensorRT are made with."""
+"""float16 inside a graph, by casts: the base of fp16 and of int8 for TensorRT."""
 
 from __future__ import annotations
 

@@ -24,6 +24,9 @@ from edgeasd.toolkit.calibrate.thresholds import ThresholdResult
 from edgeasd.toolkit.calibrate.variants import VariantResult
 from edgeasd.toolkit.reports.plots import shared_edges
 
+KEY = "calibration"
+"""Of calibration.json; what export wrote stands beside it."""
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -55,10 +58,6 @@ class Calibration:
     def failed(self) -> list[VariantResult]:
         """Variants that were asked for and did not pass."""
         return [one for one in self.variants if not one.passed]
-
-
-KEY = "calibration"
-"""Of calibration.json; what export wrote stands beside it."""
 
 
 def calibration_record(found: Calibration, earlier: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from edgeasd.toolkit.progress import ProgressCallback, progress
 
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
 
 @dataclass(frozen=True)
 class Work:
@@ -39,9 +41,6 @@ class Work:
     def beat(self, done: int, total: int, text: str = "") -> None:  # noqa: ARG002
         """A progress callback that shows nothing and checks for a request to stop."""
         self.check()
-
-
-_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 @dataclass

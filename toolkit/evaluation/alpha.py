@@ -1,4 +1,4 @@
-"""α of equation 5 swept over a grid, and chosen on validation clips.
+"""α of equation 5: swept over a grid, chosen on validation clips, stored with the run.
 
 A clip score is the mean of α q + (1 − α) d′ over its segments, which is α mean(q) + (1 − α) mean(d′):
 two numbers a clip are enough for every α.
@@ -27,6 +27,14 @@ from edgeasd.toolkit.runs import Run
 
 GRID = tuple(i / 20 for i in range(21))
 """0, 0.05, …, 1."""
+FORMAT = 1
+FEW_CLIPS = 10
+"""Below this many of a kind the choice is little more than chance."""
+CHOSEN = "chosen on"
+"""How the source of a chosen α begins."""
+_Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+_Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+_REMEDY = "choose again with `edgeasd alpha`, or delete the file"
 
 
 @dataclass(frozen=True)
@@ -72,17 +80,6 @@ def _clips(
         shapes = ", ".join(str(array.shape) for array in arrays)
         raise InputError(f"q, d′ and labels of shapes {shapes}; give one of each for every clip")
     return arrays
-
-
-FORMAT = 1
-FEW_CLIPS = 10
-"""Below this many of a kind the choice is little more than chance."""
-
-CHOSEN = "chosen on"
-"""How the source of a chosen α begins."""
-
-_Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-_Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 class ChosenAlpha(BaseModel):
@@ -163,9 +160,6 @@ def load_chosen(run: Run) -> ChosenAlpha | None:
     if chosen.outcome != content_hash(run.folder / "outcome.npz"):
         raise InputError(f"{path}: α {chosen.alpha} was chosen for an earlier training of this folder; {_REMEDY}")
     return chosen
-
-
-_REMEDY = "choose again with `edgeasd alpha`, or delete the file"
 
 
 def _path(run: Run) -> Path:

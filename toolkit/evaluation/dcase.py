@@ -1,4 +1,4 @@
-"""How well decisions agree with labels: precision, recall and F1 as the official DCASE scripts count them."""
+"""The protocols of DCASE Task 2: AUC by domain, official score and decision files, F1 of decisions."""
 
 from __future__ import annotations
 
@@ -19,6 +19,11 @@ from edgeasd.runtime.system.files import write_bytes
 from edgeasd.toolkit.data.clips import Clip
 from edgeasd.toolkit.evaluation.metrics import auc, partial_auc
 
+Variant = Literal["2021", "2022-2026"]
+VARIANTS: tuple[Variant, ...] = ("2021", "2022-2026")
+DOMAINS = ("source", "target")
+KINDS = ("anomaly_score", "decision_result")
+
 
 def decision_figures(decisions: ArrayLike, anomalous: ArrayLike) -> dict[str, float | None]:
     """precision, recall and f1 of decisions (1: anomalous) against labels, (clips,) each.
@@ -31,11 +36,6 @@ def decision_figures(decisions: ArrayLike, anomalous: ArrayLike) -> dict[str, fl
     recall = hits / int(labels.sum()) if labels.any() else None
     both = int(called.sum()) + int(labels.sum())
     return {"precision": precision, "recall": recall, "f1": 2 * hits / both if both else None}
-
-
-Variant = Literal["2021", "2022-2026"]
-VARIANTS: tuple[Variant, ...] = ("2021", "2022-2026")
-DOMAINS = ("source", "target")
 
 
 def variant_of(year: int) -> Variant:
@@ -97,9 +97,6 @@ def harmonic_mean(values: Iterable[float]) -> float:
     # Dividing by the smallest first keeps 1/v finite for denormal values.
     smallest = min(given)
     return len(given) * smallest / sum(smallest / value for value in given)
-
-
-KINDS = ("anomaly_score", "decision_result")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A trained model judged on its test clips: AUC with interval and pAUC, in both d′ modes, beside a baseline."""
+"""Judges a trained model on its test clips: AUC with interval and pAUC, in both d′ modes, beside a baseline."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def evaluate(
         figures={name: figures_of(values, labels, facts[name], medians.get(name)) for name, values in scores.items()},
         clips=_rows(data, clips, parts, scores),
         trained=str(run.facts.get("started")),
-        notes=[*notes, *_doubts(trained, data)],
+        notes=[*notes, *_warnings(trained, data)],
         alpha_is_free=trained.method.fixed_alpha is None,
         sources=clips,
     )
@@ -152,16 +152,16 @@ def _test_clips(trained: TrainedModel, data: MachineData, excluded: frozenset[st
     return clips
 
 
-def _doubts(trained: TrainedModel, data: MachineData) -> list[str]:
+def _warnings(trained: TrainedModel, data: MachineData) -> list[str]:
     """What a reader must know of the figures: other training clips, or another channel, than the model had."""
     run, found = trained.run, []
     if run.facts.get("data_fingerprint") != data.fingerprint(data.split_for(run.id)):
         found.append("the training clips in the data folder are not those the model was trained on")
     if data.cache.channel != run.channel:
-        heard, trained_on = (
+        used, trained_on = (
             "the only channel" if c is None else f"channel {c}" for c in (data.cache.channel, run.channel)
         )
-        found.append(f"the clips were heard on {heard}, the model was trained on {trained_on}")
+        found.append(f"the clips were read from {used}, the model was trained on {trained_on}")
     return found
 
 

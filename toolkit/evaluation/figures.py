@@ -1,4 +1,4 @@
-"""What one way of scoring achieves on one ID: AUC, interval, pAUC, domains, and its difference from another."""
+"""The figures of one way of scoring on one ID: AUC, interval, pAUC, domains, difference from another."""
 
 from __future__ import annotations
 

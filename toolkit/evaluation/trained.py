@@ -1,4 +1,4 @@
-"""A trained network behind the runtime's Scorer, so that training and runtime share one scoring code."""
+"""A trained run, loaded, and its network behind the runtime's Scorer: training and runtime share one scoring code."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ UNFITTED = ScoreSettings(
     alpha=0.5, alpha_source="not fitted", d_min=0.0, d_max=1.0, d_min_source="not fitted", d_max_source="not fitted"
 )
 """Stands in while q and d are collected that the real constants are fitted from."""
+GIVEN = "given by the user"
+"""Source of an α that an option set, for this once."""
 
 
 class TorchEngine:
@@ -97,10 +99,6 @@ def torch_scorer(
 ) -> Scorer:
     """A Scorer over a torch network; `centroid` is c_p, (D,)."""
     return Scorer(TorchEngine(network), TorchHead(network, centroid), features, amplitude, segments, score)
-
-
-GIVEN = "given by the user"
-"""Source of an α that an option set, for this once."""
 
 
 @dataclass(frozen=True)

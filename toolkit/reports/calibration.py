@@ -305,7 +305,7 @@ def _kept_table(one: VariantResult) -> Table | None:
         "worst figure, of its limit",
         "rms change of normal scores",
     ]
-    return Table(f"Layers put back to higher precision ({one.gate.trials} tried)", headings, rows)
+    return Table(f"Layers reverted to higher precision ({one.gate.trials} tried)", headings, rows)
 
 
 def _noise_table(one: VariantResult) -> Table | None:

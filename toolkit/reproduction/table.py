@@ -1,4 +1,4 @@
-"""Results of single models put together: one figure for each machine type, method and number of anomalies."""
+"""Results of single models summarised in a table: one cell per machine type, method and number of anomalies."""
 
 from __future__ import annotations
 
@@ -9,6 +9,12 @@ from typing import Any
 
 from edgeasd.toolkit.evaluation.metrics import hanley_mcneil
 from edgeasd.toolkit.reproduction.plan import ModelJob
+
+RULE = (
+    "= agrees with the paper, ≠ differs: the two AUCs lie at most 1.96 standard errors of their difference apart, "
+    "or further, taken as independent samples"
+)
+_MOST_NAMED = 8
 
 
 @dataclass(frozen=True)
@@ -117,13 +123,6 @@ def _why(evaluation: Mapping[str, Any], scale: str) -> str:
         notes = [note for note in evaluation.get("notes", []) if note.startswith(f"no {scale}")]
         return notes[0] if notes else f"no {scale} d′"
     return str(figures.get("undefined", "AUC undefined"))
-
-
-RULE = (
-    "= agrees with the paper, ≠ differs: the two AUCs lie at most 1.96 standard errors of their difference apart, "
-    "or further, taken as independent samples"
-)
-_MOST_NAMED = 8
 
 
 def rows(cells: Sequence[Cell]) -> tuple[list[str], list[list[str]]]:

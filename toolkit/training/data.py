@@ -24,6 +24,8 @@ from edgeasd.runtime.features.segments import tile
 from edgeasd.toolkit.losses import ANOMALY, NORMAL, OUTLIER
 
 _NORMALS, _OUTLIERS, _CROPS, _ANOMALIES = 1, 2, 3, 6
+_CACHE_BYTES = 512 * 1024 * 1024
+"""Features a pool caches in memory: about 3,000 ten-second clips."""
 
 
 @dataclass(frozen=True)
@@ -89,10 +91,6 @@ class BatchSampler:
 def _shuffled(seed: int, pool: int, epoch: int, number: int, size: int) -> npt.NDArray[np.int64]:
     """The order of pass `number` of `epoch` through a pool; the last few are kept, not remade each iteration."""
     return np.random.default_rng([seed, pool, epoch, number]).permutation(size)
-
-
-_CACHE_BYTES = 512 * 1024 * 1024
-"""Features a pool caches in memory: about 3,000 ten-second clips."""
 
 
 class FeaturePool:
