@@ -1,4 +1,4 @@
-"""Clip scores to events: when an alarm begins, who has seen it, when it is over. docs/reference/alarms.md draws it."""
+"""From clip scores to events: alarm machines, their settings, commands and transitions."""
 
 from __future__ import annotations
 

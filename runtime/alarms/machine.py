@@ -44,7 +44,7 @@ _LARGEST = sys.float_info.max
 
 
 class AlarmMachine:
-    """The alarm state of one machine. Write `snapshot()` down with every transition it returns."""
+    """The alarm state of one machine. Store `snapshot()` with every transition that it returns."""
 
     def __init__(
         self,
@@ -55,16 +55,16 @@ class AlarmMachine:
         *,
         random_bits: RandomBits = secrets.randbits,
     ) -> None:
-        """`threshold` is the manifest's; without one and without `settings.on` no alarm is ever raised.
+        """`threshold` is the manifest's; without it and without `settings.on` no alarm is ever raised.
 
-        Raises InputError where the thresholds are not in order.
+        Raises InputError if the thresholds are not in order.
         """
         self.settings = settings
         self.levels: Levels | None = settings.levels(threshold)
         self._random_bits = random_bits
         self._s = MachineState(machine=machine, id=id)
 
-    # What it is
+    # State
 
     @property
     def state(self) -> str:
@@ -97,16 +97,15 @@ class AlarmMachine:
         return self._s.unhealthy_at is not None
 
     def snapshot(self) -> dict[str, Any]:
-        """Everything it remembers, as plain JSON values."""
+        """The whole state as plain JSON values."""
         return dump_state(self._s)
 
     def restore(self, snapshot: Any, *, time: float | None = None, place: str = "alarm state") -> None:
-        """Go on where `snapshot` was taken.
+        """Continue with the state of `snapshot`.
 
-        `time` is the present reading of a clock that has begun anew, as after a reboot: the time between does
-        not count. Without it the clock is taken to be the same, and one that reads less to have begun anew.
-        Raises InputError with one line that names `place`, and changes nothing, for anything that `snapshot()`
-        could not have returned, and for the state of another machine.
+        `time` is the present reading of a clock that has begun anew, as after a reboot: the time between does not
+        count. Without it the clock is the same one; if it reads less, it has begun anew. Raises InputError that names
+        `place`, and changes nothing, for what `snapshot()` cannot have returned and for the state of another machine.
         """
         state = parse_state(snapshot, place)
         if (state.machine, state.id) != (self._s.machine, self._s.id):
@@ -130,65 +129,65 @@ class AlarmMachine:
         Returns a transition with the reason `store_lost` and the present state, for receivers of the lost ones.
         """
         self._s.sequence = max(self._s.sequence, last)
-        return self._say("store_lost", wall)
+        return self._enter("store_lost", wall)
 
-    # What happens to it
+    # Input
 
     def step(self, input: AlarmInput) -> list[Transition]:
         """Process one input; returns the transitions in order. Raises InputError for a time that is not one."""
         now = self._advance(input.time, input.wall)
-        s, said = self._s, self._time_passes(now, input.wall)
+        s, transitions = self._s, self._time_passes(now, input.wall)
         is_unhealthy = input.input_unhealthy or (input.score is not None and math.isnan(input.score))
         if is_unhealthy:
-            begun, s.unhealthy_at = s.unhealthy_at is None, now
+            is_new, s.unhealthy_at = s.unhealthy_at is None, now
             s.reset_history()
-            return said + ([self._say("input_unhealthy", input.wall)] if begun else [])
+            return transitions + ([self._enter("input_unhealthy", input.wall)] if is_new else [])
         if s.unhealthy_at is not None:
             if now - s.unhealthy_at < max(self.settings.recovery_seconds, input.window_seconds):
-                return said
+                return transitions
             s.unhealthy_at = None
-            said.append(self._say("input_healthy", input.wall))
+            transitions.append(self._enter("input_healthy", input.wall))
         if input.gap:
-            said += self._gap(now, input.wall) + self._time_passes(now, input.wall)
+            transitions += self._gap(now, input.wall) + self._time_passes(now, input.wall)
         if s.maintenance:
-            return said
+            return transitions
         if self.levels is None:
             if s.event is not None:
-                said.append(self._close("no_threshold", now, input.wall))
-            return said
+                transitions.append(self._close("no_threshold", now, input.wall))
+            return transitions
         if input.score is None or not input.complete:
-            return said
+            return transitions
         # Infinite scores happen and JSON has no infinity; no finite threshold tells the two apart.
         score = min(max(float(input.score), -_LARGEST), _LARGEST)
-        return said + self._judge(score, self.levels, now, input.wall, raises=not input.input_suspect)
+        return transitions + self._judge(score, self.levels, now, input.wall, raises=not input.input_suspect)
 
     def command(self, given: Command, time: float, wall: float) -> list[Transition]:
-        """Obey; returns what changed: nothing where there was nothing to do, as when a command comes twice.
+        """Obey a command; returns the transitions, none if there is nothing to do, as for a repeated command.
 
-        Raises InputError, and changes nothing, for times that are none and for a snooze that has no end ahead.
+        Raises InputError, and changes nothing, for a time that is not one and for a snooze that would end in the past.
         """
         length = given.snooze_seconds(wall) if given.command == "snooze" else 0.0
         now = self._advance(time, wall)
-        s, said = self._s, self._time_passes(now, wall)
+        s, transitions = self._s, self._time_passes(now, wall)
         who: dict[str, Any] = {"by": given.by, "note": given.note}
         hits = s.event is not None and given.event in (None, s.event.id)
         if given.command == "acknowledge" and hits and s.state == "alarm":
-            said.append(self._say("acknowledged", wall, "acknowledged", **who))
+            transitions.append(self._enter("acknowledged", wall, "acknowledged", **who))
         elif given.command == "clear" and hits:
-            said.append(self._close("cleared_by_hand", now, wall, **who))
+            transitions.append(self._close("cleared_by_hand", now, wall, **who))
         elif given.command == "snooze":
             s.snoozed_until = now + length
-            said.append(self._say("snoozed", wall, "acknowledged" if s.state == "alarm" else None, **who))
+            transitions.append(self._enter("snoozed", wall, "acknowledged" if s.state == "alarm" else None, **who))
         elif given.command == "end_snooze" and s.snoozed_until is not None:
             s.snoozed_until = None
-            said.append(self._say("snooze_ended", wall, **who))
+            transitions.append(self._enter("snooze_ended", wall, **who))
         elif given.command in ("maintenance_on", "maintenance_off"):
-            said += self._maintain(given.command, now, wall, **who)
+            transitions += self._maintain(given.command, now, wall, **who)
         elif given.command == "test":
-            said += self._test(wall, **who)
-        return said
+            transitions += self._test(wall, **who)
+        return transitions
 
-    # How it does that
+    # Rules
 
     def _advance(self, time: float, wall: float) -> float:
         if not (math.isfinite(time) and abs(time) <= 1e11):
@@ -201,14 +200,14 @@ class AlarmMachine:
         return self._s.time
 
     def _time_passes(self, now: float, wall: float) -> list[Transition]:
-        s, said = self._s, []
+        s, transitions = self._s, []
         if s.snoozed_until is not None and now >= s.snoozed_until:
             s.snoozed_until = None
-            said.append(self._say("snooze_over", wall))
+            transitions.append(self._enter("snooze_over", wall))
         if s.cleared_at is not None and self._cooled(now):
             s.cleared_at = None
-            said.append(self._say("cooldown_over", wall, "normal"))
-        return said
+            transitions.append(self._enter("cooldown_over", wall, "normal"))
+        return transitions
 
     def _cooled(self, now: float) -> bool:
         return self._s.cleared_at is None or now - self._s.cleared_at >= self.settings.cooldown_seconds
@@ -227,25 +226,25 @@ class AlarmMachine:
         due = s.held_since is not None and now - s.held_since >= self.settings.min_seconds
         if due and raises and s.cleared_at is None and s.snoozed_until is None:
             s.event = Event(id=self._new_id(wall), raised_wall=wall, peak=score)
-            return [self._say("score", wall, "alarm", score=score)]
+            return [self._enter("score", wall, "alarm", score=score)]
         return self._warn(score, levels, wall, raises=raises)
 
     def _warn(self, score: float, levels: Levels, wall: float, *, raises: bool) -> list[Transition]:
         s = self._s
         if raises and s.state == "normal" and sum(s.warning.above) >= levels.k:
-            return [self._say("score", wall, "warning", score=score)]
+            return [self._enter("score", wall, "warning", score=score)]
         if s.state == "warning" and (levels.warning is None or s.warning.quiet >= levels.clear_after):
             s.warning.above.clear()
-            return [self._say("score", wall, "normal", score=score)]
+            return [self._enter("score", wall, "normal", score=score)]
         return []
 
-    def _close(self, reason: str, now: float, wall: float, **said: Any) -> Transition:
-        """End the open event; the row of scores begins afresh."""
+    def _close(self, reason: str, now: float, wall: float, **fields: Any) -> Transition:
+        """Clear the open event and forget the scores so far."""
         s, event = self._s, self._s.event
         assert event is not None
         s.event, s.cleared_at = None, now
         s.reset_history()
-        return self._say(reason, wall, "cleared", event=event, **said)
+        return self._enter(reason, wall, "cleared", event=event, **fields)
 
     def _gap(self, now: float, wall: float) -> list[Transition]:
         s = self._s
@@ -254,7 +253,7 @@ class AlarmMachine:
             return []
         if s.event is not None:
             return [self._close("gap", now, wall)]
-        return [self._say("gap", wall, "normal")] if s.state == "warning" else []
+        return [self._enter("gap", wall, "normal")] if s.state == "warning" else []
 
     def _maintain(self, reason: str, now: float, wall: float, **who: Any) -> list[Transition]:
         s, begins = self._s, reason == "maintenance_on"
@@ -264,24 +263,24 @@ class AlarmMachine:
         if s.event is not None:
             return [self._close(reason, now, wall, **who)]
         s.reset_history()
-        return [self._say(reason, wall, "normal" if s.state == "warning" else None, **who)]
+        return [self._enter(reason, wall, "normal" if s.state == "warning" else None, **who)]
 
     def _test(self, wall: float, **who: Any) -> list[Transition]:
-        """An alarm and its end in messages only; the state stays.
+        """An alarm and its end as transitions only; the state stays.
 
-        An open event is said once more after them: who keeps the last message only would take the test for it.
+        An open event is repeated after them: a receiver that keeps only the last message would lose it otherwise.
         """
-        event, was = Event(id=self._new_id(wall), raised_wall=wall, peak=0.0), self._s.state
-        begun = self._say("test", wall, "alarm", event=event, **who)
-        ended = self._say("test_over", wall, was, event=event, **who)
-        return [begun, ended] if self._s.event is None else [begun, ended, self._say("goes_on", wall)]
+        event, before = Event(id=self._new_id(wall), raised_wall=wall, peak=0.0), self._s.state
+        start = self._enter("test", wall, "alarm", event=event, **who)
+        end = self._enter("test_over", wall, before, event=event, **who)
+        return [start, end] if self._s.event is None else [start, end, self._enter("goes_on", wall)]
 
     def _new_id(self, wall: float) -> str:
         self._s.last_id = min(max(int(1000 * wall), self._s.last_id + 1), LAST_ID)
         return make_event_id(self._s.last_id, self._random_bits)
 
-    def _say(self, reason: str, wall: float, state: State | None = None, **more: Any) -> Transition:
-        """Enter `state` (None: stay) and make the numbered message of it."""
+    def _enter(self, reason: str, wall: float, state: State | None = None, **more: Any) -> Transition:
+        """Enter `state` (None: stay) and return the numbered transition."""
         previous = self._s.state
         self._s.state = previous if state is None else state
         self._s.sequence += 1

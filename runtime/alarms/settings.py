@@ -20,6 +20,9 @@ _Fraction = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 _Count = Annotated[int, Field(ge=1, le=100_000)]
 _Seconds = Annotated[float, Field(ge=0.0, le=7 * 86_400.0, allow_inf_nan=False)]
 
+OLD_KEYS = {"settle_seconds": "recovery_seconds", "gap_clears": "clear_on_gap"}
+"""Names of settings in earlier versions."""
+
 
 @dataclass(frozen=True, slots=True)
 class Levels:
@@ -67,7 +70,7 @@ class AlarmSettings(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _old_names(cls, value: Any) -> Any:
-        return accept_old_keys(value, {"settle_seconds": "recovery_seconds", "gap_clears": "clear_on_gap"})
+        return accept_old_keys(value, OLD_KEYS)
 
     @model_validator(mode="after")
     def _consistent(self) -> AlarmSettings:
@@ -78,9 +81,9 @@ class AlarmSettings(BaseModel):
         return self
 
     def levels(self, threshold: Threshold | None) -> Levels | None:
-        """Fill in what the manifest knows; None where nothing gives an `on` (an uncalibrated bundle).
+        """Fill in what the manifest knows; None if nothing gives an `on` (an uncalibrated bundle).
 
-        Raises InputError where the thresholds are not in order.
+        Raises InputError if the thresholds are not in order.
         """
         on = self.on if self.on is not None else (threshold.clip if threshold else None)
         if on is None:

@@ -1,4 +1,4 @@
-"""All that an alarm machine remembers, as one object that can be written down and read back."""
+"""The state of an alarm machine, as one object that can be stored and restored."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class MachineState(BaseModel):
     alarm: ThresholdCounter = Field(default_factory=ThresholdCounter)
     warning: ThresholdCounter = Field(default_factory=ThresholdCounter)
     last_id: Annotated[int, Field(ge=0, le=LAST_ID)] = 0
-    """Milliseconds of the last event ID, so that IDs rise even where the wall clock was set back."""
+    """Milliseconds of the last event ID, so that IDs rise even if the wall clock was set back."""
 
     @model_validator(mode="after")
     def _possible(self) -> MachineState:

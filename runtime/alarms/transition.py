@@ -1,4 +1,4 @@
-"""What the alarm machine says: one message for every change, numbered without a hole."""
+"""Transitions of the alarm machine: one for every change, numbered without a hole."""
 
 from __future__ import annotations
 
@@ -38,12 +38,13 @@ def iso_time(wall: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """One change of state or of mode of one machine. Where only a mode changed, `state` equals `previous`."""
+    """One change of state or of mode of one machine. If only a mode changed, `state` equals `previous`."""
 
     machine: str
     id: str
     sequence: int
-    """1 for the first of a machine, then one more each time, restarts included."""
+    """1 for the first of a machine, then one more each time, restarts included. It jumps if earlier ones were lost, or
+    were published while the database could not be written."""
     event: str | None
     """The event this belongs to: the one that is open, or was closed by it."""
     previous: str
@@ -52,7 +53,7 @@ class Transition:
     wall: float
     """Seconds since 1970 by the wall clock, for reports; nothing is computed from it."""
     score: float | None
-    """The clip score that decided; None where no score did."""
+    """The clip score that decided; None if no score did."""
     threshold: float | None
     """The `on` threshold in force."""
     peak: float | None
@@ -60,7 +61,7 @@ class Transition:
     raised_wall: float | None
     """When the event was raised, by the wall clock of that moment."""
     snoozed_seconds: float
-    """How much longer alarms are snoozed; 0 where they are not."""
+    """How much longer alarms are snoozed; 0 if they are not."""
     maintenance: bool
     suspended: bool
     """Whether scores are ignored because the input is or was just now unhealthy."""
@@ -99,7 +100,7 @@ def describe(
     by: str | None = None,
     note: str | None = None,
 ) -> Transition:
-    """The message that `state`, just entered from `previous`, gives; of `event`, or else of the open one."""
+    """The transition to `state`, just entered from `previous`; of `event`, by default of the open one."""
     event, test = event or state.event, reason in ("test", "test_over")
     snoozed = state.snoozed_until is not None and state.time is not None
     return Transition(

@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from edgeasd.runtime.alarms.settings import SERVICE, AlarmSettings
+from edgeasd.runtime.alarms.settings import OLD_KEYS, SERVICE, AlarmSettings
+from edgeasd.runtime.errors import accept_old_keys
 from edgeasd.runtime.evidence import ClipSettings, KeepSettings
 from edgeasd.runtime.health.settings import HealthSettings
 from edgeasd.runtime.outputs.settings import (
@@ -106,6 +107,8 @@ class StreamSettings(_Strict):
     @field_validator("alarm", mode="before")
     @classmethod
     def _as_a_service(cls, value: Any) -> Any:
+        # Old keys first: the defaults have the new ones.
+        value = accept_old_keys(value, OLD_KEYS)
         return {**SERVICE.model_dump(exclude_unset=True), **value} if isinstance(value, Mapping) else value
 
     @field_validator("alsa_backend", mode="before")

@@ -11,7 +11,7 @@ from edgeasd.runtime.alarms import Transition
 from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.outputs.messages import make_message, to_json
 from edgeasd.runtime.scoring.scorer import Scorer
-from edgeasd.runtime.service.recorder import MonitoredMachine
+from edgeasd.runtime.service.monitored import MonitoredMachine
 from edgeasd.runtime.service.updates import StreamUpdate
 
 Record = dict[str, Any]

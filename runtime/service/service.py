@@ -16,7 +16,8 @@ from edgeasd.runtime.outputs import OutputManager, outbox_limits
 from edgeasd.runtime.outputs.messages import health_body
 from edgeasd.runtime.service.control import ControlSocket
 from edgeasd.runtime.service.jsonl_records import RecordWriter, records_of
-from edgeasd.runtime.service.recorder import EventRecorder, MonitoredMachine
+from edgeasd.runtime.service.monitored import MonitoredMachine
+from edgeasd.runtime.service.recorder import EventRecorder
 from edgeasd.runtime.service.status import ServiceStatus, package_version
 from edgeasd.runtime.service.supervisor import FIRST_PAUSE, LOAD_SECONDS, StreamSupervisor
 from edgeasd.runtime.service.updates import StreamUpdate

@@ -28,7 +28,7 @@ from edgeasd.runtime.scoring.score import Score
 from edgeasd.runtime.scoring.scorer import Scorer
 from edgeasd.runtime.scoring.stream import Stream, score_streams
 from edgeasd.runtime.service.jsonl_records import Record, engine_info, records_of
-from edgeasd.runtime.service.recorder import MonitoredMachine
+from edgeasd.runtime.service.monitored import MonitoredMachine
 from edgeasd.runtime.service.status import Latencies, package_version
 from edgeasd.runtime.service.updates import StreamUpdate
 from edgeasd.runtime.sources import AudioChunk, Source, SourceEvent, SourceEventKind, SourceState, SourceStatus

@@ -19,7 +19,8 @@ from edgeasd.runtime.errors import DeviceError, EdgeasdError, to_user_error
 from edgeasd.runtime.evidence import EvidenceWriter
 from edgeasd.runtime.scoring.scorer import Scorer
 from edgeasd.runtime.service.jsonl_records import RecordWriter
-from edgeasd.runtime.service.recorder import EventRecorder, MonitoredMachine
+from edgeasd.runtime.service.monitored import MonitoredMachine
+from edgeasd.runtime.service.recorder import EventRecorder
 from edgeasd.runtime.service.scoring import ScoringWorker
 from edgeasd.runtime.service.status import StreamStatus
 from edgeasd.runtime.service.stream import StreamWorker, too_slow

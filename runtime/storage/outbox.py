@@ -7,7 +7,6 @@ written as soon as the disk works again. The newest messages stay in memory, so 
 
 from __future__ import annotations
 
-import heapq
 import json
 import logging
 import secrets
@@ -15,12 +14,12 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from pathlib import Path
 
 from edgeasd.runtime.storage.database import Database, DatabaseUnavailable
+from edgeasd.runtime.storage.old_queues import merge_queues, read_queues, remove_queues
 
 _log = logging.getLogger(__name__)
 DROPPED_FIRST = ("score", "health", "status", "start", "stop", "event")
@@ -155,13 +154,34 @@ class Outbox:
             last = int(run("SELECT coalesce(max(seq), 0) FROM outbox").fetchone()[0])
             self._last = max([last, reserved - 1, *(cursor.seq for cursor in self._cursors.values())])
             self._reserved = self._last + 1
-            drained = self._drain_queues(connection)
+            queues = self._take_over_queues(connection)
             self._extend_reservation(connection)
             self._store_cursors(connection)
             self._visible, self._tail_start = self._last, self._last + 1
-        for path in drained:
-            for one in (path, *(path.with_name(path.name + end) for end in ("-wal", "-shm", "-journal", ".lock"))):
-                one.unlink(missing_ok=True)
+        if queues is not None:
+            remove_queues(*queues)
+
+    def _take_over_queues(self, connection: sqlite3.Connection) -> tuple[Path, list[str]] | None:
+        """Number what waits in the queue files of an earlier version. Returns their folder and outputs."""
+        folder = None if self.database.path is None else self.database.path.parent / "queues"
+        if folder is None or not folder.is_dir():
+            return None
+        queues = read_queues(folder)
+        numbers: dict[str, int] = {}
+        first: dict[str, int] = {}
+        for message, output in merge_queues(queues):
+            if message.payload not in numbers:
+                self._last += 1
+                numbers[message.payload] = self._last
+                values = (self._last, *message[1:4], message.created(self._wall()), message.payload)
+                connection.execute("INSERT INTO outbox VALUES (?, ?, ?, ?, ?, ?)", values)
+            first.setdefault(output, numbers[message.payload])
+        for output in queues:
+            self._cursors[output] = _Cursor(first.get(output, self._last + 1) - 1)
+            self._is_dirty = True
+        if numbers:
+            _log.info("%s: %d messages of an earlier version were taken over", folder, len(numbers))
+        return folder, list(queues)
 
     # Appending
 
@@ -540,37 +560,6 @@ class Outbox:
         connection.execute(f"DELETE FROM cursors WHERE output NOT IN ({marks})", [row[0] for row in rows])
         connection.executemany("INSERT OR REPLACE INTO cursors VALUES (?, ?, ?)", rows)
 
-    def _drain_queues(self, connection: sqlite3.Connection) -> list[Path]:
-        """Take over what waits in the queue file that earlier versions had for each output; returns those files."""
-        folder = None if self.database.path is None else self.database.path.parent / "queues"
-        if folder is None or not folder.is_dir():
-            return []
-        queues: dict[Path, list[tuple[str, str, str | None, str | None, str]]] = {}
-        for path in sorted(folder.glob("*.queue.db")):
-            try:
-                queues[path] = _read_queue(path)
-            except (sqlite3.Error, OSError, ValueError) as error:
-                _log.warning("%s: left as it is, its messages are not delivered: %s", path, error)
-        first: dict[str, int] = {}
-        numbers: dict[str, int] = {}
-        rows = []
-        for (at, kind, machine, id, text), path in heapq.merge(
-            *([(row, path) for row in content] for path, content in queues.items()), key=lambda item: item[0][0]
-        ):
-            if text not in numbers:
-                self._last += 1
-                numbers[text] = self._last
-                rows.append((self._last, kind, machine, id, _unix_time(at, self._wall()), text))
-            first.setdefault(path.name.removesuffix(".queue.db"), numbers[text])
-        connection.executemany("INSERT INTO outbox VALUES (?, ?, ?, ?, ?, ?)", rows)
-        for path in queues:
-            name = path.name.removesuffix(".queue.db")
-            self._cursors[name] = _Cursor(first.get(name, self._last + 1) - 1)
-            self._is_dirty = True
-        if rows:
-            _log.info("%s: %d messages of an earlier version were taken over", folder, len(rows))
-        return list(queues)
-
 
 def _is_object(payload: object) -> bool:
     if not isinstance(payload, str) or payload[:1] != "{":
@@ -580,25 +569,6 @@ def _is_object(payload: object) -> bool:
     except (ValueError, RecursionError):
         return False
     return True
-
-
-def _read_queue(path: Path) -> list[tuple[str, str, str | None, str | None, str]]:
-    """Time, kind, machine, ID and text of all messages in a queue file of an earlier version, in order."""
-    with closing(sqlite3.connect(path, timeout=1.0)) as queue:
-        rows = queue.execute("SELECT kind, machine, id, text FROM messages ORDER BY position").fetchall()
-    messages = []
-    for kind, machine, id, text in rows:
-        value = json.loads(text)
-        if kind in DROPPED_FIRST and isinstance(value, dict):
-            messages.append((str(value.get("at", "")), kind, machine or None, id or None, text))
-    return messages
-
-
-def _unix_time(text: str, otherwise: float) -> float:
-    try:
-        return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
-    except (ValueError, OverflowError):
-        return otherwise
 
 
 def _read_counts(text: str) -> dict[str, int]:

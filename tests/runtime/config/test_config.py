@@ -520,3 +520,9 @@ def test_every_pattern_of_the_settings_has_words_for_people() -> None:
     known = patterns(config_schema())
     assert len(known) > 5
     assert known <= set(ALLOWED)
+
+
+def test_alarm_settings_with_their_old_names_are_read(tmp_path: Path) -> None:
+    text = 'site = "x"\n[streams.a]\nbundle = "b"\ninput = "a.wav"\n[streams.a.alarm]\nsettle_seconds = 5.0\ngap_clears = true\n'
+    alarm = parse_config(text.encode(), tmp_path / "site.toml").streams["a"].alarm
+    assert (alarm.recovery_seconds, alarm.clear_on_gap, alarm.hysteresis) == (5.0, True, 0.1)

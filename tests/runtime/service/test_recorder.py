@@ -17,7 +17,8 @@ from edgeasd.runtime.bundle.bundle import Bundle
 from edgeasd.runtime.bundle.manifest import Machine, Manifest
 from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.health import HealthMonitor, HealthSettings
-from edgeasd.runtime.service.recorder import EventRecorder, MonitoredMachine
+from edgeasd.runtime.service.monitored import MonitoredMachine
+from edgeasd.runtime.service.recorder import EventRecorder
 from edgeasd.runtime.service.updates import StreamUpdate
 from edgeasd.runtime.storage import Database, DatabaseCorrupt, EventStore, Outbox, Retention
 from edgeasd.runtime.storage import event_store as event_store_module

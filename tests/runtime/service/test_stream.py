@@ -21,7 +21,7 @@ from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.scoring.scorer import Scorer
 from edgeasd.runtime.scoring.stream import Stream, score_streams
 from edgeasd.runtime.scoring.threshold import Threshold
-from edgeasd.runtime.service.recorder import MonitoredMachine, clip_seconds
+from edgeasd.runtime.service.monitored import MonitoredMachine, clip_seconds
 from edgeasd.runtime.service.stream import StreamWorker, level_dbfs, live_records
 from edgeasd.runtime.service.updates import StreamUpdate
 from edgeasd.runtime.sources import AudioChunk, SourceEvent, SourceEventKind, SourceState, SourceStatus
