@@ -7,7 +7,7 @@ Every stream is a WAV in real time, one block every 32 ms, and all begin togethe
 fall due at the same moment: the worst case. A number of streams is kept if `--trial` seconds skip no segment; if not,
 one stream less is tried. Latency is what the service says of the last 2000 segments of each stream, read twice: the
 worse figure is shown. It is counted from when the capture thread had the last block; that this thread was late is not in
-it (tests/plant/pulse.py measures that from outside).
+it (tests/end_to_end/pulse.py measures that from outside).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""From normal clips to distance statistics, thresholds and ranges (floor 2)."""
+"""From normal clips to quantised graphs, drift, thresholds and constants (floor 2)."""
 
 if not __name__.startswith("edgeasd."):
     raise ImportError(

@@ -1,4 +1,4 @@
-"""New precisions, constants and a threshold for a bundle that exists: made beside it, checked, and swapped in whole."""
+"""Changes a bundle: new precisions, constants and threshold, made beside it, checked, and swapped in whole."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class MadeVariant:
 
 @dataclass(frozen=True)
 class BundleChanges:
-    """What a calibration found. A field that is None stays as it is in the bundle."""
+    """The changes of a calibration. A field that is None stays as it is in the bundle."""
 
     variants: Sequence[MadeVariant] = ()
     refused: Mapping[str, str] = field(default_factory=dict)
@@ -58,7 +58,7 @@ class BundleChanges:
     """Written to `provenance.calibration`."""
 
     def is_empty(self, manifest: Manifest) -> bool:
-        """Whether the bundle would say and do what it does already."""
+        """Whether the bundle would not change."""
         refused = [name for name in self.refused if name in manifest.precisions]
         threshold = self.threshold is not None and self.threshold != manifest.threshold
         level = self.level is not None and self.level != manifest.level
@@ -69,7 +69,7 @@ def int8_load_limits(measured: Deviation) -> Tolerance:
     """What a loaded INT8 engine must keep, from the deviation `measured` in ONNX Runtime.
 
     Four times that, since engines fuse and round in other places; at least 1e-2 of z, logit and d and 5e-3 of
-    the score. Whether the variant is good enough is the drift gate's to say; this finds an engine that computes
+    the score. The drift gate decides whether the variant is good enough; this detects an engine that computes
     something else.
     """
     values = {name: max(floor, _MARGIN * getattr(measured, name)) for name, floor in _INT8_FLOOR.model_dump().items()}
@@ -94,7 +94,7 @@ def update_bundle(
     stay are linked, not copied), opened as a device opens it (every hash, the reference segments at every
     precision) and takes its name only then. The same bundle and changes give the same bytes; there is no date.
 
-    Raises InputError for a zip, BundleError where the bundle changed meanwhile or is damaged, CheckFailed where
+    Raises InputError for a zip, BundleError if the bundle changed meanwhile or is damaged, CheckFailed if
     a precision does not reproduce the reference segments; the old bundle then stands.
     """
     path = path.resolve()

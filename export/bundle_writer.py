@@ -1,4 +1,4 @@
-"""From a trained model and its constants to a bundle: written whole, checked, and only then given its name."""
+"""Writes a bundle from a trained model and its constants: made beside its place, checked, then renamed."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ _GOLDEN_IN_BUNDLE = 4
 
 @dataclass(frozen=True)
 class ExportInput:
-    """What export needs to know; nothing here depends on how it was trained."""
+    """A trained model with all that its bundle states; nothing here depends on how it was trained."""
 
     machine: str
     id: str
@@ -76,7 +76,7 @@ class ExportInput:
     bias: Tensor
     """() of the head."""
     centroid: Tensor
-    """c_p, (D,); not used where there are banks."""
+    """c_p, (D,); not used if there are banks."""
     features: FeatureSettings
     amplitude: Amplitude
     segments: SegmentSettings
@@ -86,7 +86,7 @@ class ExportInput:
     real_segments: Float32Array
     """(G, frames, n_mels) of real clips; the first few become the reference segments."""
     level: LevelRange | None = None
-    """Where there were clips to take it from."""
+    """None without clips to measure it on."""
     banks: tuple[Bank, ...] = ()
     """Stored normals that take the place of the centroid."""
     provenance: dict[str, Any] = field(default_factory=dict)

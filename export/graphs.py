@@ -1,4 +1,7 @@
-"""encoder.fp32.onnx: the torch encoder as an ONNX graph with a dynamic batch and its weights inside."""
+"""The fp32 graphs of a bundle: encoder.fp32.onnx from torch, and head.onnx.
+
+Both have a dynamic batch and their weights inside, opset 19 and IR 9, with the standard domain only.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +18,16 @@ from torch import nn
 from edgeasd.runtime.errors import CheckFailed
 from edgeasd.runtime.features.logmel import Float32Array
 
+OPSET = 19
+IR_VERSION = 9
+"""The oldest IR that opset 19 allows; every ONNX Runtime from 1.16 on reads it."""
+
 
 def build_encoder(encoder: nn.Module, frames: int, n_mels: int) -> onnx.ModelProto:
     """Export `encoder` in eval mode: input "logmel" (N, 1, frames, n_mels), output "z" (N, D), float32.
 
     Opset 19 and IR 9, whatever the exporter's own defaults; no metadata of the exporting machine.
-    Raises CheckFailed where the exporter used an operator that opset 19 does not have.
+    Raises CheckFailed if the exporter used an operator that opset 19 does not have.
     """
     # A plain copy in the default memory format: the traced graph should not carry layout changes.
     encoder = encoder.eval().cpu().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
@@ -53,7 +60,7 @@ def build_encoder(encoder: nn.Module, frames: int, n_mels: int) -> onnx.ModelPro
 def tidy(model: onnx.ModelProto) -> onnx.ModelProto:
     """Hold an exported model to the bundle's rules: opset 19, IR 9, one domain, nothing of this machine.
 
-    Raises CheckFailed where the graph breaks them.
+    Raises CheckFailed if the graph breaks them.
     """
     used = {node.domain for node in model.graph.node}
     if used - {""} or model.functions:
@@ -82,11 +89,6 @@ def tidy(model: onnx.ModelProto) -> onnx.ModelProto:
 def save(model: onnx.ModelProto, path: Path) -> None:
     """Write one self-contained file."""
     path.write_bytes(model.SerializeToString(deterministic=True))
-
-
-OPSET = 19
-IR_VERSION = 9
-"""The oldest IR that opset 19 allows; every ONNX Runtime from 1.16 on reads it."""
 
 
 def build_head(

@@ -1,4 +1,4 @@
-"""ONNX against torch on real segments: the check that stands between training and a bundle."""
+"""ONNX against torch on real segments, and the limits of their difference."""
 
 from __future__ import annotations
 

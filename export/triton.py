@@ -1,4 +1,7 @@
-"""Names of models in a Triton repository: folders, parts of addresses and labels of metrics at once."""
+"""A Triton model repository from bundles: encoder, head and ensemble of each, written whole and checked.
+
+A model has the bundle's name; its parts end in `__encoder` and `__head`.
+"""
 
 from __future__ import annotations
 
@@ -34,13 +37,19 @@ ENCODER, HEAD = "__encoder", "__head"
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*(_[A-Za-z0-9-]+)*")
 _LONGEST = 100
 _BETWEEN = "-id_"
+MARKER = "edgeasd.json"
+MARKER_VERSION = 1
+PLATFORMS = {"onnx": ("fp32", "int8-cpu"), "tensorrt": ("fp32", "fp16", "int8")}
+"""Precisions that each runs well; the first is the default."""
+KINDS = ("gpu", "cpu")
+_LARGEST_MARKER = 4 * 1024 * 1024
 
 
 def model_name(machine: str, id: str) -> str:
     """`<machine>-id_<id>`, as the bundle's folder is called.
 
-    Where that is not of plain letters, digits, - and single _, is longer than 100 characters, or could be said of
-    another pair as well, what is left of it gets a hash of the pair.
+    If that is not of plain letters, digits, - and single _, is longer than 100 characters, or fits another pair
+    as well, its plain part gets a hash of the pair.
     """
     name = f"{machine}{_BETWEEN}{id}"
     if _PLAIN.fullmatch(name) and len(name) <= _LONGEST and name.count(_BETWEEN) == 1:
@@ -49,10 +58,10 @@ def model_name(machine: str, id: str) -> str:
     return f"{left}-{hashlib.sha256(json.dumps([machine, id]).encode()).hexdigest()[:10]}"
 
 
-def client_facts(manifest: Manifest, precision: str) -> dict[str, object]:
+def client_metadata(manifest: Manifest, precision: str) -> dict[str, object]:
     """Names and values; numbers are written so that reading them gives the same float64.
 
-    The manifest stays the law: this is for a client that has only the server. None where there is no threshold.
+    The manifest stays the law: this is for a client that has only the server. None if there is no threshold.
     """
     features, segments, score, threshold = manifest.features, manifest.segments, manifest.score, manifest.threshold
     return {
@@ -88,7 +97,7 @@ def served_head(path: Path, score: ScoreSettings) -> onnx.ModelProto:
 
     A re-fit changes d_min and d_max in the manifest and leaves the graph alone; a server knows no manifest. And
     an ensemble must not give out a tensor that a later step also reads: Triton leaves out the step that makes
-    an output which nobody asked for, whoever else needs it. So the embedding comes out of the last step.
+    an output that was not requested, even if another step needs it. So the embedding comes out of the last step.
 
     Raises BundleError for a head that is not of our making.
     """
@@ -108,17 +117,9 @@ def served_head(path: Path, score: ScoreSettings) -> onnx.ModelProto:
     return model
 
 
-MARKER = "edgeasd.json"
-MARKER_VERSION = 1
-PLATFORMS = {"onnx": ("fp32", "int8-cpu"), "tensorrt": ("fp32", "fp16", "int8")}
-"""Precisions that each runs well; the first is the default."""
-KINDS = ("gpu", "cpu")
-_LARGEST_MARKER = 4 * 1024 * 1024
-
-
 @dataclass(frozen=True)
 class TritonOptions:
-    """How a bundle is served."""
+    """Options of serving a bundle."""
 
     platform: str = "onnx"
     """"onnx" (Triton's ONNX Runtime) or "tensorrt" (an engine that was built for the server)."""
@@ -235,7 +236,7 @@ def _add(bundle: Bundle, folder: Path, old: dict[str, Any], options: TritonOptio
         shutil.copyfileobj(handle, sink, 1 << 20)
     served = served_head(bundle.file("head.onnx"), manifest.score)
     write_bytes(folder / head / str(version) / "model.onnx", served.SerializeToString(deterministic=True))
-    facts = client_facts(manifest, precision)
+    metadata = client_metadata(manifest, precision)
     configs = {
         encoder: encoder_config(
             encoder,
@@ -247,7 +248,7 @@ def _add(bundle: Bundle, folder: Path, old: dict[str, Any], options: TritonOptio
             kind=options.kind,
         ),
         head: head_config(head, manifest, max_batch=max_batch),
-        name: ensemble_config(name, (encoder, head), version, manifest, facts, max_batch=max_batch),
+        name: ensemble_config(name, (encoder, head), version, manifest, metadata, max_batch=max_batch),
     }
     for model, config in configs.items():
         write_bytes(folder / model / "config.pbtxt", render(config).encode("ascii"))

@@ -1,4 +1,4 @@
-"""config.pbtxt of Triton: models as plain values, and the text form of protobuf for them.
+"""config.pbtxt of Triton: model configurations as plain values, and the text form of protobuf for them.
 
 Source: https://github.com/triton-inference-server/common/blob/main/protobuf/model_config.proto and
 https://protobuf.dev/reference/protobuf/textformat-spec
@@ -14,7 +14,12 @@ from edgeasd.runtime.bundle.manifest import Manifest
 ENCODER_IN, ENCODER_OUT = "logmel", "z"
 HEAD_OUT = ("logit", "q", "p", "d", "d_prime")
 EMBEDDING = "embedding"
-"""Output of the head as it is served: its own input, handed on. See `export.triton_head`."""
+"""Output of the head as it is served: its own input, handed on. See `edgeasd.export.triton.served_head`."""
+_LATEST = {"latest": {"num_versions": 1}}
+_PLATFORMS = {
+    "onnx": {"platform": "onnxruntime_onnx", "backend": "onnxruntime"},
+    "tensorrt": {"platform": "tensorrt_plan", "backend": "tensorrt"},
+}
 
 
 class Word(str):
@@ -115,9 +120,15 @@ def head_config(name: str, manifest: Manifest, *, max_batch: int) -> dict[str, A
 
 
 def ensemble_config(
-    name: str, parts: tuple[str, str], version: int, manifest: Manifest, facts: Mapping[str, object], *, max_batch: int
+    name: str,
+    parts: tuple[str, str],
+    version: int,
+    manifest: Manifest,
+    metadata: Mapping[str, object],
+    *,
+    max_batch: int,
 ) -> dict[str, Any]:
-    """What a client asks: LOGMEL to EMBEDDING, LOGIT, Q, P, D, D_PRIME; `facts` become its parameters.
+    """What a client asks: LOGMEL to EMBEDDING, LOGIT, Q, P, D, D_PRIME; `metadata` becomes its parameters.
 
     Its steps name the version they were written with, so that an encoder never meets the head of another export.
     """
@@ -136,7 +147,7 @@ def ensemble_config(
                 _step(head, version, {ENCODER_OUT: ENCODER_OUT}, {output: output.upper() for output in outputs}),
             ]
         },
-        "parameters": parameters(facts),
+        "parameters": parameters(metadata),
     }
 
 
@@ -145,9 +156,11 @@ def segment_dims(manifest: Manifest) -> list[int]:
     return [1, manifest.segments.frames, manifest.features.n_mels]
 
 
-def parameters(facts: Mapping[str, object]) -> list[dict[str, Any]]:
-    """Entries of a map from names to strings; a fact that is None is left out."""
-    return [{"key": name, "value": {"string_value": str(value)}} for name, value in facts.items() if value is not None]
+def parameters(metadata: Mapping[str, object]) -> list[dict[str, Any]]:
+    """Entries of a map from names to strings; a value that is None is left out."""
+    return [
+        {"key": name, "value": {"string_value": str(value)}} for name, value in metadata.items() if value is not None
+    ]
 
 
 def _step(model: str, version: int, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> dict[str, Any]:
@@ -158,10 +171,3 @@ def _step(model: str, version: int, inputs: Mapping[str, str], outputs: Mapping[
         "input_map": [{"key": key, "value": value} for key, value in inputs.items()],
         "output_map": [{"key": key, "value": value} for key, value in outputs.items()],
     }
-
-
-_LATEST = {"latest": {"num_versions": 1}}
-_PLATFORMS = {
-    "onnx": {"platform": "onnxruntime_onnx", "backend": "onnxruntime"},
-    "tensorrt": {"platform": "tensorrt_plan", "backend": "tensorrt"},
-}

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import importlib
+import importlib.util
+import io
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +24,10 @@ import pytest
 TESTS = Path(__file__).parent
 REPOSITORY = TESTS.parent
 sys.path.append(str(TESTS))  # for alarm_rule.py
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Test workers side by side, and what they start, would otherwise each take a thread for every core.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 # A suite started in the background by a shell has SIGINT ignored, and every process it starts inherits that: tests of
@@ -92,30 +100,40 @@ class Command(NamedTuple):
         return [line for line in self.said.splitlines() if line.startswith("edgeasd: ")]
 
 
-@pytest.fixture
-def edgeasd(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Command]]:
-    """The command line in this process, which has torch loaded already: (*arguments, cwd=folder) -> Command."""
-    torch = pytest.importorskip("torch")
+@pytest.fixture(scope="session")
+def edgeasd() -> Callable[..., Command]:
+    """The command line in this process, with what it has loaded already: (*arguments, cwd=folder) -> Command."""
     from edgeasd.toolkit.cli import main
 
+    # One thread, as every worker of a test run; a core-only environment has no torch.
+    torch = importlib.import_module("torch") if importlib.util.find_spec("torch") else None
     caught = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before, threads = [signal.getsignal(number) for number in caught], torch.get_num_threads()
-    torch.set_num_threads(1)
 
     def run(*arguments: object, cwd: Path) -> Command:
-        monkeypatch.chdir(cwd)
-        monkeypatch.setattr(sys, "argv", ["edgeasd", *map(str, arguments)])
-        code = 0
+        folder, argv, handlers = Path.cwd(), sys.argv, [signal.getsignal(number) for number in caught]
+        threads = torch.get_num_threads() if torch else 0
+        out, said = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
         try:
-            main()
+            os.chdir(cwd)
+            sys.argv = ["edgeasd", *map(str, arguments)]
+            if torch:
+                torch.set_num_threads(1)
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(said):
+                main()
+            code = 0
         except SystemExit as ended:
             code = int(ended.code or 0)
-        return Command(code, *capsys.readouterr())
+        finally:
+            os.chdir(folder)
+            sys.argv = argv
+            for number, handler in zip(caught, handlers, strict=True):
+                signal.signal(number, handler)
+            if torch:
+                torch.set_num_threads(threads)
+        written = (stream.buffer.getvalue().decode("utf-8", "surrogateescape") for stream in (out, said))
+        return Command(code, *written)
 
-    yield run
-    for number, handler in zip(caught, before, strict=True):
-        signal.signal(number, handler)
-    torch.set_num_threads(threads)
+    return run
 
 
 @pytest.fixture

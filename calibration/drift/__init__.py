@@ -1,1 +1,1 @@
-"""What a variant does to scores, and the gate that refuses too much of it."""
+"""How much a variant changes scores, and the gate that refuses too much change."""

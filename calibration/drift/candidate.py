@@ -78,9 +78,9 @@ class DriftMeasure:
         return measure_drift(self.reference, found, self.score, self.threshold, self.anomalous)
 
     def evidence(self) -> str:
-        """A hash of all that a measurement depends on but the graph, by which a state is bound to it.
+        """A hash of all that a measurement depends on except the graph: it binds a saved state to this work.
 
-        Clips count by what fp32 makes of them, so none is read again.
+        Clips count by their fp32 outputs, so none is read again.
         """
         labels = [] if self.anomalous is None else [bool(one) for one in self.anomalous]
         facts = (self.precision, self.score.model_dump_json(), self.segments.model_dump_json(), self.threshold, labels)

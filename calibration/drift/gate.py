@@ -1,4 +1,7 @@
-"""What came of the drift gate for one precision."""
+"""The drift gate: finds the variant of a precision that drifts least, or says why none passes.
+
+Range methods are compared first; if none passes, the most harmful layers are reverted to higher precision.
+"""
 
 from __future__ import annotations
 
@@ -26,19 +29,26 @@ from edgeasd.runtime.errors import CheckFailed, InputError
 from edgeasd.runtime.features.logmel import Float32Array
 from edgeasd.runtime.system.files import write_json
 
+_FORMAT = 1
+TRIALS = 40
+"""Largest number of layers that are tried, by default."""
+KINDS = ("fp16", "int8", "int8-cpu")
+Measure = Callable[[onnx.ModelProto], Drift]
+"""For example edgeasd.calibration.drift.candidate.DriftMeasure."""
+
 
 @dataclass(frozen=True)
 class Fp16Layer:
-    """A layer that was put back to higher precision, and why."""
+    """A layer that was reverted to higher precision (float32 for int8-cpu), and why."""
 
     name: str
     decibels: float
     """Signal-to-noise ratio of the embedding with this layer alone in eight bits; the lower the more harmful."""
     rms_before: float
-    """Of the score change of normal clips, in units of s, before it was put back."""
+    """Of the score change of normal clips, in units of s, before it was reverted."""
     rms_after: float
     used_before: float
-    """The largest part that was used of any limit of drift before it was put back; the gate holds up to 1."""
+    """The largest part that was used of any limit of drift before it was reverted; the gate holds up to 1."""
     used_after: float
 
     @property
@@ -46,7 +56,7 @@ class Fp16Layer:
         """One readable line."""
         return (
             f"{self.name}: alone in eight bits it leaves the embedding {self.decibels:.1f} dB above its noise; "
-            f"with it put back, the worst figure uses {self.used_after:.0%} of its limit (before {self.used_before:.0%}) "
+            f"with it reverted, the worst figure uses {self.used_after:.0%} of its limit (before {self.used_before:.0%}) "
             f"and scores change by {self.rms_after:.3g} rms (before {self.rms_before:.3g})"
         )
 
@@ -63,25 +73,25 @@ class GateResult:
     """ "fp16", "int8" or "int8-cpu"."""
     limits: DriftLimits
     model: onnx.ModelProto | None
-    """None where no graph could be built or measured. Of a gate that did not hold: for study, not for a bundle."""
+    """None if no graph could be built or measured. If the gate does not hold, for study only."""
     method: str | None
-    """Of the ranges; None for fp16, or where there is no graph."""
+    """Of the ranges; None for fp16, or without a graph."""
     drift: Drift | None
     """Of `model`."""
     by_method: dict[str, Drift]
-    """Of each range method, with no layer kept."""
+    """Of each range method, without a reverted layer."""
     refused: dict[str, str]
-    """Methods whose graph could not be built or gave no numbers, and why."""
+    """Methods whose graph could not be built or measured, and why."""
     fp16_layers: tuple[Fp16Layer, ...]
-    """In the order in which they were put back, the most harmful first."""
+    """In the order in which they were reverted, the most harmful first."""
     sensitivity: dict[str, float]
-    """dB of every layer alone in eight bits; empty where no layer had to be put back."""
+    """dB of every layer alone in eight bits; empty if no layer had to be reverted."""
     noise: dict[str, float]
     """dB of every convolution and of z in `model`, in the order in which they run."""
     trials: int
     """Layers that were tried."""
     reasons: tuple[str, ...]
-    """Why the gate does not hold; empty where it does."""
+    """Why the gate does not hold; empty if it does."""
 
     @property
     def passed(self) -> bool:
@@ -106,12 +116,9 @@ class GateResult:
         }
 
 
-_FORMAT = 1
-
-
 @dataclass
 class GateState:
-    """Measurements by what was measured. A second run asks for the same ones in the same order and finds them."""
+    """Measurements of an interrupted gate, by what was measured; a second run takes them from here."""
 
     fingerprint: str
     """Of the encoder, the ranges and the evidence; a file of others is ignored."""
@@ -122,7 +129,7 @@ class GateState:
 
     @classmethod
     def load_or_new(cls, path: Path | None, fingerprint: str) -> GateState:
-        """What `path` holds where it is of the same work, else an empty state."""
+        """The state in `path` if it is of the same work, else an empty one."""
         found = cls(fingerprint, path)
         try:
             stored = json.loads(path.read_bytes()) if path is not None else {}
@@ -137,9 +144,9 @@ class GateState:
             return cls(fingerprint, path)
         return found
 
-    def trial(self, method: str, kept: Collection[str], measure: Callable[[], Drift]) -> Drift | str:
-        """The drift of a graph, measured once; the message instead where it cannot be built or gives no numbers."""
-        key = _key(method, kept)
+    def trial(self, method: str, fp16_layers: Collection[str], measure: Callable[[], Drift]) -> Drift | str:
+        """The drift of a graph, measured once; a message if it cannot be built or measured."""
+        key = _key(method, fp16_layers)
         if key not in self.trials:
             try:
                 self.trials[key] = {"drift": measure().to_json()}
@@ -169,20 +176,12 @@ class GateState:
             )
 
 
-def _key(method: str, kept: Collection[str]) -> str:
-    return " ".join([method, *sorted(kept)])
+def _key(method: str, fp16_layers: Collection[str]) -> str:
+    return " ".join([method, *sorted(fp16_layers)])
 
 
 def _outcome(trial: dict[str, Any]) -> Drift | str:
     return str(trial["refused"]) if "refused" in trial else Drift.from_json(trial["drift"])
-
-
-TRIALS = 40
-"""Layers that are tried at most where nobody says."""
-KINDS = ("fp16", "int8", "int8-cpu")
-
-Measure = Callable[[onnx.ModelProto], Drift]
-"""For example edgeasd.calibration.drift.candidate.DriftMeasure."""
 
 
 def pass_gate(
@@ -201,17 +200,17 @@ def pass_gate(
     threads: int | None = None,
     report: ProgressCallback = no_progress,
 ) -> GateResult:
-    """Build the variant `kind` of the float32 `encoder` that drifts least, within `limits` where that can be had.
+    """Build the variant `kind` of the float32 `encoder` that drifts least, within `limits` if possible.
 
-    1. A graph by each of `methods` is measured. One within the limits comes before one beyond; among equals
+    1. A graph by each of `methods` is measured. One within the limits comes before one outside; among equals
     the smaller rms change of scores counts, then the order of `methods`.
-    2. Where that one is beyond the limits, each of its layers is measured alone in eight bits, and layers are put
-    back to higher precision, the most harmful first, until the limits hold. A layer that does not lower the drift
-    is not put back. At most `budget` layers are tried, within `seconds` where given: that limit depends on
-    the machine, and a result that it cut short is not the same every time. All else is.
+    2. If that one is outside the limits, each of its layers is measured alone in eight bits, and layers are
+    reverted to higher precision, the most harmful first, until the limits hold. A layer that does not lower the
+    drift is not reverted. At most `budget` layers are tried, within `seconds` if given; that limit depends on the
+    machine, so a result that it cuts short is not reproducible.
 
     "fp16" takes neither ranges nor methods and is measured once. `segments` (N, frames, n_mels) are a few real
-    ones, 8 say, of different clips, on which layers are compared. With `state`, a file, every measurement is kept, whole or not at all,
+    ones, 8 say, of different clips, on which layers are compared. With `state`, a file, every measurement is saved atomically,
     and a later call with the same encoder, ranges, segments and `evidence` (a hash of what `measure` rests on:
     DriftMeasure.evidence) goes on from there; the caller deletes it. `report` is called with (done, total,
     text). Raises InputError for an unknown kind or method, without ranges or segments, and for a negative budget.
@@ -323,7 +322,7 @@ class _Gate:
     def revert_to_fp16(
         self, method: str, drift: Drift, sensitivity: dict[str, float], budget: int, seconds: float | None
     ) -> tuple[Drift, list[Fp16Layer], int]:
-        """(drift, layers put back, layers tried) once the limits hold, the layers end or the budget does."""
+        """(drift, reverted layers, layers tried) when the limits hold, the layers end or the budget does."""
         until = None if seconds is None else time.monotonic() + seconds
         fp16_layers: list[Fp16Layer] = []
         tried = 0
@@ -343,7 +342,7 @@ class _Gate:
         return drift, fp16_layers, tried
 
     def _trial(self, method: str, keep: list[str]) -> Drift | str:
-        self.report(self.done, self.total, f"{keep[-1]} kept" if keep else method)
+        self.report(self.done, self.total, f"{keep[-1]} in higher precision" if keep else method)
         outcome = self.state.trial(method, keep, lambda: self.measure(self.build(method, keep)))
         self.done += 1
         self.report(self.done, self.total)
@@ -351,7 +350,7 @@ class _Gate:
 
 
 def _better(one: Drift, other: Drift, limits: DriftLimits) -> bool:
-    """Nearer to the limits, or with smaller changes: a flip or a rank stands still for many steps, and both jump."""
+    """Nearer to the limits, or with smaller changes: flips and ranks stay the same for many steps, then jump."""
     return one.rms < other.rms or one.limit_usage(limits) < other.limit_usage(limits)
 
 

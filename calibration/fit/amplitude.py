@@ -1,15 +1,14 @@
-"""A new amplitude for a bundle that exists: every input of the encoder moves, so more than a number changes.
+"""A new amplitude for an existing bundle: the input of the encoder changes, so more than a number must follow.
 
 Amplitude is the first step, x ← (x − mean) / std. Another std multiplies every magnitude by one factor and so
-adds one constant to every log-mel value above the floor. Another mean changes nothing that is kept: a
+adds one constant to every log-mel value above the floor. Another mean changes nothing in the log-mel: a
 constant offset lies in the lowest two bins of a Hann window's spectrum, below the first mel band.
 
-- The distances and scores of all sound change. So d_min, d_max and the threshold must be fitted on outputs
-  under the new amplitude; `refit_amplitude` takes them and has no way to go on without.
-- The reference segments would still prove that the graphs compute what they did. They would no longer prove
-  it where the device works: fp16 and INT8 err differently at another level. So golden.npz is written again:
-  the same sound under the new amplitude, with the outputs of the bundle's fp32 encoder and head.
-- The ranges of INT8 were taken at the old level. Values beyond them are clipped, and a clipped fault sounds
+- Distances and scores of all sound change. So d_min, d_max and the threshold must be fitted on outputs under the
+  new amplitude; `refit_amplitude` requires them.
+- The reference segments must be checked where the device works: fp16 and INT8 err differently at another level.
+  So golden.npz is written again: the same sound under the new amplitude, with the outputs of fp32 and the head.
+- The ranges of INT8 were taken at the old level. Values outside them are clipped, and a clipped fault sounds
   normal. Those precisions are marked `recalibrate` and the runtime refuses them.
 """
 
@@ -65,7 +64,7 @@ def refit_amplitude(
     drift and the figures of `metrics` belong to the old amplitude, and `provenance.refits` says so, with the
     time where `dated`.
 
-    Raises InputError for a zip, BundleError for a damaged bundle, CheckFailed where fp32 does not
+    Raises InputError for a zip, BundleError for a damaged bundle, CheckFailed if fp32 does not
     reproduce the reference segments; the old bundle then stands.
     """
     with open_folder(path) as bundle:

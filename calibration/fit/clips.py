@@ -1,4 +1,8 @@
-"""Which clips give ranges and which judge the result, by content: never both, and how many it takes."""
+"""The clips and segments of a calibration: their split into ranges and drift, and the choice of segments.
+
+Clips are split by content, so none both gives ranges and measures drift. Segments are chosen to cover level,
+spectrum and time of the clips.
+"""
 
 from __future__ import annotations
 
@@ -25,18 +29,30 @@ DRIFT_CLIPS = 24
 that is below 0.001, so that the strictest limit, 0.999, is not a verdict on a single pair."""
 MOST_DRIFT_CLIPS = 200
 """No single clip decides anything here, and every trial of the gate runs all of them."""
+BANDS = 8
+"""Parts of the mel axis whose mean levels describe a spectrum."""
+DESCRIPTORS = ("level", "loudest frame", "quietest frame", "flux", *(f"band {index}" for index in range(BANDS)))
+"""Level: mean of the log-mel. Loudest and quietest frame: of the frames' means. Flux: mean change from frame to
+frame. Band k: mean of its mels minus the level, the shape of the spectrum apart from how loud it is."""
+Array = NDArray[np.float64]
+LEAST_MARGIN = 0.05
+"""In units of s, where 0 is the most normal segment and 1 where other machines begin. A model whose normal scores
+are nearly constant would otherwise take a small change for another machine."""
+EVIDENT_SHARE = 0.5
+SEGMENTS = 128
+"""Default number. Ranges change little with more segments; time grows with it."""
 
 
 @dataclass(frozen=True)
 class ClipSplit:
-    """Positions of clips by role, each in order; copies of one content are in neither."""
+    """Positions of clips, in order; of copies of one content only the first is in either list."""
 
     ranges: list[int]
     drift: list[int]
 
 
 def needed_clips() -> int:
-    """Distinct normal clips that a calibration takes, for both roles together."""
+    """Distinct normal clips that a calibration needs, for ranges and drift together."""
     return RANGE_CLIPS + DRIFT_CLIPS
 
 
@@ -48,7 +64,7 @@ def why_needed() -> str:
     )
 
 
-def split_clips(hashes: Sequence[str], *, seed: int = 0) -> ClipSplit:
+def split_calibration_clips(hashes: Sequence[str], *, seed: int = 0) -> ClipSplit:
     """Share out clips by their content hashes: half to drift, at least 24 and at most 200, the rest to ranges.
 
     A clip's place follows from the rank of sha256(seed:drift:content), as in the split of training data, so
@@ -57,9 +73,9 @@ def split_clips(hashes: Sequence[str], *, seed: int = 0) -> ClipSplit:
     distinct = {content: index for index, content in reversed(list(enumerate(hashes)))}
     if len(distinct) < needed_clips():
         copies = len(hashes) - len(distinct)
-        told = f" ({copies} more are copies)" if copies else ""
+        copies_note = f" ({copies} more are copies)" if copies else ""
         raise InputError(
-            f"{len(distinct)} normal clip{'s' * (len(distinct) != 1)}{told} {'are' if len(distinct) != 1 else 'is'} too few to calibrate: {needed_clips()} are needed, "
+            f"{len(distinct)} normal clip{'s' * (len(distinct) != 1)}{copies_note} {'are' if len(distinct) != 1 else 'is'} too few to calibrate: {needed_clips()} are needed, "
             f"{why_needed()}; give more"
         )
     ranked = sorted(distinct, key=lambda content: hashlib.sha256(f"{seed}:drift:{content}".encode()).hexdigest())
@@ -68,15 +84,6 @@ def split_clips(hashes: Sequence[str], *, seed: int = 0) -> ClipSplit:
         ranges=sorted(distinct[content] for content in ranked[count:]),
         drift=sorted(distinct[content] for content in ranked[:count]),
     )
-
-
-BANDS = 8
-"""Parts of the mel axis whose mean levels describe a spectrum."""
-DESCRIPTORS = ("level", "loudest frame", "quietest frame", "flux", *(f"band {index}" for index in range(BANDS)))
-"""Level: mean of the log-mel. Loudest and quietest frame: of the frames' means. Flux: mean change from frame to
-frame. Band k: mean of its mels minus the level, the shape of the spectrum apart from how loud it is."""
-
-Array = NDArray[np.float64]
 
 
 def describe(features: Float32Array, starts: Sequence[int], frames: int, name: str = "") -> Array:
@@ -115,17 +122,11 @@ def standardised(descriptors: Array) -> Array:
     return np.asarray(np.where(varies, (descriptors - descriptors.mean(axis=0)) / np.where(varies, spread, 1.0), 0.0))
 
 
-LEAST_MARGIN = 0.05
-"""In units of s, where 0 is the most normal segment and 1 where other machines begin. A model whose normal scores
-are nearly constant would otherwise call a change of no importance strange."""
-EVIDENT_SHARE = 0.5
-
-
 def normal_bounds(reference: Sequence[float], threshold: float | None = None) -> tuple[float, float]:
     """(lowest, highest) clip score that may still be of this machine, from normal clip scores of the bundle.
 
-    `reference` is (n,), finite, fp32, of held-out normals (calibration.json, normal_clip_scores). Nothing below
-    `threshold` is strange on the upper side: the bundle itself calls it normal. Raises InputError for
+    `reference` is (n,), finite, fp32, of held-out normals (calibration.json, normal_clip_scores). A score below
+    `threshold` is never too high: the bundle itself calls it normal. Raises InputError for
     an empty or not finite reference.
     """
     known = finite_clip_scores(reference)
@@ -148,10 +149,6 @@ def is_other_machine(scores: Sequence[float], reference: Sequence[float], thresh
     return len(outside_normal_bounds(scores, reference, threshold)) >= EVIDENT_SHARE * max(len(scores), 1)
 
 
-SEGMENTS = 128
-"""What is asked for where nobody says. Ranges change little beyond; time grows with it."""
-
-
 class ClipFeatures(Protocol):
     """Log-mel of clips, each (T, n_mels) float32, opened when asked for: a list of arrays, or a reader of files."""
 
@@ -161,8 +158,8 @@ class ClipFeatures(Protocol):
 
 
 @dataclass(frozen=True, order=True)
-class Chosen:
-    """A segment: the number of its clip and its first frame."""
+class SegmentChoice:
+    """A segment of a clip: the number of the clip and the first frame."""
 
     clip: int
     start: int
@@ -170,10 +167,10 @@ class Chosen:
 
 def choose_segments(
     clips: ClipFeatures, count: int, segments: SegmentSettings, seed: int = 0, *, report: ProgressCallback = no_progress
-) -> list[Chosen]:
+) -> list[SegmentChoice]:
     """`count` distinct segments that cover level, spectrum and time of the clips, in order of clip and start.
 
-    Candidates are the live segments, one every `segments.hop` frames; where there are no more than `count`,
+    Candidates are the live segments, one every `segments.hop` frames; if there are at most `count`,
     all are taken. The same clips in the same order, count and seed give the same segments. Every clip is opened
     once; memory is that of one clip and a dozen numbers for each candidate. `report` is called with (done,
     total) clips. Raises InputError for a count below 1, without clips, for a clip shorter than a segment, and for a value that is not finite.
@@ -182,7 +179,7 @@ def choose_segments(
         raise InputError(f"{count} calibration segments: choose 1 or more")
     if len(clips) == 0:
         raise InputError("0 clips give no calibration segments; give normal clips")
-    candidates: list[Chosen] = []
+    candidates: list[SegmentChoice] = []
     described = []
     for index in range(len(clips)):
         features = clips[index]
@@ -192,7 +189,7 @@ def choose_segments(
                 f"clip {index}: {len(features)} frames, a calibration segment takes {segments.frames}; leave it out"
             )
         described.append(describe(features, starts, segments.frames, f"clip {index}"))
-        candidates += [Chosen(index, start) for start in starts]
+        candidates += [SegmentChoice(index, start) for start in starts]
         report(index + 1, len(clips))
     if count >= len(candidates):
         return candidates
@@ -203,7 +200,7 @@ def choose_segments(
 
 
 def _evenly(
-    candidates: list[Chosen], described: list[NDArray[np.float64]], count: int, draw: np.random.Generator
+    candidates: list[SegmentChoice], described: list[NDArray[np.float64]], count: int, draw: np.random.Generator
 ) -> list[int]:
     """One candidate at random from each of `count` equal stretches of all, in order of their clips' level."""
     levels = [float(one[:, 0].mean()) for one in described]
@@ -233,9 +230,9 @@ def _squared_distances(place: NDArray[np.float64], index: int) -> NDArray[np.flo
 
 
 class SegmentView:
-    """Chosen segments as `edgeasd.calibration.quantization.ranges.collect` wants them, cut out of the clips when asked for."""
+    """SegmentChoice segments for `edgeasd.calibration.quantization.ranges.collect`, cut out of the clips on demand."""
 
-    def __init__(self, clips: ClipFeatures, chosen: list[Chosen], frames: int) -> None:
+    def __init__(self, clips: ClipFeatures, chosen: list[SegmentChoice], frames: int) -> None:
         self._clips = clips
         self._chosen = chosen
         self._frames = frames

@@ -1,4 +1,4 @@
-"""The range of levels at which a machine is expected to be heard, from its normal clips."""
+"""The expected level range of a machine, from its normal clips."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ON_SITE_DB, TRAINING_DB = 10.0, 20.0
 LOWER, UPPER = 1.0, 99.0
 """Percentiles of the levels: one clip of a switched-off machine among a hundred must not widen the range."""
 FEWEST_SECONDS = 60.0
-"""Less sound than that says too little about what is usual."""
+"""With less sound there is no range."""
 
 Levels = npt.NDArray[np.float64]
 
@@ -49,14 +49,14 @@ def expected_levels(clips: Sequence[Levels], seconds: float, margin_db: float) -
         return None
     low, high = (float(value) for value in np.percentile(levels, [LOWER, UPPER]))
     top = min(0.0, high + margin_db)
-    heard = f"{LOWER:g}st to {UPPER:g}th percentile of the levels of {len(clips)} clips"
+    found_by = f"{LOWER:g}st to {UPPER:g}th percentile of the levels of {len(clips)} clips"
     return LevelRange(
         # To a tenth of a dB, outwards.
         low_dbfs=max(FLOOR_DBFS, math.floor(10.0 * min(low - margin_db, top - margin_db)) / 10.0),
         high_dbfs=min(0.0, math.ceil(10.0 * top) / 10.0),
         measured_low_dbfs=round(low, 1),
         measured_high_dbfs=round(high, 1),
-        found_by=f"{heard} ({low:.1f} to {high:.1f} dBFS) ± {margin_db:g} dB",
+        found_by=f"{found_by} ({low:.1f} to {high:.1f} dBFS) ± {margin_db:g} dB",
     )
 
 

@@ -1,8 +1,8 @@
-"""New constants and a new threshold for a bundle that exists: its manifest changes, its graphs never do.
+"""New constants and a new threshold for an existing bundle: the manifest changes, the graphs do not.
 
-`refit_score` writes manifest.json and nothing else, so every listed hash stays as it was. The head keeps
-the d_min and d_max of the factory; the runtime forms d′ from the manifest's (runtime/scoring/score.py).
-Changing the amplitude changes more and has a module of its own, refit_amplitude.py.
+`refit_score` writes manifest.json only, so every listed hash stays the same. The head keeps the d_min and d_max of
+the export; the runtime forms d′ from the manifest's (runtime/scoring/score.py). A change of the amplitude changes
+more: see amplitude.py.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def refit_constants(
 
     d_min is the smallest distance of the new normals. d_max is fitted again where outliers, or 8 known
     anomalies or more, are given; without, it stays as it is, since an outlier's distance does not depend
-    on this machine's normals. Raises InputError without normals, CheckFailed where d_max is not above d_min.
+    on this machine's normals. Raises InputError without normals, CheckFailed if d_max is not above d_min.
     """
     from_factory = not outliers and len(anomalies) < ANOMALY_CLIPS_NEEDED
     # As an outlier it passes the check that the two lie apart.
@@ -65,7 +65,7 @@ def refit_score(path: Path, score: ScoreSettings, threshold: Threshold | None, *
     replaced and, where `dated`, the time. Without a threshold the bundle becomes `uncalibrated`. Returns the
     new manifest.
 
-    Raises InputError for a zip, BundleError for a damaged bundle, CheckFailed where the reference segments
+    Raises InputError for a zip, BundleError for a damaged bundle, CheckFailed if the reference segments
     are not reproduced; the old manifest then stands.
     """
     with open_folder(path) as bundle:

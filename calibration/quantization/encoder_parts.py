@@ -1,7 +1,7 @@
-"""The encoder graph in a form that precision variants can be built on: folded, and with names a person can read.
+"""The encoder graph as variants are built on it: batch norms folded, with stable names.
 
-Torch's exporter numbers nodes and tensors by chance of the trace (node_Conv_181, getitem_33). A report on
-single layers, a list of layers to keep and a file of ranges need names that stay the same.
+Torch's exporter numbers nodes and tensors by chance of the trace (node_Conv_181, getitem_33). A report on single
+layers, a list of layers and a file of ranges need names that stay the same.
 """
 
 from __future__ import annotations

@@ -18,6 +18,8 @@ from edgeasd.runtime.features.logmel import Float32Array
 
 LARGEST_DB = 150.0
 """Stands for no noise at all: float32 itself has about that."""
+Build = Callable[[Collection[str]], onnx.ModelProto]
+"""From the names of the layers to keep to a graph."""
 
 
 def candidate_engine(model: onnx.ModelProto, precision: str, threads: int | None = None) -> OnnxRuntimeEngine:
@@ -79,7 +81,7 @@ def signal_to_noise(
 
     `reference` is the prepared float32 encoder, `variant` a graph made from it; layers come in the order
     in which they run, with the noise of all layers before included. At most LARGEST_DB; a layer that is
-    zero in both has that too. Raises InputError where the two are not of one encoder.
+    zero in both has that too. Raises InputError if the two are not of one encoder.
     """
     if convolutions(reference) != convolutions(variant):
         raise InputError("layers: reference and variant have other convolutions; build the variant from the reference")
@@ -111,10 +113,6 @@ def decibels(signal: float, noise: float) -> float:
     if signal == 0.0:
         return -LARGEST_DB
     return float(np.clip(10.0 * np.log10(signal / noise), -LARGEST_DB, LARGEST_DB))
-
-
-Build = Callable[[Collection[str]], onnx.ModelProto]
-"""From the names of the layers to keep to a graph."""
 
 
 def quantised_layers(encoder: onnx.ModelProto, target: Target) -> list[str]:

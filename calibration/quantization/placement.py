@@ -1,4 +1,4 @@
-"""Which tensors of an encoder are quantised, for whom: the rules, apart from the arithmetic."""
+"""The rules of quantisation: which tensors of an encoder are read in eight bits, by target."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from edgeasd.runtime.errors import InputError
 
 
 class Target(str, Enum):
-    """Who runs the graph; the value is the name of the precision."""
+    """The engine that runs the graph; the value is the name of the precision."""
 
     TENSORRT = "int8"
     ONNXRUNTIME = "int8-cpu"

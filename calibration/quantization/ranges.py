@@ -1,4 +1,7 @@
-"""The work of collecting ranges so far, as a file from which an interrupted run goes on."""
+"""The ranges of activations on normal segments, by ONNX Runtime's calibrators, with a state to resume from.
+
+Two passes: the first finds the lowest and highest value of each tensor, the second fills histograms of that reach.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +28,20 @@ from edgeasd.runtime.errors import CheckFailed, InputError
 from edgeasd.runtime.features.logmel import Float32Array
 from edgeasd.runtime.system.files import write_bytes
 
+BINS = 2048
+"""Of a histogram, over both signs."""
+_ENTROPY_STEPS = 128
+_WIDER = 1.001
+"""Histograms reach a little beyond what was seen, so that rounding never makes one grow."""
+_LEAST_REACH = 1e-6
+Histogram = tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], np.float32, np.float32, np.float32]
+"""Counts, edges, lowest, highest, reach: as HistogramCollector.histogram_dict holds it."""
+METHODS = ("minmax", "entropy", "percentile")
+PERCENTILE = 99.999
+BATCH = 4
+"""Segments that run at once: with ResNet38 their activations take about 0.2 GB."""
+_BATCHES_PER_SAVE = 8
+
 
 @dataclass
 class RangeState:
@@ -40,7 +57,7 @@ class RangeState:
 
     @classmethod
     def load_or_new(cls, path: Path | None, fingerprint: str, tensors: int, bins: int) -> RangeState:
-        """What `path` holds where it is of the same work, else an empty state."""
+        """The state in `path` if it is of the same work, else an empty one."""
         found = None if path is None else _read(path)
         if found is not None and found.fingerprint == fingerprint:
             shapes = (found.lowest.shape, found.highest.shape, found.histograms.shape)
@@ -69,7 +86,7 @@ class RangeState:
 
 
 def _read(path: Path) -> RangeState | None:
-    """None for a file that is not there or is no state: then the work starts over, and nothing is lost but time."""
+    """None if the file is missing or damaged; the work then starts again."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return RangeState(
@@ -82,17 +99,6 @@ def _read(path: Path) -> RangeState | None:
     except Exception:
         # Damaged npz makes numpy, zipfile, zlib and tokenize raise; they share no base.
         return None
-
-
-BINS = 2048
-"""Of a histogram, over both signs."""
-_ENTROPY_STEPS = 128
-_WIDER = 1.001
-"""Histograms reach a little beyond what was seen, so that rounding never makes one grow."""
-_LEAST_REACH = 1e-6
-
-Histogram = tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], np.float32, np.float32, np.float32]
-"""Counts, edges, lowest, highest, reach: as HistogramCollector.histogram_dict holds it."""
 
 
 def minmax_calibrator(model: onnx.ModelProto, tensors: Sequence[str], folder: Path) -> Any:
@@ -185,13 +191,6 @@ def threshold(method: str, histogram: Histogram, percentile: float) -> tuple[flo
     return float(low), float(high)
 
 
-METHODS = ("minmax", "entropy", "percentile")
-PERCENTILE = 99.999
-BATCH = 4
-"""Segments that run at once: with ResNet38 their activations take about 0.2 GB."""
-_BATCHES_PER_SAVE = 8
-
-
 class Segments(Protocol):
     """Log-mel segments (N, frames, n_mels) float32 that need not lie in memory: an array, a memory map, a reader."""
 
@@ -251,7 +250,7 @@ def collect(
     done so far is saved every 32 segments, whole or not at all, and a later call with the same encoder
     and segments goes on from there; a state of others is ignored. The caller deletes it. Memory does not
     depend on the number of segments. The same input gives the same result. Raises InputError without segments,
-    CheckFailed where a segment or an activation is not finite.
+    CheckFailed if a segment or an activation is not finite.
     """
     if len(segments) == 0:
         raise InputError("ranges: no segments to collect them from; give normal clips")
@@ -301,9 +300,9 @@ def _fill_histograms(
 
 
 def _batches(
-    segments: Segments, work: RangeState, offset: int, state: Path | None, told: Callable[[], None]
+    segments: Segments, work: RangeState, offset: int, state: Path | None, on_batch: Callable[[], None]
 ) -> Iterator[Float32Array]:
-    """Batches (n, 1, frames, n_mels) from where `work` stands; counts, saves and tells after each."""
+    """Batches (n, 1, frames, n_mels) from where `work` stands; counts, saves and reports after each."""
     starts = range(work.done - offset, len(segments), BATCH)
     for number, start in enumerate(starts, start=1):
         part = np.asarray(segments[start : min(start + BATCH, len(segments))], np.float32)
@@ -316,7 +315,7 @@ def _batches(
         work.done += len(part)
         if state is not None and (number % _BATCHES_PER_SAVE == 0 or number == len(starts)):
             work.save(state)
-        told()
+        on_batch()
 
 
 class _Reader:

@@ -1,9 +1,9 @@
-"""How often the alarm rule raises, for every threshold at once.
+"""A threshold by false alarms a day, from live clip scores of normal recordings.
 
-The rule of `edgeasd.runtime.scoring.threshold` is active where the last `consecutive` clip scores all lie above
-the threshold, so where their minimum does; call that minimum the level. An alarm is raised where the
-level rises from u or below to above u. Counting the rises that span u is therefore counting alarms, with
-two sorted lists and no loop. A test holds this to the rule itself, score by score.
+The alarm rule is active while the last `consecutive` clip scores all lie above the threshold, so while their
+minimum, the level, does. An alarm is raised when the level rises from u or below to above u. So the rises that
+span u are the alarms at u: two sorted lists count them for every threshold at once. Rates lower than the
+recordings can show are extrapolated by a generalised Pareto tail.
 """
 
 from __future__ import annotations
@@ -22,6 +22,21 @@ from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.scoring.threshold import Promise
 
 Array = NDArray[np.float64]
+XI_LIMIT = 0.5
+"""ξ is sought in [−0.5, 0.5]: below, the likelihood is irregular; above, the tail would have no variance."""
+_HALF_CHI2_95 = 1.920729410347062
+"""Half the 95 % quantile of χ² with one degree of freedom: how far the log-likelihood may fall."""
+STRETCHES_NEEDED = 20
+"""Fewer separate high stretches give no tail: its interval would span orders of magnitude."""
+STRETCHES_WANTED = 200
+_BLOCK_EXPECTS = 5
+_WHOLE = 1e-3
+"""A rule that needs three scores in a row listens a moment less than the recording lasts: 0.999 alarms are one."""
+FEW_ALARMS = 10
+FAR = 20.0
+"""A rate this many times below what the recordings can show is warned of: normal sound changes meanwhile."""
+_Fit = tuple[float, Interval, tuple[float, float], float, list[str]]
+"""Threshold, its interval, the interval of its alarms an hour, alarms an hour expected, warnings."""
 
 
 def alarm_levels(scores: Array, consecutive: int) -> Array:
@@ -127,12 +142,6 @@ class Stretches:
         return best
 
 
-XI_LIMIT = 0.5
-"""ξ is sought in [−0.5, 0.5]: below, the likelihood is irregular; above, the tail would have no variance."""
-_HALF_CHI2_95 = 1.920729410347062
-"""Half the 95 % quantile of χ² with one degree of freedom: how far the log-likelihood may fall."""
-
-
 def log_survival(y: Array | float, xi: Array | float, sigma: Array | float) -> Array:
     """ln P(Y > y) of the generalised Pareto distribution, −inf beyond its end; broadcasts."""
     xi = np.where(np.abs(xi) < 1e-9, 1e-9, xi)
@@ -148,7 +157,7 @@ class Tail:
         """Fit to `excesses` (stretches,) >= 0 over the base, collected in `hours`.
 
         `dispersion` >= 1 is how much more the counts of stretches vary than a Poisson process's; the
-        likelihood is worth that much less. Raises InputError where the excesses are all 0.
+        likelihood is worth that much less. Raises InputError if the excesses are all 0.
         """
         self.hours, self.count, self.dispersion = hours, len(excesses), dispersion
         mean = float(excesses.mean()) if len(excesses) else 0.0
@@ -232,20 +241,9 @@ def _edge(kept: Callable[[float], bool], inside: float, factor: float) -> float:
     return inside
 
 
-STRETCHES_NEEDED = 20
-"""Fewer separate high stretches give no tail: its interval would span orders of magnitude."""
-STRETCHES_WANTED = 200
-_BLOCK_EXPECTS = 5
-_WHOLE = 1e-3
-"""A rule that needs three scores in a row listens a moment less than the recording lasts: 0.999 alarms are one."""
-FEW_ALARMS = 10
-FAR = 20.0
-"""A rate this many times below what the recordings can show is warned of: normal sound changes meanwhile."""
-
-
 @dataclass(frozen=True)
 class _Evidence:
-    """What the recordings say apart from any one threshold."""
+    """What is known of the recordings without a threshold."""
 
     curve: AlarmCurve
     stretches: Stretches
@@ -323,10 +321,6 @@ def threshold_by_alarms(
     )
 
 
-_Fit = tuple[float, Interval, tuple[float, float], float, list[str]]
-"""Threshold, its interval, the interval of its alarms an hour, alarms an hour expected, warnings."""
-
-
 def _evidence(normals: LiveNormals, consecutive: int) -> _Evidence:
     series = [r.scores for r in normals.recordings]
     longest = max(len(one) for one in series)
@@ -334,7 +328,7 @@ def _evidence(normals: LiveNormals, consecutive: int) -> _Evidence:
         raise InputError(
             f"the longest normal recording gives {longest} complete live scores and an alarm takes {consecutive} in a "
             f"row; give recordings of {normals.window_seconds + (consecutive - 1) * normals.hop_seconds:.1f} s or "
-            "more, much longer where there are any"
+            "more, much longer if there are any"
         )
     apart = normals.memory_hops()
     stretches = Stretches(series, consecutive, apart)
@@ -397,7 +391,7 @@ def _counted(evidence: _Evidence, allowed: float, tail: Tail | None) -> _Fit:
 
 def _extrapolated(evidence: _Evidence, per_hour: float, tail: Tail) -> _Fit:
     mean, _ = evidence.alarms_per_stretch(np.inf)
-    # Never below the highest level heard: fewer alarms must not be a lower threshold than one in all hours.
+    # Never below the highest level measured: fewer alarms must not mean a lower threshold than one in all hours.
     highest = evidence.curve.lowest_threshold(0) - evidence.base
     excess = max(tail.excess_at(per_hour / mean), highest)
     low, high = (mean * rate for rate in tail.rate_interval(excess))
@@ -422,7 +416,7 @@ def _general_warnings(normals: LiveNormals, evidence: _Evidence, allowed: float)
     if median < 10 * evidence.stretches.apart and len(normals.recordings) > 1:
         warnings.append(
             f"half of the recordings have less than {median * normals.hop_seconds + normals.window_seconds:.0f} s, and "
-            "the rule starts anew in each, so the rate is overstated; give longer recordings"
+            "the rule starts again in each, so the rate is overstated; give longer recordings"
         )
     if evidence.dispersion > 1:
         warnings.append(

@@ -1,7 +1,6 @@
-"""The threshold of official DCASE decision files: a quantile of a gamma distribution over normal clip scores.
+"""The threshold of DCASE decision files: a quantile of a gamma distribution over normal clip scores.
 
-For those files only. At the customary 0.9 it puts one normal clip in ten over the line, which nobody
-wants of an alarm.
+For those files only: at the customary 0.9 one normal clip in ten lies above it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Normal live scores with a given autocorrelation, as many as are wanted: to try a threshold on years of them."""
+"""Simulated normal live scores with a given autocorrelation: years of scores to try a threshold on."""
 
 from __future__ import annotations
 

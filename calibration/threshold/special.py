@@ -1,4 +1,4 @@
-"""The few special functions that thresholds need, in numpy and the standard library: scipy is not in the core.
+"""The special functions that thresholds need, in numpy and the standard library: scipy is not in the core.
 
 Sources: NIST DLMF chapters 5 and 8 (https://dlmf.nist.gov); the tests compare every one with scipy.
 """

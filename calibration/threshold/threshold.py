@@ -1,7 +1,6 @@
-"""What every way to a threshold gives back, and the plainest way: the largest held-out clip score.
+"""A fitted threshold, and the simplest method: the largest held-out clip score.
 
-The others are in threshold_alarms.py (false alarms a day), threshold_rate.py (false-positive rate of
-clips) and threshold_gamma.py (for DCASE decision files only).
+The other methods: alarms_per_day.py, false_positive_rate.py, and gamma.py for DCASE decision files only.
 """
 
 from __future__ import annotations
@@ -19,10 +18,10 @@ from edgeasd.runtime.scoring.threshold import Promise, Threshold, ThresholdSourc
 CONSECUTIVE = 3
 FEW_CLIPS = 10
 LISTED_SOURCES = 1000
-"""More recordings are counted in the manifest and not listed: it is read whole by every device."""
+"""With more, the manifest gives only their number: every device reads it whole."""
 
 Interval = tuple[float | None, float | None]
-"""Lower and upper end of a 95 % interval; None where the data set no such end."""
+"""Lower and upper end of a 95 % interval; None if the data set no such end."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ def largest_holdout(clip_scores: ArrayLike) -> FittedThreshold:
     """The largest score of a held-out normal clip, to be exceeded three times in a row.
 
     `clip_scores` is (clips,), finite, of normal clips the model was not trained on. Raises InputError
-    where there are none, or where one is NaN or infinite (by position).
+    if there are none, or where one is NaN or infinite (by position).
     """
     scores = finite_clip_scores(clip_scores)
     warning = None

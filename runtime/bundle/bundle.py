@@ -1,4 +1,4 @@
-"""A bundle: a directory, or one zip of it, of which nothing is believed before its hash fits."""
+"""Opens a bundle, a folder or a zip of it. Every file is verified against its hash before it is used."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from edgeasd.runtime.bundle.onnx_check import inspect_onnx
 from edgeasd.runtime.bundle.reference_segments import Deviation, ReferenceSegments, check_reference_segments
 from edgeasd.runtime.bundle.selection import select
 from edgeasd.runtime.engines import Engine, EngineWithFrontEnd, open_engine, open_engine_with_front_end
-from edgeasd.runtime.errors import BundleError, InputError
+from edgeasd.runtime.errors import BundleError, InputError, printable
 from edgeasd.runtime.scoring.scorer import GraphFrontEndScorer, Head, HeadFunction, Scorer
 
 MANIFEST = "manifest.json"
@@ -27,11 +27,6 @@ MANIFEST = "manifest.json"
 _CHUNK = 1 << 20
 _ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError, ValueError, RuntimeError)
 """What zipfile raises for damaged, encrypted (RuntimeError) or unknown data (NotImplementedError, one of these)."""
-
-
-def _reason(error: Exception | str) -> str:
-    """What a library said, in one line; zipfile quotes whole file names of a damaged directory."""
-    return " ".join(str(error).split())[:200]
 
 
 def hash_file(path: Path) -> str:
@@ -44,9 +39,9 @@ def hash_file(path: Path) -> str:
 
 
 class Bundle:
-    """An opened bundle. Files are verified one by one, when they are asked for, and once only.
+    """An opened bundle. A file is verified once, when it is first used.
 
-    Use as a context manager: a zip is unpacked, verified, into a private folder that close() removes.
+    Use as a context manager: a zip is unpacked into a private folder that `close` removes.
     """
 
     def __init__(self, path: Path) -> None:
@@ -70,7 +65,7 @@ class Bundle:
         self.close()
 
     def close(self) -> None:
-        """Remove what a zip was unpacked to."""
+        """Remove the files that a zip was unpacked to."""
         if self._zip is not None:
             self._zip.close()
         if self._unpacked is not None:
@@ -90,7 +85,7 @@ class Bundle:
 
     def _open_zip(self) -> bytes:
         if not self.path.is_file():
-            # A pipe would block, a device might never end.
+            # A pipe would block, a device file might never end.
             raise BundleError(f"{self.path}: neither a folder nor a plain file; name a bundle folder or its zip")
         try:
             self._zip = zipfile.ZipFile(self.path)
@@ -100,7 +95,7 @@ class Bundle:
         except _ZIP_ERRORS as error:
             self.close()
             raise BundleError(
-                f"{self.path}: not a bundle folder and not a readable zip ({_reason(error)}); copy it again"
+                f"{self.path}: not a bundle folder and not a readable zip ({printable(error, 200)}); copy it again"
             ) from None
         except KeyError:
             self.close()
@@ -109,7 +104,7 @@ class Bundle:
             ) from None
 
     def file(self, name: str) -> Path:
-        """Path of a file of the bundle, after its size and hash were found as listed.
+        """Path of a file of the bundle, after its size and hash have been compared with the manifest.
 
         Raises BundleError for a file that is missing, changed, not listed, or not a plain file.
         """
@@ -160,12 +155,12 @@ class Bundle:
             target.unlink(missing_ok=True)
         except _ZIP_ERRORS as error:
             raise BundleError(
-                f"{self.path.name}/{name}: cannot be unpacked ({_reason(error)}); copy the bundle again"
+                f"{self.path.name}/{name}: cannot be unpacked ({printable(error, 200)}); copy the bundle again"
             ) from None
         return target
 
     def verify_files(self, progress: Callable[[str], None] | None = None) -> None:
-        """Verify every listed file; BundleError names every one that does not fit."""
+        """Verify every listed file. Raises BundleError that names all that do not fit."""
         problems = []
         for name in self.manifest.files:
             if progress is not None:
@@ -178,7 +173,7 @@ class Bundle:
             raise BundleError("; ".join(problems))
 
     def reference_segments(self) -> ReferenceSegments:
-        """The reference segments."""
+        """The stored reference segments. Raises BundleError."""
         return ReferenceSegments.from_bytes(self.file("golden.npz").read_bytes(), f"{self.path.name}/golden.npz")
 
     def open_scorer(
@@ -192,42 +187,46 @@ class Bundle:
         head: str = "cpu",
         front_end: str = "cpu",
     ) -> tuple[Scorer, Deviation]:
-        """Verify and load what scoring needs, run the reference segments, return (scorer, their deviation).
+        """Verify and load what scoring needs and run the reference segments; returns (scorer, their deviation).
 
-        `engine` and `accelerator` as in `edgeasd.runtime.engines.select`; `head` is "cpu", or "tensorrt" for an
-        engine of its own; `front_end` is "cpu", or "graph" for a GraphFrontEndScorer, whose front end proves itself too.
-        Raises BundleError, InputError, DeviceError (NotBuilt where `edgeasd build` comes first), or CheckFailed
-        where the reference segments or the log-mel of the front end are not reproduced.
+        `engine` and `accelerator` as in `edgeasd.runtime.engines.select`; `head` is "cpu", or "tensorrt" for its own
+        engine; `front_end` is "cpu", or "graph" for a GraphFrontEndScorer, whose front end is verified too. Raises
+        BundleError, InputError, DeviceError (NotBuilt if `edgeasd build` is needed first), and CheckFailed if
+        reference segments or front end are not reproduced.
         """
         manifest = self.manifest
         chosen = select(manifest, self.path, precision, engine, accelerator, head, front_end).precision
         offer = manifest.precisions[chosen]
         asked = {"precision": chosen, "engine": engine, "accelerator": accelerator}
         with ExitStack() as opened:
-            loaded, encoder, chain = self._open_engine(offer.file, front_end, {**asked, "threads": threads}, max_batch)
+            loaded, encoder, with_front_end = self._open_engine(
+                offer.file, front_end, {**asked, "threads": threads}, max_batch
+            )
             opened.callback(loaded.close)
-            called = self._open_head(head, loaded, max_batch)
-            scorer = Scorer(encoder, called, manifest.features, manifest.amplitude, manifest.segments, manifest.score)
+            head_function = self._open_head(head, loaded, max_batch)
+            scorer = Scorer(
+                encoder, head_function, manifest.features, manifest.amplitude, manifest.segments, manifest.score
+            )
             opened.callback(scorer.close)
-            found = check_reference_segments(scorer, self.reference_segments(), offer.tolerance, self.path.name)
-            if chain is not None:
-                proven = check_front_end(chain, manifest, offer.tolerance, self.path.name)
-                scorer = GraphFrontEndScorer(chain, called, scorer, proven)
+            deviation = check_reference_segments(scorer, self.reference_segments(), offer.tolerance, self.path.name)
+            if with_front_end is not None:
+                measured = check_front_end(with_front_end, manifest, offer.tolerance, self.path.name)
+                scorer = GraphFrontEndScorer(with_front_end, head_function, scorer, measured)
             opened.pop_all()
-        return scorer, found
+        return scorer, deviation
 
     def _open_engine(
         self, file: str, front_end: str, asked: dict[str, Any], max_batch: int
     ) -> tuple[Engine, Engine, EngineWithFrontEnd | None]:
-        """What is to be closed, the encoder from log-mel, and the chain where the front end is a graph."""
+        """(the engine to close, the encoder from log-mel, the engine with front end if that is a graph)."""
         files, graph = self.manifest.files, self.manifest.front_end
         asked = {**asked, "max_batch": max_batch, "onnx_sha256": files[file].sha256}
         if front_end == "cpu" or graph is None:
             engine = open_engine(self.file(file), **asked)
             return engine, engine, None
         sha256 = files[graph.file].sha256
-        chain = open_engine_with_front_end(self.file(file), self.file(graph.file), front_end_sha256=sha256, **asked)
-        return chain, chain.encoder, chain
+        both = open_engine_with_front_end(self.file(file), self.file(graph.file), front_end_sha256=sha256, **asked)
+        return both, both.encoder, both
 
     def _open_head(self, head: str, encoder: Engine, max_batch: int) -> HeadFunction:
         model = self.file("head.onnx")

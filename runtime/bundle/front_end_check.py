@@ -1,8 +1,8 @@
-"""Where log-mel is made, and the proof that a front end elsewhere still makes it.
+"""The self-test of a front end: is the log-mel of a graph still that of the runtime?
 
-"cpu" is `edgeasd.runtime.features.logmel`. "graph" is frontend.onnx of the bundle, chained before the encoder on its
-accelerator. The reference segments are log-mel and begin behind it, so it has a proof of its own at every load: noise
-that fills every band, beside the features of the runtime.
+The front end "cpu" is `edgeasd.runtime.features.logmel`. "graph" is frontend.onnx of the bundle, run before the encoder
+on its accelerator. The reference segments are log-mel already, so a graph is verified at every load on noise that
+fills every band.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ import numpy as np
 
 from edgeasd.runtime.bundle.manifest import FrontEnd, Manifest, Tolerance
 from edgeasd.runtime.engines.base import EngineWithFrontEnd
-from edgeasd.runtime.errors import BundleError, CheckFailed, EdgeasdError
+from edgeasd.runtime.errors import BundleError, CheckFailed, EdgeasdError, printable
 from edgeasd.runtime.features.framing import frame_samples
 from edgeasd.runtime.features.logmel import Amplitude, FeatureSettings, Float32Array, logmel
 from edgeasd.runtime.scoring.scorer import FrontEndDeviation
 
 FRONT_ENDS = ("cpu", "graph")
-"""Where log-mel may be made."""
+"""Front ends: where log-mel is computed."""
 
 _LEAST = 1e-5
-"""float32 is at about 1e-6 on this noise; another processor sums in another order."""
+"""float32 deviates by about 1e-6 on this noise; another processor sums in another order."""
 _MOST = 1e-4
-"""Whatever real clips with empty bands gave at export: noise has none. TF32 is beyond it."""
+"""The limit even if clips with empty bands deviated more at export: noise has none. TF32 deviates more."""
 
 
 def logmel_limit(stated: FrontEnd) -> float:
@@ -54,39 +54,38 @@ def compare_logmel(made: Float32Array, expected: Float32Array, place: str) -> fl
 
 
 def check_front_end(
-    chain: EngineWithFrontEnd, manifest: Manifest, tolerance: Tolerance, place: str
+    engine: EngineWithFrontEnd, manifest: Manifest, tolerance: Tolerance, place: str
 ) -> FrontEndDeviation:
-    """Raise CheckFailed where the front end of `chain` is not what `manifest` says, on one segment of noise.
+    """Verify the front end of `engine` on one segment of noise. Raises CheckFailed if it deviates too far.
 
-    Its log-mel is held against the runtime's within `logmel_limit`, and the embedding of the whole chain against
-    the encoder's of the runtime's log-mel within `tolerance`. BundleError where front end and manifest do not fit.
+    Its log-mel must be within `logmel_limit` of the runtime's, and the embedding of front end and encoder within
+    `tolerance` of the encoder's. Raises BundleError if front end and manifest do not fit.
     """
     assert manifest.front_end is not None
     frames, expected = self_test_pair(manifest)
     try:
-        furthest = compare_logmel(chain.logmel(frames), expected, place)
-        wanted, made = chain.encoder.embed(expected), chain.embed(frames[:, None])
+        furthest = compare_logmel(engine.logmel(frames), expected, place)
+        wanted, made = engine.encoder.embed(expected), engine.embed(frames[:, None])
     except EdgeasdError:
         raise
     except Exception as error:
-        # The engine's own exceptions share no base; what they mean here is a graph of another shape.
-        reason = " ".join(str(error).split())[:200]
+        # The exceptions of engines share no base class; here they mean a graph of another shape.
         raise BundleError(
-            f"{place}: its front end does not fit its manifest ({reason}); export the bundle again"
+            f"{place}: its front end does not fit its manifest ({printable(error, 200)}); export the bundle again"
         ) from None
     largest = max(float(np.max(np.abs(wanted))), float(np.finfo(np.float32).tiny))
     found = FrontEndDeviation(furthest, float(np.max(np.abs(made - wanted))) / largest)
     problems = beyond(found, logmel_limit(manifest.front_end), tolerance.z)
     if problems:
         raise CheckFailed(
-            f"{place}: the front end of {chain.name} is not that of the runtime: {'; '.join(problems)}; "
+            f"{place}: the front end of {engine.name} is not that of the runtime: {'; '.join(problems)}; "
             "use --front-end cpu, or export the bundle on this version"
         )
     return found
 
 
 def beyond(found: FrontEndDeviation, limit: float, tolerance: float = 0.0) -> list[str]:
-    """One phrase for each figure that is not within its limit (NaN is not); empty when all are."""
+    """One phrase for each figure beyond its limit (NaN is beyond); empty if there is none."""
     problems = []
     if not found.logmel <= limit:
         problems.append(f"log-mel deviates by {found.logmel:.2e} (allowed {limit:.0e})")

@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from edgeasd.runtime.errors import BundleError
+from edgeasd.runtime.errors import BundleError, printable
 from edgeasd.runtime.features.logmel import Amplitude, FeatureSettings
 from edgeasd.runtime.features.segments import SegmentSettings
 from edgeasd.runtime.health.settings import LevelRange
@@ -34,7 +34,7 @@ _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 _Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
-"""Ends up on terminals, in topics and file names: no control characters."""
+"""Used on terminals, in topics and in file names: no control characters."""
 
 
 class _Part(BaseModel):
@@ -56,7 +56,7 @@ class FileEntry(_Part):
 
 
 class Tolerance(_Part):
-    """How far golden outputs may be from the stored ones: see `edgeasd.runtime.bundle.reference_segments`."""
+    """How far outputs of the reference segments may be from the stored ones."""
 
     z: Annotated[float, Field(gt=0, le=1)]
     """Of the largest |z|."""
@@ -68,29 +68,29 @@ class Tolerance(_Part):
 
 
 class Precision(_Part):
-    """One encoder on offer."""
+    """One encoder of the bundle."""
 
     file: str
     tolerance: Tolerance
     recalibrate: bool = False
-    """True where what it was calibrated on no longer holds; it is refused until it was calibrated again."""
+    """True after a re-fit that invalidates its calibration; refused until it is calibrated again."""
     recalibrate_reason: str | None = None
 
     @model_serializer(mode="wrap")
     def _as_found(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without the mark where there is none: an older manifest is written back as it was."""
+        """Without an unset mark: an older manifest is written back as it was."""
         unmarked = set() if self.recalibrate else {"recalibrate"}
         unmarked |= {"recalibrate_reason"} if self.recalibrate_reason is None else set()
         return {name: value for name, value in dump(self).items() if name not in unmarked}
 
     @property
     def stale(self) -> str:
-        """Why it must be calibrated again, or nothing."""
+        """Why it must be calibrated again; empty if it need not be."""
         return (self.recalibrate_reason or "its manifest says so") if self.recalibrate else ""
 
 
 class FrontEnd(_Part):
-    """Log-mel as a graph, for a GPU, and how far it is from the features of the runtime."""
+    """Log-mel as a graph, for a GPU, and its deviation from the runtime's features."""
 
     file: str
     logmel: Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -130,11 +130,11 @@ class Manifest(_Part):
     provenance: dict[str, Any] = Field(default_factory=dict)
     metrics: dict[str, Any] = Field(default_factory=dict)
     level: LevelRange | None = None
-    """Levels at which the machine is expected to be heard, where they were measured; see `edgeasd.runtime.health`."""
+    """The expected levels of the machine, if they were measured; see `edgeasd.runtime.health`."""
 
     @model_serializer(mode="wrap")
     def _as_found(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without a level or a front end where there is none: an older manifest is written back as it was."""
+        """Without an unset level or front end: an older manifest is written back as it was."""
         optional = ("level", "front_end")
         return {name: value for name, value in dump(self).items() if name not in optional or value is not None}
 
@@ -150,12 +150,6 @@ class Manifest(_Part):
         if self.status == "calibrated" and self.threshold is None:
             raise ValueError("status is calibrated, but there is no threshold")
         return self
-
-
-def _one_line(text: str, longest: int) -> str:
-    """Text of a manifest as it may be shown: printable characters, no more than `longest`."""
-    shown = "".join(c if c.isprintable() else " " for c in text[: longest + 1])
-    return shown if len(text) <= longest else shown[:longest] + "…"
 
 
 def parse_manifest(data: bytes, place: str) -> Manifest:
@@ -175,8 +169,8 @@ def parse_manifest(data: bytes, place: str) -> Manifest:
         writer = raw.get("edgeasd_version")
         by = "the edgeasd that wrote it"
         if isinstance(writer, str):
-            by = f"edgeasd {_one_line(writer, 40)}, which wrote it, or newer"
-        given = _one_line(repr(version), 40)
+            by = f"edgeasd {printable(writer, 40)}, which wrote it, or newer"
+        given = printable(repr(version), 40)
         raise BundleError(f"{place}: schema_version {given}, this edgeasd reads {SCHEMA_VERSION}; read it with {by}")
     try:
         return Manifest.model_validate(raw)
@@ -185,7 +179,7 @@ def parse_manifest(data: bytes, place: str) -> Manifest:
         where = ".".join(str(part) for part in first["loc"]) or "manifest"
         value = "" if isinstance(first["input"], dict) else f" {str(first['input'])[:80]!r}"
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        what = _one_line(f"{where}{value}: {first['msg']}", 300)
+        what = printable(f"{where}{value}: {first['msg']}", 300)
         raise BundleError(f"{place}: {what}{more}; export the bundle again") from None
 
 

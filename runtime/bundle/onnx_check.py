@@ -1,4 +1,4 @@
-"""A look into an ONNX file before it is loaded: versions used, and no data outside the file.
+"""Checks an ONNX file before it is loaded: the versions it needs, and that no data lies outside the file.
 
 Reads the protobuf wire format directly, because the runtime does not depend on the onnx package,
 and skips over weights without copying them.
@@ -122,10 +122,10 @@ def _header(data: mmap.mmap | bytes) -> OnnxHeader:
 
 
 def inspect_onnx(path: Path) -> OnnxHeader:
-    """Check `path` and return the versions it asks for.
+    """Check `path` and return the versions it needs.
 
-    Raises BundleError where it is not ONNX, or where a tensor keeps its data outside the file:
-    such data is not covered by the bundle's hashes and its location can climb out of the bundle.
+    Raises BundleError if it is not ONNX, or if a tensor has its data outside the file: the bundle's hashes do not
+    cover such data, and its path can lead out of the bundle.
     """
     try:
         with open(path, "rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -134,9 +134,7 @@ def inspect_onnx(path: Path) -> OnnxHeader:
     except (_Malformed, ValueError):
         raise BundleError(f"{path.name}: not an ONNX file; export the bundle again") from None
     if external is not None:
-        raise BundleError(
-            f"{path.name}: tensor {external!r} keeps its data outside the file; export with weights inside"
-        )
+        raise BundleError(f"{path.name}: tensor {external!r} has its data outside the file; export with weights inside")
     if header.ir_version == 0 or not header.opsets:
         raise BundleError(f"{path.name}: names no IR version or opset, so not an ONNX model; export the bundle again")
     return header

@@ -1,4 +1,4 @@
-"""The reference segments: proof, at every load, that this engine on this device still computes the model."""
+"""The reference segments: run at every load, they verify that the engine on this device computes the model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgeasd.runtime.bundle.manifest import Tolerance
-from edgeasd.runtime.errors import BundleError, CheckFailed, EdgeasdError
+from edgeasd.runtime.errors import BundleError, CheckFailed, EdgeasdError, printable
 from edgeasd.runtime.features.logmel import Float32Array
 from edgeasd.runtime.scoring.score import ScoreSettings, SegmentScores
 from edgeasd.runtime.scoring.scorer import Scorer
@@ -26,9 +26,9 @@ class ReferenceSegments:
     d: Float32Array
 
     def to_bytes(self) -> bytes:
-        """As npz without pickled objects; the same arrays give the same bytes."""
+        """The npz file, without pickled objects; the same arrays give the same bytes."""
         buffer = io.BytesIO()
-        # Not np.savez: it stamps the time of day into the zip, and equal exports should be equal bytes.
+        # Not np.savez: it writes the time of day into the zip, and equal exports must give equal bytes.
         with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
             for name in self.__slots__:
                 member = io.BytesIO()
@@ -41,16 +41,15 @@ class ReferenceSegments:
         """Read and check shapes; raises BundleError."""
         try:
             with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-                golden = cls(**{name: np.asarray(arrays[name], np.float32) for name in cls.__slots__})
+                reference = cls(**{name: np.asarray(arrays[name], np.float32) for name in cls.__slots__})
         except Exception as error:
-            # Damaged npz makes numpy, zipfile, zlib and tokenize raise; they share no base.
-            reason = " ".join(str(error).split())[:200]
-            raise BundleError(f"{place}: cannot be read ({reason}); export the bundle again") from None
-        count = len(golden.logmel) if golden.logmel.ndim == 3 else 0
-        one_each = golden.logit.shape == golden.q.shape == golden.d.shape == (count,)
-        if not (count and one_each and golden.z.ndim == 2 and len(golden.z) == count):
+            # Damaged npz makes numpy, zipfile, zlib and tokenize raise; they share no base class.
+            raise BundleError(f"{place}: cannot be read ({printable(error, 200)}); export the bundle again") from None
+        count = len(reference.logmel) if reference.logmel.ndim == 3 else 0
+        one_each = reference.logit.shape == reference.q.shape == reference.d.shape == (count,)
+        if not (count and one_each and reference.z.ndim == 2 and len(reference.z) == count):
             raise BundleError(f"{place}: arrays of unexpected shapes; export the bundle again")
-        return golden
+        return reference
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +66,7 @@ class Deviation:
     """max |Δs|"""
 
     def beyond(self, tolerance: Tolerance) -> list[str]:
-        """One phrase for each figure that is not within tolerance (NaN is not); empty when all are."""
+        """One phrase for each figure beyond its tolerance (NaN is beyond); empty if there is none."""
         return [
             f"{name} deviates by {getattr(self, name):.2e} (allowed {getattr(tolerance, name):.0e})"
             for name in self.__slots__
@@ -94,30 +93,32 @@ def deviation(
     )
 
 
-def reference_deviation(scorer: Scorer, golden: ReferenceSegments) -> Deviation:
+def reference_deviation(scorer: Scorer, reference: ReferenceSegments) -> Deviation:
     """Run the reference segments through `scorer` and compare."""
-    z = scorer.embed(golden.logmel)
-    if z.shape != golden.z.shape:
+    z = scorer.embed(reference.logmel)
+    if z.shape != reference.z.shape:
         raise BundleError(
-            f"golden.npz: embeddings of shape {golden.z.shape}, the encoder gives {z.shape}; export the bundle again"
+            f"golden.npz: embeddings of shape {reference.z.shape}, the encoder gives {z.shape}; export the bundle again"
         )
-    reference = SegmentScores.from_head({"logit": golden.logit, "q": golden.q, "d": golden.d}, scorer.score)
-    return deviation(golden.z, reference, z, SegmentScores.from_head(scorer.head(z), scorer.score), scorer.score)
+    expected = SegmentScores.from_head({"logit": reference.logit, "q": reference.q, "d": reference.d}, scorer.score)
+    return deviation(reference.z, expected, z, SegmentScores.from_head(scorer.head(z), scorer.score), scorer.score)
 
 
-def check_reference_segments(scorer: Scorer, golden: ReferenceSegments, tolerance: Tolerance, place: str) -> Deviation:
-    """Raise CheckFailed where `scorer` does not reproduce the golden outputs within `tolerance`."""
+def check_reference_segments(
+    scorer: Scorer, reference: ReferenceSegments, tolerance: Tolerance, place: str
+) -> Deviation:
+    """Run the reference segments through `scorer`. Raises CheckFailed if an output is beyond `tolerance`."""
     expected = (scorer.segments.frames, scorer.features.n_mels)
-    if golden.logmel.shape[1:] != expected:
-        raise BundleError(f"{place}: reference segments of shape {golden.logmel.shape[1:]}, expected {expected}")
+    if reference.logmel.shape[1:] != expected:
+        raise BundleError(f"{place}: reference segments of shape {reference.logmel.shape[1:]}, expected {expected}")
     try:
-        found = reference_deviation(scorer, golden)
+        found = reference_deviation(scorer, reference)
     except EdgeasdError:
         raise
     except Exception as error:
-        # The engine's own exceptions share no base; what they mean here is a model of another shape.
-        reason = " ".join(str(error).split())[:200]
-        raise BundleError(f"{place}: its models do not fit its manifest ({reason}); export the bundle again") from None
+        # The exceptions of engines share no base class; here they mean a model of another shape.
+        what = "its models do not fit its manifest"
+        raise BundleError(f"{place}: {what} ({printable(error, 200)}); export the bundle again") from None
     problems = found.beyond(tolerance)
     if problems:
         raise CheckFailed(

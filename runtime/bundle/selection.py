@@ -1,4 +1,4 @@
-"""What of a bundle is used where: precision, engine and head, by what was asked for and what is there."""
+"""Selects precision, engine, head and front end of a bundle, by the options given and by what is available."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HEADS = ("cpu", "tensorrt")
 
 @dataclass(frozen=True, slots=True)
 class LoadPlan:
-    """What will be loaded."""
+    """What to load."""
 
     engine: EngineChoice
     precision: str
@@ -43,35 +43,34 @@ def select(
     head: str = "cpu",
     front_end: str = "cpu",
 ) -> LoadPlan:
-    """Settle what to load, before anything is; `bundle` is where the bundle lies, a folder or a zip.
+    """Select what to load, before anything is loaded; `bundle` is the path of the folder or zip.
 
-    Without `precision`: for ONNX Runtime fp32; for TensorRT the fastest that was built, or else the fastest on
-    offer, int8 before fp16 before fp32. One that must be calibrated again is passed over. Raises InputError for
-    what is unknown, not on offer or cannot be together, BundleError for a precision that must be calibrated
-    again, DeviceError for TensorRT with a zip.
+    Without `precision`: fp32 for ONNX Runtime; for TensorRT the fastest that was built, else the fastest offered (int8,
+    fp16, fp32), without those that must be calibrated again. Raises InputError for unknown names and impossible
+    combinations, BundleError for a precision that must be calibrated again, DeviceError for TensorRT with a zip.
     """
-    using = select_engine(engine, accelerator, precision)
+    choice = select_engine(engine, accelerator, precision)
     offers = manifest.precisions
     if precision is not None and precision not in offers:
         raise InputError(f"--precision {precision}: {bundle.name} offers {', '.join(offers)}; choose one of them")
     usable = [name for name, offer in offers.items() if not offer.stale] or list(offers)
-    chosen = precision or _default(usable, bundle, using.engine)
+    chosen = precision or _default(usable, bundle, choice.engine)
     _refuse_stale(manifest, bundle, chosen)
     if head not in HEADS:
         raise InputError(f"--head {head}: unknown; use {' or '.join(HEADS)}")
-    if head == "tensorrt" and using.engine != "tensorrt":
+    if head == "tensorrt" and choice.engine != "tensorrt":
         raise InputError("--head tensorrt: the encoder runs on ONNX Runtime here; use --engine tensorrt too")
     check_front_end_offered(manifest, bundle, front_end)
-    if using.engine == "tensorrt" and bundle.is_file():
+    if choice.engine == "tensorrt" and bundle.is_file():
         raise DeviceError(
             f"{bundle}: TensorRT engines lie in a bundle's folder and not in a zip; unpack it and "
             "`edgeasd build` the folder, or use --engine onnxruntime"
         )
-    return LoadPlan(using, chosen, head, front_end)
+    return LoadPlan(choice, chosen, head, front_end)
 
 
 def check_front_end_offered(manifest: Manifest, bundle: Path, front_end: str) -> None:
-    """Raise InputError where `front_end` is not one of FRONT_ENDS, or is a graph and the bundle has none."""
+    """Raise InputError if `front_end` is not one of FRONT_ENDS, or is "graph" and the bundle has none."""
     if front_end not in FRONT_ENDS:
         raise InputError(f"--front-end {front_end}: unknown; use {' or '.join(FRONT_ENDS)}")
     if front_end == "graph" and manifest.front_end is None:
@@ -81,24 +80,24 @@ def check_front_end_offered(manifest: Manifest, bundle: Path, front_end: str) ->
         )
 
 
-def check_built(manifest: Manifest, bundle: Path, offer: LoadPlan) -> None:
-    """Raise NotBuilt where an engine that `offer` needs of TensorRT is missing or does not fit this machine."""
-    index = gpu_index(offer.engine.accelerator)
+def check_built(manifest: Manifest, bundle: Path, plan: LoadPlan) -> None:
+    """Raise NotBuilt if a TensorRT engine that `plan` needs is missing or does not fit this machine."""
+    index = gpu_index(plan.engine.accelerator)
     machine = this_machine(index)
-    encoder = manifest.files[manifest.precisions[offer.precision].file]
-    read_built(bundle, offer.precision, machine, onnx_sha256=encoder.sha256, index=index)
-    if offer.head == "tensorrt":
+    encoder = manifest.files[manifest.precisions[plan.precision].file]
+    read_built(bundle, plan.precision, machine, onnx_sha256=encoder.sha256, index=index)
+    if plan.head == "tensorrt":
         head = manifest.files["head.onnx"]
         read_built(bundle, "fp32", machine, onnx_sha256=head.sha256, part="head", index=index)
-    if offer.front_end == "graph" and manifest.front_end is not None:
+    if plan.front_end == "graph" and manifest.front_end is not None:
         graph = manifest.files[manifest.front_end.file]
         read_built(bundle, "fp32", machine, onnx_sha256=graph.sha256, part=FRONT_END, index=index)
 
 
 def _refuse_stale(manifest: Manifest, bundle: Path, precision: str) -> None:
-    """Raise BundleError where a re-fit has marked `precision` to be calibrated again.
+    """Raise BundleError if a re-fit has marked `precision` to be calibrated again.
 
-    Refused and not warned of: values beyond their ranges are clipped, and a clipped fault sounds normal.
+    An error, not a warning: values beyond their ranges are clipped, and a clipped fault looks normal.
     """
     reason = manifest.precisions[precision].stale
     if reason:

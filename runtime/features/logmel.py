@@ -1,7 +1,8 @@
-"""The mel filter bank: Slaney's scale and Slaney's area normalisation.
+"""Log-mel features: settings, mel filter bank, and the same arithmetic for streams and whole recordings.
 
-Same definition as `librosa.filters.mel(htk=False, norm="slaney")`: linear below 1 kHz,
-logarithmic above (M. Slaney, Auditory Toolbox, 1998), triangles of area 2 / bandwidth.
+`LogMelStream` takes samples in chunks of any length and returns the frames they complete; `logmel` takes a recording.
+Filter bank as `librosa.filters.mel(htk=False, norm="slaney")`: linear below 1 kHz, logarithmic above (M. Slaney,
+Auditory Toolbox, 1998), triangles of area 2 / bandwidth.
 """
 
 from __future__ import annotations
@@ -49,21 +50,21 @@ def mel_filter_bank(sample_rate: int, n_fft: int, n_mels: int, f_min: float, f_m
     rising = (bins - edges[:-2, None]) / widths[:-1, None]
     falling = (edges[2:, None] - bins) / widths[1:, None]
     triangles = np.maximum(0.0, np.minimum(rising, falling)).astype(np.float32)
-    # float32 before the norm, as librosa does: the two then agree to the last bit or nearly so
+    # float32 before the norm, as in librosa: the two then agree to the last bits
     return (triangles * (2.0 / (edges[2:] - edges[:-2]))[:, None]).astype(np.float32)
 
 
 Float32Array = npt.NDArray[np.float32]
 
 _LARGEST_SAMPLE = float(np.sqrt(np.finfo(np.float32).max))
-"""Beyond this the energy of one sample overflows float32; nothing audible is near it."""
+"""The energy of a larger sample overflows float32."""
 
 _BLOCK_FRAMES = 32
 """Frames per pass: large enough for BLAS, small enough that the work stays in the L2 cache."""
 
 
 class FeatureSettings(BaseModel):
-    """What turns samples into log-mel frames; every field is stored in the manifest."""
+    """How samples become log-mel frames; stored in the manifest."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -114,10 +115,9 @@ class Amplitude(BaseModel):
 
 
 def check_samples(samples: npt.NDArray[np.generic], position: int = 0, sample_rate: int = 16_000) -> Float32Array:
-    """Refuse what is not a 1-D float32 array of finite samples.
+    """Check samples (n,) float32, finite. Raises InputError with the position of the first bad sample.
 
-    `position` is the index of samples[0] since the start of the stream; the error names the
-    first bad sample counted from there. Raises InputError.
+    `position` is the index of samples[0] since the start of the stream.
     """
     if not isinstance(samples, np.ndarray) or samples.dtype != np.float32 or samples.ndim != 1:
         kind = f"{samples.dtype} {samples.shape}" if isinstance(samples, np.ndarray) else type(samples).__name__
@@ -157,7 +157,7 @@ class _FrameKernel:
             np.float64
         )
         bands = _banded(weights)
-        # Slices for every frame count, made once: at 6 frames a call slicing is a tenth of the time.
+        # Slices for every frame count, made once: at 6 frames a call, slicing takes a tenth of the time.
         self._views = [
             (
                 framed[:n],
@@ -188,10 +188,9 @@ class _FrameKernel:
 def _banded(
     weights: npt.NDArray[np.float64],
 ) -> list[tuple[int, int, int, int, npt.NDArray[np.float64]]]:
-    """Cut the filter bank into three runs of bands with only the bins each run uses.
+    """Cut the filter bank into three dense pieces, each with only the bins it uses.
 
-    The bank is 99 % zeros; three dense pieces (half, quarter, quarter) leave a third of the
-    multiplications at the price of two more calls. Returns (first band, last band, first bin,
+    The bank is 99 % zeros; three pieces (half, quarter, quarter) take a third of the multiplications. Returns (first band, last band, first bin,
     last bin, weights (bins, bands) float64).
     """
     n_mels = weights.shape[0]
@@ -204,10 +203,10 @@ def _banded(
 
 
 class LogMelStream:
-    """Samples pushed in chunks of any length -> log-mel frames as soon as they are complete.
+    """Takes samples in chunks of any length and returns log-mel frames as soon as they are complete.
 
-    Holds a fixed buffer of a few windows; nothing grows with the length of the stream. The same
-    samples give the same frames however they are cut (held by tests/runtime/features/test_logmel.py).
+    Memory is fixed. The same samples give the same frames however they are cut
+    (tests/runtime/features/test_logmel.py).
     """
 
     def __init__(
@@ -219,14 +218,14 @@ class LogMelStream:
         self.settings = settings or FeatureSettings()
         self.amplitude = amplitude or Amplitude()
         self._kernel = _FrameKernel(self.settings, self.amplitude, block_frames)
-        # Plain attributes: at six frames a call, looking them up on the model would show.
+        # Plain attributes: at six frames a call, looking them up on the pydantic model costs time.
         self._n_fft, self._hop, self._n_mels = (
             self.settings.n_fft,
             self.settings.hop_length,
             self.settings.n_mels,
         )
-        # A float64 scalar, not a Python float, with which numpy would subtract in float32: its rounding
-        # noise fills the bands that a tone or band-limited sound leaves empty (up to 4 in log10).
+        # A float64 scalar: with a Python float numpy would subtract in float32, and its rounding noise would fill
+        # the bands that a tone or band-limited sound leaves empty (up to 4 in log10).
         self._mean = np.float64(self.amplitude.mean)
         self._filled = 0
         self.samples_seen = 0

@@ -1,4 +1,4 @@
-"""From a row of frames to 256-frame segments: the live rule and the clip rule.
+"""Cuts frames into segments of 256 frames, by the live rule or the clip rule.
 
 Live: one segment every `hop` frames from frame 0 after a reset.
 Clip: K sections starting at i * ((T - length) // (K - 1)), with the clip's own T.
@@ -67,15 +67,15 @@ def tile(frames: Float32Array, length: int) -> Float32Array:
 
 
 class SlidingWindowBuffer:
-    """A bounded buffer of rows that yields every window of `length` rows, one each `hop` rows, exactly once.
+    """A bounded buffer of rows that yields a window of `length` rows every `hop` rows, each exactly once.
 
-    A window is yielded as a view (length, *row) of the buffer, float32, valid until the next one is asked for;
-    the caller copies what it keeps. Rows count from the last reset.
+    A window is a view (length, *row) float32 of the buffer, valid until the next one is taken: copy what you keep.
+    Rows count from the last reset.
     """
 
     def __init__(self, length: int, hop: int, row: tuple[int, ...]) -> None:
         self._length, self._hop = length, hop
-        # Twice the window: old rows move to the front once per `length` new ones, not at each push.
+        # Twice the window: old rows move to the front once per `length` new rows, not at each push.
         self._buffer = np.empty((2 * length, *row), dtype=np.float32)
         self.reset()
 
@@ -116,7 +116,7 @@ class SlidingSegments(SlidingWindowBuffer):
 
 
 class Segmenter(Protocol):
-    """Samples in, segments of the live rule out. All state of a stream's features is here."""
+    """Turns samples into segments of the live rule. Holds all state of a stream's features."""
 
     @property
     def samples_seen(self) -> int:
@@ -130,13 +130,13 @@ class Segmenter(Protocol):
     def push_checked(self, samples: Float32Array) -> Iterator[tuple[int, Float32Array]]:
         """Accept samples (n,) that `check_samples` has passed; yield (first frame, segment) for each completed one.
 
-        A segment is a view, valid until the next one is asked for.
+        A segment is a view, valid until the next one is taken.
         """
         ...
 
 
 class LogMelSegmenter:
-    """Segments (frames, n_mels) float32 of log-mel, each frame computed once."""
+    """Segments of log-mel (frames, n_mels) float32; each frame is computed once."""
 
     def __init__(self, features: FeatureSettings, amplitude: Amplitude, segments: SegmentSettings) -> None:
         self._features = LogMelStream(features, amplitude)

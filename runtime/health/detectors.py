@@ -1,4 +1,7 @@
-"""The figures of one window of sound."""
+"""What is measured in the sound: figures of a window, dropouts, and blocks that repeat.
+
+`monitor.py` decides with them when a health state begins and ends.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from edgeasd.runtime.features.logmel import Float32Array
 
 @dataclass(frozen=True, slots=True)
 class WindowFigures:
-    """What one window (n,) of samples amounts to."""
+    """Figures of one window of samples."""
 
     mean: float
     power: float
@@ -25,9 +28,9 @@ class WindowFigures:
 
 
 class WindowMeter:
-    """Computes `WindowFigures`; holds scratch memory only.
+    """Computes `WindowFigures`. Holds scratch memory only.
 
-    A window is copied to the same place first: sums then never depend on where the caller's array began.
+    A window is copied there first, so that sums do not depend on the alignment of the caller's array.
     """
 
     def __init__(self, size: int, full_scale: float) -> None:
@@ -44,7 +47,7 @@ class WindowMeter:
             zeros = window.size if lowest == 0.0 else 0
             return WindowFigures(lowest, 0.0, clipped, zeros, True)
         mean = float(np.add.reduce(wide)) / window.size
-        # Subtracted before squaring: a large offset would leave nothing but rounding of a quiet sound.
+        # Subtracted before squaring: with a large offset, a quiet sound would drown in rounding.
         wide -= mean
         power = float(np.dot(wide, wide)) / window.size
         clipped = 0
@@ -54,10 +57,10 @@ class WindowMeter:
 
 
 class DropoutDetector:
-    """Counts runs of exact zeros across windows.
+    """Counts dropouts: runs of exact zeros, also across windows.
 
-    A run is a hole where it lasts `shortest` to `longest` samples and a sample next to it has at least the
-    size `edge`: sound that fades to nothing has small samples there, a lost buffer cuts at any place.
+    A run counts if it lasts `shortest` to `longest` samples and a sample next to it is at least `edge` large: sound
+    that fades out has small samples there, a lost buffer cuts anywhere.
     """
 
     def __init__(self, shortest: int, longest: int, edge: float) -> None:
@@ -65,17 +68,18 @@ class DropoutDetector:
         self.reset()
 
     def reset(self) -> None:
-        """Forget a run that has begun; the sound begins anew."""
+        """Forget a run that has begun."""
         self._run = 0
-        self._before = 0.0  # size of the sample before the run; the beginning of a sound is no edge
+        self._before = 0.0
+        """Size of the sample before the run; the beginning of a sound is no edge."""
         self._last = 0.0
 
     def push(self, window: Float32Array, zeros: int) -> int:
-        """DropoutDetector that end in this window (n,), of whose samples `zeros` are 0."""
+        """Dropouts that end in this window (n,), of whose samples `zeros` are 0."""
         if not zeros:
-            found = self._end_of_run(abs(float(window[0])))
+            count = self._end_run(abs(float(window[0])))
             self._last = abs(float(window[-1]))
-            return found
+            return count
         if zeros == window.size:
             if not self._run:
                 self._before = self._last
@@ -90,43 +94,57 @@ class DropoutDetector:
             if not self._run:
                 self._before = self._last
             self._run += first
-        found = self._end_of_run(abs(float(window[first])))
+        count = self._end_run(abs(float(window[first])))
         lengths = np.diff(sounding) - 1
         inside = np.flatnonzero((lengths >= self._shortest) & (lengths <= self._longest))
         if inside.size:
             edges = np.maximum(np.abs(window[sounding[inside]]), np.abs(window[sounding[inside + 1]]))
-            found += int(np.count_nonzero(edges >= self._edge))
+            count += int(np.count_nonzero(edges >= self._edge))
         self._last = abs(float(window[last]))
         self._run = window.size - 1 - last
         self._before = self._last
-        return found
+        return count
 
-    def _end_of_run(self, after: float) -> int:
+    def _end_run(self, after: float) -> int:
         run, self._run = self._run, 0
         return int(self._shortest <= run <= self._longest and max(self._before, after) >= self._edge)
 
 
-_PATTERN = 48
-_TRIED = 8
+class StuckDetector:
+    """Finds sound that repeats one block exactly, in stretches of `size` samples."""
 
+    PATTERN = 48
+    """Samples at the end that are looked up in what came before."""
+    CANDIDATES = 8
 
-def repeated_block(sound: Float32Array, longest: int) -> int | None:
-    """Samples of the block that `sound` (n,) repeats exactly from beginning to end; None where it repeats none.
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self.block: int | None = None
+        """Samples of the block that the last stretch repeats from beginning to end; None if it repeats none."""
 
-    Blocks of 2 to `longest` samples are found, for n > longest + 48; a constant is none. The last samples are
-    looked up in what came before, so the cost is a few passes over the array and not one for each length.
-    """
-    if sound[0] == sound[-1] and np.all(sound == sound[0]):
-        return None
-    last = sound.size - 1
-    first = max(_PATTERN, last - longest)
-    ends = np.flatnonzero(sound[first:last] == sound[last]) + first
-    for back in range(1, _PATTERN):
-        if not ends.size:
+    def reset(self) -> None:
+        """Forget the block."""
+        self.block = None
+
+    def push(self, stretch: Float32Array) -> None:
+        """Search a stretch (size,) for blocks of 2 to size // 2 samples. A constant counts as none.
+
+        The last samples are looked up in what came before: a few passes over the stretch, not one for each length.
+        """
+        self.block = self._search(stretch, self._size // 2)
+
+    def _search(self, stretch: Float32Array, longest: int) -> int | None:
+        if stretch[0] == stretch[-1] and np.all(stretch == stretch[0]):
             return None
-        ends = ends[sound[ends - back] == sound[last - back]]
-    for end in ends[::-1][:_TRIED]:
-        block = last - int(end)
-        if np.array_equal(sound[block:], sound[:-block]):
-            return block
-    return None
+        last = stretch.size - 1
+        first = max(self.PATTERN, last - longest)
+        ends = np.flatnonzero(stretch[first:last] == stretch[last]) + first
+        for back in range(1, self.PATTERN):
+            if not ends.size:
+                return None
+            ends = ends[stretch[ends - back] == stretch[last - back]]
+        for end in ends[::-1][: self.CANDIDATES]:
+            block = last - int(end)
+            if np.array_equal(stretch[block:], stretch[:-block]):
+                return block
+        return None

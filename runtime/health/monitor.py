@@ -1,4 +1,4 @@
-"""One state with hysteresis in value and in time."""
+"""Judges an input from its samples: eight health states, each with hysteresis in value and in time."""
 
 from __future__ import annotations
 
@@ -10,34 +10,44 @@ import numpy as np
 
 from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.features.logmel import Float32Array, check_samples
-from edgeasd.runtime.health.detectors import DropoutDetector, WindowFigures, WindowMeter, repeated_block
+from edgeasd.runtime.health.detectors import DropoutDetector, StuckDetector, WindowFigures, WindowMeter
 from edgeasd.runtime.health.report import UNITS, HealthChange, HealthReport, StateReport
 from edgeasd.runtime.health.settings import FLOOR_DBFS, STATES, HealthSettings, LevelRange, StateSettings
 
+WINDOW_SECONDS = 0.2
+SPAN_WINDOWS = 50
+"""Windows of a mean: 10 s, the span of a clip score."""
+DROPOUT_WINDOWS = 300
+"""Windows in which dropouts are counted: 60 s."""
+RECENT_WINDOWS = 5
+"""Windows whose level can make an input suspect: 1 s."""
+STRETCH_WINDOWS = 5
+"""Windows that are searched together for a repeated block: 1 s."""
+MIN_RATE, MAX_RATE = 4_000, 768_000
+
 
 class HoldTimer:
-    """Begins after `on` windows in a row that ask for it, ends after `off` windows in a row that do.
+    """A state that begins after `on` windows in a row that meet its condition, and ends after `off` that meet the end's.
 
-    A window that asks for neither breaks both rows. Counts are at least 1.
+    A window that meets neither breaks both rows. Counts are at least 1.
     """
 
     def __init__(self, on: int, off: int) -> None:
         self._needed = (max(1, off), max(1, on))
         self.active = False
         self.since = 0
-        """Sample at which the windows began that made the state what it is."""
+        """Sample at which the row of windows began that last changed the state."""
         self._row = 0
         self._row_began = 0
 
     @property
     def pending(self) -> bool:
-        """Whether the last window asked for it to begin, and it has not begun."""
+        """Whether the last window met the condition and the state has not begun."""
         return self._row > 0 and not self.active
 
     def update(self, begin: bool, end: bool, position: int) -> bool:
-        """Add the window that starts at sample `position`; True where the state changed."""
-        asked = end if self.active else begin
-        if not asked:
+        """Add the window that starts at sample `position`; True if the state changed."""
+        if not (end if self.active else begin):
             self._row = 0
             return False
         if not self._row:
@@ -51,7 +61,7 @@ class HoldTimer:
 
 
 class SlidingCount:
-    """The sum of the last `length` whole numbers, without adding them all up again."""
+    """The running sum of the last `length` whole numbers."""
 
     def __init__(self, length: int) -> None:
         self._last: deque[int] = deque([0] * length, maxlen=length)
@@ -63,29 +73,17 @@ class SlidingCount:
         self._last.append(count)
 
 
-WINDOW_SECONDS = 0.2
-SPAN_WINDOWS = 50
-"""Windows in a mean: 10 s, which is what a clip score looks back on."""
-HOLE_WINDOWS = 300
-"""Windows in which holes are counted: 60 s."""
-RECENT_WINDOWS = 5
-"""Windows whose level makes an input suspect: 1 s."""
-STRETCH_WINDOWS = 5
-"""Windows that are searched for a repeated block at once: 1 s."""
-MIN_RATE, MAX_RATE = 4_000, 768_000
-
-
 def _dbfs(value: float) -> float:
     return 20.0 * math.log10(value) if value > 1e-6 else FLOOR_DBFS
 
 
 _Verdict = tuple[bool, bool, float | None]
-"""Whether a window asks a state to begin, whether it asks it to end, and the figure that was compared."""
+"""Whether a window meets the condition of a state, whether it meets the end's, and the figure compared."""
 _UNKNOWN: _Verdict = (False, False, None)
 
 
 class HealthMonitor:
-    """Judges the samples of one input; put before resampling, where clipping and stuck samples still show.
+    """Judges the samples of one input, before resampling: afterwards clipping and stuck samples do not show.
 
     monitor = HealthMonitor(HealthSettings(), 48_000, level_range(settings, amplitude, None))
     for block in source:
@@ -94,7 +92,7 @@ class HealthMonitor:
     """
 
     def __init__(self, settings: HealthSettings, sample_rate: int, level: LevelRange | None = None) -> None:
-        """`sample_rate` in Hz; `level` is the expected range, without which no level is judged.
+        """`sample_rate` in Hz; without the expected range `level`, no level is judged.
 
         Raises InputError for a rate outside 4,000 to 768,000 Hz.
         """
@@ -111,18 +109,18 @@ class HealthMonitor:
         self._position = 0
         self._held = 0
         self._stretch: Float32Array = np.empty(STRETCH_WINDOWS * self._size, np.float32)
-        self._block: int | None = None
+        self._stuck = StuckDetector(STRETCH_WINDOWS * self._size)
         self._means: deque[float] = deque(maxlen=SPAN_WINDOWS)
         self._powers: deque[float] = deque(maxlen=SPAN_WINDOWS)
         self._clipped = SlidingCount(SPAN_WINDOWS)
-        self._hole_counts = SlidingCount(HOLE_WINDOWS)
-        self._reported_holes = 0
+        self._dropout_counts = SlidingCount(DROPOUT_WINDOWS)
+        self._reported_gaps = 0
         drop = settings.dropouts
         edge = 10.0 ** (drop.edge_dbfs / 20.0)
-        self._holes = DropoutDetector(
+        self._dropouts = DropoutDetector(
             max(1, round(drop.shortest_seconds * rate)), round(drop.longest_seconds * rate), edge if edge > 0 else 0.0
         )
-        self._latches = {name: self._latch(name) for name in STATES}
+        self._timers = {name: self._timer(name) for name in STATES}
         self._values: dict[str, float | None] = dict.fromkeys(STATES)
         self._unhealthy_since: int | None = None
 
@@ -130,7 +128,7 @@ class HealthMonitor:
         found: StateSettings = getattr(self.settings, "level" if name.startswith("level_") else name)
         return found
 
-    def _latch(self, name: str) -> HoldTimer:
+    def _timer(self, name: str) -> HoldTimer:
         state = self._settings_of(name)
         return HoldTimer(*(math.ceil(s / WINDOW_SECONDS - 1e-9) for s in (state.on_seconds, state.off_seconds)))
 
@@ -147,11 +145,11 @@ class HealthMonitor:
     def is_suspect(self) -> bool:
         """Whether the sound of this moment is like that of an unhealthy input, which may not be known yet.
 
-        Level counts from the last second: that of 10 s, which decides, takes long to leave its range.
+        Uses the level of the last second: the level of 10 s, which decides, takes long to leave its range.
         """
         named = self.settings.unhealthy
         out_of_range = self._out_of_range()
-        return any((latch.pending or name == out_of_range) and name in named for name, latch in self._latches.items())
+        return any((timer.pending or name == out_of_range) and name in named for name, timer in self._timers.items())
 
     @property
     def at_seconds(self) -> float:
@@ -159,7 +157,7 @@ class HealthMonitor:
         return (self._position + self._held % self._size) / self.sample_rate
 
     def push(self, samples: Float32Array) -> list[HealthChange]:
-        """Judge samples (n,) float32 in [-1, 1), any n >= 0; returns what began or ended, in order.
+        """Judge samples (n,) float32 in [-1, 1), any n >= 0; returns the changes of states, in order.
 
         Raises InputError, before anything is accepted, for another dtype or shape and for NaN or infinities.
         """
@@ -178,25 +176,25 @@ class HealthMonitor:
         return changes
 
     def gap(self, lost_samples: int = 0) -> None:
-        """The source lost sound here; 0 where it does not know how much. Counts as one hole.
+        """The source lost sound here, 0 samples if it does not know how many. Counts as one dropout.
 
         A window that has begun is dropped: no figure spans a gap.
         """
         if lost_samples < 0:
-            raise InputError(f"gap of {lost_samples} samples: a loss is 0 samples or more; pass 0 where unknown")
+            raise InputError(f"gap of {lost_samples} samples: a loss is 0 samples or more; pass 0 if unknown")
         self._position += self._held % self._size + lost_samples
         self._held = 0
-        self._block = None
-        self._reported_holes += 1
-        self._holes.reset()
+        self._stuck.reset()
+        self._reported_gaps += 1
+        self._dropouts.reset()
 
     def report(self) -> HealthReport:
         """All states now."""
         rate = self.sample_rate
         states = {}
-        for name, latch in self._latches.items():
-            since = latch.since / rate if latch.active else None
-            states[name] = StateReport(latch.active, since, self._values[name], UNITS[name])
+        for name, timer in self._timers.items():
+            since = timer.since / rate if timer.active else None
+            states[name] = StateReport(timer.active, since, self._values[name], UNITS[name])
         unhealthy_since = None if self._unhealthy_since is None else self._unhealthy_since / rate
         return HealthReport(self.at_seconds, self.is_unhealthy, unhealthy_since, self._level(), states)
 
@@ -208,7 +206,7 @@ class HealthMonitor:
         changed = []
         for name, (begin, end, value) in verdicts.items():
             self._values[name] = value
-            if self._latches[name].update(begin, end, start):
+            if self._timers[name].update(begin, end, start):
                 changed.append(name)
         if changed:
             self._update_unhealthy()
@@ -216,9 +214,9 @@ class HealthMonitor:
         return [
             HealthChange(
                 state=name,
-                active=self._latches[name].active,
+                active=self._timers[name].active,
                 at_seconds=self._position / rate,
-                since_seconds=self._latches[name].since / rate,
+                since_seconds=self._timers[name].since / rate,
                 value=self._values[name],
                 unit=UNITS[name],
                 is_unhealthy=self.is_unhealthy,
@@ -230,16 +228,16 @@ class HealthMonitor:
         self._means.append(figures.mean)
         self._powers.append(figures.power)
         self._clipped.add(figures.clipped)
-        self._hole_counts.add(self._holes.push(window, figures.zeros) + self._reported_holes)
-        self._reported_holes = 0
+        self._dropout_counts.add(self._dropouts.push(window, figures.zeros) + self._reported_gaps)
+        self._reported_gaps = 0
         if self._held == self._stretch.size:
-            self._block = repeated_block(self._stretch, self._stretch.size // 2)
+            self._stuck.push(self._stretch)
 
     def _level(self) -> float | None:
         return _dbfs(math.sqrt(sum(self._powers) / SPAN_WINDOWS)) if len(self._powers) == SPAN_WINDOWS else None
 
     def _out_of_range(self) -> str | None:
-        """The level state that the last second alone asks for."""
+        """The level state that the last second alone would begin."""
         if self.level is None or not self.settings.level.enabled or len(self._powers) < RECENT_WINDOWS:
             return None
         level = _dbfs(math.sqrt(sum(islice(reversed(self._powers), RECENT_WINDOWS)) / RECENT_WINDOWS))
@@ -249,7 +247,7 @@ class HealthMonitor:
 
     def _update_unhealthy(self) -> None:
         active = [
-            latch.since for name, latch in self._latches.items() if latch.active and name in self.settings.unhealthy
+            timer.since for name, timer in self._timers.items() if timer.active and name in self.settings.unhealthy
         ]
         if not active:
             self._unhealthy_since = None
@@ -260,22 +258,22 @@ class HealthMonitor:
         settings = self.settings
         all_zero = figures.zeros == self._size
         level = _dbfs(math.sqrt(figures.power))
-        quiet, clip, holes = settings.silence, settings.clipping, settings.dropouts
+        quiet, clip, drop = settings.silence, settings.clipping, settings.dropouts
         clipped = self._clipped.total / (SPAN_WINDOWS * self._size)
-        count = self._hole_counts.total
-        stuck = self._block if self._block is not None else (1 if figures.constant and not all_zero else 0)
-        found: dict[str, _Verdict] = {
+        count = self._dropout_counts.total
+        stuck = self._stuck.block if self._stuck.block is not None else (1 if figures.constant and not all_zero else 0)
+        verdicts: dict[str, _Verdict] = {
             "digital_silence": (all_zero, not all_zero, figures.zeros / self._size),
             "silence": (level < quiet.on_dbfs and not figures.constant, level > quiet.off_dbfs, level),
             "clipping": (clipped >= clip.on_share, clipped <= clip.off_share, clipped),
             "dc_offset": self._dc_verdict(),
             "stuck": (stuck > 0, stuck == 0, float(stuck)),
-            "dropouts": (count >= holes.on_count, count <= holes.off_count, float(count)),
+            "dropouts": (count >= drop.on_count, count <= drop.off_count, float(count)),
             **self._level_verdicts(),
         }
         for name in self._off:
-            found[name] = (False, False, found[name][2])
-        return found
+            verdicts[name] = (False, False, verdicts[name][2])
+        return verdicts
 
     def _dc_verdict(self) -> _Verdict:
         if len(self._means) < SPAN_WINDOWS:

@@ -1,4 +1,4 @@
-"""What the health of an input is said to be, as objects and as JSON."""
+"""The health of an input, as objects and as JSON."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class StateReport:
 
     active: bool
     since_seconds: float | None
-    """When what makes it active began; None where it is not."""
+    """When its cause began; None if it is not active."""
     value: float | None
-    """The figure that is compared, in `unit`; None before there is one."""
+    """The figure compared, in `unit`; None before there is one."""
     unit: str
 
 
@@ -39,7 +39,7 @@ class HealthChange:
     active: bool
     at_seconds: float
     since_seconds: float
-    """When the sound began to be like that; `at_seconds` is when it had been so for long enough."""
+    """When its cause began; `at_seconds` is when that had lasted long enough."""
     value: float | None
     unit: str
     is_unhealthy: bool

@@ -1,4 +1,4 @@
-"""Thresholds and hold times of every health state. docs/reference/health.md says why each default is what it is.
+"""Thresholds and hold times of every health state. docs/reference/health.md explains the defaults.
 
 Levels are dBFS: 20 log10 of an RMS or a sample value, full scale being 1.0. Shares are of samples, times
 are seconds of sound. Every state begins at its `on` figure, held for `on_seconds`, and ends at its `off`
@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from edgeasd.runtime.errors import InputError, accept_old_keys
+from edgeasd.runtime.errors import InputError, accept_old_keys, printable
 from edgeasd.runtime.features.logmel import Amplitude
 
 STATES = (
@@ -34,7 +34,7 @@ STATES = (
     "level_high",
 )
 FLOOR_DBFS = -120.0
-"""What silence is shown as; 16-bit sound ends at about -98."""
+"""The level shown for silence; 16-bit sound ends at about -98."""
 
 _Dbfs = Annotated[float, Field(ge=FLOOR_DBFS, le=0.0, allow_inf_nan=False)]
 _Measured = Annotated[float, Field(ge=FLOOR_DBFS, le=20.0, allow_inf_nan=False)]
@@ -97,7 +97,7 @@ class LevelRange(BaseModel):
 
 
 class StateSettings(_Settings):
-    """What every state has."""
+    """Settings that every state has."""
 
     enabled: bool = True
     on_seconds: _Seconds
@@ -246,24 +246,23 @@ class HealthSettings(_Settings):
             first = error.errors(include_url=False, include_context=False)[0]
             where = ".".join(str(part) for part in first["loc"]) or "health"
             given = "" if isinstance(first["input"], dict) else f" {str(first['input'])[:80]!r}"
-            what = f"{where}{given}: {first['msg']}"
-            shown = "".join(c if c.isprintable() else " " for c in what)[:300]
-            raise InputError(f"{place}: {shown}; correct this health setting") from None
+            what = printable(f"{where}{given}: {first['msg']}", 300)
+            raise InputError(f"{place}: {what}; correct this health setting") from None
 
 
 def training_level_dbfs(amplitude: Amplitude) -> float | None:
-    """Level of the training clips, which every manifest knows as the scale of its amplitude; None where it is 1.
+    """Level of the training clips: the scale of the manifest's amplitude; None if it is 1.
 
-    The scale is the standard deviation over all clips of the machine type, so the RMS without the offset.
+    The scale is the standard deviation over all clips of the machine type, so their RMS without the offset.
     """
     return None if amplitude.std == 1.0 else max(FLOOR_DBFS, 20.0 * math.log10(amplitude.std))
 
 
 def level_range(settings: HealthSettings, amplitude: Amplitude, measured: LevelRange | None) -> LevelRange | None:
-    """The range in force: that of the settings, else the measured one, else around the training level; None if unknown.
+    """The range in force: from the settings, else the measured one, else around the training level; None if unknown.
 
-    An end that the settings leave open comes from the other two. A margin that the settings give takes the place
-    of the one that the measured range was made with.
+    An end missing in the settings comes from the other two. A margin in the settings replaces that of the measured
+    range.
     """
     given, found = settings.level, measured
     if found is not None and found.measured and "margin_db" in given.model_fields_set:

@@ -26,16 +26,16 @@ class ClipScore:
 
 
 def score_sound(scorer: Scorer, sound: Float32Array, *, tile_short: bool = False, anchored: bool = False) -> ClipScore:
-    """Clip score of samples (n,) float32, wherever the scorer has its front end. As `score_features`."""
+    """Clip score of samples (n,) float32. Raises as `score_features`."""
     return score_features(scorer, scorer.extract_features(sound), tile_short=tile_short, anchored=anchored)
 
 
 def score_features(
     scorer: Scorer, features: Float32Array, *, tile_short: bool = False, anchored: bool = False
 ) -> ClipScore:
-    """Clip score of what `Scorer.extract_features` gives, log-mel frames (T, n_mels) float32: the mean over K sections.
+    """Clip score of log-mel frames (T, n_mels) float32, as `Scorer.extract_features` makes them: the mean over K sections.
 
-    Paper, section IV-A. Below one segment: tiled where `tile_short`, otherwise InputError that says how much is missing.
+    Paper, section IV-A. Frames shorter than one segment are tiled if `tile_short`, else InputError says what is missing.
     """
     length, tiled = scorer.segments.frames, False
     if len(features) < length:

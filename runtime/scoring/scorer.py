@@ -1,4 +1,4 @@
-"""Segments in, scores out: engine, head and the constants of the manifest, without any stream state."""
+"""Scores batches of segments with an engine, a head and the constants of a manifest. Holds no stream state."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from edgeasd.runtime.features.segments import LogMelSegmenter, SampleSegmenter, 
 from edgeasd.runtime.scoring.score import ScoreSettings, SegmentScores
 
 HEAD_OUTPUTS = ("logit", "q", "p", "d", "d_prime")
-_SCORED_OUTPUTS = ("logit", "q", "d")
+_SCORE_OUTPUTS = ("logit", "q", "d")
 
 
 @dataclass(frozen=True, slots=True)
 class FrontEndDeviation:
-    """How far a front end is from the features of the runtime on `self_test_sound`."""
+    """How far a front end deviates from the runtime's features on the self-test sound."""
 
     logmel: float
     """Largest |Δ log10|."""
     z: float | None = None
-    """max|Δz| / max|z| of the embedding of both, or None where there was no encoder."""
+    """max|Δz| / max|z| of the embeddings of both; None without an encoder."""
 
 
 class Head:
     """head.onnx: embeddings (N, D) to logit, q, p, d and the factory d′, each (N,) float32. On the CPU."""
 
     def __init__(self, model: Path | bytes) -> None:
-        # One thread: a dot product of a few hundred numbers is over before a second one wakes.
+        # One thread: a dot product of a few hundred numbers ends before a second thread wakes.
         self._session: Any = make_session(model, threads=1, optimisation="all")
         self._input = self._session.get_inputs()[0].name
 
@@ -44,8 +44,8 @@ class Head:
         return self._run(HEAD_OUTPUTS, z)
 
     def score_outputs(self, z: Float32Array) -> dict[str, Float32Array]:
-        """Only logit, q and d, which a score needs: each output fetched costs a small net's score path a little."""
-        return self._run(_SCORED_OUTPUTS, z)
+        """Only logit, q and d, which a score needs: every fetched output costs time."""
+        return self._run(_SCORE_OUTPUTS, z)
 
     def _run(self, names: tuple[str, ...], z: Float32Array) -> dict[str, Float32Array]:
         return dict(zip(names, self._session.run(names, {self._input: z}), strict=True))
@@ -75,11 +75,11 @@ class Scorer:
         self.score = score
 
     def make_segmenter(self) -> Segmenter:
-        """What a stream keeps of its sound, new and empty."""
+        """A new segmenter, which holds the features of one stream."""
         return LogMelSegmenter(self.features, self.amplitude, self.segments)
 
     def extract_features(self, sound: Float32Array) -> Float32Array:
-        """What segments are cut from: log-mel frames (T, n_mels) float32 of samples (n,) float32. Raises InputError."""
+        """Log-mel frames (T, n_mels) float32 of samples (n,) float32, from which segments are cut. Raises InputError."""
         return logmel(sound, self.features, self.amplitude)
 
     def embed(self, segments: Float32Array) -> Float32Array:
@@ -95,7 +95,7 @@ class Scorer:
         head = self.head.score_outputs if isinstance(self.head, Head) else self.head
         scores = SegmentScores.from_head(head(self.embed(segments)), self.score)
         if not np.isfinite(scores.score).all():
-            # A NaN is above no threshold: passed on, it would silence the alarm for good.
+            # NaN is above no threshold: passed on, it would silence the alarm for good.
             raise CheckFailed(
                 f"{self.engine.name}: gave a score that is not a number; check device and bundle with `edgeasd verify`"
             )
@@ -107,7 +107,7 @@ class Scorer:
         return self.score_segments(waiting[0][None] if len(waiting) == 1 else np.stack(waiting))
 
     def close(self) -> None:
-        """Free the engine, and a head that has something to free."""
+        """Free the engine and the head."""
         self.engine.close()
         close = getattr(self.head, "close", None)
         if close is not None:
@@ -115,23 +115,23 @@ class Scorer:
 
 
 class GraphFrontEndScorer(Scorer):
-    """As Scorer, but with normalised frames (N, frames, n_fft) float32 where that has log-mel.
+    """As Scorer, with normalised frames (N, frames, n_fft) float32 in place of log-mel: the engine computes that.
 
-    A waiting segment is its samples (n,), once: frames overlap, and are twice as many values.
+    A waiting segment is its samples (n,): as overlapping frames it would take twice the memory.
     """
 
     engine: EngineWithFrontEnd
 
     def __init__(
-        self, engine: EngineWithFrontEnd, head: HeadFunction, alike: Scorer, front_end_deviation: FrontEndDeviation
+        self, engine: EngineWithFrontEnd, head: HeadFunction, base: Scorer, front_end_deviation: FrontEndDeviation
     ) -> None:
-        """`alike` is the scorer of `engine.encoder`, with the same features, segments and constants."""
-        super().__init__(engine, head, alike.features, alike.amplitude, alike.segments, alike.score)
+        """`base` is the scorer of `engine.encoder`, with the same features, segments and constants."""
+        super().__init__(engine, head, base.features, base.amplitude, base.segments, base.score)
         self.front_end_deviation = front_end_deviation
-        """How far the front end was from the features of the runtime when it was loaded."""
+        """Measured when the front end was loaded."""
 
     def make_segmenter(self) -> Segmenter:
-        """What a stream keeps of its sound, new and empty: samples."""
+        """A new segmenter, which holds samples."""
         return SampleSegmenter(self.features, self.amplitude, self.segments)
 
     def extract_features(self, sound: Float32Array) -> Float32Array:

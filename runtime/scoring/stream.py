@@ -28,10 +28,10 @@ class Stream:
         self._mean = ClipMean(scorer.segments.sections)
         self._waiting: list[tuple[int, Float32Array]] = []
         self.keep_every = 1
-        """Of the segments only each so many-th is scored, for a device that cannot keep up; 1: all of them."""
+        """Only every so many-th segment is scored, on a device that cannot keep up; 1: all of them."""
         self.skipped = 0
         """Segments left out by `keep_every`, since the stream was made."""
-        # As much as completes about one batch at once, so that a long push stays in bounded memory.
+        # As many samples as complete about one batch, so that a long push takes bounded memory.
         self._slice = max(1, scorer.engine.max_batch * scorer.segments.hop * scorer.features.hop_length)
 
     @property
@@ -64,11 +64,10 @@ class Stream:
         return scores
 
     def accept(self, samples: Float32Array) -> int:
-        """Take samples in without scoring; returns the number of segments that now wait.
+        """Accept samples without scoring; returns the number of segments that wait.
 
-        Each waiting segment holds 4 * frames * n_mels bytes until `score_streams` is called, four times that
-        where it waits as samples. Raises InputError, and accepts nothing, for another dtype or shape and for NaN
-        or infinities.
+        A waiting segment holds 4 * frames * n_mels bytes until `score_streams` is called, four times that as samples.
+        Raises InputError, and accepts nothing, for another dtype or shape and for NaN or infinities.
         """
         return self._accept_checked(check_samples(samples, self.samples_seen, self.scorer.features.sample_rate))
 
@@ -82,13 +81,13 @@ class Stream:
         return len(self._waiting)
 
     def continue_with(self, scorer: Scorer) -> bool:
-        """Go on with another model between two segments; frames are kept, the clip mean begins afresh.
+        """Replace the model between two segments; frames are kept, the clip mean begins again.
 
-        False, and nothing changes, where its features or segments are others, or segments wait for the old one.
+        False, and nothing changes, if its features or segments differ, or if segments wait for the old one.
         """
         old = self.scorer
         same = (old.features, old.amplitude, old.segments) == (scorer.features, scorer.amplitude, scorer.segments)
-        # What is kept of the sound is frames for one kind of scorer and samples for the other.
+        # One kind of scorer holds frames, the other samples.
         if not same or type(old) is not type(scorer) or self._waiting:
             return False
         self.scorer = scorer
@@ -129,13 +128,13 @@ def score_streams(streams: Sequence[Stream]) -> list[list[Score]]:
     """
     if any(stream.scorer is not streams[0].scorer for stream in streams):
         raise InputError("score_streams: the streams use different scorers; score them in one call per scorer")
-    taken = [stream.take_waiting() for stream in streams]
-    flat = [segment for waiting in taken for _, segment in waiting]
+    batches = [stream.take_waiting() for stream in streams]
+    flat = [segment for waiting in batches for _, segment in waiting]
     if not flat:
         return [[] for _ in streams]
-    scored = streams[0].scorer.score_waiting(flat)
+    scores = streams[0].scorer.score_waiting(flat)
     results, row = [], 0
-    for stream, waiting in zip(streams, taken, strict=True):
-        results.append([stream.finish(first, scored, row + i) for i, (first, _) in enumerate(waiting)])
+    for stream, waiting in zip(streams, batches, strict=True):
+        results.append([stream.finish(first, scores, row + i) for i, (first, _) in enumerate(waiting)])
         row += len(waiting)
     return results

@@ -202,7 +202,7 @@ def test_the_unit_for_one_machine_listens_and_comes_back(box: Any, carried: Path
     box.page("sudo systemctl daemon-reload")
     box.page("sudo systemctl enable --now edgeasd@pump1")
     try:
-        box.until(lambda: '"type": "score"' in box("tail -n 3 /var/lib/edgeasd/pump1.jsonl").stdout)
+        box.until(lambda: '"kind": "segment"' in box("tail -n 3 /var/lib/edgeasd/pump1.jsonl").stdout)
         pid = box.show("MainPID", "edgeasd@pump1")
         box.ok(f"kill -KILL {pid}")
         box.until(lambda: box.show("MainPID", "edgeasd@pump1") not in (pid, "0"))

@@ -64,7 +64,7 @@ def test_verify_bench_score_and_run_work(core_python: Path, small_bundle: Path, 
     listened = run(core_python, *edgeasd, "run", "--input", clip, "--bundle", small_bundle, "--jsonl", "-")
     assert listened.returncode == 0, listened.stderr
     records = [json.loads(line) for line in listened.stdout.splitlines()]
-    last = [record for record in records if record["type"] == "score"][-1]
+    last = [record["body"] for record in records if record["kind"] == "segment"][-1]
     assert last["clip_score"] == pytest.approx(json.loads(scored.stdout)["score"], rel=1e-6)
 
 
@@ -82,7 +82,7 @@ def test_the_service_its_alarms_and_its_events_work(core_python: Path, site: Pat
     assert checked.returncode == 0, checked.stderr
     served = run(core_python, *edgeasd, "run", "--config", site, "--jsonl", folder / "records.jsonl")
     assert served.returncode == 0, served.stderr
-    assert any('"type": "score"' in line for line in (folder / "records.jsonl").read_text("utf-8").splitlines())
+    assert any('"kind": "segment"' in line for line in (folder / "records.jsonl").read_text("utf-8").splitlines())
     tested = run(core_python, *edgeasd, "alarm", "test", "--config", site, "--json")
     assert tested.returncode == 0, tested.stderr
     event = json.loads(tested.stdout)["streams"]["valve"][0]["event"]

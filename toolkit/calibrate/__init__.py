@@ -1,0 +1,1 @@
+"""Calibrates a bundle with normal clips: the work behind `edgeasd calibrate`."""

@@ -24,6 +24,9 @@ from edgeasd.toolkit.calibrate.thresholds import ThresholdResult
 from edgeasd.toolkit.calibrate.variants import VariantResult
 from edgeasd.toolkit.reports.plots import shared_edges
 
+KEY = "calibration"
+"""Of calibration.json; what export wrote stands beside it."""
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -33,11 +36,11 @@ class Calibration:
     manifest: Manifest
     """After it."""
     written: bool
-    """False where there was nothing to put into the bundle."""
+    """False if there was nothing to put into the bundle."""
     request: Request
     normals: ClipSet
     split: ClipSplit | None
-    """None where no variant was asked for."""
+    """None if no variant was asked for."""
     anomalies: ClipSet | None
     normal_scores: list[float]
     """fp32 clip scores, in the order of `normals.clips`."""
@@ -46,7 +49,7 @@ class Calibration:
     threshold: ThresholdResult
     variants: list[VariantResult]
     level: LevelRange | None
-    """Expected level range, measured on `normals`; None where the old one stays."""
+    """Expected level range, measured on `normals`; None if the old one stays."""
     range_segments: int
     """Segments that gave ranges: as many as were asked for, or all there are."""
     warnings: list[str] = field(default_factory=list)
@@ -55,10 +58,6 @@ class Calibration:
     def failed(self) -> list[VariantResult]:
         """Variants that were asked for and did not pass."""
         return [one for one in self.variants if not one.passed]
-
-
-KEY = "calibration"
-"""Of calibration.json; what export wrote stands beside it."""
 
 
 def calibration_record(found: Calibration, earlier: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,18 +11,20 @@ from pathlib import Path
 
 from edgeasd.toolkit.progress import ProgressCallback, progress
 
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
 
 @dataclass(frozen=True)
 class Work:
-    """`say` shows one line to the user; `check` raises if the user has asked to stop."""
+    """`print_line` shows one line to the user; `check` raises if the user has asked to stop."""
 
-    say: Callable[[str], None]
+    print_line: Callable[[str], None]
     check: Callable[[], None] = lambda: None
 
     def step(self, text: str) -> None:
         """Show the next step, unless the user has asked to stop."""
         self.check()
-        self.say(text)
+        self.print_line(text)
 
     @contextmanager
     def part(self, label: str) -> Iterator[ProgressCallback]:
@@ -39,9 +41,6 @@ class Work:
     def beat(self, done: int, total: int, text: str = "") -> None:  # noqa: ARG002
         """A progress callback that shows nothing and checks for a request to stop."""
         self.check()
-
-
-_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 @dataclass

@@ -51,10 +51,10 @@ Accelerator = Annotated[
     str, typer.Option(help="Compute, not sound: auto (a GPU for TensorRT, else the CPU), cpu, cuda or cuda:K.")
 ]
 Engine = Annotated[
-    str, typer.Option(help="auto (TensorRT where it is installed, else ONNX Runtime), onnxruntime or tensorrt.")
+    str, typer.Option(help="auto (TensorRT if it is installed, else ONNX Runtime), onnxruntime or tensorrt.")
 ]
 Build = Annotated[
-    bool, typer.Option("--build", help="Build the TensorRT engine first where none that fits is there; takes minutes.")
+    bool, typer.Option("--build", help="Build the TensorRT engine first if none that fits is there; takes minutes.")
 ]
 HeadPlace = Annotated[
     str, typer.Option("--head", help="cpu, or tensorrt: the head as an engine of its own, built before.")

@@ -1,4 +1,4 @@
-"""What commands print for people: tables on standard output, plain text where it is piped."""
+"""What commands print for people: tables on standard output, plain text if it is piped."""
 
 from __future__ import annotations
 

@@ -47,8 +47,8 @@ def bench(
 ) -> None:
     """Measure a bundle on this machine: latency, throughput, streams, memory and energy.
 
-    Every precision runs on every engine that is here, each in a process of its own, by turns with the bare
-    engine. What cannot run is named with its reason. Ctrl-C prints what was measured until then.
+    Every precision runs on every engine of this machine, each in a process of its own, by turns with the bare
+    engine. What cannot run is named with its reason. Ctrl-C prints what was measured so far.
 
     Example: edgeasd bench bundles/valve-id_00
     """
@@ -111,7 +111,7 @@ def _part(report: ProgressCallback, index: int, count: int, variant: Variant) ->
 
 
 def _end(rows: list[Row], stopped: bool) -> None:
-    """Exit code 130 after Ctrl-C; that of the first failure where nothing at all was measured."""
+    """Exit code 130 after Ctrl-C; that of the first failure if nothing was measured."""
     measured = sum(row.result is not None for row in rows)
     if stopped:
         print_error(

@@ -43,13 +43,11 @@ def build(
         int, typer.Option(min=0, max=5, help="From 0 (builds quickly) to 5 (searches longest).")
     ] = 3,
     head: Annotated[
-        bool, typer.Option("--head", help="Build an engine of the head too, or alone where no --precision is given.")
+        bool, typer.Option("--head", help="Build an engine of the head too, or alone if no --precision is given.")
     ] = False,
     front_end: Annotated[
         bool,
-        typer.Option(
-            "--front-end", help="Build an engine of frontend.onnx too, or alone where no --precision is given."
-        ),
+        typer.Option("--front-end", help="Build an engine of frontend.onnx too, or alone if no --precision is given."),
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Build again what is there and fits.")] = False,
     accelerator: Annotated[str, typer.Option(help="The GPU to build on and for: cuda or cuda:K.")] = "cuda:0",

@@ -215,7 +215,7 @@ def _clips(found: Calibration) -> str:
 
 
 def print_variant(one: VariantResult) -> None:
-    """What became of one precision: verdict, cost, drift, layers put back, reasons."""
+    """What became of one precision: verdict, cost, drift, reverted layers, reasons."""
     gate, cost = one.gate, one.cost
     name = one.name if gate.method is None else f"{one.name} ({gate.method} ranges)"
     verdict = "in the bundle" if one.passed else "NOT in the bundle"

@@ -66,7 +66,7 @@ def _better(found: PairedComparison) -> str | None:
 
 def _verdict(found: PairedComparison, better: str | None) -> str:
     if better is not None:
-        return f"{better} is better on these clips: a difference this large is rare where there is none (p < 0.05)"
+        return f"{better} is better on these clips: a difference this large is rare if there is none (p < 0.05)"
     if found.p is None:
         return "the clips cannot tell which is better: their scores show no variance to test against"
     if found.difference == 0:

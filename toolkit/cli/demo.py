@@ -31,7 +31,7 @@ def demo(
 
     Renders valves, pumps and fans, trains the quick backbone on one valve against the others, judges it,
     exports a bundle, and plays a minute of sound through it in which a leak begins half-way. Exit code 1
-    where the alarm does not come, or comes before the leak.
+    if the alarm does not come, or comes before the leak.
 
     Example: edgeasd demo
     """

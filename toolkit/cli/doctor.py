@@ -37,7 +37,7 @@ def doctor(
     """Look at everything around edgeasd that it depends on.
 
     Board and JetPack, Python, TensorRT, GPU, power, memory, ONNX Runtime, sound, permissions, storage and time. What
-    could be better comes with the reason and the command that mends it. Changes nothing. Exit code 3 where
+    could be better comes with the reason and the command that mends it. Changes nothing. Exit code 3 if
     something is a problem, 0 otherwise: what this machine lacks and does not need is no problem.
 
     Example: edgeasd doctor

@@ -81,8 +81,8 @@ def export(
     """Export trained models as bundles for a device.
 
     Writes bundles/<machine>-id_<id>/ in the workspace. First it compares ONNX with torch on real segments:
-    where they differ it exits with code 1 and leaves nothing behind. INT8 is calibrated afterwards, and left
-    out with exit code 1 where it drifts too far.
+    if they differ it exits with code 1 and leaves nothing behind. INT8 is calibrated afterwards, and left
+    out with exit code 1 if it drifts too far.
 
     Example: edgeasd export --machine valve --id 00 --precision fp32,fp16,int8
     """
@@ -139,7 +139,7 @@ def _precisions(given: str) -> tuple[list[str], list[str]]:
 
 
 def _step(text: str, check: Callable[[], None]) -> None:
-    """Say what comes next, unless the user has asked to stop."""
+    """Print what comes next, unless the user has asked to stop."""
     check()
     print_error(text)
 
@@ -206,7 +206,7 @@ def _metrics(trained: TrainedModel, fit: DeployFit) -> dict[str, Any]:
 def _score_clips(
     trained: TrainedModel, folder: Path, channel: int | None
 ) -> tuple[list[SegmentOutputs], LevelRange | None]:
-    """q and d of the normal clips in `folder`, and at which level they are heard; InputError names clips that cannot be used."""
+    """q and d of the normal clips in `folder`, and their range of levels; InputError names clips that cannot be used."""
     from edgeasd.calibration.fit.deploy import SegmentOutputs
     from edgeasd.calibration.fit.levels import ON_SITE_DB, clip_levels, expected_levels
     from edgeasd.runtime.features.logmel import logmel
@@ -279,7 +279,7 @@ def written_front_end(bundle: Path) -> FrontEnd | None:
 
 
 def print_front_end(front_end: FrontEnd | None) -> None:
-    """How far it is from the features of the runtime, where there is one."""
+    """How far it is from the features of the runtime, if there is one."""
     if front_end is not None:
         print(
             f"  {front_end.file} against the features of the runtime on {front_end.clips} clips: "
@@ -295,7 +295,7 @@ def int8_request(
 
     Raises InputError before anything is exported: for clips that are not there any more, and for too few.
     """
-    from edgeasd.calibration.fit.clips import split_clips
+    from edgeasd.calibration.fit.clips import split_calibration_clips
     from edgeasd.toolkit.calibrate.clips import normal_files
     from edgeasd.toolkit.calibrate.request import Request, parse_precisions
     from edgeasd.toolkit.progress import no_progress
@@ -303,7 +303,7 @@ def int8_request(
     folder, files = (clips, None) if clips is not None else _held_out(trained, cache)
     found = normal_files(folder, no_progress, files)
     try:
-        split_clips(list(found.paths))
+        split_calibration_clips(list(found.paths))
     except InputError as error:
         origin = f"--clips {folder}" if files is None else f"{trained.run.machine} ID {trained.run.id}, held out"
         raise InputError(f"--precision {','.join(kinds)}: {origin}: {error}; {_WITHOUT_INT8}") from None

@@ -65,7 +65,7 @@ def reproduce(
     ] = None,
     job_cpus: Annotated[float, typer.Option(min=0.01, help="With --ray: CPUs of a job.")] = 1.0,
     job_gpus: Annotated[
-        float | None, typer.Option(min=0.0, help="With --ray: GPUs of a job; 1 where the cluster has any.")
+        float | None, typer.Option(min=0.0, help="With --ray: GPUs of a job; 1 if the cluster has any.")
     ] = None,
     ground_truth: GroundTruth = None,
     scale: Annotated[
@@ -127,7 +127,7 @@ def reproduce(
 
 
 def _experiment(what: str, scale: str, counts: str | None, most: int | None) -> What:
-    """`what` as one of the experiments; InputError where it is none, or an option does not belong to it."""
+    """`what` as one of the experiments; InputError if it is none, or an option does not belong to it."""
     from edgeasd.toolkit.reproduction.plan import EXPERIMENTS
 
     named = next((one for one in EXPERIMENTS if one == what), None)
@@ -141,11 +141,11 @@ def _experiment(what: str, scale: str, counts: str | None, most: int | None) -> 
 
 
 def _check_output(output: Path | None) -> None:
-    """Refuse, before hours of work, a folder that could not be written to; makes it where it is missing."""
+    """Refuse, before hours of work, a folder that could not be written to; makes it if it is missing."""
     if output is None:
         return
     if output.exists() and not output.is_dir():
-        raise InputError(f"--output {output}: is not a folder; name one, it is made where it is missing")
+        raise InputError(f"--output {output}: is not a folder; name one, it is made if it is missing")
     output.mkdir(parents=True, exist_ok=True)
     if not os.access(output, os.W_OK | os.X_OK):
         raise InputError(f"--output {output}: cannot be written to; name another folder or correct its permissions")

@@ -31,9 +31,10 @@ def verify(
 ) -> None:
     """Check a bundle: every hash, and its reference segments.
 
-    Runs the reference segments at every precision the bundle offers, or at one, less those that a re-fit has marked
-    to be calibrated again; with --engine tensorrt at every precision that was built. Exit code 1 where they are not reproduced, 2 where a file is damaged, 3 where the
-    engine is not available. With --front-end graph the front end is checked too, on noise.
+    Runs the reference segments at one precision or at all that the bundle offers, except those that a re-fit has
+    marked to be calibrated again; with --engine tensorrt at every precision that was built. Exit code 1 if they
+    are not reproduced, 2 if a file is damaged, 3 if the engine is not available. With --front-end graph the
+    front end is checked too, on noise.
 
     Example: edgeasd verify bundles/valve-id_00
     """

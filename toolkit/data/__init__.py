@@ -1,0 +1,1 @@
+"""Finds, splits, reads and caches the clips of a data set."""

@@ -1,7 +1,13 @@
-"""Folders that data sets put around the machines' folders, so that they can be read as they unpack.
+"""The layouts of a data set's folders: which there are, and the clips that each holds.
 
-6_dB_fan/fan/id_00/abnormal/00000000.wav     MIMII: one folder for each noise level and machine
-dev_data/fan/train/normal_id_00_00000000.wav DCASE: development here, evaluation in eval_data
+- field: <root>/<machine>/<id>/{normal,anomaly}/*.{wav,flac}, no split, no domains. MIMII's own folders have the
+  same shape (`fan/id_00/abnormal/00000001.wav`) and are read as well.
+- DCASE sections: see dcase.py.
+
+Folders that data sets put around the machines' folders are looked into:
+
+    6_dB_fan/fan/id_00/abnormal/00000000.wav     MIMII: one folder for each noise level and machine
+    dev_data/fan/train/normal_id_00_00000000.wav DCASE: development here, evaluation in eval_data
 """
 
 from __future__ import annotations
@@ -20,6 +26,9 @@ from edgeasd.toolkit.data.tree import audio_files, visible_folders
 
 _OF_DCASE = frozenset({"dev_data", "eval_data", "raw"})
 _OF_MIMII = re.compile(r"(?P<level>-?[0-9]+)_?dB(?:_.+)?", re.IGNORECASE)
+_LABEL_FOLDERS: dict[str, Label] = {"normal": "normal", "anomaly": "anomaly", "abnormal": "anomaly"}
+_Entry = tuple[Path, "str | None", "MachineFolder | None"]
+"""A folder that may be a machine's, the noise level above it, and what it holds where that is known."""
 
 
 def is_wrapper(name: str) -> bool:
@@ -31,9 +40,6 @@ def noise_level(name: str) -> str | None:
     """`6_dB_fan` and `6dB` give "6 dB", the level of machine over factory noise; other names give None."""
     match = _OF_MIMII.fullmatch(name)
     return f"{int(match['level'])} dB" if match else None
-
-
-_LABEL_FOLDERS: dict[str, Label] = {"normal": "normal", "anomaly": "anomaly", "abnormal": "anomaly"}
 
 
 class PlainLayout:
@@ -87,7 +93,7 @@ LAYOUTS: tuple[Layout, ...] = (PlainLayout(), SectionLayout())
 
 @dataclass(frozen=True)
 class MachineFolder:
-    """The audio files of one folder below the root; `layout` is None where no layout is recognised."""
+    """The audio files of one folder below the root; `layout` is None if no layout is recognised."""
 
     path: Path
     layout: Layout | None
@@ -152,10 +158,6 @@ def machine_folders(root: Path, machine: str | None = None) -> list[MachineFolde
     return [folder for folder in inspected if folder.names]
 
 
-_Entry = tuple[Path, "str | None", "MachineFolder | None"]
-"""A folder that may be a machine's, the noise level above it, and what it holds where that is known."""
-
-
 def _below(folder: Path, root: Path, level: str | None) -> list[_Entry]:
     """The machines' folders in `folder`, those inside folders around them included."""
     found: list[_Entry] = []
@@ -187,7 +189,7 @@ def clips_and_unfit(
     `dcase`), below the root or in a folder of `wrappers`; folders in neither layout are left out,
     and `scan` lists them. `id_attribute` says what an
     ID is in the section layout: "section" or an attribute's name; by default the table in
-    `dcase`. No sound is read. Raises InputError where nothing is recognised, and for several
+    `dcase`. No sound is read. Raises InputError if nothing is recognised, and for several
     noise levels of MIMII at once.
     """
     root = Path(root)

@@ -1,4 +1,4 @@
-"""Clips that an option names: a folder of recordings, or a text file with one path a line."""
+"""Clips that an option names (a folder, or a list of paths), and the known anomalies of an update among them."""
 
 from __future__ import annotations
 

@@ -1,10 +1,4 @@
-"""Who trains, who calibrates, who judges: per ID, decided by content and a seed, nothing else.
-
-A clip's place follows from the rank of sha256(seed:purpose:content) among its ID's distinct
-contents, so it does not change with file names, folders or the order of a directory listing, and
-copies of one recording are never on both sides. A content that judges any ID of the machine type
-trains none of them: an ID's normals are the other IDs' outliers.
-"""
+"""The split of one machine type into training, hold-out and test clips, by content and a seed; copies across it."""
 
 from __future__ import annotations
 
@@ -17,6 +11,10 @@ from pathlib import Path
 
 from edgeasd.runtime.errors import InputError
 from edgeasd.toolkit.data.clips import Clip
+
+_NAMED = 5
+Copy = tuple[Path, Path]
+"""(a training clip of the data set, the test clip with the same bytes)."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,7 @@ def split_clips(
     holdout_fraction: float = 0.15,
     test_fraction: float = 0.2,
 ) -> dict[str, Split]:
-    """MachineSplit of every clip of one machine type, {ID: Split}, IDs in order.
+    """The split of one machine type, {ID: Split}, IDs in order.
 
     Test: what the layout calls test, everything that is not normal, and, where the layout has no
     split, `test_fraction` of the normals. Hold-out: `holdout_fraction` of the remaining normals.
@@ -110,12 +108,6 @@ def _check(clips: Sequence[Clip], hashes: Mapping[Path, str], *fractions: float)
                 f"{first.path} ({first.label}) and {clip.path} ({clip.label}): the same recording "
                 "under two labels; remove the wrong one"
             )
-
-
-_NAMED = 5
-
-Copy = tuple[Path, Path]
-"""(a training clip of the data set, the test clip with the same bytes)."""
 
 
 def copies_across(clips: Sequence[Clip], splits: Mapping[str, Split], hashes: Mapping[Path, str]) -> list[Copy]:

@@ -1,0 +1,1 @@
+"""Judges trained models on their test clips."""

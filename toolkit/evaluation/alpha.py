@@ -1,4 +1,4 @@
-"""α of equation 5 swept over a grid, and chosen on validation clips.
+"""α of equation 5: swept over a grid, chosen on validation clips, stored with the run.
 
 A clip score is the mean of α q + (1 − α) d′ over its segments, which is α mean(q) + (1 − α) mean(d′):
 two numbers a clip are enough for every α.
@@ -27,6 +27,14 @@ from edgeasd.toolkit.runs import Run
 
 GRID = tuple(i / 20 for i in range(21))
 """0, 0.05, …, 1."""
+FORMAT = 1
+FEW_CLIPS = 10
+"""Below this many of a kind the choice is little more than chance."""
+CHOSEN = "chosen on"
+"""How the source of a chosen α begins."""
+_Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+_Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+_REMEDY = "choose again with `edgeasd alpha`, or delete the file"
 
 
 @dataclass(frozen=True)
@@ -74,17 +82,6 @@ def _clips(
     return arrays
 
 
-FORMAT = 1
-FEW_CLIPS = 10
-"""Below this many of a kind the choice is little more than chance."""
-
-CHOSEN = "chosen on"
-"""How the source of a chosen α begins."""
-
-_Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-_Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-
-
 class ChosenAlpha(BaseModel):
     """α of a run, the sweep it was chosen from, and the clips that chose it."""
 
@@ -122,7 +119,7 @@ def choose(
 ) -> ChosenAlpha:
     """Sweep α over validation clips on the deploy scale `scale` and take the best.
 
-    `outputs`, `anomalous` and `contents` (SHA-256) are in one order, (clips,) each. Raises InputError where a
+    `outputs`, `anomalous` and `contents` (SHA-256) are in one order, (clips,) each. Raises InputError if a
     class has no clips and for scores that are not finite.
     """
     q = [float(np.mean(one.q)) for one in outputs]
@@ -150,7 +147,7 @@ def save_chosen(run: Run, chosen: ChosenAlpha) -> Path:
 
 
 def load_chosen(run: Run) -> ChosenAlpha | None:
-    """The α chosen for this run; None where none was. InputError for a damaged file, or one of other weights."""
+    """The α chosen for this run; None if none was. InputError for a damaged file, or one of other weights."""
     path = _path(run)
     if not path.is_file():
         return None
@@ -163,9 +160,6 @@ def load_chosen(run: Run) -> ChosenAlpha | None:
     if chosen.outcome != content_hash(run.folder / "outcome.npz"):
         raise InputError(f"{path}: α {chosen.alpha} was chosen for an earlier training of this folder; {_REMEDY}")
     return chosen
-
-
-_REMEDY = "choose again with `edgeasd alpha`, or delete the file"
 
 
 def _path(run: Run) -> Path:

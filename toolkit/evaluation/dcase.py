@@ -1,4 +1,4 @@
-"""How well decisions agree with labels: precision, recall and F1 as the official DCASE scripts count them."""
+"""The protocols of DCASE Task 2: AUC by domain, official score and decision files, F1 of decisions."""
 
 from __future__ import annotations
 
@@ -19,11 +19,16 @@ from edgeasd.runtime.system.files import write_bytes
 from edgeasd.toolkit.data.clips import Clip
 from edgeasd.toolkit.evaluation.metrics import auc, partial_auc
 
+Variant = Literal["2021", "2022-2026"]
+VARIANTS: tuple[Variant, ...] = ("2021", "2022-2026")
+DOMAINS = ("source", "target")
+KINDS = ("anomaly_score", "decision_result")
+
 
 def decision_figures(decisions: ArrayLike, anomalous: ArrayLike) -> dict[str, float | None]:
     """precision, recall and f1 of decisions (1: anomalous) against labels, (clips,) each.
 
-    None where a figure is 0 / 0: nothing was called anomalous, or nothing was. (The official scripts print 0.)
+    None if a figure is 0 / 0: nothing was called anomalous, or nothing was. (The official scripts print 0.)
     """
     called, labels = np.asarray(decisions, bool), np.asarray(anomalous, bool)
     hits = int(np.sum(called & labels))
@@ -31,11 +36,6 @@ def decision_figures(decisions: ArrayLike, anomalous: ArrayLike) -> dict[str, fl
     recall = hits / int(labels.sum()) if labels.any() else None
     both = int(called.sum()) + int(labels.sum())
     return {"precision": precision, "recall": recall, "f1": 2 * hits / both if both else None}
-
-
-Variant = Literal["2021", "2022-2026"]
-VARIANTS: tuple[Variant, ...] = ("2021", "2022-2026")
-DOMAINS = ("source", "target")
 
 
 def variant_of(year: int) -> Variant:
@@ -99,12 +99,9 @@ def harmonic_mean(values: Iterable[float]) -> float:
     return len(given) * smallest / sum(smallest / value for value in given)
 
 
-KINDS = ("anomaly_score", "decision_result")
-
-
 @dataclass(frozen=True)
 class Result:
-    """What is said of one test clip: its score, and 1 where that lies above the threshold of its model."""
+    """The result of one test clip: its score, and 1 if that lies above the threshold of its model."""
 
     clip: Clip
     score: float

@@ -1,4 +1,4 @@
-"""A trained model judged on its test clips: AUC with interval and pAUC, in both d′ modes, beside a baseline."""
+"""Judges a trained model on its test clips: AUC with interval and pAUC, in both d′ modes, beside a baseline."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def evaluate(
     unlabelled: bool = False,
     report: ProgressCallback = no_progress,
 ) -> Evaluation:
-    """Score the labelled test clips of the run's ID, with `unlabelled` the others too. InputError where there are none.
+    """Score the labelled test clips of the run's ID, with `unlabelled` the others too. InputError if there are none.
 
     Anomalies that were offered for an update never judge it, the ones left unused included;
     nor do the clips that chose its α; `excluded` (content hashes) leaves out more, so that several models face the same test set.
@@ -115,7 +115,7 @@ def evaluate(
     for name in ("bundle", "baseline"):
         if name in scores and "deploy" in scores:
             facts[name] |= difference(scores["deploy"], scores[name], labels)
-    # The first mode: deploy where there is one, so that the parts of a clip add up to its deploy score.
+    # The first mode: deploy if there is one, so that the parts of a clip add up to its deploy score.
     parts = _parts(next(iter(modes.values())), outputs)
     return Evaluation(
         machine=run.machine,
@@ -127,14 +127,14 @@ def evaluate(
         figures={name: figures_of(values, labels, facts[name], medians.get(name)) for name, values in scores.items()},
         clips=_rows(data, clips, parts, scores),
         trained=str(run.facts.get("started")),
-        notes=[*notes, *_doubts(trained, data)],
+        notes=[*notes, *_warnings(trained, data)],
         alpha_is_free=trained.method.fixed_alpha is None,
         sources=clips,
     )
 
 
 def _test_clips(trained: TrainedModel, data: MachineData, excluded: frozenset[str], unlabelled: bool) -> list[Clip]:
-    """The clips that judge the model. Raises InputError where there are none."""
+    """The clips that judge the model. Raises InputError if there are none."""
     run = trained.run
     test = data.split_for(run.id).test
     offered = run.candidates | trained.validation | excluded
@@ -152,16 +152,16 @@ def _test_clips(trained: TrainedModel, data: MachineData, excluded: frozenset[st
     return clips
 
 
-def _doubts(trained: TrainedModel, data: MachineData) -> list[str]:
+def _warnings(trained: TrainedModel, data: MachineData) -> list[str]:
     """What a reader must know of the figures: other training clips, or another channel, than the model had."""
     run, found = trained.run, []
     if run.facts.get("data_fingerprint") != data.fingerprint(data.split_for(run.id)):
         found.append("the training clips in the data folder are not those the model was trained on")
     if data.cache.channel != run.channel:
-        heard, trained_on = (
+        used, trained_on = (
             "the only channel" if c is None else f"channel {c}" for c in (data.cache.channel, run.channel)
         )
-        found.append(f"the clips were heard on {heard}, the model was trained on {trained_on}")
+        found.append(f"the clips were read from {used}, the model was trained on {trained_on}")
     return found
 
 
@@ -189,7 +189,7 @@ def decision_threshold(trained: TrainedModel) -> GammaThreshold:
     """The threshold of official decision files: gamma fit, 0.9 quantile, of the run's held-out normal clips.
 
     Of its training normals where nothing was held out. On the scale of the `deploy` scores. Raises CheckFailed
-    where the model has no such scale, InputError where the scores have no fit.
+    if the model has no such scale, InputError if the scores have no fit.
     """
     try:
         return gamma_threshold(clip_scores(trained.deploy().score, trained.result.normals))

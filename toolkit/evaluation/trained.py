@@ -1,4 +1,4 @@
-"""A trained network behind the runtime's Scorer, so that training and runtime share one scoring code."""
+"""A trained run, loaded, and its network behind the runtime's Scorer: training and runtime share one scoring code."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ UNFITTED = ScoreSettings(
     alpha=0.5, alpha_source="not fitted", d_min=0.0, d_max=1.0, d_min_source="not fitted", d_max_source="not fitted"
 )
 """Stands in while q and d are collected that the real constants are fitted from."""
+GIVEN = "given by the user"
+"""Source of an α that an option set, for this once."""
 
 
 class TorchEngine:
@@ -71,7 +73,7 @@ class TorchHead:
 
 
 class BankHead:
-    """The head of a bank: q is that of the classifier, or 1/2 where there is none, and d is the banks'."""
+    """The head of a bank: q is that of the classifier, or 1/2 if there is none, and d is the banks'."""
 
     def __init__(self, network: Network, banks: Sequence[Bank]) -> None:
         self._classifier = TorchHead(network, torch.zeros(network.embedding_size))
@@ -97,10 +99,6 @@ def torch_scorer(
 ) -> Scorer:
     """A Scorer over a torch network; `centroid` is c_p, (D,)."""
     return Scorer(TorchEngine(network), TorchHead(network, centroid), features, amplitude, segments, score)
-
-
-GIVEN = "given by the user"
-"""Source of an α that an option set, for this once."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +150,7 @@ class TrainedModel:
     def deploy(self, extra_normals: list[SegmentOutputs] | None = None) -> DeployFit:
         """The frozen constants; `extra_normals` (from clips the user gives) take the place of the held-out ones.
 
-        Raises CheckFailed where normals and outliers do not separate.
+        Raises CheckFailed if normals and outliers do not separate.
         """
         origin = HELD_OUT if self.result.held_out else TRAINING
         normals, normal_origin = self.result.normals, origin
@@ -171,7 +169,7 @@ class TrainedModel:
 
 
 def load_trained_model(run: Run, *, without_alpha: bool = False) -> TrainedModel:
-    """Load the newest checkpoint of a finished run onto the CPU; InputError where it is not finished or damaged,
+    """Load the newest checkpoint of a finished run onto the CPU; InputError if it is not finished or damaged,
     or has an α that was chosen for other weights. With `without_alpha` a chosen α is left unread, whatever it is."""
     result = run.result()
     preset = stored_preset(run.facts["preset"], str(run.folder / "run.json"))

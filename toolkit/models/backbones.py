@@ -11,6 +11,9 @@ from edgeasd.runtime.errors import InputError
 from edgeasd.toolkit.models.blocks import ConvBlock, MelNorm, conv, stage
 from edgeasd.toolkit.models.logmel_stats import LogMelStats
 
+_ENOUGH_FRAMES = 64
+"""Every backbone takes as many; asking torch costs seconds of imports."""
+
 
 class ResNet38(nn.Module):
     """ResNet38 of PANNs as a feature extractor, global average pooling as the aggregator; D = 2048.
@@ -123,10 +126,6 @@ def build_network(
     check_backbone(backbone)
     encoder = BACKBONES[backbone](n_mels, zero_init_residual=zero_init_residual, embedding_size=embedding_size)
     return Network(encoder, int(encoder.embedding_size))  # type: ignore[arg-type]
-
-
-_ENOUGH_FRAMES = 64
-"""Every backbone takes as many; asking torch costs seconds of imports."""
 
 
 def check_segment(backbone: str, frames: int, n_mels: int = 128) -> None:

@@ -58,7 +58,7 @@ def _drift_table(variants: Sequence[VariantResult]) -> Table | None:
     rows: list[list[object]] = [["verdict", *("in the bundle" if one.passed else "FAILED" for one in variants)]]
     for label, cell in (
         ("rank correlation of clip scores (least)", _rank),
-        ("largest change of a normal clip, of its room (most)", _largest),
+        ("largest change of a normal clip, of its margin (most)", _largest),
         ("99th percentile of changes, units of s", lambda drift, _: f"{drift.p99:.2g}"),
         ("normal clips that change sides of the threshold (most)", _flipped),
         ("AUC change, points [95 %] (least)", lambda drift, limits: _change(drift.auc, limits.auc_loss)),
@@ -106,7 +106,7 @@ def _explanation(variants: Sequence[VariantResult]) -> str:
     if not drifts:
         return ""
     return (
-        f"Measured on clips that gave no ranges. Room of a normal clip: {drifts[0].margin:.3g}, from "
+        f"Measured on clips that gave no ranges. Margin of a normal clip: {drifts[0].margin:.3g}, from "
         f"{drifts[0].margin_source}. Normal scores spread by {drifts[0].spread:.2g} (standard deviation). Known anomalies "
         "count for rank correlation and AUC only. Peak memory is that of the whole process."
     )
@@ -217,9 +217,9 @@ def _changes(one: VariantResult, drift: Drift) -> Figure:
     span = (min(exact) - margin, max(exact) + margin)
     plot = Plot(
         f"Change of normal scores, {one.name}",
-        f"Changes of {len(pairs)} normal clips reach {most:.2g} % of the room to the threshold; {limit:g} % are allowed.",
+        f"Changes of {len(pairs)} normal clips reach {most:.2g} % of the margin to the threshold; {limit:g} % are allowed.",
         "clip score, fp32",
-        "change, % of room",
+        "change, % of margin",
         span,
         (-reach, reach),
     )
@@ -228,7 +228,7 @@ def _changes(one: VariantResult, drift: Drift) -> Figure:
         if abs(level) <= reach:
             plot.reference(span, [level, level])
     plot.points(exact, percent, "normal")
-    return Figure(plot.svg(), f"Normal clips only. Allowed: {limit:g} % of the room.")
+    return Figure(plot.svg(), f"Normal clips only. Allowed: {limit:g} % of the margin.")
 
 
 def _scores(name: str, drift: Drift) -> Figure:
@@ -305,7 +305,7 @@ def _kept_table(one: VariantResult) -> Table | None:
         "worst figure, of its limit",
         "rms change of normal scores",
     ]
-    return Table(f"Layers put back to higher precision ({one.gate.trials} tried)", headings, rows)
+    return Table(f"Layers reverted to higher precision ({one.gate.trials} tried)", headings, rows)
 
 
 def _noise_table(one: VariantResult) -> Table | None:

@@ -1,4 +1,4 @@
-"""What the paper printed: Table II, with the clips it was measured on."""
+"""Table II of the paper, and DCASE 2020, the data set that it was measured on."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from edgeasd.toolkit.data.clips import Clip, Label
 from edgeasd.toolkit.data.ground_truth import read_ground_truth
 from edgeasd.toolkit.data.machine import recorded_alike
 from edgeasd.toolkit.presets import published_table_two
+
+_NAME = re.compile(r"(?:(?:normal|anomaly)_)?id_[0-9]+_[0-9]+")
 
 
 @dataclass(frozen=True)
@@ -44,9 +46,6 @@ def _row(machine: str, raw: dict[str, Any]) -> Published:
         anomalies=int(raw["anomalies"]),
         auc={method: (auc / 100, half / 100) for method, (auc, half) in raw["auc"].items()},
     )
-
-
-_NAME = re.compile(r"(?:(?:normal|anomaly)_)?id_[0-9]+_[0-9]+")
 
 
 def is_dcase2020(clips: Sequence[Clip], machine: str) -> bool:

@@ -20,6 +20,8 @@ from edgeasd.toolkit.reproduction.plan import DataSource, ModelJob, What, expand
 MOST = 64
 """Known anomalies set apart in the paper (section IV-C)."""
 _LARGEST_SEED = 2**31 - 1
+PublishedFigures = Mapping[str, Mapping[str, tuple[float, float]]]
+"""Machine type -> method -> (AUC, half-width), as shares of 1."""
 
 
 def seeds_of(text: str) -> list[int]:
@@ -74,10 +76,6 @@ def _numbers(text: str, option: str, form: str) -> list[int]:
     if not words or not all(word.isascii() and word.isdigit() and len(word) < 12 for word in words):
         raise InputError(f"{option} {text}: expected {form}")
     return list(dict.fromkeys(int(word) for word in words))
-
-
-PublishedFigures = Mapping[str, Mapping[str, tuple[float, float]]]
-"""Machine type -> method -> (AUC, half-width), as shares of 1."""
 
 
 @dataclass(frozen=True)

@@ -328,6 +328,7 @@ def _death(exit_code: int | None) -> str:
 _accelerator = "cpu"
 _progress: Connection | None = None
 _should_stop: Callable[[], bool]
+_until_exit = contextlib.ExitStack()
 
 
 def _set_up_worker(accelerator: str, threads: int, log: str, progress: Connection) -> None:
@@ -344,8 +345,7 @@ def _set_up_worker(accelerator: str, threads: int, log: str, progress: Connectio
     from edgeasd.toolkit.training.session import stop_requests
 
     torch.set_num_threads(threads)
-    requests = stop_requests()
-    _should_stop = requests.__enter__()  # the process ends with it
+    _should_stop = _until_exit.enter_context(stop_requests())
     _accelerator, _progress = accelerator, progress
 
 

@@ -1,0 +1,1 @@
+"""Trains one network on the clips of one machine ID."""

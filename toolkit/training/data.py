@@ -24,6 +24,8 @@ from edgeasd.runtime.features.segments import tile
 from edgeasd.toolkit.losses import ANOMALY, NORMAL, OUTLIER
 
 _NORMALS, _OUTLIERS, _CROPS, _ANOMALIES = 1, 2, 3, 6
+_CACHE_BYTES = 512 * 1024 * 1024
+"""Features a pool caches in memory: about 3,000 ten-second clips."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Batch:
 class BatchSampler:
     """32 normals and 32 outliers an iteration (paper, section IV-A), or 32, 31 and 1 anomaly (IV-C).
 
-    Each epoch shuffles both pools anew. Normals run through their pool, again and again where the
+    Each epoch shuffles both pools again. Normals run through their pool, several times if the
     epoch asks for more than there are; so does a small outlier pool, which is what drawing with
     replacement comes to, only more even.
     """
@@ -89,10 +91,6 @@ class BatchSampler:
 def _shuffled(seed: int, pool: int, epoch: int, number: int, size: int) -> npt.NDArray[np.int64]:
     """The order of pass `number` of `epoch` through a pool; the last few are kept, not remade each iteration."""
     return np.random.default_rng([seed, pool, epoch, number]).permutation(size)
-
-
-_CACHE_BYTES = 512 * 1024 * 1024
-"""Features a pool caches in memory: about 3,000 ten-second clips."""
 
 
 class FeaturePool:

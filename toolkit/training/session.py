@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a request: training finishes its iteration, writes a checkpoint and stops."""
+"""Trains, resumes or updates the model of one ID in its run folder, until the end or a request to stop."""
 
 from __future__ import annotations
 
@@ -32,6 +32,10 @@ from edgeasd.toolkit.training.checkpoint import latest_checkpoint, list_checkpoi
 from edgeasd.toolkit.training.data import FeaturePool
 from edgeasd.toolkit.training.trainer import NotFinite, StepLog, Trainer
 
+_GOLDEN_SEGMENTS = 16
+"""Export holds ONNX against torch on all of them and puts the first few into the bundle."""
+_STAND_IN_CLIPS = 200
+
 
 @contextmanager
 def stop_requests() -> Iterator[Callable[[], bool]]:
@@ -51,11 +55,6 @@ def stop_requests() -> Iterator[Callable[[], bool]]:
     finally:
         for one, handler in before.items():
             signal.signal(one, handler)
-
-
-_GOLDEN_SEGMENTS = 16
-"""Export holds ONNX against torch on all of them and puts the first few into the bundle."""
-_STAND_IN_CLIPS = 200
 
 
 def training_result(

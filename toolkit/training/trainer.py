@@ -22,6 +22,9 @@ from edgeasd.toolkit.training.centroids import estimate_norms, mean_embedding
 from edgeasd.toolkit.training.checkpoint import Checkpoint, optimiser_tensors, save_checkpoint
 from edgeasd.toolkit.training.data import Batches, BatchSampler, FeaturePool, load_batches
 
+_KEEP = 2
+"""Checkpoints that are kept."""
+
 
 class Interrupted(Exception):
     """Training was asked to stop and did, after writing a checkpoint."""
@@ -62,10 +65,6 @@ def step_log(iteration: int, parts: LossParts, gradient_norm: Tensor, rate: floa
     on_device = [parts.total.detach(), parts.bce, parts.metric, parts.largest_inverse, gradient_norm]
     loss, bce, metric, largest_inverse, norm = torch.stack([value.double() for value in on_device]).tolist()
     return StepLog(iteration, loss, bce, metric, largest_inverse, norm, rate, iterations_per_second=0.0, waiting=0.0)
-
-
-_KEEP = 2
-"""Checkpoints that are kept."""
 
 
 class Trainer:

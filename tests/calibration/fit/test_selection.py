@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeasd.calibration.fit.clips import DESCRIPTORS, Chosen, SegmentView, choose_segments, describe, standardised
+from edgeasd.calibration.fit.clips import (
+    DESCRIPTORS,
+    SegmentChoice,
+    SegmentView,
+    choose_segments,
+    describe,
+    standardised,
+)
 from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.features.segments import SegmentSettings, live_starts
 
@@ -73,10 +80,10 @@ def test_the_usual_half_covers_clips_and_time() -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 60), st.integers(0, 3), st.lists(st.integers(16, 60), min_size=1, max_size=8))
-def test_as_many_as_asked_for_distinct_in_order_and_the_same_again(count: int, seed: int, lengths: list[int]) -> None:
+def test_segments_are_distinct_ordered_and_reproducible(count: int, seed: int, lengths: list[int]) -> None:
     found = [clips(1, length, seed=index)[0] for index, length in enumerate(lengths)]
     chosen = choose_segments(found, count, SMALL, seed)
-    possible = [Chosen(i, start) for i, length in enumerate(lengths) for start in live_starts(length, SMALL)]
+    possible = [SegmentChoice(i, start) for i, length in enumerate(lengths) for start in live_starts(length, SMALL)]
     assert len(chosen) == min(count, len(possible))
     assert chosen == sorted(set(chosen))
     assert set(chosen) <= set(possible)

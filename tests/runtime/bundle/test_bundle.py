@@ -191,7 +191,7 @@ def test_a_right_hash_does_not_excuse_external_data(bundle_copy: Path) -> None:
     manifest["files"]["head.onnx"] = {"sha256": hashlib.sha256(model).hexdigest(), "size": len(model)}
     (bundle_copy / "manifest.json").write_text(json.dumps(manifest))
     with Bundle(bundle_copy) as bundle:
-        assert "head.onnx: tensor 'w' keeps its data outside the file" in refusal(bundle.open_scorer)
+        assert "head.onnx: tensor 'w' has its data outside the file" in refusal(bundle.open_scorer)
 
 
 # Not a bundle

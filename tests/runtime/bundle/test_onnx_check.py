@@ -124,7 +124,7 @@ PLACES = {
 
 @pytest.mark.parametrize("place", PLACES)
 def test_external_data_is_found_in_every_place(place: str, path: Path) -> None:
-    with pytest.raises(BundleError, match=r"^model.onnx: tensor 'weight' keeps its data outside the file; export"):
+    with pytest.raises(BundleError, match=r"^model.onnx: tensor 'weight' has its data outside the file; export"):
         inspect(model(PLACES[place]), path)
 
 

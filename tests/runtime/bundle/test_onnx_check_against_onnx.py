@@ -42,7 +42,7 @@ def test_a_model_saved_with_external_data_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "adder.onnx"
     onnx.save(adder(), path, save_as_external_data=True, location="weights.bin", size_threshold=0)
     assert (tmp_path / "weights.bin").stat().st_size == 16
-    with pytest.raises(BundleError, match="tensor 'w' keeps its data outside the file"):
+    with pytest.raises(BundleError, match="tensor 'w' has its data outside the file"):
         inspect_onnx(path)
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from edgeasd.runtime.bundle.manifest import dump_manifest, parse_manifest
 from edgeasd.runtime.errors import BundleError, InputError
 from edgeasd.runtime.features.logmel import Amplitude
-from edgeasd.runtime.health.detectors import DropoutDetector, WindowMeter, repeated_block
+from edgeasd.runtime.health.detectors import DropoutDetector, StuckDetector, WindowMeter
 from edgeasd.runtime.health.monitor import HoldTimer
 from edgeasd.runtime.health.settings import STATES, HealthSettings, LevelRange, level_range, training_level_dbfs
 
@@ -38,12 +38,19 @@ def plain_holes(sound: list[float], shortest: int, longest: int, edge: float) ->
 @given(
     st.lists(st.sampled_from([0.0, 0.0, 0.0, 0.1, -0.5]), min_size=8, max_size=96), st.integers(1, 6), st.integers(0, 9)
 )
-def test_holes_are_counted_as_run_by_run_over_the_whole_sound(sound: list[float], shortest: int, more: int) -> None:
+def test_dropouts_are_counted_across_windows(sound: list[float], shortest: int, more: int) -> None:
     sound = sound[: len(sound) // 8 * 8]
     holes = DropoutDetector(shortest, shortest + more, edge=0.3)
     windows = np.array(sound, np.float32).reshape(-1, 8)
     counted = sum(holes.push(window, int(np.count_nonzero(window == 0))) for window in windows)
     assert counted == plain_holes(sound, shortest, shortest + more, 0.3)
+
+
+def block_of(sound: np.ndarray, size: int) -> int | None:
+    """Samples of the block that `sound` repeats, of at most size // 2."""
+    detector = StuckDetector(size)
+    detector.push(sound)
+    return detector.block
 
 
 @settings(deadline=None)
@@ -52,7 +59,7 @@ def test_a_repeated_block_is_found_at_its_length(block: int, seed: int, levels: 
     rng = np.random.default_rng(seed)
     once = rng.integers(-levels, levels, block).astype(np.float32)
     sound = np.tile(once, 1600 // block + 1)[:1600]
-    found = repeated_block(sound, 800)
+    found = block_of(sound, 1600)
     if np.ptp(once) == 0:
         assert found is None
     else:
@@ -60,18 +67,16 @@ def test_a_repeated_block_is_found_at_its_length(block: int, seed: int, levels: 
         assert found > 1
         assert np.array_equal(sound[found:], sound[:-found])
         sound[rng.integers(900)] += 1.0
-        assert repeated_block(sound, 600) is None or found < 300
+        assert block_of(sound, 1200) is None or found < 300
 
 
 @given(st.integers(0, 2**32 - 1))
 def test_noise_of_one_bit_repeats_nothing(seed: int) -> None:
-    assert repeated_block(np.random.default_rng(seed).integers(0, 2, 1600).astype(np.float32), 800) is None
+    assert block_of(np.random.default_rng(seed).integers(0, 2, 1600).astype(np.float32), 1600) is None
 
 
 @given(st.integers(1, 4), st.integers(1, 4), st.lists(st.sampled_from("be-x"), max_size=60))
-def test_a_latch_changes_after_so_many_windows_in_a_row_and_says_when_they_began(
-    on: int, off: int, asked: list[str]
-) -> None:
+def test_a_hold_timer_changes_after_windows_in_a_row(on: int, off: int, asked: list[str]) -> None:
     latch, row = HoldTimer(on, off), ""
     for position, ask in enumerate(asked):
         was = latch.active

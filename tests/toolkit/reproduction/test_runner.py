@@ -79,6 +79,7 @@ def test_stopped_and_killed_it_equals_an_uninterrupted_run(gears: Path, tmp_path
     assert len(said.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_workers_end_when_their_command_is_killed(gears: Path, tmp_path: Path, reproduce: Start) -> None:
     command = reproduce("table2", gears, tmp_path, *ONE, "--iterations", "100000")
     place = tmp_path / "reproduce" / "gear" / "id_00" / "bce" / "seed-0" / "attempts.json"

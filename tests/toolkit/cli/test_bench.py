@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -78,11 +79,13 @@ def test_a_reference_is_measured_when_named_and_says_what_it_is(two: Path) -> No
         (["--seconds", "0"], 2, "--seconds"),
     ],
 )
-def test_wrong_use_is_one_line(options: list[str], code: int, said: str, small_bundle: Path, tmp_path: Path) -> None:
-    done = bench(small_bundle, *options, cwd=tmp_path)
-    assert done.returncode == code
-    assert said in done.stderr
-    assert done.stderr.count("\n") == 1
+def test_wrong_use_is_one_line(
+    edgeasd: Callable[..., Any], options: list[str], code: int, said: str, small_bundle: Path, tmp_path: Path
+) -> None:
+    done = edgeasd("bench", small_bundle, *options, cwd=tmp_path)
+    assert done.code == code
+    assert said in done.said
+    assert done.said.count("\n") == 1
 
 
 def test_an_engine_that_is_not_here_is_a_row_and_exit_code_3(small_bundle: Path, tmp_path: Path) -> None:

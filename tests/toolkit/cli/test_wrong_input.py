@@ -13,6 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,27 +25,35 @@ RATE = 16000
 INFORMATION = re.compile(r"edgeasd: (fp32 on |training |[\w-]+ ID [\w-]+ from )|[\w -]+: \d+/\d+")
 
 
-def edgeasd(*arguments: object, cwd: Path, stdin: bytes = b"") -> subprocess.CompletedProcess[str]:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("EDGEASD_")}
-    command = [sys.executable, "-m", "edgeasd", *map(str, arguments)]
-    done = subprocess.run(command, cwd=cwd, input=stdin, capture_output=True, timeout=120, env=environment)
-    return subprocess.CompletedProcess(command, done.returncode, done.stdout.decode(), done.stderr.decode())
-
-
 def listing(folder: Path) -> set[str]:
     """Everything below `folder` but the feature cache, in which only unfinished files would be wrong."""
     names = {str(p.relative_to(folder)) for p in folder.rglob("*")}
     return {n for n in names if not n.startswith("work/cache") or n.endswith(".tmp")}
 
 
-def refused(place: Path, code: int, *patterns: str, command: tuple[object, ...], stdin: bytes = b"") -> str:
-    """Run `command` in place/work and hold it to the rules; returns its one line."""
-    before = listing(place)
-    done = edgeasd(*command, cwd=place / "work", stdin=stdin)
-    said = done.stdout + done.stderr
-    assert "Traceback" not in said, said
-    assert done.returncode == code, said
-    lines = [line for line in done.stderr.splitlines() if not INFORMATION.match(line)]
+Refused = Callable[..., str]
+Edgeasd = Callable[..., Any]
+
+
+@pytest.fixture
+def refused(edgeasd: Edgeasd, monkeypatch: pytest.MonkeyPatch) -> Refused:
+    """(place, code, *patterns, command): runs the command in place/work and holds it to the rules; its one line."""
+    for name in [name for name in os.environ if name.startswith("EDGEASD_")]:
+        monkeypatch.delenv(name)
+
+    def run(place: Path, code: int, *patterns: str, command: tuple[object, ...]) -> str:
+        before = listing(place)
+        done = edgeasd(*command, cwd=place / "work")
+        return check_refusal(place, before, done.code, done.out, done.said, code, *patterns)
+
+    return run
+
+
+def check_refusal(place: Path, before: set[str], found: int, out: str, said: str, code: int, *patterns: str) -> str:
+    """One line, the right code, nothing left; returns the line."""
+    assert "Traceback" not in out + said, said
+    assert found == code, out + said
+    lines = [line for line in said.splitlines() if not INFORMATION.match(line)]
     assert len(lines) == 1, said
     assert lines[0].startswith("edgeasd: ")
     for pattern in patterns:
@@ -85,21 +94,23 @@ def place(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("kind", FILES)
-def test_score_refuses_the_file(place: Path, small_bundle: Path, kind: str) -> None:
+def test_score_refuses_the_file(place: Path, small_bundle: Path, kind: str, refused: Refused) -> None:
     write, what, remedy = WRITERS[kind]
     write(place / "a.wav")
     refused(place, 2, r"a\.wav", what, remedy, command=("score", small_bundle, place / "a.wav"))
 
 
 @pytest.mark.parametrize("kind", FILES)
-def test_run_refuses_the_file(place: Path, small_bundle: Path, kind: str) -> None:
+def test_run_refuses_the_file(place: Path, small_bundle: Path, kind: str, refused: Refused) -> None:
     write, what, remedy = WRITERS[kind]
     write(place / "a.wav")
     command = ("run", "--bundle", small_bundle, "--input", place / "a.wav", "--jsonl", place / "log.jsonl")
     refused(place, 2, r"a\.wav", what, remedy, command=command)
 
 
-def test_a_recording_below_one_segment_says_how_much_is_missing(place: Path, small_bundle: Path) -> None:
+def test_a_recording_below_one_segment_says_how_much_is_missing(
+    place: Path, small_bundle: Path, refused: Refused
+) -> None:
     soundfile.write(place / "short.wav", noise(3), RATE)
     missing = r"83584 samples \(5\.22 s\)"
     refused(place, 2, r"short\.wav", missing, "--tile", command=("score", small_bundle, place / "short.wav"))
@@ -107,7 +118,9 @@ def test_a_recording_below_one_segment_says_how_much_is_missing(place: Path, sma
     refused(place, 2, r"short\.wav", r"83584 \(5\.22 s\) more", "use a longer recording", command=command)
 
 
-def test_score_names_every_bad_file_and_goes_on_only_where_asked(place: Path, small_bundle: Path) -> None:
+def test_score_names_every_bad_file_and_goes_on_only_where_asked(
+    place: Path, small_bundle: Path, refused: Refused, edgeasd: Edgeasd
+) -> None:
     soundfile.write(place / "good.wav", noise(9), RATE)
     for kind, name in (("empty", "one.wav"), ("stereo", "two.wav")):
         WRITERS[kind][0](place / name)
@@ -117,12 +130,12 @@ def test_score_names_every_bad_file_and_goes_on_only_where_asked(place: Path, sm
     )
     assert "good.wav" not in line
     done = edgeasd("score", small_bundle, place, "--skip-bad", cwd=place)
-    assert done.returncode == 0
-    assert done.stdout.count("\n") == 2
-    assert [line.split(":")[1] for line in done.stderr.splitlines() if "left out" in line] == [" left out", " left out"]
+    assert done.code == 0
+    assert done.out.count("\n") == 2
+    assert [line.split(":")[1] for line in done.said.splitlines() if "left out" in line] == [" left out", " left out"]
 
 
-def test_score_refuses_a_folder_without_sound(place: Path, small_bundle: Path) -> None:
+def test_score_refuses_a_folder_without_sound(place: Path, small_bundle: Path, refused: Refused) -> None:
     (place / "nothing").mkdir()
     refused(place, 2, "nothing: a folder without WAV or FLAC", command=("score", small_bundle, place / "nothing"))
 
@@ -140,7 +153,10 @@ def test_score_refuses_a_folder_without_sound(place: Path, small_bundle: Path) -
 def test_run_refuses_what_comes_on_standard_input(
     place: Path, small_bundle: Path, stdin: bytes, patterns: tuple[str, ...]
 ) -> None:
-    refused(place, 2, *patterns, command=("run", "--bundle", small_bundle, "--input", "-"), stdin=stdin)
+    before = listing(place)
+    command = [sys.executable, "-m", "edgeasd", "run", "--bundle", str(small_bundle), "--input", "-"]
+    done = subprocess.run(command, cwd=place / "work", input=stdin, capture_output=True, timeout=120)
+    check_refusal(place, before, done.returncode, done.stdout.decode(), done.stderr.decode(), 2, *patterns)
 
 
 # Bundles that cannot be trusted
@@ -195,7 +211,9 @@ BUNDLES: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
 
 @pytest.mark.parametrize("command", ["verify", "score", "run"])
 @pytest.mark.parametrize("kind", BUNDLES)
-def test_a_bundle_that_cannot_be_trusted_is_refused(place: Path, bundle_copy: Path, kind: str, command: str) -> None:
+def test_a_bundle_that_cannot_be_trusted_is_refused(
+    place: Path, bundle_copy: Path, kind: str, command: str, refused: Refused
+) -> None:
     damage, patterns = BUNDLES[kind]
     damage(bundle_copy)
     soundfile.write(place / "a.wav", noise(9), RATE)
@@ -207,7 +225,9 @@ def test_a_bundle_that_cannot_be_trusted_is_refused(place: Path, bundle_copy: Pa
     refused(place, 2, "valve-id_00", *patterns, command=arguments[command])
 
 
-def test_a_bundle_whose_golden_segments_are_not_reproduced_fails_the_check(place: Path, bundle_copy: Path) -> None:
+def test_a_bundle_whose_golden_segments_are_not_reproduced_fails_the_check(
+    place: Path, bundle_copy: Path, refused: Refused
+) -> None:
     """Hashes that fit are no proof: here the listed golden outputs are of another model."""
     import hashlib
 
@@ -224,7 +244,7 @@ def test_a_bundle_whose_golden_segments_are_not_reproduced_fails_the_check(place
     )
 
 
-def test_a_damaged_zip_is_refused(place: Path, small_bundle: Path) -> None:
+def test_a_damaged_zip_is_refused(place: Path, small_bundle: Path, refused: Refused) -> None:
     path = place / "bundle.zip"
     with zipfile.ZipFile(path, "w") as archive:
         for file in small_bundle.iterdir():
@@ -233,7 +253,7 @@ def test_a_damaged_zip_is_refused(place: Path, small_bundle: Path) -> None:
     refused(place, 2, r"bundle\.zip", "copy it again", command=("verify", path))
 
 
-def test_no_bundle_one_bundle_several_bundles(place: Path, small_bundle: Path) -> None:
+def test_no_bundle_one_bundle_several_bundles(place: Path, small_bundle: Path, refused: Refused) -> None:
     soundfile.write(place / "a.wav", noise(9), RATE)
     command = ("run", "--input", place / "a.wav")
     refused(place, 2, r"bundles: 0 bundles \(none\)", "--bundle or EDGEASD_BUNDLE", command=command)
@@ -254,7 +274,7 @@ def test_no_bundle_one_bundle_several_bundles(place: Path, small_bundle: Path) -
 
 
 @pytest.mark.parametrize("device", ["hw:77", "plughw:77,0"])
-def test_no_such_sound_device_is_exit_3(place: Path, small_bundle: Path, device: str) -> None:
+def test_no_such_sound_device_is_exit_3(place: Path, small_bundle: Path, device: str, refused: Refused) -> None:
     if shutil.which("arecord") is None:
         pytest.skip("arecord (alsa-utils) is not installed here")
     refused(place, 3, "arecord|" + device, command=("run", "--device", device, "--bundle", small_bundle))
@@ -276,7 +296,7 @@ def test_no_such_sound_device_is_exit_3(place: Path, small_bundle: Path, device:
     ],
 )
 def test_run_refuses_options_that_cannot_be_met(
-    place: Path, small_bundle: Path, options: tuple[str, ...], code: int, patterns: tuple[str, ...]
+    place: Path, small_bundle: Path, options: tuple[str, ...], code: int, patterns: tuple[str, ...], refused: Refused
 ) -> None:
     soundfile.write(place / "a.wav", noise(9), RATE)
     if options == ("--accelerator", "cuda"):
@@ -288,14 +308,16 @@ def test_run_refuses_options_that_cannot_be_met(
     refused(place, code, *patterns, command=command)
 
 
-def test_wrong_use_of_the_command_line_is_one_line_too(place: Path, small_bundle: Path) -> None:
+def test_wrong_use_of_the_command_line_is_one_line_too(
+    place: Path, small_bundle: Path, refused: Refused, edgeasd: Edgeasd
+) -> None:
     refused(place, 2, "--no-such-option", command=("score", small_bundle, "a.wav", "--no-such-option"))
     refused(place, 2, "--live", "leave out", command=("score", small_bundle, "a.wav", "--live", "--tile"))
     refused(place, 2, "listen", command=("listen",))
     refused(place, 2, "(?i)data", command=("train", "--machine", "valve"))
     version = edgeasd("--version", cwd=place)
-    assert (version.returncode, version.stderr) == (0, "")
-    assert re.fullmatch(r"\d+\.\d+\.\d+\n", version.stdout)
+    assert (version.code, version.said) == (0, "")
+    assert re.fullmatch(r"\d+\.\d+\.\d+\n", version.out)
 
 
 # Data sets
@@ -321,7 +343,7 @@ def train(data: Path, *options: object) -> tuple[object, ...]:
 
 
 @pytest.mark.parametrize("kind", ["cut off", "44100 Hz"])
-def test_train_refuses_the_file(place: Path, data: Path, kind: str) -> None:
+def test_train_refuses_the_file(place: Path, data: Path, kind: str, refused: Refused) -> None:
     write, what, _ = WRITERS[kind]
     if kind == "44100 Hz":  # training has no --resample to offer
         what = "44100 Hz, the model hears 16000 Hz; convert the file to that rate"
@@ -329,14 +351,14 @@ def test_train_refuses_the_file(place: Path, data: Path, kind: str) -> None:
     refused(place, 2, r"valve/00/normal/bad\.wav", what, command=train(data, "--id", "00"))
 
 
-def test_train_names_every_bad_file(place: Path, data: Path) -> None:
+def test_train_names_every_bad_file(place: Path, data: Path, refused: Refused) -> None:
     for name in ("bad1.wav", "bad2.wav"):
         (data / "valve" / "02" / "normal" / name).write_bytes(b"")
     patterns = (r"2 of 8 files cannot be used; pass --skip-bad", r"bad1\.wav", r"bad2\.wav")
     refused(place, 2, *patterns, command=train(data, "--id", "00"))
 
 
-def test_train_needs_normals_and_outliers(place: Path, data: Path) -> None:
+def test_train_needs_normals_and_outliers(place: Path, data: Path, refused: Refused) -> None:
     write_tree(data, {("valve", "04", "anomaly"): 2})
     refused(place, 2, "valve ID 04: 0 normal training clips", "valve/04/normal/", command=train(data, "--id", "04"))
     alone = write_tree(place / "alone", {("valve", "00", "normal"): 3})
@@ -354,24 +376,26 @@ def test_train_needs_normals_and_outliers(place: Path, data: Path) -> None:
     ],
 )
 def test_train_refuses_what_is_not_there(
-    place: Path, data: Path, options: tuple[str, ...], patterns: tuple[str, ...]
+    place: Path, data: Path, options: tuple[str, ...], patterns: tuple[str, ...], refused: Refused
 ) -> None:
     refused(place, 2, *patterns, command=train(data, "--id", "00", *options))
 
 
-def test_commands_on_an_empty_workspace_say_what_comes_first(place: Path, data: Path) -> None:
+def test_commands_on_an_empty_workspace_say_what_comes_first(place: Path, data: Path, refused: Refused) -> None:
     pytest.importorskip("torch")
     first = ("no run of valve", "train first with `edgeasd train`")
     refused(place, 2, *first, command=("export", "--machine", "valve"))
     refused(place, 2, *first, command=("evaluate", "--data", data, "--machine", "valve"))
 
 
-def test_data_scan_reports_damage_and_refuses_a_missing_root(place: Path, data: Path) -> None:
+def test_data_scan_reports_damage_and_refuses_a_missing_root(
+    place: Path, data: Path, refused: Refused, edgeasd: Edgeasd
+) -> None:
     refused(place, 2, "nowhere: no such folder", command=("data", "scan", "nowhere"))
     (data / "valve" / "00" / "normal" / "bad.wav").write_bytes(b"")
     done = edgeasd("data", "scan", data, "--json", cwd=place)
-    assert done.returncode == 0
-    assert json.loads(done.stdout)["damaged"][0][0].endswith("bad.wav")
+    assert done.code == 0
+    assert json.loads(done.out)["damaged"][0][0].endswith("bad.wav")
 
 
 # The other end of a pipe, and a full disk
@@ -389,14 +413,16 @@ def tiny_disk(place: Path) -> Iterator[Path]:
     subprocess.run(["umount", folder], check=True)
 
 
-def test_a_full_disk_is_one_line_with_the_file(place: Path, small_bundle: Path, tiny_disk: Path) -> None:
+def test_a_full_disk_is_one_line_with_the_file(
+    place: Path, small_bundle: Path, tiny_disk: Path, edgeasd: Edgeasd
+) -> None:
     soundfile.write(place / "a.wav", noise(30), RATE)
     done = edgeasd(
         "run", "--bundle", small_bundle, "--input", place / "a.wav", "--jsonl", tiny_disk / "log.jsonl", cwd=place
     )
-    assert done.returncode == 2
-    assert "Traceback" not in done.stderr
-    assert done.stderr.splitlines()[-1] == (
+    assert done.code == 2
+    assert "Traceback" not in done.said
+    assert done.said.splitlines()[-1] == (
         f"edgeasd: --jsonl {tiny_disk}/log.jsonl: No space left on device; "
         "make room or correct the path or its permissions"
     )
@@ -451,7 +477,7 @@ def test_a_reader_that_leaves_is_exit_141_and_one_line(
     assert lines == ["edgeasd: standard output was closed by its reader; stopped"]
 
 
-def test_a_name_too_long_for_the_file_system_is_one_line(place: Path) -> None:
+def test_a_name_too_long_for_the_file_system_is_one_line(place: Path, refused: Refused) -> None:
     for command in (("data", "scan", "x" * 300), ("compare", "x" * 300, "b"), ("seeds", "x" * 300)):
         refused(place, 2, "File name too long", command=command)
 

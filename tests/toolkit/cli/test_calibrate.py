@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import shutil
@@ -90,20 +92,16 @@ def words(home: Path, workspace: Path, *more: object) -> list[str]:
     return [sys.executable, "-m", "edgeasd", *map(str, [*fixed, *more])]
 
 
-def edgeasd(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "edgeasd", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=240)
-
-
 @pytest.fixture(scope="module")
 def calibrated(home: Path, small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace after one run with everything; read-only."""
     workspace = tmp_path_factory.mktemp("calibrated")
     shutil.copytree(small_bundle, bundle_of(workspace))
-    done = subprocess.run(words(home, workspace, "--json"), capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
-    (workspace / "out.json").write_text(done.stdout, "utf-8")
-    (workspace / "said.txt").write_text(done.stderr, "utf-8")
+    out, said = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(said):
+        run(home, workspace, anomalies=home / "faults", as_json=True)
+    (workspace / "out.json").write_text(out.getvalue(), "utf-8")
+    (workspace / "said.txt").write_text(said.getvalue(), "utf-8")
     return workspace
 
 
@@ -120,23 +118,24 @@ def test_every_variant_is_in_the_bundle_with_what_was_measured(calibrated: Path)
         assert offer["range_method"] == METHODS
         assert offer["kept_layers"] == []
         assert "recalibrate" not in offer
-    assert manifest["threshold"] == json.loads((Path(__file__).parents[1] / "data/valve-id_00/manifest.json").read_text())["threshold"]  # fmt: skip
+    assert manifest["threshold"] == json.loads((Path(__file__).parents[2] / "data/valve-id_00/manifest.json").read_text())["threshold"]  # fmt: skip
     assert manifest["provenance"]["calibration"]["clips"] == CLIPS
 
 
-def test_the_other_commands_use_it(calibrated: Path, home: Path) -> None:
-    assert edgeasd("verify", bundle_of(calibrated)).returncode == 0
+def test_the_other_commands_use_it(edgeasd: Callable[..., Any], calibrated: Path, home: Path) -> None:
+    assert edgeasd("verify", bundle_of(calibrated), cwd=calibrated).code == 0
     clip = home / "clips" / "day1" / "003.flac"
-    done = edgeasd("score", bundle_of(calibrated), clip, "--precision", "int8-cpu", "--json")
-    assert done.returncode == 0, done.stderr
-    assert "int8-cpu" in done.stderr
+    done = edgeasd("score", bundle_of(calibrated), clip, "--precision", "int8-cpu", "--json", cwd=calibrated)
+    assert done.code == 0, done.said
+    assert "int8-cpu" in done.said
     record = json.loads((bundle_of(calibrated) / "calibration.json").read_text("utf-8"))["calibration"]
     pairs = record["variants"]["int8-cpu"]["drift"]["pairs"]
     drift = [one["name"] for one in record["clips"] if "drift" in one["roles"]]
     if "day1/003.flac" in drift:
-        assert json.loads(done.stdout)["score"] == pytest.approx(pairs[drift.index("day1/003.flac")][1], abs=1e-6)
-    heard = edgeasd("run", "--bundle", bundle_of(calibrated), "--input", clip, "--precision", "int8-cpu")
-    assert heard.returncode == 0, heard.stderr
+        assert json.loads(done.out)["score"] == pytest.approx(pairs[drift.index("day1/003.flac")][1], abs=1e-6)
+    command = ("run", "--bundle", bundle_of(calibrated), "--input", clip, "--precision", "int8-cpu")
+    ran = edgeasd(*command, cwd=calibrated)
+    assert ran.code == 0, ran.said
 
 
 def test_the_record_names_each_clip_once_with_its_role(calibrated: Path) -> None:
@@ -167,12 +166,6 @@ def test_the_result_for_programs_says_what_it_took(calibrated: Path) -> None:
     assert "1 file is a copy of another clip" in said
 
 
-def test_two_runs_give_the_same_bytes(calibrated: Path, home: Path, workspace: Path) -> None:
-    run(home, workspace, anomalies=home / "faults")
-    assert contents(bundle_of(workspace)) == contents(bundle_of(calibrated))
-    assert not list((workspace / "cache" / "calibrate").iterdir()), "the state is deleted at the end"
-
-
 @pytest.mark.slow
 def test_calibrating_again_changes_nothing(calibrated: Path, home: Path, tmp_path: Path) -> None:
     shutil.copytree(bundle_of(calibrated), bundle_of(tmp_path))
@@ -199,7 +192,8 @@ def test_an_interrupted_calibration_goes_on_to_the_same_bytes(calibrated: Path, 
     fp32 = next(state.glob("fp32-*/*.npz")).stat().st_mtime_ns
     assert stamp > fp32
     run(home, workspace, anomalies=home / "faults", resume=True)
-    assert contents(bundle_of(workspace)) == contents(bundle_of(calibrated))
+    assert contents(bundle_of(workspace)) == contents(bundle_of(calibrated)), "as a run without interruption"
+    assert not list((workspace / "cache" / "calibrate").iterdir()), "the state is deleted at the end"
 
 
 # What does not go in
@@ -207,7 +201,7 @@ def test_an_interrupted_calibration_goes_on_to_the_same_bytes(calibrated: Path, 
 
 def test_a_variant_beyond_its_limits_is_not_put_in(home: Path, workspace: Path) -> None:
     before = contents(bundle_of(workspace))
-    with pytest.raises(CheckFailed, match=r"not put into the bundle.* int8-cpu: rank correlation 0\.99"):
+    with pytest.raises(CheckFailed, match=r"not put into the bundle.* int8-cpu: rank correlation 0\.9"):
         run(home, workspace, precision="int8-cpu", min_rank_correlation=1.0, budget=0)
     assert contents(bundle_of(workspace)) == before
     report = (workspace / "bundles" / "valve-id_00.calibration.html").read_text("utf-8")
@@ -287,18 +281,20 @@ def test_alarms_a_day_need_recordings_and_use_the_live_rule(home: Path, workspac
     assert threshold["hours"] == pytest.approx(2 * 30 / 3600, rel=0.05), "complete live scores only"
 
 
-def test_a_refit_of_the_distance_sets_a_new_threshold(home: Path, workspace: Path, capsys: Any) -> None:
+def test_a_refit_of_the_distance_sets_a_new_threshold(
+    home: Path, workspace: Path, capsys: Any, edgeasd: Callable[..., Any]
+) -> None:
     before = manifest_of(workspace)
     manifest = quick(home, workspace, refit_distance=True)
     assert manifest["score"]["d_min_source"].endswith("given normal segments")
     assert manifest["score"]["d_max"] == before["score"]["d_max"]
     assert manifest["threshold"]["found_by"] == "largest clip score of the given clips"
     assert "d_min" in capsys.readouterr().out
-    assert edgeasd("verify", bundle_of(workspace)).returncode == 0
+    assert edgeasd("verify", bundle_of(workspace), cwd=workspace).code == 0
 
 
 def test_a_refit_of_the_amplitude_makes_int8_stale_unless_it_is_made_anew(
-    calibrated: Path, home: Path, tmp_path: Path
+    calibrated: Path, home: Path, tmp_path: Path, edgeasd: Callable[..., Any]
 ) -> None:
     shutil.copytree(bundle_of(calibrated), bundle_of(tmp_path))
     run(home, tmp_path, precision="int8-cpu", refit_amplitude=True)
@@ -306,7 +302,7 @@ def test_a_refit_of_the_amplitude_makes_int8_stale_unless_it_is_made_anew(
     assert manifest["precisions"]["int8"]["recalibrate"]
     assert "recalibrate" not in manifest["precisions"]["int8-cpu"]
     assert manifest["amplitude"]["std"] != manifest_of(calibrated)["amplitude"]["std"]
-    assert edgeasd("verify", bundle_of(tmp_path)).returncode == 0
+    assert edgeasd("verify", bundle_of(tmp_path), cwd=tmp_path).code == 0
 
 
 def test_a_bundle_without_a_threshold_gets_the_largest_score(home: Path, workspace: Path, capsys: Any) -> None:
@@ -478,7 +474,7 @@ def report(calibrated: Path) -> Path:
 def test_the_report_holds_what_it_shows(report: Path) -> None:
     page = Elements(report.read_text("utf-8"))
     addresses = [a[key] for _, a in page.found for key in ("src", "href") if key in a]
-    assert all(address.startswith("data:") for address in addresses)
+    assert all(address.startswith(("data:", "#")) for address in addresses)
     assert not any(key.startswith("on") for _, a in page.found for key in a)
     assert sum(name == "script" for name, _ in page.found) == 0
     assert sum(name == "svg" for name, _ in page.found) == 2 + 3 * 4

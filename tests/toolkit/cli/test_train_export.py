@@ -22,6 +22,7 @@ pytest.importorskip("onnxscript")
 
 from edgeasd.toolkit.demo.dataset import DatasetPlan, write_dataset
 
+Edgeasd = Callable[..., Any]
 ITERATIONS = 20
 CHATTER = re.compile(r"edgeasd: (running the|writing ONNX|checking ONNX|training \w+ ID|fp32 on) ?")
 
@@ -34,10 +35,6 @@ def environment() -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith("EDGEASD_")}
     # One thread: sums in the same order wherever the test runs, and no spinning beside other tests.
     return kept | {"OMP_NUM_THREADS": "1"}
-
-
-def edgeasd(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*arguments), cwd=cwd, capture_output=True, text=True, timeout=240, env=environment())
 
 
 def start(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
@@ -91,28 +88,28 @@ def train(
 
 
 @pytest.fixture(scope="module")
-def trained(home: Path) -> subprocess.CompletedProcess[str]:
+def trained(home: Path, edgeasd: Edgeasd) -> Any:
     return edgeasd(*train(), cwd=home)
 
 
 @pytest.fixture(scope="module")
-def exported(home: Path, trained: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+def exported(home: Path, trained: Any, edgeasd: Edgeasd) -> dict[str, Any]:
     """The evaluation, then the bundle: what `export --zip --json` printed."""
     evaluated = edgeasd(
         *("evaluate", "--data", "data", "--machine", "valve", "--cache", "cache", "--baseline", "--json"), cwd=home
     )
-    assert evaluated.returncode == 0, evaluated.stderr
+    assert evaluated.code == 0, evaluated.said
     wanted = ("--precision", "fp32,fp16")
     done = edgeasd("export", "--machine", "valve", "--id", "00", "--zip", "--json", *wanted, cwd=home)
-    assert done.returncode == 0, done.stderr
-    return {"evaluation": json.loads(evaluated.stdout), "export": json.loads(done.stdout)}
+    assert done.code == 0, done.said
+    return {"evaluation": json.loads(evaluated.out), "export": json.loads(done.out)}
 
 
-def test_data_scan_counts_what_is_there(home: Path) -> None:
+def test_data_scan_counts_what_is_there(home: Path, edgeasd: Edgeasd) -> None:
     plain = edgeasd("data", "scan", "data", cwd=home)
-    assert plain.returncode == 0
-    assert "valve" in plain.stdout
-    found = json.loads(edgeasd("data", "scan", "data", "--json", cwd=home).stdout)
+    assert plain.code == 0
+    assert "valve" in plain.out
+    found = json.loads(edgeasd("data", "scan", "data", "--json", cwd=home).out)
     counts = {(one["machine"], one["id"]): sum(c["clips"] for c in one["counts"]) for one in found["ids"]}
     assert counts == {
         ("fan", "00"): 10,
@@ -125,10 +122,10 @@ def test_data_scan_counts_what_is_there(home: Path) -> None:
     assert found["damaged"] == []
 
 
-def test_train_prints_the_run_and_leaves_a_whole_one(home: Path, trained: subprocess.CompletedProcess[str]) -> None:
-    assert trained.returncode == 0, trained.stderr
-    assert trained.stdout == "runs/valve/id_00\n"
-    assert f"{ITERATIONS} iterations on cpu" in trained.stderr
+def test_train_prints_the_run_and_leaves_a_whole_one(home: Path, trained: Any) -> None:
+    assert trained.code == 0, trained.said
+    assert trained.out == "runs/valve/id_00\n"
+    assert f"{ITERATIONS} iterations on cpu" in trained.said
     run = home / "runs" / "valve" / "id_00"
     assert sorted(p.name for p in run.iterdir() if p.name != "evaluation.json") == [
         "checkpoints",
@@ -140,18 +137,20 @@ def test_train_prints_the_run_and_leaves_a_whole_one(home: Path, trained: subpro
     no_litter(home)
 
 
-def test_evaluate_judges_by_deploy_paper_and_baseline(home: Path, exported: dict[str, Any]) -> None:
+def test_evaluate_judges_by_deploy_paper_and_baseline(home: Path, exported: dict[str, Any], edgeasd: Edgeasd) -> None:
     (one,) = exported["evaluation"]["ids"]
     assert (one["machine"], one["id"], one["normals"], one["anomalies"]) == ("valve", "00", 2, 4)
     assert set(one["figures"]) == {"deploy", "paper", "baseline"}
     assert exported["evaluation"]["mean"]["deploy"]["auc"] == one["figures"]["deploy"]["auc"]
     table = edgeasd("evaluate", "--data", "data", "--machine", "valve", "--cache", "cache", cwd=home)
-    assert table.returncode == 0, table.stderr
-    assert "AUC % [95 % interval]" in table.stdout
-    assert f"{100 * one['figures']['deploy']['auc']:.1f}" in table.stdout
+    assert table.code == 0, table.said
+    assert "AUC % [95 % interval]" in table.out
+    assert f"{100 * one['figures']['deploy']['auc']:.1f}" in table.out
 
 
-def test_export_leaves_a_bundle_that_verifies_as_folder_and_zip(home: Path, exported: dict[str, Any]) -> None:
+def test_export_leaves_a_bundle_that_verifies_as_folder_and_zip(
+    home: Path, exported: dict[str, Any], edgeasd: Edgeasd
+) -> None:
     told = exported["export"]
     assert (told["bundle"], told["machine"], told["id"], told["status"]) == (
         "bundles/valve-id_00",
@@ -164,34 +163,32 @@ def test_export_leaves_a_bundle_that_verifies_as_folder_and_zip(home: Path, expo
     assert sorted(p.name for p in (home / "bundles").iterdir()) == ["valve-id_00", "valve-id_00.zip"]
     for bundle in ("bundles/valve-id_00", "bundles/valve-id_00.zip"):
         done = edgeasd("verify", bundle, cwd=home)
-        assert done.returncode == 0, done.stderr
-        assert "every hash as listed" in done.stdout
+        assert done.code == 0, done.said
+        assert "every hash as listed" in done.out
     manifest = json.loads((home / "bundles" / "valve-id_00" / "manifest.json").read_text())
     assert manifest["metrics"]["figures"] == exported["evaluation"]["ids"][0]["figures"]
     assert str(home) not in (home / "bundles" / "valve-id_00" / "manifest.json").read_text()
 
 
 def test_a_front_end_is_exported_with_its_deviation_on_clips(
-    home: Path, exported: dict[str, Any], tmp_path: Path
+    home: Path, exported: dict[str, Any], tmp_path: Path, edgeasd: Edgeasd
 ) -> None:
     wanted = ("--id", "00", "--output", tmp_path / "valve", "--front-end", "data/valve/00/normal")
     done = edgeasd("export", "--machine", "valve", *wanted, "--json", cwd=home)
-    assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)["front_end"]
+    assert done.code == 0, done.said
+    told = json.loads(done.out)["front_end"]
     assert told == json.loads((tmp_path / "valve" / "manifest.json").read_text())["front_end"]
     assert told["file"] == "frontend.onnx"
     assert 1 <= told["clips"] <= 10
     assert 0 < told["logmel"] < 1e-3
-    assert edgeasd("verify", tmp_path / "valve", cwd=home).returncode == 0
+    assert edgeasd("verify", tmp_path / "valve", cwd=home).code == 0
 
 
-def test_export_serves_what_it_has_just_written(
-    home: Path, trained: subprocess.CompletedProcess[str], tmp_path: Path
-) -> None:
+def test_export_serves_what_it_has_just_written(home: Path, trained: Any, tmp_path: Path, edgeasd: Edgeasd) -> None:
     options = ("--machine", "valve", "--id", "00", "--output", tmp_path / "b", "--triton", tmp_path / "m", "--json")
     done = edgeasd("export", *options, cwd=home)
-    assert done.returncode == 0, done.stderr
-    bundle, model = map(json.loads, done.stdout.splitlines())
+    assert done.code == 0, done.said
+    bundle, model = map(json.loads, done.out.splitlines())
     assert bundle["bundle"] == str(tmp_path / "b")
     assert (model["repository"], model["name"], model["version"]) == (str(tmp_path / "m"), "valve-id_00", 1)
     assert (tmp_path / "m" / "valve-id_00__encoder" / "1" / "model.onnx").read_bytes() == (
@@ -199,41 +196,43 @@ def test_export_serves_what_it_has_just_written(
     ).read_bytes()
 
 
-def test_fp16_is_chosen_by_name_and_said_to_be_in_use(home: Path, exported: dict[str, Any]) -> None:
+def test_fp16_is_chosen_by_name_and_said_to_be_in_use(home: Path, exported: dict[str, Any], edgeasd: Edgeasd) -> None:
     deviation = exported["export"]["deviation_of"]["fp16"]
     assert exported["export"]["deviation"]["z"] < deviation["z"] < 3e-2
     bundle, clips = "bundles/valve-id_00", home / "data" / "valve" / "00" / "normal"
-    verified = edgeasd("verify", bundle, cwd=home).stdout
+    verified = edgeasd("verify", bundle, cwd=home).out
     assert "fp32 on onnxruntime" in verified
     assert re.search(r"fp16 on onnxruntime \S+ CPUExecutionProvider .*, graph not optimised: golden", verified)
-    only = json.loads(edgeasd("verify", bundle, "--precision", "fp16", "--json", cwd=home).stdout)
+    only = json.loads(edgeasd("verify", bundle, "--precision", "fp16", "--json", cwd=home).out)
     assert [one["precision"] for one in only["engines"]] == ["fp16"]
     scores = {}
     for precision in ("fp32", "fp16"):
         done = edgeasd("score", bundle, clips, "--precision", precision, "--json", cwd=home)
-        assert done.returncode == 0, done.stderr
-        scores[precision] = [json.loads(line)["score"] for line in done.stdout.splitlines()]
+        assert done.code == 0, done.said
+        scores[precision] = [json.loads(line)["score"] for line in done.out.splitlines()]
     assert scores["fp16"] != scores["fp32"]
     assert scores["fp16"] == pytest.approx(scores["fp32"], abs=1e-2)
     clip = sorted(clips.iterdir())[0]
     ran = edgeasd("run", "--input", clip, "--bundle", bundle, "--precision", "fp16", "--jsonl", "-", cwd=home)
-    assert "; fp16 on onnxruntime" in ran.stderr
-    assert json.loads(ran.stdout.splitlines()[0])["precision"] == "fp16"
+    assert "; fp16 on onnxruntime" in ran.said
+    assert json.loads(ran.out.splitlines()[0])["precision"] == "fp16"
     refused = edgeasd("verify", bundle, "--precision", "int8", cwd=home)
-    assert (refused.returncode, complaints(refused.stderr)) == (
+    assert (refused.code, complaints(refused.said)) == (
         2,
         ["edgeasd: --precision int8: valve-id_00 offers fp32, fp16; choose one of them"],
     )
 
 
-def test_the_bundle_ranks_the_clips_as_the_checkpoint_does(home: Path, exported: dict[str, Any]) -> None:
+def test_the_bundle_ranks_the_clips_as_the_checkpoint_does(
+    home: Path, exported: dict[str, Any], edgeasd: Edgeasd
+) -> None:
     done = edgeasd(
         *("evaluate", "--data", "data", "--machine", "valve", "--cache", "cache", "--json"),
         *("--bundle", "bundles/valve-id_00"),
         cwd=home,
     )
-    assert done.returncode == 0, done.stderr
-    (one,) = json.loads(done.stdout)["ids"]
+    assert done.code == 0, done.said
+    (one,) = json.loads(done.out)["ids"]
     bundle = one["figures"]["bundle"]
     assert bundle["pairs"] == 8
     assert bundle["pairs_in_another_order"] == bundle["of_these_tied_within_1e-4"]
@@ -241,7 +240,7 @@ def test_the_bundle_ranks_the_clips_as_the_checkpoint_does(home: Path, exported:
     if not bundle["pairs_in_another_order"]:
         assert bundle["auc"] == one["figures"]["deploy"]["auc"]
     scored = edgeasd("score", "bundles/valve-id_00", "data/valve/00/anomaly", "--json", cwd=home)
-    by_name = {Path(r["file"]).name: r["score"] for r in map(json.loads, scored.stdout.splitlines())}
+    by_name = {Path(r["file"]).name: r["score"] for r in map(json.loads, scored.out.splitlines())}
     anomalies = [clip for clip in one["clips"] if clip["label"] == "anomaly"]
     assert len(anomalies) == 4
     for clip in anomalies:
@@ -249,7 +248,9 @@ def test_the_bundle_ranks_the_clips_as_the_checkpoint_does(home: Path, exported:
         assert by_name[clip["file"]] == pytest.approx(clip["deploy"], abs=1e-4)
 
 
-def test_the_bundle_of_another_id_is_not_judged_as_this_one(home: Path, exported: dict[str, Any]) -> None:
+def test_the_bundle_of_another_id_is_not_judged_as_this_one(
+    home: Path, exported: dict[str, Any], edgeasd: Edgeasd
+) -> None:
     other = Path(shutil.copytree(home / "bundles" / "valve-id_00", home / "other"))
     manifest = json.loads((other / "manifest.json").read_text())
     manifest["machine"]["id"] = "07"
@@ -258,29 +259,31 @@ def test_the_bundle_of_another_id_is_not_judged_as_this_one(home: Path, exported
         *("evaluate", "--data", "data", "--machine", "valve", "--cache", "cache", "--bundle", "other"), cwd=home
     )
     shutil.rmtree(other)
-    assert done.returncode == 2
-    assert complaints(done.stderr) == [
+    assert done.code == 2
+    assert complaints(done.said) == [
         "edgeasd: --bundle other: is of valve ID 07, valve ID 00 is evaluated; name its own bundle"
     ]
 
 
-def test_an_existing_run_is_neither_overwritten_nor_resumed_unasked(home: Path, exported: dict[str, Any]) -> None:
+def test_an_existing_run_is_neither_overwritten_nor_resumed_unasked(
+    home: Path, exported: dict[str, Any], edgeasd: Edgeasd
+) -> None:
     before = weights(home)
     refused = edgeasd(*train(), cwd=home)
-    assert refused.returncode == 2
-    (line,) = complaints(refused.stderr)
+    assert refused.code == 2
+    (line,) = complaints(refused.said)
     assert f"runs/valve/id_00: holds a run ({ITERATIONS} of {ITERATIONS} iterations); pass --resume" in line
     changed = edgeasd(*train("--resume", "--seed", 1), cwd=home)
-    assert changed.returncode == 2
-    assert "started with another" in complaints(changed.stderr)[0]
+    assert changed.code == 2
+    assert "started with another" in complaints(changed.said)[0]
     assert weights(home) == before
     resumed = edgeasd(*train("--resume"), cwd=home)
-    assert resumed.returncode == 0, resumed.stderr
+    assert resumed.code == 0, resumed.said
     assert weights(home) == before
 
 
 def test_ctrl_c_writes_a_checkpoint_and_a_resume_ends_where_no_interrupt_would(
-    home: Path, trained: subprocess.CompletedProcess[str], tmp_path: Path
+    home: Path, trained: Any, tmp_path: Path, edgeasd: Edgeasd
 ) -> None:
     process = start(*train("--workspace", tmp_path), cwd=home)
     wait_for((tmp_path / "runs" / "valve" / "id_00" / "run.json").is_file, process)
@@ -295,10 +298,10 @@ def test_ctrl_c_writes_a_checkpoint_and_a_resume_ends_where_no_interrupt_would(
     checkpoints = tmp_path / "runs" / "valve" / "id_00" / "checkpoints"
     assert [p.name for p in checkpoints.iterdir()] == [f"step-{stopped:06d}"]
     early = edgeasd("export", "--machine", "valve", "--workspace", tmp_path, cwd=home)
-    assert early.returncode == 2
-    assert "training has not finished; continue it with `edgeasd train --resume`" in complaints(early.stderr)[0]
+    assert early.code == 2
+    assert "training has not finished; continue it with `edgeasd train --resume`" in complaints(early.said)[0]
     done = edgeasd(*train("--workspace", tmp_path, "--resume"), cwd=home)
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.said
     newest = checkpoints / f"step-{ITERATIONS:06d}" / "model.safetensors"
     assert newest.read_bytes() == weights(home)
     no_litter(tmp_path)
@@ -322,10 +325,10 @@ def test_an_interrupted_export_leaves_nothing(home: Path, exported: dict[str, An
     no_litter(home)
 
 
-def test_two_jobs_train_two_ids_at_once(home: Path, trained: subprocess.CompletedProcess[str]) -> None:
+def test_two_jobs_train_two_ids_at_once(home: Path, trained: Any, edgeasd: Edgeasd) -> None:
     done = edgeasd(*train("--jobs", 2, iterations=2, machine="pump", id=None), cwd=home)
-    assert done.returncode == 0, done.stderr
-    assert {line.split("]")[0] for line in done.stderr.splitlines() if line.startswith("[")} == {"[00", "[02"}
+    assert done.code == 0, done.said
+    assert {line.split("]")[0] for line in done.said.splitlines() if line.startswith("[")} == {"[00", "[02"}
     for id in ("00", "02"):
         run = home / "runs" / "pump" / f"id_{id}"
         assert (run / "outcome.npz").is_file()
@@ -345,19 +348,19 @@ def test_ctrl_c_stops_all_jobs_with_a_checkpoint_each(home: Path, tmp_path: Path
     no_litter(tmp_path)
 
 
-def test_a_model_with_nothing_held_out_is_calibrated_by_clips(home: Path, tmp_path: Path) -> None:
+def test_a_model_with_nothing_held_out_is_calibrated_by_clips(home: Path, tmp_path: Path, edgeasd: Edgeasd) -> None:
     words = train("--preset", "paper", "--backbone", "quick", "--workspace", tmp_path, iterations=6)
     done = edgeasd(*words, cwd=home)
-    assert done.returncode == 0, done.stderr
-    assert "0 held out" in done.stderr
+    assert done.code == 0, done.said
+    assert "0 held out" in done.said
     export = ["export", "--machine", "valve", "--workspace", tmp_path]
     first = edgeasd(*export, cwd=home)
-    assert first.returncode == 0, first.stderr
-    assert "uncalibrated: nothing was held out, so no alarms; export again with --clips" in first.stdout
+    assert first.code == 0, first.said
+    assert "uncalibrated: nothing was held out, so no alarms; export again with --clips" in first.out
     bundle = tmp_path / "bundles" / "valve-id_00"
     clips = Path(shutil.copytree(home / "data" / "valve" / "00" / "normal", tmp_path / "clips"))
     second = edgeasd(*export, "--clips", clips, cwd=home)
-    assert second.returncode == 0, second.stderr
+    assert second.code == 0, second.said
     manifest = json.loads((bundle / "manifest.json").read_text())
     assert (manifest["status"], manifest["threshold"]["clips"]) == ("calibrated", 10)
     assert manifest["threshold"]["found_by"] == "largest given clip score"
@@ -365,11 +368,13 @@ def test_a_model_with_nothing_held_out_is_calibrated_by_clips(home: Path, tmp_pa
     assert level["low_dbfs"] < level["measured_low_dbfs"] - 9 < level["measured_high_dbfs"] - 8 < level["high_dbfs"]
     assert "of 10 clips" in level["found_by"]
     scored = edgeasd("score", bundle, clips, "--json", cwd=home)
-    scores = [json.loads(line)["score"] for line in scored.stdout.splitlines()]
+    scores = [json.loads(line)["score"] for line in scored.out.splitlines()]
     assert max(scores) == pytest.approx(manifest["threshold"]["clip"], rel=1e-4)
 
 
-def test_export_refuses_what_it_cannot_do(home: Path, exported: dict[str, Any], tmp_path: Path) -> None:
+def test_export_refuses_what_it_cannot_do(
+    home: Path, exported: dict[str, Any], tmp_path: Path, edgeasd: Edgeasd
+) -> None:
     soundfile.write(tmp_path / "a.wav", [0.0] * 16000, 16000)
     (home / "mine").mkdir(exist_ok=True)
     for options, expected in (
@@ -384,10 +389,10 @@ def test_export_refuses_what_it_cannot_do(home: Path, exported: dict[str, Any], 
         (["--front-end", tmp_path], "a.wav: 16000 samples, a segment takes 131584"),
     ):
         done = edgeasd("export", "--machine", "valve", *options, cwd=home)
-        assert done.returncode == 2, done.stderr
-        (line,) = complaints(done.stderr)
+        assert done.code == 2, done.said
+        (line,) = complaints(done.said)
         assert expected in line
-        assert "Traceback" not in done.stderr
+        assert "Traceback" not in done.said
     no_litter(home)
 
 
@@ -404,14 +409,14 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk_stops_training_and_export_without_litter(
-    home: Path, exported: dict[str, Any], small_disk: Path
+    home: Path, exported: dict[str, Any], small_disk: Path, edgeasd: Edgeasd
 ) -> None:
     exporting = edgeasd("export", "--machine", "valve", "--output", small_disk / "bundle", cwd=home)
     training = edgeasd(*train("--workspace", small_disk, iterations=1), cwd=home)
     for done in (exporting, training):
-        assert done.returncode == 2, done.stderr
-        assert "Traceback" not in done.stderr
-        (line,) = complaints(done.stderr)
+        assert done.code == 2, done.said
+        assert "Traceback" not in done.said
+        (line,) = complaints(done.said)
         assert "No space left on device" in line
     assert not (small_disk / "bundle").exists()
     assert list((small_disk / "runs").rglob("step-*")) == []
