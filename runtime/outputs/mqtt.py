@@ -191,7 +191,7 @@ class MqttConnection:
         except ValueError as error:
             raise MessageRejected(f"{self.url}: {message.topic}: {error}") from None
         if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
-            with self._changed:  # until paho's thread has told why
+            with self._changed:  # until paho's thread knows why
                 self._changed.wait_for(lambda: not self._is_running, 1.0)
             raise DeliveryError(self.take_loss() or f"{self.url}: connection lost")
         self._unacknowledged.append(info)
@@ -290,10 +290,13 @@ class MqttOutput:
         self._settings, self._on_command = settings, on_command
         self._topics = Topics(settings.prefix, site, device)
         self._read_password()
+        is_encrypted = settings.url.startswith("mqtts:")
+        certificates = (settings.ca_file, settings.certificate_file, settings.key_file)
+        tls = tls_context(*certificates) if is_encrypted else None
         self._connection = MqttConnection(
             settings,
             client_id,
-            tls_context(settings) if settings.url.startswith("mqtts:") else None,
+            tls,
             self._availability(OFFLINE),
             self._topics.commands if settings.commands and on_command is not None else None,
             self._receive,
@@ -395,7 +398,7 @@ class MqttOutput:
                 self._connection.wait(info, message.topic, until)
 
     def _publish(self, message: MqttMessage, until: float) -> MQTTMessageInfo:
-        """Publish; kept for later connections if it is retained."""
+        """Publish; a retained message is remembered for later connections."""
         info = self._connection.publish(message, until)
         if message.retain and message.topic != self._topics.availability:
             self._retained[message.topic] = message
