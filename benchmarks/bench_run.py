@@ -91,15 +91,15 @@ def live_like(bundle: Path, seconds: float) -> dict[str, Any]:
     feeder.start()
     ready, scores, gaps, end, held = 0.0, [], 0, {}, {}
     for at, record in records(process, begun):
-        kind = record["kind"]
+        kind, body = record["kind"], record["body"]
         gaps += kind == "gap"
         if kind == "start":
             ready = at
         elif kind == "segment":
-            scores.append((at - record["body"]["end_sample"] / RATE, record))
+            scores.append((at - body["end_sample"] / RATE, body))
             held = memory(process.pid)
         elif kind == "stop":
-            end = record["body"]
+            end = body
     finish(process)
     feeder.join()
     late = [lateness for lateness, _ in scores]
@@ -107,7 +107,7 @@ def live_like(bundle: Path, seconds: float) -> dict[str, Any]:
         "capture_runs_after": feeder.first_read,
         "ready_after": ready,
         "latest_write": feeder.latest,
-        "first_start_sample": scores[0][1]["body"]["start_sample"],
+        "first_start_sample": scores[0][1]["start_sample"],
         "samples_written": samples.size,
         "samples_heard": end["samples"],
         "dropped_samples": end["dropped_samples"],
