@@ -287,7 +287,8 @@ def test_level_meter_is_one_line_on_a_terminal(raw: np.ndarray, tmp_path: Path) 
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=terminal,
-        env={**os.environ, "TERM": "xterm", "NO_COLOR": "1"},
+        stdin=subprocess.DEVNULL,
+        env={k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")} | {"TERM": "xterm", "NO_COLOR": "1"},
     )
     os.close(terminal)
     written = b""
