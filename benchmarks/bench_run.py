@@ -64,16 +64,16 @@ def from_file(bundle: Path, wav: Path) -> dict[str, float]:
     begun, found = time.monotonic(), {}
     process = start(bundle, str(wav))
     for at, record in records(process, begun):
-        found.setdefault(record["type"], at)
+        found.setdefault(record["kind"], at)
     finish(process)
-    return {"ready": found["start"], "first score": found["score"], "exit": time.monotonic() - begun}
+    return {"ready": found["start"], "first score": found["segment"], "exit": time.monotonic() - begun}
 
 
 def in_real_time(bundle: Path, wav: Path) -> dict[str, float]:
     """Memory in MiB after a few scores of a file played at its own speed."""
     process, scores, found = start(bundle, str(wav), "--realtime"), 0, {}
     for _, record in records(process, time.monotonic()):
-        scores += record["type"] == "score"
+        scores += record["kind"] == "segment"
         if scores == SCORES and not found:
             found = memory(process.pid)
     finish(process)
@@ -91,15 +91,15 @@ def live_like(bundle: Path, seconds: float) -> dict[str, Any]:
     feeder.start()
     ready, scores, gaps, end, held = 0.0, [], 0, {}, {}
     for at, record in records(process, begun):
-        kind = record["type"]
+        kind, body = record["kind"], record["body"]
         gaps += kind == "gap"
         if kind == "start":
             ready = at
-        elif kind == "score":
-            scores.append((at - record["end_sample"] / RATE, record))
+        elif kind == "segment":
+            scores.append((at - body["end_sample"] / RATE, body))
             held = memory(process.pid)
-        elif kind == "end":
-            end = record
+        elif kind == "stop":
+            end = body
     finish(process)
     feeder.join()
     late = [lateness for lateness, _ in scores]

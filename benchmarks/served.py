@@ -56,7 +56,7 @@ class Served:
         """Its state; a service that has ended is a failed benchmark."""
         if self.process.poll() is not None:
             raise SystemExit(f"the service ended with {self.process.returncode}: {self._complaints.read_text()}")
-        found: dict[str, Any] = ask(self._data, {"ask": "state"})
+        found: dict[str, Any] = ask(self._data, {"ask": "status"})
         return found
 
     def memory(self) -> dict[str, float]:

@@ -6,7 +6,6 @@ import os
 import ssl
 import stat
 from pathlib import Path
-from typing import Protocol
 
 from edgeasd.runtime.errors import InputError
 
@@ -14,36 +13,23 @@ LARGEST = 4096
 """Bytes of a secret."""
 
 
-class TlsSettings(Protocol):
-    """The certificates that an output names."""
-
-    @property
-    def ca_file(self) -> str | None: ...
-
-    @property
-    def certificate_file(self) -> str | None: ...
-
-    @property
-    def key_file(self) -> str | None: ...
-
-
-def tls_context(settings: TlsSettings) -> ssl.SSLContext:
+def tls_context(ca_file: str | None, certificate_file: str | None, key_file: str | None) -> ssl.SSLContext:
     """TLS 1.2 or newer. The receiver is always verified; there is no option that turns it off.
 
     Raises InputError if the certificates cannot be read.
     """
-    place = settings.ca_file
+    place = ca_file
     try:
         context = ssl.create_default_context(cafile=place)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
-        if settings.certificate_file and settings.key_file:
-            place = settings.certificate_file
+        if certificate_file and key_file:
+            place = certificate_file
             # An empty passphrase: without one, OpenSSL would ask on the terminal of the service.
-            context.load_cert_chain(settings.certificate_file, settings.key_file, password="")
+            context.load_cert_chain(certificate_file, key_file, password="")
     except ssl.SSLError as error:
         raise InputError(f"{place}: {error.reason or error}; give PEM files, the key without passphrase") from None
     except OSError as error:
-        named = place if place == settings.ca_file else f"{place} and {settings.key_file}"
+        named = place if place == ca_file else f"{place} and {key_file}"
         raise InputError(f"{named}: {error.strerror}; give PEM files that this service may read") from None
     return context
 

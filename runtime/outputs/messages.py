@@ -57,7 +57,8 @@ class EventBody(_Part):
     id: Name
     """ID of the machine."""
     sequence: Annotated[int, Field(ge=1, le=2**53 - 1)]
-    """1, 2, 3, … for each machine, without a hole, restarts included. Not the `seq` of the envelope."""
+    """1, 2, 3, … for each machine, restarts included; it never repeats, and jumps if the disk refused or events were
+    lost. Not the `seq` of the envelope."""
     event: EventID | None
     """ID of the event that is open, or was closed by this transition."""
     previous: str

@@ -8,7 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -45,6 +45,14 @@ class MqttMessage:
     topic: str
     payload: bytes
     retain: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """What a message of the outbox becomes, and what of it was handed to paho."""
+
+    messages: list[MqttMessage]
+    infos: list[MQTTMessageInfo] = field(default_factory=list)
 
 
 class _Client(Client):
@@ -191,7 +199,7 @@ class MqttConnection:
         except ValueError as error:
             raise MessageRejected(f"{self.url}: {message.topic}: {error}") from None
         if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
-            with self._changed:  # until paho's thread has told why
+            with self._changed:  # until paho's thread knows why
                 self._changed.wait_for(lambda: not self._is_running, 1.0)
             raise DeliveryError(self.take_loss() or f"{self.url}: connection lost")
         self._unacknowledged.append(info)
@@ -290,10 +298,13 @@ class MqttOutput:
         self._settings, self._on_command = settings, on_command
         self._topics = Topics(settings.prefix, site, device)
         self._read_password()
+        is_encrypted = settings.url.startswith("mqtts:")
+        certificates = (settings.ca_file, settings.certificate_file, settings.key_file)
+        tls = tls_context(*certificates) if is_encrypted else None
         self._connection = MqttConnection(
             settings,
             client_id,
-            tls_context(settings) if settings.url.startswith("mqtts:") else None,
+            tls,
             self._availability(OFFLINE),
             self._topics.commands if settings.commands and on_command is not None else None,
             self._receive,
@@ -302,8 +313,8 @@ class MqttOutput:
         """The latest retained message of each topic that was published."""
         self._states: dict[str, MqttMessage] = {}
         """States from before the start that are not published yet. Set by another thread."""
-        self._sent: dict[int, list[tuple[str, MQTTMessageInfo]]] = {}
-        """What was published for each message of the outbox that is not confirmed, and waits in paho."""
+        self._sent: dict[int, _Sent] = {}
+        """By number, the messages of the outbox that are not confirmed."""
         self._announced: set[tuple[str, str]] = set()
         self._rejected_command: str | None = None
         self._is_silent = False
@@ -346,13 +357,20 @@ class MqttOutput:
         """Publish, and confirm what the broker has acknowledged. Raises DeliveryError."""
         self._ensure_connected()
         until = time.monotonic() + self._settings.timeout_seconds
+        # What was before them is dropped.
+        self._sent = {seq: sent for seq, sent in self._sent.items() if seq >= messages[0].seq}
         try:
             for message in messages:
                 if message.seq not in self._sent:
-                    self._sent[message.seq] = [(m.topic, self._publish(m, until)) for m in self._messages(message)]
+                    self._sent[message.seq] = _Sent(self._messages(message))
+                sent = self._sent[message.seq]
+                # What a failed attempt has published is not published again: paho still has it.
+                for part in sent.messages[len(sent.infos) :]:
+                    sent.infos.append(self._publish(part, until))
             for count, message in enumerate(messages, 1):
-                for topic, info in self._sent[message.seq]:
-                    self._connection.wait(info, topic, until)
+                sent = self._sent[message.seq]
+                for part, info in zip(sent.messages, sent.infos, strict=True):
+                    self._connection.wait(info, part.topic, until)
                 del self._sent[message.seq]
                 confirm(count)
         except NoAcknowledgement:
@@ -361,7 +379,8 @@ class MqttOutput:
         except DeliveryError:
             if self._connection.is_connected:
                 # It was rejected. It is published anew at the next attempt, and what follows it, too.
-                self._sent.clear()
+                for sent in self._sent.values():
+                    sent.infos.clear()
             raise
         self._is_silent = False
 
@@ -395,7 +414,7 @@ class MqttOutput:
                 self._connection.wait(info, message.topic, until)
 
     def _publish(self, message: MqttMessage, until: float) -> MQTTMessageInfo:
-        """Publish; kept for later connections if it is retained."""
+        """Publish; a retained message is remembered for later connections."""
         info = self._connection.publish(message, until)
         if message.retain and message.topic != self._topics.availability:
             self._retained[message.topic] = message

@@ -145,6 +145,7 @@ class PageHandler(MetricsHandler):
     server_version, sys_version = "edgeasd", ""
 
     def do_GET(self) -> None:
+        """Answer with the page."""
         if self._is_page():
             try:
                 super().do_GET()
@@ -154,11 +155,13 @@ class PageHandler(MetricsHandler):
                 self.send_error(500, type(error).__name__)
 
     def do_HEAD(self) -> None:
+        """Answer as for GET, without the page."""
         if self._is_page():
             self.send_response(200)
             self.end_headers()
 
     def end_headers(self) -> None:
+        """Add what every answer has."""
         self.send_header("Cache-Control", "no-store")
         super().end_headers()
 
@@ -205,7 +208,7 @@ class _PageServer:
     def __init__(self, host: str, port: int, handler: type) -> None:
         self._handler, self.address = handler, (host, port)
         self.warning: str | None = None
-        """Why nobody is answered."""
+        """Why there are no answers."""
         self._closed = threading.Event()
         self._http: _HttpServer | None = None
         self._thread = threading.Thread(target=self._run, name="edgeasd-metrics", daemon=True)
@@ -242,7 +245,8 @@ class _PageServer:
                 return
             with suppress(OSError):
                 self._listen()
-        self._http.serve_forever(0.1)
+        if not self._closed.is_set():
+            self._http.serve_forever(0.1)
 
 
 def _build_info(site: str) -> Metric:

@@ -63,7 +63,8 @@ class WebhookOutput:
         parts = urlsplit(settings.url)
         self._place = f"{parts.scheme}://{parts.netloc}"
         self._read_secrets()
-        self._tls = tls_context(settings) if parts.scheme == "https" else None
+        certificates = (settings.ca_file, settings.certificate_file, settings.key_file)
+        self._tls = tls_context(*certificates) if parts.scheme == "https" else None
         self.connected: bool | None = None
 
     def _read_secrets(self) -> tuple[bytes | None, bytes | None]:

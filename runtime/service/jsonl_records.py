@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import queue
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any, TextIO
 
 from edgeasd.runtime.alarms import Transition
@@ -95,8 +97,14 @@ class RecordWriter:
                 sink = sink or self._open_sink()
                 sink.write(to_json(record) + "\n")
                 sink.flush()
-            except (OSError, InputError) as error:
+            except OSError as error:
+                if sink is not None and not isinstance(error, BrokenPipeError):
+                    error.filename = error.filename or f"--jsonl {sink.name}"
                 self.failure = error
             except Exception as error:  # a caller that waits for room must learn of any kind
                 reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
                 self.failure = InputError(f"records cannot be written ({reason}); check where --jsonl leads to")
+        if sink is not None and sink is not sys.stdout:
+            # Fails only if the flush of a record has failed and was reported.
+            with suppress(OSError):
+                sink.close()

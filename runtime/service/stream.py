@@ -378,7 +378,8 @@ class StreamWorker:
     def _too_short(self) -> InputError:
         need = self.manifest.features.sample_count(self.manifest.segments.frames)
         missing = need - self._expected
-        name = self.settings.input or self.settings.input_command or "source"
+        given = self.settings.input or self.settings.input_command or "source"
+        name = "standard input" if given == "-" else given
         return InputError(
             f"{name}: ended after {self._expected} samples; the first score takes {need}, "
             f"{missing} ({missing / self.rate:.2f} s) more; use a longer recording"

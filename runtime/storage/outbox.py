@@ -158,6 +158,10 @@ class Outbox:
             self._extend_reservation(connection)
             self._store_cursors(connection)
             self._visible, self._tail_start = self._last, self._last + 1
+            size = f"SELECT coalesce(sum(length(payload) + {_OVERHEAD}), 0) FROM outbox"
+            self._bytes = int(run(size).fetchone()[0])
+            """Size of what is stored."""
+            self._stored_kinds = frozenset(kind for (kind,) in run("SELECT DISTINCT kind FROM outbox"))
         if queues is not None:
             remove_queues(*queues)
 
@@ -208,6 +212,7 @@ class Outbox:
         messages appended in it are gone then.
         """
         with self._writing:
+            size, kinds = self._bytes, self._stored_kinds
             try:
                 with self.database.transaction(durable=durable) as connection:
                     waiting = self._waiting_rows()
@@ -219,7 +224,7 @@ class Outbox:
                         self._extend_reservation(connection)
             except BaseException:
                 self._pending.clear()
-                self._is_dirty = True
+                self._is_dirty, self._bytes, self._stored_kinds = True, size, kinds
                 raise
             self._mark_stored(waiting)
             published, self._pending = self._pending, []
@@ -273,9 +278,12 @@ class Outbox:
         self._publish([replace(message, stored=False)])
 
     def _insert(self, connection: sqlite3.Connection, messages: Collection[OutboxMessage]) -> None:
-        if self._cursors:  # without outputs nobody reads them
-            rows = [(m.seq, m.kind, m.machine, m.id, m.created, m.payload) for m in messages]
-            connection.executemany("INSERT OR IGNORE INTO outbox VALUES (?, ?, ?, ?, ?, ?)", rows)
+        wanted = self._wanted_kinds()
+        some = [message for message in messages if wanted is None or message.kind in wanted]
+        rows = [(m.seq, m.kind, m.machine, m.id, m.created, m.payload) for m in some]
+        connection.executemany("INSERT OR IGNORE INTO outbox VALUES (?, ?, ?, ?, ?, ?)", rows)
+        self._bytes += sum(message.size for message in some)
+        self._stored_kinds |= {message.kind for message in some}
 
     def _extend_reservation(self, connection: sqlite3.Connection) -> None:
         self._reserved = self._last + 1 + self._reserve
@@ -474,42 +482,51 @@ class Outbox:
         Raises DatabaseUnavailable.
         """
         with self._changed:
-            wanted = {kind for cursor in self._cursors.values() for kind in cursor.kinds}
-            floors = {kind: min(c.seq for c in self._cursors.values() if kind in c.kinds) for kind in sorted(wanted)}
-            is_known = all(cursor.is_registered for cursor in self._cursors.values())
-        if not is_known:  # the outputs of the last process, whose kinds are not known yet
-            return
-        limits = self.limits
+            wanted = self._wanted_kinds()
+            cursors = list(self._cursors.values())
+            floors = {kind: min(one.seq for one in cursors if kind in one.kinds) for kind in sorted(wanted or ())}
+        limits, gone = self.limits, []
         with self.transaction(durable=False) as connection:
-            run = connection.execute
             for kind, floor in floors.items():
-                run("DELETE FROM outbox WHERE kind = ? AND seq <= ?", (kind, floor))
-            marks = ", ".join("?" * len(floors))
-            run(f"DELETE FROM outbox WHERE kind NOT IN ({marks})", tuple(floors))
-            gone = self._drop(connection, "kind <> 'event' AND created < ?", (now - limits.seconds,))
-            gone += self._drop(connection, "kind = 'event' AND created < ?", (now - limits.event_seconds,))
-            size = f"SELECT coalesce(sum(length(payload) + {_OVERHEAD}), 0) FROM outbox"
-            held = int(run(size).fetchone()[0])
+                self._delete(connection, "kind = ? AND seq <= ?", (kind, floor))
+            if wanted is not None and not wanted >= self._stored_kinds:
+                marks = ", ".join("?" * len(wanted))
+                self._delete(connection, f"kind NOT IN ({marks})", tuple(wanted))
+                self._stored_kinds = wanted
+            for kinds, age in (("kind <> 'event'", limits.seconds), ("kind = 'event'", limits.event_seconds)):
+                # The first one tells without reading all of them.
+                query = f"SELECT created FROM outbox WHERE {kinds} ORDER BY seq LIMIT 1"
+                first = connection.execute(query).fetchone()
+                if first is not None and first[0] < now - age:
+                    gone += self._delete(connection, f"{kinds} AND created < ?", (now - age,))
             for kind in DROPPED_FIRST:
-                while held > limits.bytes and (some := self._oldest_rows(connection, kind, held - limits.bytes)):
-                    gone += self._drop(connection, "kind = ? AND seq <= ?", (kind, some))
-                    held = int(run(size).fetchone()[0])
+                while self._bytes > limits.bytes and (last := self._oldest_rows(connection, kind, limits.bytes)):
+                    gone += self._delete(connection, "kind = ? AND seq <= ?", (kind, last))
         with self._changed:
             self._forget(gone)
 
-    def _drop(
+    def _wanted_kinds(self) -> frozenset[str] | None:
+        """Kinds that an output wants; None until the outputs of this process are known."""
+        if not all(cursor.is_registered for cursor in self._cursors.values()):
+            return None
+        return frozenset().union(*(cursor.kinds for cursor in self._cursors.values()))
+
+    def _delete(
         self, connection: sqlite3.Connection, where: str, values: tuple[object, ...]
     ) -> list[tuple[int, str, int]]:
+        """Delete messages; returns number, kind and size of each."""
         statement = f"DELETE FROM outbox WHERE {where} RETURNING seq, kind, length(payload) + {_OVERHEAD}"
-        return list(connection.execute(statement, values).fetchall())
+        rows = list(connection.execute(statement, values).fetchall())
+        self._bytes -= sum(size for _, _, size in rows)
+        return rows
 
-    def _oldest_rows(self, connection: sqlite3.Connection, kind: str, excess: int) -> int:
-        """Number up to which messages of `kind` must go; 0 if none can. The newest event is kept."""
+    def _oldest_rows(self, connection: sqlite3.Connection, kind: str, most: int) -> int:
+        """Number up to which messages of `kind` must go for `most` bytes; 0 if none can. The newest event is kept."""
         query = "SELECT seq, length(payload) FROM outbox WHERE kind = ? ORDER BY seq LIMIT ?"
         rows = connection.execute(query, (kind, _BATCH + 1)).fetchall()
         if kind == "event" and len(rows) <= _BATCH:
             rows = rows[:-1]
-        last = 0
+        last, excess = 0, self._bytes - most
         for seq, length in rows[:_BATCH]:
             if excess <= 0:
                 break

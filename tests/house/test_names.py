@@ -17,7 +17,6 @@ FLOORS = ("runtime", "calibration", "export", "toolkit")
 
 PENDING = (
     "runtime/config/",
-    "runtime/outputs/",
     "runtime/service/",
     "toolkit/",
     "calibration/",

@@ -207,6 +207,8 @@ def _check_source(given: Mapping[str, Any]) -> None:
     pace = given["pace"]
     if pace not in (None, *PACES):
         raise InputError(f"--pace {pace}: unknown; use {' or '.join(PACES)}")
+    if given["mix"] and given["channel"] is not None:
+        raise InputError("--channel and --mix exclude each other; pass one of them")
     if given["alsa_backend"] == "pyalsaaudio":
         raise InputError("--alsa-backend pyalsaaudio: pyalsaaudio is gone; arecord is used, leave it out")
     names = {"format": "pcm_format", "channels": "pcm_channels"}
@@ -250,11 +252,13 @@ def _single_run(tables: dict[str, Any], duration: float | None, *, reopen: bool)
     from pydantic import ValidationError
 
     from edgeasd.runtime.alarms import AlarmSettings
-    from edgeasd.runtime.config.settings import ServiceConfig, ServiceSettings
+    from edgeasd.runtime.config.settings import EngineSettings, ServiceConfig, ServiceSettings
     from edgeasd.runtime.errors import describe_validation_error
 
     (stream,) = tables["streams"].values()
     stream["alarm"] = AlarmSettings()
+    # Not validated here: what opens the engine refuses it in the words of the command line.
+    tables["engines"] = {"run": EngineSettings.model_construct(**tables["engines"]["run"])}
     try:
         settings = ServiceSettings.model_validate(tables)
     except ValidationError as error:

@@ -218,7 +218,7 @@ def test_second_client_with_our_id_is_suspected(
             until(lambda: any(f"does another client have the id {id}?" in line for line in caplog.messages), 20)
 
 
-def test_second_client_with_our_id_is_named_if_the_broker_says_so(tmp_path: Path) -> None:
+def test_second_client_that_the_broker_names_is_logged(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve() -> None:
@@ -352,3 +352,19 @@ def test_home_assistant_gets_each_entity_once(tmp_path: Path, broker: Broker, an
         assert config["availability_topic"] in published
         if component != "button" and entity in ("alarm", "state", "clip_score"):
             assert config["state_topic"] in published
+
+
+def test_announcement_that_was_cut_is_completed(
+    tmp_path: Path, broker: Broker, proxies: Callable[..., Any], a_score: Make
+) -> None:
+    proxy = proxies(broker.port)
+    proxy.tear(lambda: 1500)
+    with station_to(tmp_path, proxy.port, discovery=True) as station:
+        station.put(a_score(0.1))
+        until(lambda: station.state().failed >= 2)
+        assert proxy.torn
+        proxy.tear(None)
+        until(lambda: station.state().delivered == 1)
+        listener = Listener(broker.port, "homeassistant/#")
+        until(lambda: len({topic for topic, _, _ in listener.got}) == 5)
+        listener.close()

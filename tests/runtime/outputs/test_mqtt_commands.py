@@ -189,5 +189,5 @@ def test_anything_is_obeyed_as_a_plain_command_or_does_nothing(tmp_path: Path, b
         assert station.state().failed == 0
     assert machine.event is None, "no command raises an alarm"
     assert counts["arrived"] < len(examples)
-    assert min(counts["arrived"] - counts["of others"], counts["of others"]) > 5, counts
+    assert min(counts["arrived"] - counts["of others"], counts["of others"]) > 2, counts
     assert counts["obeyed"] > 5, counts

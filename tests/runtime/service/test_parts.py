@@ -177,6 +177,9 @@ class Stuck(io.StringIO):
         self.released.wait(60.0)
         return super().write(text)
 
+    def close(self) -> None:
+        """The test reads it afterwards."""
+
 
 def test_a_reader_that_stops_costs_lines_and_nothing_else() -> None:
     out = Stuck()

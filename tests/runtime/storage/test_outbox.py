@@ -254,6 +254,23 @@ def test_too_many_messages_lose_scores_first_and_the_newest_event_never(disk: Di
     assert disk.outbox.dropped("hook") == {"event": 9}
 
 
+def test_limits_hold_before_the_outputs_are_known(disk: Disk, tmp_path: Path) -> None:
+    for _ in range(20):
+        disk.put("score", "x" * 100)
+    disk.outbox.close()
+    disk.kill()
+    again = Disk(tmp_path / "events.db", limits=OutboxLimits(bytes=1000))
+    again.outbox.prune(WALL)
+    (left,) = again.database.read("SELECT count(*) FROM outbox")
+    assert 0 < left[0] < 10
+    again.outbox.register({"log": ("event",)})
+    again.put("score")
+    again.put("event")
+    again.outbox.prune(WALL)
+    assert again.database.read("SELECT kind FROM outbox") == [("event",)]
+    again.kill()
+
+
 def test_damaged_message_delays_no_other(disk: Disk, tmp_path: Path) -> None:
     for _ in range(3):
         disk.put()

@@ -51,14 +51,17 @@ def test_run_and_score_live_say_the_same_and_what_is_in_use(front_end_bundle: Pa
     assert ran.returncode == 0, ran.stderr
     assert STATED in ran.stderr.splitlines()[0]
     start, *records = [json.loads(line) for line in ran.stdout.splitlines()]
-    assert start["type"] == "start"
-    assert STATED in start["engine"]
+    assert start["kind"] == "start"
+    assert STATED in start["body"]["engine"]
     scored = process("score", front_end_bundle, clip, "--live", *place, cwd=tmp_path)
-    assert f"edgeasd: fp32 on onnxruntime {start['engine'].removeprefix('onnxruntime ')}" in scored.stderr
-    ours = [record for record in records if record["type"] == "score"]
-    theirs = [json.loads(line) for line in scored.stdout.splitlines()]
-    assert [{"file": str(clip), **record} for record in ours] == [r for r in theirs if r["type"] == "score"]
-    assert len(ours) == 20
+    assert f"edgeasd: fp32 on onnxruntime {start['body']['engine'].removeprefix('onnxruntime ')}" in scored.stderr
+    scored_records = [json.loads(line) for line in scored.stdout.splitlines()]
+    assert {record["file"] for record in scored_records} == {str(clip)}
+    ran_segments, scored_segments = (
+        [record["body"] for record in some if record["kind"] == "segment"] for some in (records, scored_records)
+    )
+    assert ran_segments == scored_segments
+    assert len(ran_segments) == 20
 
 
 def test_scores_are_those_of_the_cpu(edgeasd: Edgeasd, bundle: Path, clip: Path) -> None:

@@ -99,14 +99,14 @@ def test_the_live_rule_starts_afresh_with_every_file(sounds: Path, small_bundle:
     found = [json.loads(line) for line in done.out.splitlines()]
     counts: dict[str, list[int]] = {}
     for record in found:
-        if record["type"] == "score":
-            counts.setdefault(record["file"], []).append(record["index"])
+        if record["kind"] == "segment":
+            counts.setdefault(record["file"], []).append(record["body"]["index"])
     assert counts == {
         "clips/a.wav": list(range(10)),
         "clips/c.WAV": [0],
         "clips/deep/b.flac": list(range(1 + (389 - 256) // 6)),
     }
-    assert {r["type"] for r in found} <= {"score", "alarm"}
+    assert {record["kind"] for record in found} <= {"segment", "event", "health"}
 
 
 def test_a_zip_scores_as_its_folder_does(sounds: Path, small_bundle: Path, tmp_path: Path, edgeasd: Edgeasd) -> None:

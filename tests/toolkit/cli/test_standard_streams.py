@@ -66,5 +66,5 @@ def test_records_are_appended_to_records_only(bundle_copy: Path, tmp_path: Path)
     for _ in range(2):
         line = "$edgeasd run --input $sound --bundle $bundle --jsonl $records >/dev/null"
         assert shell(line, tmp_path, sound=sound, bundle=bundle_copy, records=records).returncode == 0
-    kinds = [json.loads(line)["type"] for line in records.read_text("utf-8").splitlines()]
+    kinds = [json.loads(line)["kind"] for line in records.read_text("utf-8").splitlines()]
     assert kinds.count("start") == 2

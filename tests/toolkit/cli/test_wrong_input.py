@@ -22,7 +22,7 @@ import soundfile
 pytestmark = pytest.mark.core
 
 RATE = 16000
-INFORMATION = re.compile(r"edgeasd: (fp32 on |training |[\w-]+ ID [\w-]+ from )|[\w -]+: \d+/\d+")
+INFORMATION = re.compile(r"edgeasd: (fp32 on |training |[\w-]+: [\w-]+ ID [\w-]+ from |[\w-]+: ALARM)|[\w -]+: \d+/\d+")
 
 
 def listing(folder: Path) -> set[str]:
