@@ -31,13 +31,13 @@ class JsonlOutput:
 
     def __init__(self, settings: JsonlSettings, clock: Callable[[], float] = time.time) -> None:
         """Raises InputError if the folder does not exist or `path` is not a plain file."""
-        self._path, self._settings, self._clock = Path(settings.path), settings, clock
+        self.path, self._settings, self._clock = Path(settings.path), settings, clock
         self._file: int | None = None
         self.connected: bool | None = None
-        if not self._path.parent.is_dir():
-            raise InputError(f"{self._path}: no such folder {self._path.parent}; make it first")
-        if self._path.exists() and not self._path.is_file():
-            raise InputError(f"{self._path}: is not a plain file; give the name of a file")
+        if not self.path.parent.is_dir():
+            raise InputError(f"{self.path}: no such folder {self.path.parent}; make it first")
+        if self.path.exists() and not self.path.is_file():
+            raise InputError(f"{self.path}: is not a plain file; give the name of a file")
 
     def maintain(self) -> None:
         """Does nothing: there is no connection."""
@@ -56,7 +56,7 @@ class JsonlOutput:
             # A partial line is removed when the file is opened again.
             self._shut()
             self.connected = False
-            raise DeliveryError(f"{self._path}: {error.strerror}") from None
+            raise DeliveryError(f"{self.path}: {error.strerror}") from None
         self.connected = True
         confirm(len(messages))
 
@@ -70,7 +70,7 @@ class JsonlOutput:
             return
         opened = os.fstat(self._file)
         try:
-            at_path = os.stat(self._path)
+            at_path = os.stat(self.path)
             moved = (at_path.st_dev, at_path.st_ino) != (opened.st_dev, opened.st_ino)
         except FileNotFoundError:
             moved = True
@@ -88,16 +88,16 @@ class JsonlOutput:
     def _rotate(self) -> None:
         """PATH becomes PATH.1, PATH.1 becomes PATH.2, and so on; the last one goes."""
         for number in range(self._settings.keep, 0, -1):
-            earlier = self._numbered(number - 1) if number > 1 else self._path
+            earlier = self._numbered(number - 1) if number > 1 else self.path
             with suppress(FileNotFoundError):
                 os.replace(earlier, self._numbered(number))
 
     def _numbered(self, number: int) -> Path:
-        return self._path.with_name(f"{self._path.name}.{number}")
+        return self.path.with_name(f"{self.path.name}.{number}")
 
     def _open(self) -> int:
         # Without O_NONBLOCK a named pipe in its place would block the thread for ever.
-        file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o640)
+        file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o640)
         try:
             if not stat.S_ISREG(os.fstat(file).st_mode):
                 raise OSError(0, "is not a plain file")

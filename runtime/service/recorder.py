@@ -255,6 +255,7 @@ class EventRecorder:
         except EdgeasdError as error:  # the wall clock is before 1970, for instance
             self._problem = str(error)
             return
+        self._problem = None
         self._record(machine, transitions, update)
         if (body := machine.take_summary()) is not None:
             self._publish("score", body, *machine.key)

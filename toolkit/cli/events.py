@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -165,6 +167,8 @@ def export(
 
 # What people read. Names and notes may come from anywhere: only printable characters are shown.
 
+_ALL_COLUMNS = 100
+"""Width of a terminal that shows peak and evidence too; `events show` has them."""
 _ENDED = {
     "complete": "complete",
     "longest": "cut at the longest length",
@@ -190,7 +194,15 @@ def _print_events(events: Sequence[tuple[dict[str, Any], Evidence]]) -> None:
         numbers = (_duration(event), _number(event["peak"]))
         rows.append((event["event"], name, event["state"], raised, *numbers, _clip_text(evidence)))
     headings = ("EVENT", "MACHINE", "STATE", "RAISED (UTC)", "LASTED", "PEAK", "EVIDENCE")
-    print_table(headings, rows, right=("LASTED", "PEAK"), fold=("MACHINE", "EVIDENCE"), indent=0)
+    is_narrow = sys.stdout.isatty() and shutil.get_terminal_size().columns < _ALL_COLUMNS
+    shown = 5 if is_narrow else len(headings)
+    print_table(
+        headings[:shown],
+        [row[:shown] for row in rows],
+        right=("LASTED", "PEAK"),
+        fold=("MACHINE", "EVIDENCE")[: 1 if is_narrow else 2],
+        indent=0,
+    )
 
 
 def _duration(event: dict[str, Any]) -> str:

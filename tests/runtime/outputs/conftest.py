@@ -33,7 +33,8 @@ def a_score() -> Callable[..., dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def shared_web_server() -> Iterator[WebServer]:
-    """A real web server in a process of its own."""
+    """A real web server in a process of its own, for webhooks."""
+    pytest.importorskip("httpx", reason="NO httpx: pip install 'edgeasd[serve]'")
     server = WebServer()
     yield server
     server.stop()

@@ -19,10 +19,9 @@ from receivers import WebServer
 
 from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.outputs import encode
+from edgeasd.runtime.outputs.jsonl import JsonlOutput
 
-pytest.importorskip("httpx", reason="NO httpx: pip install 'edgeasd[serve]'")
-
-pytestmark = [pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.core, pytest.mark.timeout(60)]
 
 Make = Callable[..., dict[str, Any]]
 
@@ -121,6 +120,7 @@ def test_next_process_delivers_what_waits(tmp_path: Path, web_server: WebServer,
 
 
 def test_close_does_not_wait_out_a_backoff(tmp_path: Path, an_event: Make) -> None:
+    pytest.importorskip("httpx", reason="NO httpx: pip install 'edgeasd[serve]'")
     slow = {"retry_first_seconds": 600.0, "retry_longest_seconds": 600.0}
     tables = {"hook": {"type": "webhook", "url": f"http://127.0.0.1:{free_port()}/", **slow}}
     station = Station(tmp_path / "data", tables)
@@ -178,20 +178,20 @@ def test_message_that_the_disk_refused_is_marked(tmp_path: Path, an_event: Make)
 
 
 def test_broken_output_ends_no_other(tmp_path: Path, an_event: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    from edgeasd.runtime.outputs.webhook import WebhookOutput
+    deliver = JsonlOutput.deliver
 
-    def fail(*_: Any) -> None:
-        raise RuntimeError("a defect")
+    def fail(output: JsonlOutput, *all: Any) -> None:
+        if output.path.name == "broken.jsonl":
+            raise RuntimeError("a defect")
+        deliver(output, *all)
 
-    monkeypatch.setattr(WebhookOutput, "deliver", fail)
-    tables = {
-        "hook": {"type": "webhook", "url": "http://127.0.0.1:9/", **FAST},
-        "file": {"type": "jsonl", "path": str(tmp_path / "o.jsonl")},
-    }
+    monkeypatch.setattr(JsonlOutput, "deliver", fail)
+    tables = {name: {"type": "jsonl", "path": str(tmp_path / f"{name}.jsonl"), **FAST} for name in ("broken", "whole")}
     with Station(tmp_path / "data", tables) as station:
         station.put(an_event(1))
-        until(lambda: station.state("hook").failed >= 2 and station.state("file").delivered == 1)
-        assert station.state("hook").last_error == "RuntimeError: a defect"
+        until(lambda: station.state("broken").failed >= 2 and station.state("whole").delivered == 1)
+        assert station.state("broken").last_error == "RuntimeError: a defect"
+        assert station.state("broken").queued == 1
 
 
 # What is refused

@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 from made import free_port, until
 from receivers import WebServer
 
+pytest.importorskip("httpx", reason="NO httpx: pip install 'edgeasd[serve]'")
+
 from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.outputs.base import DeliveryError, MessageRejected, OutputMessage
 from edgeasd.runtime.outputs.settings import WebhookSettings
 from edgeasd.runtime.outputs.webhook import WebhookOutput, retry_seconds, sign, signing_key
-
-pytest.importorskip("httpx", reason="NO httpx: pip install 'edgeasd[serve]'")
 
 pytestmark = [pytest.mark.timeout(30)]
 

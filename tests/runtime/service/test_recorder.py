@@ -236,6 +236,7 @@ def test_time_that_is_none_is_a_problem_and_no_end(device: Device) -> None:
     assert "wall clock -5.0" in str(recorder.problem)
     device.score("a", 2.0)
     assert device.reasons("a") == ["score"]
+    assert recorder.problem is None
 
 
 def test_without_a_database_events_are_in_memory(manifest: Manifest) -> None:

@@ -16,58 +16,29 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 
-from edgeasd.toolkit.cli import main
 from edgeasd.toolkit.cli._errors import defer_signals
 
 pytestmark = [pytest.mark.core, pytest.mark.timeout(120)]
 RATE = 16000
-Cli = Callable[..., "Ended"]
-
-
-class Ended(NamedTuple):
-    """How a command ended, and what it printed."""
-
-    returncode: int
-    stdout: str
-    stderr: str
+Cli = Callable[..., Any]
 
 
 @pytest.fixture
-def edgeasd(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Iterator[Cli]:
-    """Runs a command line in this process and in `tmp_path`."""
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    handlers = [signal.getsignal(number) for number in numbers]
-    monkeypatch.chdir(tmp_path)
+def record(edgeasd: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """`edgeasd record` in `tmp_path`."""
     for name in os.environ:
         if name.startswith("EDGEASD_"):
             monkeypatch.delenv(name)
-
-    def run(*arguments: object) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["edgeasd", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as ended:
-            code = int(ended.code or 0)
-        return Ended(code, *capfd.readouterr())
-
-    yield run
-    for number, handler in zip(numbers, handlers, strict=True):
-        signal.signal(number, handler)
-
-
-@pytest.fixture
-def record(edgeasd: Cli) -> Cli:
-    return lambda *arguments: edgeasd("record", "--machine", "valve", "--id", "00", *arguments)
+    return lambda *arguments: edgeasd("record", "--machine", "valve", "--id", "00", *arguments, cwd=tmp_path)
 
 
 def noise(seconds: float, seed: int = 0) -> np.ndarray:
@@ -104,8 +75,8 @@ def test_device_becomes_clips_that_training_reads(
         pytest.skip("arecord or the stock ALSA configuration is not installed here")
     monkeypatch.setenv("ALSA_CONFIG_PATH", str(helper.write_alsa_config(tmp_path, tmp_path / "sound.raw")))
     done = record("--device", "hw:1", "--minutes", "0.1", "--clip-seconds", "2", "--json")
-    assert done.returncode == 0, done.stderr
-    summary = json.loads(done.stdout)
+    assert done.code == 0, done.said
+    summary = json.loads(done.out)
     assert (summary["ended"], summary["clips"], summary["seconds"], summary["clips_left"]) == ("complete", 3, 6.0, 0)
     assert summary["source"].startswith("hw:1 through arecord, S16_LE")
     assert summary["complaints"] == {}
@@ -114,25 +85,25 @@ def test_device_becomes_clips_that_training_reads(
     folder = tmp_path / "recordings/valve/00/normal"
     samples = [soundfile.read(folder / name, dtype="int16")[0] for name in clips(tmp_path)]
     np.testing.assert_array_equal(np.concatenate(samples), raw[: 6 * RATE])
-    assert "level  -24." in done.stderr
-    scan = edgeasd("data", "scan", "recordings", "--deep", "--json")
-    assert scan.returncode == 0, scan.stderr
-    assert '"valve"' in scan.stdout
-    assert '"plain"' in scan.stdout
+    assert "level  -24." in done.said
+    scan = edgeasd("data", "scan", "recordings", "--deep", "--json", cwd=tmp_path)
+    assert scan.code == 0, scan.said
+    assert '"valve"' in scan.out
+    assert '"plain"' in scan.out
 
 
 def test_command_is_recorded_and_resumed(raw: np.ndarray, tmp_path: Path, record: Cli) -> None:
     source = ("--input-command", "cat sound.raw", "--once", "--clip-seconds", "2", "--minutes", "0.2")
     first = record(*source)
-    assert first.returncode == 0, first.stderr
-    assert "3 clips, 6 s, beside 0 before" in first.stdout
-    assert "ended by end of sound, 3 clips are missing; --resume goes on" in first.stdout
+    assert first.code == 0, first.said
+    assert "3 clips, 6 s, beside 0 before" in first.out
+    assert "ended by end of sound, 3 clips are missing; --resume goes on" in first.out
     again = record(*source)
-    assert again.returncode == 2
-    assert again.stderr.count("\n") == 1
-    assert "holds 3 clips; go on with --resume" in again.stderr
+    assert again.code == 2
+    assert again.said.count("\n") == 1
+    assert "holds 3 clips; go on with --resume" in again.said
     resumed = record(*source, "--resume", "--json")
-    summary = json.loads(resumed.stdout)
+    summary = json.loads(resumed.out)
     assert (summary["clips"], summary["clips_before"], summary["clips_left"], summary["ended"]) == (3, 3, 0, "complete")
     assert len(clips(tmp_path)) == 6
 
@@ -162,19 +133,19 @@ def paced(folder: Path, lives: int = 0) -> str:
 
 def test_clip_that_spans_lost_sound_is_thrown_away(raw: np.ndarray, tmp_path: Path, record: Cli) -> None:
     done = record(*("--input-command", paced(tmp_path, 1), "--clip-seconds", "2", "--minutes", "0.1", "--json"))
-    assert done.returncode == 0, done.stderr
-    summary = json.loads(done.stdout)
+    assert done.code == 0, done.said
+    summary = json.loads(done.out)
     assert (summary["clips"], summary["thrown_away"], summary["losses"], summary["reopened"]) == (3, 1, 1, 1)
-    assert "lost: command" in done.stderr
-    assert "reopened: command" in done.stderr
+    assert "lost: command" in done.said
+    assert "reopened: command" in done.said
     first = soundfile.read(tmp_path / "recordings/valve/00/normal/clip_000001.flac", dtype="int16")[0]
     np.testing.assert_array_equal(first, raw[: 2 * RATE])
 
 
 def test_without_reopening_a_failure_ends_it(raw: np.ndarray, tmp_path: Path, record: Cli) -> None:
     done = record(*("--input-command", paced(tmp_path, 1), "--clip-seconds", "1", "--minutes", "1", "--no-reopen"))
-    assert done.returncode == 3
-    assert "ended with exit code 1" in done.stderr
+    assert done.code == 3
+    assert "ended with exit code 1" in done.said
     assert clips(tmp_path) == ["clip_000001.flac"]
 
 
@@ -224,10 +195,10 @@ def test_dead_microphone_ends_with_exit_code_1(tmp_path: Path, record: Cli) -> N
     done = record(
         *("--input-command", "cat sound.raw", "--once", "--clip-seconds", "2", "--minutes", "0.05", "--json"),
     )
-    assert done.returncode == 1
-    assert json.loads(done.stdout)["complaints"] == {f"clip_00000{i}.flac": ["digital_silence"] for i in (1, 2)}
-    assert "digital_silence" in done.stderr
-    assert done.stderr.splitlines()[-1].endswith("listen to them, and delete what is no good")
+    assert done.code == 1
+    assert json.loads(done.out)["complaints"] == {f"clip_00000{i}.flac": ["digital_silence"] for i in (1, 2)}
+    assert "digital_silence" in done.said
+    assert done.said.splitlines()[-1].endswith("listen to them, and delete what is no good")
 
 
 @pytest.mark.parametrize(
@@ -249,21 +220,22 @@ def test_wrong_use_is_one_line(
 ) -> None:
     (tmp_path / "file").write_text("no folder")
     done = record(*arguments)
-    assert done.returncode == code, done.stderr
-    assert message in done.stderr.splitlines()[-1]
+    assert done.code == code, done.said
+    assert message in done.said.splitlines()[-1]
     assert not any(path.is_file() for path in tmp_path.rglob("*") if path.name != "file")
 
 
-def test_devices_are_listed_with_their_reasons(edgeasd: Cli) -> None:
-    text, listed = edgeasd("devices"), json.loads(edgeasd("devices", "--json").stdout)
-    assert text.returncode == 0, text.stderr
+def test_devices_are_listed_with_their_reasons(edgeasd: Cli, tmp_path: Path) -> None:
+    text = edgeasd("devices", cwd=tmp_path)
+    listed = json.loads(edgeasd("devices", "--json", cwd=tmp_path).out)
+    assert text.code == 0, text.said
     assert (listed["type"], listed["version"]) == ("devices", 1)
     for device in listed["devices"]:
         assert device["state"] in ("ok", "busy", "forbidden", "refused")
-        assert device["name"] in text.stdout
+        assert device["name"] in text.out
         assert bool(device["reason"]) == (device["state"] != "ok")
     if not any(device["kind"] == "card" for device in listed["devices"]):
-        assert "no sound card that captures" in text.stdout
+        assert "no sound card that captures" in text.out
 
 
 @pytest.mark.parametrize("config", ["broken.conf", "/nowhere"])
@@ -273,8 +245,8 @@ def test_devices_survives_a_broken_alsa_configuration(
     (tmp_path / "broken.conf").write_text("pcm.!hw { type nonsense {{{")
     monkeypatch.setenv("ALSA_CONFIG_PATH", str(tmp_path / config))
     for arguments in (["devices"], ["devices", "--json"]):
-        done = edgeasd(*arguments)
-        assert (done.returncode, "Traceback" in done.stderr) == (0, False)
+        done = edgeasd(*arguments, cwd=tmp_path)
+        assert (done.code, "Traceback" in done.said) == (0, False)
 
 
 def test_level_meter_is_one_line_on_a_terminal(raw: np.ndarray, tmp_path: Path) -> None:
@@ -287,7 +259,8 @@ def test_level_meter_is_one_line_on_a_terminal(raw: np.ndarray, tmp_path: Path) 
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=terminal,
-        env={**os.environ, "TERM": "xterm", "NO_COLOR": "1"},
+        stdin=subprocess.DEVNULL,
+        env={k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")} | {"TERM": "xterm", "NO_COLOR": "1"},
     )
     os.close(terminal)
     written = b""
@@ -308,5 +281,5 @@ def test_level_meter_is_one_line_on_a_terminal(raw: np.ndarray, tmp_path: Path) 
 @pytest.mark.parametrize(("backend", "code"), [("pyalsaaudio", 2), ("oss", 2), ("arecord", 3), ("auto", 3)])
 def test_older_backend_option_is_accepted_or_refused(record: Cli, backend: str, code: int) -> None:
     done = record("--minutes", "1", "--device", "no_such_pcm", "--alsa-backend", backend)
-    assert done.returncode == code
-    assert ("arecord is used" in done.stderr) == (code == 2)
+    assert done.code == code
+    assert ("arecord is used" in done.said) == (code == 2)

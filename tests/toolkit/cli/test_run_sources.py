@@ -8,15 +8,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
-
-from edgeasd.toolkit.cli import main
 
 pytestmark = [pytest.mark.core, pytest.mark.timeout(120)]
 RATE = 16000
@@ -29,32 +27,18 @@ def environment() -> dict[str, str]:
 
 
 @pytest.fixture
-def run(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], place: Path, small_bundle: Path
-) -> Iterator[Run]:
+def run(edgeasd: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, place: Path, small_bundle: Path) -> Run:
     """Runs in this process and in `place`: (*arguments) -> exit code, records, standard error."""
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    handlers = [signal.getsignal(number) for number in numbers]
-    monkeypatch.chdir(place)
     for name in os.environ:
         if name.startswith("EDGEASD_"):
             monkeypatch.delenv(name)
 
     def run(*arguments: object) -> tuple[int, list[Record], str]:
-        words = ["edgeasd", "run", "--bundle", small_bundle, "--jsonl", "-", *arguments]
-        monkeypatch.setattr(sys, "argv", [str(word) for word in words])
-        code = 0
-        try:
-            main()
-        except SystemExit as ended:
-            code = int(ended.code or 0)
-        out, errors = capfd.readouterr()
-        assert "Traceback" not in errors
-        return code, [json.loads(line) for line in out.splitlines()], errors
+        done = edgeasd("run", "--bundle", small_bundle, "--jsonl", "-", *arguments, cwd=place)
+        assert "Traceback" not in done.said
+        return done.code, [json.loads(line) for line in done.out.splitlines()], done.said
 
-    yield run
-    for number, handler in zip(numbers, handlers, strict=True):
-        signal.signal(number, handler)
+    return run
 
 
 def start(bundle: Path, command: str, folder: Path) -> subprocess.Popen[str]:
