@@ -18,7 +18,7 @@ def build_bank_head(
 ) -> onnx.ModelProto:
     """The head as a checked ONNX model: input "z" (N, D), outputs "logit", "q", "p", "d", "d_prime", each (N,).
 
-    weight (D,) and bias are those of the classifier, zeros where there is none. d as in `calibration.fit.bank`: which
+    weight (D,) and bias are those of the classifier, zeros if there is none. d as in `calibration.fit.bank`: which
     stored normal is nearest is found by |a|² + |b_i|² - 2 a·b_i, one matrix product over all; how near it is, by the
     difference itself, for the expansion loses its digits where a and b_i are close.
     """

@@ -69,7 +69,7 @@ def int8_load_limits(measured: Deviation) -> Tolerance:
     """What a loaded INT8 engine must keep, from the deviation `measured` in ONNX Runtime.
 
     Four times that, since engines fuse and round in other places; at least 1e-2 of z, logit and d and 5e-3 of
-    the score. Whether the variant is good enough is the drift gate's to say; this finds an engine that computes
+    the score. The drift gate decides whether the variant is good enough; this detects an engine that computes
     something else.
     """
     values = {name: max(floor, _MARGIN * getattr(measured, name)) for name, floor in _INT8_FLOOR.model_dump().items()}
@@ -94,7 +94,7 @@ def update_bundle(
     stay are linked, not copied), opened as a device opens it (every hash, the reference segments at every
     precision) and takes its name only then. The same bundle and changes give the same bytes; there is no date.
 
-    Raises InputError for a zip, BundleError where the bundle changed meanwhile or is damaged, CheckFailed where
+    Raises InputError for a zip, BundleError if the bundle changed meanwhile or is damaged, CheckFailed if
     a precision does not reproduce the reference segments; the old bundle then stands.
     """
     path = path.resolve()

@@ -76,7 +76,7 @@ class ExportInput:
     bias: Tensor
     """() of the head."""
     centroid: Tensor
-    """c_p, (D,); not used where there are banks."""
+    """c_p, (D,); not used if there are banks."""
     features: FeatureSettings
     amplitude: Amplitude
     segments: SegmentSettings

@@ -21,7 +21,7 @@ def build_fp16(encoder: onnx.ModelProto) -> onnx.ModelProto:
     Input "logmel" and output "z" stay float32; the batch norm over mel bands and the mean over the
     feature map do too (edgeasd.calibration.quantization.fp16 says why). The graph carries its precision as a
     strongly typed TensorRT network wants it. Same opset, IR version and domains as `encoder`.
-    Raises CheckFailed where a weight lies beyond float16.
+    Raises CheckFailed if a weight lies beyond float16.
     """
     return to_half(prepare(encoder))
 

@@ -76,7 +76,7 @@ def measure_front_end(bundle: Bundle, sounds: Sequence[Float32Array]) -> FrontEn
     """Compare log-mel and scores of clips (n,) float32, in ONNX Runtime on the CPU at fp32.
 
     The segments of the clip rule are scored from both. Raises InputError without a clip or for one shorter than a
-    segment, CheckFailed where a score moves further than a loaded fp32 engine may move it.
+    segment, CheckFailed if a score moves further than a loaded fp32 engine may move it.
     """
     if not sounds:
         raise InputError("--front-end: no clips; name a folder with clips of this machine")

@@ -27,7 +27,7 @@ def build_encoder(encoder: nn.Module, frames: int, n_mels: int) -> onnx.ModelPro
     """Export `encoder` in eval mode: input "logmel" (N, 1, frames, n_mels), output "z" (N, D), float32.
 
     Opset 19 and IR 9, whatever the exporter's own defaults; no metadata of the exporting machine.
-    Raises CheckFailed where the exporter used an operator that opset 19 does not have.
+    Raises CheckFailed if the exporter used an operator that opset 19 does not have.
     """
     # A plain copy in the default memory format: the traced graph should not carry layout changes.
     encoder = encoder.eval().cpu().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
@@ -60,7 +60,7 @@ def build_encoder(encoder: nn.Module, frames: int, n_mels: int) -> onnx.ModelPro
 def tidy(model: onnx.ModelProto) -> onnx.ModelProto:
     """Hold an exported model to the bundle's rules: opset 19, IR 9, one domain, nothing of this machine.
 
-    Raises CheckFailed where the graph breaks them.
+    Raises CheckFailed if the graph breaks them.
     """
     used = {node.domain for node in model.graph.node}
     if used - {""} or model.functions:

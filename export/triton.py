@@ -48,8 +48,8 @@ _LARGEST_MARKER = 4 * 1024 * 1024
 def model_name(machine: str, id: str) -> str:
     """`<machine>-id_<id>`, as the bundle's folder is called.
 
-    Where that is not of plain letters, digits, - and single _, is longer than 100 characters, or could be said of
-    another pair as well, what is left of it gets a hash of the pair.
+    If that is not of plain letters, digits, - and single _, is longer than 100 characters, or fits another pair
+    as well, its plain part gets a hash of the pair.
     """
     name = f"{machine}{_BETWEEN}{id}"
     if _PLAIN.fullmatch(name) and len(name) <= _LONGEST and name.count(_BETWEEN) == 1:
@@ -61,7 +61,7 @@ def model_name(machine: str, id: str) -> str:
 def client_metadata(manifest: Manifest, precision: str) -> dict[str, object]:
     """Names and values; numbers are written so that reading them gives the same float64.
 
-    The manifest stays the law: this is for a client that has only the server. None where there is no threshold.
+    The manifest stays the law: this is for a client that has only the server. None if there is no threshold.
     """
     features, segments, score, threshold = manifest.features, manifest.segments, manifest.score, manifest.threshold
     return {
@@ -97,7 +97,7 @@ def served_head(path: Path, score: ScoreSettings) -> onnx.ModelProto:
 
     A re-fit changes d_min and d_max in the manifest and leaves the graph alone; a server knows no manifest. And
     an ensemble must not give out a tensor that a later step also reads: Triton leaves out the step that makes
-    an output which nobody asked for, whoever else needs it. So the embedding comes out of the last step.
+    an output that was not requested, even if another step needs it. So the embedding comes out of the last step.
 
     Raises BundleError for a head that is not of our making.
     """

@@ -137,7 +137,7 @@ class Run:
         write_json(self.folder / "run.json", {"format": FORMAT, **self.facts})
 
     def banks(self) -> tuple[Bank, ...]:
-        """Read bank.npz; InputError where it is missing or damaged."""
+        """Read bank.npz; InputError if it is missing or damaged."""
         path = self.folder / BANKS
         try:
             data = path.read_bytes()

@@ -46,7 +46,7 @@ class DriftLimits:
     auc_loss: float = 0.02
     """Most that the lower end of the interval of the change may lie below 0."""
     partial_auc_loss: float = 0.05
-    """The same of the partial AUC, where there are at least 100 normal clips."""
+    """The same of the partial AUC, if there are at least 100 normal clips."""
 
     def __post_init__(self) -> None:
         if not -1 <= self.rank_correlation <= 1:
@@ -168,7 +168,7 @@ def measure_drift(
     `anomalous` says of each clip whether it is a known anomaly; all are normal without it. Changes, margin and
     flipped decisions count normal clips: the scores of anomalies are large, and so is what eight bits do to them,
     without harm. A decision is a clip score above `threshold`. Raises InputError without a normal clip and for
-    lists of different length, CheckFailed where a score of fp32 or of the variant is not finite.
+    lists of different length, CheckFailed if a score of fp32 or of the variant is not finite.
     """
     labels = np.zeros(len(reference), bool) if anomalous is None else np.asarray(anomalous, bool)
     if not len(reference) == len(variant) == len(labels):

@@ -84,7 +84,7 @@ def partial_auc_change(
 ) -> PairedChange:
     """Of the partial AUC; arguments as in `auc_change`. By a paired bootstrap.
 
-    Clips of each class are drawn anew with replacement 1,000 times by `seed`, the same ones for both scorings;
+    Clips of each class are resampled with replacement 1,000 times by `seed`, the same ones for both scorings;
     the interval holds the middle 95 % of the differences. Raises InputError as `checked_classes` does.
     """
     exact, found = checked_classes(*reference), checked_classes(*variant)
@@ -111,9 +111,9 @@ class PairedComparison:
     level: float
     standard_error: float
     z: float | None
-    """None where the standard error is 0."""
+    """None if the standard error is 0."""
     p: float | None
-    """None where the standard error is 0 and the AUCs differ: the clips are too few or too easy to say."""
+    """None if the standard error is 0 and the AUCs differ: the clips are too few or too easy to tell."""
     normals: int
     anomalies: int
 

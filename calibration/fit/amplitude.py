@@ -64,7 +64,7 @@ def refit_amplitude(
     drift and the figures of `metrics` belong to the old amplitude, and `provenance.refits` says so, with the
     time where `dated`.
 
-    Raises InputError for a zip, BundleError for a damaged bundle, CheckFailed where fp32 does not
+    Raises InputError for a zip, BundleError for a damaged bundle, CheckFailed if fp32 does not
     reproduce the reference segments; the old bundle then stands.
     """
     with open_folder(path) as bundle:

@@ -64,7 +64,7 @@ def why_needed() -> str:
     )
 
 
-def split_clips(hashes: Sequence[str], *, seed: int = 0) -> ClipSplit:
+def split_calibration_clips(hashes: Sequence[str], *, seed: int = 0) -> ClipSplit:
     """Share out clips by their content hashes: half to drift, at least 24 and at most 200, the rest to ranges.
 
     A clip's place follows from the rank of sha256(seed:drift:content), as in the split of training data, so

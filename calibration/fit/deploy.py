@@ -28,7 +28,7 @@ class Alpha:
 
 @dataclass(frozen=True)
 class SegmentOutputs:
-    """What the head said of the segments of one clip: q and d, each (segments,) float32."""
+    """Outputs of the head for the segments of one clip: q and d, each (segments,) float32."""
 
     q: npt.NDArray[np.float32]
     d: npt.NDArray[np.float32]
@@ -59,15 +59,15 @@ def fit_deploy(
     normal_origin: str = HELD_OUT,
     outlier_origin: str = HELD_OUT,
 ) -> DeployFit:
-    """Fit the `deploy` constants from normal and outlier clips, and known anomalies where there are enough.
+    """Fit the `deploy` constants from normal and outlier clips, and known anomalies if there are enough.
 
     For `knn`, which has no outliers, the normals set the scale (see `normal_range`).
 
     `fixed_alpha` is α where the method leaves no choice; else `alpha` is taken, and 0.5 where that is None, since
     there are no labels.
-    The origins say what the clips are and end up in the manifest. Normal clips of origin TRAINING are
+    The origins describe the clips and are stored in the manifest. Normal clips of origin TRAINING are
     a stand-in: they give no threshold, so the bundle stays uncalibrated. Raises InputError without
-    normals, CheckFailed where normals and outliers do not separate.
+    normals, CheckFailed if normals and outliers do not separate.
     """
     if method != KNN or len(anomalies) >= ANOMALY_CLIPS_NEEDED:
         found = fit_distance_range([c.d for c in normals], [c.d for c in outliers], [c.d for c in anomalies])

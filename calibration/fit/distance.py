@@ -59,7 +59,7 @@ def fit_distance_range(
     are 8 clips or more, else the 5th percentile (linear interpolation) over the outliers: their maximum
     lies far above real anomalies and would silence d′.
 
-    Raises InputError where the distances needed are missing or not finite, CheckFailed where d_max does
+    Raises InputError if the distances needed are missing or not finite, CheckFailed if d_max does
     not lie above d_min.
     """
     normals = _segments(normal_d, "held-out normal")
@@ -102,7 +102,7 @@ def normal_range(normal_d: Distances) -> DistanceRange:
 
     d_min is the smallest distance of the held-out normals; d_max lies twice as far above it as 99 % of them do, so
     that d′ is below about 0.5 for normal sound and 1 means twice as far. A scale only: a threshold is found on it
-    afterwards. Raises InputError without distances or for one that is not finite, CheckFailed where all are equal.
+    afterwards. Raises InputError without distances or for one that is not finite, CheckFailed if all are equal.
     """
     normals = _segments(normal_d, "held-out normal")
     if normals.size == 0:
@@ -125,7 +125,7 @@ def paper_range(d: Distances) -> DistanceRange:
     """The paper's constants: minimum and maximum over the segments of the evaluation set (section III).
 
     Transductive, since the clips to be judged set the scale: for reproduction only. Raises InputError
-    where there are none or one is not finite, CheckFailed where all are equal.
+    if there are none or one is not finite, CheckFailed if all are equal.
     """
     segments = _segments(d, "evaluation")
     if segments.size == 0:

@@ -39,7 +39,7 @@ def refit_constants(
 
     d_min is the smallest distance of the new normals. d_max is fitted again where outliers, or 8 known
     anomalies or more, are given; without, it stays as it is, since an outlier's distance does not depend
-    on this machine's normals. Raises InputError without normals, CheckFailed where d_max is not above d_min.
+    on this machine's normals. Raises InputError without normals, CheckFailed if d_max is not above d_min.
     """
     from_factory = not outliers and len(anomalies) < ANOMALY_CLIPS_NEEDED
     # As an outlier it passes the check that the two lie apart.
@@ -65,7 +65,7 @@ def refit_score(path: Path, score: ScoreSettings, threshold: Threshold | None, *
     replaced and, where `dated`, the time. Without a threshold the bundle becomes `uncalibrated`. Returns the
     new manifest.
 
-    Raises InputError for a zip, BundleError for a damaged bundle, CheckFailed where the reference segments
+    Raises InputError for a zip, BundleError for a damaged bundle, CheckFailed if the reference segments
     are not reproduced; the old manifest then stands.
     """
     with open_folder(path) as bundle:

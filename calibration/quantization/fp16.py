@@ -22,7 +22,7 @@ thousandths of the work."""
 def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy of the prepared `model` that computes HALF_OPERATORS in float16; inputs and outputs keep their type.
 
-    Raises CheckFailed where a weight lies beyond float16.
+    Raises CheckFailed if a weight lies beyond float16.
     """
     made = onnx.ModelProto()
     made.CopyFrom(model)
@@ -95,7 +95,7 @@ def _round_weights(graph: onnx.GraphProto) -> None:
 
 
 def check_half(name: str, what: str, largest: float) -> None:
-    """CheckFailed where the magnitude `largest` of `what` in the tensor `name` lies beyond float16 or is no number."""
+    """CheckFailed if the magnitude `largest` of `what` in the tensor `name` lies beyond float16 or is no number."""
     if not largest <= LARGEST_HALF:
         raise CheckFailed(
             f"{name}: {what} of {largest:.4g} lies beyond float16 ({LARGEST_HALF:.0f}); "

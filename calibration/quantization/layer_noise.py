@@ -81,7 +81,7 @@ def signal_to_noise(
 
     `reference` is the prepared float32 encoder, `variant` a graph made from it; layers come in the order
     in which they run, with the noise of all layers before included. At most LARGEST_DB; a layer that is
-    zero in both has that too. Raises InputError where the two are not of one encoder.
+    zero in both has that too. Raises InputError if the two are not of one encoder.
     """
     if convolutions(reference) != convolutions(variant):
         raise InputError("layers: reference and variant have other convolutions; build the variant from the reference")

@@ -24,7 +24,7 @@ def int8_graph(encoder: onnx.ModelProto, ranges: Ranges, keep: Collection[str] =
     Weights are int8 initialisers with one scale for each output channel, biases float16. Where Q/DQ is
     placed, and where not, is in edgeasd.calibration.quantization.placement. Nodes named in `keep`, as
     edgeasd.calibration.quantization.encoder_parts.prepare names them, are left in float16. Raises InputError for an
-    unknown name or a missing range, CheckFailed where a weight or a range lies beyond float16.
+    unknown name or a missing range, CheckFailed if a weight or a range lies beyond float16.
     """
     return to_half(_quantise(prepare(encoder), ranges, Target.TENSORRT, keep))
 

@@ -250,7 +250,7 @@ def collect(
     done so far is saved every 32 segments, whole or not at all, and a later call with the same encoder
     and segments goes on from there; a state of others is ignored. The caller deletes it. Memory does not
     depend on the number of segments. The same input gives the same result. Raises InputError without segments,
-    CheckFailed where a segment or an activation is not finite.
+    CheckFailed if a segment or an activation is not finite.
     """
     if len(segments) == 0:
         raise InputError("ranges: no segments to collect them from; give normal clips")

@@ -157,7 +157,7 @@ class Tail:
         """Fit to `excesses` (stretches,) >= 0 over the base, collected in `hours`.
 
         `dispersion` >= 1 is how much more the counts of stretches vary than a Poisson process's; the
-        likelihood is worth that much less. Raises InputError where the excesses are all 0.
+        likelihood is worth that much less. Raises InputError if the excesses are all 0.
         """
         self.hours, self.count, self.dispersion = hours, len(excesses), dispersion
         mean = float(excesses.mean()) if len(excesses) else 0.0
@@ -243,7 +243,7 @@ def _edge(kept: Callable[[float], bool], inside: float, factor: float) -> float:
 
 @dataclass(frozen=True)
 class _Evidence:
-    """What the recordings say apart from any one threshold."""
+    """What is known of the recordings without a threshold."""
 
     curve: AlarmCurve
     stretches: Stretches
@@ -328,7 +328,7 @@ def _evidence(normals: LiveNormals, consecutive: int) -> _Evidence:
         raise InputError(
             f"the longest normal recording gives {longest} complete live scores and an alarm takes {consecutive} in a "
             f"row; give recordings of {normals.window_seconds + (consecutive - 1) * normals.hop_seconds:.1f} s or "
-            "more, much longer where there are any"
+            "more, much longer if there are any"
         )
     apart = normals.memory_hops()
     stretches = Stretches(series, consecutive, apart)
@@ -391,7 +391,7 @@ def _counted(evidence: _Evidence, allowed: float, tail: Tail | None) -> _Fit:
 
 def _extrapolated(evidence: _Evidence, per_hour: float, tail: Tail) -> _Fit:
     mean, _ = evidence.alarms_per_stretch(np.inf)
-    # Never below the highest level heard: fewer alarms must not be a lower threshold than one in all hours.
+    # Never below the highest level measured: fewer alarms must not mean a lower threshold than one in all hours.
     highest = evidence.curve.lowest_threshold(0) - evidence.base
     excess = max(tail.excess_at(per_hour / mean), highest)
     low, high = (mean * rate for rate in tail.rate_interval(excess))
@@ -416,7 +416,7 @@ def _general_warnings(normals: LiveNormals, evidence: _Evidence, allowed: float)
     if median < 10 * evidence.stretches.apart and len(normals.recordings) > 1:
         warnings.append(
             f"half of the recordings have less than {median * normals.hop_seconds + normals.window_seconds:.0f} s, and "
-            "the rule starts anew in each, so the rate is overstated; give longer recordings"
+            "the rule starts again in each, so the rate is overstated; give longer recordings"
         )
     if evidence.dispersion > 1:
         warnings.append(

@@ -41,7 +41,7 @@ def threshold_by_rate(
     Statistics, 3.2). Where the upper rank is beyond the largest score, the interval has no upper end.
 
     Raises InputError for a rate outside (0, 1), for scores that are none or not finite, and for fewer clips
-    than the rate needs: 1/rate − 1. A clip's largest scores say nothing of rarer ones.
+    than the rate needs: 1/rate − 1. The largest scores give no information on rarer ones.
     """
     if not 0 < rate < 1:
         raise InputError(f"false-positive rate {rate}: no share of clips; give a number between 0 and 1")

@@ -19,7 +19,7 @@ Array = NDArray[np.float64]
 UNCORRELATED = 0.1
 """Scores whose autocorrelation has fallen to this count as apart."""
 LONGEST_CORRELATION_SECONDS = 120.0
-"""Slower changes are told by how alarms are spread over the hours, not by gaps between them."""
+"""Slower changes show in how alarms are spread over the hours."""
 _BLOCK = 1 << 16
 
 

@@ -21,7 +21,7 @@ LISTED_SOURCES = 1000
 """With more, the manifest gives only their number: every device reads it whole."""
 
 Interval = tuple[float | None, float | None]
-"""Lower and upper end of a 95 % interval; None where the data set no such end."""
+"""Lower and upper end of a 95 % interval; None if the data set no such end."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def largest_holdout(clip_scores: ArrayLike) -> FittedThreshold:
     """The largest score of a held-out normal clip, to be exceeded three times in a row.
 
     `clip_scores` is (clips,), finite, of normal clips the model was not trained on. Raises InputError
-    where there are none, or where one is NaN or infinite (by position).
+    if there are none, or where one is NaN or infinite (by position).
     """
     scores = finite_clip_scores(clip_scores)
     warning = None

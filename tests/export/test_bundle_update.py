@@ -91,7 +91,7 @@ def test_a_refused_precision_is_marked_with_its_reason(bundle_copy: Path, fp16: 
         assert not bundle.manifest.precisions["fp16"].stale, "made anew, it may be used again"
 
 
-def test_int8_may_deviate_four_times_what_was_measured_and_never_less_than_a_floor() -> None:
+def test_int8_may_deviate_four_times_what_was_measured() -> None:
     assert int8_load_limits(Deviation(0.0, 0.0, 0.0, 0.0)) == Tolerance(z=1e-2, logit=1e-2, d=1e-2, score=5e-3)
     assert int8_load_limits(Deviation(0.05, 0.1, 0.02, 0.01)) == Tolerance(z=0.2, logit=0.4, d=0.08, score=0.04)
     assert int8_load_limits(Deviation(0.5, 0.1, 0.02, 0.01)).z == 1.0

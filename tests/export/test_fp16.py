@@ -73,7 +73,7 @@ def test_it_computes_what_float32_does_within_the_limit(
     assert 1e-5 < deviation < FP16_LIMITS.z, "float16 at work, and no more than its rounding"
 
 
-def test_the_original_is_left_alone_and_the_result_is_the_same_every_time(
+def test_fp16_leaves_the_original_alone_and_is_reproducible(
     random_encoder: Callable[..., onnx.ModelProto],
 ) -> None:
     model = random_encoder("quick")

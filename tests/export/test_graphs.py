@@ -104,9 +104,7 @@ def test_the_same_encoder_gives_the_same_bytes(quick: nn.Module, model: onnx.Mod
     assert (tmp_path / "one.onnx").read_bytes() == (tmp_path / "two.onnx").read_bytes()
 
 
-def test_an_encoder_in_training_mode_and_channels_last_is_exported_in_eval_mode(
-    quick: nn.Module, model: onnx.ModelProto
-) -> None:
+def test_an_encoder_in_training_mode_is_exported_in_eval_mode(quick: nn.Module, model: onnx.ModelProto) -> None:
     state = quick.state_dict()
     other = build_network("quick").encoder.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     other.load_state_dict(state)

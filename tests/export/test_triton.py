@@ -417,9 +417,7 @@ def with_engine(bundle: Path, **changes: Any) -> Path:
     return bundle
 
 
-def test_an_engine_is_served_as_a_plan_no_larger_than_it_was_built(
-    bundle_copy: Path, schema: ModuleType, tmp_path: Path
-) -> None:
+def test_an_engine_is_served_with_its_largest_batch(bundle_copy: Path, schema: ModuleType, tmp_path: Path) -> None:
     (model,) = write_repository([with_engine(bundle_copy)], tmp_path / "m", TritonOptions(platform="tensorrt"))
     assert model.max_batch == 16
     folder = tmp_path / "m" / (NAME + ENCODER)

@@ -237,7 +237,7 @@ def test_in_low_precision_nothing_is_nan_as_d_goes_to_0(name: str, offset: float
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_the_cross_entropy_of_low_precision_logits_keeps_its_gradient(dtype: torch.dtype) -> None:
+def test_cross_entropy_of_low_precision_keeps_its_gradient(dtype: torch.dtype) -> None:
     """Right answers of 20 and 40 still differ: log1p(exp(-ℓ)) is not formed from a rounded p."""
     logit = torch.tensor([-40.0, -20.0, 20.0, 40.0], dtype=dtype)
     kind = torch.tensor([NORMAL, NORMAL, OUTLIER, OUTLIER])

@@ -69,7 +69,7 @@ class ClipFiles:
 def normal_files(folder: Path, report: ProgressCallback, files: Sequence[Path] | None = None) -> ClipFiles:
     """WAV and FLAC files at any depth of the folder --clips, or those `files` of it.
 
-    Raises InputError where it is no folder, and where there is none in it.
+    Raises InputError if it is no folder, and if there is none in it.
     """
     if not folder.is_dir():
         raise InputError(f"--clips {folder}: not a folder; name one with normal clips of this machine")
@@ -157,7 +157,7 @@ def compare_with_machine(
     """Warnings about clips that score where no normal clip of the bundle did; none where all are as expected.
 
     `fp32_outputs` is what fp32 says of each clip. Scores are compared on the scale of the export: a re-fit moved the scores
-    of the bundle and not those of the reference. Raises InputError where the clips are evidently of another
+    of the bundle and not those of the reference. Raises InputError if the clips are evidently of another
     machine, unless the request says `force`.
     """
     reference = normal_reference(bundle)
@@ -197,7 +197,7 @@ class NormalReference:
 
 
 def normal_reference(bundle: Bundle) -> NormalReference | None:
-    """The bundle's own normal clip scores; None where it has none, as with a model without hold-out."""
+    """The bundle's own normal clip scores; None if it has none, as with a model without hold-out."""
     place = f"{bundle.path.name}/calibration.json"
     if "calibration.json" not in bundle.manifest.files:
         return None

@@ -36,11 +36,11 @@ class Calibration:
     manifest: Manifest
     """After it."""
     written: bool
-    """False where there was nothing to put into the bundle."""
+    """False if there was nothing to put into the bundle."""
     request: Request
     normals: ClipSet
     split: ClipSplit | None
-    """None where no variant was asked for."""
+    """None if no variant was asked for."""
     anomalies: ClipSet | None
     normal_scores: list[float]
     """fp32 clip scores, in the order of `normals.clips`."""
@@ -49,7 +49,7 @@ class Calibration:
     threshold: ThresholdResult
     variants: list[VariantResult]
     level: LevelRange | None
-    """Expected level range, measured on `normals`; None where the old one stays."""
+    """Expected level range, measured on `normals`; None if the old one stays."""
     range_segments: int
     """Segments that gave ranges: as many as were asked for, or all there are."""
     warnings: list[str] = field(default_factory=list)

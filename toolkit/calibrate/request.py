@@ -105,7 +105,7 @@ def parse_precisions(given: str) -> tuple[str, ...]:
 def find_bundle_folder(bundle: Path | None, workspace: Path, machine: str, id: str | None) -> Path:
     """The bundle folder of one machine ID: --bundle, or bundles/<machine>-id_<id> in the workspace.
 
-    Raises InputError where there is none, where there are several to choose from, for a zip, and for a
+    Raises InputError if there is none, if there are several to choose from, for a zip, and for a
     bundle of another machine.
     """
     path = bundle if bundle is not None else _in_workspace(workspace, machine, id)

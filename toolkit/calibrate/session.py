@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeasd.calibration.fit.amplitude import with_amplitude
-from edgeasd.calibration.fit.clips import split_clips
+from edgeasd.calibration.fit.clips import split_calibration_clips
 from edgeasd.calibration.fit.deploy import SegmentOutputs, clip_scores
 from edgeasd.calibration.fit.levels import ON_SITE_DB, TRAINING_DB, clip_levels, expected_levels, outside
 from edgeasd.calibration.fit.refit import refit_constants
@@ -62,7 +62,7 @@ def calibrate_bundle(path: Path, request: Request, cache_folder: Path, workspace
 
     Work done so far is kept below <workspace>/cache/calibrate/ and taken up by a later call; it is deleted at
     the end. The same bundle, clips and request give the same bytes. Raises InputError or BundleError for clips
-    and bundles that cannot be used, CheckFailed where the bundle cannot be calibrated with them; until the last
+    and bundles that cannot be used, CheckFailed if the bundle cannot be calibrated with them; until the last
     moment the bundle stays as it was.
     """
     with Bundle(path) as bundle:
@@ -76,7 +76,7 @@ def calibrate_bundle(path: Path, request: Request, cache_folder: Path, workspace
 
 
 def forget_state(path: Path, workspace: Path) -> None:
-    """Drop what an interrupted calibration of this bundle left, so that the next begins anew."""
+    """Delete the state of an interrupted calibration of this bundle, so that the next starts over."""
     shutil.rmtree(state_folder(workspace, (path / MANIFEST).read_bytes()), ignore_errors=True)
 
 
@@ -100,14 +100,14 @@ def _calibrate(session: _Session, before: bytes) -> Calibration:
         faults = _anomaly_files(request, files, report)
     # Before hours of work: too few clips are too few whatever they sound like.
     if request.precisions:
-        split_clips(list(files.paths))
+        split_calibration_clips(list(files.paths))
     if files.copies:
         which = "file is a copy of another clip" if files.copies == 1 else "files are copies of other clips"
         session.warnings.append(f"{files.copies} {which}; each recording counts once")
     amplitude = _amplitude(session, files)
     normals = _clip_set(session, files, amplitude, "features of clips")
     anomalies = None if faults is None else _clip_set(session, faults, amplitude, "features of anomalies")
-    split = split_clips([clip.sha256 for clip in normals.clips]) if request.precisions else None
+    split = split_calibration_clips([clip.sha256 for clip in normals.clips]) if request.precisions else None
 
     scorer = _fp32_scorer(session, amplitude)
     encoder = manifest.files[manifest.precisions["fp32"].file].sha256

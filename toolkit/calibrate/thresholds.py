@@ -52,8 +52,8 @@ def find_threshold(
 ) -> ThresholdResult:
     """The threshold on the scale of `score`, from the fp32 `outputs` of all clips of `clip_set`.
 
-    `old` is None where the bundle has none or it is of another scale; `live` gives the outputs of all live
-    segments and is called for alarms a day only. Raises InputError where the clips support no such threshold.
+    `old` is None if the bundle has none or it is of another scale; `live` gives the outputs of all live
+    segments and is called for alarms a day only. Raises InputError if the clips support no such threshold.
     """
     scores = clip_scores(score, outputs)
     sources = tuple(_source(clip) for clip in clip_set.clips)

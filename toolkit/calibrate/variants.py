@@ -36,9 +36,9 @@ class VariantResult:
 
     gate: GateResult
     made: MadeVariant | None
-    """None where it does not go into the bundle."""
+    """None if it does not go into the bundle."""
     reasons: tuple[str, ...]
-    """Why not; empty where it does."""
+    """Why not; empty if it does."""
     size: int
     """Of its file in bytes; 0 without one."""
     cost: Cost
@@ -104,7 +104,7 @@ class VariantMaker:
     ) -> tuple[list[VariantResult], int]:
         """All precisions of the request, and how many segments gave ranges. `fp32_outputs` and `fault_outputs` are what fp32 says of all clips, in their order.
 
-        Ranges and drift are of different clips. Raises InputError or CheckFailed where ranges cannot be collected.
+        Ranges and drift are of different clips. Raises InputError or CheckFailed if ranges cannot be collected.
         """
         encoder = onnx.load(self.bundle.file(self.bundle.manifest.precisions["fp32"].file))
         faults = [(anomalies, clip) for clip in anomalies.clips] if anomalies is not None else []

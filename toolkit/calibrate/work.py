@@ -16,15 +16,15 @@ _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 @dataclass(frozen=True)
 class Work:
-    """`say` shows one line to the user; `check` raises if the user has asked to stop."""
+    """`print_line` shows one line to the user; `check` raises if the user has asked to stop."""
 
-    say: Callable[[str], None]
+    print_line: Callable[[str], None]
     check: Callable[[], None] = lambda: None
 
     def step(self, text: str) -> None:
         """Show the next step, unless the user has asked to stop."""
         self.check()
-        self.say(text)
+        self.print_line(text)
 
     @contextmanager
     def part(self, label: str) -> Iterator[ProgressCallback]:

@@ -295,7 +295,7 @@ def int8_request(
 
     Raises InputError before anything is exported: for clips that are not there any more, and for too few.
     """
-    from edgeasd.calibration.fit.clips import split_clips
+    from edgeasd.calibration.fit.clips import split_calibration_clips
     from edgeasd.toolkit.calibrate.clips import normal_files
     from edgeasd.toolkit.calibrate.request import Request, parse_precisions
     from edgeasd.toolkit.progress import no_progress
@@ -303,7 +303,7 @@ def int8_request(
     folder, files = (clips, None) if clips is not None else _held_out(trained, cache)
     found = normal_files(folder, no_progress, files)
     try:
-        split_clips(list(found.paths))
+        split_calibration_clips(list(found.paths))
     except InputError as error:
         origin = f"--clips {folder}" if files is None else f"{trained.run.machine} ID {trained.run.id}, held out"
         raise InputError(f"--precision {','.join(kinds)}: {origin}: {error}; {_WITHOUT_INT8}") from None

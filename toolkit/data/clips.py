@@ -33,7 +33,7 @@ BadFile = tuple[Path, str]
 class Clip:
     """One audio file of a data set.
 
-    `split` is None where the layout has none (the field layout), `domain` where it knows no
+    `split` is None if the layout has none (the field layout), `domain` where it knows no
     domains. `attributes` are (key, value) pairs in the order of the file name.
     """
 

@@ -48,7 +48,7 @@ MACHINE_ID_ATTRIBUTE = {"ToyCar": "car"}
 
 
 class SectionLayout:
-    """Reads the section layout; the ID is the section, or an attribute where table or caller say so."""
+    """Reads the section layout; the ID is the section, or an attribute if the table or the caller names one."""
 
     name = "dcase"
     form = "<machine>/{train,test}/section_00_source_train_normal_0001[_key_value...].{wav,flac}"

@@ -119,7 +119,7 @@ def _label_in(name: str | None) -> Label | None:
 
 
 def _rows(path: Path, wanted: str, part: str | None) -> list[Row]:
-    """The rows about `wanted`; `part` is the machine that the file begins with, None where a line names it."""
+    """The rows about `wanted`; `part` is the machine that the file begins with, None if a line names it."""
     rows = []
     try:
         with open(path, encoding="utf-8-sig", newline="") as handle:

@@ -93,7 +93,7 @@ LAYOUTS: tuple[Layout, ...] = (PlainLayout(), SectionLayout())
 
 @dataclass(frozen=True)
 class MachineFolder:
-    """The audio files of one folder below the root; `layout` is None where no layout is recognised."""
+    """The audio files of one folder below the root; `layout` is None if no layout is recognised."""
 
     path: Path
     layout: Layout | None
@@ -189,7 +189,7 @@ def clips_and_unfit(
     `dcase`), below the root or in a folder of `wrappers`; folders in neither layout are left out,
     and `scan` lists them. `id_attribute` says what an
     ID is in the section layout: "section" or an attribute's name; by default the table in
-    `dcase`. No sound is read. Raises InputError where nothing is recognised, and for several
+    `dcase`. No sound is read. Raises InputError if nothing is recognised, and for several
     noise levels of MIMII at once.
     """
     root = Path(root)

@@ -147,7 +147,7 @@ def load_machine(
 ) -> MachineData:
     """Find, hash, check and split the clips of `machine` and of the types that lend it outliers.
 
-    `channel`, counted from 0, is the one heard of clips with several; `ground_truth` is a folder of
+    `channel`, counted from 0, is the one used of clips with several; `ground_truth` is a folder of
     lists that label the machine's unlabelled test clips. Every file is decoded once (its amplitude
     statistics are cached by content). Raises InputError that names files that cannot be used,
     whose name or place does not fit included, unless `skip_bad`; those are then in `.bad`.

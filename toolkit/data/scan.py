@@ -23,7 +23,7 @@ from edgeasd.toolkit.data.layouts import machine_folders
 
 @dataclass(frozen=True)
 class ClipCount:
-    """How many clips of an ID share split, label and domain (None where the layout has none)."""
+    """How many clips of an ID share split, label and domain (None if the layout has none)."""
 
     split: str | None
     label: str
@@ -117,7 +117,7 @@ def scan(root: Path, *, deep: bool = False, progress: Progress | None = None) ->
 
 
 def inspect_file(path: Path, *, deep: bool = False) -> Sound:
-    """Rate, channels and length of one file; raises InputError where it is damaged.
+    """Rate, channels and length of one file; raises InputError if it is damaged.
 
     Shallow, its header is checked against its size by the rules of `AudioReader`; `deep` decodes
     every sample as training would.
@@ -157,16 +157,16 @@ def _id_reports(found: Sequence[tuple[str, Clip]], sounds: dict[Path, Sound]) ->
     reports = []
     for (machine, id, layout), clips in sorted(groups.items()):
         tally = Counter((clip.split, clip.label, clip.domain) for clip in clips)
-        heard = [sounds[clip.path] for clip in clips if clip.path in sounds]
-        seconds = sorted(sound.seconds for sound in heard)
+        readable = [sounds[clip.path] for clip in clips if clip.path in sounds]
+        seconds = sorted(sound.seconds for sound in readable)
         reports.append(
             IdReport(
                 machine=machine,
                 id=id,
                 layout=layout,
                 counts=[ClipCount(*key, clips=n) for key, n in sorted(tally.items(), key=lambda item: str(item[0]))],
-                sample_rates=dict(sorted(Counter(sound.rate for sound in heard).items())),
-                channels=dict(sorted(Counter(sound.channels for sound in heard).items())),
+                sample_rates=dict(sorted(Counter(sound.rate for sound in readable).items())),
+                channels=dict(sorted(Counter(sound.channels for sound in readable).items())),
                 seconds=Lengths(seconds[0], statistics.median(seconds), seconds[-1]) if seconds else None,
             )
         )

@@ -38,7 +38,7 @@ def split_clips(
     holdout_fraction: float = 0.15,
     test_fraction: float = 0.2,
 ) -> dict[str, Split]:
-    """MachineSplit of every clip of one machine type, {ID: Split}, IDs in order.
+    """The split of one machine type, {ID: Split}, IDs in order.
 
     Test: what the layout calls test, everything that is not normal, and, where the layout has no
     split, `test_fraction` of the normals. Hold-out: `holdout_fraction` of the remaining normals.

@@ -34,7 +34,7 @@ def validation_clips(
     """The validation clips in `source` for the model of `id`; `data` learns their hashes.
 
     `source` is a folder with normal/ and anomaly/, or a text file with one path a line, relative to the list or
-    to the data root, whose labels the data set tells. Copies of one recording count once. Raises InputError for a
+    to the data root, whose labels are in the data set. Copies of one recording count once. Raises InputError for a
     source that is neither, a clip without a label, one that has two labels, one that trains the model (a normal,
     an outlier, or one of `known_anomalies`, by content), and where a class has no clip.
     """
@@ -47,9 +47,9 @@ def validation_clips(
     data.hashes.update(hashes)
     _refuse_training_clips(data, id, labelled, known_anomalies)
     for path, label in labelled.items():
-        told = known[hashes[path]].label if hashes[path] in known else "unknown"
-        if told not in (label, "unknown"):
-            raise InputError(f"{path}: is {label} here and {told} in {data.root}; remove the wrong one")
+        known_label = known[hashes[path]].label if hashes[path] in known else "unknown"
+        if known_label not in (label, "unknown"):
+            raise InputError(f"{path}: is {label} here and {known_label} in {data.root}; remove the wrong one")
     distinct: dict[str, Clip] = {}
     for path, label in labelled.items():
         first = distinct.setdefault(hashes[path], Clip(path, data.machine, id, label))

@@ -143,7 +143,7 @@ class Fault:
     start_s: float | None = None
 
     def check(self, kind: str, seconds: float) -> None:
-        """Raise InputError where this fault cannot occur in a clip of `seconds` of this kind."""
+        """Raise InputError if this fault cannot occur in a clip of `seconds` of this kind."""
         if self.name not in FAULTS[kind]:
             known = " and ".join(FAULTS[kind])
             raise InputError(f"fault {self.name!r}: a synthetic {kind} has {known}; use one of them")

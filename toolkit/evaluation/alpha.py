@@ -119,7 +119,7 @@ def choose(
 ) -> ChosenAlpha:
     """Sweep α over validation clips on the deploy scale `scale` and take the best.
 
-    `outputs`, `anomalous` and `contents` (SHA-256) are in one order, (clips,) each. Raises InputError where a
+    `outputs`, `anomalous` and `contents` (SHA-256) are in one order, (clips,) each. Raises InputError if a
     class has no clips and for scores that are not finite.
     """
     q = [float(np.mean(one.q)) for one in outputs]
@@ -147,7 +147,7 @@ def save_chosen(run: Run, chosen: ChosenAlpha) -> Path:
 
 
 def load_chosen(run: Run) -> ChosenAlpha | None:
-    """The α chosen for this run; None where none was. InputError for a damaged file, or one of other weights."""
+    """The α chosen for this run; None if none was. InputError for a damaged file, or one of other weights."""
     path = _path(run)
     if not path.is_file():
         return None

@@ -28,7 +28,7 @@ KINDS = ("anomaly_score", "decision_result")
 def decision_figures(decisions: ArrayLike, anomalous: ArrayLike) -> dict[str, float | None]:
     """precision, recall and f1 of decisions (1: anomalous) against labels, (clips,) each.
 
-    None where a figure is 0 / 0: nothing was called anomalous, or nothing was. (The official scripts print 0.)
+    None if a figure is 0 / 0: nothing was called anomalous, or nothing was. (The official scripts print 0.)
     """
     called, labels = np.asarray(decisions, bool), np.asarray(anomalous, bool)
     hits = int(np.sum(called & labels))
@@ -101,7 +101,7 @@ def harmonic_mean(values: Iterable[float]) -> float:
 
 @dataclass(frozen=True)
 class Result:
-    """What is said of one test clip: its score, and 1 where that lies above the threshold of its model."""
+    """The result of one test clip: its score, and 1 if that lies above the threshold of its model."""
 
     clip: Clip
     score: float

@@ -82,7 +82,7 @@ def evaluate(
     unlabelled: bool = False,
     report: ProgressCallback = no_progress,
 ) -> Evaluation:
-    """Score the labelled test clips of the run's ID, with `unlabelled` the others too. InputError where there are none.
+    """Score the labelled test clips of the run's ID, with `unlabelled` the others too. InputError if there are none.
 
     Anomalies that were offered for an update never judge it, the ones left unused included;
     nor do the clips that chose its α; `excluded` (content hashes) leaves out more, so that several models face the same test set.
@@ -115,7 +115,7 @@ def evaluate(
     for name in ("bundle", "baseline"):
         if name in scores and "deploy" in scores:
             facts[name] |= difference(scores["deploy"], scores[name], labels)
-    # The first mode: deploy where there is one, so that the parts of a clip add up to its deploy score.
+    # The first mode: deploy if there is one, so that the parts of a clip add up to its deploy score.
     parts = _parts(next(iter(modes.values())), outputs)
     return Evaluation(
         machine=run.machine,
@@ -134,7 +134,7 @@ def evaluate(
 
 
 def _test_clips(trained: TrainedModel, data: MachineData, excluded: frozenset[str], unlabelled: bool) -> list[Clip]:
-    """The clips that judge the model. Raises InputError where there are none."""
+    """The clips that judge the model. Raises InputError if there are none."""
     run = trained.run
     test = data.split_for(run.id).test
     offered = run.candidates | trained.validation | excluded
@@ -189,7 +189,7 @@ def decision_threshold(trained: TrainedModel) -> GammaThreshold:
     """The threshold of official decision files: gamma fit, 0.9 quantile, of the run's held-out normal clips.
 
     Of its training normals where nothing was held out. On the scale of the `deploy` scores. Raises CheckFailed
-    where the model has no such scale, InputError where the scores have no fit.
+    if the model has no such scale, InputError if the scores have no fit.
     """
     try:
         return gamma_threshold(clip_scores(trained.deploy().score, trained.result.normals))

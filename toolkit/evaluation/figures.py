@@ -34,7 +34,7 @@ class Labels:
 
 @dataclass(frozen=True)
 class Figures:
-    """What one way of scoring achieves on one ID. AUC and pAUC are None where they are undefined."""
+    """What one way of scoring achieves on one ID. AUC and pAUC are None if they are undefined."""
 
     auc: float | None
     interval: tuple[float, float] | None
@@ -77,7 +77,7 @@ def figures_of(
 
 
 def difference(ours: Sequence[float], theirs: Sequence[float], labels: Labels) -> dict[str, Any]:
-    """DeLong's test of AUC(ours) − AUC(theirs) over the same clips; empty where a class has fewer than 2 clips."""
+    """DeLong's test of AUC(ours) − AUC(theirs) over the same clips; empty if a class has fewer than 2 clips."""
     pairs = (*labels.split(ours), *labels.split(theirs))
     return {} if min(part.size for part in pairs) < 2 else {"deploy_minus_this": delong(*pairs).to_json()}
 

@@ -54,7 +54,7 @@ def auc(normal_scores: ArrayLike, anomaly_scores: ArrayLike, *, ties: Literal["h
     H(0) = 0: there a constant scorer gets 0, and a saturated score (many clips at the same value) is
     punished for its ties rather than for its order. Use it only to compare with figures made that way.
 
-    Raises InputError where a class is empty (the AUC is then undefined) or a score is not finite.
+    Raises InputError if a class is empty (the AUC is then undefined) or a score is not finite.
     """
     if ties not in ("half", "zero"):
         raise InputError(f"ties={ties!r} does not count ties; use 'half' or 'zero'")
@@ -164,7 +164,7 @@ def roc_band(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """(false-positive rates, lowest and highest true-positive rate), 101 points each: a pointwise bootstrap band.
 
-    Normal and anomalous clips are drawn anew, each class with replacement, 500 times by `seed`; the band holds the
+    Normal and anomalous clips are resampled, each class with replacement, 500 times by `seed`; the band holds the
     middle `level` of the curves at each false-positive rate. It is narrow, not certain, where the classes
     separate completely. Raises InputError as `roc_points` does.
     """

@@ -276,7 +276,7 @@ def pooled(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]
 
 
 def _domain_means(of_ids: Sequence[Mapping[str, float] | None]) -> dict[str, float]:
-    """Means over IDs that have all figures of a variant; empty where one of them has not."""
+    """Means over IDs that have all figures of a variant; empty if one of them has not."""
     complete = [one for one in of_ids if one is not None and "harmonic_mean" in one]
     if len(complete) < len(of_ids):
         return {}

@@ -73,7 +73,7 @@ class TorchHead:
 
 
 class BankHead:
-    """The head of a bank: q is that of the classifier, or 1/2 where there is none, and d is the banks'."""
+    """The head of a bank: q is that of the classifier, or 1/2 if there is none, and d is the banks'."""
 
     def __init__(self, network: Network, banks: Sequence[Bank]) -> None:
         self._classifier = TorchHead(network, torch.zeros(network.embedding_size))
@@ -150,7 +150,7 @@ class TrainedModel:
     def deploy(self, extra_normals: list[SegmentOutputs] | None = None) -> DeployFit:
         """The frozen constants; `extra_normals` (from clips the user gives) take the place of the held-out ones.
 
-        Raises CheckFailed where normals and outliers do not separate.
+        Raises CheckFailed if normals and outliers do not separate.
         """
         origin = HELD_OUT if self.result.held_out else TRAINING
         normals, normal_origin = self.result.normals, origin
@@ -169,7 +169,7 @@ class TrainedModel:
 
 
 def load_trained_model(run: Run, *, without_alpha: bool = False) -> TrainedModel:
-    """Load the newest checkpoint of a finished run onto the CPU; InputError where it is not finished or damaged,
+    """Load the newest checkpoint of a finished run onto the CPU; InputError if it is not finished or damaged,
     or has an α that was chosen for other weights. With `without_alpha` a chosen α is left unread, whatever it is."""
     result = run.result()
     preset = stored_preset(run.facts["preset"], str(run.folder / "run.json"))

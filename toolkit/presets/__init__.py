@@ -147,7 +147,7 @@ def stored_preset(raw: Any, place: str) -> Preset:
 
 
 def table_one_alpha(method: str, machine: str) -> float | None:
-    """α of the paper's Table I, or None where the table has no such cell."""
+    """α of the paper's Table I, or None if the table has no such cell."""
     return table_one().get(method, {}).get(machine)
 
 

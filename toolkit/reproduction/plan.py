@@ -108,7 +108,7 @@ class ModelJob(BaseModel):
         }
 
     def result(self) -> dict[str, Any] | None:
-        """The stored result, None where there is none yet.
+        """The stored result, None if there is none yet.
 
         Raises InputError for one that is damaged or was made with other settings, and for a run in the
         job's folder that was.

@@ -35,7 +35,7 @@ class Cell:
     ids: dict[str, float] = field(default_factory=dict)
     """ID -> AUC, the mean over seeds."""
     missing: list[str] = field(default_factory=list)
-    """Models without a result, or whose AUC is undefined; `auc` is None where there is one."""
+    """Models without a result, or whose AUC is undefined; `auc` is None if there is one."""
     published: tuple[float, float] | None = None
     """AUC and half-width that the paper printed, where it was measured on these clips."""
 
@@ -43,7 +43,7 @@ class Cell:
     def agrees(self) -> bool | None:
         """Whether the published AUC and ours lie no further apart than 1.96 standard errors of their difference.
 
-        The difference is taken as that of independent samples. None where there is nothing to compare.
+        The difference is taken as that of independent samples. None if there is nothing to compare.
         """
         if self.published is None or self.auc is None or self.half_width is None:
             return None
@@ -78,7 +78,7 @@ def summarise(
 
 
 def machine_average(cells: Sequence[Cell], method: str, count: int = 0) -> float | None:
-    """Mean over machine types; None where one is missing."""
+    """Mean over machine types; None if one is missing."""
     values = [cell.auc for cell in cells if (cell.method, cell.count) == (method, count)]
     defined = [value for value in values if value is not None]
     return statistics.fmean(defined) if defined and len(defined) == len(values) else None
@@ -128,7 +128,7 @@ def _why(evaluation: Mapping[str, Any], scale: str) -> str:
 def rows(cells: Sequence[Cell]) -> tuple[list[str], list[list[str]]]:
     """(headings, rows) with a line for each machine type and number of anomalies, a column for each method.
 
-    Below a line stand the spread over seeds and the paper's figures, where there are any.
+    Below a line stand the spread over seeds and the paper's figures, if there are any.
     """
     methods = list(dict.fromkeys(cell.method for cell in cells))
     counts = sorted({cell.count for cell in cells})

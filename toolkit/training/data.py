@@ -41,7 +41,7 @@ class Batch:
 class BatchSampler:
     """32 normals and 32 outliers an iteration (paper, section IV-A), or 32, 31 and 1 anomaly (IV-C).
 
-    Each epoch shuffles both pools anew. Normals run through their pool, again and again where the
+    Each epoch shuffles both pools again. Normals run through their pool, several times if the
     epoch asks for more than there are; so does a small outlier pool, which is what drawing with
     replacement comes to, only more even.
     """

@@ -59,7 +59,7 @@ def run_jobs(jobs: Sequence[Job], accelerators: Sequence[str]) -> dict[str, int]
     """Run every job, as many at once as there are accelerators; returns exit codes by ID.
 
     Progress lines of the processes are passed on to standard error with the ID in front. When this
-    process is interrupted the others are told to stop, write their checkpoints, and are waited for.
+    process is interrupted, the others are asked to stop and write their checkpoints, and it waits for them.
     """
     waiting: SimpleQueue[Job] = SimpleQueue()
     for job in jobs:
@@ -75,7 +75,7 @@ def run_jobs(jobs: Sequence[Job], accelerators: Sequence[str]) -> dict[str, int]
             except Empty:
                 return
             command = [sys.executable, "-m", "edgeasd", *job.arguments, "--accelerator", accelerator]
-            # A session of its own: Ctrl-C reaches this process alone, which then tells each child once.
+            # A session of its own: Ctrl-C reaches this process alone, which then signals each child once.
             process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
             running[job.id] = process
             assert process.stderr is not None

@@ -70,7 +70,7 @@ def test_a_drift_survives_json() -> None:
     assert Drift.from_json(json.loads(json.dumps(found.to_json(), allow_nan=False))) == found
 
 
-def test_without_a_threshold_the_spread_is_the_measure_and_nothing_flips() -> None:
+def test_without_a_threshold_the_spread_is_the_margin() -> None:
     exact = clips(30, 0.2)
     for threshold in (None, 0.1):
         found = measure_drift(outputs(exact), outputs(exact, 0.01), SCORE, threshold)
@@ -104,7 +104,7 @@ def test_a_limit_of_no_change_at_all_can_be_kept_and_broken() -> None:
     assert len(broken(exact, np.random.default_rng(0).normal(0, 1e-3, (140, 1)), rank_correlation=1)) == 1
 
 
-def test_one_flip_is_free_and_few_normals_are_not_held_to_a_partial_auc() -> None:
+def test_one_flip_is_free_and_few_normals_have_no_partial_auc() -> None:
     exact = np.concatenate([clips(30, 0.2), clips(20, 0.6, seed=1)])
     exact[0] = 0.3495
     change = np.zeros((50, 1))

@@ -39,7 +39,7 @@ def test_partial_auc_is_that_of_scikit_learn(normal: list[float], anomaly: list[
     assert partial_auc(np.array(normal), np.array(anomaly), rate) == pytest.approx(expected, abs=1e-12)
 
 
-def test_the_paired_interval_is_narrow_where_the_two_agree_and_the_same_every_time() -> None:
+def test_the_paired_interval_is_narrow_for_equal_scorings() -> None:
     rng = np.random.default_rng(0)
     normal, anomaly = rng.normal(0, 1, 200), rng.normal(2, 1, 100)
     near = normal + rng.normal(0, 0.05, 200), anomaly + rng.normal(0, 0.05, 100)
@@ -51,7 +51,7 @@ def test_the_paired_interval_is_narrow_where_the_two_agree_and_the_same_every_ti
     assert (same.low, same.difference, same.high) == (0, 0, 0)
 
 
-def test_the_interval_holds_the_true_difference_about_as_often_as_it_says() -> None:
+def test_the_interval_covers_the_true_difference() -> None:
     """Truth of a variant that adds noise is found from many clips."""
     rng = np.random.default_rng(1)
 

@@ -83,7 +83,7 @@ def test_unseen_normals_score_about_zero_in_a_vote() -> None:
 
 @given(st.integers(1, 30), st.integers(0, 1000))
 @settings(max_examples=30)
-def test_k_centres_cover_at_least_as_well_as_a_random_choice_of_twice_the_radius(count: int, seed: int) -> None:
+def test_k_centres_cover_within_twice_the_best_radius(count: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     points = rng.normal(size=(40, 3))
     distances = pairwise(points, points)

@@ -38,7 +38,7 @@ def test_constants_come_from_the_clips_by_the_rules_of_the_design() -> None:
     assert fit.status == "calibrated"
 
 
-def test_the_threshold_is_the_largest_held_out_clip_score_three_in_a_row() -> None:
+def test_threshold_is_the_largest_held_out_clip_score() -> None:
     fit = fit_deploy("bce+ddcsad", None, NORMALS, OUTLIERS)
     assert fit.threshold is not None
     largest = max(by_hand(c, 0.5, fit.score.d_min, fit.score.d_max) for c in NORMALS)
@@ -47,7 +47,7 @@ def test_the_threshold_is_the_largest_held_out_clip_score_three_in_a_row() -> No
     assert (fit.threshold.consecutive, fit.threshold.clips, fit.threshold.warning) == (3, 12, None)
 
 
-def test_a_chosen_alpha_sets_scores_and_threshold_unless_the_method_fixes_it() -> None:
+def test_a_chosen_alpha_counts_unless_the_method_fixes_it() -> None:
     chosen = Alpha(0.2, "chosen on 12 normal and 20 anomalous validation clips")
     fit = fit_deploy("bce+ddcsad", None, NORMALS, OUTLIERS, alpha=chosen)
     assert (fit.score.alpha, fit.score.alpha_source) == (chosen.value, chosen.source)

@@ -38,7 +38,7 @@ def standardise(d: float, fitted: DistanceRange) -> float:
 
 
 @given(SEGMENTS, SEGMENTS)
-def test_without_anomalies_d_max_is_the_fifth_percentile_of_the_outliers(
+def test_d_max_without_anomalies_is_the_outliers_5th_percentile(
     normals: NDArray[np.float32], outliers: NDArray[np.float32]
 ) -> None:
     expected = quantile_by_hand(outliers, 0.05)
@@ -54,7 +54,7 @@ def test_without_anomalies_d_max_is_the_fifth_percentile_of_the_outliers(
 
 
 @given(SEGMENTS, SEGMENTS, CLIPS)
-def test_eight_anomaly_clips_or_more_set_d_max_by_their_largest_segment(
+def test_eight_anomaly_clips_set_d_max(
     normals: NDArray[np.float32], outliers: NDArray[np.float32], anomalies: list[NDArray[Any]]
 ) -> None:
     largest = max(float(clip.max()) for clip in anomalies)
@@ -65,7 +65,7 @@ def test_eight_anomaly_clips_or_more_set_d_max_by_their_largest_segment(
     assert f"{fitted.n_anomaly} segments of {len(anomalies)} known anomaly clips" in fitted.d_max_source
 
 
-def test_seven_anomaly_clips_of_many_segments_are_not_enough_and_the_source_says_so() -> None:
+def test_seven_anomaly_clips_do_not_set_d_max() -> None:
     outliers = np.arange(100.0, 201.0)
     anomalies = [np.full(50, 900.0)] * 7
     fitted = fit_distance_range(np.array([1.0, 2.0]), outliers, anomalies)
@@ -80,7 +80,7 @@ def test_a_clip_without_segments_does_not_count_as_an_anomaly() -> None:
     assert fitted.d_max == 50.0
 
 
-def test_normals_and_outliers_may_come_clip_by_clip_or_as_one_array() -> None:
+def test_distances_may_come_by_clip_or_as_one_array() -> None:
     clips = [np.array([3.0, 1.0]), np.array([2.0])]
     outliers = [np.array([10.0]), np.array([20.0, 30.0])]
     assert fit_distance_range(clips, outliers) == fit_distance_range(np.concatenate(clips), np.concatenate(outliers))
@@ -103,7 +103,7 @@ def test_a_range_is_either_wide_enough_for_the_head_or_refused(
         assert np.float32(fitted.d_max) - np.float32(fitted.d_min) > 0
 
 
-def test_a_model_that_does_not_separate_the_outliers_is_refused_with_both_values() -> None:
+def test_a_model_that_does_not_separate_is_refused() -> None:
     with pytest.raises(CheckFailed, match=r"outliers.* d_max 2 \(.*3 held-out outlier.* d_min 5 \(") as caught:
         fit_distance_range(np.array([5.0, 9.0]), np.array([2.0, 2.0, 2.0]))
     assert "train longer" in str(caught.value)
@@ -178,7 +178,7 @@ def naive_auc(alpha: float, normal: NDArray[np.float64], anomaly: NDArray[np.flo
 
 
 @given(columns(15), columns(15))
-def test_no_alpha_of_the_grid_has_a_higher_auc_and_no_equal_one_is_nearer_a_half(
+def test_alpha_has_the_highest_auc_and_is_nearest_a_half(
     normal: NDArray[np.float64], anomaly: NDArray[np.float64]
 ) -> None:
     grid = [i / 10 for i in range(11)]
@@ -199,7 +199,7 @@ def test_the_part_that_separates_is_chosen() -> None:
     assert choose_alpha(bad_normal, good_normal, bad_anomaly, good_anomaly, grid).alpha == 0.0
 
 
-def test_where_all_are_equal_the_half_is_chosen_and_of_two_equally_near_the_smaller() -> None:
+def test_equal_alphas_give_the_half_or_the_smaller() -> None:
     same = ([0.1, 0.2], [0.1, 0.2], [0.8], [0.8])
     assert choose_alpha(*same).alpha == 0.5
     assert choose_alpha(*same, grid=[1.0, 0.9, 0.7, 0.3, 0.0]).alpha == 0.3

@@ -42,7 +42,7 @@ def test_levels_are_those_that_the_monitor_compares() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(st.floats(-70, -12), st.floats(0, 8), st.integers(6, 12), st.sampled_from([ON_SITE_DB, TRAINING_DB]))
-def test_the_clips_it_came_from_do_not_trip_the_monitor_and_a_fallen_microphone_does(
+def test_own_clips_lie_in_range_a_fallen_microphone_does_not(
     level: float, spread: float, count: int, margin: float
 ) -> None:
     clips = [noise(11, level + spread * (i / count - 0.5), i) for i in range(count)]
@@ -62,7 +62,7 @@ def test_the_clips_it_came_from_do_not_trip_the_monitor_and_a_fallen_microphone_
         assert ("level_low" in {change.state for change in changes}) == trips
 
 
-def test_one_odd_clip_among_a_hundred_widens_nothing_and_lies_outside() -> None:
+def test_one_odd_clip_in_a_hundred_widens_nothing() -> None:
     levels = [np.full(20, -30.0 - 0.01 * i) for i in range(150)]
     odd = np.full(1, -95.0)
     found = expected_levels([*levels, odd], 1500.0, ON_SITE_DB)
@@ -72,7 +72,7 @@ def test_one_odd_clip_among_a_hundred_widens_nothing_and_lies_outside() -> None:
     assert not any(outside(one, found) for one in levels)
 
 
-def test_a_margin_of_the_settings_takes_the_place_of_the_one_it_was_made_with() -> None:
+def test_a_margin_in_the_settings_replaces_the_built_in_one() -> None:
     found = expected_levels([np.linspace(-40, -30, 100)], 100.0, ON_SITE_DB)
     wide = HealthSettings.model_validate({"level": {"margin_db": 30.0}})
     expected = level_range(wide, Amplitude(mean=0.0, std=0.5), found)
@@ -80,7 +80,7 @@ def test_a_margin_of_the_settings_takes_the_place_of_the_one_it_was_made_with() 
     assert (expected.low_dbfs, expected.high_dbfs) == (pytest.approx(-69.9), pytest.approx(-0.1))
 
 
-def test_too_little_sound_gives_no_range_and_loud_sound_ends_at_full_scale() -> None:
+def test_too_little_sound_gives_no_level_range() -> None:
     assert expected_levels([np.full(10, -30.0)], 59.0, ON_SITE_DB) is None
     assert expected_levels([], 600.0, ON_SITE_DB) is None
     loud = expected_levels([np.full(10, 3.0)], 600.0, ON_SITE_DB)

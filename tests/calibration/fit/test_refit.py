@@ -85,7 +85,7 @@ def verify(path: Path, *options: str) -> subprocess.CompletedProcess[str]:
 # d_min, d_max, threshold
 
 
-def test_scores_change_as_the_constants_say_and_no_file_but_the_manifest(bundle_copy: Path) -> None:
+def test_a_refit_changes_scores_and_the_manifest_only(bundle_copy: Path) -> None:
     files = hashes(bundle_copy)
     old: Manifest = opened(bundle_copy, lambda _, manifest: manifest)
     before: SegmentOutputs = opened(bundle_copy, lambda scorer, _: outputs(scorer, sound(1)))
@@ -110,7 +110,7 @@ def test_scores_change_as_the_constants_say_and_no_file_but_the_manifest(bundle_
     assert "amplitude" not in note["replaced"]
 
 
-def test_a_refitted_bundle_verifies_and_a_second_refit_keeps_the_history(bundle_copy: Path) -> None:
+def test_a_second_refit_keeps_the_history(bundle_copy: Path) -> None:
     score = opened(bundle_copy, lambda _, manifest: manifest.score)
     refit_score(bundle_copy, refitted(score, score.d_min, score.d_min + 0.01), THRESHOLD)
     refit_score(bundle_copy, refitted(score, -1.0, 500.0), None)
@@ -122,7 +122,7 @@ def test_a_refitted_bundle_verifies_and_a_second_refit_keeps_the_history(bundle_
     assert manifest.status == "uncalibrated"
 
 
-def test_the_golden_check_allows_the_same_distance_in_whatever_units(bundle_copy: Path) -> None:
+def test_tolerance_allows_the_same_distance_after_a_refit(bundle_copy: Path) -> None:
     old: Manifest = opened(bundle_copy, lambda _, manifest: manifest)
     span = old.score.d_max - old.score.d_min
     new = refit_score(bundle_copy, refitted(old.score, old.score.d_min, old.score.d_min + span / 10), THRESHOLD)
@@ -181,7 +181,7 @@ def test_a_zip_and_a_damaged_bundle_are_left_as_they_are(bundle_copy: Path, tmp_
     assert {p.name for p in bundle_copy.parent.iterdir()} == {bundle_copy.name, "bundle.zip"}
 
 
-def test_a_manifest_of_before_has_none_of_the_new_fields_and_unknown_ones_survive(bundle_copy: Path) -> None:
+def test_an_old_manifest_loads_and_keeps_unknown_fields(bundle_copy: Path) -> None:
     data = json.loads((bundle_copy / "manifest.json").read_text())
     assert not {"interval95", "promise", "hours", "sources"} & set(data["threshold"])
     data["threshold"]["invented_later"] = data["invented_later"] = {"a": [1]}
@@ -213,7 +213,7 @@ def test_another_amplitude_is_a_shift_of_the_log_mel_frames(factor: float) -> No
     np.testing.assert_array_equal(shifted_logmel(silent, before, after, features), silent)
 
 
-def test_a_new_amplitude_renews_golden_and_marks_int8_and_fp32_still_verifies(with_int8: Path) -> None:
+def test_a_new_amplitude_renews_references_and_marks_int8(with_int8: Path) -> None:
     (with_int8 / "engines").mkdir()
     (with_int8 / "engines" / "built.here").write_text("x")
     files = hashes(with_int8)
@@ -244,7 +244,7 @@ def test_a_new_amplitude_renews_golden_and_marks_int8_and_fp32_still_verifies(wi
     assert [e["precision"] for e in facts["engines"]] == ["fp32"]
 
 
-def test_scores_under_the_new_amplitude_are_those_of_louder_or_softer_sound(bundle_copy: Path) -> None:
+def test_a_new_amplitude_scores_as_louder_sound_would(bundle_copy: Path) -> None:
     """Half the std is what a microphone of twice the gain would have given."""
 
     def both(scorer: Scorer, manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:
@@ -256,7 +256,7 @@ def test_scores_under_the_new_amplitude_are_those_of_louder_or_softer_sound(bund
     np.testing.assert_allclose(under_half, twice, rtol=1e-3)
 
 
-def test_a_precision_to_be_calibrated_again_is_refused_with_what_to_use(with_int8: Path) -> None:
+def test_a_stale_precision_is_refused_with_a_remedy(with_int8: Path) -> None:
     old: Manifest = opened(with_int8, lambda _, manifest: manifest)
     refit_amplitude(with_int8, Amplitude(mean=0.0, std=0.05), old.score, THRESHOLD)
     with Bundle(with_int8) as bundle:
@@ -267,7 +267,7 @@ def test_a_precision_to_be_calibrated_again_is_refused_with_what_to_use(with_int
         scorer.close()
 
 
-def test_where_nothing_else_is_left_the_refusal_asks_for_an_export(with_int8: Path) -> None:
+def test_without_another_precision_an_export_is_asked_for(with_int8: Path) -> None:
     data = json.loads((with_int8 / "manifest.json").read_text())
     data["precisions"] = {"int8": {**data["precisions"]["int8"], "recalibrate": True}}
     (with_int8 / "manifest.json").write_text(json.dumps(data))

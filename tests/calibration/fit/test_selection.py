@@ -80,7 +80,7 @@ def test_the_usual_half_covers_clips_and_time() -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 60), st.integers(0, 3), st.lists(st.integers(16, 60), min_size=1, max_size=8))
-def test_as_many_as_asked_for_distinct_in_order_and_the_same_again(count: int, seed: int, lengths: list[int]) -> None:
+def test_segments_are_distinct_ordered_and_reproducible(count: int, seed: int, lengths: list[int]) -> None:
     found = [clips(1, length, seed=index)[0] for index, length in enumerate(lengths)]
     chosen = choose_segments(found, count, SMALL, seed)
     possible = [SegmentChoice(i, start) for i, length in enumerate(lengths) for start in live_starts(length, SMALL)]

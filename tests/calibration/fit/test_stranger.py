@@ -11,7 +11,7 @@ from edgeasd.runtime.errors import InputError
 pytestmark = pytest.mark.core
 
 
-def test_the_bound_lies_as_far_beyond_the_extremes_as_they_lie_from_the_median() -> None:
+def test_bounds_mirror_the_extremes_about_the_median() -> None:
     assert normal_bounds([1.0, 2.0, 4.0]) == pytest.approx((0.0, 6.0))
     assert normal_bounds([1.0, 2.0, 4.0], threshold=7.0) == pytest.approx((0.0, 7.0))
     assert normal_bounds([0.03, 0.03]) == pytest.approx((-0.02, 0.08))
@@ -25,13 +25,13 @@ def test_a_normal_clip_is_accused_as_rarely_as_stated(references: int, stated: f
     assert np.exp(-np.array(bounds) / 10).mean() == pytest.approx(stated, rel=0.15)
 
 
-def test_half_of_the_clips_are_accused_by_chance_as_rarely_as_stated() -> None:
+def test_own_clips_seldom_look_like_another_machine() -> None:
     rng = np.random.default_rng(0)
     bounds = [normal_bounds(rng.exponential(10.0, 7).tolist())[1] for _ in range(10_000)]
     assert 0.001 < np.mean(np.exp(-np.array(bounds) / 10) > 0.5) < 0.005
 
 
-def test_another_machine_is_named_clip_by_clip_and_a_few_odd_clips_are_not_another_machine() -> None:
+def test_a_few_odd_clips_are_not_another_machine() -> None:
     reference = [0.026, 0.028, 0.031, 0.04]
     scores = [0.03] * 20 + [1.1, float("nan"), -0.2]
     assert outside_normal_bounds(scores, reference, 0.04) == [20, 21, 22]

@@ -193,7 +193,7 @@ def test_what_lies_beyond_float16_is_refused_for_tensorrt_alone(name: str, rando
     int8_cpu_graph(model, any_ranges(model))
 
 
-def test_activations_that_reach_beyond_float16_are_refused_for_tensorrt(random_encoder: Encoder) -> None:
+def test_activations_beyond_float16_are_refused_for_tensorrt(random_encoder: Encoder) -> None:
     wide = {**any_ranges(random_encoder("quick")), "stem.0.relu": (0.0, 7e4)}
     with pytest.raises(CheckFailed, match=r"^stem\.0\.relu: an activation of 7e\+04 lies beyond float16"):
         int8_graph(random_encoder("quick"), wide)

@@ -47,7 +47,7 @@ def test_the_embedding_is_that_of_float32_up_to_eight_bits(
     assert 0.005 < relative(embed(made, x, optimisation_of(precision)), exact) < 0.12
 
 
-def test_onnx_runtime_fuses_int8_cpu_into_integer_kernels_and_they_agree_with_the_graph(
+def test_int8_cpu_runs_in_integer_kernels_of_onnx_runtime(
     random_encoder: Encoder, segments: Noise, ranges: dict[str, tuple[float, float]], tmp_path: object
 ) -> None:
     import onnxruntime

@@ -32,7 +32,7 @@ def test_a_symmetric_range_is_covered_and_hardly_widened(one: float, two: float)
 
 
 @given(finite, finite)
-def test_an_asymmetric_range_is_covered_to_half_a_step_and_holds_zero(one: float, two: float) -> None:
+def test_an_asymmetric_range_is_covered_and_holds_zero(one: float, two: float) -> None:
     low, high = min(one, two), max(one, two)
     found = asymmetric(low, high)
     scale, zero = float(found.scale), int(found.zero)

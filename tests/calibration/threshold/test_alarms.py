@@ -38,7 +38,7 @@ def test_the_curve_is_the_rule(recordings: list[np.ndarray], threshold: float, c
 
 @given(RECORDINGS, CONSECUTIVE, st.integers(0, 3))
 @settings(max_examples=200, deadline=None)
-def test_the_lowest_threshold_keeps_to_the_number_from_there_upwards(
+def test_above_the_lowest_threshold_alarms_stay_within_number(
     recordings: list[np.ndarray], consecutive: int, alarms: int
 ) -> None:
     levels = np.concatenate([alarm_levels(scores, consecutive) for scores in recordings])

@@ -59,7 +59,7 @@ def test_simulated_scores_have_the_correlation_asked_for() -> None:
     assert scores.std() == pytest.approx(1, abs=0.02)
 
 
-def test_over_two_months_the_promise_is_kept_within_its_interval_as_often_as_it_says() -> None:
+def test_two_months_keep_the_promised_alarm_rate() -> None:
     """Eight hours of normals for each fit; the full year is benchmarks/simulate_thresholds.py."""
     days, fits = 45, 24
     truth = simulated_alarms(correlation(), days * DAY, np.random.default_rng(99), 3, keep_above=1.5)
@@ -82,7 +82,7 @@ def test_over_two_months_the_promise_is_kept_within_its_interval_as_often_as_it_
     assert 0.2 < np.median(ratios[1.0]) < 3
 
 
-def test_what_was_counted_is_what_the_alarm_rule_does_on_the_same_recordings(eight_hours: np.ndarray) -> None:
+def test_counted_alarms_are_those_of_the_alarm_rule(eight_hours: np.ndarray) -> None:
     found = fit(eight_hours, 30)
     rule, raised = AlarmRule(found.stored()), 0
     for score in eight_hours:
@@ -106,7 +106,7 @@ def test_fewer_alarms_allowed_are_a_higher_threshold(eight_hours: np.ndarray) ->
 # What H hours can support
 
 
-def test_below_one_alarm_in_all_hours_it_is_an_extrapolation_and_says_so(eight_hours: np.ndarray) -> None:
+def test_fewer_than_one_alarm_in_all_hours_is_extrapolated(eight_hours: np.ndarray) -> None:
     counted, beyond = fit(eight_hours, 3), fit(eight_hours, 2.9)
     assert "counted in 8 h" in counted.found_by
     assert counted.warning is not None
@@ -136,12 +136,12 @@ def test_more_hours_make_the_interval_narrower() -> None:
     assert widths[1] < widths[0] / 2
 
 
-def test_a_few_minutes_give_no_tail_and_the_refusal_says_what_would(eight_hours: np.ndarray) -> None:
+def test_a_few_minutes_give_no_tail(eight_hours: np.ndarray) -> None:
     with pytest.raises(InputError, match=r"1 false alarms a day: 0.2 h .* too few for a tail .*; record about"):
         fit(eight_hours[: round(720 / HOP)], 1)
 
 
-def test_clips_too_short_for_the_rule_are_refused_with_the_length_they_need() -> None:
+def test_clips_too_short_for_the_rule_are_refused() -> None:
     with pytest.raises(InputError, match=r"1 complete live scores and an alarm takes 3 .* 10.3 s or more"):
         threshold_by_alarms(live(*(np.zeros(1) for _ in range(50))), 1)
 
@@ -160,7 +160,7 @@ def test_constant_scores_give_one_line() -> None:
 # Correlation and change
 
 
-def test_scores_repeated_ten_times_carry_no_more_evidence_than_once(eight_hours: np.ndarray) -> None:
+def test_repeated_scores_are_no_more_evidence(eight_hours: np.ndarray) -> None:
     """Counting scores as independent would narrow the interval by the root of ten; counting stretches does not."""
     part = eight_hours[: len(eight_hours) // 10]
     once = fit(part, 100).promise
@@ -170,7 +170,7 @@ def test_scores_repeated_ten_times_carry_no_more_evidence_than_once(eight_hours:
     assert often.interval95 == pytest.approx(once.interval95, rel=0.35)
 
 
-def test_a_machine_with_loud_spells_gets_wider_intervals_and_a_warning() -> None:
+def test_loud_spells_widen_the_intervals_and_warn() -> None:
     scores = np.log(drawn(40, 3))
     spells = scores + 0.8 * (np.arange(len(scores)) // (DAY // 6) % 2)
     calm, spelled = fit(scores, 24), fit(spells, 24)

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.core
 
 
 @given(st.lists(st.floats(-10, 10), min_size=1, max_size=120), st.floats(0.005, 0.9))
-def test_no_larger_share_of_the_clips_lies_above_and_too_few_are_refused(scores: list[float], rate: float) -> None:
+def test_no_larger_share_of_clips_lies_above_the_threshold(scores: list[float], rate: float) -> None:
     needed = 1 / rate - 1
     if len(scores) < needed - 1e-6:
         with pytest.raises(InputError, match="support none below"):
@@ -61,7 +61,7 @@ def test_the_intervals_hold_the_truth_at_their_nominal_rate(clips: int, rate: fl
     assert np.mean(rates) <= rate * 1.1
 
 
-def test_few_clips_beyond_the_threshold_are_warned_of_and_many_are_not() -> None:
+def test_few_clips_above_the_threshold_are_warned_of() -> None:
     warning = threshold_by_rate(np.arange(100), 0.05).warning
     assert warning is not None
     assert warning.startswith("4 of 100 normal clips lie above")

@@ -41,7 +41,7 @@ def test_scores_without_a_fit_are_refused(scores: list[float], message: str) -> 
 
 
 @pytest.mark.parametrize(("shape", "clips"), [(2.0, 30), (60.0, 100)])
-def test_the_interval_holds_the_true_quantile_about_as_often_as_it_says(shape: float, clips: int) -> None:
+def test_the_interval_covers_the_true_quantile(shape: float, clips: int) -> None:
     truth = stats.gamma.ppf(0.9, shape, scale=0.01)
     rng = np.random.default_rng(2)
     intervals = [gamma_threshold(rng.gamma(shape, 0.01, clips)).interval95 for _ in range(300)]
@@ -55,7 +55,7 @@ def test_a_quantile_that_is_none_is_refused(quantile: float) -> None:
         gamma_threshold([0.1, 0.2], quantile)
 
 
-def test_scores_that_hardly_differ_keep_a_narrow_interval_around_their_quantile() -> None:
+def test_similar_scores_have_a_narrow_interval() -> None:
     scores = 0.5 + 1e-5 * np.random.default_rng(0).standard_normal(100)
     found = gamma_threshold(scores)
     low, high = found.interval95

@@ -49,7 +49,7 @@ def test_the_autocorrelation_of_a_known_process() -> None:
     assert normals(rng.standard_normal(5000)).memory_hops() == 52, "never less than the sound that scores share"
 
 
-def test_a_slow_drift_does_not_make_the_memory_longer_than_two_minutes() -> None:
+def test_a_slow_drift_has_at_most_two_minutes_of_memory() -> None:
     drift = np.linspace(0, 10, 50_000) + np.random.default_rng(0).standard_normal(50_000)
     assert normals(drift).memory_hops() == int(120 / HOP)
     assert normals(np.ones(100)).memory_hops() == 52

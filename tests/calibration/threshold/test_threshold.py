@@ -18,7 +18,7 @@ SCORES = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=40)
 
 
 @given(SCORES)
-def test_no_held_out_clip_lies_above_the_threshold_and_one_lies_on_it(scores: list[float]) -> None:
+def test_one_held_out_clip_lies_on_the_threshold(scores: list[float]) -> None:
     threshold = largest_holdout(scores)
     assert not any(score > threshold.clip for score in scores)
     assert threshold.clip in scores

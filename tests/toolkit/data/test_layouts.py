@@ -142,7 +142,7 @@ CAR = "section_00_source_train_normal_0001_car_B1_spd_31V.wav"
         ("gearbox", "car", "B1"),
     ],
 )
-def test_an_id_is_the_section_except_where_the_table_or_the_caller_says(
+def test_an_id_is_the_section_unless_told_otherwise(
     tmp_path: Path, machine: str, id_attribute: str | None, id: str
 ) -> None:
     touch(tmp_path, f"{machine}/train/{CAR}")

@@ -101,7 +101,7 @@ def test_a_list_with_a_byte_order_mark_is_read(tmp_path: Path, files: list[Path]
     assert offered_files(listing, "--anomalies") == files[:1]
 
 
-def test_paths_that_lead_nowhere_are_named_with_the_list_and_not_with_another_option(tmp_path: Path) -> None:
+def test_missing_paths_are_named_with_their_list(tmp_path: Path) -> None:
     gone = [tmp_path / "one.wav", tmp_path / "two.wav"]
     with pytest.raises(InputError, match=r"correct --without list.txt: .*one\.wav.*two\.wav") as refused:
         offered_hashes(gone, Path("list.txt"), "--without")

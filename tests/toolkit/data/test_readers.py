@@ -171,7 +171,7 @@ def test_parts_may_lie_in_folders_of_their_own(tmp_path: Path, development: str,
     assert {c.machine for c in find_clips(tmp_path / "apart", machine="fan")} == {"fan"}
 
 
-def test_a_machine_may_still_be_called_like_a_wrapper_and_stray_sound_is_shown(tmp_path: Path) -> None:
+def test_a_machine_may_be_called_like_a_wrapper(tmp_path: Path) -> None:
     write(tmp_path, ["raw/00/normal/a.wav", "dev_data/fan/train/normal_id_00_00000000.wav", "dev_data/stray.wav"])
     assert [c.machine for c in find_clips(tmp_path)] == ["fan", "raw"]
     assert scan(tmp_path).unrecognised == {str(tmp_path / "dev_data"): 1}
@@ -186,7 +186,7 @@ def test_the_folders_of_mimii_name_the_noise_level(name: str, level: str | None)
     assert is_wrapper(name) == (level is not None)
 
 
-def test_noise_levels_are_scanned_apart_and_never_trained_together(tmp_path: Path) -> None:
+def test_noise_levels_are_never_trained_together(tmp_path: Path) -> None:
     for level in ("6_dB", "-6_dB"):
         write(tmp_path, mimii(level), channels=8)
     layouts = Counter((one.machine, one.layout) for one in scan(tmp_path).ids)
@@ -208,7 +208,7 @@ def load(root: Path, machine: str, **options: Any) -> MachineData:
     return load_machine(root, machine, cache_folder=root.parent / "cache", **options)
 
 
-def test_clips_of_several_channels_ask_for_one_and_some_files_are_named(tmp_path: Path) -> None:
+def test_clips_of_several_channels_ask_for_one(tmp_path: Path) -> None:
     root = write(tmp_path / "data", mimii("6_dB", ("fan",)), channels=8)
     with pytest.raises(InputError) as caught:
         load(root, "fan")
@@ -234,7 +234,7 @@ def test_the_channel_asked_for_is_the_one_heard(tmp_path: Path, channel: int) ->
     assert data.features(clips[0]).tobytes() == heard.tobytes()
 
 
-def test_the_cache_keeps_channels_apart_and_finds_old_entries_again(tmp_path: Path) -> None:
+def test_the_cache_keeps_channels_apart(tmp_path: Path) -> None:
     path = write(tmp_path, ["a.wav"], channels=2) / "a.wav"
     key, amplitude = content_hash(path), Amplitude()
     both = [FeatureCache(tmp_path / "cache", FeatureSettings(), c).features(path, key, amplitude) for c in (0, 1)]
@@ -361,7 +361,7 @@ def test_any_order_of_rows_gives_the_same_labels(wanted: dict[int, bool], random
 # Copies across train and test
 
 
-def test_a_copy_among_training_clips_judges_is_named_and_does_not_train(tmp_path: Path) -> None:
+def test_a_copy_of_a_test_clip_does_not_train(tmp_path: Path) -> None:
     root = write(tmp_path / "data", [*of_2020("fan"), *of_2020("pump")])
     test = root / "fan/test/normal_id_00_00000000.wav"
     own, lent = root / "fan/train/normal_id_00_00000000.wav", root / "pump/train/normal_id_02_00000003.wav"

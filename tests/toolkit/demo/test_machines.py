@@ -127,7 +127,7 @@ def test_seeds_and_ids_do_not_share_their_noise(kind: str) -> None:
 
 
 @pytest.mark.parametrize(("kind", "fault"), EVERY_FAULT)
-def test_a_fault_with_a_start_leaves_everything_before_it_untouched(kind: str, fault: str) -> None:
+def test_a_fault_leaves_the_sound_before_it_untouched(kind: str, fault: str) -> None:
     healthy = render(kind, "04", seconds=6, seed=11)
     broken = render(kind, "04", seconds=6, seed=11, fault=fault, fault_start=2.5)
     always = render(kind, "04", seconds=6, seed=11, fault=fault)
@@ -148,7 +148,7 @@ def test_an_additive_fault_is_at_the_stated_level(kind: str, fault: str, snr_db:
 
 
 @pytest.mark.parametrize(("kind", "fault"), EVERY_FAULT)
-def test_the_measured_fault_level_is_that_of_the_rendered_difference(kind: str, fault: str) -> None:
+def test_the_fault_level_is_that_of_the_rendered_difference(kind: str, fault: str) -> None:
     healthy = render(kind, "00", seconds=4, seed=8)
     broken = render(kind, "00", seconds=4, seed=8, fault=fault)
     measured = compose(kind, "00", seconds=4, seed=8, fault=Fault(fault, -6.0)).fault_db
@@ -235,7 +235,7 @@ def test_a_dataset_has_the_planned_files_and_nothing_else(tmp_path: Path) -> Non
     assert calls == [(done, 15) for done in range(1, 16)]
 
 
-def test_dataset_files_are_16_bit_flac_of_the_rendered_sound_and_say_that_they_are_synthetic(
+def test_dataset_files_are_16_bit_flac_marked_as_synthetic(
     tmp_path: Path,
 ) -> None:
     dataset.write_dataset(tmp_path, PLAN)

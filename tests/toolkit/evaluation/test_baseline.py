@@ -29,7 +29,7 @@ def machine_clips(seed: int, n: int, bands: int = 128, shift: float = 0.0) -> li
     return clips
 
 
-def test_with_enough_clips_it_is_scikit_learns_ledoit_wolf_distance() -> None:
+def test_the_baseline_is_scikit_learns_ledoit_wolf_distance() -> None:
     normals, tests = machine_clips(1, 60), machine_clips(2, 5, shift=0.3)
     reference = covariance.LedoitWolf().fit([clip.mean(axis=0, dtype=np.float64) for clip in normals])
     assert reference.shrinkage_ > 1e-3

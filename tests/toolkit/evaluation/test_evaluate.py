@@ -101,7 +101,7 @@ def test_the_figures_are_those_of_the_listed_clip_scores(trained: TrainedModel, 
     assert [clip["file"] for clip in plain["clips"]] == [c.path.name for c in data.split_for("00").test]
 
 
-def test_a_baseline_that_cannot_be_fitted_is_a_remark_and_costs_nothing_else(
+def test_a_baseline_that_cannot_be_fitted_is_a_remark(
     trained: TrainedModel, data: MachineData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def one_clip(_self: object, _clips: object) -> None:
@@ -163,9 +163,7 @@ def test_a_run_loads_to_the_network_that_was_trained(trained: TrainedModel) -> N
     assert torch.equal(again.centroid, trained.centroid)
 
 
-def test_the_held_out_clips_in_the_outcome_are_scored_by_the_final_network(
-    trained: TrainedModel, data: MachineData
-) -> None:
+def test_held_out_clips_are_scored_by_the_final_network(trained: TrainedModel, data: MachineData) -> None:
     split = data.split_for("00")
     fresh = collect(trained.scorer(UNFITTED), data, split.holdout_normals)
     assert trained.result.held_out
@@ -174,9 +172,7 @@ def test_the_held_out_clips_in_the_outcome_are_scored_by_the_final_network(
         np.testing.assert_allclose(one.q, two.q, rtol=1e-4)
 
 
-def test_one_kind_of_test_clip_leaves_the_auc_undefined_and_says_so(
-    trained: TrainedModel, root: Path, tmp_path: Path
-) -> None:
+def test_one_kind_of_test_clip_leaves_the_auc_undefined(trained: TrainedModel, root: Path, tmp_path: Path) -> None:
     shutil.copytree(root, tmp_path / "data")
     shutil.rmtree(tmp_path / "data" / "valve" / "00" / "anomaly")
     found = evaluate(trained, load(tmp_path / "data"))
@@ -201,7 +197,7 @@ def test_no_test_clips_is_an_input_error(trained: TrainedModel, data: MachineDat
         evaluate(trained, replace(data, splits=splits))
 
 
-def test_a_model_that_does_not_separate_is_still_judged_in_paper_mode(trained: TrainedModel, data: MachineData) -> None:
+def test_a_model_that_does_not_separate_has_paper_figures(trained: TrainedModel, data: MachineData) -> None:
     far = [SegmentOutputs(c.q, c.d + 1000) for c in trained.result.normals]
     useless = replace(trained, result=replace(trained.result, normals=far))
     with pytest.raises(CheckFailed, match="does not separate"):
@@ -238,7 +234,7 @@ def test_the_torch_head_keeps_q_where_one_minus_p_is_zero() -> None:
     np.testing.assert_allclose(found["p"], 1.0 / (1.0 + np.exp(-logits)), rtol=2e-5)
 
 
-def test_the_torch_head_ranks_clips_whose_one_minus_p_is_equally_zero() -> None:
+def test_the_torch_head_ranks_clips_with_one_minus_p_zero() -> None:
     network = build_network("quick")
     torch.nn.init.constant_(network.head.weight, 1 / 64)
     logits = np.linspace(18.0, 80.0, 200)

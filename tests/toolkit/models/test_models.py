@@ -57,7 +57,7 @@ def test_quick_is_small_and_gives_64_numbers(quick: Network) -> None:
     assert logit.shape == (3,)
 
 
-def test_macs_are_counted_as_by_hand_and_leave_the_module_as_it_was() -> None:
+def test_macs_are_counted_as_by_hand() -> None:
     module = nn.Sequential(conv(1, 4, 3, stride=2), nn.Flatten(), nn.Linear(4 * 8 * 4, 5)).train()
     assert count_macs(module, frames=16, n_mels=8) == 8 * 4 * 4 * 9 + 4 * 8 * 4 * 5
     assert module.training
@@ -66,7 +66,7 @@ def test_macs_are_counted_as_by_hand_and_leave_the_module_as_it_was() -> None:
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_residual_branches_start_switched_off_unless_asked_otherwise(backbone: str) -> None:
+def test_residual_branches_start_switched_off(backbone: str) -> None:
     for zero, expected in ((True, 0.0), (False, 1.0)):
         network = build_network(backbone, zero_init_residual=zero)
         blocks = [m for m in network.modules() if isinstance(m, ResidualBlock)]
@@ -99,7 +99,7 @@ def test_dropout_acts_in_training_and_not_in_evaluation(quick: Network) -> None:
     assert not torch.equal(quick(x)[1], quick(x)[1])
 
 
-def test_evaluation_of_a_segment_does_not_depend_on_its_neighbours(quick: Network) -> None:
+def test_a_segment_does_not_depend_on_its_batch(quick: Network) -> None:
     shaken(quick).eval()
     x = torch.randn(5, 1, 64, 128)
     with torch.no_grad():

@@ -77,7 +77,7 @@ def test_counts_that_make_no_sense_are_refused(text: str, most: int | None) -> N
         counts_of(text, most)
 
 
-def test_methods_come_in_the_order_of_the_table_and_updates_take_half_the_iterations() -> None:
+def test_methods_come_in_the_order_of_the_table() -> None:
     found = presets_of("paper", ["bce+ddcsad", "bce"], None, 100)
     assert [preset.method for preset in found] == ["bce", "bce+ddcsad"]
     assert [(p.iterations, p.for_finetuning().iterations) for p in found] == [(100, 50)] * 2
@@ -111,7 +111,7 @@ def test_both_experiments_share_the_model_without_anomalies(tmp_path: Path) -> N
     assert table.result_path != figure.result_path
 
 
-def test_a_result_of_other_settings_is_refused_with_the_difference(tmp_path: Path) -> None:
+def test_a_result_of_other_settings_is_refused(tmp_path: Path) -> None:
     job = jobs_of(tmp_path)[0]
     job.result_path.parent.mkdir(parents=True)
     job.result_path.write_text(json.dumps(result(job, 0.5)))
@@ -183,7 +183,7 @@ def test_copies_across_training_and_test_are_named_once(tmp_path: Path) -> None:
     assert [line for line in said if "copies" in line] == [f"gear: {copies}"]
 
 
-def test_a_loss_that_is_not_finite_has_a_remedy_that_reproduce_has(tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_has_a_remedy(tmp_path: Path) -> None:
     job = jobs_of(tmp_path, "table2", ids=["00"], seeds=[0], methods=["bce"], counts=[0], most=0)[0]
     reason, again = failure(job, NotFinite(7, "the loss is nan"))
     assert reason == "iteration 7: the loss is nan; take other --seeds, or another --preset"
@@ -193,7 +193,7 @@ def test_a_loss_that_is_not_finite_has_a_remedy_that_reproduce_has(tmp_path: Pat
 # Figures
 
 
-def test_the_figures_of_the_paper_are_those_its_intervals_follow_from() -> None:
+def test_the_papers_figures_fit_its_intervals() -> None:
     rows = paper_rows()
     for row in rows.values():
         for auc, half_width in row.auc.values():
@@ -203,7 +203,7 @@ def test_the_figures_of_the_paper_are_those_its_intervals_follow_from() -> None:
     assert averages == {"bce": 88.39, "dsad": 84.68, "ddcsad": 86.82, "bce+dsad": 87.12, "bce+ddcsad": 92.81}
 
 
-def test_a_cell_is_the_mean_over_ids_then_seeds_with_the_interval_over_all_clips(tmp_path: Path) -> None:
+def test_a_cell_is_the_mean_over_ids_then_seeds(tmp_path: Path) -> None:
     jobs = jobs_of(tmp_path, "table2", counts=[0], most=0, methods=["bce"])
     values = {(0, "00"): 0.9, (0, "01"): 0.7, (1, "00"): 0.8, (1, "01"): 0.5}
     results = {job.name: result(job, values[job.seed, job.id]) for job in jobs}
@@ -216,7 +216,7 @@ def test_a_cell_is_the_mean_over_ids_then_seeds_with_the_interval_over_all_clips
     assert cell.agrees is None
 
 
-def test_a_cell_with_a_model_missing_or_undefined_has_no_figure_and_names_it(tmp_path: Path) -> None:
+def test_a_cell_with_a_missing_model_has_no_figure(tmp_path: Path) -> None:
     jobs = jobs_of(tmp_path, "table2", counts=[0], most=0, methods=["bce"], seeds=[0])
     (cell,) = summarise(jobs, {jobs[0].name: result(jobs[0], 0.9)}, "paper")
     assert cell.auc is None
@@ -251,7 +251,7 @@ def test_the_average_is_over_machine_types_and_not_over_clips() -> None:
 
 
 @pytest.mark.parametrize("methods", [["bce"], list(METHODS)])
-def test_the_picture_is_an_svg_with_every_figure_in_words_and_a_gap_where_one_is_missing(methods: list[str]) -> None:
+def test_figure_two_has_a_gap_for_a_missing_model(methods: list[str]) -> None:
     cells = [
         Cell(machine, method, n, None if n == 2 else 0.9, 0.02, None, 10, 10)
         for machine in ("fan", "valve <&>")

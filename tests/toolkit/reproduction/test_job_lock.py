@@ -30,7 +30,7 @@ def holder(folder: Path) -> subprocess.Popen[str]:
     return process
 
 
-def test_a_folder_that_another_process_works_in_is_refused_and_free_when_that_is_killed(tmp_path: Path) -> None:
+def test_a_locked_folder_is_free_when_its_process_is_killed(tmp_path: Path) -> None:
     folder = tmp_path / "gear" / "seed-0"
     with holder(folder) as other:
         with (

@@ -106,14 +106,14 @@ def missing(root: Path, clips: list[Clip], labels: Path | None) -> str:
     return message
 
 
-def test_the_complete_tree_is_complete_and_every_type_may_stand_beside_the_paper(tree: Tree) -> None:
+def test_a_complete_tree_stands_beside_the_paper(tree: Tree) -> None:
     require_all(tree.root, tree.clips, tree.labels)
     for machine in paper_rows():
         assert is_dcase2020(tree.clips, machine)
         assert differs(tree.clips, machine, tree.labels) == []
 
 
-def test_one_error_names_every_machine_part_id_and_label_that_is_missing(tree: Tree) -> None:
+def test_one_error_names_all_that_is_missing(tree: Tree) -> None:
     left = tree.without(
         "ToyCar/",
         "eval_data/fan/train/",

@@ -60,7 +60,7 @@ def test_an_address_of_another_form_is_refused(address: str) -> None:
         connect(address)
 
 
-def test_a_job_that_fits_no_node_is_refused_and_does_not_wait_for_ever() -> None:
+def test_a_job_that_fits_no_node_is_refused() -> None:
     nodes = [{"Resources": {"CPU": 4.0}}, {"Resources": {"CPU": 3.0, "GPU": 1.0}}]
     assert capacity(nodes, 2.0, 0.0) == 3
     assert capacity(nodes, 1.0, 0.5) == 2

@@ -100,7 +100,7 @@ def test_a_step_saved_twice_is_replaced(small: Small, tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_a_write_that_fails_leaves_the_earlier_checkpoints_and_nothing_else(
+def test_a_failed_write_leaves_the_earlier_checkpoints(
     small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small.save(tmp_path, 1)

@@ -114,7 +114,7 @@ def test_a_channel_that_is_none_is_refused_with_its_file(home: Path, tmp_path: P
         load_run(tmp_path / "run")
 
 
-def test_train_asks_for_a_channel_and_evaluate_takes_that_of_the_run(home: Path, edgeasd: Callable[..., Any]) -> None:
+def test_evaluate_takes_the_channel_of_the_run(home: Path, edgeasd: Callable[..., Any]) -> None:
     refused = edgeasd("train", "--data", "data", "--machine", "fan", "--workspace", "new", cwd=home)
     assert refused.code == 2
     assert "8 channels, a model hears one; choose it with --channel 0 to 7" in refused.said

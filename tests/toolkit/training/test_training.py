@@ -203,7 +203,7 @@ def test_final_centroids_are_mean_embeddings_of_the_final_network(tmp_path: Path
         np.testing.assert_allclose(centroid.numpy(), naive_mean(trainer, clips), rtol=1e-4, atol=1e-6)
 
 
-def test_centroids_move_once_an_epoch_with_ddcsad_and_never_with_dsad(tmp_path: Path) -> None:
+def test_centroids_move_once_an_epoch_with_ddcsad_only(tmp_path: Path) -> None:
     for method, moves in (("bce+ddcsad", [EPOCH, 2 * EPOCH]), ("bce+dsad", [])):
         trainer = make(method=method)
         seen: list[Tensor] = []
@@ -220,7 +220,7 @@ def test_centroids_move_once_an_epoch_with_ddcsad_and_never_with_dsad(tmp_path: 
         assert torch.equal(trainer.centroids[0], seen[-1]) is (method == "bce+dsad")
 
 
-def test_the_outlier_centroid_takes_as_many_outliers_as_the_preset_allows() -> None:
+def test_the_preset_limits_the_outliers_of_the_centroid() -> None:
     limited, whole = make(centroid_outliers=5), make(centroid_outliers=0)
     for trainer in (limited, whole):
         trainer._begin()
@@ -262,7 +262,7 @@ def test_estimated_norms_are_plain_averages_over_one_pass() -> None:
     assert means == pytest.approx([0.5, 0.5], abs=0.05)
 
 
-def test_dropout_is_off_while_norms_are_estimated_and_the_mode_comes_back() -> None:
+def test_dropout_is_off_while_norms_are_estimated() -> None:
     network = build_network("quick", n_mels=MELS).train()
     modes: list[bool] = []
     for dropout in (m for m in network.modules() if isinstance(m, nn.Dropout)):
@@ -273,9 +273,7 @@ def test_dropout_is_off_while_norms_are_estimated_and_the_mode_comes_back() -> N
     assert network.encoder.training
 
 
-def test_a_loss_that_is_not_finite_stops_training_and_the_last_checkpoint_stands(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_loss_that_is_not_finite_stops_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = make(checkpoint_every=3)
     real = trainer_module.method_loss
 
@@ -362,7 +360,7 @@ def test_a_run_folder_opens_in_tensorboard_and_holds_no_pickle(data: MachineData
     assert outcome.golden.shape[1:] == (256, 128)
 
 
-def test_an_interrupted_session_resumes_to_the_same_figures_and_one_log(data: MachineData, tmp_path: Path) -> None:
+def test_an_interrupted_session_resumes_to_the_same_figures(data: MachineData, tmp_path: Path) -> None:
     whole = train_session(data, tmp_path / "whole", session_preset())
     asked = iter([False, False, True])
     with pytest.raises(Interrupted):
@@ -390,9 +388,7 @@ def test_a_resume_with_other_settings_is_refused_and_says_which(data: MachineDat
     assert len(list((tmp_path / "run" / "log").iterdir())) == 1
 
 
-def test_what_an_overwrite_that_was_killed_left_is_not_taken_for_the_next_run(
-    data: MachineData, tmp_path: Path
-) -> None:
+def test_a_killed_overwrite_leaves_nothing_to_resume(data: MachineData, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     train_session(data, folder, session_preset())
     (folder / "run.json").unlink()  # as when the process dies while the folder is being emptied
@@ -403,7 +399,7 @@ def test_what_an_overwrite_that_was_killed_left_is_not_taken_for_the_next_run(
     assert not (folder / "outcome.npz").exists()
 
 
-def test_a_stop_request_is_remembered_and_a_second_ctrl_c_interrupts() -> None:
+def test_a_second_ctrl_c_interrupts() -> None:
     import signal
 
     before = signal.getsignal(signal.SIGINT)

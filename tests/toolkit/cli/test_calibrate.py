@@ -118,7 +118,7 @@ def test_every_variant_is_in_the_bundle_with_what_was_measured(calibrated: Path)
         assert offer["range_method"] == METHODS
         assert offer["kept_layers"] == []
         assert "recalibrate" not in offer
-    assert manifest["threshold"] == json.loads((Path(__file__).parents[1] / "data/valve-id_00/manifest.json").read_text())["threshold"]  # fmt: skip
+    assert manifest["threshold"] == json.loads((Path(__file__).parents[2] / "data/valve-id_00/manifest.json").read_text())["threshold"]  # fmt: skip
     assert manifest["provenance"]["calibration"]["clips"] == CLIPS
 
 
