@@ -14,7 +14,7 @@ _WHY = "A disk that damages one file will damage others: look at its health, and
 
 
 def check_service(data: Path) -> list[CheckResult]:
-    """Findings `store` and `queues` of the data folder `data`; nothing is written there but what SQLite needs to read."""
+    """Results `store` and `queues` of the data folder `data`; nothing is written there but what SQLite needs to read."""
     return [_store(data / "events.db"), _queues(data / "queues")]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 PUBLISHED = REPOSITORY / "docs" / "results" / "figure2-hard.json"
 MACHINE, METHOD, COUNTS = "valve", "bce+ddcsad", (0, 4)
 POINTS = 0.08

@@ -81,7 +81,7 @@ BOTH = (("normal", 0), ("normal", 1), ("anomaly", 0), ("anomaly", 1))
 # Presets
 
 
-def test_every_field_of_a_preset_is_printed_with_value_and_meaning(tmp_path: Path, edgeasd: Edgeasd) -> None:
+def test_every_field_of_a_preset_is_printed_with_its_meaning(tmp_path: Path, edgeasd: Edgeasd) -> None:
     shown = edgeasd("preset", "show", "paper", cwd=tmp_path)
     assert shown.code == 0
     rows = {line.split()[0]: line.split(maxsplit=2)[1:] for line in shown.out.split("\n\n")[0].splitlines()[1:]}
@@ -175,7 +175,7 @@ def test_a_nan_loss_stops_and_names_iteration_and_checkpoint(home: Path, edgeasd
     assert not (home / "nan" / RUN / "outcome.npz").exists()
 
 
-def test_the_checkpoint_before_the_weights_that_failed_is_kept_and_named(
+def test_the_checkpoint_before_failed_weights_is_kept(
     home: Path, edgeasd: Edgeasd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from edgeasd.toolkit.training import trainer
