@@ -278,6 +278,12 @@ def test_health_states_and_settings_are_those_described() -> None:
             HealthSettings.parse(json.loads(content), "docs")
 
 
+def test_the_architecture_page_lists_the_rooms_of_the_runtime() -> None:
+    rows = re.findall(r"^\| `(\w+)(?:/|\.py)` \|", section("explanation/architecture.md", "Rooms of the runtime"), re.M)
+    folders = [path.name for path in (REPOSITORY / "runtime").iterdir() if (path / "__init__.py").exists()]
+    assert sorted(rows) == sorted([*folders, "errors"])
+
+
 # Privacy
 
 
