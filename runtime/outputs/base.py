@@ -27,9 +27,9 @@ class OutputMessage:
 
     @property
     def body(self) -> dict[str, Any]:
-        """The parsed body."""
-        body: dict[str, Any] = json.loads(self.text)["body"]
-        return body
+        """The parsed body; empty without one."""
+        body = json.loads(self.text).get("body")
+        return body if isinstance(body, dict) else {}
 
 
 class DeliveryError(Exception):

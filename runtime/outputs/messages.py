@@ -418,12 +418,12 @@ def numbered(payload: str, store: str, seq: int, stored: bool) -> str:
 
 
 def _upgraded(message: dict[str, Any]) -> dict[str, Any]:
-    body = message["body"]
-    if message["kind"] == "event":
+    body = message.get("body")
+    if isinstance(body, dict) and message.get("kind") == "event":
         body = upgrade_message(body)
-    elif message["kind"] == "health":
+    elif isinstance(body, dict) and message.get("kind") == "health":
         body = {_HEALTH_FIELDS.get(name, name): value for name, value in body.items() if name != "schema"}
-    return {**message, "schema": SCHEMA, "body": body}
+    return {"schema": SCHEMA, **{key: value for key, value in message.items() if key != "schema"}, "body": body}
 
 
 def _finite(value: Any) -> Any:

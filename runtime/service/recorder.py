@@ -385,9 +385,10 @@ class EventRecorder:
         waiting = [machine for machine in self._all_machines() if machine.scores]
         if not waiting:
             return
-        with self._transaction(durable=False):
-            for machine in waiting:
-                self.store.add_scores(*machine.key, list(machine.scores))
+        if self.database.path is not None:  # without a file nobody can look at them
+            with self._transaction(durable=False):
+                for machine in waiting:
+                    self.store.add_scores(*machine.key, list(machine.scores))
         for machine in waiting:
             machine.scores.clear()
 

@@ -92,6 +92,7 @@ def test_words_of_schema_version_1_are_replaced() -> None:
     waited = json.dumps({"schema": 1, "kind": "event", "site": "p", "body": old})
     body = json.loads(numbered(waited, STORE, 5, True))["body"]
     assert body == {"machine": "m", "suspended": True, "reason": "input_unhealthy"}
+    assert json.loads(numbered('{"odd": 1}', STORE, 5, True))["odd"] == 1
     health = {"schema": 1, "at_seconds": 1.0, "sick": True, "sick_since_seconds": 0.5, "level_dbfs": None, "states": {}}
     waited = json.dumps({"schema": 1, "kind": "health", "site": "p", "body": health})
     assert json.loads(numbered(waited, STORE, 5, True)) == {
