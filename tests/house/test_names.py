@@ -15,7 +15,14 @@ pytestmark = pytest.mark.core
 REPOSITORY = Path(__file__).resolve().parents[2]
 FLOORS = ("runtime", "calibration", "export", "toolkit")
 
-PENDING = ("runtime/config/", "runtime/outputs/", "runtime/service/", "runtime/sources/", "runtime/storage/")
+PENDING = (
+    "runtime/config/",
+    "runtime/outputs/",
+    "runtime/service/",
+    "runtime/sources/",
+    "runtime/storage/",
+    "toolkit/cli/one_stream.py",
+)
 """Folders whose names are still being changed. A folder leaves this tuple when its names are right."""
 OVERRIDES = ("forward", "do_GET", "do_HEAD", "end_headers")
 """Methods of torch.nn.Module and of http.server that we override."""
@@ -26,7 +33,7 @@ OLD_MODULES = (
     r"runtime/\w+/(sink|standing|table|teller|terminal|torn_line|view)",
     r"runtime/site(/.*)?",
     r"toolkit/(calibrating(/.*)?|cli/(calibrating|guard|one_stream|stoppable|terminal))",
-    r"toolkit/(reports/(calibration_plots|html|pictures|plots)|reproduction/(board|claim|worker)|training/batches)",
+    r"toolkit/(reports/(calibration_plots|clips|html|pictures)|reproduction/(board|claim|worker)|training/batches)",
 )
 """Patterns of module paths that are not used any more."""
 OLD_NAMES = {
@@ -159,7 +166,11 @@ def public(tree: ast.Module) -> Iterator[ast.ClassDef | ast.FunctionDef | ast.As
             yield node
             if isinstance(node, ast.ClassDef):
                 yield from (
-                    n for n in node.body if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef)) and n.name[0] != "_"
+                    n
+                    for n in node.body
+                    if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))
+                    and n.name[0] != "_"
+                    and n.name not in OVERRIDES
                 )
 
 
