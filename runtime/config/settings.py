@@ -235,6 +235,7 @@ class ServiceConfig:
 
     @property
     def name(self) -> str:
+        """Name of the site, in every message."""
         return self.settings.site
 
     @property
@@ -244,6 +245,7 @@ class ServiceConfig:
 
     @property
     def outputs(self) -> dict[str, OutputSettings]:
+        """Settings of every output, by its name."""
         return dict(self.settings.outputs)
 
     def engine(self, stream: StreamSettings) -> EngineSettings:
