@@ -16,8 +16,6 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 FLOORS = ("runtime", "calibration", "export", "toolkit")
 
 PENDING = (
-    "runtime/config/",
-    "runtime/service/",
     "toolkit/",
     "calibration/",
 )
