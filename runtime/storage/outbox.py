@@ -127,6 +127,8 @@ class Outbox:
         """
         self.database, self.limits = database, limits or OutboxLimits()
         self._reserve, self._memory_bytes, self._newest, self._wall = reserved, memory_bytes, newest, wall
+        self.store_id = ""
+        """16 hexadecimal digits that name this numbering."""
         self._changed = threading.Condition()
         self._writing = threading.RLock()
         """Held by the thread whose transaction is open."""
@@ -136,6 +138,7 @@ class Outbox:
         self._tail: list[OutboxMessage] = []
         """All messages from `_tail_start` on, in order, stored or not."""
         self._unstored = 0
+        self._last = self._reserved = self._visible = self._tail_start = self._bytes = 0
         self._is_dirty, self._wakes = False, 0
         self._is_detached = False
         """Whether no number could be reserved, and the store has another name than on the disk."""
@@ -143,6 +146,7 @@ class Outbox:
 
     def _open(self) -> None:
         self._load()
+        queues: tuple[Path, list[str]] | None = None
         try:
             with self.database.transaction() as connection:
                 connection.execute("INSERT OR IGNORE INTO meta VALUES ('store', ?)", (self.store_id,))
@@ -174,7 +178,6 @@ class Outbox:
             except (TypeError, ValueError) as error:
                 raise sqlite3.DatabaseError(f"cursors: {error}") from None
         self.store_id = str(meta.get("store") or secrets.token_hex(8))
-        """16 hexadecimal digits that name this numbering."""
         last = int(read("SELECT coalesce(max(seq), 0) FROM outbox")[0][0])
         self._last = max([last, reserved - 1, *(cursor.seq for cursor in self._cursors.values())])
         self._reserved, self._visible, self._tail_start = self._last + 1, self._last, self._last + 1
