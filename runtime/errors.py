@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 
 class EdgeasdError(Exception):
-    """Base of every error that is meant for a user's eyes."""
+    """Base of every error that is shown to a user."""
 
     exit_code = 2
 
@@ -30,7 +30,7 @@ class BundleError(InputError):
 
 
 class CheckFailed(EdgeasdError):
-    """A check ran and did not hold: parity, drift, a golden segment (exit code 1)."""
+    """A check ran and failed: parity, drift, reference segments (exit code 1)."""
 
     exit_code = 1
 
@@ -53,7 +53,7 @@ ALLOWED = {
     r"^[^\x00-\x1f\x7f]+$": "text without control characters",
     r"^[^\x00-\x1f\x7f-\x9f]+$": "text without control characters",
 }
-"""What the patterns of settings mean, for people."""
+"""Patterns of settings in words for people."""
 
 
 def describe_validation_error(error: ValidationError, model: type[BaseModel]) -> str:
@@ -61,9 +61,9 @@ def describe_validation_error(error: ValidationError, model: type[BaseModel]) ->
 
     A value that may be a URL with a password is left out.
     """
-    found = error.errors(include_url=False)
-    # A misspelt key is both unknown and missing; only the one says what to do.
-    first = next((one for one in found if one["type"] == "extra_forbidden"), found[0])
+    problems = error.errors(include_url=False)
+    # A misspelt key is both unknown and missing; only "unknown" says what to do.
+    first = next((one for one in problems if one["type"] == "extra_forbidden"), problems[0])
     location = [part for part in first["loc"] if part != "[key]"]
     where = ".".join(str(part) for part in location)
     if first["type"] == "extra_forbidden":

@@ -1,4 +1,4 @@
-"""Energy, where the machine counts it: the power monitor of a Jetson, the counters of an Intel or AMD processor.
+"""Measures energy with the power monitor of a Jetson or the counters of an Intel or AMD processor.
 
 Sources: kernel.org, hwmon/ina3221 (inN_label, inN_input in mV, currN_input in mA) and power/powercap
 (energy_uj, max_energy_range_uj in µJ); NVIDIA's Jetson Linux guide for the names of the rails.
@@ -17,7 +17,7 @@ _INA3221 = "sys/bus/i2c/drivers/ina3221"
 _POWERCAP = "sys/class/powercap"
 _SAMPLE_SECONDS = 0.05
 _WHOLE_BOARD = "VDD_IN"
-"""The rail of Orin NX and Orin Nano that feeds all others; where there is none, the rails lie side by side."""
+"""The rail of Orin NX and Orin Nano that feeds all others; without it, the rails are independent."""
 
 NOT_REPORTED = "not reported: no INA3221 power monitor and no readable powercap counter"
 
@@ -31,30 +31,30 @@ class Rail:
     milliamperes: Path
 
     def watts(self) -> float:
-        """Power now. Raises OSError or ValueError where the channel does not answer."""
+        """Present power. Raises OSError or ValueError if the channel does not answer."""
         return int(self.millivolts.read_text()) * int(self.milliamperes.read_text()) / 1e6
 
 
 @dataclass(frozen=True)
 class Counter:
-    """One counter of consumed energy in microjoules, which starts again at `wraps_at`."""
+    """A counter of consumed energy in microjoules, which wraps to 0 at `wraps_at`."""
 
     name: str
     microjoules: Path
     wraps_at: int
 
     def read(self) -> int:
-        """The count now."""
+        """The present count."""
         return int(self.microjoules.read_text())
 
     def joules(self, begun: int, ended: int) -> float:
-        """Energy between two readings, less than one turn of the counter apart."""
+        """Energy between two readings, with at most one wrap between them."""
         return ((ended - begun) % self.wraps_at if self.wraps_at > 0 else ended - begun) / 1e6
 
 
 @dataclass
 class Energy:
-    """What was consumed while something ran. `joules` by rail; `total` is the whole board, or the sum of rails."""
+    """Energy consumed during a measurement, in joules by rail."""
 
     source: str
     seconds: float = 0.0
@@ -62,7 +62,7 @@ class Energy:
 
     @property
     def total(self) -> float:
-        """Joules of the whole board where one rail feeds the others, else of all rails together."""
+        """Joules of the rail that feeds the others, else of all rails together."""
         return self.joules.get(_WHOLE_BOARD, sum(self.joules.values()))
 
     @property
@@ -82,7 +82,7 @@ def rails(root: Path = Path("/")) -> list[Rail]:
             rail.watts()
         except (OSError, ValueError):
             continue
-        # Jetson Linux calls a channel that is not wired NC, and one that repeats the others' sum by its shunts.
+        # Jetson Linux labels an unconnected channel NC, and the sum of other channels "sum of ...".
         if name and name != "NC" and not name.startswith("sum of"):
             found.append(rail)
     return found
@@ -101,14 +101,14 @@ def counters(root: Path = Path("/")) -> list[Counter]:
             counter = Counter(name, zone / "energy_uj", wraps + 1)
             counter.read()
         except (OSError, ValueError):
-            # Since CVE-2020-8694 energy_uj is for root alone.
+            # Since CVE-2020-8694 only root may read energy_uj.
             continue
         found.append(counter)
     return found
 
 
 def meter(root: Path = Path("/")) -> Callable[[], AbstractContextManager[Energy]] | None:
-    """A context manager that measures its block and gives an `Energy`, or None where nothing is reported.
+    """A context manager that measures its block as an `Energy`; None if the machine reports no energy.
 
         with measure() as energy: ...
 

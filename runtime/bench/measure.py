@@ -1,4 +1,4 @@
-"""Memory of a process, as the kernel counts it."""
+"""Measures one variant in this process: load time, speed by batch, streams, memory and energy."""
 
 from __future__ import annotations
 
@@ -28,16 +28,15 @@ _FIELDS = (("resident", "VmRSS"), ("peak", "VmHWM"))
 def memory(pid: int | str = "self", root: Path = Path("/")) -> dict[str, float]:
     """Resident and peak resident memory of a process in MiB. Source: proc(5), /proc/PID/status.
 
-    A peak is never taken back, so it belongs to one thing only where the process did one thing only. What a
-    GPU of its own holds is not in it.
+    The peak is of the whole life of the process. Memory of a discrete GPU is not included.
     """
     text = (root / f"proc/{pid}/status").read_text(encoding="utf-8")
     fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
     return {name: int(fields[key].split()[0]) / 1024 for name, key in _FIELDS}
 
 
-def machine(root: Path = Path("/")) -> dict[str, Any]:
-    """Facts of this machine as JSON can hold them; `board` and `l4t` are None where it is not a Jetson."""
+def device_info(root: Path = Path("/")) -> dict[str, Any]:
+    """This device for JSON; `board` and `l4t` are None unless it is a Jetson."""
     return {
         "cpu": _processor(root),
         "cores": len(os.sched_getaffinity(0)),
@@ -52,22 +51,22 @@ def machine(root: Path = Path("/")) -> dict[str, Any]:
 
 
 def load(root: Path = Path("/")) -> float:
-    """Load average of the last minute: work of others shows here and in every figure."""
+    """Load average of the last minute: other work shows here and in every figure."""
     text = read_text(root, "proc/loadavg")
     return float(text.split()[0]) if text else round(os.getloadavg()[0], 2)
 
 
-def busy(facts: dict[str, Any]) -> bool:
-    """Whether others were at work before the measurement began: then its times are not this machine's own."""
-    return float(facts["load_at_start"]) > 0.25 * int(facts["cores"])
+def is_busy(info: dict[str, Any]) -> bool:
+    """Whether other work ran before the measurement: its times are then longer than this device's own."""
+    return float(info["load_at_start"]) > 0.25 * int(info["cores"])
 
 
-def machine_line(facts: dict[str, Any]) -> str:
-    """`machine()` as one line."""
-    board = f"{facts['board']}, L4T {facts['l4t']}; " if facts["board"] else ""
+def device_line(info: dict[str, Any]) -> str:
+    """`device_info()` as one line."""
+    board = f"{info['board']}, L4T {info['l4t']}; " if info["board"] else ""
     return (
-        f"{board}{facts['cpu']}, {facts['cores']} cores, load {facts['load_at_start']} at start; "
-        f"Python {facts['python']}, numpy {facts['numpy']}, onnxruntime {facts['onnxruntime']}"
+        f"{board}{info['cpu']}, {info['cores']} cores, load {info['load_at_start']} at start; "
+        f"Python {info['python']}, numpy {info['numpy']}, onnxruntime {info['onnxruntime']}"
     )
 
 
@@ -87,7 +86,7 @@ def _memory(root: Path) -> int | None:
 
 
 def _onnxruntime() -> str:
-    # Not the metadata: the package is called otherwise where it was built for a GPU.
+    # Not the package metadata: the package for GPUs has another name.
     import onnxruntime
 
     return str(onnxruntime.__version__)
@@ -95,29 +94,29 @@ def _onnxruntime() -> str:
 
 TOOLKIT, BARE = "toolkit", "bare"
 LATENCY_CALLS = 100
-"""So many calls at batch 1 at least: a 99th percentile of fewer would be their maximum."""
+"""The fewest calls at batch 1: a 99th percentile of fewer would be their maximum."""
 _FEWEST_CALLS = 5
 _LONGEST_SECONDS = 60.0
-"""But no longer than this, unless the user asks for longer."""
+"""The limit of a measurement, unless the user asks for longer."""
 _IDLE_SECONDS = 1.0
 
-Progress = Callable[[int, int, str], None]
-"""Called with steps done, steps in all, and what comes next."""
+ProgressCallback = Callable[[int, int, str], None]
+"""Called with (steps done, steps, next step)."""
 
 
 @dataclass(frozen=True)
 class BenchSettings:
-    """How long and at which batches to measure."""
+    """Batches and duration of a measurement."""
 
     batches: tuple[int, ...] = (1, 4, 16)
     """Ascending, 1 among them."""
     seconds: float = 5.0
     """For each batch, for the streams and for the energy."""
     repeats: int | None = None
-    """Calls of each kind in place of `seconds`."""
+    """Calls of each kind, instead of `seconds`."""
     threads: int | None = None
     front_end: str = "cpu"
-    """Where log-mel is made: see `edgeasd.runtime.bundle.front_end_check`."""
+    """The front end: see `edgeasd.runtime.bundle.front_end_check`."""
 
     def span(self, batch: int) -> Span:
         """How long to measure at this batch."""
@@ -129,12 +128,12 @@ class BenchSettings:
 
 
 def measure(
-    bundle: Path, variant: Variant, settings: BenchSettings, progress: Progress, root: Path = Path("/")
+    bundle: Path, variant: Variant, settings: BenchSettings, progress: ProgressCallback, root: Path = Path("/")
 ) -> dict[str, Any]:
-    """Load a variant and measure it; a result that JSON can hold. `root` is where /sys is.
+    """Load a variant and measure it; returns a result for JSON. `root` is the folder of /sys.
 
-    Raises what loading raises: BundleError, DeviceError, CheckFailed. Load time includes hashing the files and
-    running the reference segments; memory is of this process, after loading and at its peak with the largest batch.
+    Raises as loading: BundleError, DeviceError, CheckFailed. Load time includes hashing the files and running the
+    reference segments. Memory is of this process, after loading and at its peak with the largest batch.
     """
     before, started = memory(), time.perf_counter()
     steps = len(settings.batches) + 3
@@ -179,7 +178,7 @@ def measure(
 
 
 def _segments(bundle: Bundle, scorer: Scorer) -> np.ndarray:
-    """What the scorer takes: the reference segments, or one of noise in frames (1, frames, n_fft) for a graph."""
+    """Input of the scorer: the reference segments, or a segment of noise in frames (1, frames, n_fft) for a graph."""
     if not isinstance(scorer, GraphFrontEndScorer):
         return bundle.reference_segments().logmel
     return scorer.extract_features(self_test_sound(scorer.features, scorer.amplitude, scorer.segments.frames))[None]
@@ -202,7 +201,7 @@ def _measure_batch(scorer: Scorer, segments: np.ndarray, span: Span) -> dict[str
         "batch": len(segments),
         "calls": len(times[TOOLKIT]),
         **_milliseconds(times),
-        # Of the mean and not of the median: slow calls are part of what is sustained.
+        # From the mean, not the median: slow calls count in a sustained rate.
         "segments_per_second": len(segments) / statistics.fmean(times[TOOLKIT]),
         "over_bare": {"median": found.of_medians, "low": found.low, "high": found.high},
     }
@@ -219,7 +218,7 @@ def _milliseconds(times: Times) -> dict[str, Any]:
 
 
 def _measure_energy(scorer: Scorer, segments: np.ndarray, span: Span, root: Path) -> dict[str, Any] | None:
-    """Energy of a segment at this batch, of the whole machine, beside what it draws while nothing is asked of it."""
+    """Energy of a segment at this batch, of the whole machine, and the power that it draws when idle."""
     measuring = meter(root)
     if measuring is None:
         return None
@@ -227,7 +226,7 @@ def _measure_energy(scorer: Scorer, segments: np.ndarray, span: Span, root: Path
         time.sleep(_IDLE_SECONDS)
     with measuring() as busy:
         times = side_by_side({TOOLKIT: lambda: scorer.score_segments(segments)}, span=span)
-    # One more round than is timed: the first one is not.
+    # One more round than is timed: the first is not timed.
     count = len(segments) * (len(times[TOOLKIT]) + 1)
     return {
         "source": busy.source,

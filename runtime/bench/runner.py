@@ -1,4 +1,7 @@
-"""Every variant in a process of its own, one after another, so that no figure is of two of them."""
+"""Runs the measurement of each variant in a process of its own, one after another.
+
+As a program it is that process: a request on standard input, events as JSON lines on standard output.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from edgeasd.runtime.bench.measure import BenchSettings, Progress
+from edgeasd.runtime.bench.measure import BenchSettings, ProgressCallback
 from edgeasd.runtime.bench.variants import Variant
 from edgeasd.runtime.errors import DeviceError, EdgeasdError
 
@@ -23,23 +26,23 @@ _PATIENCE_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Row:
-    """What came of a variant: `result` of `measure`, or one line why there is none."""
+    """The outcome of a variant: `result` of `measure`, or one line why there is none."""
 
     variant: Variant
     result: dict[str, Any] | None = None
     reason: str | None = None
     exit_code: int = 0
-    """That of the failure; 0 where it was measured or left out on purpose."""
+    """Of the failure; 0 if it was measured or left out on purpose."""
 
     def as_json(self) -> dict[str, Any]:
-        """One object of the list `variants`; `not_measured` is null where it was."""
+        """One object of the list `variants`; `not_measured` is null if it was measured."""
         named = {name: getattr(self.variant, name) for name in ("precision", "engine", "accelerator")}
         note = self.variant.note if self.result is not None else None
         return {**named, "note": note, "not_measured": self.reason, **(self.result or {})}
 
 
 def run_variant(
-    bundle: Path, variant: Variant, settings: BenchSettings, progress: Progress, root: Path = Path("/")
+    bundle: Path, variant: Variant, settings: BenchSettings, progress: ProgressCallback, root: Path = Path("/")
 ) -> Row:
     """Measure a variant in a fresh process; a failure becomes the row's reason. KeyboardInterrupt ends the process."""
     if variant.left_out is not None:
@@ -50,7 +53,7 @@ def run_variant(
         "settings": asdict(settings),
         "root": str(root.absolute()),
     }
-    with tempfile.TemporaryFile() as said, _child(said) as process:
+    with tempfile.TemporaryFile() as errors, _child(errors) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         try:
@@ -66,18 +69,18 @@ def run_variant(
                 return Row(variant, result=event["result"])
             else:
                 return Row(variant, reason=event["message"], exit_code=event["exit_code"])
-        return Row(variant, reason=_death(process.wait(), said), exit_code=DeviceError.exit_code)
+        return Row(variant, reason=_describe_end(process.wait(), errors), exit_code=DeviceError.exit_code)
 
 
 @contextmanager
-def _child(said: Any) -> Iterator[subprocess.Popen[str]]:
-    """A process that ends with the block. In a session of its own: Ctrl-C is for us to answer, not for it."""
+def _child(errors: Any) -> Iterator[subprocess.Popen[str]]:
+    """A process that ends with the block. In its own session, so that Ctrl-C reaches only this process."""
     command = [sys.executable, "-m", "edgeasd.runtime.bench.runner"]
     process = subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=said,
+        stderr=errors,
         text=True,
         encoding="utf-8",
         start_new_session=True,
@@ -90,7 +93,7 @@ def _child(said: Any) -> Iterator[subprocess.Popen[str]]:
             if pipe is not None and not pipe.closed:
                 _close(pipe.close)
         try:
-            # It has said its last word and is about to end, or it is in the middle of something.
+            # After its result it ends by itself; after an error here it is killed at once.
             process.wait(timeout=0 if sys.exc_info()[0] else _PATIENCE_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
@@ -104,11 +107,11 @@ def _close(close: Callable[[], None]) -> None:
         return
 
 
-def _death(code: int, said: Any) -> str:
+def _describe_end(code: int, errors: Any) -> str:
     """One line for a process that ended without a result."""
-    said.seek(0)
-    lines = said.read().decode("utf-8", "replace").split("\n")
-    last = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+    errors.seek(0)
+    lines = errors.read().decode("utf-8", "replace").split("\n")
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "without a message")
     how = f"exit code {code}"
     if code < 0:
         how = signal.Signals(-code).name if -code in {int(s) for s in signal.Signals} else f"signal {-code}"
@@ -118,19 +121,19 @@ def _death(code: int, said: Any) -> str:
 
 def main() -> None:
     """Entry point of `python -m edgeasd.runtime.bench.runner`."""
-    # Libraries write to standard output as they please; events keep it to themselves.
+    # Libraries may write to standard output, so events get a descriptor of their own.
     events = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
 
-    def emit(event: str, **facts: Any) -> None:
-        print(json.dumps({"event": event, **facts}), file=events, flush=True)
+    def emit(event: str, **fields: Any) -> None:
+        print(json.dumps({"event": event, **fields}), file=events, flush=True)
 
-    # Here and not above: what an import costs in memory belongs before loading, and its failure is an event.
+    # Imported here: a failure of an import is an event too.
     from edgeasd.runtime.bench.measure import BenchSettings, measure
     from edgeasd.runtime.bench.variants import Variant
 
     text = sys.stdin.read()
-    if not text:  # whoever started us was stopped in that very moment
+    if not text:  # the parent was stopped before it wrote the request
         return
     request = json.loads(text)
     request["settings"]["batches"] = tuple(request["settings"]["batches"])

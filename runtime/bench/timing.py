@@ -1,4 +1,4 @@
-"""Timing side by side: what is compared runs by turns in one process, so that both see the same machine."""
+"""Times functions side by side: they take turns in one process, so that all see the same machine."""
 
 from __future__ import annotations
 
@@ -21,8 +21,10 @@ Times = dict[str, list[float]]
 
 @dataclass(frozen=True)
 class Span:
-    """How long to measure: until `seconds` have passed and `least` rounds are done, but no longer than
-    `longest` seconds and no more than `rounds` rounds. At least one round is always done."""
+    """Duration of a measurement: `seconds` and at least `least` rounds, but at most `longest` seconds and `rounds` rounds.
+
+    At least one round is done.
+    """
 
     rounds: float = math.inf
     seconds: float = math.inf
@@ -45,8 +47,8 @@ def side_by_side(
 ) -> Times:
     """Time every function in every round, `calls` calls each, after one unmeasured round.
 
-    A shared machine changes its speed from second to second; neighbours in a round see the same
-    machine, so only ratios within a round are worth quoting. The order turns by one each round.
+    The speed of a shared machine changes from second to second; within a round all see the same machine, so only ratios
+    within a round can be trusted. The order rotates by one each round.
     """
     until = span or Span(rounds=rounds)
     names = list(functions)
@@ -69,7 +71,7 @@ def side_by_side(
 
 @dataclass(frozen=True)
 class Ratio:
-    """How much longer `name` takes than `base`, and how far single rounds lie apart."""
+    """How much longer `name` takes than `base`, and the spread of single rounds."""
 
     name: str
     base: str
@@ -96,8 +98,8 @@ def quantile(values: Sequence[float], share: float) -> float:
 def measure_streams(scorer: Scorer, rates: Mapping[int, float], span: Span) -> dict[str, Any]:
     """Cost of a stream at the bundle's hop; `rates` are segments a second by batch, as they were measured.
 
-    `sustained` is how many streams fit into one hop, rounded down, from rounds of as many real streams as the
-    batch has segments; 0 where not even one is heard in real time.
+    `sustained` is how many streams fit into one hop, rounded down, measured with as many real streams as the batch has
+    segments; 0 if not even one runs in real time.
     """
     hop = scorer.segments.hop * scorer.features.hop_length / scorer.features.sample_rate
     single = _rounds(scorer, 1, span)
@@ -115,13 +117,13 @@ def measure_streams(scorer: Scorer, rates: Mapping[int, float], span: Span) -> d
         "batch": batch,
         "logmel_ms": 1e3 * used["logmel"] / batch,
         "scoring_ms": 1e3 * used["scoring"] / batch,
-        # Of all threads; other work on the machine makes the times above longer, and this hardly.
+        # Of all threads. Other work on the machine makes the times above longer, but hardly this one.
         "cpu_ms": 1e3 * used["cpu"] / batch,
     }
 
 
 def best_batch(hop: float, logmel: float, rates: Mapping[int, float]) -> int:
-    """The batch with most streams, where each costs `logmel` seconds and a segment 1 / rate, and they fill it."""
+    """The batch with most streams that fill it, if a stream costs `logmel` seconds and a segment 1 / rate."""
     fitting = {}
     for batch, rate in rates.items():
         count = math.floor(hop / (logmel + 1.0 / rate))
@@ -150,13 +152,13 @@ def _rounds(scorer: Scorer, count: int, span: Span) -> dict[str, float]:
         worked, begun = time.process_time(), time.perf_counter()
         for stream in streams:
             stream.accept(sound[-step:])
-        heard = time.perf_counter()
-        scored = score_streams(streams)
+        accepted = time.perf_counter()
+        results = score_streams(streams)
         ended, spent = time.perf_counter(), time.process_time() - worked
-        assert all(len(scores) == 1 for scores in scored)
+        assert all(len(scores) == 1 for scores in results)
         if done >= 0:
-            times["logmel"].append(heard - begun)
-            times["scoring"].append(ended - heard)
+            times["logmel"].append(accepted - begun)
+            times["scoring"].append(ended - accepted)
             times["cpu"].append(spent)
         done += 1
     return {name: statistics.fmean(values) for name, values in times.items()}

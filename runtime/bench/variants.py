@@ -1,6 +1,6 @@
-"""What there is to measure: every precision of a bundle on every engine and accelerator that might run it.
+"""The variants to measure: every precision of a bundle on every engine and accelerator that may run it.
 
-A combination that is left out keeps its reason, so that nothing disappears from the result.
+A combination that is left out stays in the result, with the reason.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class Variant:
     """"onnxruntime" or "tensorrt"."""
     accelerator: str
     left_out: str | None = None
-    """Why it is not measured, or None."""
+    """Why it is not measured; None if it is."""
     note: str | None = None
-    """What to know of its figures, or None."""
+    """A note on its figures, or None."""
 
     @property
     def label(self) -> str:
@@ -48,7 +48,7 @@ def find_variants(
     engine: str = "auto",
     accelerator: str = "auto",
 ) -> list[Variant]:
-    """Rows in the order of the manifest; None and "auto" mean all that this machine has.
+    """Variants in the order of the manifest; None and "auto" mean all that this machine has.
 
     Every precision has at least one row. Raises InputError for a precision that the bundle does not offer and
     for an unknown engine.
@@ -91,7 +91,7 @@ def _on_tensorrt(precision: str, accelerator: str) -> Variant:
 
 
 def _may_run(bundle: Path, precision: str) -> bool:
-    """An engine was built, or could be: then its row says what came of it."""
+    """Whether an engine was built or could be built, so that the result has a row for it."""
     if precision in FOR_ONNXRUNTIME:
         return False
     return engine_paths(bundle, precision)[0].is_file() or library.installed()

@@ -186,7 +186,7 @@ class ServiceSettings(_Strict):
     site: _MachineName
     """Name of this site, in every message."""
     data: _Text = "data"
-    """Folder for the event store, queues, the command socket and files of outputs: all that the service writes."""
+    """Folder for the event database, evidence, the command socket and files of outputs: all that the service writes."""
     status_seconds: _Seconds = 30.0
     """A status message of every stream each so many seconds."""
     score_seconds: _Seconds = 10.0

@@ -13,7 +13,7 @@ _SOURCES = "/etc/apt/sources.list.d/nvidia-l4t-apt-source.list"
 
 
 def check(root: Path) -> list[CheckResult]:
-    """Findings `model`, `system` and `jetpack`."""
+    """Results `model`, `system` and `jetpack`."""
     return [_model(root), _system(root), _jetpack(root)]
 
 

@@ -1,4 +1,4 @@
-"""Area `gpu`: driver, CUDA, and what a GPU says of itself."""
+"""Area `gpu`: driver, CUDA, and the properties of the GPU."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _DEVICE_WHY = "Name and compute capability decide which engines run here; memory
 
 
 def check(root: Path) -> list[CheckResult]:
-    """Findings `driver`, `cuda` and `device`. Below another root than / no GPU is asked."""
+    """Results `driver`, `cuda` and `device`. Below another root than / no GPU is asked."""
     return [_driver(root), _cuda(root), _device(root)]
 
 
@@ -28,7 +28,7 @@ def driver(root: Path) -> str | None:
     )
     if found:
         return f"NVIDIA {found[1]}"
-    # The GPU inside an Orin has a driver of its own; no file states its version, which is that of L4T.
+    # The GPU of an Orin has its own driver, nvgpu; no file states its version, which is that of L4T.
     if locate(root, "sys/module/nvgpu") or locate(root, "dev/nvgpu") or locate(root, "dev/nvhost-gpu"):
         return "nvgpu"
     return None
@@ -76,7 +76,7 @@ def _device(root: Path) -> CheckResult:
     if not is_live(root):
         return not_asked(AREA, "device", _DEVICE_WHY)
     try:
-        facts = gpu_info()
+        gpu = gpu_info()
     except (DeviceError, RuntimeError, OSError) as error:
         reason, _, remedy = str(error).partition("; ")
         if driver(root) is None and not is_jetson(root):
@@ -84,5 +84,5 @@ def _device(root: Path) -> CheckResult:
         command = remedy if remedy.startswith("pip install") else None
         why = _DEVICE_WHY + ("" if command else " A user outside the groups video and render may not open it.")
         return CheckResult(AREA, "device", "problem" if is_jetson(root) else "warning", reason, why, command)
-    found = f"{facts.name}, compute capability {facts.compute_capability}, {facts.memory / 2**30:.1f} GiB"
+    found = f"{gpu.name}, compute capability {gpu.compute_capability}, {gpu.memory / 2**30:.1f} GiB"
     return CheckResult(AREA, "device", "ok", found, _DEVICE_WHY)

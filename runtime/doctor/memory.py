@@ -1,4 +1,4 @@
-"""Area `memory`: what there is, what is free, and where it is swapped to."""
+"""Area `memory`: total, available, and swap."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MAKE_SWAP = (
 
 
 def check(root: Path) -> list[CheckResult]:
-    """Findings `memory` and `swap`."""
+    """Results `memory` and `swap`."""
     return [_memory(root), _swap(root)]
 
 
@@ -38,13 +38,13 @@ def parse_swaps(text: str) -> dict[str, int]:
 
 def _memory(root: Path) -> CheckResult:
     why = "Listening takes 0.1 GiB with the small backbone and 0.5 with ResNet38 in fp32, and building an engine more."
-    facts = parse_meminfo(read_text(root, "proc/meminfo", 65536) or "")
-    if "MemTotal" not in facts:
+    sizes = parse_meminfo(read_text(root, "proc/meminfo", 65536) or "")
+    if "MemTotal" not in sizes:
         if is_live(root):
             return CheckResult(AREA, "memory", "warning", "/proc/meminfo cannot be read", why)
         return not_asked(AREA, "memory", why)
-    total, free = facts["MemTotal"], facts.get("MemAvailable", facts.get("MemFree", 0))
-    # A container may have less than its host shows: the limit of its control group, where there is one.
+    total, free = sizes["MemTotal"], sizes.get("MemAvailable", sizes.get("MemFree", 0))
+    # A container may have less than its host shows: the limit of its control group, if any.
     limit = read_number(root, "sys/fs/cgroup/memory.max")
     limited = limit is not None and 0 < limit < total
     if limit is not None and limited:

@@ -1,7 +1,8 @@
-"""A convolution small enough to write by hand, to prove that a provider of ONNX Runtime computes.
+"""Area `onnxruntime`: its version, and an inference on every provider it lists.
 
-The core install has no onnx package. The few fields needed are encoded here: field numbers from
-https://github.com/onnx/onnx/blob/main/onnx/onnx.proto3, the wire format from https://protobuf.dev/programming-guides/encoding/.
+The inference runs a tiny convolution. The core install has no onnx package, so its few fields are encoded here: field
+numbers from https://github.com/onnx/onnx/blob/main/onnx/onnx.proto3, the wire format from
+https://protobuf.dev/programming-guides/encoding/.
 """
 
 from __future__ import annotations
@@ -17,11 +18,92 @@ from edgeasd.runtime.doctor.result import CheckResult, not_asked
 from edgeasd.runtime.features.logmel import Float32Array
 from edgeasd.runtime.system.board import is_live
 
+AREA = "onnxruntime"
+_REMOTE = {"AzureExecutionProvider"}
+"""Sends its input to a remote service. It is in every build and computes nothing here."""
+_SECONDS = 120
+"""The TensorRT provider builds an engine first, which takes long on a slow board."""
+_TOLERANCE = 1.0
+"""For sums up to 2,835, which are exact in float32. A provider in half precision may round; a broken one is far off."""
+_SELF_TEST = "import sys\nfrom edgeasd.runtime.doctor.onnxruntime import self_test\nprint(self_test(sys.argv[1]))"
+_WHY = "ONNX Runtime is the engine where there is no TensorRT. A provider that is listed need not work: the proof is an inference."
+
 OPSET, IR_VERSION = 19, 10
 SIDE, KERNEL = 8, 3
 _FLOAT = 1
 _BYTES = 2
-"""Wire type of what carries its length before it: strings, bytes and messages."""
+"""Wire type of strings, bytes and messages."""
+
+
+def check(root: Path) -> list[CheckResult]:
+    """Results `version` and one for each provider, by its name. Below another root than / nothing is tried."""
+    if not is_live(root):
+        return [not_asked(AREA, "version", _WHY)]
+    import onnxruntime as ort
+
+    version = CheckResult(AREA, "version", "ok", f"ONNX Runtime {ort.__version__}", _WHY)
+    return [version, *(_provider(name) for name in ort.get_available_providers())]
+
+
+def self_test(provider: str) -> float:
+    """Run the tiny model on `provider` alone; returns the largest deviation from numpy.
+
+    Raises RuntimeError if another provider would compute, and as ONNX Runtime.
+    """
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    if provider != "CPUExecutionProvider":
+        # Without this, a node that the provider cannot run goes to the CPU and passes there.
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    session = ort.InferenceSession(tiny_model(), options, providers=[provider], enable_fallback=0)
+    if session.get_providers()[0] != provider:
+        raise RuntimeError(f"it is listed, but {session.get_providers()[0]} was loaded in its place")
+    x = np.arange(SIDE * SIDE, dtype=np.float32).reshape(1, 1, SIDE, SIDE)
+    return float(np.abs(session.run(None, {"x": x})[0] - expected(x)).max())
+
+
+def _provider(name: str) -> CheckResult:
+    if name in _REMOTE:
+        return CheckResult(
+            AREA, name, "absent", "not tried: it calls a remote service, and edgeasd never uses it", _WHY
+        )
+    failure = failure_of(name)
+    if failure is None:
+        return CheckResult(AREA, name, "ok", "a convolution ran on it and was right", _WHY)
+    if name == "CPUExecutionProvider":
+        return CheckResult(AREA, name, "problem", failure, _WHY, "pip install --force-reinstall onnxruntime")
+    why = _WHY + " Nothing uses this one unless --accelerator asks for it."
+    return CheckResult(AREA, name, "warning", f"listed, and does not work: {failure}", why)
+
+
+def failure_of(name: str) -> str | None:
+    """Why the self-test fails on a provider, or None. In a process of its own, which a broken provider may kill."""
+    try:
+        # In /: `python -c` imports from the current folder first, and that may contain a folder `edgeasd`.
+        done = subprocess.run(
+            [sys.executable, "-c", _SELF_TEST, name],
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return f"no answer within {_SECONDS} s"
+    except OSError as error:
+        return f"{sys.executable}: {error.strerror}"
+    if done.returncode < 0:
+        return f"the process died of {signal.Signals(-done.returncode).name}"
+    lines = [line for line in done.stderr.decode("utf-8", "replace").splitlines() if line.strip()]
+    if done.returncode:
+        return lines[-1] if lines else f"exit code {done.returncode}"
+    try:
+        deviation = float(done.stdout.split()[-1])
+    except (ValueError, IndexError):
+        return "no figure in its answer"
+    return None if deviation <= _TOLERANCE else f"wrong by {deviation:g}, of sums up to 2,835"
 
 
 def _varint(value: int) -> bytes:
@@ -49,12 +131,12 @@ def _value(name: bytes, shape: tuple[int, ...]) -> bytes:
 
 
 def weights() -> Float32Array:
-    """The kernel, (1, 1, 3, 3): small whole numbers, so that every provider computes exactly the same."""
+    """The kernel (1, 1, 3, 3): small whole numbers, so that every provider computes the same."""
     return np.arange(1, 10, dtype=np.float32).reshape(1, 1, KERNEL, KERNEL)
 
 
 def tiny_model() -> bytes:
-    """An ONNX file: x (1, 1, 8, 8) float32, convolved without padding, gives y (1, 1, 6, 6)."""
+    """An ONNX file: a convolution without padding of x (1, 1, 8, 8) float32 to y (1, 1, 6, 6)."""
     kernel = weights()
     tensor = b"".join(_number(1, size) for size in kernel.shape) + _number(2, _FLOAT)
     tensor += _parts(8, b"w") + _parts(9, kernel.astype("<f4").tobytes())
@@ -66,89 +148,6 @@ def tiny_model() -> bytes:
 
 
 def expected(x: Float32Array) -> Float32Array:
-    """What `tiny_model` must give for x (1, 1, 8, 8): the same convolution in numpy, (1, 1, 6, 6)."""
+    """The output (1, 1, 6, 6) of `tiny_model` for x (1, 1, 8, 8), computed by numpy."""
     windows = np.lib.stride_tricks.sliding_window_view(x, (KERNEL, KERNEL), axis=(2, 3))
     return np.einsum("nchwij,ocij->nohw", windows, weights()).astype(np.float32)
-
-
-AREA = "onnxruntime"
-_REMOTE = {"AzureExecutionProvider"}
-"""Sends its input to a service elsewhere. It is in every build and computes nothing here."""
-_SECONDS = 120
-"""The TensorRT provider builds an engine first, which takes a slow board a while."""
-_TOLERANCE = 1.0
-"""Of sums up to 2,835 that float32 holds exactly. A provider in half precision may round, a broken one is far off."""
-_PROOF = "import sys\nfrom edgeasd.runtime.doctor.onnxruntime import prove\nprint(prove(sys.argv[1]))"
-_WHY = "ONNX Runtime is the engine where there is no TensorRT. A provider that is listed need not work: the proof is an inference."
-
-
-def check(root: Path) -> list[CheckResult]:
-    """CheckResult `version` and one for each provider, by its name; below another root than / nothing is tried."""
-    if not is_live(root):
-        return [not_asked(AREA, "version", _WHY)]
-    import onnxruntime as ort
-
-    version = CheckResult(AREA, "version", "ok", f"ONNX Runtime {ort.__version__}", _WHY)
-    return [version, *(_provider(name) for name in ort.get_available_providers())]
-
-
-def prove(provider: str) -> float:
-    """Run the tiny model on `provider` and nothing else; the largest deviation from numpy.
-
-    Raises RuntimeError where another provider would have computed, and what ONNX Runtime raises.
-    """
-    import numpy as np
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    if provider != "CPUExecutionProvider":
-        # Without this a node that the provider cannot run goes to the CPU, and the proof proves that.
-        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    session = ort.InferenceSession(tiny_model(), options, providers=[provider], enable_fallback=0)
-    if session.get_providers()[0] != provider:
-        raise RuntimeError(f"it is listed, but {session.get_providers()[0]} was loaded in its place")
-    x = np.arange(SIDE * SIDE, dtype=np.float32).reshape(1, 1, SIDE, SIDE)
-    return float(np.abs(session.run(None, {"x": x})[0] - expected(x)).max())
-
-
-def _provider(name: str) -> CheckResult:
-    if name in _REMOTE:
-        return CheckResult(
-            AREA, name, "absent", "not tried: it calls a remote service, and edgeasd never uses it", _WHY
-        )
-    failure = attempt(name)
-    if failure is None:
-        return CheckResult(AREA, name, "ok", "a convolution ran on it and was right", _WHY)
-    if name == "CPUExecutionProvider":
-        return CheckResult(AREA, name, "problem", failure, _WHY, "pip install --force-reinstall onnxruntime")
-    why = _WHY + " Nothing uses this one unless --accelerator asks for it."
-    return CheckResult(AREA, name, "warning", f"listed, and does not work: {failure}", why)
-
-
-def attempt(name: str) -> str | None:
-    """Why the proof failed, or None. In a process of its own, because a broken provider may take its process along."""
-    try:
-        # Not in the current folder: `python -c` imports from there first, and a folder `edgeasd` may be in it.
-        done = subprocess.run(
-            [sys.executable, "-c", _PROOF, name],
-            cwd="/",
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=_SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return f"no answer within {_SECONDS} s"
-    except OSError as error:
-        return f"{sys.executable}: {error.strerror}"
-    if done.returncode < 0:
-        return f"the process died of {signal.Signals(-done.returncode).name}"
-    lines = [line for line in done.stderr.decode("utf-8", "replace").splitlines() if line.strip()]
-    if done.returncode:
-        return lines[-1] if lines else f"exit code {done.returncode}"
-    try:
-        deviation = float(done.stdout.split()[-1])
-    except (ValueError, IndexError):
-        return "no figure in its answer"
-    return None if deviation <= _TOLERANCE else f"wrong by {deviation:g}, of sums up to 2,835"

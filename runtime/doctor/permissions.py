@@ -1,4 +1,4 @@
-"""Area `permissions`: may the user open sound devices and the GPU?"""
+"""Area `permissions`: whether the user may open sound devices and the GPU."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from edgeasd.runtime.system.board import is_jetson, is_live, list_names, locate,
 
 AREA = "permissions"
 _DAEMONS = {"pulse", "gdm", "speech-dispatcher"}
-"""Accounts that a desktop puts into the groups; nobody logs in as one of them."""
+"""Accounts of daemons, which a desktop puts into the groups; no person logs in as one."""
 
 
 def check(root: Path) -> list[CheckResult]:
-    """Findings `sound` and `gpu`. Below another root than / only the members of the groups are known."""
+    """Results `sound` and `gpu`. Below another root than / only the members of the groups are known."""
     nodes = [f"dev/snd/{name}" for name in list_names(root, "dev/snd") if re.fullmatch(r"pcmC\d+D\d+c", name)]
     sound = _access(
         root, "sound", "audio", nodes, "Capture opens the nodes in /dev/snd, which belong to the group audio."
@@ -28,7 +28,7 @@ def check(root: Path) -> list[CheckResult]:
 
 
 def parse_group(text: str, name: str) -> list[str] | None:
-    """Members of a group in /etc/group (group(5)), or None where there is no such group."""
+    """Members of a group in /etc/group (group(5)), or None if there is no such group."""
     found = re.search(rf"^{re.escape(name)}:[^:\n]*:\d{{1,10}}:([^\n]*)$", text, re.MULTILINE | re.ASCII)
     return None if found is None else [member for member in found[1].split(",") if member]
 

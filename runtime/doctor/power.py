@@ -15,7 +15,7 @@ _CPUFREQ = "sys/devices/system/cpu/cpufreq"
 
 
 def check(root: Path) -> list[CheckResult]:
-    """Findings `mode`, `cpu_clock`, `gpu_clock` and `temperature`."""
+    """Results `mode`, `cpu_clock`, `gpu_clock` and `temperature`."""
     return [_mode(root), _cpu_clock(root), _gpu_clock(root), _temperature(root)]
 
 
@@ -111,7 +111,7 @@ def _temperature(root: Path) -> CheckResult:
     warmest = None
     for zone in list_names(root, "sys/class/thermal"):
         value = read_number(root, f"sys/class/thermal/{zone}/temp") if zone.startswith("thermal_zone") else None
-        # A sensor that is switched off reads as an impossible value.
+        # A sensor that is switched off gives an impossible value.
         if value is not None and -50_000 < value < 200_000:
             kind = (read_text(root, f"sys/class/thermal/{zone}/type", 64) or zone).strip()
             warmest = max(warmest or (value, kind), (value, kind))

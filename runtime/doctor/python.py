@@ -21,7 +21,7 @@ _SYSTEM_HOMES = {"/usr", "/usr/bin", "/bin"}
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """A Python as an environment sees it: where, which version, of the system or not, and whether it sees the system."""
+    """A Python environment: its folder, version, base interpreter, and whether it sees the packages of the system."""
 
     place: str
     version: tuple[int, int] | None
@@ -30,15 +30,15 @@ class Environment:
     sees_system: bool
 
 
-def running() -> Environment:
+def current_environment() -> Environment:
     """The environment of this process."""
     virtual = sys.prefix != sys.base_prefix
     sees = not virtual or _sees_system(read_text(Path("/"), f"{sys.prefix}/pyvenv.cfg") or "")
     return Environment(sys.prefix, sys.version_info[:2], sys.base_prefix in _SYSTEM_HOMES, virtual, sees)
 
 
-def described(root: Path, venv: str) -> Environment:
-    """The virtual environment `venv` below `root`, by its pyvenv.cfg (PEP 405). Raises InputError where it is none."""
+def read_environment(root: Path, venv: str) -> Environment:
+    """The virtual environment `venv` below `root`, from its pyvenv.cfg (PEP 405). Raises InputError if it is none."""
     place = locate(root, venv)
     text = read_text(root, f"{venv}/pyvenv.cfg", 65536)
     if place is None or text is None:
@@ -57,14 +57,14 @@ def _sees_system(text: str) -> bool:
 
 
 def check(root: Path, environment: Environment | None = None) -> list[CheckResult]:
-    """Findings `interpreter` and `environment`. Without an environment, of the system Python below `root` alone."""
+    """Results `interpreter` and `environment`. Without an environment, only of the system Python below `root`."""
     if environment is None:
         return [_system_interpreter(root), _unknown()]
     return [_interpreter(root, environment), _environment(root, environment)]
 
 
 def wanted_version(root: Path) -> tuple[int, int] | None:
-    """The Python that JetPack's TensorRT is made for, or None where there is no JetPack or it is not known."""
+    """The Python of JetPack's TensorRT, or None without a known JetPack."""
     known = jetpack(l4t_release(root))
     if known is None:
         return None
@@ -74,7 +74,7 @@ def wanted_version(root: Path) -> tuple[int, int] | None:
 
 def _system_interpreter(root: Path) -> CheckResult:
     why = "JetPack's TensorRT can be imported by the system Python alone."
-    # The link may point to a Python that a copy of system files lacks; its name says the version all the same.
+    # The link may point to a Python that is missing in a copy of system files; its name has the version.
     names = [name for name in list_names(root, "usr/bin") if re.fullmatch(r"python3\.\d{1,2}", name)]
     if not names:
         return CheckResult(AREA, "interpreter", "absent", "no Python in /usr/bin", why)

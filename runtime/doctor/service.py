@@ -17,7 +17,7 @@ _EVENTS = "Events and messages are kept in it."
 
 
 def check_service(data: Path) -> list[CheckResult]:
-    """`store` and `outbox` of the data folder `data`. Nothing is written but what SQLite needs to read."""
+    """Results `store` and `outbox` of the data folder `data`. Nothing is written but what SQLite needs to read."""
     path = data / "events.db"
     return [_store(path), _outbox(path)]
 

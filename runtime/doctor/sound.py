@@ -32,7 +32,7 @@ class CaptureDevice:
 
 
 def check(root: Path) -> list[CheckResult]:
-    """Findings `capture`, `rates` and `backend`."""
+    """Results `capture`, `rates` and `backend`."""
     devices = capture_devices(root)
     return [_capture(root, devices), _rates(root, devices), _backend(root, bool(devices))]
 

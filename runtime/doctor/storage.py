@@ -18,14 +18,14 @@ _WEAR = "The records of one stream are 0.2 GB a day (`run --jsonl`), 70 GB a yea
 
 
 def check(root: Path) -> list[CheckResult]:
-    """Findings `space`, `medium` and `wear`; of the current folder, below another root of that machine's /."""
+    """Results `space`, `medium` and `wear`; of the current folder, below another root of that machine's /."""
     place = os.getcwd() if is_live(root) else "/"
     disk = disk_of(read_text(root, "proc/mounts", 2**18) or "", place)
     return [_space(root, place), _medium(root, disk), _wear(root, disk)]
 
 
 def disk_of(mounts: str, place: str) -> str | None:
-    """The disk (mmcblk0, nvme0n1, sda) that `place` is on, by /proc/mounts (proc_mounts(5)); None for what is no disk."""
+    """The disk (mmcblk0, nvme0n1, sda) that `place` is on, by /proc/mounts (proc_mounts(5)); None if it is on no disk."""
     device, longest = "", -1
     for line in mounts.splitlines():
         source, _, rest = line.partition(" ")

@@ -25,7 +25,7 @@ _DLA_INSTALL = "sudo apt install nvidia-l4t-dla-compiler && sudo ldconfig"
 
 
 def check(root: Path, environment: Environment | None = None) -> list[CheckResult]:
-    """Findings `library`, `module` and `dla_compiler`. Below another root than / nothing is imported."""
+    """Results `library`, `module` and `dla_compiler`. Below another root than / nothing is imported."""
     return [_library(root), _module(root, environment), _dla_compiler(root)]
 
 

@@ -1,4 +1,4 @@
-"""Area `time`: is the clock set by somebody, and does it make sense?"""
+"""Area `time`: whether the clock is synchronised and plausible."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ AREA = "time"
 _WHY = "Records and alarms carry the time. Two boxes agree on when something happened only if a time server sets both."
 _SERVICES = ("systemd-timesyncd", "chrony", "chronyd", "ntp", "ntpd", "ntpsec")
 _TIME_ERROR = 5
-"""What adjtimex(2) returns for a clock that nobody has synchronised."""
+"""What adjtimex(2) returns for a clock that is not synchronised."""
 _EARLIEST = 1735689600.0
-"""2025-01-01: before edgeasd existed. A board without a battery wakes up in the past."""
+"""2025-01-01, before edgeasd existed. A board without a battery starts in the past."""
 
 
 def check(root: Path) -> list[CheckResult]:
-    """Findings `synchronised` and `clock`."""
+    """Results `synchronised` and `clock`."""
     return [_synchronised(root), _clock(root)]
 
 
@@ -33,10 +33,10 @@ def services(root: Path) -> list[str]:
     return [service for service in _SERVICES if service in units]
 
 
-def kernel_says() -> bool | None:
-    """Whether the kernel's clock is synchronised, whoever did it; None where it cannot be asked. Source: adjtimex(2)."""
+def is_kernel_clock_synchronised() -> bool | None:
+    """Whether the kernel's clock is synchronised, by any service; None if that is unknown. Source: adjtimex(2)."""
     try:
-        # Zeroed, the structure asks and sets nothing; only what the call returns is needed, so its layout is not.
+        # A zeroed structure sets nothing. Only the return value is used, so its layout does not matter.
         answer = ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(1024))
     except (OSError, AttributeError):
         return None
@@ -56,7 +56,7 @@ def _synchronised(root: Path) -> CheckResult:
             return not_asked(AREA, "synchronised", _WHY)
         words = f"{started}; whether it reaches a server was not asked" if found else started
         return CheckResult(AREA, "synchronised", "ok" if found else "warning", words, _WHY, None if found else command)
-    answer = kernel_says()
+    answer = is_kernel_clock_synchronised()
     if answer is None:
         answer = locate(root, "run/systemd/timesync/synchronized") is not None
     if answer:

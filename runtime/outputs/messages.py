@@ -423,7 +423,7 @@ def _upgraded(message: dict[str, Any]) -> dict[str, Any]:
         body = upgrade_message(body)
     elif isinstance(body, dict) and message.get("kind") == "health":
         body = {_HEALTH_FIELDS.get(name, name): value for name, value in body.items() if name != "schema"}
-    return {**message, "schema": SCHEMA, "body": body}
+    return {"schema": SCHEMA, **{key: value for key, value in message.items() if key != "schema"}, "body": body}
 
 
 def _finite(value: Any) -> Any:

@@ -19,7 +19,7 @@ SUFFIXES = (".wav", ".flac")
 class Pacer:
     """Delays sound until its last sample would have been captured.
 
-    Times count from the first `wait` on the monotonic clock: pacing does not drift, and a late reader catches up.
+    Times count from `begin` on the monotonic clock: pacing does not drift, and a late reader catches up.
     """
 
     def __init__(self, sample_rate: int) -> None:

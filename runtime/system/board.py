@@ -1,4 +1,8 @@
-"""System files under a root: links lead nowhere else, and nothing that is found there can block or flood the reader."""
+"""Reads system files below a root, and from them what board this is.
+
+The root may be a copy or an image of a machine: links do not lead out of it, and no file there can block or flood the
+reader.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +19,15 @@ _MOST_NAMES = 4096
 
 
 def is_live(root: Path) -> bool:
-    """Whether `root` is the running machine itself, and not a copy or an image of one."""
+    """Whether `root` is the running machine, not a copy or an image of one."""
     return os.path.realpath(root) == "/"
 
 
 def locate(root: Path, path: str) -> Path | None:
-    """Where `path` of the machine below `root` really is, or None where it is not there.
+    """The real place of `path` of the machine below `root`, or None if it does not exist.
 
-    Links are followed as that machine would follow them: an absolute one starts again at `root`, and `..`
-    does not climb above it. In an image, /etc/nvpmodel.conf must not lead to the file of the host.
+    Links are followed as that machine would follow them: an absolute one starts again at `root`, and `..` does not lead
+    above it. In an image, /etc/nvpmodel.conf must not lead to the file of the host.
     """
     top = Path(os.path.realpath(root))
     todo, at, links = deque(path.split("/")), list[str](), 0
@@ -54,9 +58,9 @@ def locate(root: Path, path: str) -> Path | None:
 
 
 def read_text(root: Path, path: str, largest: int = 4096) -> str | None:
-    """The first `largest` bytes of a regular file under `root`, or None where there is none or it cannot be read.
+    """The first `largest` bytes of a regular file under `root`, or None if there is none or it cannot be read.
 
-    Bytes that are not UTF-8 become U+FFFD. Pipes and device nodes are never opened: they may block, or act.
+    Bytes that are not UTF-8 become U+FFFD. Pipes and device nodes are never opened: they may block or have effects.
     """
     place = locate(root, path)
     try:
@@ -69,13 +73,13 @@ def read_text(root: Path, path: str, largest: int = 4096) -> str | None:
 
 
 def read_number(root: Path, path: str) -> int | None:
-    """The decimal number that a file under `root` holds, as those of sysfs do, or None."""
+    """The decimal number in a file under `root`, as in sysfs, or None."""
     found = re.fullmatch(r"\s*(-?[0-9]{1,18})\s*", read_text(root, path, 64) or "")
     return int(found[1]) if found else None
 
 
 def list_names(root: Path, path: str) -> list[str]:
-    """Names in a folder under `root`, sorted, at most 4096; none where it is absent or cannot be read."""
+    """Names in a folder under `root`, sorted, at most 4096; empty if it is missing or cannot be read."""
     place = locate(root, path)
     if place is None:
         return []
@@ -95,7 +99,7 @@ _RELEASE = re.compile(r"#\s*R(?P<major>\d{1,3})\s*\(release\),\s*REVISION:\s*(?P
 
 
 class JetPack(NamedTuple):
-    """A JetPack by its version, and the TensorRT, CUDA and system Python that it brings (major.minor)."""
+    """A JetPack version with its TensorRT, CUDA and system Python (major.minor)."""
 
     version: str
     tensorrt: str
@@ -125,8 +129,8 @@ _VERSIONS = {
     "39.2": "7.2",
     "39.2.1": "7.2.1",
 }
-"""L4T to JetPack, from https://developer.nvidia.com/embedded/jetpack-archive. A release that is not listed
-stays unknown: between two listed ones the components have changed before, so the nearest is no answer."""
+"""L4T to JetPack, from https://developer.nvidia.com/embedded/jetpack-archive. A release that is not listed is unknown:
+components have changed between two listed ones before."""
 
 
 def l4t_release(root: Path = Path("/")) -> str | None:
@@ -136,7 +140,7 @@ def l4t_release(root: Path = Path("/")) -> str | None:
 
 
 def jetpack(release: str | None) -> JetPack | None:
-    """The JetPack of an L4T release ("36.4.3" to 6.2), or None for one that is not known."""
+    """The JetPack of an L4T release ("36.4.3" to 6.2), or None if unknown."""
     version = _VERSIONS.get(re.sub(r"^(\d+\.\d+)\.0$", r"\1", release or ""))
     if version is None:
         return None
@@ -151,6 +155,6 @@ def board_model(root: Path = Path("/")) -> str | None:
 
 
 def is_jetson(root: Path = Path("/")) -> bool:
-    """Whether release file or device tree speak of a Jetson. In a container the release file is often missing."""
+    """Whether release file or device tree name a Jetson. In a container the release file is often missing."""
     compatible = read_text(root, "proc/device-tree/compatible") or ""
     return l4t_release(root) is not None or "nvidia,tegra" in compatible or "Jetson" in (board_model(root) or "")

@@ -1,8 +1,7 @@
-"""Two clocks: intervals by the monotonic one, which never jumps, and reports by the wall clock, which may.
+"""Clocks: intervals are measured by the monotonic clock, reports are stamped by the wall clock.
 
-Nothing that judges sound keeps a wall-clock time in order to subtract it later, so a step of the wall clock changes
-what reports say from then on and nothing else. What is kept on the disk for days has only wall-clock times to be
-judged by; `SettledClock` is for that.
+A step of the wall clock changes the times in reports and nothing else. Only deletion by age has to compare wall-clock
+times; `SettledClock` is for that.
 """
 
 from __future__ import annotations
@@ -16,21 +15,20 @@ Clock = Callable[[], float]
 
 
 def wall_time(monotonic: float, clock: Clock = time.monotonic, wall: Clock = time.time) -> float:
-    """The moment `monotonic` (seconds of `clock`) in seconds since 1970, by what `wall` says now."""
+    """The moment `monotonic` (seconds of `clock`) in seconds since 1970, by the present reading of `wall`."""
     return wall() - (clock() - monotonic)
 
 
 class SettledClock:
-    """The wall clock for what deletes by age: a step ahead counts once it has lasted.
+    """The wall clock for deletion by age: a step ahead counts after it has lasted.
 
-    A clock that was set to a wrong year would otherwise take all that is kept with it at the next look, and
-    setting it right brings nothing back. A step back counts at once: it only keeps things longer.
+    Otherwise a clock set to a wrong year would delete everything. A step back counts at once: it only keeps more.
     """
 
     STEP_SECONDS = 60.0
-    """What is more between two looks is a step; less is the drift of a clock or of a look."""
+    """A larger change between two readings is a step; a smaller one is drift."""
     LASTING_SECONDS = 6 * 3600.0
-    """A box without a clock of its own has the right time some seconds after its start, and may run for a shift only."""
+    """A device without a clock of its own has the right time seconds after its start, and may run for one shift only."""
 
     def __init__(self, wall: Clock = time.time, clock: Clock = time.monotonic, last: float | None = None) -> None:
         """`last` is a time of the wall clock that was stored before the start: more than that is a step ahead."""
@@ -40,7 +38,7 @@ class SettledClock:
         """Offset after a step ahead, and since when (monotonic seconds)."""
 
     def __call__(self) -> float:
-        """Seconds since 1970; to be asked at least every few hours."""
+        """Seconds since 1970. Must be called at least every few hours."""
         at = self._clock()
         offset = self._wall() - at
         if offset <= self._offset + self.STEP_SECONDS:

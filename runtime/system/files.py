@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: temporary name, fsync, rename."""
+"""Writes files and folders atomically: temporary name, fsync, rename."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def temporary_sibling(path: Path) -> Path:
 
 
 def _name_place(error: BaseException, path: Path) -> None:
-    """A full disk says so without a file name, or with that of the temporary file; the user knows `path`."""
+    """Name `path` in an OSError that names no file, or the temporary one."""
     if not isinstance(error, OSError) or error.errno is None:
         return
     if error.filename is None or str(error.filename).endswith(".tmp"):
@@ -38,8 +38,7 @@ def _name_place(error: BaseException, path: Path) -> None:
 def atomic_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
     """Open a temporary file that becomes `path` when the block ends without an error.
 
-    On any error, an interrupt included, the temporary file is removed and what stood at
-    `path` before is untouched.
+    On any error, an interrupt included, the temporary file is removed and an existing file at `path` is untouched.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -107,7 +106,7 @@ def atomic_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
             os.replace(temporary, path)
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        # What was refused leaves no empty folders; one that another has put something into meanwhile stays.
+        # Remove the folders made here, unless another process has put something into them.
         with suppress(OSError):
             for parent in new:
                 parent.rmdir()

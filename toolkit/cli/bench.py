@@ -52,7 +52,7 @@ def bench(
 
     Example: edgeasd bench bundles/valve-id_00
     """
-    from edgeasd.runtime.bench.measure import BenchSettings, busy, load, machine
+    from edgeasd.runtime.bench.measure import BenchSettings, device_info, is_busy, load
     from edgeasd.runtime.bench.variants import find_variants
     from edgeasd.runtime.bundle.bundle import Bundle
     from edgeasd.runtime.bundle.selection import check_front_end_offered
@@ -63,9 +63,9 @@ def bench(
         check_front_end_offered(manifest, bundle, front_end)
         wanted = None if precision is None else list(dict.fromkeys(precision.split(",")))
         variants = find_variants(manifest, bundle, precisions=wanted, engine=engine, accelerator=accelerator)
-    facts = machine()
+    facts = device_info()
     rows, stopped = _measure_all(bundle, variants, settings)
-    facts |= {"load_at_end": load(), "busy": busy(facts)}
+    facts |= {"load_at_end": load(), "busy": is_busy(facts)}
     if as_json:
         machine_facts = {"machine": manifest.machine.type, "id": manifest.machine.id}
         found = {**machine_facts, "backbone": manifest.network.backbone, "host": facts, "stopped": stopped}
@@ -126,15 +126,15 @@ def _end(rows: list[Row], stopped: bool) -> None:
 
 def print_bench(title: str, manifest: Manifest, facts: dict[str, Any], rows: Sequence[Row]) -> None:
     """The machine, two tables of what was measured, energy, notes, and a line for what was not measured."""
-    from edgeasd.runtime.bench.measure import busy, machine_line
+    from edgeasd.runtime.bench.measure import device_line, is_busy
 
     network = manifest.network
     hop = manifest.segments.hop * manifest.features.hop_length / manifest.features.sample_rate
     billions = network.macs_per_segment / 1e9
     macs = f"{billions:.3g} GMAC a segment" if billions >= 1 else f"{1e3 * billions:.3g} MMAC a segment"
     print(f"{title}: {manifest.machine.type} ID {manifest.machine.id}, {network.backbone}, {macs}, hop {hop:.3f} s")
-    print(f"  {machine_line(facts)}")
-    if busy(facts):
+    print(f"  {device_line(facts)}")
+    if is_busy(facts):
         print("  the machine was busy with other work: times are too long; compare ratios only")
     measured = [row for row in rows if row.result is not None]
     if measured:

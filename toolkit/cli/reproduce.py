@@ -12,7 +12,18 @@ import typer
 
 from edgeasd.runtime.errors import CheckFailed, InputError
 from edgeasd.toolkit.cli._errors import INTERRUPTED, print_error
-from edgeasd.toolkit.cli._options import AsJson, Cache, Channel, GroundTruth, IdAttribute, Root, Workspace, cache_folder
+from edgeasd.toolkit.cli._options import (
+    AsJson,
+    Cache,
+    Channel,
+    GroundTruth,
+    IdAttribute,
+    Root,
+    Workspace,
+    cache_folder,
+    expand_options,
+)
+from edgeasd.toolkit.cli._output import print_table
 
 if TYPE_CHECKING:
     from edgeasd.toolkit.reproduction.plan import What
@@ -21,52 +32,57 @@ if TYPE_CHECKING:
     from edgeasd.toolkit.reproduction.table import Cell
 
 
-@dataclass(frozen=True)
-class Cluster:
-    """Where --ray points, what its nodes must see, and what a job takes of it."""
+@dataclass(frozen=True, kw_only=True)
+class ExperimentOptions:
+    """Which models an experiment is made of."""
 
-    address: str
-    data: Path
-    job_cpus: float
-    job_gpus: float | None
-
-
-def reproduce(
-    what: Annotated[str, typer.Argument(help="table2 or fig2.")],
-    data: Root,
     machine: Annotated[
         list[str] | None,
         typer.Option("--machine", help="Machine type, once for each; without it the six of the paper (DCASE 2020)."),
-    ] = None,
+    ] = None
     id: Annotated[
         list[str] | None, typer.Option("--id", help="Machine ID, once for each; all that can be judged without it.")
-    ] = None,
+    ] = None
     method: Annotated[
         list[str] | None, typer.Option("--method", help="bce, dsad, ddcsad, bce+dsad or bce+ddcsad; all five.")
-    ] = None,
-    seeds: Annotated[str, typer.Option(help="How many seeds, or the seeds themselves: 3, or 0,4,7.")] = "1",
-    preset: Annotated[str, typer.Option(help="paper (the published experiment) or quick (for CPUs).")] = "paper",
-    backbone: Annotated[str | None, typer.Option(help="resnet38 or quick; the preset's by default.")] = None,
+    ] = None
+    seeds: Annotated[str, typer.Option(help="How many seeds, or the seeds themselves: 3, or 0,4,7.")] = "1"
+    preset: Annotated[str, typer.Option(help="paper (the published experiment) or quick (for CPUs).")] = "paper"
+    backbone: Annotated[str | None, typer.Option(help="resnet38 or quick; the preset's by default.")] = None
     iterations: Annotated[
         int | None, typer.Option(min=1, help="Iterations of a training; updates take half. The preset's by default.")
-    ] = None,
+    ] = None
     counts: Annotated[
         str | None, typer.Option(help="fig2: numbers of known anomalies; 0,1,2,4,... up to --most by default.")
-    ] = None,
+    ] = None
     most: Annotated[
         int | None, typer.Option(min=1, help="fig2: anomalies set apart for training; 64, or the largest count.")
-    ] = None,
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComputeOptions:
+    """What the models are made on."""
+
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Models at the same time; one per GPU, or one on the CPU, by default.")
-    ] = None,
-    accelerator: Annotated[str, typer.Option(help="Compute: auto, cpu, cuda or cuda:K.")] = "auto",
+    ] = None
+    accelerator: Annotated[str, typer.Option(help="Compute: auto, cpu, cuda or cuda:K.")] = "auto"
     ray: Annotated[
         str | None, typer.Option(help="Run the jobs on this Ray cluster: auto, or host:port as `ray start` prints it.")
-    ] = None,
-    job_cpus: Annotated[float, typer.Option(min=0.01, help="With --ray: CPUs of a job.")] = 1.0,
+    ] = None
+    job_cpus: Annotated[float, typer.Option(min=0.01, help="With --ray: CPUs of a job.")] = 1.0
     job_gpus: Annotated[
         float | None, typer.Option(min=0.0, help="With --ray: GPUs of a job; 1 if the cluster has any.")
-    ] = None,
+    ] = None
+
+
+@expand_options
+def reproduce(
+    what: Annotated[str, typer.Argument(help="table2 or fig2.")],
+    data: Root,
+    experiment: ExperimentOptions,
+    compute: ComputeOptions,
     ground_truth: GroundTruth = None,
     scale: Annotated[
         str, typer.Option(help="Range of d′: paper (that of the test clips) or deploy (frozen before them).")
@@ -89,20 +105,20 @@ def reproduce(
     from edgeasd.toolkit.reproduction.runner import JobQueue
 
     asked = Request(
-        what=_experiment(what, scale, counts, most),
+        what=_experiment(what, scale, experiment),
         root=data.absolute(),
         workspace=workspace.absolute(),
         cache=cache_folder(cache, workspace).absolute(),
         ground_truth=None if ground_truth is None else ground_truth.absolute(),
-        machines=machine,
-        ids=id,
-        methods=method,
-        seeds=seeds,
-        preset=preset,
-        backbone=backbone,
-        iterations=iterations,
-        counts=counts,
-        most=most,
+        machines=experiment.machine,
+        ids=experiment.id,
+        methods=experiment.method,
+        seeds=experiment.seeds,
+        preset=experiment.preset,
+        backbone=experiment.backbone,
+        iterations=experiment.iterations,
+        counts=experiment.counts,
+        most=experiment.most,
         id_attribute=id_attribute,
         channel=channel,
     )
@@ -113,8 +129,7 @@ def reproduce(
         print_error(f"{len(queue.done)} of {queue.total} models are done already")
     stopped = False
     if queue.waiting:
-        cluster = None if ray is None else Cluster(ray, asked.root, job_cpus, job_gpus)
-        stopped = _run(queue, accelerator, jobs, asked.workspace, cluster)
+        stopped = _run(queue, compute, asked.root, asked.workspace)
     _show(asked.what, planned, scale, output, as_json)
     if stopped:
         print_error(f"stopped with {len(queue.done)} of {queue.total} models done; go on with the same command")
@@ -126,7 +141,7 @@ def reproduce(
         )
 
 
-def _experiment(what: str, scale: str, counts: str | None, most: int | None) -> What:
+def _experiment(what: str, scale: str, experiment: ExperimentOptions) -> What:
     """`what` as one of the experiments; InputError if it is none, or an option does not belong to it."""
     from edgeasd.toolkit.reproduction.plan import EXPERIMENTS
 
@@ -135,7 +150,7 @@ def _experiment(what: str, scale: str, counts: str | None, most: int | None) -> 
         raise InputError(f"reproduce {what}: unknown; use one of {', '.join(EXPERIMENTS)}")
     if scale not in ("paper", "deploy"):
         raise InputError(f"--scale {scale}: unknown; use paper or deploy")
-    if named == "table2" and (counts is not None or most is not None):
+    if named == "table2" and (experiment.counts is not None or experiment.most is not None):
         raise InputError("--counts and --most: Table II has no known anomalies; use them with reproduce fig2")
     return named
 
@@ -151,23 +166,23 @@ def _check_output(output: Path | None) -> None:
         raise InputError(f"--output {output}: cannot be written to; name another folder or correct its permissions")
 
 
-def _run(queue: JobQueue, accelerator: str, jobs: int | None, workspace: Path, cluster: Cluster | None) -> bool:
-    """Do what waits; whether the user stopped it."""
+def _run(queue: JobQueue, compute: ComputeOptions, data: Path, workspace: Path) -> bool:
+    """Make the models that wait; whether the user stopped it."""
     from edgeasd.toolkit.training.session import stop_requests
 
     print_error(f"{queue.waiting} models to make")
-    if cluster is not None:
+    if compute.ray is not None:
         from edgeasd.toolkit.reproduction.ray_runner import run_on_ray
 
         with stop_requests() as should_stop:
             run_on_ray(
-                queue, cluster.address, cluster.data, workspace, accelerator, cluster.job_cpus, cluster.job_gpus, jobs,
-                print_error, should_stop,
+                queue, compute.ray, data, workspace, compute.accelerator, compute.job_cpus, compute.job_gpus,
+                compute.jobs, print_error, should_stop,
             )  # fmt: skip
             return should_stop()
     from edgeasd.toolkit.reproduction.runner import run_local, worker_accelerators
 
-    accelerators = worker_accelerators(accelerator, jobs)
+    accelerators = worker_accelerators(compute.accelerator, compute.jobs)
     print_error(f"{len(accelerators)} at a time on {', '.join(dict.fromkeys(accelerators))}")
     with stop_requests() as should_stop:
         run_local(queue, accelerators, workspace / "reproduce" / "logs", print_error, should_stop)
@@ -183,7 +198,14 @@ def _show(what: What, planned: Planned, scale: str, output: Path | None, as_json
     cells = summarise(planned.jobs, results, scale, planned.published)
     title = table.title_of(what, scale, planned.facts)
     whole = {**table.as_json(what, scale, cells), **planned.facts}
-    print(json.dumps(whole, indent=2) if as_json else table.as_text(title, cells))
+    if as_json:
+        print(json.dumps(whole, indent=2))
+    else:
+        headings, rows = table.rows(cells)
+        print(title)
+        print_table(headings, rows, fold=headings[2:], indent=0)
+        for remark in table.remarks(cells):
+            print(remark)
     if output is not None:
         _write(what, title, cells, whole, output)
 

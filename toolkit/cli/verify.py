@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeasd.toolkit.cli._options import Accelerator, AsJson, FrontEndPlace, HeadPlace, Threads
+from edgeasd.toolkit.cli._options import AsJson, EngineOptions, expand_options
 
 if TYPE_CHECKING:
     from edgeasd.runtime.bundle.bundle import Bundle
 
 
-def verify(
-    bundle: Annotated[Path, typer.Argument(help="Bundle folder or zip.")],
+@dataclass(frozen=True, kw_only=True)
+class VerifyOptions(EngineOptions):
+    """What is checked."""
+
     precision: Annotated[
         str | None, typer.Option(help="Only this precision of the bundle; all of them by default.")
-    ] = None,
+    ] = None
     engine: Annotated[
         str,
         typer.Option(help="onnxruntime, tensorrt (the engines that were built), or auto (the one that `run` takes)."),
-    ] = "onnxruntime",
-    accelerator: Accelerator = "auto",
-    head: HeadPlace = "cpu",
-    front_end: FrontEndPlace = "cpu",
-    threads: Threads = None,
+    ] = "onnxruntime"
+
+
+@expand_options
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="Bundle folder or zip.")],
+    options: VerifyOptions,
     as_json: AsJson = False,
 ) -> None:
     """Check a bundle: every hash, and its reference segments.
@@ -38,8 +43,6 @@ def verify(
 
     Example: edgeasd verify bundles/valve-id_00
     """
-    from dataclasses import asdict
-
     from edgeasd.runtime.bundle.bundle import Bundle
     from edgeasd.runtime.scoring.scorer import GraphFrontEndScorer
     from edgeasd.runtime.service.jsonl_records import engine_info
@@ -49,15 +52,9 @@ def verify(
         opened.verify_files()
         results = []
         stale = {name: offer.stale for name, offer in manifest.precisions.items() if offer.stale}
-        for chosen in [precision] if precision is not None else _precisions(opened, engine):
-            scorer, found = opened.open_scorer(
-                precision=chosen,
-                engine=engine,
-                accelerator=accelerator,
-                threads=threads,
-                head=head,
-                front_end=front_end,
-            )
+        one = options.precision
+        for precision in [one] if one is not None else _precisions(opened, options.engine):
+            scorer, found = opened.open_scorer(**asdict(replace(options, precision=precision)))
             results.append({**engine_info(scorer), "golden_deviation": asdict(found)})
             if isinstance(scorer, GraphFrontEndScorer):
                 results[-1]["front_end_deviation"] = asdict(scorer.front_end_deviation)
@@ -83,8 +80,8 @@ def verify(
         if "front_end_deviation" in result:
             off = ", ".join(f"{name} {value:.1e}" for name, value in result["front_end_deviation"].items())
             print(f"    its log-mel of noise is that of the runtime ({off})")
-    for precision, reason in stale.items():
-        print(f"  {precision} is not in use until it is calibrated again: {reason}")
+    for name, reason in stale.items():
+        print(f"  {name} is not in use until it is calibrated again: {reason}")
     if manifest.threshold is None:
         print("  uncalibrated: it scores and raises no alarms; export again with --clips")
     else:

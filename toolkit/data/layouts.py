@@ -28,7 +28,7 @@ _OF_DCASE = frozenset({"dev_data", "eval_data", "raw"})
 _OF_MIMII = re.compile(r"(?P<level>-?[0-9]+)_?dB(?:_.+)?", re.IGNORECASE)
 _LABEL_FOLDERS: dict[str, Label] = {"normal": "normal", "anomaly": "anomaly", "abnormal": "anomaly"}
 _Entry = tuple[Path, "str | None", "MachineFolder | None"]
-"""A folder that may be a machine's, the noise level above it, and what it holds where that is known."""
+"""A folder that may be a machine's, the noise level above it, and its content if that is known."""
 
 
 def is_wrapper(name: str) -> bool:
@@ -100,7 +100,7 @@ class MachineFolder:
     names: tuple[PurePath, ...]
     """Relative to `path`, in order."""
     level: str | None = None
-    """Noise level of MIMII ("6 dB") where a folder around this one names it."""
+    """Noise level of MIMII ("6 dB") if a folder around this one names it."""
 
     @property
     def layout_name(self) -> str | None:
@@ -185,11 +185,9 @@ def clips_and_unfit(
 ) -> tuple[list[Clip], list[BadFile]]:
     """Every clip below `root`, or of one machine type, sorted by machine, ID and path; and files that are none.
 
-    Each machine's folder is in the field layout or the DCASE section layout (see `plain`,
-    `dcase`), below the root or in a folder of `wrappers`; folders in neither layout are left out,
-    and `scan` lists them. `id_attribute` says what an
-    ID is in the section layout: "section" or an attribute's name; by default the table in
-    `dcase`. No sound is read. Raises InputError if nothing is recognised, and for several
+    Each machine's folder is in the field layout or the DCASE section layout, below the root or in a folder
+    around it; folders in neither layout are left out, and `scan` lists them. `id_attribute` is what an ID is in
+    the section layout: "section" or an attribute's name; by default the table in `dcase`. No sound is read. Raises InputError if nothing is recognised, and for several
     noise levels of MIMII at once.
     """
     root = Path(root)

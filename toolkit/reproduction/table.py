@@ -155,18 +155,8 @@ def rows(cells: Sequence[Cell]) -> tuple[list[str], list[list[str]]]:
     return headings, lines
 
 
-def as_text(title: str, cells: Sequence[Cell]) -> str:
-    """Aligned columns."""
-    headings, lines = rows(cells)
-    widths = [max(len(line[k]) for line in [headings, *lines]) for k in range(len(headings))]
-    shown = [
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in (headings, *lines)
-    ]
-    return "\n".join([title, *(line.rstrip() for line in shown), *remarks(cells)])
-
-
 def as_markdown(title: str, cells: Sequence[Cell]) -> str:
-    """The same as a Markdown page."""
+    """A Markdown page."""
     headings, lines = rows(cells)
     table = [headings, ["---"] * len(headings), *lines]
     body = ["| " + " | ".join(cell.strip() for cell in line) + " |" for line in table]

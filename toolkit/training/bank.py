@@ -20,7 +20,7 @@ from edgeasd.toolkit.models.logmel_stats import bank_plans
 from edgeasd.toolkit.presets import Preset
 from edgeasd.toolkit.progress import ProgressCallback
 from edgeasd.toolkit.runs import BANKS, Run, TrainingResult
-from edgeasd.toolkit.training.session import claim_run, pick_golden, run_facts
+from edgeasd.toolkit.training.session import claim_run, pick_reference_segments, run_facts
 
 _BATCH = 64
 
@@ -56,7 +56,7 @@ def fit_one(
         outliers=[],
         anomalies=[],
         held_out=held_out,
-        golden=pick_golden(data, normals, [], run.segments.frames),
+        golden=pick_reference_segments(data, normals, [], run.segments.frames),
     )
     run.save()
     write_bytes(run.folder / BANKS, write_banks(banks))

@@ -32,7 +32,7 @@ from edgeasd.toolkit.training.checkpoint import latest_checkpoint, list_checkpoi
 from edgeasd.toolkit.training.data import FeaturePool
 from edgeasd.toolkit.training.trainer import NotFinite, StepLog, Trainer
 
-_GOLDEN_SEGMENTS = 16
+_REFERENCE_SEGMENTS = 16
 """Export holds ONNX against torch on all of them and puts the first few into the bundle."""
 _STAND_IN_CLIPS = 200
 
@@ -71,14 +71,14 @@ def training_result(
         outliers=collect(scorer, data, outliers),
         anomalies=collect(scorer, data, anomalies),
         held_out=held_out,
-        golden=pick_golden(data, normals, outliers, run.segments.frames),
+        golden=pick_reference_segments(data, normals, outliers, run.segments.frames),
     )
 
 
-def pick_golden(data: MachineData, normals: list[Clip], outliers: list[Clip], frames: int) -> np.ndarray:
+def pick_reference_segments(data: MachineData, normals: list[Clip], outliers: list[Clip], frames: int) -> np.ndarray:
     """Middle segments of real clips, (G, frames, n_mels) float32: three normals, one outlier, and so on."""
     chosen = []
-    for index in range(_GOLDEN_SEGMENTS // 4):
+    for index in range(_REFERENCE_SEGMENTS // 4):
         chosen += normals[3 * index : 3 * index + 3] + outliers[index : index + 1]
     segments = []
     for clip in chosen:
@@ -175,7 +175,7 @@ def finetune_one(
 
 
 def _train(trainer: Trainer, run: Run, resume: bool, report: ProgressCallback, should_stop: Callable[[], bool]) -> None:
-    """Run a trainer to its end, from the newest checkpoint of `run` where asked to resume."""
+    """Run a trainer to its end, from the newest checkpoint of `run` if asked to resume."""
     if resume and list_checkpoints(run.checkpoints):
         trainer.restore(latest_checkpoint(run.checkpoints))
     run.save()
@@ -194,7 +194,7 @@ def _train(trainer: Trainer, run: Run, resume: bool, report: ProgressCallback, s
 
 
 def _last_good(run: Run, error: NotFinite) -> str:
-    """Delete the checkpoint whose weights gave no finite loss, and say which one stands."""
+    """Delete the checkpoints whose weights gave no finite loss; returns a line on the newest that is left."""
     for path in list_checkpoints(run.checkpoints):
         if int(path.name.removeprefix("step-")) >= error.iteration:
             shutil.rmtree(path)
@@ -211,7 +211,7 @@ def _save(trainer: Trainer, run: Run) -> None:
 
 
 def run_facts(data: MachineData, id: str, split: MachineSplit, preset: Preset, seed: int) -> dict[str, Any]:
-    """Everything a reader of the run, the bundle or a bug report wants to know."""
+    """The facts of run.json, for readers of the run, the bundle or a bug report."""
     lengths = [len(data.features(clip)) for clip in split.normals]
     nominal = int(np.median(lengths))
     segments = SegmentSettings.for_clip_length(nominal, preset.segment_frames, preset.sections)

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeasd.runtime.bench import energy, runner
-from edgeasd.runtime.bench.measure import BenchSettings, busy, machine, machine_line, memory
+from edgeasd.runtime.bench.measure import BenchSettings, device_info, device_line, is_busy, memory
 from edgeasd.runtime.bench.runner import Row, run_variant
 from edgeasd.runtime.bench.timing import Span, best_batch, measure_streams, quantile, ratio, side_by_side
 from edgeasd.runtime.bench.variants import Variant, find_variants
@@ -361,7 +361,7 @@ def test_what_cannot_run_keeps_its_reason_and_exit_code(small_bundle: Path, bund
     ("script", "expected"),
     [
         ("echo 'terminate called' >&2; kill -9 $$", r"SIGKILL \(terminate called\); the system may have run out"),
-        ("exit 7", r"exit code 7 \(it said nothing\)"),
+        ("exit 7", r"exit code 7 \(without a message\)"),
     ],
 )
 def test_a_process_that_dies_is_a_row_and_no_traceback(
@@ -408,11 +408,11 @@ def test_a_row_is_json_with_its_reason() -> None:
 
 @pytest.mark.parametrize(("load", "expected"), [(0.1, False), (1.0, False), (1.1, True)])
 def test_a_busy_machine_is_called_so(load: float, expected: bool) -> None:
-    assert busy({"load_at_start": load, "cores": 4}) == expected
+    assert is_busy({"load_at_start": load, "cores": 4}) == expected
 
 
 def test_the_machine_is_named_and_its_place_is_not(tmp_path: Path) -> None:
-    facts = machine()
+    facts = device_info()
     assert facts["cores"] == len(os.sched_getaffinity(0))
     assert os.uname().nodename not in json.dumps(facts)
     (tmp_path / "proc/device-tree").mkdir(parents=True)
@@ -421,6 +421,6 @@ def test_the_machine_is_named_and_its_place_is_not(tmp_path: Path) -> None:
     (tmp_path / "etc/nv_tegra_release").write_text("# R36 (release), REVISION: 4.3, GCID: 1\n")
     (tmp_path / "proc/cpuinfo").write_text("processor\t: 0\nmodel name\t: ARMv8 Processor rev 1 (v8l)\n")
     (tmp_path / "proc/loadavg").write_text("7.50 1.00 1.00 1/100 99\n")
-    line = machine_line(machine(tmp_path))
+    line = device_line(device_info(tmp_path))
     assert "load 7.5 at start" in line
     assert line.startswith("NVIDIA Jetson Orin Nano Developer Kit, L4T 36.4.3; ARMv8 Processor rev 1 (v8l), ")

@@ -138,7 +138,7 @@ def test_the_running_environment_is_judged_by_the_board(orin_nano: Path) -> None
 
 
 def test_the_tiny_model_is_what_it_says() -> None:
-    assert onnxruntime.prove("CPUExecutionProvider") == 0.0
+    assert onnxruntime.self_test("CPUExecutionProvider") == 0.0
     x = np.random.default_rng(0).standard_normal((1, 1, tiny_model.SIDE, tiny_model.SIDE)).astype(np.float32)
     by_hand = sum(x[0, 0, i : i + 6, j : j + 6] * tiny_model.weights()[0, 0, i, j] for i in range(3) for j in range(3))
     assert np.abs(tiny_model.expected(x)[0, 0] - by_hand).max() < 1e-4
@@ -155,8 +155,8 @@ def test_a_provider_that_does_not_work_is_not_proved() -> None:
     import onnxruntime as ort
 
     for name in {"CUDAExecutionProvider", "TensorrtExecutionProvider"} - set(ort.get_available_providers()):
-        assert onnxruntime.attempt(name) is not None, name
-    assert onnxruntime.attempt("NoSuchProvider") is not None
+        assert onnxruntime.failure_of(name) is not None, name
+    assert onnxruntime.failure_of("NoSuchProvider") is not None
 
 
 @pytest.mark.parametrize(
@@ -172,9 +172,9 @@ def test_a_provider_that_does_not_work_is_not_proved() -> None:
     ],
 )
 def test_what_is_said_of_a_broken_provider(monkeypatch: pytest.MonkeyPatch, program: str, said: str) -> None:
-    monkeypatch.setattr(onnxruntime, "_PROOF", program)
+    monkeypatch.setattr(onnxruntime, "_SELF_TEST", program)
     monkeypatch.setattr(onnxruntime, "_SECONDS", 1 if "sleep" in program else 30)
-    assert onnxruntime.attempt("CUDAExecutionProvider") == said
+    assert onnxruntime.failure_of("CUDAExecutionProvider") == said
     found = onnxruntime._provider("CUDAExecutionProvider")
     assert (found.state, found.found) == ("warning", f"listed, and does not work: {said}")
     assert onnxruntime._provider("CPUExecutionProvider").state == "problem"
@@ -210,7 +210,7 @@ def test_what_importing_tensorrt_gives(
     fake_tensorrt(tmp_path, text)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
-    found = next(one for one in tensorrt.check(Path("/"), python.running()) if one.name == "module")
+    found = next(one for one in tensorrt.check(Path("/"), python.current_environment()) if one.name == "module")
     # Not by monkeypatch, which would put the stand-in back at the end.
     sys.modules.pop("tensorrt", None)
     assert found.state == state
@@ -221,7 +221,7 @@ def test_what_importing_tensorrt_gives(
 
 
 def test_the_kernel_is_asked_about_its_clock() -> None:
-    assert clock.kernel_says() in (True, False, None)
+    assert clock.is_kernel_clock_synchronised() in (True, False, None)
     assert clock.check(Path("/"))[1].state == "ok"
 
 

@@ -98,7 +98,7 @@ def test_an_engine_that_is_not_here_is_a_row_and_exit_code_3(small_bundle: Path,
     assert done.stderr.count("\n") == 1
 
 
-def test_a_bundle_that_is_damaged_in_one_file_is_measured_in_the_others(two: Path) -> None:
+def test_a_damaged_variant_is_left_out_and_the_others_measured(two: Path) -> None:
     path = two / "manifest.json"
     manifest = json.loads(path.read_text())
     manifest["precisions"]["fp16"] = {**manifest["precisions"]["fp32"], "file": "other.onnx"}

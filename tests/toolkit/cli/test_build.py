@@ -213,7 +213,7 @@ def test_an_int8_engine_that_is_none_is_kept_and_told_each_time(build: Edgeasd, 
     assert "do not run as INT8" in again.lines[-1]
 
 
-def test_convolutions_that_the_inspector_does_not_name_are_a_warning(build: Edgeasd, gpu: Gpu) -> None:
+def test_convolutions_unknown_to_the_inspector_are_a_warning(build: Edgeasd, gpu: Gpu) -> None:
     gpu.weights = lambda name: "no word for a type"
     done = build("--precision", "int8")
     assert done.code == 0
@@ -252,7 +252,7 @@ def test_a_crash_between_the_two_names_is_never_believed(
     assert "its sidecar says" in done.said or "not those of its sidecar" in done.said
 
 
-def test_the_timing_cache_is_kept_for_this_machine_and_refused_from_another(build: Edgeasd, bundle: Path) -> None:
+def test_the_timing_cache_of_another_machine_is_refused(build: Edgeasd, bundle: Path) -> None:
     build("--precision", "fp32")
     place, here = cache_path(bundle), machine.this_machine(0, tensorrt_rtx)
     kept, why = read_cache(place, here)

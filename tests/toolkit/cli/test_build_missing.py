@@ -108,9 +108,7 @@ def test_an_engine_that_is_kept_for_all_its_faults_is_used(builder: Builder, bui
 
 
 @pytest.mark.parametrize("code", [1, 2, 3, 130])
-def test_a_build_that_leaves_nothing_ends_the_command_with_its_code(
-    builder: Builder, build: Callable[..., str], code: int
-) -> None:
+def test_a_failed_build_ends_the_command_with_its_code(builder: Builder, build: Callable[..., str], code: int) -> None:
     builder.does(f"exit {code}")
     builder.useless = True
     with pytest.raises(typer.Exit) as ended:
@@ -119,9 +117,7 @@ def test_a_build_that_leaves_nothing_ends_the_command_with_its_code(
     assert len(builder.ran) == 1
 
 
-def test_a_build_that_claims_success_and_leaves_nothing_is_not_tried_for_ever(
-    builder: Builder, build: Callable[..., str]
-) -> None:
+def test_a_build_that_leaves_nothing_is_tried_once(builder: Builder, build: Callable[..., str]) -> None:
     builder.useless = True
     with pytest.raises(NotBuilt):
         build()
@@ -161,7 +157,7 @@ def test_there_is_nothing_to_build_for_the_cpu(
     assert builder.ran == []
 
 
-def test_where_tensorrt_is_not_installed_building_is_refused_and_not_passed_over(
+def test_building_without_tensorrt_is_refused(
     builder: Builder, build: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def load() -> None:

@@ -223,7 +223,7 @@ def with_three(bundle_copy: Path) -> Path:
     return bundle_copy
 
 
-def test_what_tensorrt_takes_and_is_not_stale_is_built_by_default(with_three: Path) -> None:
+def test_all_that_tensorrt_takes_is_built_by_default(with_three: Path) -> None:
     assert wanted(with_three, []) == ["fp32"]
     assert wanted(with_three, ["fp32", "fp32"]) == ["fp32"]
 

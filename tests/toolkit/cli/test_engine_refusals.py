@@ -235,7 +235,7 @@ def test_a_zip_is_refused_for_tensorrt_only(place: Place) -> None:
     )
 
 
-def test_who_asks_for_onnx_runtime_gets_it_on_a_device_with_tensorrt(place: Place) -> None:
+def test_onnx_runtime_is_taken_if_asked_for_beside_tensorrt(place: Place) -> None:
     place.device()
     for options in (("--engine", "onnxruntime"), ("--accelerator", "cpu")):
         code, out, said = place.say("score", *options)
@@ -260,7 +260,7 @@ def test_build_says_why_and_ends_as_the_build_does(place: Place) -> None:
     assert engine.read_bytes() == before
 
 
-def test_verify_looks_at_the_bundle_and_with_tensorrt_at_what_was_built(place: Place) -> None:
+def test_verify_with_tensorrt_checks_what_was_built(place: Place) -> None:
     place.device()
     assert place.say("verify")[0] == 0
     assert "no TensorRT engine has been built" in place.say("verify", "--engine", "tensorrt")[2]

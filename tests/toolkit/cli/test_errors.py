@@ -43,7 +43,7 @@ def test_a_swallowed_interrupt_is_raised_at_the_next_check(number: int, raised: 
         assert caught.value.code == TERMINATED  # type: ignore[attr-defined]
 
 
-def test_a_swallowed_interrupt_is_raised_at_the_end_at_the_latest() -> None:
+def test_a_swallowed_interrupt_is_raised_at_the_end() -> None:
     with pytest.raises(KeyboardInterrupt), interruptible():
         swallow(signal.SIGINT)
 
@@ -56,9 +56,7 @@ def test_handlers_are_put_back() -> None:
 
 
 @pytest.mark.parametrize("window", ["_release_save", "_acquire_restore"])
-def test_an_interrupt_in_the_middle_of_a_lock_waits_until_it_is_given_back(
-    window: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupt_waits_until_a_lock_is_given_back(window: str, monkeypatch: pytest.MonkeyPatch) -> None:
     queue = SampleQueue(16_000, "drop")
     within = getattr(queue._changed, window)
 

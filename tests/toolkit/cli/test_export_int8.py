@@ -44,9 +44,7 @@ def workspace(data: Path, edgeasd: Callable[..., Any], tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_export_calibrates_int8_with_the_clips_that_training_held_out(
-    workspace: Path, edgeasd: Callable[..., Any]
-) -> None:
+def test_export_calibrates_int8_with_held_out_clips(workspace: Path, edgeasd: Callable[..., Any]) -> None:
     done = edgeasd(*EXPORT, cwd=workspace)
     assert done.code in (0, 1), done.said
     told = json.loads(done.out)["calibration"]

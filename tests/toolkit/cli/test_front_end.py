@@ -122,9 +122,7 @@ def test_a_changed_front_end_is_one_line(edgeasd: Edgeasd, bundle: Path, clip: P
     assert "valve-id_00/frontend.onnx: " in done.lines[0]
 
 
-def test_one_that_computes_something_else_is_one_line_and_exit_code_1(
-    edgeasd: Edgeasd, bundle: Path, clip: Path
-) -> None:
+def test_a_front_end_that_differs_is_exit_code_1(edgeasd: Edgeasd, bundle: Path, clip: Path) -> None:
     (bundle / FRONT_END).write_bytes(build_front_end(FeatureSettings(f_min=200.0), 256).SerializeToString())
     manifest = json.loads((bundle / "manifest.json").read_text())
     entry = {"sha256": hash_file(bundle / FRONT_END), "size": (bundle / FRONT_END).stat().st_size}

@@ -81,7 +81,7 @@ BOTH = (("normal", 0), ("normal", 1), ("anomaly", 0), ("anomaly", 1))
 # Presets
 
 
-def test_every_field_of_a_preset_is_printed_with_value_and_meaning(tmp_path: Path, edgeasd: Edgeasd) -> None:
+def test_every_field_of_a_preset_is_printed_with_its_meaning(tmp_path: Path, edgeasd: Edgeasd) -> None:
     shown = edgeasd("preset", "show", "paper", cwd=tmp_path)
     assert shown.code == 0
     rows = {line.split()[0]: line.split(maxsplit=2)[1:] for line in shown.out.split("\n\n")[0].splitlines()[1:]}
@@ -92,7 +92,7 @@ def test_every_field_of_a_preset_is_printed_with_value_and_meaning(tmp_path: Pat
     assert all(len(one["meaning"]) > 15 and one["meaning"] != "None" for one in plain["fields"].values())
     assert plain["table_1_alpha"]["bce+ddcsad"]["pump"] == 1.0
     assert "ToyConveyor" in shown.out
-    assert edgeasd("preset", "list", "--json", cwd=tmp_path).out == '["paper", "quick"]\n'
+    assert edgeasd("preset", "list", "--json", cwd=tmp_path).out == '["paper", "quick", "knn"]\n'
     unknown = edgeasd("preset", "show", "fast", cwd=tmp_path)
     assert (unknown.code, unknown.lines) == (2, ["edgeasd: --preset fast: unknown; use one of paper, quick"])
 
@@ -113,7 +113,7 @@ def test_what_was_set_is_stated_and_stored_with_the_run(home: Path, edgeasd: Edg
 @pytest.mark.parametrize(
     ("option", "expected"),
     [
-        ("nope=1", "unknown field 'nope'; use one of anomalies_in_centroid, backbone, batch_normal, "),
+        ("nope=1", "unknown field 'nope'; use one of anomalies_in_centroid, backbone, bank_neighbours, "),
         ("lam", "--set lam: expected FIELD=VALUE, such as lam=0.5"),
         ("lam=", "--set lam=: expected FIELD=VALUE"),
         ("lam=much", "lam = 'much': Input should be a valid number"),
@@ -175,7 +175,7 @@ def test_a_nan_loss_stops_and_names_iteration_and_checkpoint(home: Path, edgeasd
     assert not (home / "nan" / RUN / "outcome.npz").exists()
 
 
-def test_the_checkpoint_before_the_weights_that_failed_is_kept_and_named(
+def test_the_checkpoint_before_failed_weights_is_kept(
     home: Path, edgeasd: Edgeasd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from edgeasd.toolkit.training import trainer

@@ -127,9 +127,7 @@ def test_threads_change_nothing_but_the_speed(sounds: Path, small_bundle: Path, 
     assert one == pytest.approx(two, rel=1e-5)
 
 
-def test_verify_says_what_is_in_use_and_how_far_golden_segments_deviate(
-    small_bundle: Path, tmp_path: Path, edgeasd: Edgeasd
-) -> None:
+def test_verify_states_the_engine_and_its_deviation(small_bundle: Path, tmp_path: Path, edgeasd: Edgeasd) -> None:
     done = edgeasd("verify", small_bundle, "--json", cwd=tmp_path)
     assert done.code == 0, done.said
     facts = json.loads(done.out)
@@ -144,9 +142,7 @@ def test_verify_says_what_is_in_use_and_how_far_golden_segments_deviate(
     assert facts["threshold"]["found_by"] == "largest held-out clip score"
 
 
-def test_verify_says_what_a_threshold_promises_and_how_well_that_is_known(
-    bundle_copy: Path, tmp_path: Path, edgeasd: Edgeasd
-) -> None:
+def test_verify_states_what_a_threshold_promises(bundle_copy: Path, tmp_path: Path, edgeasd: Edgeasd) -> None:
     manifest = json.loads((bundle_copy / "manifest.json").read_text("utf-8"))
     promise = {"kind": "alarms_per_day", "target": 1.0, "expected": 1.02, "interval95": [0.21, None]}
     manifest["threshold"] |= {"clip": 0.5, "interval95": [0.4, None], "promise": promise | {"extrapolation": True}}

@@ -202,7 +202,7 @@ def test_fp16_is_chosen_by_name_and_said_to_be_in_use(home: Path, exported: dict
     bundle, clips = "bundles/valve-id_00", home / "data" / "valve" / "00" / "normal"
     verified = edgeasd("verify", bundle, cwd=home).out
     assert "fp32 on onnxruntime" in verified
-    assert re.search(r"fp16 on onnxruntime \S+ CPUExecutionProvider .*, graph not optimised: golden", verified)
+    assert re.search(r"fp16 on onnxruntime \S+ CPUExecutionProvider .*, graph not optimised: reference", verified)
     only = json.loads(edgeasd("verify", bundle, "--precision", "fp16", "--json", cwd=home).out)
     assert [one["precision"] for one in only["engines"]] == ["fp16"]
     scores = {}
@@ -265,9 +265,7 @@ def test_the_bundle_of_another_id_is_not_judged_as_this_one(
     ]
 
 
-def test_an_existing_run_is_neither_overwritten_nor_resumed_unasked(
-    home: Path, exported: dict[str, Any], edgeasd: Edgeasd
-) -> None:
+def test_an_existing_run_is_not_overwritten_unasked(home: Path, exported: dict[str, Any], edgeasd: Edgeasd) -> None:
     before = weights(home)
     refused = edgeasd(*train(), cwd=home)
     assert refused.code == 2
@@ -282,7 +280,7 @@ def test_an_existing_run_is_neither_overwritten_nor_resumed_unasked(
     assert weights(home) == before
 
 
-def test_ctrl_c_writes_a_checkpoint_and_a_resume_ends_where_no_interrupt_would(
+def test_a_resumed_training_equals_an_uninterrupted_one(
     home: Path, trained: Any, tmp_path: Path, edgeasd: Edgeasd
 ) -> None:
     process = start(*train("--workspace", tmp_path), cwd=home)
@@ -365,7 +363,7 @@ def test_a_model_with_nothing_held_out_is_calibrated_by_clips(home: Path, tmp_pa
     assert (manifest["status"], manifest["threshold"]["clips"]) == ("calibrated", 10)
     assert manifest["threshold"]["found_by"] == "largest given clip score"
     level = manifest["level"]
-    assert level["low_dbfs"] < level["measured_low_dbfs"] - 9 < level["measured_high_dbfs"] - 8 < level["high_dbfs"]
+    assert level["low_dbfs"] < level["heard_low_dbfs"] - 9 < level["heard_high_dbfs"] - 8 < level["high_dbfs"]
     assert "of 10 clips" in level["found_by"]
     scored = edgeasd("score", bundle, clips, "--json", cwd=home)
     scores = [json.loads(line)["score"] for line in scored.out.splitlines()]

@@ -23,7 +23,7 @@ from edgeasd.toolkit.reproduction.paper import paper_rows
 from edgeasd.toolkit.reproduction.plan import DataSource, ModelJob, expand
 from edgeasd.toolkit.reproduction.request import counts_of, presets_of, seeds_of
 from edgeasd.toolkit.reproduction.runner import RETRIES, JobQueue
-from edgeasd.toolkit.reproduction.table import Cell, as_json, as_markdown, as_text, machine_average, summarise
+from edgeasd.toolkit.reproduction.table import Cell, as_json, as_markdown, machine_average, summarise
 from edgeasd.toolkit.training.trainer import NotFinite
 
 
@@ -223,7 +223,7 @@ def test_a_cell_with_a_missing_model_has_no_figure(tmp_path: Path) -> None:
     assert cell.missing == ["gear 01 bce seed 0"]
     (cell,) = summarise(jobs, {job.name: result(job, None) for job in jobs}, "paper")
     assert "gear 00 bce seed 0 (AUC undefined: 0)" in cell.missing
-    assert "missing 2 models" in as_text("t", [cell])
+    assert "missing 2 models" in as_markdown("t", [cell])
     assert machine_average([cell], "bce") is None
 
 
@@ -236,7 +236,7 @@ def test_agreement_is_a_difference_within_its_own_interval() -> None:
     assert cell_of(0.90, (0.949, 0.04)).agrees is True
     assert cell_of(0.90, (0.951, 0.04)).agrees is False
     assert cell_of(0.90, None).agrees is None
-    text = as_text("t", [cell_of(0.90, (0.949, 0.04))])
+    text = as_markdown("t", [cell_of(0.90, (0.949, 0.04))])
     assert "90.00 ± 3.00 =" in text
     assert "94.90 ± 4.00" in text
     assert "90.00 ± 3.00 ≠" in as_markdown("t", [cell_of(0.90, (0.96, 0.04))])

@@ -98,7 +98,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[StepLo
     return steps, results(trainer)
 
 
-@pytest.mark.parametrize("stop_at", [1, 3, EPOCH, 5, 2 * EPOCH, 11])
+@pytest.mark.parametrize("stop_at", [3, EPOCH, 11])
 def test_a_resumed_run_gives_the_same_bits(
     stop_at: int, uninterrupted: tuple[list[StepLog], dict[str, Tensor]], tmp_path: Path
 ) -> None:
