@@ -235,7 +235,7 @@ class ServiceConfig:
 
     @property
     def name(self) -> str:
-        """Name of the site, in every message."""
+        """Name of the site."""
         return self.settings.site
 
     @property
@@ -245,7 +245,7 @@ class ServiceConfig:
 
     @property
     def outputs(self) -> dict[str, OutputSettings]:
-        """Settings of every output, by its name."""
+        """The outputs by name."""
         return dict(self.settings.outputs)
 
     def engine(self, stream: StreamSettings) -> EngineSettings:
