@@ -15,8 +15,6 @@ pytestmark = pytest.mark.core
 REPOSITORY = Path(__file__).resolve().parents[2]
 FLOORS = ("runtime", "calibration", "export", "toolkit")
 
-PENDING: tuple[str, ...] = ()
-"""Folders whose names are still being changed. A folder leaves this tuple when its names are right."""
 OVERRIDES = ("forward", "do_GET", "do_HEAD", "end_headers")
 """Methods of torch.nn.Module and of http.server that we override."""
 OLD_MODULES = (
@@ -129,14 +127,9 @@ def defined(tree: ast.AST) -> Iterator[tuple[str, int]]:
                     yield field.target.id, field.lineno
 
 
-def is_pending(path: str) -> bool:
-    """Whether the names of a module are still being changed."""
-    return path.startswith(PENDING)
-
-
 def test_no_module_has_an_old_name() -> None:
     old = re.compile("|".join(OLD_MODULES))
-    assert [path for path in trees() if old.fullmatch(path.removesuffix(".py")) and not is_pending(path)] == []
+    assert [path for path in trees() if old.fullmatch(path.removesuffix(".py"))] == []
 
 
 def test_no_class_function_or_field_has_an_old_name() -> None:
@@ -144,7 +137,7 @@ def test_no_class_function_or_field_has_an_old_name() -> None:
     for path, tree in trees().items():
         for name, line in defined(tree):
             new = next((new for old, new in OLD_NAMES.items() if re.fullmatch(old, name)), None)
-            if new is not None and not is_pending(path):
+            if new is not None:
                 said.append(f"{path}:{line}: {name}: say {new}")
     assert said == []
 
@@ -168,12 +161,11 @@ def public(tree: ast.Module) -> Iterator[ast.ClassDef | ast.FunctionDef | ast.As
 
 
 def test_every_module_has_a_docstring() -> None:
-    assert [path for path, tree in trees().items() if not (ast.get_docstring(tree) or is_pending(path))] == []
+    assert [path for path, tree in trees().items() if not ast.get_docstring(tree)] == []
 
 
 def test_what_is_public_has_a_docstring() -> None:
     said = []
     for path, tree in trees().items():
-        if not is_pending(path):
-            said += [f"{path}:{node.lineno}: {node.name}" for node in public(tree) if not ast.get_docstring(node)]
+        said += [f"{path}:{node.lineno}: {node.name}" for node in public(tree) if not ast.get_docstring(node)]
     assert said == []
