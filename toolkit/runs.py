@@ -212,7 +212,7 @@ def load_run(folder: Path) -> Run:
         RunFile.model_validate(facts)
     except ValidationError as error:
         reason = describe_validation_error(error, RunFile).partition(";")[0]
-        raise InputError(f"{path}: not a run of this edgeasd (format {FORMAT}): {reason}; train again") from None
+        raise InputError(f"{path}: {reason}; train again") from None
     return Run(folder, facts)
 
 

@@ -133,9 +133,7 @@ class Drift:
 
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary, from which `from_json` makes the same again; derived figures are added."""
-        found = asdict(self)
-        for name, written in _WRITTEN_NAMES.items():
-            found[written] = found.pop(name)
+        found = {_WRITTEN_NAMES.get(name, name): value for name, value in asdict(self).items()}
         for name in ("auc", "partial_auc"):
             change: PairedChange | None = getattr(self, name)
             found[name] = None if change is None else change.to_json()

@@ -107,7 +107,7 @@ def measure_streams(scorer: Scorer, rates: Mapping[int, float], span: Span) -> d
     several = single if batch == 1 else _rounds(scorer, batch, span)
     alone, together = _wall(single), _wall(several) / batch
     counts = {1: math.floor(hop / alone), batch: math.floor(hop / together)}
-    # The batch was chosen by its parts; where the whole is slower than they say, it may not be filled.
+    # The batch was chosen from the cost of its parts; if the whole is slower, the streams may not fill it.
     batch = batch if counts[batch] >= max(batch, counts[1]) else 1
     used = several if batch > 1 else single
     return {

@@ -44,7 +44,7 @@ def self_test_pair(manifest: Manifest) -> tuple[Float32Array, Float32Array]:
 
 
 def compare_logmel(made: Float32Array, expected: Float32Array, place: str) -> float:
-    """Largest |Δ log10| of two log-mel segments. Raises BundleError where the shapes differ."""
+    """Largest |Δ log10| of two log-mel segments. Raises BundleError if the shapes differ."""
     if made.shape != expected.shape:
         raise BundleError(
             f"{place}: its front end gives log-mel of shape {made.shape}, its encoder takes {expected.shape}; "

@@ -235,6 +235,7 @@ class ServiceConfig:
 
     @property
     def name(self) -> str:
+        """Name of the site."""
         return self.settings.site
 
     @property
@@ -244,6 +245,7 @@ class ServiceConfig:
 
     @property
     def outputs(self) -> dict[str, OutputSettings]:
+        """The outputs by name."""
         return dict(self.settings.outputs)
 
     def engine(self, stream: StreamSettings) -> EngineSettings:

@@ -193,7 +193,7 @@ def _shades(frames: Float32Array) -> NDArray[np.uint8]:
 
 
 def _columns(shades: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The shades as pixels, between 800 and 1600 wide where there are enough frames."""
+    """The shades as pixels, 800 to 1600 wide if there are enough frames."""
     bands, count = shades.shape
     joined = -(-count // _WIDEST)
     if joined > 1:

@@ -112,7 +112,7 @@ class DigitalSilence(StateSettings):
 
 
 class Silence(StateSettings):
-    """Level of a window (offset removed), where not every sample is the same."""
+    """Level of a window without its offset. A window of equal samples is not silence."""
 
     on_dbfs: _Dbfs = -80.0
     """Begins below this level."""

@@ -22,7 +22,7 @@ class ClipScore:
     """First frame of each segment."""
     segments: SegmentScores
     tiled: bool
-    """True where the recording was shorter than a segment and was repeated to fill one."""
+    """True if the recording was shorter than a segment and was repeated to fill one."""
 
 
 def score_sound(scorer: Scorer, sound: Float32Array, *, tile_short: bool = False, anchored: bool = False) -> ClipScore:

@@ -20,7 +20,7 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class ScoreSettings(BaseModel):
-    """The frozen numbers of equation 5 and where they come from; stored in the manifest."""
+    """The frozen numbers of equation 5 and their sources; stored in the manifest."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 

@@ -1,4 +1,4 @@
-"""Threshold policy: when a row of clip scores becomes an alarm. Never part of a score or a graph."""
+"""The threshold of a bundle and how it was found; stored in the manifest, never part of a score or a graph."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler
 
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
 _Interval = tuple[_Finite | None, _Finite | None]
-"""Lower and upper end; None where the recordings set no such end."""
+"""Lower and upper end; None for an end that the recordings do not set."""
 
 
 class Promise(BaseModel):
@@ -24,7 +24,7 @@ class Promise(BaseModel):
     interval95: _Interval
     """The 95 % interval of it."""
     extrapolation: bool = False
-    """True where the rate is so small that no recording shows it, and a fitted tail gave the threshold."""
+    """True if the rate is too small to be seen in the recordings, and a fitted tail gave the threshold."""
 
     def describe(self) -> str:
         """One phrase: what is expected of normal sound, and how well it is known."""
@@ -64,7 +64,7 @@ class Threshold(BaseModel):
     """The recordings, as far as they are listed; `clips` counts all."""
 
     def describe_interval(self) -> str:
-        """ " [low, high]", or nothing where the threshold came without an interval."""
+        """ " [low, high]"; empty if the threshold has no interval."""
         if self.interval95 is None:
             return ""
         low, high = ("…" if end is None else f"{end:.4f}" for end in self.interval95)

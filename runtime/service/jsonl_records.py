@@ -26,7 +26,7 @@ def engine_info(scorer: Scorer) -> dict[str, Any]:
     return {"engine": engine.name, "accelerator": engine.accelerator, "precision": engine.precision}
 
 
-def records_of(
+def to_records(
     update: StreamUpdate | None,
     transitions: Sequence[Transition],
     machine: MonitoredMachine,

@@ -15,7 +15,7 @@ from edgeasd.runtime.evidence import EvidenceWriter
 from edgeasd.runtime.outputs import OutputManager, outbox_limits
 from edgeasd.runtime.outputs.messages import health_body
 from edgeasd.runtime.service.control import ControlSocket
-from edgeasd.runtime.service.jsonl_records import RecordWriter, records_of
+from edgeasd.runtime.service.jsonl_records import RecordWriter, to_records
 from edgeasd.runtime.service.monitored import MonitoredMachine
 from edgeasd.runtime.service.recorder import EventRecorder
 from edgeasd.runtime.service.status import ServiceStatus, package_version
@@ -381,7 +381,7 @@ class Service:
         if self._records is not None:
             may_drop = update is None or update.may_drop
             site = None if self.config.path is None else self.config.name
-            for record in records_of(update, transitions, machine, site=site):
+            for record in to_records(update, transitions, machine, site=site):
                 self._records.put(record, may_drop)
 
 

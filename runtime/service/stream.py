@@ -27,7 +27,7 @@ from edgeasd.runtime.outputs.messages import health_body, segment_body
 from edgeasd.runtime.scoring.score import Score
 from edgeasd.runtime.scoring.scorer import Scorer
 from edgeasd.runtime.scoring.stream import Stream, score_streams
-from edgeasd.runtime.service.jsonl_records import Record, engine_info, records_of
+from edgeasd.runtime.service.jsonl_records import Record, engine_info, to_records
 from edgeasd.runtime.service.monitored import MonitoredMachine
 from edgeasd.runtime.service.status import Latencies, package_version
 from edgeasd.runtime.service.updates import StreamUpdate
@@ -457,4 +457,4 @@ def live_records(scorer: Scorer, manifest: Manifest, sound: Float32Array) -> Ite
         worker.accept(AudioChunk(sound[start : start + 2 * rate], start))
         worker.finish(score_streams([worker.stream])[0])
         for update in worker.take_updates():
-            yield from records_of(update, machine.update(update), machine, site=None, has_time=False)
+            yield from to_records(update, machine.update(update), machine, site=None, has_time=False)

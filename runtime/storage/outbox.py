@@ -34,6 +34,7 @@ _MEMORY_BYTES = 8 << 20
 _OVERHEAD = 128
 """Bytes that a row takes beside its payload, roughly."""
 _BATCH = 500
+_UNLIMITED = 2**62
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,10 +123,12 @@ class Outbox:
     ) -> None:
         """Reserve numbers, and take over the messages of the queue files of earlier versions.
 
-        Raises DatabaseUnavailable if the disk refuses.
+        Raises DatabaseUnavailable if the file cannot be read.
         """
         self.database, self.limits = database, limits or OutboxLimits()
         self._reserve, self._memory_bytes, self._newest, self._wall = reserved, memory_bytes, newest, wall
+        self.store_id = ""
+        """16 hexadecimal digits that name this numbering."""
         self._changed = threading.Condition()
         self._writing = threading.RLock()
         """Held by the thread whose transaction is open."""
@@ -135,35 +138,55 @@ class Outbox:
         self._tail: list[OutboxMessage] = []
         """All messages from `_tail_start` on, in order, stored or not."""
         self._unstored = 0
+        self._last = self._reserved = self._visible = self._tail_start = self._bytes = 0
         self._is_dirty, self._wakes = False, 0
+        self._is_detached = False
+        """Whether no number could be reserved, and the store has another name than on the disk."""
         self._open()
 
     def _open(self) -> None:
-        with self.database.transaction() as connection:
-            run = connection.execute
-            run("INSERT OR IGNORE INTO meta VALUES ('store', ?)", (secrets.token_hex(8),))
-            meta = dict(run("SELECT name, value FROM meta").fetchall())
-            try:
-                reserved = int(meta.get("reserved", 1))
-                for output, seq, dropped in run("SELECT output, seq, dropped FROM cursors").fetchall():
-                    self._cursors[output] = _Cursor(int(seq), dropped=_read_counts(dropped))
-            except (TypeError, ValueError) as error:
-                raise sqlite3.DatabaseError(f"cursors: {error}") from None
-            self.store_id = str(meta["store"])
-            """16 hexadecimal digits that name this numbering."""
-            last = int(run("SELECT coalesce(max(seq), 0) FROM outbox").fetchone()[0])
-            self._last = max([last, reserved - 1, *(cursor.seq for cursor in self._cursors.values())])
-            self._reserved = self._last + 1
-            queues = self._take_over_queues(connection)
-            self._extend_reservation(connection)
-            self._store_cursors(connection)
-            self._visible, self._tail_start = self._last, self._last + 1
-            size = f"SELECT coalesce(sum(length(payload) + {_OVERHEAD}), 0) FROM outbox"
-            self._bytes = int(run(size).fetchone()[0])
-            """Size of what is stored."""
-            self._stored_kinds = frozenset(kind for (kind,) in run("SELECT DISTINCT kind FROM outbox"))
+        self._load()
+        queues: tuple[Path, list[str]] | None = None
+        try:
+            with self.database.transaction() as connection:
+                connection.execute("INSERT OR IGNORE INTO meta VALUES ('store', ?)", (self.store_id,))
+                queues = self._take_over_queues(connection)
+                self._extend_reservation(connection)
+                self._store_cursors(connection)
+        except DatabaseUnavailable as error:
+            # No number of the store can be reserved. Those of another store can be given from memory; the store takes
+            # its name when the disk works.
+            _log.error("%s; messages are not stored until the disk works", error)
+            self._load()
+            self.store_id, self._reserved, self._is_detached = secrets.token_hex(8), _UNLIMITED, True
+            return
+        self._visible, self._tail_start = self._last, self._last + 1
+        self._bytes, self._stored_kinds = self._measure()
         if queues is not None:
             remove_queues(*queues)
+
+    def _load(self) -> None:
+        read = self.database.read
+        with self.database.checked():
+            try:
+                meta = dict(read("SELECT name, value FROM meta"))
+                reserved = int(meta.get("reserved", 1))
+                self._cursors = {
+                    output: _Cursor(int(seq), dropped=_read_counts(dropped))
+                    for output, seq, dropped in read("SELECT output, seq, dropped FROM cursors")
+                }
+            except (TypeError, ValueError) as error:
+                raise sqlite3.DatabaseError(f"cursors: {error}") from None
+        self.store_id = str(meta.get("store") or secrets.token_hex(8))
+        last = int(read("SELECT coalesce(max(seq), 0) FROM outbox")[0][0])
+        self._last = max([last, reserved - 1, *(cursor.seq for cursor in self._cursors.values())])
+        self._reserved, self._visible, self._tail_start = self._last + 1, self._last, self._last + 1
+        self._bytes, self._stored_kinds = self._measure()
+
+    def _measure(self) -> tuple[int, frozenset[str]]:
+        """Size and kinds of what is stored."""
+        rows = self.database.read(f"SELECT kind, sum(length(payload) + {_OVERHEAD}) FROM outbox GROUP BY kind")
+        return sum(size for _, size in rows), frozenset(kind for kind, _ in rows)
 
     def _take_over_queues(self, connection: sqlite3.Connection) -> tuple[Path, list[str]] | None:
         """Number what waits in the queue files of an earlier version. Returns their folder and outputs."""
@@ -196,8 +219,11 @@ class Outbox:
 
     @property
     def reserved_until(self) -> int:
-        """Numbers below this are reserved on disk; the next process begins above them if this one is killed."""
-        return self._reserved
+        """Numbers below this are reserved on disk; the next process begins above them if this one is killed.
+
+        If nothing could be reserved, a number that is higher for every later process.
+        """
+        return self._last + int(self._wall()) if self._is_detached else self._reserved
 
     @property
     def unstored(self) -> int:
@@ -212,9 +238,12 @@ class Outbox:
         messages appended in it are gone then.
         """
         with self._writing:
-            size, kinds = self._bytes, self._stored_kinds
+            before = self._bytes, self._stored_kinds, self._reserved
             try:
                 with self.database.transaction(durable=durable) as connection:
+                    if self._is_detached:
+                        connection.execute("INSERT OR REPLACE INTO meta VALUES ('store', ?)", (self.store_id,))
+                        self._extend_reservation(connection)
                     waiting = self._waiting_rows()
                     self._insert(connection, waiting)
                     self._store_cursors(connection)
@@ -224,8 +253,10 @@ class Outbox:
                         self._extend_reservation(connection)
             except BaseException:
                 self._pending.clear()
-                self._is_dirty, self._bytes, self._stored_kinds = True, size, kinds
+                self._is_dirty = True
+                self._bytes, self._stored_kinds, self._reserved = before
                 raise
+            self._is_detached = False
             self._mark_stored(waiting)
             published, self._pending = self._pending, []
             self._publish(published)

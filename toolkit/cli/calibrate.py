@@ -173,8 +173,9 @@ def _require_packages() -> None:
             "edgeasd calibrate needs onnx, which is not installed here; calibrate on the workstation, or "
             "pip install 'edgeasd[export]'"
         ) from None
-    import jinja2  # noqa: F401
-    import matplotlib  # noqa: F401
+    from edgeasd.toolkit.reports import check_packages
+
+    check_packages()
 
 
 def _print_result(found: Calibration, target: Path, as_json: bool) -> None:

@@ -102,6 +102,10 @@ def _check_outputs(dcase: Path | None, report: Path | None, report_audio: bool) 
         raise InputError(f"--report {report}: is a folder; name a file in it, like {report / 'report.html'}")
     if dcase is not None and dcase.exists() and not dcase.is_dir():
         raise InputError(f"--dcase {dcase}: is not a folder; name one, it is made if it is missing")
+    if report is not None:
+        from edgeasd.toolkit.reports import check_packages
+
+        check_packages()
 
 
 def _official_results(trained: TrainedModel, one: Evaluation) -> list[Result]:

@@ -299,7 +299,9 @@ def int8_request(
     from edgeasd.toolkit.calibrate.clips import normal_files
     from edgeasd.toolkit.calibrate.request import Request, parse_precisions
     from edgeasd.toolkit.progress import no_progress
+    from edgeasd.toolkit.reports import check_packages
 
+    check_packages()
     folder, files = (clips, None) if clips is not None else _held_out(trained, cache)
     found = normal_files(folder, no_progress, files)
     try:

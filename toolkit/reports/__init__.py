@@ -34,6 +34,12 @@ class Figure:
     keys: Sequence[tuple[str, str]] = ()
 
 
+def check_packages() -> None:
+    """Raise ModuleNotFoundError, before hours of work, if a report cannot be made here."""
+    import jinja2  # noqa: F401
+    import matplotlib  # noqa: F401
+
+
 def render(template: str, **values: Any) -> bytes:
     """A template of this package as a whole page in UTF-8."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined

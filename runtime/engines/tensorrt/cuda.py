@@ -53,7 +53,7 @@ def gpu_info(index: int = 0) -> GpuInfo:
     try:
         count = checked(cuda.cudaGetDeviceCount(), "counting the GPUs")
     except RuntimeError as error:
-        # Bindings of CUDA 12 raise where there is no driver library at all; later ones answer with an error.
+        # Without a driver library the bindings of CUDA 12 raise; later ones return an error.
         raise DeviceError(
             f"CUDA: no driver ({printable(error, 200)}); `edgeasd doctor` looks at driver and GPU"
         ) from None

@@ -66,7 +66,7 @@ class Sidecar(BaseModel):
     compute_capability: _Word
     """ "8.7" """
     l4t: _Word | None
-    """Release of Jetson Linux, "36.4.3"; None where it is not a Jetson."""
+    """Release of Jetson Linux, "36.4.3"; None if it is not a Jetson."""
     onnx_sha256: _Sha256
     """Of the ONNX file that the engine was built from."""
     precision: _Word

@@ -126,7 +126,7 @@ def test_no_samples(tmp_path: Path) -> None:
     assert "holds no samples" in refusal(path)
 
 
-def test_a_length_left_open_by_a_streaming_writer_is_read_to_the_end(tmp_path: Path) -> None:
+def test_an_open_length_is_read_to_the_end(tmp_path: Path) -> None:
     samples = noise(5000)[:, 0]
     (path := tmp_path / "a.wav").write_bytes(wav_header(samples.tobytes(), claimed=0xFFFFFFFF))
     np.testing.assert_array_equal(read_audio(path) * 32768, samples)

@@ -56,7 +56,7 @@ def test_a_slower_call_shows_as_a_ratio() -> None:
     assert found.low <= found.high
 
 
-def test_a_span_ends_by_what_comes_first_but_never_before_one_round() -> None:
+def test_a_span_ends_by_what_comes_first_after_one_round() -> None:
     assert not Span(rounds=0, seconds=0, longest=0).over(0, 99)
     assert Span(rounds=5).over(5, 0)
     assert not Span(seconds=10, least=100).over(99, 11)
@@ -286,7 +286,7 @@ def test_a_gpu_and_tensorrt_add_rows(all_four: Manifest, tmp_path: Path, monkeyp
     assert [row[0] for row in only if not row[3]] == ["int8-cpu"]
 
 
-def test_an_engine_that_was_built_has_a_row_even_without_tensorrt(
+def test_a_built_engine_has_a_row_without_tensorrt(
     all_four: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("edgeasd.runtime.bench.variants.library.installed", lambda: False)
@@ -305,7 +305,7 @@ def test_unknown_names_are_refused(all_four: Manifest, tmp_path: Path) -> None:
 # A variant in its process
 
 
-def test_a_variant_is_measured_in_a_process_that_did_nothing_else(small_bundle: Path) -> None:
+def test_a_variant_is_measured_in_its_own_process(small_bundle: Path) -> None:
     ballast = bytearray(400 << 20)
     seen: list[tuple[int, int, str]] = []
     row = run_variant(small_bundle, FP32, QUICK, lambda *step: seen.append(step))

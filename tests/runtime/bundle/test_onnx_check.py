@@ -147,7 +147,7 @@ def test_any_sign_of_external_data_is_enough(tensor: bytes, path: Path) -> None:
 
 @pytest.mark.parametrize("high", [1 << 32, 1 << 33, 1 << 34, 1 << 40, 1 << 63])
 @pytest.mark.parametrize("level", ["tensor", "graph", "model"])
-def test_a_field_number_with_high_bits_does_not_hide_external_data(high: int, level: str, path: Path) -> None:
+def test_high_bits_in_a_field_number_hide_no_external_data(high: int, level: str, path: Path) -> None:
     """ONNX Runtime cuts a 5-byte key to 32 bits: it loads this data, so the guard must not read past it."""
 
     def hidden(field: int, content: bytes) -> bytes:

@@ -46,7 +46,7 @@ def test_a_model_saved_with_external_data_is_refused(tmp_path: Path) -> None:
         inspect_onnx(path)
 
 
-def test_onnx_runtime_loads_what_a_long_key_hides_so_the_guard_refuses_it(tmp_path: Path) -> None:
+def test_a_long_key_that_hides_data_is_refused(tmp_path: Path) -> None:
     """Why keys beyond 32 bits are refused: should ONNX Runtime stop to read them, this test says so."""
 
     def varint(value: int) -> bytes:

@@ -228,7 +228,7 @@ def test_any_damage_is_harmless_or_a_bundle_error(changes: list[tuple[int, int]]
 # In a bundle
 
 
-def test_a_bundle_whose_golden_outputs_were_altered_does_not_open(bundle_copy: Path, golden: ReferenceSegments) -> None:
+def test_a_bundle_with_altered_outputs_does_not_open(bundle_copy: Path, golden: ReferenceSegments) -> None:
     """With hashes that fit: only the check itself can find it."""
     data = dataclasses.replace(golden, d=golden.d + np.float32(1)).to_bytes()
     (bundle_copy / "golden.npz").write_bytes(data)

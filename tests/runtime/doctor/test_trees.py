@@ -105,7 +105,7 @@ def test_another_python_than_jetpacks_cannot_import_its_tensorrt(
     assert found["python interpreter"].state == "problem"
 
 
-def test_a_missing_or_empty_dla_compiler_is_a_problem_on_jetpack_6(orin_nano: Path, by_name: ByName) -> None:
+def test_no_dla_compiler_is_a_problem_on_jetpack_6(orin_nano: Path, by_name: ByName) -> None:
     (orin_nano / NVDLA).write_bytes(b"")
     empty = by_name(examine(orin_nano))["tensorrt dla_compiler"]
     (orin_nano / NVDLA).unlink()

@@ -99,7 +99,7 @@ def test_every_variant_of_every_backbone_parses_and_builds(
     assert [done for done, _, _ in shown] == sorted({done for done, _, _ in shown})
 
 
-def test_the_quantised_convolutions_are_those_that_calibration_quantised(
+def test_quantised_convolutions_are_those_of_calibration(
     encoder_file: Callable[[str, str], Path], encoder_of: Encoder
 ) -> None:
     model = onnx.load(encoder_file("quick", "int8"))
@@ -263,7 +263,7 @@ build.build_plan(trt, Path(sys.argv[1]), build.BuildOptions(), configure=for_sm8
 """
 
 
-def test_a_builder_that_waits_for_the_garbage_collector_does_not_block_the_next(small_bundle: Path) -> None:
+def test_garbage_collection_does_not_block_a_builder(small_bundle: Path) -> None:
     # TensorRT holds a lock while it makes a builder, and logs through Python; freeing one there waits for ever.
     command = [sys.executable, "-W", "ignore", "-c", LEFT_BEHIND, str(small_bundle / "encoder.fp32.onnx")]
     assert subprocess.run(command, timeout=120).returncode == 0

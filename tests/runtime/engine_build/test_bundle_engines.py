@@ -67,7 +67,7 @@ def test_an_encoder_that_computes_the_model_is_proven(small_bundle: Path, stand_
     assert (stand_in.asked, stand_in.closed) == ([("encoder.fp32.engine", "fp32", "cuda:1", 4)], ["encoder"])
 
 
-def test_an_encoder_that_computes_something_else_is_not_and_is_closed(small_bundle: Path, stand_in: StandIn) -> None:
+def test_a_wrong_encoder_fails_and_is_closed(small_bundle: Path, stand_in: StandIn) -> None:
     stand_in.error = 0.01
     with Bundle(small_bundle) as bundle, pytest.raises(CheckFailed, match="reference segments are not reproduced"):
         verify_encoder(bundle, "fp32", Path("encoder.fp32.engine"), "cuda:0", 4)

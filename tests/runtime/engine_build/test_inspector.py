@@ -73,7 +73,7 @@ def test_a_quantised_convolution_that_runs_in_fp16_is_told() -> None:
     assert (found.int8, found.other) == (("node_Conv_1",), {"node_Conv_2": "FP16"})
 
 
-def test_a_convolution_that_is_not_named_is_unknown_and_not_a_guess() -> None:
+def test_an_unnamed_convolution_is_unknown() -> None:
     """node_Conv_2 is named, node_Conv and node_Conv_200 only look like it."""
     found = inspect(json.dumps(HAND_MADE), ["node_Conv", "node_Conv_200"])
     assert (found.int8, found.other, found.unknown) == ((), {}, ("node_Conv", "node_Conv_200"))

@@ -48,7 +48,7 @@ def test_a_phase_that_ends_early_is_done() -> None:
         max_size=60,
     )
 )
-def test_whatever_is_called_the_number_grows_and_stays_within_bounds(
+def test_the_percentage_grows_within_bounds(
     calls: list[tuple[str, str, str | None, int]],
 ) -> None:
     shown = Shown()

@@ -49,7 +49,7 @@ def test_name_states_version_provider_and_threads(encoder: Path) -> None:
         assert isinstance(engine, Engine)
 
 
-def test_what_tensorrt_is_meant_to_run_is_run_as_written_and_said_so(encoder: Path) -> None:
+def test_precisions_for_tensorrt_run_without_optimisation(encoder: Path) -> None:
     """ONNX Runtime's optimiser miscomputes float16 with Q/DQ; int8-cpu is nothing without it."""
     stated = {
         precision: "graph not optimised" in open_engine(encoder, precision=precision, threads=1).name
@@ -98,7 +98,7 @@ def test_bytes_load_like_the_file(encoder: Path, segments: np.ndarray) -> None:
     np.testing.assert_array_equal(from_file.embed(segments[:1]), from_bytes.embed(segments[:1]))
 
 
-def test_closing_twice_is_allowed_and_a_closed_engine_does_not_answer(encoder: Path, segments: np.ndarray) -> None:
+def test_a_closed_engine_closes_again_and_does_not_embed(encoder: Path, segments: np.ndarray) -> None:
     engine = OnnxRuntimeEngine(encoder, threads=1)
     engine.close()
     engine.close()

@@ -243,7 +243,7 @@ def test_a_changed_onnx_or_a_swapped_engine_is_seen(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["shorter", "longer", "changed", "gone"])
-def test_an_engine_that_is_not_as_it_was_built_is_never_given_to_tensorrt(folder: Path, damage: str) -> None:
+def test_a_changed_engine_is_never_loaded(folder: Path, damage: str) -> None:
     path = put(folder, "int8")
     data = path.read_bytes()
     said = {"shorter": "13 bytes, its sidecar says 14", "longer": "15 bytes", "changed": "damaged", "gone": "No such"}

@@ -61,12 +61,12 @@ def wait_for(holds: Callable[[], bool], seconds: float = 10.0) -> None:
 # Kills
 
 
-def test_after_kills_at_random_instants_every_clip_is_whole_and_the_store_is_sound(tmp_path: Path) -> None:
+def test_clips_and_store_are_whole_after_kills(tmp_path: Path) -> None:
     kill_and_look(tmp_path, 10)
 
 
 @pytest.mark.slow
-def test_after_a_hundred_kills_every_clip_is_whole_and_the_store_is_sound(tmp_path: Path) -> None:
+def test_clips_and_store_are_whole_after_a_hundred_kills(tmp_path: Path) -> None:
     kill_and_look(tmp_path, 100)
 
 
@@ -252,7 +252,7 @@ FOLDERS = st.sampled_from([event_id(0), event_id(1), f".{event_id(2)}.part"])
     st.sampled_from(FILES),
     st.one_of(st.none(), st.floats(0, 1)),
 )
-def test_whatever_became_of_its_files_evidence_goes_on_and_no_sound_is_deleted(
+def test_damaged_files_end_nothing_and_delete_no_sound(
     tmp_path_factory: Any, damage: list[tuple[str, str, float, bytes]], folder: str, name: str, cut: float | None
 ) -> None:
     data = tmp_path_factory.mktemp("evidence")
@@ -350,7 +350,7 @@ def test_the_floor_of_free_room_is_kept_and_the_oldest_give_way(disk: Path) -> N
         assert facts.deleted_why == "room"
 
 
-def test_where_the_room_is_used_by_others_evidence_is_lost_and_events_are_not(disk: Path) -> None:
+def test_without_room_evidence_is_lost_but_no_event(disk: Path) -> None:
     keep = KeepSettings(min_free_megabytes=1.0)
     writer = EvidenceWriter(disk, keep, sweep_seconds=0.05)
     recorder = EvidenceRecorder(writer, "valve", "00", RATE, SHORT)
@@ -378,7 +378,7 @@ def test_where_the_room_is_used_by_others_evidence_is_lost_and_events_are_not(di
     assert not (disk / "evidence" / event_id(0)).exists()
 
 
-def test_a_disk_that_is_full_to_the_last_byte_loses_the_clip_and_says_so(disk: Path) -> None:
+def test_a_full_disk_loses_the_clip_and_says_so(disk: Path) -> None:
     writer = EvidenceWriter(disk, KeepSettings(min_free_megabytes=0.000_001), sweep_seconds=0.05)
     recorder = EvidenceRecorder(
         writer, "valve", "00", RATE, ClipSettings(pre_seconds=1, post_seconds=1, longest_seconds=600)

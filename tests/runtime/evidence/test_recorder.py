@@ -166,9 +166,7 @@ def test_lost_sound_is_silence_in_the_clip_and_named(tmp_path: Path, writer: Evi
     assert (facts.lost_samples, facts.ended) == (400, "stopped")
 
 
-def test_a_clip_whose_event_is_over_does_not_wait_for_a_source_that_is_away(
-    tmp_path: Path, writer: EvidenceWriter
-) -> None:
+def test_a_clip_of_an_ended_event_waits_for_no_source(tmp_path: Path, writer: EvidenceWriter) -> None:
     recorder = EvidenceRecorder(writer, "valve", "00", RATE, SHORT)
     sound = noise(4.0)
     feed(recorder, sound[:RATE])
@@ -204,9 +202,7 @@ def test_a_source_that_begins_anew_ends_the_clip(tmp_path: Path, writer: Evidenc
     assert (facts.ended, found.size) == ("source", RATE)
 
 
-def test_an_event_from_before_the_start_is_recorded_from_the_first_sound_on(
-    tmp_path: Path, writer: EvidenceWriter
-) -> None:
+def test_an_earlier_event_is_recorded_from_the_first_sound(tmp_path: Path, writer: EvidenceWriter) -> None:
     sound, recorder, event = noise(8), EvidenceRecorder(writer, "valve", "00", RATE, SHORT), event_id()
     recorder.open_event(event, WALL, None)
     feed(recorder, sound, 3 * RATE)  # the beginning was dropped
@@ -218,9 +214,7 @@ def test_an_event_from_before_the_start_is_recorded_from_the_first_sound_on(
     assert lines[0]["at_seconds"] == 0.5
 
 
-def test_an_event_that_never_had_sound_has_no_clip_that_would_stand_in_the_way_of_one(
-    tmp_path: Path, writer: EvidenceWriter
-) -> None:
+def test_an_event_without_sound_has_no_empty_clip(tmp_path: Path, writer: EvidenceWriter) -> None:
     event = event_id()
     first = EvidenceRecorder(writer, "valve", "00", RATE, SHORT)
     first.open_event(event, WALL, None)
@@ -296,7 +290,7 @@ def test_evidence_that_is_there_is_not_made_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("bits", "kind"), [(16, "int16"), (24, "int32")])
-def test_a_clip_holds_sound_of_its_own_depth_exactly_and_cuts_off_what_is_too_loud(bits: int, kind: str) -> None:
+def test_pcm_is_exact_at_its_depth_and_clips_beyond(bits: int, kind: str) -> None:
     full = 1 << (bits - 1)
     whole = np.array([-full, -full + 1, -1, 0, 1, full - 1])
     shift = 0 if bits == 16 else 8
@@ -345,9 +339,7 @@ def test_nothing_but_an_event_id_names_a_folder(tmp_path: Path, writer: Evidence
 # Slow and failing disks
 
 
-def test_no_call_waits_for_the_disk_and_what_does_not_fit_is_silence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_call_waits_for_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgeasd.runtime.evidence.writer._MOST_WAITING_BYTES", 3 * RATE)
     answers, given_up = threading.Event(), time.monotonic() + 10.0
     writer = EvidenceWriter(tmp_path, SMALL)

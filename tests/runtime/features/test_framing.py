@@ -71,7 +71,7 @@ def cut(samples: np.ndarray, sizes: list[int]) -> list[np.ndarray]:
 
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.integers(0, 900), max_size=30), st.integers(0, 4000), st.integers(1, 20))
-def test_segments_of_samples_are_those_of_log_mel_whatever_the_chunks(sizes: list[int], samples: int, hop: int) -> None:
+def test_segments_of_samples_are_those_of_log_mel(sizes: list[int], samples: int, hop: int) -> None:
     layout, whole = SegmentSettings(frames=8, hop=hop, sections=4), sound(samples)
     kept, made = SampleSegmenter(FEATURES, AMPLITUDE, layout), LogMelSegmenter(FEATURES, AMPLITUDE, layout)
     found, starts = [], []
@@ -94,7 +94,7 @@ def test_any_chunking_gives_the_same_scores_bit_for_bit(sizes: list[int], sample
     assert found == Stream(tiny_scorer()).push(whole)
 
 
-def test_after_a_reset_the_stream_is_new_and_no_segment_spans_the_gap() -> None:
+def test_no_segment_spans_a_reset() -> None:
     stream = Stream(tiny_scorer())
     stream.push(sound(287))
     stream.accept(sound(3))
@@ -113,7 +113,7 @@ def test_streams_that_wait_together_are_scored_in_common_batches() -> None:
     assert together == [Stream(tiny_scorer()).push(sound(need + 96 * i, i)) for i in range(2)]
 
 
-def test_a_clip_has_its_live_scores_and_a_short_one_is_tiled_in_frames() -> None:
+def test_a_clip_has_its_live_scores_or_is_tiled() -> None:
     scorer = tiny_scorer()
     samples = sound(FEATURES.sample_count(8 + 3 * 3))
     clip, live = score_sound(scorer, samples), Stream(scorer).push(samples)

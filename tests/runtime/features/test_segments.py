@@ -37,7 +37,7 @@ def test_a_ten_second_clip_has_ten_sections_six_frames_apart() -> None:
 
 
 @pytest.mark.parametrize("frames", range(256, 265))
-def test_a_clip_of_256_to_264_frames_gives_its_only_distinct_start(frames: int) -> None:
+def test_a_clip_of_256_to_264_frames_gives_distinct_starts(frames: int) -> None:
     assert clip_starts(frames, DEFAULT) == [0]
 
 

@@ -104,7 +104,7 @@ def test_the_figures_of_a_window_are_what_they_say() -> None:
 # Settings
 
 
-def test_the_training_level_comes_from_the_amplitude_that_every_manifest_has() -> None:
+def test_the_training_level_comes_from_the_amplitude() -> None:
     assert training_level_dbfs(Amplitude(std=0.1)) == pytest.approx(-20.0)
     assert training_level_dbfs(Amplitude()) is None
     found = level_range(HealthSettings(), Amplitude(std=0.01), None)
@@ -119,7 +119,7 @@ def test_every_amplitude_gives_a_range_that_means_something(std: float, margin: 
     assert found is None if std == 1.0 else found is not None and -120 <= found.low_dbfs < found.high_dbfs <= 0
 
 
-def test_a_measured_range_wins_over_the_training_level_and_settings_over_both() -> None:
+def test_settings_win_over_measured_over_training_level() -> None:
     measured = LevelRange(low_dbfs=-50, high_dbfs=-30, found_by="commissioning")
     amplitude = Amplitude(std=0.1)
     assert level_range(HealthSettings(), amplitude, measured) == measured
@@ -161,7 +161,7 @@ def test_every_state_makes_sick_unless_told_otherwise() -> None:
     assert HealthSettings.parse({"unhealthy": []}, "x").unhealthy == ()
 
 
-def test_the_manifest_may_hold_a_measured_level_and_is_otherwise_written_as_before(small_bundle) -> None:  # type: ignore[no-untyped-def]
+def test_a_manifest_without_a_level_is_written_as_before(small_bundle) -> None:  # type: ignore[no-untyped-def]
     import json
 
     plain = json.loads((small_bundle / "manifest.json").read_text("utf-8"))

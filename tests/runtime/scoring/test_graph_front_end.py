@@ -74,7 +74,7 @@ def noise(samples: int, seed: int, level: float = 0.05) -> np.ndarray:
 # Scores
 
 
-def test_the_clips_it_was_measured_on_move_as_far_as_stated_live_and_offline(
+def test_measured_clips_deviate_as_stated_live_and_offline(
     pair: tuple[Scorer, GraphFrontEndScorer], front_end_bundle: Path
 ) -> None:
     with Bundle(front_end_bundle) as bundle:
@@ -201,7 +201,7 @@ def test_an_unknown_place_is_named(front_end_bundle: Path) -> None:
         bundle.open_scorer(front_end="gpu")
 
 
-def test_a_front_end_that_was_changed_is_refused_where_it_is_used_and_only_there(damaged: Path) -> None:
+def test_a_changed_front_end_is_refused_only_where_used(damaged: Path) -> None:
     data = bytearray((damaged / FRONT_END).read_bytes())
     data[-100] ^= 1
     (damaged / FRONT_END).write_bytes(data)
@@ -229,7 +229,7 @@ def test_a_front_end_in_ten_bits_does_not_either(damaged: Path) -> None:
     assert "log-mel deviates by " in refusal(damaged, CheckFailed)
 
 
-def test_a_front_end_of_another_shape_is_a_bundle_to_be_exported_again(damaged: Path) -> None:
+def test_a_front_end_of_another_shape_is_refused(damaged: Path) -> None:
     replace(damaged, build_front_end(FeatureSettings(), 100))
     assert "its front end does not fit its manifest (" in refusal(damaged, BundleError)
     replace(damaged, build_front_end(FeatureSettings(n_mels=64), 256))

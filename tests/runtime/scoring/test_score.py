@@ -53,7 +53,7 @@ def test_relative_distance_is_linear_and_not_clipped(d: float, d_min: float, spr
     assert found * spread + d_min == pytest.approx(d, rel=1e-9, abs=1e-6)
 
 
-def test_relative_distance_is_0_at_d_min_1_at_d_max_and_goes_beyond_both() -> None:
+def test_relative_distance_is_0_at_d_min_and_1_at_d_max() -> None:
     assert relative_distance(np.array([2.0, 6.0, 0.0, 10.0]), 2.0, 6.0).tolist() == [0.0, 1.0, -0.5, 2.0]
 
 

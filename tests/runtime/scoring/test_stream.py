@@ -159,7 +159,7 @@ def test_any_chunking_of_a_tiny_stream(sizes: list[int], samples: int) -> None:
     assert_equal(push(Stream(tiny), sound, sizes), whole)
 
 
-def test_one_sample_at_a_time_each_score_comes_with_its_last_sample() -> None:
+def test_each_score_comes_with_its_last_sample() -> None:
     sound, stream = machine(1500), Stream(tiny_scorer())
     scores = []
     for at in range(len(sound)):

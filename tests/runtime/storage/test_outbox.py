@@ -26,9 +26,11 @@ KINDS = ("event", "score", "status")
 class Disk:
     """A database whose disk may refuse to be written, and the outbox on it."""
 
-    def __init__(self, path: Path | None, **options: Any) -> None:
+    def __init__(self, path: Path | None, *, refuses: bool = False, **options: Any) -> None:
         self.now = 0.0
         self.database = Database(path, clock=self._clock)
+        if refuses:
+            self.refuse()
         self.outbox = Outbox(self.database, **{"wall": lambda: WALL, **options})
 
     def _clock(self) -> float:
@@ -205,6 +207,37 @@ def test_numbers_beyond_the_reservation_are_not_given_from_memory(tmp_path: Path
     assert later > given[-1]
     assert seqs(disk.outbox.read("log", 9)) == [*left, later]
     disk.kill()
+
+
+@pytest.mark.parametrize("end", ["works again", "killed"])
+def test_outbox_opens_on_a_disk_that_refuses(disk: Disk, tmp_path: Path, end: str) -> None:
+    first = disk.put()
+    disk.kill()
+    seen: list[tuple[str, int]] = [(disk.outbox.store_id, first)]
+    for _ in range(2):
+        again = Disk(tmp_path / "events.db", refuses=True)
+        again.outbox.register({"log": KINDS, "hook": ("event",)})
+        given = [again.put(), again.put()]
+        messages = again.outbox.read("log", 9)
+        assert [(one.seq, one.stored) for one in messages] == [(first, True), *((seq, False) for seq in given)]
+        assert again.outbox.reserved_until > WALL
+        seen += [(again.outbox.store_id, seq) for seq in given]
+        if end == "works again":
+            again.refuse(False)
+            given.append(again.put())
+            seen.append((again.outbox.store_id, given[-1]))
+            assert [one.stored for one in again.outbox.read("log", 9)] == [True] * 4
+            again.outbox.advance("log", given[-2])
+            first = given[-1]
+            assert again.outbox.close()
+        again.kill()
+    last = Disk(tmp_path / "events.db")
+    last.outbox.register({"log": KINDS})
+    seen.append((last.outbox.store_id, last.put()))
+    assert len(set(seen)) == len(seen), "a number was given twice"
+    if end == "works again":
+        assert last.outbox.store_id == seen[-2][0]
+    last.kill()
 
 
 # Deleting

@@ -131,7 +131,7 @@ def test_an_interrupted_writer_cleans_up(tmp_path: Path) -> None:
     assert path.read_bytes() == OLD
 
 
-def test_at_any_moment_of_a_killing_the_file_is_one_whole_version(tmp_path: Path) -> None:
+def test_a_kill_leaves_one_whole_version_of_a_file(tmp_path: Path) -> None:
     path, chance = tmp_path / "x", random.Random(0)
     versions = set()
     for _ in range(6):
@@ -214,7 +214,7 @@ def test_a_failure_keeps_the_old_directory_and_nothing_else(tmp_path: Path, exis
     assert not existed or (tmp_path / "x" / "old").read_bytes() == OLD
 
 
-def test_a_failure_leaves_no_new_folders_above_it_and_takes_none_that_is_used(tmp_path: Path) -> None:
+def test_a_failure_removes_only_folders_it_made(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="refused"), atomic_directory(tmp_path / "a" / "b" / "c"):
         raise ValueError("refused")
     assert list(tmp_path.iterdir()) == []
@@ -278,7 +278,7 @@ def kinds(steps: list[str], sort: Callable[[str], bool] = bool) -> list[str]:
     return [step.split()[0] for step in steps if sort(step)]
 
 
-def test_a_file_is_on_disk_before_its_name_and_its_name_before_the_return(tmp_path: Path, steps: list[str]) -> None:
+def test_a_file_is_synced_before_its_name(tmp_path: Path, steps: list[str]) -> None:
     write_bytes(tmp_path / "x", b"new")
     assert kinds(steps) == ["file", "rename", "folder"]
     assert steps[-1] == f"folder {tmp_path.name}"

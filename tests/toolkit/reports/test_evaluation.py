@@ -7,6 +7,7 @@ import io
 import json
 import re
 import subprocess
+import sys
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -159,3 +160,14 @@ def test_values_are_text_and_never_markup() -> None:
     assert "<caption>a\ufffd\ufffdb\ufffd</caption>" in page
     for markup in ("<i>", "<script>"):
         assert markup not in page
+
+
+def test_a_missing_package_is_named_before_any_work(
+    edgeasd: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    done = edgeasd("evaluate", "--data", "nowhere", "--machine", "gear", "--report", "r.html", cwd=tmp_path)
+    assert done.code == 2
+    assert done.said == (
+        "edgeasd: this command needs matplotlib, which is not installed; pip install 'edgeasd[train]'\n"
+    )

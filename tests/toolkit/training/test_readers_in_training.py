@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,6 @@ import pytest
 import soundfile
 
 pytest.importorskip("torch")
-
-import torch
 
 from edgeasd.runtime.errors import InputError
 from edgeasd.toolkit.cli.export import _provenance, _score_clips
@@ -38,14 +36,6 @@ def write(path: Path, seed: int, colour: float, seconds: float, channels: int = 
     noise = np.random.default_rng(seed).standard_normal((int(16000 * seconds) + 1, channels))
     sound = 0.02 * (noise[1:] + colour * noise[:-1]) * np.arange(1, channels + 1)
     soundfile.write(path, sound, 16000)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def load(root: Path, machine: str, channel: int | None = None) -> MachineData:
@@ -92,7 +82,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
             write(home / f"data/6_dB_fan/fan/{id}/normal/{i:08}.wav", 100 * k + i, 0.9 * k, 8.5, channels=8)
         for i in range(2):
             write(home / f"data/6_dB_fan/fan/{id}/abnormal/{i:08}.wav", 100 * k + 50 + i, 0.5, 8.5, channels=8)
-    torch.set_num_threads(1)
     train(load(home / "data", "fan", channel=5), "00", home / "runs/fan/id_00")
     return home
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +28,6 @@ from edgeasd.toolkit.training.trainer import Interrupted, StepLog, Trainer
 
 FRAMES, MELS = 64, 32
 ITERATIONS, EPOCH = 12, 4
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def pool(count: int, seed: int, shift: float = 0.0) -> FeaturePool:

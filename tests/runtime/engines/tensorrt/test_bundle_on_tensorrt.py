@@ -110,9 +110,7 @@ def scores(bundle: Path, segments: np.ndarray, **options: Any) -> tuple[np.ndarr
 
 
 @pytest.mark.parametrize("built_for", [1, 4, 10, 32])
-def test_scores_are_those_of_onnx_runtime_whatever_it_was_built_for(
-    site: Site, segments: np.ndarray, built_for: int
-) -> None:
+def test_scores_are_those_of_onnx_runtime(site: Site, segments: np.ndarray, built_for: int) -> None:
     site.build(max_batch=built_for)
     expected, _ = scores(site.bundle, segments, engine="onnxruntime", threads=1)
     found, name = scores(site.bundle, segments)
@@ -134,7 +132,7 @@ def test_the_head_as_an_engine_gives_the_same_and_is_named(site: Site, segments:
     assert site.cuda.held == {}
 
 
-def test_an_engine_that_computes_something_else_is_refused_and_freed(site: Site, segments: np.ndarray) -> None:
+def test_a_wrong_engine_is_refused_and_freed(site: Site, segments: np.ndarray) -> None:
     site.build()
     site.distort = 0.01
     with pytest.raises(CheckFailed, match=r"reference segments are not reproduced by tensorrt 10\.3\.0 Stand-in"):
@@ -155,9 +153,7 @@ def test_a_live_stream_is_scored_alike(site: Site) -> None:
     np.testing.assert_allclose(made["tensorrt"], made["onnxruntime"], rtol=0, atol=1e-6)
 
 
-def test_the_bytes_that_were_compared_are_the_bytes_that_are_loaded(
-    site: Site, segments: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_compared_bytes_are_those_loaded(site: Site, segments: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     """An engine swapped between comparison and loading is not read again."""
     site.build()
     path, _ = engine_paths(site.bundle, "fp32")

@@ -68,7 +68,7 @@ def test_the_bytes_of_a_batch() -> None:
         ([[1.0]], "list"),
     ],
 )
-def test_a_batch_that_does_not_fit_is_refused_before_any_memory_is_touched(batch: Any, said: str) -> None:
+def test_a_batch_that_does_not_fit_is_refused_first(batch: Any, said: str) -> None:
     with pytest.raises(InputError) as error:
         checked_rows(batch, Tensor("logmel", (1, 4, 3)), 5)
     assert said in str(error.value)
@@ -127,7 +127,7 @@ def test_tensorrt_itself_refuses_a_damaged_engine_in_one_line(
     assert capfd.readouterr() == ("", ""), "TensorRT's own lines are kept"
 
 
-def test_a_whole_engine_fails_here_for_want_of_a_driver_and_says_so(rtx: ModuleType, plan: bytes) -> None:
+def test_a_whole_engine_fails_without_a_driver(rtx: ModuleType, plan: bytes) -> None:
     """What this machine can show of loading: TensorRT reads the engine and then misses the GPU."""
     with pytest.raises(DeviceError) as error:
         read_io_tensors(deserialize(rtx, plan, "engine", ErrorLog(rtx)), rtx, "engine")
@@ -207,7 +207,7 @@ def test_the_name_states_version_gpu_and_graphs(bench: Any, file: Path) -> None:
     engine.close()
 
 
-def test_a_graph_is_recorded_for_every_size_and_launched_once_a_call(bench: Any, file: Path) -> None:
+def test_a_graph_per_size_is_launched_once_a_call(bench: Any, file: Path) -> None:
     made = bench()
     engine = TensorRTEngine(file, precision="fp32", max_batch=3)
     assert made.cuda.events.count("cudaGraphInstantiate") == 3
@@ -311,7 +311,7 @@ def test_another_gpu_of_the_machine_must_be_there(bench: Any, file: Path) -> Non
         TensorRTEngine(file, precision="fp32", accelerator="cuda:2")
 
 
-def test_an_encoder_has_one_output_and_a_head_the_three_that_a_score_needs(bench: Any, file: Path) -> None:
+def test_encoder_and_head_have_the_outputs_they_need(bench: Any, file: Path) -> None:
     made = bench({"logit": 1, "q": 1})
     with pytest.raises(BundleError, match="2 outputs, an encoder has one"):
         TensorRTEngine(file, precision="fp32")

@@ -100,7 +100,7 @@ def test_every_batch_goes_through_both_in_its_own_rows(books: Books) -> None:
     chain.close()
 
 
-def test_a_call_is_one_graph_that_copies_frames_in_and_embeddings_out(books: Books) -> None:
+def test_a_call_is_one_graph_from_frames_to_embeddings(books: Books) -> None:
     chain = books.chain()
     assert books.cuda.events.count("cudaGraphInstantiate") == 3
     recorded = [event for event in books.cuda.events if event.endswith(" recorded")]
@@ -294,7 +294,7 @@ def test_what_is_missing_is_the_line_to_type(site: Site) -> None:
         ("encoder", "reference segments are not repr"),
     ],
 )
-def test_an_engine_that_computes_something_else_is_refused_and_freed(site: Site, part: str, said: str) -> None:
+def test_a_wrong_engine_is_refused_and_freed(site: Site, part: str, said: str) -> None:
     site.build("encoder")
     site.build("frontend")
     site.distort[part] = 0.01 if part == "frontend" else 1.0
