@@ -34,7 +34,7 @@ else:
 REPOSITORY = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["project"]
 EXTRAS = ("serve", "tensorrt")
-"""What a device may install beside the core. `mic` is looked at apart, since it is compiled."""
+"""What a device may install beside the core."""
 
 
 @dataclass(frozen=True)
@@ -89,17 +89,6 @@ def download(target: Target, pins: list[Requirement], folder: Path) -> None:
         offline = any(sign in done.stderr for sign in ("NewConnectionError", "Name or service", "Max retries"))
         said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or [done.stderr[-300:]]
         raise NoIndex(said[0]) if offline else ValueError(said[0])
-
-
-def compiled(target: Target, folder: Path) -> list[str]:
-    """The packages of the extra `mic` that have no wheel for the device."""
-    without = []
-    for text in PROJECT["optional-dependencies"]["mic"]:
-        try:
-            download(target, [Requirement(text)], folder)
-        except ValueError:
-            without.append(Requirement(text).name)
-    return without
 
 
 def wheels(folder: Path) -> dict[str, Path]:
@@ -173,7 +162,6 @@ def main() -> int:
         parser.error(f"{', '.join(sorted(unknown))}: no such set; use {' or '.join(TARGETS)}")
     sets: dict[str, dict[str, Path]] = {}
     wrong: list[str] = []
-    sources: set[str] = set()
     with tempfile.TemporaryDirectory() as scratch:
         for name in chosen.sets or list(TARGETS):
             folder = (chosen.folder or Path(scratch)) / name
@@ -187,10 +175,8 @@ def main() -> int:
                 wrong.append(f"{name}: {error}")
                 continue
             sets[name] = wheels(folder)
-            sources |= set(compiled(TARGETS[name], Path(scratch)))
             wrong += [f"{name}: {fault}" for fault in faults(sets[name], TARGETS[name])]
     print(table(sets))
-    print(f"Without a wheel, compiled on the device: {', '.join(sorted(sources)) or 'none'}.")
     for line in wrong:
         print(line, file=sys.stderr)
     return 1 if wrong else 0
