@@ -269,7 +269,7 @@ def test_a_missing_an_old_and_an_idle_wheel_are_found(tmp_path: Path) -> None:
     module = check_wheels()
     whole = {"numpy": "2.2", "pydantic": "2.9", "soundfile": "0.13", "soxr": "0.5", "tomli": "2.0", "typer": "0.20"}
     whole |= {"paho-mqtt": "2.1", "prometheus-client": "0.21", "cuda-bindings": "12.8.0", "helper": "1.0"}
-    whole |= {"httpx": "0.27", "pillow": "10.0", "rich": "13.0"}
+    whole |= {"httpx": "0.27", "pillow": "10.1", "rich": "13.0"}
     for name, version in whole.items():
         wheel(tmp_path, name, version)
     # Conditions are those of the target, whatever Python runs this.
