@@ -243,7 +243,7 @@ class EventRecorder:
             with self._transaction():
                 self.store.store_states(one.machine.snapshot() for one in self._all_machines())
         if not self.outbox.close():
-            lost = f"{self.outbox.unstored} messages are lost with the end of the process"
+            lost = f"{self.outbox.unstored} messages are not stored, and lost if they are not delivered by now"
             _log.error("%s; %s", self.database.problem, lost)
 
     def _update(self, update: StreamUpdate) -> None:
