@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgeasd.runtime.sources import AudioChunk
 from edgeasd.runtime.sources.capture import SampleQueue
 from edgeasd.toolkit.cli._errors import TERMINATED, defer_signals, interruptible
 
@@ -67,10 +68,10 @@ def test_an_interrupt_waits_until_a_lock_is_given_back(window: str, monkeypatch:
         return found
 
     monkeypatch.setattr(queue._changed, window, interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        queue.get(hold=defer_signals)
+    with pytest.raises(KeyboardInterrupt), defer_signals():
+        queue.get(timeout=0.5)
     # Were the lock still taken, a writer would wait for ever.
-    writer = threading.Thread(target=lambda: queue.put(np.ones(10, dtype=np.float32)), daemon=True)
+    writer = threading.Thread(target=lambda: queue.put(AudioChunk(np.ones(10, dtype=np.float32), 0)), daemon=True)
     writer.start()
     writer.join(5.0)
     assert queue.held == 10
