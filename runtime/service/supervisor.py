@@ -130,7 +130,6 @@ class StreamSupervisor:
         self._sources = SharedSources()
         self._config: ServiceConfig | None = None
         self._ticked = 0.0
-        self._stopping = False
 
     # Making it so
 
@@ -391,7 +390,6 @@ class StreamSupervisor:
 
     def stop(self, seconds: float, reason: str) -> bool:
         """Stop all captures and engines within `seconds`. False if one had to be left behind."""
-        self._stopping = True
         until = time.monotonic() + seconds
         running = [slot.worker for slot in list(self.slots.values()) if slot.worker is not None]
         engines = list(self._engines.values())
