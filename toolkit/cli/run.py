@@ -168,7 +168,7 @@ def run(
         described = _write_config(workspace / "service" / path.stem / "site.toml", tables)
         print(f"edgeasd: a service of one stream, described in {described.path}", file=sys.stderr, flush=True)
     else:
-        described = _single_run(tables, duration, reopen=not no_reopen)
+        described = _single_run(path, tables, duration, reopen=not no_reopen)
     serve(described, jsonl, log_level)
 
 
@@ -247,7 +247,7 @@ def _credentials() -> dict[str, Any]:
     return {"username": user, **({"password_env": PASSWORD} if PASSWORD in os.environ else {})}
 
 
-def _single_run(tables: dict[str, Any], duration: float | None, *, reopen: bool) -> ServiceConfig:
+def _single_run(bundle: Path, tables: dict[str, Any], duration: float | None, *, reopen: bool) -> ServiceConfig:
     """The configuration of a run without a data folder: alarms by the rule of the bundle and nothing else."""
     from pydantic import ValidationError
 
@@ -256,7 +256,7 @@ def _single_run(tables: dict[str, Any], duration: float | None, *, reopen: bool)
     from edgeasd.runtime.errors import describe_validation_error
 
     (stream,) = tables["streams"].values()
-    stream["alarm"] = AlarmSettings()
+    stream |= {"alarm": AlarmSettings(), "bundle": str(bundle)}
     # Not validated here: what opens the engine refuses it in the words of the command line.
     tables["engines"] = {"run": EngineSettings.model_construct(**tables["engines"]["run"])}
     try:

@@ -191,7 +191,7 @@ def test_many_short_recordings_are_warned_of_and_all_are_listed(eight_hours: np.
     pieces = np.array_split(eight_hours, 300)
     found = threshold_by_alarms(live(*pieces), 100)
     assert found.warning is not None
-    assert "the rule starts anew in each" in found.warning
+    assert "the rule starts again in each" in found.warning
     assert (found.clips, len(found.sources), len(found.stored().sources)) == (300, 300, 300)
     assert found.hours == pytest.approx(8, rel=1e-3)
 

@@ -215,7 +215,7 @@ def test_fp16_is_chosen_by_name_and_said_to_be_in_use(home: Path, exported: dict
     clip = sorted(clips.iterdir())[0]
     ran = edgeasd("run", "--input", clip, "--bundle", bundle, "--precision", "fp16", "--jsonl", "-", cwd=home)
     assert "; fp16 on onnxruntime" in ran.said
-    assert json.loads(ran.out.splitlines()[0])["precision"] == "fp16"
+    assert json.loads(ran.out.splitlines()[0])["body"]["precision"] == "fp16"
     refused = edgeasd("verify", bundle, "--precision", "int8", cwd=home)
     assert (refused.code, complaints(refused.said)) == (
         2,
