@@ -115,7 +115,15 @@ class Preset(BaseModel):
         return self
 
     def for_finetuning(self) -> Preset:
-        """The preset of an update with known anomalies: `finetune` applied, all else as it was."""
+        """The preset of an update with known anomalies: `finetune` applied, all else as it was.
+
+        Raises InputError for a method that trains nothing.
+        """
+        if self.method == "knn":
+            raise InputError(
+                "finetune: the model stores normals (knn) and trains nothing, so there is no update; train it with another "
+                "method, such as --preset quick, which needs at least one other machine"
+            )
         return self.changed(**self.finetune.model_dump())
 
     def changed(self, **fields: Any) -> Preset:

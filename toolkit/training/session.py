@@ -25,7 +25,7 @@ from edgeasd.toolkit.data.machine import MachineData, MachineSplit
 from edgeasd.toolkit.data.offered import KnownAnomalies
 from edgeasd.toolkit.evaluation.evaluate import collect
 from edgeasd.toolkit.evaluation.trained import torch_scorer
-from edgeasd.toolkit.presets import Preset, stored_preset
+from edgeasd.toolkit.presets import Preset
 from edgeasd.toolkit.progress import ProgressCallback
 from edgeasd.toolkit.runs import BANKS, Run, TrainingResult, load_run
 from edgeasd.toolkit.training.checkpoint import latest_checkpoint, list_checkpoints
@@ -140,11 +140,6 @@ def finetune_one(
     `preset` is that of the base run, `for_finetuning` applied. Features, amplitude and segments are
     those of the base run. Raises what `train_one` raises.
     """
-    if stored_preset(base.facts["preset"], str(base.folder / "run.json")).method == "knn":
-        raise InputError(
-            f"{base.folder}: its normals are stored and nothing is trained, so there is no update; train with another "
-            "method, such as --preset quick, which needs at least one other machine"
-        )
     split = data.trainable(base.id)
     facts = run_facts(data, base.id, split, preset, seed)
     facts |= {name: base.facts[name] for name in ("features", "amplitude", "segments", "nominal_frames")}

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeasd.toolkit.training import data as sampler_module
 from edgeasd.toolkit.training.data import Batch, BatchSampler
-
-pytestmark = pytest.mark.core
 
 POOLS = st.integers(1, 90)
 BATCHES = st.integers(1, 33)

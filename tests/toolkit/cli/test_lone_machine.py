@@ -78,6 +78,15 @@ def test_what_was_asked_for_is_never_replaced(
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_stored_machine_cannot_be_updated(recordings: Path, edgeasd: Callable[..., Any], tmp_path: Path) -> None:
+    assert edgeasd("train", "--data", recordings, "--machine", "valve", cwd=tmp_path).code == 0
+    faults = recordings / "valve" / "00" / "anomaly"
+    options = ("--data", recordings, "--machine", "valve", "--id", "00", "--anomalies", faults)
+    done = edgeasd("finetune", *options, cwd=tmp_path)
+    assert done.code == 2
+    assert "trains nothing, so there is no update" in done.lines[-1]
+
+
 def test_too_few_clips_say_how_many_are_missing(recordings: Path, edgeasd: Callable[..., Any], tmp_path: Path) -> None:
     few = tmp_path / "few" / "valve" / "00" / "normal"
     few.mkdir(parents=True)
