@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
 from typing import Any, get_args
 
 from edgeasd.runtime.alarms.state import Event, MachineState, State
+from edgeasd.runtime.system.clocks import utc_text
 
 STATES: tuple[str, ...] = get_args(State)
 REASONS = (
@@ -28,12 +28,6 @@ REASONS = (
     "goes_on",
     "store_lost",
 )
-
-
-def iso_time(wall: float) -> str:
-    """Seconds since 1970 as ISO 8601 in UTC with milliseconds."""
-    text = datetime.fromtimestamp(wall, timezone.utc).isoformat(timespec="milliseconds")
-    return text.replace("+00:00", "Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +68,7 @@ class Transition:
         """Plain values, the body of an event message; times as ISO 8601 in UTC."""
         value = asdict(self)
         wall, raised = value.pop("wall"), value.pop("raised_wall")
-        times = {"at": iso_time(wall), "raised_at": None if raised is None else iso_time(raised)}
+        times = {"at": utc_text(wall), "raised_at": None if raised is None else utc_text(raised)}
         return {**value, **times}
 
 

@@ -21,9 +21,9 @@ import soundfile
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgeasd.runtime.alarms.event_id import PATTERN
-from edgeasd.runtime.alarms.transition import iso_time
 from edgeasd.runtime.errors import InputError, printable
 from edgeasd.runtime.features.logmel import Float32Array
+from edgeasd.runtime.system.clocks import utc_text
 from edgeasd.runtime.system.files import fsync_directory, write_bytes
 
 METADATA, CLIP, SCORES, PICTURE = "facts.json", "clip.flac", "scores.jsonl", "picture.png"
@@ -243,7 +243,7 @@ def score_line(seconds: float, wall: float, score: float, clip_score: float, com
     """One line of scores.jsonl; a score that is not a finite number is null."""
     numbers = {"score": score, "clip_score": clip_score}
     shown = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
-    line = {"at_seconds": round(seconds, 6), "at": iso_time(wall), **shown, "complete": complete}
+    line = {"at_seconds": round(seconds, 6), "at": utc_text(wall), **shown, "complete": complete}
     return f"{json.dumps(line)}\n".encode()
 
 

@@ -9,11 +9,11 @@ from types import TracebackType
 from typing import Any
 
 from edgeasd.runtime.alarms.event_id import is_event_id
-from edgeasd.runtime.alarms.transition import iso_time
 from edgeasd.runtime.errors import InputError, printable
 from edgeasd.runtime.evidence.archive import FOLDER, evidence_files
 from edgeasd.runtime.evidence.clip import ClipMetadata, read_metadata
 from edgeasd.runtime.storage import EventStore
+from edgeasd.runtime.system.clocks import utc_text
 
 DATABASE = "events.db"
 """The event store in a data folder."""
@@ -133,7 +133,7 @@ def _state(row: dict[str, Any]) -> str:
 
 def as_json(event: dict[str, Any]) -> dict[str, Any]:
     """An event of `EventReader.events` with its times as ISO 8601 in UTC."""
-    return {**event, **{name: None if event[name] is None else iso_time(event[name]) for name in _TIMES}}
+    return {**event, **{name: None if event[name] is None else utc_text(event[name]) for name in _TIMES}}
 
 
 def _number(value: object, least: float, most: float = _LATEST) -> bool:

@@ -16,10 +16,10 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from edgeasd.runtime.alarms.transition import iso_time
 from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.evidence.clip import CLIP, SCORES, is_plain_file, read_metadata, read_scores
 from edgeasd.runtime.features.logmel import FeatureSettings, Float32Array, LogMelStream, hz_to_mel
+from edgeasd.runtime.system.clocks import utc_text
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -65,7 +65,7 @@ def draw_clip(folder: Path) -> bytes:
     image = draw_spectrogram(
         frames, features, ScoreOverlay(metadata.raised_seconds, _clip_scores(folder), metadata.threshold)
     )
-    return to_png(image, {"Title": metadata.event, "Creation Time": iso_time(metadata.raised_at)})
+    return to_png(image, {"Title": metadata.event, "Creation Time": utc_text(metadata.raised_at)})
 
 
 def _clip_scores(folder: Path) -> list[tuple[float, float]]:

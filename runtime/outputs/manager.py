@@ -20,7 +20,7 @@ from edgeasd.runtime.outputs.settings import (
 )
 from edgeasd.runtime.outputs.worker import OutputWorker
 from edgeasd.runtime.storage.outbox import Outbox
-from edgeasd.runtime.system.backoff import Backoff
+from edgeasd.runtime.system.clocks import Backoff
 
 if TYPE_CHECKING:
     from edgeasd.runtime.outputs.mqtt import MqttOutput

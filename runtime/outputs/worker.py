@@ -11,8 +11,7 @@ from edgeasd.runtime.errors import EdgeasdError, printable
 from edgeasd.runtime.outputs.base import DeliveryError, MessageRejected, Output, OutputMessage, OutputState
 from edgeasd.runtime.outputs.messages import numbered
 from edgeasd.runtime.storage.outbox import Outbox, OutboxMessage
-from edgeasd.runtime.system.backoff import Backoff
-from edgeasd.runtime.system.clocks import utc_text
+from edgeasd.runtime.system.clocks import Backoff, utc_text
 from edgeasd.runtime.system.log_once import LogOnce
 
 REJECTIONS = 20

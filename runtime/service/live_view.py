@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
+from edgeasd.runtime.errors import printable
 from edgeasd.runtime.outputs.base import OutputState
 from edgeasd.runtime.service.status import ServiceStatus, StreamStatus
 
@@ -329,8 +330,3 @@ def level_bar(level: float) -> str:
     """Ten places from -60 dBFS to full scale."""
     filled = min(10, max(0, round((level + 60.0) / 6.0)))
     return "█" * filled + "·" * (10 - filled)
-
-
-def printable(text: str) -> str:
-    """The text without anything that a terminal would obey."""
-    return "".join(c if c.isprintable() else " " for c in text)

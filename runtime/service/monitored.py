@@ -9,11 +9,10 @@ from dataclasses import replace
 from typing import Any
 
 from edgeasd.runtime.alarms import AlarmInput, AlarmMachine, AlarmSettings, Command, Transition
-from edgeasd.runtime.alarms.transition import iso_time
 from edgeasd.runtime.bundle.manifest import Manifest
 from edgeasd.runtime.outputs.messages import ScoreSummary
 from edgeasd.runtime.service.updates import StreamUpdate
-from edgeasd.runtime.system.clocks import Clock
+from edgeasd.runtime.system.clocks import Clock, utc_text
 
 _MOST_SCORES = 10_000
 """Scores of one stream that wait for a disk that refuses: half an hour."""
@@ -126,7 +125,7 @@ class MonitoredMachine:
         return {
             "state": machine.state,
             "event": None if machine.event is None else machine.event.id,
-            "at": iso_time(time.time()),
+            "at": utc_text(time.time()),
             "threshold": self.threshold,
             "maintenance": machine.maintenance,
             "snoozed_seconds": None if machine.snoozed else 0.0,

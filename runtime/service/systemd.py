@@ -8,6 +8,8 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 
+from edgeasd.runtime.errors import printable
+
 
 class SystemdNotifier:
     """Reports to the service manager; does nothing without one."""
@@ -20,11 +22,11 @@ class SystemdNotifier:
 
     def ready(self, status: str) -> None:
         """The service has started, or finished reloading."""
-        self._send(f"READY=1\nSTATUS={_one_line(status)}")
+        self._send(f"READY=1\nSTATUS={printable(status)}")
 
     def status(self, status: str) -> None:
         """One line for `systemctl status`."""
-        self._send(f"STATUS={_one_line(status)}")
+        self._send(f"STATUS={printable(status)}")
 
     def reloading(self) -> None:
         """A reload has begun; `ready` ends it."""
@@ -57,7 +59,3 @@ def _watchdog_seconds(environment: Mapping[str, str]) -> float | None:
     if pid is not None and pid != str(os.getpid()):
         return None
     return int(microseconds) / 2e6
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())[:400]

@@ -181,7 +181,7 @@ _ENDED = {
 
 
 def _print_events(events: Sequence[tuple[dict[str, Any], Evidence]]) -> None:
-    from edgeasd.runtime.alarms.transition import iso_time
+    from edgeasd.runtime.system.clocks import utc_text
     from edgeasd.toolkit.cli._output import print_table
 
     if not events:
@@ -190,7 +190,7 @@ def _print_events(events: Sequence[tuple[dict[str, Any], Evidence]]) -> None:
     rows = []
     for event, evidence in events:
         name = printable(f"{event['machine']} {event['id']}{' (test)' if event['test'] else ''}")
-        raised = iso_time(event["raised_at"])[:19].replace("T", " ")
+        raised = utc_text(event["raised_at"])[:19].replace("T", " ")
         numbers = (_duration(event), _number(event["peak"]))
         rows.append((event["event"], name, event["state"], raised, *numbers, _clip_text(evidence)))
     headings = ("EVENT", "MACHINE", "STATE", "RAISED (UTC)", "LASTED", "PEAK", "EVIDENCE")
@@ -226,14 +226,14 @@ def _clip_text(evidence: Evidence) -> str:
 
 
 def _print_event(event: dict[str, Any], messages: Sequence[dict[str, Any]], evidence: Evidence) -> None:
-    from edgeasd.runtime.alarms.transition import iso_time
+    from edgeasd.runtime.system.clocks import utc_text
 
     test = " (a test)" if event["test"] else ""
     print(f"{event['event']}: {printable(event['machine'])} ID {printable(event['id'])}, {event['state']}{test}")
     for name in ("raised", "acknowledged", "cleared"):
         at = event[f"{name}_at"]
         reason = f" ({printable(event['cleared_by'])})" if name == "cleared" and at is not None else ""
-        print(f"  {name:<13} {'-' if at is None else iso_time(at)}{reason}")
+        print(f"  {name:<13} {'-' if at is None else utc_text(at)}{reason}")
     print(f"  {'peak':<13} {_number(event['peak'])}, threshold {_number(event['threshold'])}")
     _print_evidence(evidence)
     print("messages")
@@ -245,8 +245,8 @@ def _print_event(event: dict[str, Any], messages: Sequence[dict[str, Any]], evid
 
 
 def _print_evidence(evidence: Evidence) -> None:
-    from edgeasd.runtime.alarms.transition import iso_time
     from edgeasd.runtime.evidence.clip import CLIP, PICTURE, SCORES
+    from edgeasd.runtime.system.clocks import utc_text
 
     facts = evidence.metadata
     if evidence.problem is not None:
@@ -254,7 +254,7 @@ def _print_evidence(evidence: Evidence) -> None:
     elif facts is None:
         print("evidence: none")
     elif facts.deleted_at is not None:
-        print(f"evidence: deleted at {iso_time(facts.deleted_at)} ({facts.deleted_why})")
+        print(f"evidence: deleted at {utc_text(facts.deleted_at)} ({facts.deleted_why})")
     else:
         length = f"{facts.samples / facts.sample_rate:.1f} s, {facts.raised_seconds:.1f} s of it before the alarm"
         lost = f", {facts.lost_samples} samples lost" if facts.lost_samples else ""

@@ -100,7 +100,7 @@ def test_a_usual_window_shows_all_that_counts(width: int) -> None:
     assert "UNHEALTHY" in lines[4]
     assert "no sound" in lines[5]
     assert lines[6].strip() == "fan: unhealthy: silence"
-    assert lines[7].strip() == "lost: failed: hw:7:  [31m not there"
+    assert lines[7].strip() == "lost: failed: hw:7: [31m not there"
 
 
 def test_streams_that_need_attention_come_first_without_room() -> None:
@@ -183,7 +183,7 @@ def test_concerns_are_what_needs_attention() -> None:
     assert concerns(status) == [
         "PROBLEM: full",
         "output mqtt, 12 wait: connection refused",
-        "lost: failed: hw:7:  [31m not there",
+        "lost: failed: hw:7: [31m not there",
         "p: event E1",
     ]
 
