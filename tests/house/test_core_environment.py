@@ -173,13 +173,13 @@ def test_a_missing_extra_is_one_line_with_the_remedy(core_python: Path, tmp_path
 @pytest.mark.parametrize("constraints", ["jetpack6.txt", "jetpack7.txt"])
 def test_the_core_tests_pass_with_every_set_of_versions(repository: Path, tmp_path: Path, constraints: str) -> None:
     """That of a workstation, tested.txt, is the one under which all tests run; the core alone under it is tried above."""
-    tools = ("pytest", "pytest-timeout", "hypothesis")
+    tools = ("pytest", "pytest-timeout", "pytest-xdist", "hypothesis")
     python = make_environment(tmp_path / "venv", repository, constraints, *tools)
     versions = run(python, "-c", "import numpy, onnxruntime; print(numpy.__version__, onnxruntime.__version__)")
     if constraints == "jetpack6.txt":
         assert versions.stdout.split() == ["2.2.6", "1.23.2"]
     environment = {**os.environ, "EDGEASD_CORE_ONLY": "1"}
-    command = [python, "-m", "pytest", "-q", "-m", "core and not slow", "-p", "no:cacheprovider"]
+    command = [python, "-m", "pytest", "-q", "-m", "core and not slow", "-n", "2", "-p", "no:cacheprovider"]
     done = subprocess.run(command, cwd=repository, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     assert " passed" in done.stdout

@@ -110,16 +110,16 @@ def show(
     with EventReader(data) as reader:
         found = reader.event(event)
         messages, evidence = reader.transitions(event), reader.evidence(event)
-    if as_json:
-        files = {name: str(path) for name, path in evidence.files.items()}
-        print(json.dumps({**record_of(found, evidence), "files": files, "transitions": messages}, indent=2))
-    else:
-        _print_event(found, messages, evidence)
     if picture is not None:
         from edgeasd.runtime.evidence.spectrogram import draw_clip
         from edgeasd.runtime.system.files import write_bytes
 
         write_bytes(picture, draw_clip(data / "evidence" / event))
+    if as_json:
+        files = {name: str(path) for name, path in evidence.files.items()}
+        print(json.dumps({**record_of(found, evidence), "files": files, "transitions": messages}, indent=2))
+    else:
+        _print_event(found, messages, evidence)
 
 
 @app.command("export")

@@ -133,6 +133,7 @@ def test_two_outputs_do_not_write_to_one_file(tmp_path: Path) -> None:
 
 
 def test_the_check_names_every_problem_and_writes_nothing(tmp_path: Path) -> None:
+    pytest.importorskip("httpx", reason="NO httpx: pip install 'edgeasd[serve]'")
     text = f'site = "p"\n[streams.a]\nbundle = "{BUNDLE}"\ninput = "absent.wav"\n'
     text += f'[streams.b]\nbundle = "{BUNDLE}"\ndevice = "hw:1"\n[streams.c]\nbundle = "{BUNDLE}"\ndevice = "hw:2"\n'
     text += '[streams.d]\nbundle = "absent"\ndevice = "hw:3"\n'

@@ -63,7 +63,7 @@ def main() -> None:
     for _ in range(int(sys.argv[3])):
         last = one_life(tables, folder, last, draw.choice((0.03, 0.2, 0.8)) * draw.random())
     with Station(folder, tables) as station:  # this life is not killed
-        end = time.monotonic() + 30
+        end = time.monotonic() + 90
         while any(state.queued for state in station.manager.state()) and time.monotonic() < end:
             time.sleep(0.02)
         print(json.dumps({"committed": last, "left": [state.queued for state in station.manager.state()]}))

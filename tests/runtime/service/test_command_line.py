@@ -67,6 +67,7 @@ def test_test_alarm_that_is_not_delivered_ends_with_1(
     served: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    pytest.importorskip("httpx", reason="NO httpx: pip install 'edgeasd[serve]'")
     monkeypatch.setattr("edgeasd.runtime.service.commands.DELIVERY_SECONDS", 1.0)
     site.write(f'input = "{sound}"\nloop = true\nrealtime = true\n{LOG}{DEAD}')
     if served:
