@@ -6,6 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 PYTEST_ARGS ?=
 # Many tests wait for a process or a broker, so more workers than processors.
 WORKERS ?= 4
+SLOW_WORKERS ?= 2
 
 WHEELS := build/tensorrt-wheels
 TENSORRT := 10.3.0 10.16.1.11 11.4.0.106
@@ -22,7 +23,7 @@ test: $(VENV)/.dev  ## The default test suite.
 	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 test-slow: $(VENV)/.dev  ## The tests that take minutes: full ResNet38, whole demo, every set of versions.
-	$(BIN)/python -m pytest -m slow -n 2 --dist worksteal $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m slow -n $(SLOW_WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 # Read, not installed: a test looks up every name we use of TensorRT in the versions we support.
 $(WHEELS): $(VENV)/bin/python
