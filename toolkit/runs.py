@@ -23,6 +23,8 @@ from edgeasd.toolkit.data.clips import plain_id
 FORMAT = 1
 BANKS = "bank.npz"
 """Name of the banks in the run folder of a method without training."""
+ENCODER = "encoder.safetensors"
+"""Name of the weights of an encoder that was trained elsewhere, in the run folder of an ID that has a bank of it."""
 BASE = "none"
 """--update none: the model as it was trained, without known anomalies."""
 _SPLITS = ("normals", "outliers", "anomalies")
@@ -31,6 +33,11 @@ _SPLITS = ("normals", "outliers", "anomalies")
 def run_folder(workspace: Path, machine: str, id: str) -> Path:
     """Where the training run of one ID lives."""
     return workspace / "runs" / machine / f"id_{id}"
+
+
+def encoder_folder(workspace: Path, machine: str) -> Path:
+    """Where the training run of the encoder that all IDs of a machine share lives."""
+    return workspace / "runs" / machine / "encoder"
 
 
 def update_folder(workspace: Path, machine: str, id: str, count: int, seed: int) -> Path:

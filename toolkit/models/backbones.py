@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -87,6 +88,17 @@ WITHOUT_WEIGHTS = ("logmel-stats",)
 """Encoders that there is nothing to train in."""
 
 
+class NetworkSettings(Protocol):
+    """The part of a preset that a network is built from."""
+
+    @property
+    def backbone(self) -> str: ...
+    @property
+    def zero_init_residual(self) -> bool: ...
+    @property
+    def embedding_size(self) -> int: ...
+
+
 class Network(nn.Module):
     """Encoder and linear head: segments to (logit (N,), embedding (N, D)).
 
@@ -126,6 +138,16 @@ def build_network(
     check_backbone(backbone)
     encoder = BACKBONES[backbone](n_mels, zero_init_residual=zero_init_residual, embedding_size=embedding_size)
     return Network(encoder, int(encoder.embedding_size))  # type: ignore[arg-type]
+
+
+def network_of(preset: NetworkSettings, n_mels: int) -> Network:
+    """`build_network` as a preset has it."""
+    return build_network(
+        preset.backbone,
+        n_mels=n_mels,
+        zero_init_residual=preset.zero_init_residual,
+        embedding_size=preset.embedding_size,
+    )
 
 
 def check_segment(backbone: str, frames: int, n_mels: int = 128) -> None:
