@@ -332,7 +332,7 @@ def _fit_banks(
 
         resume, overwrite = training.resume, training.overwrite
         run = fit_one(
-            loaded, id, preset, training.seed, folder, resume=resume, overwrite=overwrite, trained=shared, report=report
+            loaded, id, preset, training.seed, folder, resume=resume, overwrite=overwrite, network=shared, report=report
         )
     print(f"{run.folder}")
 

@@ -8,8 +8,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from edgeasd.calibration.fit.bank import BankPlan
 from edgeasd.runtime.errors import InputError
-from edgeasd.toolkit.models.blocks import ConvBlock, MelNorm, conv, stage
+from edgeasd.toolkit.models.blocks import ConvBlock, MelNorm, UnitLength, conv, stage
 from edgeasd.toolkit.models.logmel_stats import LogMelStats
 
 _ENOUGH_FRAMES = 64
@@ -94,6 +95,8 @@ class NetworkSettings(Protocol):
     @property
     def backbone(self) -> str: ...
     @property
+    def method(self) -> str: ...
+    @property
     def zero_init_residual(self) -> bool: ...
     @property
     def embedding_size(self) -> int: ...
@@ -116,6 +119,14 @@ class Network(nn.Module):
     def embedding_size(self) -> int:
         """D."""
         return self.head.in_features
+
+    def bank_plans(self) -> tuple[BankPlan, ...]:
+        """What each bank of a vote looks at: the encoder's `bank_plans()` if it has any, else one bank of all of z.
+
+        The one is unscaled, as the distance to the centroid is: training has made the directions what they are.
+        """
+        own = getattr(self.encoder, "bank_plans", None)
+        return (BankPlan("embedding", (0, self.embedding_size)),) if own is None else tuple(own())
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         z = self.encoder(x)
@@ -140,14 +151,17 @@ def build_network(
     return Network(encoder, int(encoder.embedding_size))  # type: ignore[arg-type]
 
 
-def network_of(preset: NetworkSettings, n_mels: int) -> Network:
-    """`build_network` as a preset has it."""
-    return build_network(
+def network_of(preset: NetworkSettings, n_mels: int, *, banks: bool = False) -> Network:
+    """`build_network` as a preset has it, to train it or, with `banks`, to compare what it says with stored normals."""
+    network = build_network(
         preset.backbone,
         n_mels=n_mels,
         zero_init_residual=preset.zero_init_residual,
         embedding_size=preset.embedding_size,
     )
+    if banks and preset.method == "classify":
+        network.encoder = UnitLength(network.encoder)
+    return network
 
 
 def check_segment(backbone: str, frames: int, n_mels: int = 128) -> None:

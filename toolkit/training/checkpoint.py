@@ -19,12 +19,13 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save, save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from edgeasd.runtime.errors import InputError, describe_validation_error
-from edgeasd.runtime.system.files import atomic_directory, write_bytes, write_json
-from edgeasd.toolkit.runs import ENCODER, Run
+from edgeasd.runtime.system.files import atomic_directory, write_json
+from edgeasd.toolkit.models.blocks import UnitLength
+from edgeasd.toolkit.runs import Run
 
 FORMAT = 1
 _REMEDY = "delete that folder and go on from the checkpoint before it, or train anew with --overwrite"
@@ -158,41 +159,26 @@ def latest_checkpoint(folder: Path) -> Checkpoint:
     return load_checkpoint(found[-1])
 
 
-def save_encoder(path: Path, encoder: nn.Module) -> None:
-    """Write the weights and batch-norm statistics of an encoder atomically. Raises InputError or OSError."""
-    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in encoder.state_dict().items()}
-    write_bytes(path, save(tensors))
-
-
-def load_encoder(run: Run, encoder: nn.Module) -> int:
-    """Load the weights that `run` trained, or took over, into `encoder`; returns the iterations they were trained for.
+def load_encoder(run: Run, encoder: nn.Module) -> None:
+    """Load the weights that `run` trained, or took over, into `encoder`.
 
     Raises InputError for a run without weights or whose training has not finished, and for those of another network.
     """
-    taken_over, done = run.folder / ENCODER, int(run.facts["preset"].get("iterations", 0))
-    if taken_over.is_file():
-        place, weights = taken_over, _read_encoder(taken_over)
-    else:
-        checkpoint = latest_checkpoint(run.checkpoints)
-        if checkpoint.iteration != done:
-            raise InputError(
-                f"{run.folder}: stopped at iteration {checkpoint.iteration} of {done}; finish its training with --resume"
-            )
-        prefix = "network.encoder."
-        place = checkpoint.path
-        weights = {k.removeprefix(prefix): v for k, v in checkpoint.model.items() if k.startswith(prefix)}
+    checkpoint, wanted = latest_checkpoint(run.checkpoints), int(run.facts["preset"].get("iterations", 0))
+    if checkpoint.iteration != wanted and not run.is_stored:
+        raise InputError(
+            f"{run.folder}: stopped at iteration {checkpoint.iteration} of {wanted}; finish its training with --resume"
+        )
+    prefix = "network.encoder."
+    weights = {
+        name.removeprefix(prefix).removeprefix("inner."): value
+        for name, value in checkpoint.model.items()
+        if name.startswith(prefix)
+    }
     try:
-        encoder.load_state_dict(weights)
+        (encoder.inner if isinstance(encoder, UnitLength) else encoder).load_state_dict(weights)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(
-            f"{place}: does not fit the encoder that is to take it over ({reason}); name another run"
+            f"{checkpoint.path}: does not fit the encoder that is to take it over ({reason}); name another run"
         ) from None
-    return done
-
-
-def _read_encoder(path: Path) -> dict[str, Tensor]:
-    try:
-        return dict(load_file(path))
-    except (OSError, ValueError, SafetensorError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); train again") from None

@@ -232,17 +232,13 @@ def shared_encoder(run: Run) -> tuple[Preset, SharedEncoder]:
             f"{run.folder}: was trained with {preset.method} for one ID, an encoder for others takes --loss classify; "
             "name a run of that"
         )
-    network = network_of(preset, run.features.n_mels)
+    network = network_of(preset, run.features.n_mels, banks=True)
     load_encoder(run, network.encoder)
     weights = hashlib.sha256()
     for name, value in sorted(network.encoder.state_dict().items()):
         weights.update(name.encode() + value.numpy().tobytes())
-    origin = run.facts.get("encoder") or {
-        "machine": run.machine,
-        "classes": run.facts.get("classes"),
-        "data_fingerprint": run.facts.get("data_fingerprint"),
-        "started": run.facts.get("started"),
-    }
+    kept = ("machine", "classes", "data_fingerprint", "started")
+    origin = run.facts.get("encoder") or {name: run.facts.get(name) for name in kept}
     return preset, SharedEncoder(network.eval(), {**origin, "weights": weights.hexdigest()[:16]})
 
 
