@@ -11,15 +11,11 @@ from typing import Any
 
 import torch
 from safetensors.torch import load as load_safetensors
-from safetensors.torch import save as save_safetensors
-from torch import Tensor, nn
+from torch import Tensor
 
 from edgeasd.runtime.errors import InputError
-from edgeasd.runtime.system.files import write_bytes
 from edgeasd.toolkit.encoders.table import ENCODERS, PretrainedEncoder, encoder_named, encoders_folder
 
-RUN_COPY = "encoder.safetensors"
-"""Weights that a run keeps of an encoder that came from elsewhere; names without the prefix `encoder.`."""
 _CLASSIFIER = ("classifier.", "fc1.", "fc_audioset.")
 _FRONT_END = ("spectrogram_extractor.", "logmel_extractor.")
 """PANNs keep their front end as weights of a convolution; ours is computed (`table.front_end`)."""
@@ -149,28 +145,3 @@ def _mismatch(expected: dict[str, Tensor], state: dict[str, Tensor]) -> str:
         if value.shape != expected[key].shape:
             return f"{key} is {tuple(value.shape)}, expected {tuple(expected[key].shape)}"
     return ""
-
-
-def load_into(encoder: nn.Module, state: dict[str, Tensor]) -> None:
-    """Put weights into an encoder; a classifier that it lacks is left out. Raises RuntimeError for other names or shapes."""
-    names = set(encoder.state_dict())
-    encoder.load_state_dict(
-        {key: value for key, value in state.items() if key in names or not key.startswith(_CLASSIFIER)}
-    )
-
-
-def save_run_copy(folder: Path, encoder: nn.Module) -> None:
-    """Keep the weights of `encoder` in a run folder."""
-    state = {key: value.detach().cpu().contiguous() for key, value in encoder.state_dict().items()}
-    write_bytes(folder / RUN_COPY, save_safetensors(state))
-
-
-def load_run_copy(folder: Path, encoder: nn.Module) -> None:
-    """Put what `save_run_copy` kept into `encoder`. Raises InputError if it is missing, damaged or of another encoder."""
-    path = folder / RUN_COPY
-    try:
-        encoder.load_state_dict(load_safetensors(path.read_bytes()))
-    except FileNotFoundError:
-        raise InputError(f"{path}: missing; train again") from None
-    except Exception as error:  # of safetensors or torch: whatever a damaged file makes of them
-        raise InputError(f"{path}: cannot be read ({type(error).__name__}); train again") from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
@@ -182,14 +182,28 @@ def check_backbone(backbone: str) -> None:
 
 
 def build_network(
-    backbone: str, *, n_mels: int = 128, zero_init_residual: bool = True, embedding_size: int = 0
+    backbone: str,
+    *,
+    n_mels: int = 128,
+    zero_init_residual: bool = True,
+    embedding_size: int = 0,
+    frozen: bool = False,
+    weights: Mapping[str, Tensor] | None = None,
 ) -> Network:
     """A randomly initialised network (seed with torch.manual_seed); an `embedding_size` of 0 is the backbone's own.
 
-    InputError for an unknown backbone.
+    A pretrained encoder takes its `weights` (`toolkit/encoders/weights.py`), and `frozen` hands out what its banks
+    vote on in place of its top. InputError for an unknown backbone.
     """
     check_backbone(backbone)
-    encoder = BACKBONES[backbone](n_mels, zero_init_residual=zero_init_residual, embedding_size=embedding_size)
+    if frozen and backbone in _PRETRAINED:
+        encoder: nn.Module = build_pretrained(backbone, n_mels=n_mels, frozen=True)
+    else:
+        encoder = BACKBONES[backbone](n_mels, zero_init_residual=zero_init_residual, embedding_size=embedding_size)
+    if weights is not None:
+        names = set(encoder.state_dict())
+        # A classifier of other sounds is of no use here.
+        encoder.load_state_dict({key: value for key, value in weights.items() if key in names})
     return Network(encoder, int(encoder.embedding_size))  # type: ignore[arg-type]
 
 

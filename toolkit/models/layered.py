@@ -70,6 +70,10 @@ class LayeredEncoder(nn.Module):
         """Outputs (N, channels, frequencies, times) of the layers with these indices."""
         raise NotImplementedError
 
+    def tag(self, x: Tensor) -> Tensor:
+        """Log-mel (N, 1, frames, n_mels) to the probabilities (N, 527) of the classes of AudioSet; needs a classifier."""
+        raise NotImplementedError
+
     def forward(self, x: Tensor) -> Tensor:
         """Log-mel (N, 1, frames, n_mels) to embeddings (N, D)."""
         if not self.parts:
