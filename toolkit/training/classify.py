@@ -238,7 +238,7 @@ def shared_encoder(run: Run) -> tuple[Preset, SharedEncoder]:
     for name, value in sorted(network.encoder.state_dict().items()):
         weights.update(name.encode() + value.numpy().tobytes())
     kept = ("machine", "classes", "data_fingerprint", "started")
-    origin = run.facts.get("encoder") or {name: run.facts.get(name) for name in kept}
+    origin = run.facts.get("shared_encoder") or {name: run.facts.get(name) for name in kept}
     return preset, SharedEncoder(network.eval(), {**origin, "weights": weights.hexdigest()[:16]})
 
 
