@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +16,7 @@ from edgeasd.toolkit.models.layered import LayeredEncoder, Part
 from edgeasd.toolkit.models.logmel_stats import LogMelStats
 from edgeasd.toolkit.models.mobilenet import MobileNet
 from edgeasd.toolkit.models.panns import Panns
+from edgeasd.toolkit.presets import Preset
 
 _ENOUGH_FRAMES = 64
 """Every backbone takes as many; asking torch costs seconds of imports."""
@@ -145,19 +145,6 @@ WITHOUT_WEIGHTS = ("logmel-stats",)
 """Encoders that there is nothing to train in."""
 
 
-class NetworkSettings(Protocol):
-    """The part of a preset that a network is built from."""
-
-    @property
-    def backbone(self) -> str: ...
-    @property
-    def method(self) -> str: ...
-    @property
-    def zero_init_residual(self) -> bool: ...
-    @property
-    def embedding_size(self) -> int: ...
-
-
 class Network(nn.Module):
     """Encoder and linear head: segments to (logit (N,), embedding (N, D)).
 
@@ -221,7 +208,7 @@ def build_network(
     return Network(encoder, int(encoder.embedding_size))  # type: ignore[arg-type]
 
 
-def network_of(preset: NetworkSettings, n_mels: int, *, banks: bool = False) -> Network:
+def network_of(preset: Preset, n_mels: int, *, banks: bool = False) -> Network:
     """`build_network` as a preset has it, to train it or, with `banks`, to compare what it says with stored normals."""
     network = build_network(
         preset.backbone,
