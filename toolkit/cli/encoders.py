@@ -74,7 +74,7 @@ def _facts(name: str, is_here: bool) -> dict[str, object]:
         "url": one.url,
         "parameters": one.parameters,
         "macs_10_s": one.macs,
-        "front_end": one.front_end,
+        "front_end": one.features.model_dump(),
     }
 
 

@@ -120,7 +120,7 @@ def build_pretrained(
 ) -> LayeredEncoder:
     """A pretrained encoder without its weights yet; `frozen` hands out the parts that its banks vote on."""
     make, parts = _PRETRAINED[name]
-    n_mels = int(encoder_named(name).front_end["n_mels"]) if n_mels is None else n_mels
+    n_mels = encoder_named(name).features.n_mels if n_mels is None else n_mels
     return make(n_mels, parts=parts if frozen else (), classifier=classifier)
 
 

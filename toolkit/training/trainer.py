@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from edgeasd.runtime.errors import CheckFailed
 from edgeasd.toolkit.losses import LossParts, Method, method_loss, method_named, squared_distance
 from edgeasd.toolkit.models.backbones import Network, build_network
+from edgeasd.toolkit.models.layered import LayeredEncoder
 from edgeasd.toolkit.presets import Preset
 from edgeasd.toolkit.training.centroids import estimate_norms, mean_embedding
 from edgeasd.toolkit.training.checkpoint import Checkpoint, optimiser_tensors, save_checkpoint
@@ -79,9 +80,10 @@ class Trainer:
         n_mels: int,
         fabric: Fabric,
         anomalies: FeaturePool | None = None,
+        weights: Mapping[str, Tensor] | None = None,
         compile_network: bool = False,
     ) -> None:
-        """`anomalies` are the known ones of fine-tuning, as many a batch as `preset.batch_anomaly` says.
+        """`weights` are those that a pretrained encoder begins with. `anomalies` are the known ones of fine-tuning, as many a batch as `preset.batch_anomaly` says.
 
         `compile_network` has torch.compile fuse the network: worth its minute of compilation on long runs.
         """
@@ -108,7 +110,10 @@ class Trainer:
             n_mels=n_mels,
             zero_init_residual=preset.zero_init_residual,
             embedding_size=preset.embedding_size,
+            weights=weights,
         )
+        if isinstance(self.network.encoder, LayeredEncoder):
+            self.network.encoder.freeze_before(preset.tune_from)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._names, self.optimiser = _adam(self.network, preset)
         if compile_network:
