@@ -8,6 +8,7 @@ import torch
 
 from edgeasd.runtime.errors import InputError
 from edgeasd.toolkit.data.machine import MachineData
+from edgeasd.toolkit.encoders.weights import Weights
 from edgeasd.toolkit.models.backbones import Network, build_network, count_parameters
 from edgeasd.toolkit.presets import Preset
 from edgeasd.toolkit.progress import ProgressCallback

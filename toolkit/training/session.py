@@ -23,6 +23,8 @@ from edgeasd.runtime.features.segments import SegmentSettings
 from edgeasd.toolkit.data.clips import Clip
 from edgeasd.toolkit.data.machine import MachineData, MachineSplit
 from edgeasd.toolkit.data.offered import KnownAnomalies
+from edgeasd.toolkit.encoders.table import ENCODERS
+from edgeasd.toolkit.encoders.weights import Weights
 from edgeasd.toolkit.presets import Preset, stored_preset
 from edgeasd.toolkit.progress import ProgressCallback
 from edgeasd.toolkit.runs import BANKS, Run, load_run
