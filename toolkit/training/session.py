@@ -88,7 +88,7 @@ def train_one(
         outliers,
         n_mels,
         fabric,
-        weights=weights and weights.state,
+        weights=None if weights is None else weights.state,
         compile_network=compile_network,
     )
     _train(trainer, run, resume, report, should_stop)
