@@ -15,7 +15,7 @@ from edgeasd.runtime.audio.reader import (
     Samples,
     describe_channel,
     require_channel,
-    require_finite,
+    require_usable,
     select_channel,
 )
 from edgeasd.runtime.errors import InputError
@@ -189,7 +189,7 @@ class PcmSource(BaseSource):
             self._check_head(data)
             frames = self._decoder.push(data)
             samples = frames if self._every else select_channel(frames, self._channel, self._mix)
-            require_finite(samples, self._position, self.sample_rate, self.label)
+            require_usable(samples, self._position, self.sample_rate, self.label)
             if len(samples):
                 return self._make_chunk(samples)
         return None
