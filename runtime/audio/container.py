@@ -115,7 +115,10 @@ def inspect(handle: BinaryIO, place: object) -> Container:
 
 
 def sniff(head: bytes) -> str:
-    """What the first bytes of a file or a stream are, with its article; "" for raw samples or what is not known."""
+    """What the first bytes of a file or a stream are, with its article; "" for raw samples or what is not known.
+
+    MP3 without a tag is known by two frames in a row: raw samples may look like one.
+    """
     for start, at, form, name in (
         (b"RIFF", 8, b"WAVE", "a WAV file"),
         (b"RIFX", 8, b"WAVE", "a WAV file"),
@@ -139,11 +142,10 @@ def sniff(head: bytes) -> str:
         (b"\x1f\x8b\x08", 0, b"", "gzip data"),
         (b"<!DOCTYPE", 0, b"", "an HTML page"),
         (b"<html", 0, b"", "an HTML page"),
-        (b'{"', 0, b"", "JSON text"),
     ):
         if head.startswith(start) and head[at : at + len(form)] == form:
             return name
-    return "an MP3 file" if is_mp3(head) else ""
+    return "an MP3 file" if is_mp3(head) and is_mp3(head[_mp3_frame_bytes(head) :][:4]) else ""
 
 
 def is_mp3(head: bytes) -> bool:
@@ -152,6 +154,18 @@ def is_mp3(head: bytes) -> bool:
         return False
     version, layer, rate = head[1] >> 3 & 3, head[1] >> 1 & 3, head[2] >> 2 & 3
     return version != 1 and layer != 0 and rate != 3 and head[2] >> 4 not in (0, 15) and head[3] & 3 != 2
+
+
+def _mp3_frame_bytes(head: bytes) -> int:
+    """Bytes of the MPEG audio frame of layer 3 with this header; 4 for the other layers, which are rare."""
+    version, layer = head[1] >> 3 & 3, head[1] >> 1 & 3
+    if layer != 1:
+        return 4
+    rates = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
+    low_rates = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
+    bits = 1000 * (rates if version == 3 else low_rates)[(head[2] >> 4) - 1]
+    sample_rate = (44100, 48000, 32000)[head[2] >> 2 & 3] >> {3: 0, 2: 1, 0: 2}[version]
+    return (144 if version == 3 else 72) * bits // sample_rate + (head[2] >> 1 & 1)
 
 
 # Containers of chunks
