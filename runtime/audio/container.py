@@ -439,7 +439,7 @@ def _is_name(name: bytes) -> bool:
 
 
 def _flac(handle: BinaryIO, place: str, start: int) -> Container:
-    info = _at(handle, start + 8, 18)
+    info = _at(handle, start + 8, 18)  # STREAMINFO: block sizes, frame sizes, rate and length
     if len(info) < 18 or _at(handle, start + 4, 1)[0] & 0x7F:
         return Container("FLAC")
     claimed = struct.unpack(">Q", info[10:18])[0] & (1 << 36) - 1
@@ -447,20 +447,31 @@ def _flac(handle: BinaryIO, place: str, start: int) -> Container:
     if last is None:
         return Container("FLAC")
     if claimed == 0:
-        header = bytearray(_at(handle, 0, start + 42))
-        first = struct.unpack_from(">Q", header, start + 18)[0]
-        struct.pack_into(">Q", header, start + 18, first | last.end if last.is_whole else first | last.first)
-        mended = Mended(bytes(header), start + 42, (last.stop if last.is_whole else last.at) - start - 42)
-        return Container("FLAC", note="its length was never written, it is read to its end", mended=mended)
+        note = "its length was never written, it is read to its end"
+        return Container("FLAC", note=note, mended=_flac_mended(handle, start, last))
+    if last.end == claimed:
+        return Container("FLAC")
     if last.first >= claimed:
-        return Container("FLAC", _contradiction(place, claimed, last.end, "samples"))
-    if last.end < claimed:
-        return Container(
-            "FLAC",
+        problem = _contradiction(place, claimed, last.end, "samples")
+    elif last.end < claimed:
+        problem = (
             f"{place}: cut off, its header claims {claimed} samples and {last.end} or less are there; copy or record "
-            f"it again, or keep what is there with `edgeasd data repair {place}`",
+            f"it again, or keep what is there with `edgeasd data repair {place}`"
         )
-    return Container("FLAC")
+    else:
+        return Container("FLAC")
+    return Container("FLAC", problem, mended=_flac_mended(handle, start, _last_flac_frame(handle, info, checks=True)))
+
+
+def _flac_mended(handle: BinaryIO, start: int, last: _FlacFrame | None) -> Mended | None:
+    """The stream up to its last whole frame, without a checksum of all samples."""
+    if last is None:
+        return None
+    header = bytearray(_at(handle, 0, start + 42))
+    above = struct.unpack_from(">Q", header, start + 18)[0] >> 36 << 36
+    struct.pack_into(">Q", header, start + 18, above | (last.end if last.is_whole else last.first))
+    header[start + 26 : start + 42] = bytes(16)
+    return Mended(bytes(header), start + 42, (last.stop if last.is_whole else last.at) - start - 42)
 
 
 @dataclass(frozen=True)

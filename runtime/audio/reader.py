@@ -53,6 +53,14 @@ class WrongRate(InputError):
         self.rate = rate
 
 
+class OutOfScale(InputError):
+    """Samples far beyond full scale; `largest` is the largest size seen so far."""
+
+    def __init__(self, message: str, largest: float) -> None:
+        super().__init__(message)
+        self.largest = largest
+
+
 def require_channel(label: str, count: int, channel: int | None, mix: bool) -> None:
     """Raise InputError unless `channel` (counted from 0) or `mix` picks one signal out of `count` channels."""
     if channel is not None and mix:
@@ -99,7 +107,7 @@ def require_usable(samples: Samples, start: int, sample_rate: int, label: str) -
         hint = "these are 16-bit integers as floats: divide them by 32768, as `edgeasd data import` does"
     else:
         hint = "this is another scale, coding or byte order: convert or re-record it"
-    raise InputError(f"{where}; full scale is 1 and no sound reaches {MOST:g}: {hint}")
+    raise OutOfScale(f"{where}; full scale is 1 and no sound reaches {MOST:g}: {hint}", largest)
 
 
 class StreamResampler:
@@ -142,9 +150,19 @@ class AudioReader:
     construction where the header tells, else at the block in which it is found.
     """
 
-    def __init__(self, path: str | Path, *, sample_rate: int, channel: int | None, mix: bool, resample: bool) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        sample_rate: int,
+        channel: int | None,
+        mix: bool,
+        resample: bool,
+        full_scale: float = 1.0,
+    ) -> None:
+        """Samples are divided by `full_scale`, which is not 1 for floats in the range of integers."""
         self._path = Path(path)
-        self._channel, self._mix = channel, mix
+        self._channel, self._mix, self._full_scale = channel, mix, np.float32(full_scale)
         self._position, self._ended = 0, False
         self._handle = _open_regular(self._path)
         try:
@@ -156,7 +174,9 @@ class AudioReader:
             raise
         rate, count = self._sound.samplerate, self._sound.channels
         self._resampler = StreamResampler(rate, sample_rate) if rate != sample_rate else None
-        self.seconds = self._sound.frames / rate
+        self.sample_rate, self.channels, self.seconds = rate, count, self._sound.frames / rate
+        self.subtype = str(self._sound.subtype)
+        """All of the file: Hz, channels, seconds, libsndfile's name of its coding."""
         self.name = f"{self._path}, {self._sound.format} {self._sound.subtype}, {rate} Hz" + (
             f"{f' resampled to {sample_rate} Hz' if self._resampler else ''}, " + describe_channel(count, channel, mix)
         )
@@ -230,7 +250,7 @@ class AudioReader:
                 f"{self._path}: cut off, its header claims {claimed} samples and {self._position} "
                 "are there; copy or record it again"
             )
-        samples = select_channel(block, self._channel, self._mix)
+        samples = select_channel(block, self._channel, self._mix) / self._full_scale
         require_usable(samples, self._position, rate, str(self._path))
         self._position += len(block)
         return samples
