@@ -94,7 +94,12 @@ def test_no_pickle_anywhere(repository: Path, floor: str) -> None:
     for path in sources(repository, floor):
         text = path.read_text("utf-8")
         assert "allow_pickle=True" not in text, path
-        assert "torch.load" not in text, path
+        if path.match(
+            "toolkit/encoders/weights.py"
+        ):  # published weights are pickles: read in one place, and nothing in them is run
+            assert text.count("torch.load(") == text.count("weights_only=True") == 1, path
+        else:
+            assert "torch.load" not in text, path
         assert "torch.save" not in text, path
         assert not [m for _, m in imported(path) if m.split(".")[0] in PICKLING], path
 
@@ -106,7 +111,7 @@ def test_the_laws_can_be_broken(tmp_path: Path) -> None:
     assert {"edgeasd.toolkit.losses", "torch.nn"} <= {module for _, module in imported(sample)}
 
 
-def test_importing_the_command_line_and_runtime_loads_nothing_heavy() -> None:
+def test_importing_cli_and_runtime_loads_nothing_heavy() -> None:
     """Static reading misses what a library drags in; this looks at a real process."""
     code = (
         "import sys, edgeasd.toolkit.cli, edgeasd.runtime.bundle.bundle, edgeasd.runtime.service.service, edgeasd.runtime.sources\n"
