@@ -348,7 +348,8 @@ class StreamWorker:
         moment = captured if is_live else self._started_at + position / self.rate
         unhealthy = self._unhealthy or (is_live and self._is_source_unfit)
         wall = wall_time(captured, self._clock) if is_live else time.time()
-        return StreamUpdate(self.name, moment, wall, is_unhealthy=unhealthy, is_suspect=self._suspect)
+        suspect = self._suspect or (is_live and self.source.status.is_rate_doubtful)
+        return StreamUpdate(self.name, moment, wall, is_unhealthy=unhealthy, is_suspect=suspect)
 
     def _is_gap(self, chunk: AudioChunk) -> bool:
         return chunk.start_sample != self._expected or chunk.discontinuity

@@ -69,6 +69,8 @@ class SourceStatus:
     """Columns of the samples; 0 until a source with every channel is open."""
     rate_fault: str = ""
     """What is wrong with the rate at which a live source delivers; empty if nothing is. See `RateWatch`."""
+    is_rate_doubtful: bool = False
+    """The rate may be wrong, which a few more seconds will tell."""
 
 
 class SourceEventKind(str, Enum):
@@ -168,6 +170,7 @@ class BaseSource:
             bits=self._bits,
             channels=self._channels,
             rate_fault=self.rate_watch.fault,
+            is_rate_doubtful=self.rate_watch.is_doubtful,
         )
 
     def take_events(self) -> list[SourceEvent]:

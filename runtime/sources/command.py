@@ -223,7 +223,7 @@ class CommandSource:
         elif self.live:
             self._pcm.timeout = STALL_SECONDS
             if (pause := self._limit.add(len(chunk.samples) / self.sample_rate)) > 0:
-                self._pcm.rate_watch.held_back()
+                self._pcm.rate_watch.restart()
                 self._closed.wait(pause)
         return chunk
 

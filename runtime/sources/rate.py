@@ -10,6 +10,7 @@ LEAST_ERROR = 0.03
 SPANS = (1.0, 2.0, 4.0, 8.0)
 """Seconds between two looks at the count. The longer ones are for sources that deliver in large blocks."""
 LOOKS = 8
+_EARLY_LOOKS = 4
 _MOST_AWAY = 0.05
 """If the reader was busy elsewhere for a larger share of the time, what arrives says nothing of the source."""
 _UNEVEN = 0.4
@@ -33,13 +34,16 @@ class RateWatch:
         self._rate = sample_rate
         self.fault = ""
         """Both figures and what to do, while the rate is wrong; else empty."""
+        self.is_doubtful = False
+        """The rate may be wrong: it is so over the first few looks, which is too soon to say so."""
         self._total, self._away = 0, 0.0
         self._begin()
 
     def _begin(self) -> None:
+        self.is_doubtful = False
         self._looks: list[deque[_Look]] = [deque(maxlen=LOOKS + 1) for _ in SPANS]
 
-    def held_back(self) -> None:
+    def restart(self) -> None:
         """The reader made the source wait: what arrives now says nothing. A fault that was found stays."""
         self._begin()
 
@@ -64,6 +68,9 @@ class RateWatch:
         else:
             if is_right:
                 self.fault = ""
+        first = list(self._looks[0])[-_EARLY_LOOKS:]
+        early = self._steady_rate(first) if len(first) == _EARLY_LOOKS else None
+        self.is_doubtful = early is not None and abs(early / self._rate - 1.0) > LEAST_ERROR
         return (self.fault == "") != (before == "")
 
     def _steady_rate(self, looks: list[_Look]) -> float | None:

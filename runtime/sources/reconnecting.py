@@ -99,6 +99,7 @@ class ReconnectingSource:
                 bits=own.bits,
                 channels=own.channels,
                 rate_fault=own.rate_fault,
+                is_rate_doubtful=own.is_rate_doubtful,
             )
 
     def take_events(self) -> list[SourceEvent]:

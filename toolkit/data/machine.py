@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from edgeasd.runtime.audio.reader import OutOfScale
 from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.features.logmel import Amplitude, FeatureSettings, Float32Array
 from edgeasd.runtime.health.clip import is_usable
@@ -198,16 +199,19 @@ def load_machine(
         hashes, unreadable = content_hashes([c.path for c in clips], progress=report, skip_bad=True)
     cache = FeatureCache(cache_folder, settings or FeatureSettings(), channel)
     with stage("reading clips") as report:
-        bad = unreadable + _measure(cache, [c for c in clips if c.path in hashes], hashes, report)
+        bad = list(unreadable)
+        of_other_scale: list[Clip] = []
+        _measure(cache, [c for c in clips if c.path in hashes], hashes, bad, of_other_scale, report)
     if not skip_bad:
         refuse_bad(bad, len(clips), bad_remedy)
-    refused = {path for path, _ in bad}
+    refused = {path for path, _ in bad} | {clip.path for clip in of_other_scale}
+    normals_before = clips
     clips = [clip for clip in clips if clip.path not in refused]
-    unhealthy = Unhealthy([], [])
+    unhealthy = Unhealthy([(clip, ("out_of_scale",)) for clip in of_other_scale], [])
     if not keep_unhealthy:
-        unhealthy = _find_unhealthy(clips, {c.path: cache.clip_states(c.path, hashes[c.path]) for c in clips})
+        _find_unhealthy(clips, {c.path: cache.clip_states(c.path, hashes[c.path]) for c in clips}, unhealthy)
         refused = {clip.path for clip, _ in unhealthy.left_out}
-        _refuse_none_left(clips, refused, machine, None if id is None else plain_id(id), unhealthy)
+        _refuse_none_left(normals_before, refused, machine, None if id is None else plain_id(id), unhealthy)
         clips = [clip for clip in clips if clip.path not in refused]
     splits = {}
     for kind in sorted({clip.machine for clip in clips}):
@@ -232,20 +236,18 @@ def load_machine(
     return MachineData(Path(root), machine, splits, hashes, amplitudes, cache, unfit + bad, unhealthy, copies)
 
 
-def _find_unhealthy(clips: list[Clip], states: Mapping[Path, tuple[str, ...]]) -> Unhealthy:
-    """Clips that cannot be used, and doubtful ones where they are the exception among the normals of their ID."""
+def _find_unhealthy(clips: list[Clip], states: Mapping[Path, tuple[str, ...]], found: Unhealthy) -> None:
+    """Add clips that cannot be used to `found`, and doubtful ones that are the exception among normals of their ID."""
     of_id: defaultdict[tuple[str, str], list[Clip]] = defaultdict(list)
     for clip in clips:
         if clip.label == "normal" and clip.split != "test":
             of_id[clip.machine, clip.id].append(clip)
-    found = Unhealthy([], [])
     for normals in of_id.values():
         found.left_out.extend((clip, states[clip.path]) for clip in normals if not is_usable(states[clip.path]))
         usable = [clip for clip in normals if is_usable(states[clip.path])]
         doubtful = [(clip, states[clip.path]) for clip in usable if states[clip.path]]
         rare = len(doubtful) <= _DOUBTFUL_SHARE * len(usable)
         (found.left_out if rare else found.kept).extend(doubtful)
-    return found
 
 
 def _refuse_none_left(clips: list[Clip], refused: set[Path], machine: str, id: str | None, found: Unhealthy) -> None:
@@ -262,13 +264,23 @@ def _refuse_none_left(clips: list[Clip], refused: set[Path], machine: str, id: s
 
 
 def _measure(
-    cache: FeatureCache, clips: list[Clip], hashes: dict[Path, str], report: ProgressCallback
-) -> list[BadFile]:
-    bad: list[BadFile] = []
+    cache: FeatureCache,
+    clips: list[Clip],
+    hashes: dict[Path, str],
+    bad: list[BadFile],
+    of_other_scale: list[Clip],
+    report: ProgressCallback,
+) -> None:
+    """Decode every clip once. Those that cannot be used go to `bad`, normals on another scale to `of_other_scale`."""
     for done, clip in enumerate(clips, start=1):
         try:
             cache.clip_statistics(clip.path, hashes[clip.path])
+            cache.clip_states(clip.path, hashes[clip.path])
+        except OutOfScale as error:
+            if clip.label == "normal" and clip.split != "test":
+                of_other_scale.append(clip)
+            else:
+                bad.append((clip.path, str(error)))
         except InputError as error:
             bad.append((clip.path, str(error)))
         report(done, len(clips))
-    return bad

@@ -189,7 +189,7 @@ def test_flac(tmp_path: Path) -> None:
     assert "cut off" in refusal(path)
 
 
-def test_flac_of_a_killed_encoder_is_read_to_its_last_whole_frame(tmp_path: Path) -> None:
+def test_flac_of_a_killed_encoder_ends_with_its_last_frame(tmp_path: Path) -> None:
     path, content = written(tmp_path, "FLAC")
     path.write_bytes(flac_with_length(content, 0)[: len(content) * 2 // 3])
     read = read_audio(path) * 32768

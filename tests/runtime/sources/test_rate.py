@@ -102,11 +102,11 @@ def test_fault_ends_when_the_rate_is_right_again() -> None:
     assert not told(paced(RATE, 20, start=20), watch)[0].fault
 
 
-def test_fault_stays_while_the_source_is_held_back() -> None:
+def test_fault_stays_while_the_source_is_restart() -> None:
     watch, _ = told(paced(48_000, 10))
     for now, samples in paced(RATE, 60, start=10):
         watch.add(samples, now)
-        watch.held_back()
+        watch.restart()
     assert watch.fault
 
 
@@ -128,3 +128,17 @@ def test_command_that_delivers_half() -> None:
         assert [event.kind for event in source.take_events()] == [SourceEventKind.WRONG_RATE]
     finally:
         source.close()
+
+
+def test_rate_is_doubtful_before_it_is_told() -> None:
+    watch, first = RateWatch(RATE), None
+    for now, samples in paced(48_000, 9, 0.1):
+        watch.add(samples, now)
+        if watch.is_doubtful and first is None:
+            first = now
+    assert first is not None
+    assert first < 4.0
+    for now, samples in start_up_burst(30.0):
+        watch = watch if now > 0.1 else RateWatch(RATE)
+        watch.add(samples, now)
+        assert not watch.is_doubtful
