@@ -12,6 +12,8 @@ from edgeasd.calibration.fit.deploy import SegmentOutputs, clip_scores
 from edgeasd.calibration.fit.distance import paper_range
 from edgeasd.calibration.threshold.gamma import GammaThreshold, gamma_threshold
 from edgeasd.runtime.errors import CheckFailed, InputError
+from edgeasd.runtime.features.logmel import Float32Array
+from edgeasd.runtime.features.segments import SlidingSegments
 from edgeasd.runtime.scoring.clip import score_features
 from edgeasd.runtime.scoring.score import ScoreSettings, blend, relative_distance
 from edgeasd.runtime.scoring.scorer import Scorer
@@ -22,6 +24,8 @@ from edgeasd.toolkit.evaluation.figures import Figures, Labels, agreement, diffe
 from edgeasd.toolkit.evaluation.trained import GIVEN, UNFITTED, TrainedModel
 from edgeasd.toolkit.presets import table_one_alpha
 from edgeasd.toolkit.progress import ProgressCallback, no_progress
+
+_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,43 @@ def collect(
         found.append(SegmentOutputs(scored.q, scored.d))
         report(done, len(clips))
     return found
+
+
+class JoinedSegments:
+    """q and d of every live segment of clips joined one after another, as a device would hear them, seams included."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        self._scorer = scorer
+        self._window = SlidingSegments(scorer.segments, scorer.features.n_mels)
+        self._waiting: list[Float32Array] = []
+        self._found: list[SegmentOutputs] = []
+
+    def add(self, features: Float32Array) -> None:
+        """Append the log-mel frames (T, n_mels) float32 of one clip."""
+        for _, segment in self._window.push(np.asarray(features, np.float32)):
+            self._waiting.append(segment.copy())
+            if len(self._waiting) == _BATCH:
+                self._score()
+
+    def outputs(self) -> SegmentOutputs:
+        """Those of all clips so far, (segments,) each."""
+        self._score()
+        empty = np.empty(0, np.float32)
+        return SegmentOutputs(*(np.concatenate([empty, *(getattr(one, n) for one in self._found)]) for n in ("q", "d")))
+
+    def _score(self) -> None:
+        if self._waiting:
+            scored = self._scorer.score_segments(np.stack(self._waiting))
+            self._found.append(SegmentOutputs(scored.q, scored.d))
+            self._waiting.clear()
+
+
+def collect_joined(scorer: Scorer, data: MachineData, clips: Sequence[Clip]) -> SegmentOutputs:
+    """`JoinedSegments` of `clips`."""
+    joined = JoinedSegments(scorer)
+    for clip in clips:
+        joined.add(data.features(clip))
+    return joined.outputs()
 
 
 def evaluate(

@@ -13,7 +13,7 @@ from edgeasd.runtime.features.segments import tile
 from edgeasd.runtime.system.files import write_bytes
 from edgeasd.toolkit.data.clips import Clip
 from edgeasd.toolkit.data.machine import MachineData
-from edgeasd.toolkit.evaluation.evaluate import collect
+from edgeasd.toolkit.evaluation.evaluate import collect, collect_joined
 from edgeasd.toolkit.evaluation.trained import UNFITTED, TorchEngine, bank_scorer
 from edgeasd.toolkit.models.backbones import build_network
 from edgeasd.toolkit.models.logmel_stats import bank_plans
@@ -57,6 +57,7 @@ def fit_one(
         anomalies=[],
         held_out=held_out,
         golden=pick_reference_segments(data, normals, [], run.segments.frames),
+        live_normals=collect_joined(scorer, data, normals) if held_out else None,
     )
     run.save()
     write_bytes(run.folder / BANKS, write_banks(banks))

@@ -23,7 +23,7 @@ from edgeasd.runtime.features.segments import SegmentSettings, tile
 from edgeasd.toolkit.data.clips import Clip
 from edgeasd.toolkit.data.machine import MachineData, MachineSplit
 from edgeasd.toolkit.data.offered import KnownAnomalies
-from edgeasd.toolkit.evaluation.evaluate import collect
+from edgeasd.toolkit.evaluation.evaluate import collect, collect_joined
 from edgeasd.toolkit.evaluation.trained import torch_scorer
 from edgeasd.toolkit.presets import Preset
 from edgeasd.toolkit.progress import ProgressCallback
@@ -72,6 +72,7 @@ def training_result(
         anomalies=collect(scorer, data, anomalies),
         held_out=held_out,
         golden=pick_reference_segments(data, normals, outliers, run.segments.frames),
+        live_normals=collect_joined(scorer, data, normals) if held_out else None,
     )
 
 

@@ -286,7 +286,7 @@ def test_a_refit_of_the_distance_sets_a_new_threshold(
     manifest = quick(home, workspace, refit_distance=True)
     assert manifest["score"]["d_min_source"].endswith("given normal segments")
     assert manifest["score"]["d_max"] == before["score"]["d_max"]
-    assert manifest["threshold"]["found_by"] == "largest clip score of the given clips"
+    assert manifest["threshold"]["found_by"].startswith("exponential tail of given live scores: ")
     assert "d_min" in capsys.readouterr().out
     assert edgeasd("verify", bundle_of(workspace), cwd=workspace).code == 0
 
@@ -303,7 +303,7 @@ def test_a_refit_of_the_amplitude_makes_int8_stale(
     assert edgeasd("verify", bundle_of(tmp_path), cwd=tmp_path).code == 0
 
 
-def test_a_bundle_without_a_threshold_gets_the_largest_score(home: Path, workspace: Path, capsys: Any) -> None:
+def test_a_bundle_without_a_threshold_gets_one_with_headroom(home: Path, workspace: Path, capsys: Any) -> None:
     path = bundle_of(workspace) / "manifest.json"
     bare = manifest_of(workspace) | {"threshold": None, "status": "uncalibrated"}
     path.write_text(json.dumps(bare), "utf-8")
@@ -311,7 +311,7 @@ def test_a_bundle_without_a_threshold_gets_the_largest_score(home: Path, workspa
         quick(home, workspace, keep_threshold=True)
     manifest = quick(home, workspace)
     assert manifest["status"] == "calibrated"
-    assert manifest["threshold"]["found_by"] == "largest clip score of the given clips"
+    assert manifest["threshold"]["found_by"].startswith("exponential tail of given live scores: ")
     assert f"0 of the {CLIPS} given normal clips lie above it" in capsys.readouterr().out
 
 
