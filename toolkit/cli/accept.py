@@ -134,7 +134,7 @@ def _print_mode(mode: ModeResult, delay: float) -> None:
     low, high = seen.interval95
     name = f"{mode.mode}: " if mode.mode else ""
     print(
-        f"  {name}{seen.call_outs} false alarms in {seen.hours:.3g} h of {mode.recordings} recordings: "
+        f"  {name}{seen.call_outs} false alarm{'' if seen.call_outs == 1 else 's'} in {seen.hours:.3g} h of {mode.recordings} recordings: "
         f"{seen.per_month:.3g} a month (95 % from {low:.3g} to {high:.3g})"
     )
     rows = [_fault_row(fault, delay) for fault in mode.faults]
