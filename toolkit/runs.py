@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import zipfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,17 +13,19 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError
 
-from edgeasd.calibration.fit.bank import Bank, read_banks
+from edgeasd.calibration.fit.bank import KNN, Bank, read_banks, write_banks
 from edgeasd.calibration.fit.deploy import SegmentOutputs
 from edgeasd.runtime.errors import InputError, describe_validation_error
 from edgeasd.runtime.features.logmel import Amplitude, FeatureSettings, Float32Array
 from edgeasd.runtime.features.segments import SegmentSettings
-from edgeasd.runtime.system.files import atomic_file, write_json
+from edgeasd.runtime.system.files import atomic_file, write_bytes, write_json
 from edgeasd.toolkit.data.clips import plain_id
 
 FORMAT = 1
 BANKS = "bank.npz"
-"""Name of the banks in the run folder of a method without training."""
+"""Name of the banks in the run folder of a model that is scored by stored normals."""
+OUTCOME, ALPHA, EVALUATION = "outcome.npz", "alpha.json", "evaluation.json"
+"""Names of what a run holds for each scoring; see `Run.path_of`."""
 BASE = "none"
 """--update none: the model as it was trained, without known anomalies."""
 _SPLITS = ("normals", "outliers", "anomalies")
@@ -145,14 +148,52 @@ class Run:
             raise InputError(f"{path}: cannot be read ({error.strerror}); train again") from None
         return read_banks(data, str(path))
 
+    def save_banks(self, banks: Sequence[Bank], result: TrainingResult) -> None:
+        """Write the banks and what the held-out clips gave with them, beside those of the training if there was one.
+
+        The banks come last: without them the other file says nothing.
+        """
+        self._save(self.path_of(OUTCOME, of_banks=True), result)
+        write_bytes(self.folder / BANKS, write_banks(banks))
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether its normals were stored and nothing was trained (method knn)."""
+        return bool(self.facts["preset"].get("method") == KNN)
+
+    @property
+    def is_scored_by_banks(self) -> bool:
+        """Whether that is how the run is scored unless told otherwise."""
+        return self.is_stored or self.facts["preset"].get("scoring") == KNN
+
+    @property
+    def has_banks(self) -> bool:
+        """Whether its normals are stored, in place of a training or beside it."""
+        return (self.folder / BANKS).is_file()
+
+    def drop_banks(self) -> None:
+        """Delete the banks of earlier weights."""
+        (self.folder / BANKS).unlink(missing_ok=True)
+        for name in () if self.is_stored else (OUTCOME, ALPHA, EVALUATION):
+            self.path_of(name, of_banks=True).unlink(missing_ok=True)
+
     def save_result(self, result: TrainingResult) -> None:
         """Write outcome.npz atomically."""
-        with atomic_file(self.folder / "outcome.npz") as handle:
+        self._save(self.folder / OUTCOME, result)
+
+    def _save(self, path: Path, result: TrainingResult) -> None:
+        with atomic_file(path) as handle:
             np.savez(handle, allow_pickle=False, **result.to_arrays())
 
-    def result(self) -> TrainingResult:
-        """Read outcome.npz; InputError if training has not finished."""
-        path = self.folder / "outcome.npz"
+    def path_of(self, name: str, *, of_banks: bool) -> Path:
+        """A file of this folder, such as "outcome.npz"; outcome-knn.npz for that of the banks beside a training."""
+        stem, dot, kind = name.partition(".")
+        return self.folder / (f"{stem}-knn{dot}{kind}" if of_banks and not self.is_stored else name)
+
+    def result(self, *, of_banks: bool = False) -> TrainingResult:
+        """Read the outcome, with the banks' distances in place of the centroid's where asked for; InputError if
+        training has not finished."""
+        path = self.path_of(OUTCOME, of_banks=of_banks)
         if not path.is_file():
             raise InputError(f"{self.folder}: training has not finished; continue it with `edgeasd train --resume`")
         try:
