@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from edgeasd.calibration.fit.bank import KNN
 from edgeasd.calibration.fit.distance import ANOMALY_CLIPS_NEEDED, DEFAULT_ALPHA, fit_distance_range, normal_range
 from edgeasd.calibration.threshold.threshold import largest_holdout
 from edgeasd.runtime.scoring.score import ScoreSettings, blend, relative_distance
@@ -61,7 +60,7 @@ def fit_deploy(
 ) -> DeployFit:
     """Fit the `deploy` constants from normal and outlier clips, and known anomalies if there are enough.
 
-    For `knn`, which has no outliers, the normals set the scale (see `normal_range`).
+    Without outliers the normals set the scale (see `normal_range`).
 
     `fixed_alpha` is α where the method leaves no choice; else `alpha` is taken, and 0.5 where that is None, since
     there are no labels.
@@ -69,7 +68,7 @@ def fit_deploy(
     a stand-in: they give no threshold, so the bundle stays uncalibrated. Raises InputError without
     normals, CheckFailed if normals and outliers do not separate.
     """
-    if method != KNN or len(anomalies) >= ANOMALY_CLIPS_NEEDED:
+    if outliers or len(anomalies) >= ANOMALY_CLIPS_NEEDED:
         found = fit_distance_range([c.d for c in normals], [c.d for c in outliers], [c.d for c in anomalies])
     else:
         found = normal_range([c.d for c in normals])

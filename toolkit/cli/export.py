@@ -165,6 +165,7 @@ def _model(trained: TrainedModel, normals: list[SegmentOutputs] | None, level: L
         bias=network.head.bias.detach()[0],
         centroid=trained.centroid,
         banks=trained.banks,
+        normals_of_banks=run.stored_normals() if trained.banks else None,
         features=run.features,
         amplitude=run.amplitude,
         segments=run.segments,

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from edgeasd.calibration.fit.bank import Bank, bank_distances, fit_bank
-from edgeasd.export.bank_head import build_bank_head
-from edgeasd.export.graphs import OPSET, build_encoder
+from edgeasd.export.graphs import build_encoder
+from edgeasd.export.head import OPSET, build_bank_head
 from edgeasd.runtime.scoring.scorer import Head
 from edgeasd.toolkit.models.logmel_stats import LogMelStats
 
