@@ -37,6 +37,11 @@ def run_folder(workspace: Path, machine: str, id: str) -> Path:
     return workspace / "runs" / machine / f"id_{id}"
 
 
+def encoder_folder(workspace: Path, machine: str) -> Path:
+    """Where the training run of the encoder that all IDs of a machine share lives."""
+    return workspace / "runs" / machine / "encoder"
+
+
 def update_folder(workspace: Path, machine: str, id: str, count: int, seed: int) -> Path:
     """Where an update of that ID with `count` known anomalies lives."""
     return run_folder(workspace, machine, id) / "updates" / f"n{count:03d}-s{seed}"
@@ -160,8 +165,8 @@ class Run:
 
     @property
     def is_stored(self) -> bool:
-        """Whether its normals were stored and nothing was trained (method knn)."""
-        return bool(self.facts["preset"].get("method") == KNN)
+        """Whether its normals were stored and nothing was trained for this ID alone (knn, or a shared encoder)."""
+        return bool(self.facts["preset"].get("method") == KNN) or "shared_encoder" in self.facts
 
     @property
     def is_scored_by_banks(self) -> bool:

@@ -17,8 +17,8 @@ from edgeasd.runtime.features.segments import SegmentSettings
 from edgeasd.runtime.scoring.score import ScoreSettings
 from edgeasd.runtime.scoring.scorer import Scorer
 from edgeasd.toolkit.evaluation.alpha import load_chosen
-from edgeasd.toolkit.losses import KNN, Method, method_named
-from edgeasd.toolkit.models.backbones import Network, build_network, count_parameters
+from edgeasd.toolkit.losses import CLASSIFY, KNN, Method, method_named
+from edgeasd.toolkit.models.backbones import Network, count_parameters, network_of
 from edgeasd.toolkit.presets import Preset, stored_preset
 from edgeasd.toolkit.runs import BANKS, Run, TrainingResult
 from edgeasd.toolkit.training.checkpoint import latest_checkpoint
@@ -186,19 +186,13 @@ def load_trained_model(run: Run, *, scoring: str | None = None, without_alpha: b
         )
     if by_bank:
         result = run.result(of_banks=True)
-    network = build_network(
-        preset.backbone,
-        n_mels=run.features.n_mels,
-        zero_init_residual=preset.zero_init_residual,
-        embedding_size=preset.embedding_size,
-        frozen=preset.method == KNN.name,
-    )
+    network = network_of(preset, run.features.n_mels, banks=True)
     method = method_named(preset.method)
     centroid, iteration = torch.zeros(network.embedding_size), 0
     if count_parameters(network.encoder):
         checkpoint = latest_checkpoint(run.checkpoints)
         centroid, iteration = checkpoint.restore_network(network)[0], checkpoint.iteration
-    if method is KNN:  # no classifier
+    if method in (KNN, CLASSIFY):  # no classifier
         torch.nn.init.zeros_(network.head.weight)
     network.eval()
     chosen = None if without_alpha or method.fixed_alpha is not None else load_chosen(run, of_banks=by_bank)
