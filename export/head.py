@@ -101,7 +101,7 @@ def build_bank_head(
     if len(votes) == 1:
         nodes.append(helper.make_node("Identity", votes, ["d"]))
     else:
-        constants["voters"] = np.float32(len(votes))
+        constants["voters"] = np.float32(sum(bank.weight for bank in banks))
         nodes.append(helper.make_node("Sum", votes, ["votes"]))
         nodes.append(helper.make_node("Div", ["votes", "voters"], ["d"]))
     graph.initializer.extend(numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items())
@@ -152,7 +152,10 @@ def _one_bank(
     )
     if not alone:
         constants |= {f"{name}_mean": np.float32(bank.mean), f"{name}_spread": np.float32(bank.spread)}
-        found = node("Div", [node("Sub", [found, "mean"], "above_mean"), "spread"], "vote")
+        found = node("Div", [node("Sub", [found, "mean"], "above_mean"), "spread"], "standardised")
+        if bank.weight != 1.0:
+            constants[f"{name}_weight_of_vote"] = np.float32(bank.weight)
+            found = node("Mul", [found, "weight_of_vote"], "vote")
     return f"{name}_{found}"
 
 
@@ -172,6 +175,7 @@ def describe_banks(banks: Sequence[Bank]) -> list[dict[str, Any]]:
             "whitened": bank.matrix is not None and bank.matrix.ndim == 2,
             "normals": len(bank.points),
             "chosen_by": "k-centre",
+            "weight": bank.weight,
         }
         for bank in banks
     ]

@@ -228,6 +228,9 @@ class TrainingResult:
     """False if nothing was held out and these are training clips."""
     golden: Float32Array
     """A few real segments (G, frames, n_mels)."""
+    live_normals: SegmentOutputs | None = None
+    """Outputs of every live segment of the held-out normals joined one after another; None if nothing was held out, and
+    for a run of an earlier version."""
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Flat arrays for npz."""
@@ -238,6 +241,8 @@ class TrainingResult:
             arrays[f"{split}_q"] = np.concatenate([empty, *(c.q for c in clips)])
             arrays[f"{split}_d"] = np.concatenate([empty, *(c.d for c in clips)])
             arrays[f"{split}_lengths"] = np.array([len(c.q) for c in clips], dtype=np.int64)
+        if self.live_normals is not None:
+            arrays |= {"live_q": self.live_normals.q, "live_d": self.live_normals.d}
         return arrays
 
     @classmethod
@@ -250,7 +255,8 @@ class TrainingResult:
             return [SegmentOutputs(*pair) for pair in zip(q, d, strict=True) if len(pair[0])]
 
         normals, outliers, anomalies = (clips(split) for split in _SPLITS)
-        return cls(normals, outliers, anomalies, bool(arrays["held_out"]), arrays["golden"])
+        live = SegmentOutputs(arrays["live_q"], arrays["live_d"]) if "live_q" in arrays else None
+        return cls(normals, outliers, anomalies, bool(arrays["held_out"]), arrays["golden"], live)
 
 
 def load_run(folder: Path) -> Run:

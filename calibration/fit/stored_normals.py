@@ -99,7 +99,7 @@ class StoredNormals:
 
     def to_bytes(self) -> bytes:
         """As npz without objects and without a date: the same normals give the same bytes."""
-        plans = [f"{plan.columns[0]} {plan.columns[1]} {plan.map} {plan.name}" for plan in self.plans]
+        plans = [_plan_text(plan) for plan in self.plans]
         arrays: dict[str, npt.NDArray[Any]] = {
             "plans": np.array(plans),
             "settings": np.array([self.size, self.neighbours, self.sections]),
@@ -129,9 +129,15 @@ class StoredNormals:
         return cls(plans, size, neighbours, sections, *groups)
 
 
+def _plan_text(plan: BankPlan) -> str:
+    first, last = plan.level or (0, 0)
+    return f"{plan.columns[0]} {plan.columns[1]} {plan.map} {plan.weight!r} {first} {last} {plan.name}"
+
+
 def _plan(text: str) -> BankPlan:
-    first, last, kind, name = text.split(" ", 3)
-    return BankPlan(name, (int(first), int(last)), kind)
+    first, last, kind, weight, low, high, name = text.split(" ", 6)
+    level = (int(low), int(high)) if int(high) else None
+    return BankPlan(name, (int(first), int(last)), kind, float(weight), level)
 
 
 def _group(file: Any, name: str) -> EmbeddedClips:

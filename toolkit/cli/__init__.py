@@ -10,6 +10,7 @@ import typer
 
 import edgeasd
 from edgeasd.toolkit.cli import (
+    accept,
     alarm,
     alpha,
     bench,
@@ -75,6 +76,7 @@ for _name, _command in (
     ("export", export.export),
     ("calibrate", calibrate.calibrate),
     ("grow", grow.grow),
+    ("accept", accept.accept),
     ("triton", triton.triton),
     ("verify", verify.verify),
     ("build", build.build),

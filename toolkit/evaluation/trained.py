@@ -147,15 +147,19 @@ class TrainedModel:
             return bank_scorer(self.network, self.banks, run, score)
         return torch_scorer(self.network, self.centroid, run.features, run.amplitude, run.segments, score)
 
-    def deploy(self, extra_normals: list[SegmentOutputs] | None = None) -> DeployFit:
+    def deploy(
+        self, extra_normals: list[SegmentOutputs] | None = None, extra_live: SegmentOutputs | None = None
+    ) -> DeployFit:
         """The frozen constants; `extra_normals` (from clips the user gives) take the place of the held-out ones.
+
+        `extra_live` is of their live segments, joined one after another.
 
         Raises CheckFailed if normals and outliers do not separate.
         """
         origin = HELD_OUT if self.result.held_out else TRAINING
-        normals, normal_origin = self.result.normals, origin
+        normals, normal_origin, live = self.result.normals, origin, self.result.live_normals
         if extra_normals is not None:
-            normals, normal_origin = extra_normals, "given"
+            normals, normal_origin, live = extra_normals, "given", extra_live
         return fit_deploy(
             self.method.name,
             self.method.fixed_alpha,
@@ -165,6 +169,9 @@ class TrainedModel:
             alpha=self.alpha,
             normal_origin=normal_origin,
             outlier_origin=origin,
+            live=live,
+            features=self.run.features,
+            segments=self.run.segments,
         )
 
 

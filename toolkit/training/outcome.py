@@ -12,8 +12,8 @@ from edgeasd.runtime.features.logmel import Float32Array
 from edgeasd.runtime.features.segments import clip_starts, tile
 from edgeasd.toolkit.data.clips import Clip
 from edgeasd.toolkit.data.machine import MachineData, MachineSplit
-from edgeasd.toolkit.evaluation.evaluate import collect
-from edgeasd.toolkit.evaluation.trained import BankHead, TorchEngine, torch_scorer
+from edgeasd.toolkit.evaluation.evaluate import collect, collect_joined
+from edgeasd.toolkit.evaluation.trained import UNFITTED, BankHead, TorchEngine, bank_scorer, torch_scorer
 from edgeasd.toolkit.models.backbones import Network
 from edgeasd.toolkit.presets import Preset
 from edgeasd.toolkit.progress import ProgressCallback
@@ -41,6 +41,7 @@ def training_result(
         anomalies=collect(scorer, data, anomalies),
         held_out=held_out,
         golden=pick_reference_segments(data, normals, outliers, run.segments.frames),
+        live_normals=collect_joined(scorer, data, normals) if held_out else None,
     )
 
 
@@ -110,6 +111,9 @@ def fit_banks_of(
         anomalies=_outputs(head, embed(anomalies, by_clip_rule, "known anomalies")),
         held_out=held_out,
         golden=pick_reference_segments(data, split.holdout_normals or split.normals, list(away), run.segments.frames),
+        live_normals=collect_joined(bank_scorer(network, banks, run, UNFITTED), data, split.holdout_normals)
+        if held_out
+        else None,
     )
     run.save_banks(banks, kept.bounded(), result)
 
