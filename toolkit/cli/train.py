@@ -431,10 +431,13 @@ def load_data(data: DataOptions, preset: Preset, seed: int, id: str | None = Non
         channel=data.channel,
         ground_truth=data.ground_truth if isinstance(data, LabelledDataOptions) else None,
         skip_bad=data.skip_bad,
+        keep_unhealthy=data.keep_unhealthy,
         stage=progress,
     )
     for _, reason in loaded.bad:
         print_error(f"left out: {reason}")
+    for line in loaded.unhealthy.describe():
+        print_error(line)
     if loaded.copies:
         print_error(describe_copies(loaded.copies))
     return loaded
