@@ -18,6 +18,7 @@ import torch
 from lightning_fabric import Fabric
 
 import edgeasd
+from edgeasd.calibration.fit.stored_normals import NORMALS
 from edgeasd.runtime.errors import CheckFailed, InputError
 from edgeasd.runtime.features.segments import SegmentSettings
 from edgeasd.toolkit.data.clips import Clip
@@ -292,7 +293,7 @@ def _clear(folder: Path) -> None:
     for name in ("checkpoints", "log", "updates"):
         if (folder / name).is_dir():
             shutil.rmtree(folder / name)
-    for name in (BANKS, "outcome*.npz", "evaluation*.json", "alpha*.json"):
+    for name in (BANKS, NORMALS, "outcome*.npz", "evaluation*.json", "alpha*.json"):
         for path in folder.glob(name):
             path.unlink()
 
