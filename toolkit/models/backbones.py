@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 
 import torch
@@ -126,12 +125,17 @@ def build_pretrained(
     return make(n_mels, parts=parts if frozen else (), classifier=classifier)
 
 
-def build_classified(name: str, n_mels: int) -> LayeredEncoder:
-    """A pretrained encoder, without its weights yet, that hands out what votes after its training by classification:
-    the layers of the frozen one, of which the early ones are as they came, and the direction of its top."""
+def build_classified(name: str, n_mels: int, tune_from: int) -> LayeredEncoder:
+    """A pretrained encoder, without its weights yet, that hands out what votes after its training by classification.
+
+    Half of the vote is what was learnt: the direction of its top, whitened, for the directions that tell classes apart
+    would drown all others. Half is what it hears without: the layers of the frozen encoder that come before `tune_from`,
+    which cost nothing, since the top is computed through them.
+    """
     make, parts = _PRETRAINED[name]
-    votes = tuple(replace(part, kind="direction") if part.kind == "top" else part for part in parts)
-    return make(n_mels, parts=votes)
+    heard = tuple(part for part in parts if part.layer is None or part.layer < tune_from)
+    top = Part("learnt", "direction", parts[-1].layer, "whiten", float(max(1, len(heard))))
+    return make(n_mels, parts=(*heard, top))
 
 
 def _pretrained_backbone(name: str) -> Callable[..., nn.Module]:
@@ -233,7 +237,7 @@ def network_of(
         return network
     encoder: nn.Module = UnitLength(network.encoder)
     if preset.backbone in _PRETRAINED:
-        encoder = build_classified(preset.backbone, n_mels)
+        encoder = build_classified(preset.backbone, n_mels, preset.tune_from)
     return Network(encoder, int(encoder.embedding_size))  # type: ignore[arg-type]
 
 
