@@ -99,6 +99,7 @@ def write_bundle(
     step: Callable[[str], None] = lambda _: None,
     precisions: Sequence[str] = ("fp32",),
     front_end_sounds: Sequence[Float32Array] | None = None,
+    keep: Callable[[Path, Path], None] | None = None,
 ) -> dict[str, Deviation]:
     """Export `model` to the folder `path`, replacing an older bundle there; returns the deviation of each precision.
 
@@ -108,7 +109,8 @@ def write_bundle(
     fp32 and FP16_LIMITS for fp16.
 
     With `front_end_sounds`, clips (n,) float32, the front end is written too and measured on them: see
-    `edgeasd.export.front_end`.
+    `edgeasd.export.front_end`. `keep(old, new)` may bring parts of an older bundle at `path` into the new one before
+    it takes its place; see `edgeasd.export.keep_calibration`.
     """
     wanted = ["fp32", *(name for name in PRECISIONS[1:] if name in precisions)]
     if path.exists() and not (path / MANIFEST).is_file():
@@ -137,6 +139,8 @@ def write_bundle(
             with Bundle(folder) as bundle:
                 measured = measure_front_end(bundle, front_end_sounds)
             write_bytes(folder / MANIFEST, dump_manifest(manifest.model_copy(update={"front_end": measured})))
+        if keep is not None and path.exists():
+            keep(path, folder)
         step("moving the bundle into place")
         return found
 
