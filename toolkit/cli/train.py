@@ -18,6 +18,7 @@ from edgeasd.toolkit.cli._options import DataOptions, LabelledDataOptions, Machi
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
+    from edgeasd.runtime.features.logmel import FeatureSettings
     from edgeasd.toolkit.data.clips import Clip
     from edgeasd.toolkit.data.machine import MachineData
     from edgeasd.toolkit.evaluation.trained import TrainedModel
@@ -77,7 +78,7 @@ def train(
     method_named(chosen.method)
     check_segment(chosen.backbone, chosen.segment_frames)
     fabric = open_fabric(training.accelerator, training.training_precision)
-    loaded = load_data(data, chosen, training.seed, id)
+    loaded = load_data(data, chosen, training.seed, id, follow_recordings=True)
     ids = [plain_id(id)] if id is not None else loaded.ids
     if is_open and not loaded.split_for(ids[0]).outliers:
         chosen = load_preset("knn")
@@ -237,8 +238,20 @@ def _without(arguments: list[str], options: tuple[str, ...]) -> list[str]:
     return kept
 
 
-def load_data(data: DataOptions, preset: Preset, seed: int, id: str | None = None) -> MachineData:
-    """Clips of a machine, split as `preset` says; names every file it leaves out, and copies of test clips."""
+def load_data(
+    data: DataOptions,
+    preset: Preset,
+    seed: int,
+    id: str | None = None,
+    features: FeatureSettings | None = None,
+    *,
+    follow_recordings: bool = False,
+) -> MachineData:
+    """Clips of a machine, split as `preset` says; names every file it leaves out, and copies of test clips.
+
+    With `follow_recordings` (a new training) clips of a lower rate than that of `features` are resampled, in one line.
+    """
+    from edgeasd.runtime.audio.reader import describe_rates, rate_steps
     from edgeasd.toolkit.data.machine import load_machine
     from edgeasd.toolkit.data.split import describe_copies
     from edgeasd.toolkit.progress import progress
@@ -255,8 +268,13 @@ def load_data(data: DataOptions, preset: Preset, seed: int, id: str | None = Non
         channel=data.channel,
         ground_truth=data.ground_truth if isinstance(data, LabelledDataOptions) else None,
         skip_bad=data.skip_bad,
+        settings=features,
+        follow_recordings=follow_recordings,
         stage=progress,
     )
+    rate, recorded = loaded.cache.settings.sample_rate, loaded.cache.settings.recorded_rate
+    if follow_recordings and recorded is not None:
+        print_error(f"recordings: {describe_rates(rate_steps(recorded, rate))}")
     for _, reason in loaded.bad:
         print_error(f"left out: {reason}")
     if loaded.copies:
@@ -267,7 +285,8 @@ def load_data(data: DataOptions, preset: Preset, seed: int, id: str | None = Non
 def load_run_data(run: Run, preset: Preset, data: DataOptions, id: str | None = None) -> MachineData:
     """Clips as the model of `run` was trained on them: its split, its amplitude and, unless named, its channel."""
     channel = run.channel if data.channel is None else data.channel
-    loaded = load_data(replace(data, machine=run.machine, channel=channel), preset, int(run.facts["seed"]), id)
+    own = replace(data, machine=run.machine, channel=channel)
+    loaded = load_data(own, preset, int(run.facts["seed"]), id, run.features)
     return _with_amplitude_of(run, loaded)
 
 
@@ -286,7 +305,8 @@ class RunLoader:
     def __call__(self, trained: TrainedModel) -> MachineData:
         run, preset = trained.run, trained.preset
         channel = run.channel if self._data.channel is None else self._data.channel
-        key = (run.machine, run.facts["seed"], preset.holdout_fraction, preset.test_fraction, channel)
+        features = run.features.fingerprint()
+        key = (run.machine, run.facts["seed"], preset.holdout_fraction, preset.test_fraction, channel, features)
         if key not in self._loaded:
             self._loaded[key] = load_run_data(run, preset, self._data)
         return _with_amplitude_of(run, self._loaded[key])

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import soundfile
 
 from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.features.logmel import Amplitude, FeatureSettings, Float32Array
@@ -19,6 +22,9 @@ from edgeasd.toolkit.progress import ProgressCallback, no_progress
 
 _DATA_SETS = (frozenset({"fan", "pump", "slider", "valve"}), frozenset({"ToyCar", "ToyConveyor"}))
 """MIMII and ToyADMOS: machines recorded alike. Outliers come from the same data set (paper, IV-A)."""
+
+_LOWEST_RATE = 1000
+"""What claims less than this many Hz is not resampled, but refused."""
 
 Stage = Callable[[str], AbstractContextManager[ProgressCallback]]
 """Opens a progress report for a named stage of work."""
@@ -139,6 +145,7 @@ def load_machine(
     id: str | None = None,
     id_attribute: str | None = None,
     settings: FeatureSettings | None = None,
+    follow_recordings: bool = False,
     channel: int | None = None,
     ground_truth: Path | None = None,
     skip_bad: bool = False,
@@ -149,7 +156,8 @@ def load_machine(
 
     `channel`, counted from 0, is the one used of clips with several; `ground_truth` is a folder of
     lists that label the machine's unlabelled test clips. Every file is decoded once (its amplitude
-    statistics are cached by content). Raises InputError that names files that cannot be used,
+    statistics are cached by content). With `follow_recordings`, clips of a lower rate than `settings` asks for are
+    resampled, and `.cache.settings` says so (see `recorded_rate_of`). Raises InputError that names files that cannot be used,
     whose name or place does not fit included, unless `skip_bad`; those are then in `.bad`.
     """
     found, unfit = clips_and_unfit(root, id_attribute=id_attribute)
@@ -161,7 +169,11 @@ def load_machine(
     clips = recorded_alike(found, machine)
     with stage("hashing clips") as report:
         hashes, unreadable = content_hashes([c.path for c in clips], progress=report, skip_bad=True)
-    cache = FeatureCache(cache_folder, settings or FeatureSettings(), channel)
+    features = settings or FeatureSettings()
+    if follow_recordings:
+        recorded = recorded_rate_of([c.path for c in clips if c.path in hashes], features.sample_rate)
+        features = FeatureSettings.model_validate({**features.model_dump(), "recorded_rate": recorded})
+    cache = FeatureCache(cache_folder, features, channel)
     with stage("reading clips") as report:
         bad = unreadable + _measure(cache, [c for c in clips if c.path in hashes], hashes, report)
     if not skip_bad:
@@ -189,6 +201,23 @@ def load_machine(
         raise InputError(f"{machine}: 0 normal training clips in {root}; record some with the machine running well")
     splits = {kind: split for kind, split in splits.items() if kind in amplitudes}
     return MachineData(Path(root), machine, splits, hashes, amplitudes, cache, unfit + bad, copies)
+
+
+def recorded_rate_of(paths: Iterable[Path], sample_rate: int) -> int | None:
+    """The rate in Hz that most of the files have, if it is below `sample_rate`; otherwise None.
+
+    One rate for all clips: a few that hold more than the rest would be told apart by that alone.
+    """
+    rates: Counter[int] = Counter()
+    for path in paths:
+        try:
+            rates[soundfile.info(path).samplerate] += 1
+        except (soundfile.SoundFileError, OSError):
+            continue  # is named when its samples are read
+    if not rates:
+        return None
+    commonest = rates.most_common(1)[0][0]
+    return commonest if _LOWEST_RATE <= commonest < sample_rate else None
 
 
 def _measure(
