@@ -203,14 +203,18 @@ class FeatureCache:
         return self.folder / f"features-{key}" / content_hash[:2] / f"{content_hash}.npy"
 
     def _statistics_path(self, content_hash: str) -> Path:
-        recorded = self.settings.recorded_rate
-        through = () if recorded is None else (f"through {recorded}",)
-        key = _key("statistics", str(self.settings.sample_rate), *through, *self._of_channel)
+        key = _key("statistics", *self._of_rate, *self._of_channel)
         return self.folder / f"statistics-{key}" / content_hash[:2] / f"{content_hash}.json"
 
     def _states_path(self, content_hash: str) -> Path:
-        key = _key("health", str(self.settings.sample_rate), *self._of_channel)
+        key = _key("health", *self._of_rate, *self._of_channel)
         return self.folder / f"health-{key}" / content_hash[:2] / f"{content_hash}.json"
+
+    @property
+    def _of_rate(self) -> tuple[str, ...]:
+        """The rates that samples pass; as ever without one of the recordings."""
+        recorded = self.settings.recorded_rate
+        return (str(self.settings.sample_rate), *(() if recorded is None else (f"through {recorded}",)))
 
     @property
     def _of_channel(self) -> tuple[str, ...]:

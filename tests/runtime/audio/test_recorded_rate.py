@@ -130,7 +130,7 @@ def test_a_pipe_has_the_rate_of_the_recordings(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_all(CommandSource(command, 32_000, recorded_rate=16_000)), expected)
 
 
-def test_a_lower_rate_than_the_recordings_is_refused_unless_asked(tmp_path: Path) -> None:
+def test_less_than_the_recordings_is_refused_unless_asked(tmp_path: Path) -> None:
     path = tmp_path / "clip.wav"
     soundfile.write(path, sound(8_000), 8_000, subtype="FLOAT")
     with pytest.raises(WrongRate, match=r"clip.wav: 8000 Hz, the bundle expects 16000 Hz; resample it or pass"):
