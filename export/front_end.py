@@ -13,7 +13,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from edgeasd.export.graphs import IR_VERSION, OPSET
+from edgeasd.export.head import IR_VERSION, OPSET
 from edgeasd.export.parity import LOAD_LIMITS
 from edgeasd.runtime.bundle.bundle import Bundle
 from edgeasd.runtime.bundle.manifest import FrontEnd
