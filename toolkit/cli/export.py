@@ -290,7 +290,7 @@ def _score_clips(
     with progress("scoring clips") as report:
         for done, path in enumerate(paths, start=1):
             try:
-                sound = read_clip(path, rate, heard)
+                sound = read_clip(path, scorer.features, heard)
                 features = logmel(sound, scorer.features, scorer.amplitude)
                 clip = score_features(scorer, features)
                 joined.add(features)
@@ -326,7 +326,7 @@ def read_sounds(trained: TrainedModel, folder: Path, channel: int | None) -> lis
     sounds, bad = [], []
     for path in chosen:
         try:
-            sound = read_clip(path, run.features.sample_rate, heard)
+            sound = read_clip(path, run.features, heard)
             if sound.size < need:
                 raise InputError(f"{path}: {sound.size} samples, a segment takes {need}")
             sounds.append(sound)
