@@ -26,13 +26,13 @@ from edgeasd.export.head import build_bank_head, build_head, describe_banks
 from edgeasd.export.parity import EXPORT_LIMITS, LOAD_LIMITS, torch_reference
 from edgeasd.runtime.bundle.bundle import MANIFEST, Bundle, hash_file
 from edgeasd.runtime.bundle.manifest import (
-    SCHEMA_VERSION,
     FileEntry,
     Machine,
     Manifest,
     Network,
     Precision,
     dump_manifest,
+    schema_version_for,
 )
 from edgeasd.runtime.bundle.reference_segments import (
     Deviation,
@@ -101,6 +101,7 @@ def write_bundle(
     step: Callable[[str], None] = lambda _: None,
     precisions: Sequence[str] = ("fp32",),
     front_end_sounds: Sequence[Float32Array] | None = None,
+    keep: Callable[[Path, Path], None] | None = None,
 ) -> dict[str, Deviation]:
     """Export `model` to the folder `path`, replacing an older bundle there; returns the deviation of each precision.
 
@@ -110,7 +111,8 @@ def write_bundle(
     fp32 and FP16_LIMITS for fp16.
 
     With `front_end_sounds`, clips (n,) float32, the front end is written too and measured on them: see
-    `edgeasd.export.front_end`.
+    `edgeasd.export.front_end`. `keep(old, new)` may bring parts of an older bundle at `path` into the new one before
+    it takes its place; see `edgeasd.export.keep_calibration`.
     """
     wanted = ["fp32", *(name for name in PRECISIONS[1:] if name in precisions)]
     if path.exists() and not (path / MANIFEST).is_file():
@@ -141,6 +143,8 @@ def write_bundle(
             with Bundle(folder) as bundle:
                 measured = measure_front_end(bundle, front_end_sounds)
             write_bytes(folder / MANIFEST, dump_manifest(manifest.model_copy(update={"front_end": measured})))
+        if keep is not None and path.exists():
+            keep(path, folder)
         step("moving the bundle into place")
         return found
 
@@ -188,7 +192,7 @@ def _manifest(model: ExportInput, folder: Path, precisions: Sequence[str]) -> Ma
         "onnxruntime": onnxruntime.__version__,
     }
     return Manifest(
-        schema_version=SCHEMA_VERSION,
+        schema_version=schema_version_for(model.features),
         edgeasd_version=edgeasd.__version__,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         machine=Machine(type=model.machine, id=model.id),

@@ -36,6 +36,8 @@ class AlarmInput:
     """Whether sound was lost since the last input."""
     input_suspect: bool = False
     """Whether the input may be unhealthy. No alarm is raised meanwhile."""
+    is_learning: bool = False
+    """Whether the learning period lasts. No alarm is raised meanwhile, warnings are."""
     window_seconds: float = 0.0
     """Seconds of sound that a clip score covers. For this long after unhealthy input, scores may still contain it."""
 
@@ -159,7 +161,9 @@ class AlarmMachine:
             return transitions
         # Infinite scores happen and JSON has no infinity; no finite threshold tells the two apart.
         score = min(max(float(input.score), -_LARGEST), _LARGEST)
-        return transitions + self._judge(score, self.levels, now, input.wall, raises=not input.input_suspect)
+        return transitions + self._judge(
+            score, self.levels, now, input.wall, raises=not input.input_suspect, is_learning=input.is_learning
+        )
 
     def command(self, given: Command, time: float, wall: float) -> list[Transition]:
         """Obey a command; returns the transitions, none if there is nothing to do, as for a repeated command.
@@ -212,7 +216,9 @@ class AlarmMachine:
     def _cooled(self, now: float) -> bool:
         return self._s.cleared_at is None or now - self._s.cleared_at >= self.settings.cooldown_seconds
 
-    def _judge(self, score: float, levels: Levels, now: float, wall: float, *, raises: bool) -> list[Transition]:
+    def _judge(
+        self, score: float, levels: Levels, now: float, wall: float, *, raises: bool, is_learning: bool
+    ) -> list[Transition]:
         s = self._s
         s.alarm.add(score, levels.on, levels.off, levels.n)
         if levels.warning is not None and levels.warning_off is not None:
@@ -224,7 +230,7 @@ class AlarmMachine:
             over = s.alarm.quiet >= levels.clear_after
             return [self._close("score", now, wall, score=score)] if over else []
         due = s.held_since is not None and now - s.held_since >= self.settings.min_seconds
-        if due and raises and s.cleared_at is None and s.snoozed_until is None:
+        if due and raises and not is_learning and s.cleared_at is None and s.snoozed_until is None:
             s.event = Event(id=self._new_id(wall), raised_wall=wall, peak=score)
             return [self._enter("score", wall, "alarm", score=score)]
         return self._warn(score, levels, wall, raises=raises)

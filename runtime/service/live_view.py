@@ -275,6 +275,8 @@ def _reason(stream: StreamStatus) -> Cell | None:
         parts.append(f"unhealthy: {', '.join(stream.health) or 'its input cannot be trusted yet'}")
     if stream.event is not None:
         parts.append(f"event {stream.event}")
+    if stream.burn_in is not None:
+        parts.append(stream.burn_in)
     style = _STATE_STYLES.get(stream.state, _YELLOW if stream.unhealthy else "")
     return (printable("; ".join(parts)), style) if parts else None
 

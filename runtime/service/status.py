@@ -63,6 +63,8 @@ class StreamStatus:
     latency_seconds: dict[str, float] | None
     events: int = 0
     """Alarms raised."""
+    burn_in: str | None = None
+    """Where a learning period or the threshold from it stands, in one line; None without one."""
 
     def message_body(self) -> dict[str, Any]:
         """The body of a status message."""
