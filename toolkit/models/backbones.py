@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from edgeasd.calibration.fit.bank import BankPlan
 from edgeasd.runtime.errors import InputError
 from edgeasd.toolkit.encoders.table import encoder_named
-from edgeasd.toolkit.models.blocks import ConvBlock, MelNorm, conv, stage
+from edgeasd.toolkit.models.blocks import ConvBlock, MelNorm, UnitLength, conv, stage
 from edgeasd.toolkit.models.layered import LayeredEncoder, Part
 from edgeasd.toolkit.models.logmel_stats import LogMelStats
 from edgeasd.toolkit.models.mobilenet import MobileNet
 from edgeasd.toolkit.models.panns import Panns
+from edgeasd.toolkit.presets import Preset
 
 _ENOUGH_FRAMES = 64
 """Every backbone takes as many; asking torch costs seconds of imports."""
@@ -203,10 +204,33 @@ def build_network(
     else:
         encoder = BACKBONES[backbone](n_mels, zero_init_residual=zero_init_residual, embedding_size=embedding_size)
     if weights is not None:
-        names = set(encoder.state_dict())
-        # A classifier of other sounds is of no use here.
-        encoder.load_state_dict({key: value for key, value in weights.items() if key in names})
+        load_pretrained(encoder, weights)
     return Network(encoder, int(encoder.embedding_size))  # type: ignore[arg-type]
+
+
+def load_pretrained(encoder: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Put the weights of a pretrained encoder into it; a classifier that they come with is left out."""
+    names = set(encoder.state_dict())
+    encoder.load_state_dict({key: value for key, value in weights.items() if key in names})
+
+
+def network_of(preset: Preset, n_mels: int, *, banks: bool = False) -> Network:
+    """`build_network` as a preset has it, to train it or, with `banks`, to compare what it says with stored normals.
+
+    Of a pretrained encoder the layers before `tune_from` are frozen.
+    """
+    network = build_network(
+        preset.backbone,
+        n_mels=n_mels,
+        zero_init_residual=preset.zero_init_residual,
+        embedding_size=preset.embedding_size,
+        frozen=banks and preset.method == "knn",
+    )
+    if isinstance(network.encoder, LayeredEncoder):
+        network.encoder.freeze_before(preset.tune_from)
+    if banks and preset.method == "classify":
+        network.encoder = UnitLength(network.encoder)
+    return network
 
 
 def check_segment(backbone: str, frames: int, n_mels: int = 128) -> None:
@@ -226,8 +250,8 @@ def check_segment(backbone: str, frames: int, n_mels: int = 128) -> None:
 
 
 def count_parameters(module: nn.Module) -> int:
-    """Trainable parameters."""
-    return sum(p.numel() for p in module.parameters() if p.requires_grad)
+    """Parameters, frozen ones too."""
+    return sum(p.numel() for p in module.parameters())
 
 
 def count_macs(module: nn.Module, frames: int = 256, n_mels: int = 128) -> int:
