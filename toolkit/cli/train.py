@@ -476,7 +476,7 @@ def load_data(
     """
     from edgeasd.toolkit.data.machine import load_machine
     from edgeasd.toolkit.data.split import describe_copies
-    from edgeasd.toolkit.encoders.table import features_of
+    from edgeasd.toolkit.encoders.table import ENCODERS, features_of
     from edgeasd.toolkit.progress import progress
 
     loaded = load_machine(
@@ -487,6 +487,7 @@ def load_data(
         holdout_fraction=preset.holdout_fraction,
         test_fraction=preset.test_fraction,
         settings=features_of(preset.backbone) if settings is None else settings,
+        as_recorded=preset.backbone in ENCODERS,
         id=id,
         id_attribute=data.id_attribute,
         channel=data.channel,

@@ -139,6 +139,7 @@ def load_machine(
     id: str | None = None,
     id_attribute: str | None = None,
     settings: FeatureSettings | None = None,
+    as_recorded: bool = False,
     channel: int | None = None,
     ground_truth: Path | None = None,
     skip_bad: bool = False,
@@ -148,7 +149,8 @@ def load_machine(
     """Find, hash, check and split the clips of `machine` and of the types that lend it outliers.
 
     `channel`, counted from 0, is the one used of clips with several; `ground_truth` is a folder of
-    lists that label the machine's unlabelled test clips. Every file is decoded once (its amplitude
+    lists that label the machine's unlabelled test clips. `as_recorded` leaves samples at the level they have, as
+    pretrained encoders take them, in place of the mean and deviation of each machine type. Every file is decoded once (its amplitude
     statistics are cached by content). Raises InputError that names files that cannot be used,
     whose name or place does not fit included, unless `skip_bad`; those are then in `.bad`.
     """
@@ -184,7 +186,8 @@ def load_machine(
     for kind in splits:
         normals = [(clip.path, hashes[clip.path]) for split in splits[kind].values() for clip in split.train]
         if normals:
-            amplitudes[kind] = cache.amplitude(normals)
+            measured = cache.amplitude(normals)  # refuses silence
+            amplitudes[kind] = Amplitude() if as_recorded else measured
     if machine not in amplitudes:
         raise InputError(f"{machine}: 0 normal training clips in {root}; record some with the machine running well")
     splits = {kind: split for kind, split in splits.items() if kind in amplitudes}

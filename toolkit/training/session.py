@@ -20,6 +20,7 @@ from torch import nn
 
 import edgeasd
 from edgeasd.runtime.errors import CheckFailed, InputError
+from edgeasd.runtime.features.logmel import Amplitude
 from edgeasd.runtime.features.segments import SegmentSettings
 from edgeasd.toolkit.data.clips import Clip
 from edgeasd.toolkit.data.machine import MachineData, MachineSplit
@@ -246,11 +247,15 @@ def run_facts(data: MachineData, id: str, split: MachineSplit, preset: Preset, s
         "nominal_frames": nominal,
         "channel": data.cache.channel,
         "features": data.cache.settings.model_dump(),
-        "amplitude": {**data.amplitude.model_dump(), "scope": f"training normals of {data.machine}"},
+        "amplitude": {**data.amplitude.model_dump(), "scope": _amplitude_scope(data)},
         "segments": segments.model_dump(),
         "versions": {"edgeasd": edgeasd.__version__, "torch": torch.__version__, "python": platform.python_version()},
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
+
+
+def _amplitude_scope(data: MachineData) -> str:
+    return "as recorded" if data.amplitude == Amplitude() else f"training normals of {data.machine}"
 
 
 def claim_run(run: Run, *, resume: bool, overwrite: bool) -> None:
