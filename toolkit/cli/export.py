@@ -170,6 +170,7 @@ def _model(
         bias=network.head.bias.detach()[0],
         centroid=trained.centroid,
         banks=trained.banks,
+        normals_of_banks=run.stored_normals() if trained.banks else None,
         features=run.features,
         amplitude=run.amplitude,
         segments=run.segments,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from edgeasd.toolkit.runs import Run
     from edgeasd.toolkit.training.bank import SharedEncoder
 
-PRETRAINED_PRESETS = ("pretrained", "pretrained-tuned")
+PRETRAINED_PRESETS = ("pretrained", "pretrained-tuned", "pretrained-classify")
 """Presets that name a pretrained encoder by themselves."""
 
 
@@ -50,8 +50,8 @@ def train(
         typer.Option(
             help="quick (minutes on a CPU), paper (the published experiment), classify (one encoder for all IDs, each "
             "compared with its own stored normals), knn (no training: the machine's normals are stored and compared "
-            "with), pretrained (the same through a pretrained encoder) or pretrained-tuned (which is trained on). quick by "
-            "default, knn for a machine without any other beside it."
+            "with), pretrained (the same through a pretrained encoder), pretrained-tuned or pretrained-classify (its "
+            "training goes on). quick by default, knn for a machine without any other beside it."
         ),
     ] = None,
     backbone: Annotated[
@@ -131,11 +131,9 @@ def train(
     is_open = preset is None and not training.settings and all(value is None for value in (*asked, init_from))
     chosen = with_settings(load_preset(preset or "quick"), training.settings, FIXED_IN_TRAINING, options)
     method_named(chosen.method)
-    weights = _read_weights(chosen, pretrained)
-    if init_from is not None and chosen.method == "knn":
-        raise InputError(f"--init-from {init_from}: knn trains nothing; name the run with --encoder-run")
     check_segment(chosen.backbone, min(chosen.segment_frames, chosen.crop_frames or chosen.segment_frames))
-    start = weights if init_from is None else _first_stage(init_from, chosen)
+    weights = _read_weights(chosen, pretrained)
+    start = None if init_from is None else _first_stage(init_from, chosen)
     fabric = open_fabric(training.accelerator, training.training_precision)
     loaded = load_data(data, chosen, training.seed, id)
     ids = [plain_id(id)] if id is not None else loaded.ids
@@ -146,7 +144,7 @@ def train(
             f"as {chosen.backbone} and compared with (--preset knn)"
         )
     if chosen.method == "classify":
-        _train_encoder(loaded, ids, chosen, training, data.workspace, fabric, start, named=id is not None)
+        _train_encoder(loaded, ids, chosen, training, data.workspace, fabric, weights, start, named=id is not None)
         return
     prepare_features(loaded, [clip for one in ids for clip in _training_clips(loaded, one, chosen)])
     accelerators = _accelerators(training.accelerator, jobs, len(ids))
@@ -154,7 +152,7 @@ def train(
         _train_in_processes(ids, accelerators)
         return
     for one in ids:
-        _train_id(loaded, one, chosen, training, data.workspace, fabric, start)
+        _train_id(loaded, one, chosen, training, data.workspace, fabric, weights, start)
 
 
 def _with_encoder(
@@ -173,12 +171,13 @@ def _with_encoder(
         if backbone not in (None, name):
             raise InputError(f"--encoder {name} and --backbone {backbone}: two encoders; leave one of them out")
     if name is not None and preset is None:
-        preset = {None: "pretrained", "knn": "pretrained", "classify": "classify"}.get(loss, "pretrained-tuned")
+        stored = {None: "pretrained", "knn": "pretrained", "classify": "pretrained-classify"}
+        preset = stored.get(loss, "pretrained-tuned")
     return preset, name or backbone
 
 
 def _read_weights(preset: Preset, pretrained: EncoderOptions) -> Weights | None:
-    """The weights of a pretrained encoder; None for a backbone that has none. Says what was taken on trust."""
+    """The weights of a pretrained encoder, said in one line; None for a backbone that has none."""
     from edgeasd.toolkit.encoders.table import ENCODERS
 
     if preset.backbone not in ENCODERS:
@@ -227,13 +226,14 @@ def _train_id(
     training: TrainingOptions,
     workspace: Path,
     fabric: Fabric,
-    start: Run | Weights | None,
+    weights: Weights | None,
+    start: Run | None,
 ) -> None:
     from edgeasd.toolkit.training.session import train_one
 
     folder = _id_folder(workspace, loaded, id)
     if preset.method == "knn":
-        _fit_banks(loaded, id, preset, training, folder, cast("Weights | None", start))
+        _fit_banks(loaded, id, preset, training, folder, weights)
         return
     print_error(
         f"training {loaded.machine} ID {id}: {preset.backbone}, {preset.method}, {preset.iterations} iterations "
@@ -253,6 +253,7 @@ def _train_id(
             resume=training.resume,
             overwrite=training.overwrite,
             compile_network=training.compile_network,
+            weights=weights,
             start=start,
             report=report,
             should_stop=should_stop,
@@ -280,7 +281,8 @@ def _train_encoder(
     training: TrainingOptions,
     workspace: Path,
     fabric: Fabric,
-    start: Run | Weights | None,
+    weights: Weights | None,
+    start: Run | None,
     *,
     named: bool,
 ) -> None:
@@ -310,6 +312,7 @@ def _train_encoder(
             resume=training.resume,
             overwrite=training.overwrite,
             compile_network=training.compile_network,
+            weights=weights,
             start=start,
             report=report,
             should_stop=should_stop,
@@ -319,7 +322,7 @@ def _train_encoder(
         raise KeyboardInterrupt
     _, shared = shared_encoder(run)
     for one in ids:
-        _fit_banks(loaded, one, preset, training, _id_folder(workspace, loaded, one), shared)
+        _fit_banks(loaded, one, preset, training, _id_folder(workspace, loaded, one), shared=shared)
 
 
 def _id_folder(workspace: Path, loaded: MachineData, id: str) -> Path:
@@ -376,7 +379,7 @@ def _banks_of(
     ids = [plain_id(id)] if id is not None else _with_enough_normals(loaded, loaded.ids, preset)
     prepare_features(loaded, [clip for one in ids for clip in _training_clips(loaded, one, preset)])
     for one in ids:
-        _fit_banks(loaded, one, preset, training, _id_folder(data.workspace, loaded, one), shared)
+        _fit_banks(loaded, one, preset, training, _id_folder(data.workspace, loaded, one), shared=shared)
 
 
 def _fit_banks(
@@ -385,7 +388,8 @@ def _fit_banks(
     preset: Preset,
     training: TrainingOptions,
     folder: Path,
-    shared: SharedEncoder | Weights | None = None,
+    weights: Weights | None = None,
+    shared: SharedEncoder | None = None,
 ) -> None:
     from edgeasd.toolkit.progress import progress
     from edgeasd.toolkit.training.bank import fit_one
@@ -403,7 +407,16 @@ def _fit_banks(
 
         resume, overwrite = training.resume, training.overwrite
         run = fit_one(
-            loaded, id, preset, training.seed, folder, resume=resume, overwrite=overwrite, network=shared, report=report
+            loaded,
+            id,
+            preset,
+            training.seed,
+            folder,
+            network=shared,
+            weights=weights,
+            resume=resume,
+            overwrite=overwrite,
+            report=report,
         )
     print(f"{run.folder}")
 
@@ -470,10 +483,7 @@ def _without(arguments: list[str], options: tuple[str, ...]) -> list[str]:
 def load_data(
     data: DataOptions, preset: Preset, seed: int, id: str | None = None, *, settings: FeatureSettings | None = None
 ) -> MachineData:
-    """Clips of a machine, split as `preset` says; names every file it leaves out, and copies of test clips.
-
-    Features are those of the preset's backbone, unless `settings` are given.
-    """
+    """Clips of a machine, split as `preset` says; names every file it leaves out, and copies of test clips."""
     from edgeasd.toolkit.data.machine import load_machine
     from edgeasd.toolkit.data.split import describe_copies
     from edgeasd.toolkit.encoders.table import ENCODERS, features_of
@@ -493,10 +503,13 @@ def load_data(
         channel=data.channel,
         ground_truth=data.ground_truth if isinstance(data, LabelledDataOptions) else None,
         skip_bad=data.skip_bad,
+        keep_unhealthy=data.keep_unhealthy,
         stage=progress,
     )
     for _, reason in loaded.bad:
         print_error(f"left out: {reason}")
+    for line in loaded.unhealthy.describe():
+        print_error(line)
     if loaded.copies:
         print_error(describe_copies(loaded.copies))
     return loaded

@@ -15,7 +15,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-PRESETS = ("paper", "quick", "classify", "knn", "pretrained", "pretrained-tuned")
+PRESETS = ("paper", "quick", "classify", "knn", "pretrained", "pretrained-tuned", "pretrained-classify")
 
 SCORINGS = ("centroid", "knn")
 _WITHOUT_WEIGHTS = ("logmel-stats",)
@@ -50,8 +50,7 @@ class Preset(BaseModel):
     backbone: str
     """What maps log-mel to an embedding: resnet38, quick, logmel-stats or a pretrained encoder."""
     method: str
-    """Loss and score: bce, dsad, ddcsad, bce+dsad or bce+ddcsad; or the distance to stored normals: classify with one
-    encoder that is trained to tell all IDs apart, knn with one that is not trained."""
+    """Loss and score: bce, dsad, ddcsad, bce+dsad or bce+ddcsad; or stored normals: classify (trained) or knn (not)."""
     iterations: Annotated[int, Field(ge=0, le=10_000_000)]
     """Training steps, one batch each; 0 for knn, which has nothing to train."""
     batch_normal: Annotated[int, Field(ge=1, le=4096)]

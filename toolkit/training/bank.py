@@ -27,8 +27,6 @@ class SharedEncoder:
     network: Network
     origin: dict[str, Any]
     """What run.json keeps of that training."""
-    pretrained: dict[str, Any] | None = None
-    """What run.json keeps of the published weights that it began with, if it did."""
 
 
 def fit_one(
@@ -38,34 +36,30 @@ def fit_one(
     seed: int,
     folder: Path,
     *,
-    network: Network | SharedEncoder | Weights | None = None,
+    network: Network | SharedEncoder | None = None,
+    weights: Weights | None = None,
     resume: bool = False,
     overwrite: bool = False,
     report: ProgressCallback,
 ) -> Run:
     """Fit the banks of one ID into `folder` and return its run; `data` must hold that machine.
 
-    `network` is what embeds, with frozen weights that the run keeps, or the published weights of a pretrained encoder;
-    by default it is that of the preset's backbone, which must be one without weights. Where it was trained for several
-    IDs, its origin goes into the run. Its `bank_plans()` says which banks there are. An interrupted fit begins anew;
-    what `report` raises ends it. Raises InputError as `train_one`, and for too few clips.
+    `network` is what embeds, with frozen weights that the run keeps; by default that of the preset's backbone, with
+    `weights` if it is a pretrained encoder. The origin of one that was trained for several IDs goes into the run. Its
+    `bank_plans()` says which banks there are. An interrupted fit begins anew; what `report` raises ends it.
+    Raises InputError as `train_one`, and for too few clips.
     """
     split = data.trainable(id, alone=True)
-    facts = run_facts(data, id, split, preset, seed)
+    facts = run_facts(data, id, split, preset, seed, weights)
     if isinstance(network, SharedEncoder):
-        facts |= {"shared_encoder": network.origin}
-        facts |= {} if network.pretrained is None else {"encoder": network.pretrained}
-        network = network.network
-    elif isinstance(network, Weights):
-        facts |= {"encoder": network.provenance}
-        n_mels = data.cache.settings.n_mels
-        network = build_network(preset.backbone, n_mels=n_mels, frozen=True, weights=network.state)
+        facts, network = facts | {"shared_encoder": network.origin}, network.network
     run = Run(folder, facts)
     claim_run(run, resume=resume, overwrite=overwrite)
     run.drop_banks()
     if network is None:
-        network = build_network(preset.backbone, n_mels=data.cache.settings.n_mels)
-        if count_parameters(network.encoder):
+        state = None if weights is None else weights.state
+        network = build_network(preset.backbone, n_mels=data.cache.settings.n_mels, frozen=True, weights=state)
+        if weights is None and count_parameters(network.encoder):
             raise InputError(f"{preset.backbone} has weights, and knn trains none; name a file of them with --weights")
     torch.nn.init.zeros_(network.head.weight)
     network.eval()
