@@ -179,6 +179,8 @@ def load(options: argparse.Namespace, preset: Preset | None) -> MachineData:
         test_fraction=0.2,
         id_attribute=options.id_attribute,
         settings=settings,
+        as_recorded=settings is not None,
+        follow_recordings=True,
     )
     splits = [data.split_for(id) for id in data.ids]
     data.prepare([clip for split in splits for clip in (*split.normals, *split.holdout_normals, *split.test)])

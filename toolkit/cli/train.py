@@ -497,7 +497,7 @@ def load_data(
     from edgeasd.runtime.audio.reader import describe_rates, rate_steps
     from edgeasd.toolkit.data.machine import load_machine
     from edgeasd.toolkit.data.split import describe_copies
-    from edgeasd.toolkit.encoders.table import features_of
+    from edgeasd.toolkit.encoders.table import ENCODERS, features_of
     from edgeasd.toolkit.progress import progress
 
     loaded = load_machine(
@@ -508,6 +508,7 @@ def load_data(
         holdout_fraction=preset.holdout_fraction,
         test_fraction=preset.test_fraction,
         settings=features_of(preset.backbone) if settings is None else settings,
+        as_recorded=preset.backbone in ENCODERS,
         id=id,
         id_attribute=data.id_attribute,
         channel=data.channel,

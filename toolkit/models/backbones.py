@@ -89,29 +89,31 @@ class Quick(nn.Module):
         return torch.mean(self.top(self.stages(self.stem(self.norm(x)))), dim=(2, 3))
 
 
-_MOBILENET_PARTS = (
-    Part("spread", "spread"),
-    Part("block 5, whitened", "layer", 5, "whiten"),
-    Part("block 9", "layer", 9),
-    Part("top", "top", 16),
-)
-_PRETRAINED: dict[str, tuple[Callable[..., LayeredEncoder], tuple[Part, ...]]] = {
-    "mn04": (partial(MobileNet, width=0.4), _MOBILENET_PARTS),
-    "mn05": (partial(MobileNet, width=0.5), _MOBILENET_PARTS),
-    "mn10": (partial(MobileNet, width=1.0), _MOBILENET_PARTS),
-    "mn20": (partial(MobileNet, width=2.0), _MOBILENET_PARTS),
-    "panns-cnn10": (
-        partial(Panns, kind="Cnn10"),
-        (Part("spread", "spread"), Part("block 3", "channels", 2), Part("top", "top", 3)),
-    ),
-    "panns-cnn14": (
-        partial(Panns, kind="Cnn14"),
-        (Part("spread", "spread"), Part("block 3", "channels", 2), Part("top", "top", 5)),
-    ),
-    "panns-resnet38": (
-        partial(Panns, kind="ResNet38"),
-        (Part("spread", "spread"), Part("stage 3", "channels", 3), Part("top", "top", 5)),
-    ),
+_PretrainedFactory = Callable[..., LayeredEncoder]
+
+
+def _voters(early: int, middle: int, top: int, kind: str = "layer") -> tuple[Part, ...]:
+    """What a frozen encoder hands out, each for a bank.
+
+    The spread of the sound itself is what machines that work in strokes are told by, the early layers hear the texture
+    of a steady sound, the top what it sounds like. Only the spread is compared as it is: see docs/how-to/encoders.md.
+    """
+    return (
+        Part("spread", "spread"),
+        Part(f"layer {early}", kind, early, "principal"),
+        Part(f"layer {middle}", kind, middle, "principal"),
+        Part("top", "top", top, "principal"),
+    )
+
+
+_PRETRAINED: dict[str, tuple[_PretrainedFactory, tuple[Part, ...]]] = {
+    "mn04": (partial(MobileNet, width=0.4), _voters(5, 9, 16)),
+    "mn05": (partial(MobileNet, width=0.5), _voters(5, 9, 16)),
+    "mn10": (partial(MobileNet, width=1.0), _voters(5, 9, 16)),
+    "mn20": (partial(MobileNet, width=2.0), _voters(5, 9, 16)),
+    "panns-cnn10": (partial(Panns, kind="Cnn10"), _voters(1, 2, 3, "channels")),
+    "panns-cnn14": (partial(Panns, kind="Cnn14"), _voters(2, 3, 5, "channels")),
+    "panns-resnet38": (partial(Panns, kind="ResNet38"), _voters(2, 3, 5, "channels")),
 }
 """Encoders whose weights come from a file (`toolkit/encoders/table.py`), and what they hand out frozen."""
 
@@ -215,10 +217,14 @@ def build_network(
     else:
         encoder = BACKBONES[backbone](n_mels, zero_init_residual=zero_init_residual, embedding_size=embedding_size)
     if weights is not None:
-        names = set(encoder.state_dict())
-        # A classifier of other sounds is of no use here.
-        encoder.load_state_dict({key: value for key, value in weights.items() if key in names})
+        load_pretrained(encoder, weights)
     return Network(encoder, int(encoder.embedding_size))  # type: ignore[arg-type]
+
+
+def load_pretrained(encoder: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Put the weights of a pretrained encoder into it; a classifier that they come with is left out."""
+    names = set(encoder.state_dict())
+    encoder.load_state_dict({key: value for key, value in weights.items() if key in names})
 
 
 def network_of(
@@ -258,8 +264,8 @@ def check_segment(backbone: str, frames: int, n_mels: int = 128) -> None:
 
 
 def count_parameters(module: nn.Module) -> int:
-    """Trainable parameters."""
-    return sum(p.numel() for p in module.parameters() if p.requires_grad)
+    """Parameters, frozen ones too."""
+    return sum(p.numel() for p in module.parameters())
 
 
 def count_macs(module: nn.Module, frames: int = 256, n_mels: int = 128) -> int:

@@ -20,6 +20,7 @@ from lightning_fabric import Fabric
 import edgeasd
 from edgeasd.calibration.fit.stored_normals import NORMALS
 from edgeasd.runtime.errors import CheckFailed, InputError
+from edgeasd.runtime.features.logmel import Amplitude
 from edgeasd.runtime.features.segments import SegmentSettings
 from edgeasd.toolkit.data.clips import Clip
 from edgeasd.toolkit.data.machine import MachineData, MachineSplit
@@ -243,12 +244,16 @@ def run_facts(
         "nominal_frames": nominal,
         "channel": data.cache.channel,
         "features": data.cache.settings.model_dump(),
-        "amplitude": {**data.amplitude.model_dump(), "scope": f"training normals of {data.machine}"},
+        "amplitude": {**data.amplitude.model_dump(), "scope": _amplitude_scope(data)},
         **({} if weights is None else {"encoder": weights.provenance}),
         "segments": segments.model_dump(),
         "versions": {"edgeasd": edgeasd.__version__, "torch": torch.__version__, "python": platform.python_version()},
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
+
+
+def _amplitude_scope(data: MachineData) -> str:
+    return "as recorded" if data.amplitude == Amplitude() else f"training normals of {data.machine}"
 
 
 def claim_run(run: Run, *, resume: bool, overwrite: bool) -> None:
