@@ -89,6 +89,40 @@ class Quick(nn.Module):
         return torch.mean(self.top(self.stages(self.stem(self.norm(x)))), dim=(2, 3))
 
 
+class Medium(nn.Module):
+    """A plain ResNet-18 behind `quick`'s stem, for CPUs: stages of 32-64-128-256 channels, two blocks each; D = 256.
+
+    2.8 M parameters, 279 MMAC a segment of 256 x 128. Full convolutions: those that go channel by channel are slower
+    in INT8 than in float32 on CPUs.
+    """
+
+    default_embedding_size = 256
+
+    def __init__(self, n_mels: int = 128, *, zero_init_residual: bool = True, embedding_size: int = 0) -> None:
+        super().__init__()
+        self.embedding_size = embedding_size or self.default_embedding_size
+        self.norm = MelNorm(n_mels)
+        self.stem = nn.Sequential(conv(1, 32, 3, stride=2), nn.BatchNorm2d(32), nn.ReLU(inplace=True), nn.AvgPool2d(2))
+        widths = (32, 64, 128, self.embedding_size)
+        self.stages = nn.Sequential(
+            *(
+                stage(
+                    widths[max(0, i - 1)],
+                    widths[i],
+                    2,
+                    downsample=i > 0,
+                    dropout=0.1,
+                    zero_init_residual=zero_init_residual,
+                )
+                for i in range(4)
+            )
+        )
+        self.top = nn.Dropout(0.2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.mean(self.top(self.stages(self.stem(self.norm(x)))), dim=(2, 3))
+
+
 _PretrainedFactory = Callable[..., LayeredEncoder]
 
 
@@ -153,6 +187,7 @@ def _pretrained_backbone(name: str) -> Callable[..., nn.Module]:
 BACKBONES: dict[str, Callable[..., nn.Module]] = {
     "resnet38": ResNet38,
     "quick": Quick,
+    "medium": Medium,
     "logmel-stats": LogMelStats,
     **{name: _pretrained_backbone(name) for name in _PRETRAINED},
 }
