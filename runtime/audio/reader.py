@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import BinaryIO
@@ -269,12 +270,14 @@ def read_audio(
     channel: int | None = None,
     mix: bool = False,
     resample: bool = False,
+    on_note: Callable[[str], object] | None = None,
 ) -> Samples:
     """Read a clip of at most an hour as float32 samples, shape (n,), n >= 1, nominally in [-1, 1).
 
     Channels are counted from 0; `mix` takes their mean. With `resample` another rate is converted
     by soxr (HQ), else it is refused. Integer formats are divided by their full scale, as libsndfile
-    does; float files and resampled peaks may lie outside [-1, 1) and are left as they are.
+    does; float files and resampled peaks may lie outside [-1, 1) and are left as they are. `on_note` is called with
+    what a user should know of the file: a false name, a length that was never written.
 
     Raises InputError: missing, empty, cut-off or damaged file, a directory, not audio, no samples,
     wrong rate, several channels without a choice, channel out of range, a sample that is NaN, infinite or beyond
@@ -287,6 +290,8 @@ def read_audio(
                 f"{path}: {reader.seconds:.0f} s, a clip has at most {MAX_CLIP_SECONDS:.0f} s; "
                 f"use `edgeasd run --input {path}` for long recordings"
             )
+        for note in reader.notes if on_note is not None else ():
+            on_note(f"{path}: {note}")  # type: ignore[misc]
         blocks = []
         while (block := reader.read(DECODE_SAMPLES)) is not None:
             blocks.append(block)
