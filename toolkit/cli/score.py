@@ -81,7 +81,15 @@ def score(
         rate, need = manifest.features.sample_rate, manifest.features.sample_count(manifest.segments.frames)
 
         def load(path: Path, on_note: Callable[[str], object] | None = None) -> Float32Array:
-            sound = read_audio(path, sample_rate=rate, channel=channel, mix=mix, resample=resample, on_note=on_note)
+            sound = read_audio(
+                path,
+                sample_rate=rate,
+                channel=channel,
+                mix=mix,
+                resample=resample,
+                recorded_rate=manifest.features.recorded_rate,
+                on_note=on_note,
+            )
             if sound.size < need and not tile:
                 raise InputError(_too_short(path, need - sound.size, need, rate))
             return sound
