@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import secrets
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +39,14 @@ class AlarmInput:
     """Whether the input may be unhealthy. No alarm is raised meanwhile."""
     window_seconds: float = 0.0
     """Seconds of sound that a clip score covers. For this long after unhealthy input, scores may still contain it."""
+    operating_state: str | None = None
+    """What the machine is doing, such as running or off; None while that is not known."""
+    is_judged: bool = True
+    """Whether scores count: not while the machine is off, idle or starting. An open event stays as it is."""
+    mode: str | None = None
+    """The recorded mode whose threshold holds; None: that of the bundle."""
+    remark: str | None = None
+    """What else is known about the sound, such as another gain; for the messages."""
 
 
 _LARGEST = sys.float_info.max
@@ -53,14 +62,21 @@ class AlarmMachine:
         settings: AlarmSettings,
         threshold: Threshold | None,
         *,
+        modes: Mapping[str, Threshold] | None = None,
         random_bits: RandomBits = secrets.randbits,
     ) -> None:
-        """`threshold` is the manifest's; without it and without `settings.on` no alarm is ever raised.
+        """`threshold` is the manifest's; without it and without `settings.on` no alarm is ever raised. `modes` has those of
+        recorded modes.
 
         Raises InputError if the thresholds are not in order.
         """
         self.settings = settings
         self.levels: Levels | None = settings.levels(threshold)
+        """The thresholds in force: those of the present mode."""
+        self._levels_of: dict[str | None, Levels | None] = {None: self.levels}
+        self._levels_of |= {name: settings.levels(one) for name, one in (modes or {}).items()}
+        self._mode: str | None = None
+        self._remark: str | None = None
         self._random_bits = random_bits
         self._s = MachineState(machine=machine, id=id)
 
@@ -95,6 +111,11 @@ class AlarmMachine:
     def suspended(self) -> bool:
         """Whether scores are ignored because the input is or was just now unhealthy."""
         return self._s.unhealthy_at is not None
+
+    @property
+    def operating_state(self) -> str | None:
+        """What the machine was last known to do."""
+        return self._s.operating_state
 
     def snapshot(self) -> dict[str, Any]:
         """The whole state as plain JSON values."""
@@ -137,6 +158,7 @@ class AlarmMachine:
         """Process one input; returns the transitions in order. Raises InputError for a time that is not one."""
         now = self._advance(input.time, input.wall)
         s, transitions = self._s, self._time_passes(now, input.wall)
+        transitions += self._operate(input)
         is_unhealthy = input.input_unhealthy or (input.score is not None and math.isnan(input.score))
         if is_unhealthy:
             is_new, s.unhealthy_at = s.unhealthy_at is None, now
@@ -150,6 +172,9 @@ class AlarmMachine:
         if input.gap:
             transitions += self._gap(now, input.wall) + self._time_passes(now, input.wall)
         if s.maintenance:
+            return transitions
+        if not input.is_judged:
+            s.reset_history()
             return transitions
         if self.levels is None:
             if s.event is not None:
@@ -208,6 +233,18 @@ class AlarmMachine:
             s.cleared_at = None
             transitions.append(self._enter("cooldown_over", wall, "normal"))
         return transitions
+
+    def _operate(self, input: AlarmInput) -> list[Transition]:
+        """Follow the operating state and mode. A warning ends with the state it was raised in; an event stays open."""
+        s, self._remark = self._s, input.remark
+        if input.mode != self._mode:
+            self._mode = input.mode
+            self.levels = self._levels_of.get(input.mode, self._levels_of[None])
+            s.reset_history()
+        if input.operating_state is None or input.operating_state == s.operating_state:
+            return []
+        s.operating_state = input.operating_state
+        return [self._enter("operating_state", input.wall, "normal" if s.state == "warning" else None)]
 
     def _cooled(self, now: float) -> bool:
         return self._s.cleared_at is None or now - self._s.cleared_at >= self.settings.cooldown_seconds
@@ -285,4 +322,4 @@ class AlarmMachine:
         self._s.state = previous if state is None else state
         self._s.sequence += 1
         threshold = self.levels.on if self.levels else None
-        return describe(self._s, previous, reason, wall, threshold, **more)
+        return describe(self._s, previous, reason, wall, threshold, remark=self._remark, **more)

@@ -63,10 +63,26 @@ class StreamStatus:
     latency_seconds: dict[str, float] | None
     events: int = 0
     """Alarms raised."""
+    operating_state: str | None = None
+    """What the machine is doing: running, off, idle or a mode; None where nothing tells it."""
+    operating_source: str | None = None
+    """Who knows it: tag, schedule, level, sound or default."""
+    operating_phase: str | None = None
+    """starting, in the time of grace after a start or a change of mode; else None."""
+    operating_note: str | None = None
+    """What is to be known about it, such as a stale tag."""
+    operating_seconds: dict[str, float] = field(default_factory=dict)
+    """How long the machine was in each state."""
+    remark: str | None = None
+    """What has moved beside the recordings, such as the gain."""
 
     def message_body(self) -> dict[str, Any]:
         """The body of a status message."""
-        return {name: getattr(self, name) for name in _MESSAGE_FIELDS}
+        body = {name: getattr(self, name) for name in _MESSAGE_FIELDS}
+        if self.operating_state is not None:
+            names = ("operating_state", "operating_source", "operating_phase", "operating_note", "operating_seconds")
+            body |= {name: getattr(self, name) for name in names}
+        return body if self.remark is None else {**body, "remark": self.remark}
 
 
 @dataclass(frozen=True, slots=True)
