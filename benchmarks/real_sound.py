@@ -28,7 +28,7 @@ from edgeasd.toolkit.data.machine import MachineData, load_machine
 from edgeasd.toolkit.evaluation.baseline import MahalanobisBaseline
 from edgeasd.toolkit.evaluation.dcase import domain_figures
 from edgeasd.toolkit.evaluation.metrics import auc
-from edgeasd.toolkit.models.logmel_stats import LogMelStats, bank_plans
+from edgeasd.toolkit.models.logmel_stats import LogMelStats
 from edgeasd.toolkit.training.bank import section_starts
 
 FRAMES, SECTIONS, STORED = 256, 10, 3
@@ -84,7 +84,7 @@ def all_scores(data: MachineData, normals: list[Clip], test: list[Clip]) -> dict
     began = time.monotonic()
     stored = [embed(clip, lambda frames: section_starts(frames, FRAMES, STORED)) for clip in normals]
     clips = np.repeat(np.arange(len(stored)), [len(one) for one in stored])
-    banks = [fit_bank(np.concatenate(stored), clips, plan) for plan in bank_plans(encoder.embedding_size)]
+    banks = [fit_bank(np.concatenate(stored), clips, plan) for plan in encoder.bank_plans()]
     say(f"banks of {len(clips)} segments fitted in {time.monotonic() - began:.1f} s")
     embedded = [
         embed(clip, lambda frames: clip_starts(frames, SegmentSettings.for_clip_length(frames, FRAMES, SECTIONS)))

@@ -76,7 +76,7 @@ def _one_bank(
     values = node("Sub", [node("Slice", ["z", "first", "last", "bank_axis"], "values"), "shift"], "centred")
     if bank.matrix is not None:
         constants[f"{name}_matrix"] = bank.matrix
-        values = node("MatMul", [values, "matrix"], "mapped")
+        values = node("Mul" if bank.matrix.ndim == 1 else "MatMul", [values, "matrix"], "mapped")
     products = node("Mul", [node("Gemm", [values, "points"], "products", transB=1), "two"], "twice_products")
     sums = node("Add", [square_sum(values, "own", keepdims=1), "squares"], "sums")
     relative = node("Mul", [node("Sub", [sums, products], "apart"), "weights"], "relative")

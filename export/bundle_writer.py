@@ -214,7 +214,7 @@ def _described(model: ExportInput) -> ScoreSettings:
         {
             "name": bank.name,
             "columns": list(bank.columns),
-            "whitened": bank.matrix is not None,
+            "whitened": bank.matrix is not None and bank.matrix.ndim == 2,
             "normals": len(bank.points),
             "chosen_by": "k-centre",
         }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import zipfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,17 +13,19 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError
 
-from edgeasd.calibration.fit.bank import Bank, read_banks
+from edgeasd.calibration.fit.bank import KNN, Bank, read_banks, write_banks
 from edgeasd.calibration.fit.deploy import SegmentOutputs
 from edgeasd.runtime.errors import InputError, describe_validation_error
 from edgeasd.runtime.features.logmel import Amplitude, FeatureSettings, Float32Array
 from edgeasd.runtime.features.segments import SegmentSettings
-from edgeasd.runtime.system.files import atomic_file, write_json
+from edgeasd.runtime.system.files import atomic_file, write_bytes, write_json
 from edgeasd.toolkit.data.clips import plain_id
 
 FORMAT = 1
 BANKS = "bank.npz"
-"""Name of the banks in the run folder of a method without training."""
+"""Name of the banks in the run folder of a model that is scored by stored normals."""
+_OUTCOME, _OUTCOME_OF_BANKS = "outcome.npz", "outcome-knn.npz"
+"""What the held-out clips gave with the centroid, or without training; and with banks beside a trained network."""
 BASE = "none"
 """--update none: the model as it was trained, without known anomalies."""
 _SPLITS = ("normals", "outliers", "anomalies")
@@ -145,14 +148,41 @@ class Run:
             raise InputError(f"{path}: cannot be read ({error.strerror}); train again") from None
         return read_banks(data, str(path))
 
+    def save_banks(self, banks: Sequence[Bank], result: TrainingResult) -> None:
+        """Write the banks and what the held-out clips gave with them, beside those of the training if there was one.
+
+        The banks come last: without them the other file says nothing.
+        """
+        self._save(_OUTCOME if self.is_stored else _OUTCOME_OF_BANKS, result)
+        write_bytes(self.folder / BANKS, write_banks(banks))
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether its normals were stored and nothing was trained (method knn)."""
+        return bool(self.facts["preset"].get("method") == KNN)
+
+    @property
+    def has_banks(self) -> bool:
+        """Whether its normals are stored, in place of a training or beside it."""
+        return (self.folder / BANKS).is_file()
+
+    def drop_banks(self) -> None:
+        """Delete the banks of earlier weights."""
+        for name in (BANKS, _OUTCOME_OF_BANKS):
+            (self.folder / name).unlink(missing_ok=True)
+
     def save_result(self, result: TrainingResult) -> None:
         """Write outcome.npz atomically."""
-        with atomic_file(self.folder / "outcome.npz") as handle:
+        self._save(_OUTCOME, result)
+
+    def _save(self, name: str, result: TrainingResult) -> None:
+        with atomic_file(self.folder / name) as handle:
             np.savez(handle, allow_pickle=False, **result.to_arrays())
 
-    def result(self) -> TrainingResult:
-        """Read outcome.npz; InputError if training has not finished."""
-        path = self.folder / "outcome.npz"
+    def result(self, *, of_banks: bool = False) -> TrainingResult:
+        """Read the outcome, with the banks' distances in place of the centroid's where asked for; InputError if
+        training has not finished."""
+        path = self.folder / (_OUTCOME_OF_BANKS if of_banks and not self.is_stored else _OUTCOME)
         if not path.is_file():
             raise InputError(f"{self.folder}: training has not finished; continue it with `edgeasd train --resume`")
         try:

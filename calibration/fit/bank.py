@@ -16,7 +16,7 @@ One bank of one normal without a map, density and root is the paper's ‖z - c_p
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +34,8 @@ NEIGHBOURS = 4
 """K of the local density. Of 1, 2, 4, 8 and 16 all did about the same; 4 is that of the source."""
 LARGEST_BANK = 1024
 """Stored normals of one bank. Half as many cost half a point of the harmonic mean, an eighth about one."""
+_ROWS = 1024
+"""Rows of a matrix of distances at a time: memory grows with N, not with its square."""
 FOLDS = 5
 """Parts in which normals are left out to see how far new normals lie."""
 
@@ -45,8 +47,9 @@ class BankPlan:
     name: str
     columns: tuple[int, int]
     """First and last + 1 of the values of the embedding."""
-    map: str
-    """"none", or "whiten": rotated and scaled to unit variance, the covariance shrunk as Ledoit and Wolf (2004)."""
+    map: str = "none"
+    """"none"; "standardise": each value scaled to unit variance; "whiten": rotated and scaled to unit variance, the
+    covariance shrunk as Ledoit and Wolf (2004)."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class Bank:
     shift: Float32Array
     """(C,), subtracted first; C is the number of columns."""
     matrix: Float32Array | None
-    """(C, D′), applied next; None leaves the values as they are."""
+    """(C, D′), applied next, or (C,), multiplied next; None leaves the values as they are."""
     points: Float32Array
     """(M, D′): the stored normals, after shift and matrix."""
     density: Float32Array
@@ -86,8 +89,32 @@ def fit_bank(
     Raises InputError for fewer than `neighbours` + 1 clips, for values that are not finite, and for normals that are
     copies of each other, whose density would be 0.
     """
+    return _fit_bank(np.asarray(z), np.asarray(clips), plan, size, neighbours)[0]
+
+
+def fit_banks(
+    z: npt.NDArray[Any],
+    clips: npt.NDArray[Any],
+    plans: Sequence[BankPlan],
+    *,
+    size: int = LARGEST_BANK,
+    neighbours: int = NEIGHBOURS,
+) -> tuple[tuple[Bank, ...], Float64Array]:
+    """The banks of a vote, and d (N,) of each normal to banks that have not seen its clip. As `fit_bank`."""
+    z, clips = np.asarray(z), np.asarray(clips)
+    fitted = [_fit_bank(z, clips, plan, size, neighbours) for plan in plans]
+    banks = tuple(bank for bank, _ in fitted)
+    if len(banks) == 1:
+        return banks, fitted[0][1]
+    return banks, np.asarray(np.mean([(unseen - bank.mean) / bank.spread for bank, unseen in fitted], axis=0))
+
+
+def _fit_bank(
+    z: npt.NDArray[Any], clips: npt.NDArray[Any], plan: BankPlan, size: int, neighbours: int
+) -> tuple[Bank, Float64Array]:
+    """The bank, and the distances (N,) of its normals to banks without their clips."""
     first, last = plan.columns
-    values, clips = np.asarray(z, np.float64)[:, first:last], np.asarray(clips)
+    values = np.asarray(z[:, first:last], np.float64)
     distinct = np.unique(clips)
     if len(distinct) < neighbours + 1:
         raise InputError(
@@ -97,12 +124,12 @@ def fit_bank(
     if not np.isfinite(values).all():
         row = int(np.flatnonzero(~np.isfinite(values).all(axis=1))[0])
         raise InputError(f"normal segment {row} of clip {clips[row]}: its embedding is not finite; remove the clip")
-    shift, matrix, points, distances, density = _fit(values, clips, plan, neighbours)
+    shift, matrix, points, density = _fit(values, clips, plan, neighbours)
     unseen = _unseen(values, clips, plan, neighbours)
     if not unseen.std() > 0:
         raise CheckFailed(f"all normals lie at the same distance ({plan.name}); the embedding is constant")
-    kept = k_centres(distances, size) if len(points) > size else np.arange(len(points))
-    return Bank(
+    kept = k_centres(points, size) if len(points) > size else np.arange(len(points))
+    bank = Bank(
         plan.name,
         plan.columns,
         shift.astype(np.float32),
@@ -112,25 +139,35 @@ def fit_bank(
         float(unseen.mean()),
         float(unseen.std()),
     )
+    return bank, unseen
 
 
-_Fitted = tuple[Float64Array, Float64Array | None, Float64Array, Float64Array, Float64Array]
+_Fitted = tuple[Float64Array, Float64Array | None, Float64Array, Float64Array]
 
 
 def _fit(values: Float64Array, clips: npt.NDArray[Any], plan: BankPlan, neighbours: int) -> _Fitted:
-    """Shift, matrix, points, their distances (N, N) and densities (N,) of the values (N, C) of normals."""
+    """Shift, matrix, points and densities (N,) of the values (N, C) of normals."""
     shift = values.mean(axis=0)
-    matrix = _whitening(values - shift) if plan.map == "whiten" else None
-    points = values - shift if matrix is None else (values - shift) @ matrix
-    distances = pairwise(points, points)
-    apart = np.sort(np.where(clips[:, None] == clips[None], np.inf, distances), axis=1)[:, :neighbours]
-    density = np.where(np.isfinite(apart), apart, 0.0).sum(axis=1) / np.isfinite(apart).sum(axis=1)
+    matrix = _MAPS[plan.map](values - shift)
+    points = _mapped(values - shift, matrix)
+    density = _densities(points, clips, neighbours)
     if (copies := np.flatnonzero(density <= 1e-6 * max(float(np.abs(points).max()), 1e-30))).size:
         raise InputError(
             f"{copies.size} of {len(points)} normal segments ({plan.name}) are the same as {neighbours} others, a "
             "density of 0; remove the copies, or recordings of silence"
         )
-    return shift, matrix, points, distances, density
+    return shift, matrix, points, density
+
+
+def _densities(points: Float64Array, clips: npt.NDArray[Any], neighbours: int) -> Float64Array:
+    """Mean distance (N,) of each point to its nearest ones of other clips, `neighbours` of them where there are."""
+    found = np.empty(len(points))
+    for start in range(0, len(points), _ROWS):
+        part = slice(start, start + _ROWS)
+        apart = np.where(clips[part, None] == clips[None], np.inf, pairwise(points[part], points))
+        apart = np.sort(np.partition(apart, neighbours - 1, axis=1)[:, :neighbours], axis=1)
+        found[part] = np.where(np.isfinite(apart), apart, 0.0).sum(axis=1) / np.isfinite(apart).sum(axis=1)
+    return found
 
 
 def _unseen(values: Float64Array, clips: npt.NDArray[Any], plan: BankPlan, neighbours: int) -> Float64Array:
@@ -145,9 +182,8 @@ def _unseen(values: Float64Array, clips: npt.NDArray[Any], plan: BankPlan, neigh
         left_out = np.isin(clips, distinct[fold::FOLDS])
         if not left_out.any():
             continue
-        shift, matrix, points, _, density = _fit(values[~left_out], clips[~left_out], plan, neighbours)
-        mapped = values[left_out] - shift
-        mapped = mapped if matrix is None else mapped @ matrix
+        shift, matrix, points, density = _fit(values[~left_out], clips[~left_out], plan, neighbours)
+        mapped = _mapped(values[left_out] - shift, matrix)
         found[left_out] = (pairwise(mapped, points) / density).min(axis=1)
     return found
 
@@ -156,7 +192,14 @@ def map_to_bank(bank: Bank, z: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     """Embeddings z (N, D) in the space of the points of `bank`, (N, D′) float64."""
     first, last = bank.columns
     values = np.asarray(z, np.float64)[:, first:last] - bank.shift
-    return values if bank.matrix is None else np.asarray(values @ bank.matrix.astype(np.float64))
+    return _mapped(values, None if bank.matrix is None else bank.matrix.astype(np.float64))
+
+
+def _mapped(centred: Float64Array, matrix: Float64Array | None) -> Float64Array:
+    """Values (N, C) less their shift, in the space of the points, (N, D′)."""
+    if matrix is None:
+        return centred
+    return np.asarray(centred * matrix if matrix.ndim == 1 else centred @ matrix)
 
 
 def bank_distances(banks: Sequence[Bank], z: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
@@ -174,35 +217,62 @@ def pairwise(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> npt.NDArray[np.float64
     return np.asarray(np.sqrt(np.maximum(squares, 0.0)))
 
 
-def k_centres(distances: npt.NDArray[Any], count: int) -> npt.NDArray[np.int64]:
-    """Of points with these distances (N, N), `count` in order: the first, and each next the furthest from all taken.
+def k_centres(points: npt.NDArray[Any], count: int) -> npt.NDArray[np.int64]:
+    """Of points (N, D), `count` in order: the first, and each next the furthest from all taken.
 
     Gonzalez, Clustering to minimize the maximum intercluster distance (1985).
     """
-    taken, nearest = [0], distances[0]
+    taken, nearest = [0], pairwise(points[:1], points)[0]
     while len(taken) < count:
         taken.append(int(nearest.argmax()))
-        nearest = np.minimum(nearest, distances[taken[-1]])
+        nearest = np.minimum(nearest, pairwise(points[taken[-1] :][:1], points)[0])
     return np.sort(np.array(taken, np.int64))
 
 
-def _whitening(centred: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _scaling(centred: Float64Array) -> Float64Array:
+    """(C,): 1 / standard deviation of each value; one that hardly varies is scaled as if it varied a thousandth as
+    much as the others do, so that its rounding does not become the main difference."""
+    spread = centred.std(axis=0)
+    level = float(np.sqrt((spread**2).mean()))
+    if not level > 0:
+        raise CheckFailed("all normals have the same embedding; a bank of them says nothing")
+    return np.asarray(1.0 / np.maximum(spread, 1e-3 * level))
+
+
+def _whitening(centred: Float64Array) -> Float64Array:
     """(C, C): Σ^(-1/2) of the covariance, shrunk towards a multiple of the identity.
 
     The weight of the identity is that of Ledoit and Wolf, A well-conditioned estimator for large-dimensional
     covariance matrices (2004): a handful of normals gives little more than a scaling, many a full whitening.
     """
     count, size = centred.shape
-    variances, axes = np.linalg.eigh(centred.T @ centred / count)
+    if size <= count:
+        variances, axes = np.linalg.eigh(centred.T @ centred / count)
+    else:  # the same from the normals' side: what they do not span has no variance
+        _, values, rows = np.linalg.svd(centred, full_matrices=False)
+        variances, axes = values**2 / count, rows.T
     variances = np.maximum(variances, 0.0)
-    level = variances.mean()
+    level = variances.sum() / size
     from_identity = float((variances**2).sum() - size * level**2)
     noise = float(((centred**2).sum(axis=1) ** 2).mean() - (variances**2).sum()) / count
     weight = 1.0 if from_identity <= 0 else min(1.0, max(0.0, noise / from_identity))
-    shrunk = (1.0 - weight) * variances + weight * level
     if not level > 0:
         raise CheckFailed("all normals have the same embedding; a bank of them says nothing")
-    return np.asarray(axes / np.sqrt(np.maximum(shrunk, 1e-12 * level)))
+
+    def scale(variance: Float64Array) -> Float64Array:
+        return 1.0 / np.sqrt(np.maximum((1.0 - weight) * variance + weight * level, 1e-12 * level))
+
+    if size <= count:
+        return np.asarray(axes * scale(variances))
+    rest = float(scale(np.zeros(1))[0])
+    return np.asarray(rest * np.eye(size) + (axes * (scale(variances) - rest)) @ axes.T)
+
+
+_MAPS: dict[str, Callable[[Float64Array], Float64Array | None]] = {
+    "none": lambda _: None,
+    "standardise": _scaling,
+    "whiten": _whitening,
+}
 
 
 def write_banks(banks: Sequence[Bank]) -> bytes:
@@ -241,7 +311,7 @@ def _read_bank(file: Any, index: int) -> Bank:
         mean,
         spread,
     )
-    width = last - first if matrix is None else matrix.shape[1]
+    width = last - first if matrix is None or matrix.ndim == 1 else matrix.shape[1]
     shapes = bank.shift.shape == (last - first,) and bank.points.shape == (len(bank.density), width)
     if not (shapes and spread > 0 and (bank.density > 0).all() and np.isfinite(bank.points).all()):
         raise ValueError(f"bank {index} holds what no bank holds")

@@ -86,7 +86,7 @@ def test_it_is_ready_when_sound_flows_and_says_so(box: Any) -> None:
     assert "looped, in real time; fp32 on onnxruntime" in box.journal()
 
 
-def test_all_that_it_writes_belongs_to_its_user_and_is_hidden_from_others(box: Any) -> None:
+def test_files_belong_to_the_user_and_are_private(box: Any) -> None:
     assert box.ok("stat -c '%U %G %a' /var/lib/edgeasd").split() == ["edgeasd", "edgeasd", "750"]
     assert box.ok("find /var/lib/edgeasd ! -user edgeasd -o -perm /o=rwx") == ""
 
@@ -104,7 +104,7 @@ def test_the_sandbox_holds_and_is_rated_as_the_page_says(box: Any) -> None:
     assert "exposure level for edgeasd.service: 1.4" in box.ok("systemd-analyze security edgeasd --no-pager")
 
 
-def test_alarm_test_works_for_the_user_of_the_service_and_is_refused_to_another(box: Any) -> None:
+def test_alarm_test_works_only_for_the_service_user(box: Any) -> None:
     line = "sudo -u edgeasd /opt/edgeasd/venv/bin/edgeasd alarm test --config /etc/edgeasd/site.toml"
     assert "normal -> alarm, test" in box.page(line)
     box.ok("useradd --create-home joe")
@@ -118,7 +118,7 @@ def test_alarm_test_works_for_the_user_of_the_service_and_is_refused_to_another(
     )
 
 
-def test_a_reload_takes_a_good_file_and_fails_with_the_reason_of_a_bad_one(box: Any) -> None:
+def test_reload_takes_good_and_refuses_bad_files(box: Any) -> None:
     pid = box.show("MainPID")
     box.ok("sed -i 's/hall 3/hall 4/' /etc/edgeasd/site.toml && systemctl reload edgeasd")
     box.until(lambda: box.show("StatusText") == "hall 4: 1 streams")
@@ -155,7 +155,7 @@ def test_root_cannot_lock_the_service_out_of_its_folder(box: Any) -> None:
     assert box.ok("find /var/lib/edgeasd ! -user edgeasd") == ""
 
 
-def test_a_wrong_file_is_tried_until_it_is_mended_and_neither_spins_nor_gives_up(box: Any) -> None:
+def test_wrong_file_is_retried_slowly_until_mended(box: Any) -> None:
     box.ok("systemctl stop edgeasd && sed -i 's/realtime/realtme/' /etc/edgeasd/site.toml")
     assert box("systemctl start edgeasd").returncode == 1
     # systemd's own limit is five starts within ten seconds.
@@ -174,7 +174,7 @@ def test_logs_are_rotated_while_it_runs(box: Any) -> None:
     box.until(lambda: any(one["kind"] == "event" for one in messages(box)))
 
 
-def test_after_a_power_cut_it_starts_with_the_system_and_its_store_is_sound(box: Any) -> None:
+def test_starts_after_a_power_cut_with_a_sound_store(box: Any) -> None:
     before = [one for one in messages(box) if one["kind"] == "event"]
     box.cut_power()
     box.boot()

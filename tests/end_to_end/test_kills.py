@@ -143,7 +143,7 @@ def report(counted: dict[str, Any], seed: int) -> None:
 
 
 @pytest.mark.timeout(120)
-def test_ten_kills_lose_double_and_disorder_nothing_at_any_receiver(plant: Any, small_bundle: Path) -> None:
+def test_ten_kills_lose_and_disorder_nothing(plant: Any, small_bundle: Path) -> None:
     seed = int.from_bytes(os.urandom(4), "big")
     lives = Forked(plant.station)
     try:
@@ -156,7 +156,7 @@ def test_ten_kills_lose_double_and_disorder_nothing_at_any_receiver(plant: Any, 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_hundred_kills_lose_double_and_disorder_nothing_at_any_receiver(plant: Any, small_bundle: Path) -> None:
+def test_hundred_kills_lose_and_disorder_nothing(plant: Any, small_bundle: Path) -> None:
     seed = int.from_bytes(os.urandom(4), "big")
     counted = kill(plant, CommandLine(plant.station), 100, small_bundle, seed)
     report(counted, seed)

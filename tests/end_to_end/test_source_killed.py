@@ -43,9 +43,7 @@ def children(process: subprocess.Popen[bytes], name: str) -> list[int]:
 
 
 @pytest.mark.timeout(90)
-def test_an_ffmpeg_that_is_killed_is_said_and_started_again_and_the_others_go_on(
-    plant: Any, small_bundle: Path
-) -> None:
+def test_killed_ffmpeg_is_reported_and_restarted(plant: Any, small_bundle: Path) -> None:
     station = plant.station
     commands = [played(plant.turning, SPEED), played(plant.clicking, SPEED), by_ffmpeg(plant.clicking)]
     station.write(plant.ports, small_bundle, commands, levels=(0.4, 0.2), kinds=("event", "status"))

@@ -12,7 +12,7 @@ from edgeasd.calibration.fit.bank import Bank, bank_distances, fit_bank
 from edgeasd.export.bank_head import build_bank_head
 from edgeasd.export.graphs import OPSET, build_encoder
 from edgeasd.runtime.scoring.scorer import Head
-from edgeasd.toolkit.models.logmel_stats import LogMelStats, bank_plans
+from edgeasd.toolkit.models.logmel_stats import LogMelStats
 
 SIZE = 384
 
@@ -21,7 +21,7 @@ SIZE = 384
 def banks() -> list[Bank]:
     rng = np.random.default_rng(0)
     z = (rng.normal(size=(90, SIZE)) * rng.uniform(0.01, 1.0, SIZE)).astype(np.float32)
-    return [fit_bank(z, np.repeat(np.arange(30), 3), plan, size=64) for plan in bank_plans(SIZE)]
+    return [fit_bank(z, np.repeat(np.arange(30), 3), plan, size=64) for plan in LogMelStats().bank_plans()]
 
 
 def segments(banks: list[Bank], count: int = 200) -> np.ndarray:

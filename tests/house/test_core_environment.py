@@ -101,7 +101,7 @@ def test_the_service_its_alarms_and_its_events_work(core_python: Path, site: Pat
     "output", ['type = "mqtt"\nurl = "mqtt://127.0.0.1:1883"\n', 'type = "prometheus"\naddress = "127.0.0.1:0"\n']
 )
 @pytest.mark.parametrize("arguments", [["run", "--check", "--config"], ["run", "--config"]])
-def test_an_output_without_its_package_is_one_line_with_the_remedy(
+def test_output_without_its_package_names_the_remedy(
     core_python: Path, site: Path, output: str, arguments: list[str]
 ) -> None:
     site.write_text(site.read_text("utf-8") + f"[outputs.plant]\n{output}", "utf-8")

@@ -160,7 +160,7 @@ def test_files_of_docs_named_in_the_source_exist() -> None:
 
 
 @pytest.mark.timeout(120)
-def test_the_site_builds_strictly_and_asks_nothing_of_the_network(tmp_path: Path) -> None:
+def test_docs_build_strictly_without_the_network(tmp_path: Path) -> None:
     pytest.importorskip("material", reason="mkdocs-material is not installed")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}

@@ -106,7 +106,7 @@ def test_the_laws_can_be_broken(tmp_path: Path) -> None:
     assert {"edgeasd.toolkit.losses", "torch.nn"} <= {module for _, module in imported(sample)}
 
 
-def test_importing_the_command_line_and_runtime_loads_nothing_heavy() -> None:
+def test_importing_cli_and_runtime_loads_nothing_heavy() -> None:
     """Static reading misses what a library drags in; this looks at a real process."""
     code = (
         "import sys, edgeasd.toolkit.cli, edgeasd.runtime.bundle.bundle, edgeasd.runtime.service.service, edgeasd.runtime.sources\n"

@@ -74,7 +74,7 @@ def settings(unit: str) -> Settings:
 # Pages
 
 
-def test_every_file_that_a_page_names_is_there_and_every_file_is_named() -> None:
+def test_install_files_exist_and_are_all_named() -> None:
     named = set(re.findall(r"(?<![\w/])(?:docs/)?install/([\w@.-]+\w)", TEXT))
     assert named == {path.name for path in FILES.iterdir() if path.is_file()}
     constraints = set(re.findall(r"constraints/([\w]+\.txt)", TEXT))
@@ -123,7 +123,7 @@ def test_the_unit_of_a_site_starts_what_run_can_do() -> None:
     assert hangup == "/bin/kill -HUP $MAINPID"
 
 
-def test_the_site_of_the_page_is_one_that_the_program_reads_and_keeps_to_the_folders_of_the_unit() -> None:
+def test_example_site_loads_and_uses_the_unit_folders() -> None:
     text = (FILES / "site.toml").read_bytes()
     site = parse_config(text, Path("/etc/edgeasd/site.toml"))
     assert str(site.data) == f"/var/lib/{settings(SITE)['StateDirectory'][0]}"
@@ -196,7 +196,7 @@ def names_given() -> list[str]:
     return [name for line in rules() for name in re.findall(r'ATTR\{id\}="([^"]*)"', line)]
 
 
-def test_the_udev_rules_have_the_form_of_rules_and_names_that_alsa_takes() -> None:
+def test_udev_rules_are_valid_with_alsa_names() -> None:
     term = r'[A-Z]+(?:\{\w+\})?(?:==|!=|=)"[^"]*"'
     assert rules()
     assert [line for line in rules() if not re.fullmatch(rf"{term}(?:, {term})*", line)] == []
@@ -285,7 +285,7 @@ def test_a_missing_an_old_and_an_idle_wheel_are_found(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_every_package_of_a_device_has_a_wheel_and_the_page_shows_it() -> None:
+def test_every_device_package_has_a_wheel() -> None:
     done = run(sys.executable, FILES / "check_wheels.py", timeout=280)
     if done.returncode == 3:
         pytest.skip(done.stderr.strip())

@@ -169,3 +169,13 @@ def test_what_is_public_has_a_docstring() -> None:
     for path, tree in trees().items():
         said += [f"{path}:{node.lineno}: {node.name}" for node in public(tree) if not ast.get_docstring(node)]
     assert said == []
+
+
+def test_test_names_have_at_most_60_characters() -> None:
+    names = [
+        f"{path.relative_to(REPOSITORY)}: {name}"
+        for path in (REPOSITORY / "tests").rglob("test_*.py")
+        for name in re.findall(r"^ *(?:async )?def (test_\w+)", path.read_text("utf-8"), re.MULTILINE)
+        if len(name) > 60
+    ]
+    assert names == []

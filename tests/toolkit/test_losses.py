@@ -173,7 +173,7 @@ def test_gradients_are_those_of_the_value(name: str) -> None:
 @pytest.mark.parametrize("offset", [0.0, 1e-30, 1e-12, 1e-6, 1e-3])
 @pytest.mark.parametrize("kind", [NORMAL, OUTLIER, ANOMALY])
 @pytest.mark.parametrize("name", ["dsad", "ddcsad", "bce+dsad", "bce+ddcsad"])
-def test_a_sample_on_a_centroid_gives_finite_values_and_gradients(name: str, kind: int, offset: float) -> None:
+def test_sample_on_a_centroid_has_finite_loss_and_gradient(name: str, kind: int, offset: float) -> None:
     centroid = torch.ones(2048)
     # A normal sample sits on c_n, the others on c_p: the side that is inverted.
     c_p, c_n = (torch.zeros(2048), centroid) if kind == NORMAL else (centroid, torch.zeros(2048))

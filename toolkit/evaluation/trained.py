@@ -18,7 +18,7 @@ from edgeasd.runtime.scoring.score import ScoreSettings
 from edgeasd.runtime.scoring.scorer import Scorer
 from edgeasd.toolkit.evaluation.alpha import load_chosen
 from edgeasd.toolkit.losses import KNN, Method, method_named
-from edgeasd.toolkit.models.backbones import Network, build_network
+from edgeasd.toolkit.models.backbones import Network, build_network, count_parameters
 from edgeasd.toolkit.presets import Preset, stored_preset
 from edgeasd.toolkit.runs import BANKS, Run, TrainingResult
 from edgeasd.toolkit.training.checkpoint import latest_checkpoint
@@ -168,11 +168,24 @@ class TrainedModel:
         )
 
 
-def load_trained_model(run: Run, *, without_alpha: bool = False) -> TrainedModel:
+def load_trained_model(run: Run, *, scoring: str | None = None, without_alpha: bool = False) -> TrainedModel:
     """Load the newest checkpoint of a finished run onto the CPU; InputError if it is not finished or damaged,
-    or has an α that was chosen for other weights. With `without_alpha` a chosen α is left unread, whatever it is."""
-    result = run.result()
+    or has an α that was chosen for other weights. With `without_alpha` a chosen α is left unread, whatever it is.
+
+    `scoring` is "centroid" or "knn"; None for what the run was trained for. InputError for knn where no normals are
+    stored, and for a centroid where there is nothing else."""
     preset = stored_preset(run.facts["preset"], str(run.folder / "run.json"))
+    by_bank = (scoring or preset.scoring) == "knn"
+    if not by_bank and run.is_stored:
+        raise InputError(f"--scoring {scoring}: {run.machine} ID {run.id} has stored normals only; leave it out")
+    result = run.result()
+    if by_bank and not run.has_banks:
+        raise InputError(
+            f"--scoring knn: the normals of {run.machine} ID {run.id} are not stored; store them with the same "
+            "`edgeasd train` and --scoring knn --resume, which trains nothing anew"
+        )
+    if by_bank:
+        result = run.result(of_banks=True)
     network = build_network(
         preset.backbone,
         n_mels=run.features.n_mels,
@@ -180,10 +193,12 @@ def load_trained_model(run: Run, *, without_alpha: bool = False) -> TrainedModel
         embedding_size=preset.embedding_size,
     )
     method = method_named(preset.method)
-    if method is KNN:
-        return _load_banks(run, preset, network, result)
-    checkpoint = latest_checkpoint(run.checkpoints)
-    centroid, _ = checkpoint.restore_network(network)
+    centroid, iteration = torch.zeros(network.embedding_size), 0
+    if count_parameters(network.encoder):
+        checkpoint = latest_checkpoint(run.checkpoints)
+        centroid, iteration = checkpoint.restore_network(network)[0], checkpoint.iteration
+    if method is KNN:  # no classifier
+        torch.nn.init.zeros_(network.head.weight)
     network.eval()
     chosen = None if without_alpha or method.fixed_alpha is not None else load_chosen(run)
     return TrainedModel(
@@ -193,17 +208,15 @@ def load_trained_model(run: Run, *, without_alpha: bool = False) -> TrainedModel
         network,
         centroid,
         result,
-        checkpoint.iteration,
+        iteration,
         alpha=chosen.setting if chosen else None,
+        banks=_banks(run, preset, network) if by_bank else (),
         validation=frozenset(chosen.validation if chosen else ()),
     )
 
 
-def _load_banks(run: Run, preset: Preset, network: Network, result: TrainingResult) -> TrainedModel:
-    """A run of a method without training: its head is no classifier, all weights are 0."""
-    torch.nn.init.zeros_(network.head.weight)
+def _banks(run: Run, preset: Preset, network: Network) -> tuple[Bank, ...]:
     banks = run.banks()
     if max(bank.columns[1] for bank in banks) > network.embedding_size:
         raise InputError(f"{run.folder / BANKS}: is of another encoder than {preset.backbone}; train again")
-    centroid = torch.zeros(network.embedding_size)
-    return TrainedModel(run, preset, KNN, network.eval(), centroid, result, iteration=0, banks=banks)
+    return banks

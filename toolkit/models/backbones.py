@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from edgeasd.calibration.fit.bank import BankPlan
 from edgeasd.runtime.errors import InputError
 from edgeasd.toolkit.models.blocks import ConvBlock, MelNorm, conv, stage
 from edgeasd.toolkit.models.logmel_stats import LogMelStats
@@ -104,6 +105,14 @@ class Network(nn.Module):
     def embedding_size(self) -> int:
         """D."""
         return self.head.in_features
+
+    def bank_plans(self) -> tuple[BankPlan, ...]:
+        """What each bank of a vote looks at: the encoder's `bank_plans()` if it has any, else one bank of all of z.
+
+        The one is unscaled, as the distance to the centroid is: training has made the directions what they are.
+        """
+        own = getattr(self.encoder, "bank_plans", None)
+        return (BankPlan("embedding", (0, self.embedding_size)),) if own is None else tuple(own())
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         z = self.encoder(x)

@@ -34,15 +34,14 @@ class LogMelStats(nn.Module):
         abruptness = torch.sqrt((step_offsets * step_offsets).mean(dim=1) + _TINY)
         return torch.cat([mean, spread, abruptness], dim=1)
 
+    def bank_plans(self) -> tuple[BankPlan, ...]:
+        """The two banks that vote on these statistics.
 
-def bank_plans(embedding_size: int) -> tuple[BankPlan, ...]:
-    """The two banks that vote on these statistics.
-
-    Everything, whitened, is best where a machine sounds alike all the time; the spreads alone, as they are, where it
-    works in strokes. Neither is good on every kind of machine; their vote is close to the better one.
-    """
-    n_mels = embedding_size // 3
-    return (
-        BankPlan("all, whitened", (0, embedding_size), "whiten"),
-        BankPlan("spread", (n_mels, embedding_size), "none"),
-    )
+        Everything, whitened, is best where a machine sounds alike all the time; the spreads alone, as they are, where
+        it works in strokes. Neither is good on every kind of machine; their vote is close to the better one.
+        """
+        n_mels = self.embedding_size // 3
+        return (
+            BankPlan("all, whitened", (0, self.embedding_size), "whiten"),
+            BankPlan("spread", (n_mels, self.embedding_size), "none"),
+        )

@@ -17,7 +17,10 @@ else:
 
 PRESETS = ("paper", "quick", "knn")
 
+SCORINGS = ("centroid", "knn")
 _WITHOUT_WEIGHTS = ("logmel-stats",)
+_STARTS_AT_RANDOM = ("resnet38", "quick")
+"""Encoders that know nothing before they are trained."""
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 _DESCRIBED = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
@@ -90,6 +93,8 @@ class Preset(BaseModel):
     """Estimate batch-norm statistics in one pass before the first centroids."""
     anomalies_in_centroid: bool = False
     """Let known anomalies enter c_n beside the outliers."""
+    scoring: str = "centroid"
+    """What d is measured to: the centroid of the normals, or the nearest of them (knn), whatever the training."""
     bank_size: Annotated[int, Field(ge=8, le=65_536)] = 1024
     """knn: stored normal segments of each bank, at most."""
     bank_neighbours: Annotated[int, Field(ge=1, le=100)] = 4
@@ -99,13 +104,28 @@ class Preset(BaseModel):
     finetune: FinetunePlan = FinetunePlan()
     """What an update with known anomalies does otherwise."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _stored_is_compared_with(cls, raw: Any) -> Any:
+        """The method knn has nothing but stored normals; presets of older runs do not say so."""
+        return {"scoring": "knn", **raw} if isinstance(raw, dict) and raw.get("method") == "knn" else raw
+
     @model_validator(mode="after")
     def _trained_or_stored(self) -> Preset:
-        untrained, knn = self.backbone in _WITHOUT_WEIGHTS, self.method == "knn"
-        if untrained != knn:
+        knn = self.method == "knn"
+        if self.scoring not in SCORINGS:
+            raise ValueError(f"scoring {self.scoring} is unknown; use one of {', '.join(SCORINGS)}")
+        if knn and self.scoring != "knn":
+            raise ValueError("the method knn has no centroid, only stored normals; leave scoring at knn")
+        if self.backbone in _WITHOUT_WEIGHTS and not knn:
             raise ValueError(
-                f"backbone {self.backbone} with the method {self.method} does not fit: logmel-stats has nothing to train "
-                "and goes with knn, and knn with it alone; change one of them"
+                f"backbone {self.backbone} with the method {self.method} does not fit: {self.backbone} has nothing to "
+                "train and goes with knn; change one of them"
+            )
+        if self.backbone in _STARTS_AT_RANDOM and knn:
+            raise ValueError(
+                f"backbone {self.backbone} with the method knn does not fit: knn trains nothing and {self.backbone} "
+                "knows nothing before it is trained; train it and compare with stored normals by --scoring knn"
             )
         if knn != (self.iterations == 0):
             raise ValueError(

@@ -25,7 +25,7 @@ from edgeasd.toolkit.data.machine import MachineData, MachineSplit
 from edgeasd.toolkit.data.offered import KnownAnomalies
 from edgeasd.toolkit.evaluation.evaluate import collect
 from edgeasd.toolkit.evaluation.trained import torch_scorer
-from edgeasd.toolkit.presets import Preset
+from edgeasd.toolkit.presets import Preset, stored_preset
 from edgeasd.toolkit.progress import ProgressCallback
 from edgeasd.toolkit.runs import BANKS, Run, TrainingResult, load_run
 from edgeasd.toolkit.training.checkpoint import latest_checkpoint, list_checkpoints
@@ -34,7 +34,7 @@ from edgeasd.toolkit.training.trainer import NotFinite, StepLog, Trainer
 
 _REFERENCE_SEGMENTS = 16
 """Export holds ONNX against torch on all of them and puts the first few into the bundle."""
-_STAND_IN_CLIPS = 200
+STAND_IN_CLIPS = 200
 
 
 @contextmanager
@@ -64,8 +64,8 @@ def training_result(
     assert trainer.centroids is not None
     scorer = torch_scorer(trainer.network, trainer.centroids[0], run.features, run.amplitude, run.segments)
     held_out = bool(split.holdout_normals and split.holdout_outliers)
-    normals = split.holdout_normals if held_out else split.normals[:_STAND_IN_CLIPS]
-    outliers = split.holdout_outliers if held_out else split.outliers[:_STAND_IN_CLIPS]
+    normals = split.holdout_normals if held_out else split.normals[:STAND_IN_CLIPS]
+    outliers = split.holdout_outliers if held_out else split.outliers[:STAND_IN_CLIPS]
     return TrainingResult(
         normals=collect(scorer, data, normals),
         outliers=collect(scorer, data, outliers),
@@ -245,6 +245,11 @@ def claim_run(run: Run, *, resume: bool, overwrite: bool) -> None:
             f"{run.folder}: holds a run ({at}); pass --resume to go on with it or --overwrite to start anew"
         )
     before = load_run(run.folder).facts
+    # Fields that came later have their default, and scoring concerns what follows the training.
+    before["preset"] = {
+        **stored_preset(before["preset"], str(run.folder / "run.json")).model_dump(),
+        "scoring": run.facts["preset"]["scoring"],
+    }
     for name in ("data_fingerprint", "preset", "seed", "channel", "update"):
         if before.get(name) != run.facts.get(name):
             raise InputError(
@@ -258,7 +263,7 @@ def _clear(folder: Path) -> None:
     for name in ("checkpoints", "log", "updates"):
         if (folder / name).is_dir():
             shutil.rmtree(folder / name)
-    for name in ("outcome.npz", BANKS, "evaluation.json", "alpha.json"):
+    for name in ("outcome.npz", "outcome-knn.npz", BANKS, "evaluation.json", "alpha.json"):
         (folder / name).unlink(missing_ok=True)
 
 

@@ -112,7 +112,7 @@ def same(one: GateResult, two: GateResult) -> bool:
     return one.to_json() == two.to_json() and one.model.SerializeToString() == two.model.SerializeToString()
 
 
-def test_the_planted_channel_hurts_and_is_the_only_thing_put_back(planted: Setting, plain: Setting) -> None:
+def test_only_the_planted_bad_channel_is_put_back(planted: Setting, plain: Setting) -> None:
     healthy = plain.gate("int8-cpu", ANY).drift
     hurt = planted.gate("int8-cpu", ANY).drift
     assert healthy is not None

@@ -87,7 +87,7 @@ def test_k_centres_cover_within_twice_the_best_radius(count: int, seed: int) -> 
     rng = np.random.default_rng(seed)
     points = rng.normal(size=(40, 3))
     distances = pairwise(points, points)
-    chosen = k_centres(distances, count)
+    chosen = k_centres(points, count)
     assert len(set(chosen.tolist())) == count
     random = rng.choice(40, count, replace=False)
     # Gonzalez: no choice of as many covers with less than half the radius.

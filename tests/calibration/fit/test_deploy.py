@@ -29,7 +29,7 @@ def by_hand(clip: SegmentOutputs, alpha: float, d_min: float, d_max: float) -> f
     return sum(scores) / len(scores)
 
 
-def test_constants_come_from_the_clips_by_the_rules_of_the_design() -> None:
+def test_constants_are_computed_from_the_clips() -> None:
     fit = fit_deploy("bce+ddcsad", None, NORMALS, OUTLIERS)
     assert fit.score.d_min == float(min(c.d.min() for c in NORMALS))
     assert fit.score.d_max == pytest.approx(np.percentile(np.concatenate([c.d for c in OUTLIERS]), 5.0))

@@ -145,7 +145,7 @@ def test_segments_passed_for_anomaly_clips_are_refused() -> None:
 
 
 @given(SEGMENTS)
-def test_the_paper_range_maps_the_evaluation_set_onto_zero_to_one(d: NDArray[np.float32]) -> None:
+def test_paper_range_maps_evaluation_set_to_unit_interval(d: NDArray[np.float32]) -> None:
     assume(d.min() < d.max())
     fitted = paper_range(d)
     primes = [standardise(float(x), fitted) for x in d]

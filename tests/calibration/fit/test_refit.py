@@ -275,7 +275,7 @@ def test_without_another_precision_an_export_is_asked_for(with_int8: Path) -> No
         bundle.open_scorer()
 
 
-def test_an_amplitude_that_breaks_the_check_leaves_the_old_bundle(with_int8: Path, monkeypatch: Any) -> None:
+def test_amplitude_failing_the_check_keeps_the_old_bundle(with_int8: Path, monkeypatch: Any) -> None:
     old: Manifest = opened(with_int8, lambda _, manifest: manifest)
     files, manifest = hashes(with_int8), (with_int8 / "manifest.json").read_bytes()
 

@@ -86,7 +86,7 @@ def test_an_uncalibrated_bundle_raises_nothing() -> None:
 # One event, from beginning to end
 
 
-def test_an_event_has_one_id_from_alarm_to_cleared_and_the_peak_of_its_scores() -> None:
+def test_event_keeps_its_id_and_peak_score_until_cleared() -> None:
     box = Box()
     said = box.see(HIGH, HIGH, HIGH, 9.0, 3.0) + box.do("acknowledge", by="anna") + box.see(LOW, LOW)
     assert states(said) == [
@@ -159,7 +159,7 @@ def test_a_warning_comes_before_an_alarm_and_has_no_event() -> None:
     ]
 
 
-def test_a_fault_that_lasts_is_raised_again_when_the_cooldown_is_over_and_not_before() -> None:
+def test_lasting_fault_alarms_again_after_the_cooldown() -> None:
     box = Box(cooldown_seconds=10)
     box.see(HIGH, HIGH, HIGH, LOW)
     assert box.see(*[HIGH] * 9) == []
@@ -179,7 +179,7 @@ def test_ids_rise_even_when_the_wall_clock_is_set_back() -> None:
 # Commands
 
 
-def test_snooze_raises_nothing_until_it_is_over_and_acknowledges_what_is_open() -> None:
+def test_snooze_acknowledges_and_raises_nothing_until_over() -> None:
     box = Box()
     box.see(HIGH, HIGH, HIGH)
     (said,) = box.do("snooze", seconds=20)
@@ -188,7 +188,7 @@ def test_snooze_raises_nothing_until_it_is_over_and_acknowledges_what_is_open() 
     assert states(box.see(HIGH)) == [("normal", "normal", "snooze_over"), RAISED]
 
 
-def test_snooze_until_a_time_of_the_wall_clock_is_a_duration_from_then_on() -> None:
+def test_snooze_until_a_wall_time_becomes_a_duration() -> None:
     box = Box()
     (said,) = box.do("snooze", until=WALL + 100)
     assert said.snoozed_seconds == 100
@@ -200,7 +200,7 @@ def test_snooze_until_a_time_of_the_wall_clock_is_a_duration_from_then_on() -> N
     assert box.do("end_snooze") == []
 
 
-def test_maintenance_closes_the_event_and_begins_afresh_afterwards() -> None:
+def test_maintenance_closes_the_event_and_starts_afresh() -> None:
     box = Box()
     box.see(HIGH, HIGH, HIGH)
     assert states(box.do("maintenance_on")) == [("alarm", "cleared", "maintenance_on")]
@@ -230,7 +230,7 @@ def test_a_test_alarm_is_said_and_changes_nothing() -> None:
     assert box.machine.event is None
 
 
-def test_a_test_alarm_leaves_an_open_event_as_it_is_and_says_it_once_more() -> None:
+def test_test_alarm_repeats_an_open_event_unchanged() -> None:
     box = Box()
     (raised,) = box.see(HIGH, HIGH, HIGH)
     for was in ("alarm", "acknowledged"):
@@ -298,7 +298,7 @@ def test_a_score_that_is_not_a_number_counts_as_sick_input() -> None:
     assert states(box.see(HIGH)) == [("alarm", "alarm", "input_healthy")]
 
 
-def test_an_event_can_be_acknowledged_and_cleared_by_hand_while_the_input_is_sick() -> None:
+def test_sick_input_allows_acknowledge_and_clear() -> None:
     box = Box()
     box.see(HIGH, HIGH, HIGH)
     box.see(None, input_unhealthy=True)
@@ -321,7 +321,7 @@ def test_a_gap_ends_an_event_only_where_the_settings_say_so() -> None:
     assert states(box.see(HIGH, HIGH)) == [RAISED]
 
 
-def test_a_clock_that_begins_anew_stops_no_cooldown_and_no_snooze() -> None:
+def test_restarted_clock_stops_no_cooldown_and_no_snooze() -> None:
     box = Box(cooldown_seconds=10)
     box.now = 1e6
     box.see(HIGH, HIGH, HIGH, LOW)
@@ -373,7 +373,7 @@ def test_thresholds_out_of_order_are_refused() -> None:
         AlarmSettings(warning=2.0).levels(THRESHOLD)
 
 
-def test_the_settings_for_a_service_keep_an_event_over_a_gap_and_a_dip() -> None:
+def test_service_settings_keep_an_event_over_gap_and_dip() -> None:
     box = Box(**SERVICE.model_dump())
     box.see(HIGH, HIGH, HIGH)
     assert box.see(0.95, gap=True) == []

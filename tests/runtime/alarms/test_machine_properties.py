@@ -209,9 +209,7 @@ def live(plant: Plant, life: list[Happening]) -> Watcher:
 
 @settings(max_examples=400, deadline=None)
 @given(SETTINGS, LIFE)
-def test_its_promises_hold_whatever_happens_and_it_always_comes_back_to_normal(
-    policy: AlarmSettings, life: list[Happening]
-) -> None:
+def test_invariants_hold_and_it_always_returns_to_normal(policy: AlarmSettings, life: list[Happening]) -> None:
     plant = Plant(policy, restarts=True)
     watcher = live(plant, life)
     levels = plant.machine.levels
@@ -238,9 +236,7 @@ def test_a_run_with_restarts_is_the_run_without(policy: AlarmSettings, life: lis
 
 @settings(max_examples=200, deadline=None)
 @given(SETTINGS, LIFE)
-def test_a_step_of_the_wall_clock_changes_nothing_but_the_times_in_reports(
-    policy: AlarmSettings, life: list[Happening]
-) -> None:
+def test_wall_clock_step_changes_only_reported_times(policy: AlarmSettings, life: list[Happening]) -> None:
     stepped, true = Plant(policy), Plant(policy, walls=False)
     for it in life:
         stepped.happens(it)
@@ -291,9 +287,7 @@ _JUNK = st.recursive(
 
 @settings(max_examples=300, deadline=None)
 @given(st.dictionaries(st.sampled_from(sorted(plain())), _JUNK, max_size=4) | _JUNK, st.booleans(), LIFE)
-def test_a_hostile_snapshot_is_refused_in_one_line_or_can_be_lived_with(
-    changes: Any, drop: bool, life: list[Happening]
-) -> None:
+def test_hostile_snapshot_is_refused_or_harmless(changes: Any, drop: bool, life: list[Happening]) -> None:
     snapshot = plain() | changes if isinstance(changes, dict) else changes
     if drop and isinstance(changes, dict):
         for name in changes:
@@ -357,7 +351,7 @@ def test_fewer_scores_may_count_after_the_settings_were_changed() -> None:
     assert machine.step(AlarmInput(2000.0, 1.8e9, 3.0)) == []
 
 
-def test_an_event_that_was_open_when_the_threshold_went_is_cleared() -> None:
+def test_open_event_is_cleared_when_the_threshold_is_removed() -> None:
     machine = AlarmMachine("fan", "02", AlarmSettings(), None)
     machine.restore(plain())
     assert [(t.state, t.reason) for t in machine.step(AlarmInput(2000.0, 1.8e9, 3.0))] == [("cleared", "no_threshold")]

@@ -48,7 +48,7 @@ def refused(text: str, folder: Path) -> str:
     return said
 
 
-def test_a_short_file_is_enough_and_its_alarms_are_those_of_a_service(tmp_path: Path) -> None:
+def test_short_file_uses_alarm_defaults_of_a_service(tmp_path: Path) -> None:
     site = parsed('site = "plant"\n' + STREAM, tmp_path)
     assert site.data == tmp_path / "data"
     stream = site.streams["pump"]
@@ -57,7 +57,7 @@ def test_a_short_file_is_enough_and_its_alarms_are_those_of_a_service(tmp_path: 
     assert (changed.k, changed.n, changed.cooldown_seconds, changed.clear_on_gap) == (2, 5, 60.0, False)
 
 
-def test_relative_paths_begin_at_the_site_file_and_those_of_outputs_in_the_data_folder(tmp_path: Path) -> None:
+def test_relative_paths_start_at_site_file_or_data_folder(tmp_path: Path) -> None:
     text = 'site = "p"\ndata = "d"\n[streams.a]\nbundle = "b"\ninput = "x.wav"\n[outputs.log]\ntype = "jsonl"\npath = "l.jsonl"\n'
     text += '[outputs.hook]\ntype = "webhook"\nurl = "https://h/"\nsecret_file = "key"\n'
     site = parsed(text, tmp_path)
@@ -118,9 +118,7 @@ def test_what_is_wrong_is_one_line_with_the_way_out(text: str, says: str, tmp_pa
 @pytest.mark.parametrize(
     "path", ["../x.jsonl", "/tmp/x.jsonl", "a/../../x", "events.db", "events.db-wal", "queues/x", "link/x", "."]
 )
-def test_an_output_file_stays_in_the_data_folder_and_away_from_what_the_service_keeps(
-    path: str, tmp_path: Path
-) -> None:
+def test_output_file_outside_the_data_folder_is_refused(path: str, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "link").symlink_to(tmp_path)
     said = refused(f'site = "p"\n{STREAM}[outputs.log]\ntype = "jsonl"\npath = "{path}"', tmp_path)
@@ -361,7 +359,7 @@ def edgeasd(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_the_command_says_what_would_run_and_refuses_what_would_not(tmp_path: Path) -> None:
+def test_check_prints_streams_and_refuses_bad_ones(tmp_path: Path) -> None:
     (tmp_path / "site.toml").write_text('site = "plant"\n' + STREAM, "utf-8")
     done = edgeasd("run", "--config", "site.toml", "--check", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -415,7 +413,7 @@ def test_the_check_says_of_each_input_what_the_start_would_say(tmp_path: Path) -
     assert parts["remedy"] == "resample it or pass --resample"
 
 
-def test_a_stream_that_cannot_run_stops_no_other_and_where_none_can_nothing_runs(tmp_path: Path) -> None:
+def test_bad_stream_stops_no_other_and_none_left_is_an_error(tmp_path: Path) -> None:
     bad = '[streams.b]\nbundle = "absent"\ndevice = "hw:3"\n'
     assert check_config(parsed('site = "p"\n' + STREAM + bad, tmp_path)).fatal is None
     assert str(check_config(parsed('site = "p"\n' + bad, tmp_path)).fatal).startswith("streams.b: ")

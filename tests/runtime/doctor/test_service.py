@@ -33,7 +33,7 @@ def test_what_waits_for_each_output_is_counted(tmp_path: Path) -> None:
     assert box.found.startswith("hook: 1 wait, the first for 0.0 h; log: 0 wait")
 
 
-def test_corrupt_database_is_a_problem_and_a_quarantined_one_a_warning(tmp_path: Path) -> None:
+def test_corrupt_database_is_a_problem_quarantined_one_a_warning(tmp_path: Path) -> None:
     path = tmp_path / "events.db"
     path.write_text("nonsense" * 1000)
     assert states(tmp_path) == [("store", "problem"), ("outbox", "absent")]

@@ -107,7 +107,7 @@ def test_two_channels_of_a_file_and_of_a_converting_command(
         assert len(scores(site, id)) == len(theirs)
 
 
-def test_a_command_of_two_channels_runs_once_and_its_death_is_seen_by_both(site: Any, stereo: Path) -> None:
+def test_command_of_two_channels_runs_once_both_see_it_die(site: Any, stereo: Path) -> None:
     pids = site.folder / "pids"
     source = running(stereo, pids)
     site.write(f"{source}channel = 0", f"{source}channel = 1")
@@ -159,9 +159,7 @@ def test_sighup_adds_and_drops_a_sharer_and_the_others_hear_on(
         assert indexes == list(range(len(indexes)))
 
 
-def test_a_channel_beyond_those_opened_opens_the_card_again_and_all_go_on(
-    site: Any, stereo: Path, playing: Callable[[bytes], str]
-) -> None:
+def test_channel_beyond_those_opened_reopens_the_card(site: Any, stereo: Path, playing: Callable[[bytes], str]) -> None:
     card = 'device = "hw:1"\npace = "block"\n'
     site.write(f"{card}channel = 0")
     process = site.start(ALSA_CONFIG_PATH=playing((stereo / "stereo.raw").read_bytes()))
@@ -199,7 +197,7 @@ while True:
 """
 
 
-def test_streams_that_change_cards_and_settings_at_once_find_no_card_busy(
+def test_streams_swapping_cards_find_none_busy(
     site: Any, stereo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serve: Any
 ) -> None:
     folder = tmp_path / "bin"
@@ -242,7 +240,7 @@ def test_streams_that_change_cards_and_settings_at_once_find_no_card_busy(
     assert reasons == {None}
 
 
-def test_each_channel_has_a_health_of_its_own_and_hears_the_same_beginning(
+def test_channels_have_own_health_and_a_common_start(
     site: Any, stereo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serve: Any
 ) -> None:
     left, _ = soundfile.read(stereo / "left.wav", dtype="int16")
@@ -301,7 +299,7 @@ ENDS = {
 
 
 @pytest.mark.parametrize("how", ENDS)
-def test_an_unplugged_card_is_noticed_within_two_seconds_by_all_and_comes_back(
+def test_unplugged_card_is_seen_by_all_and_comes_back(
     how: str, site: Any, stereo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serve: Any
 ) -> None:
     folder = tmp_path / "bin"

@@ -32,9 +32,7 @@ def seconds(text: str) -> float:
 
 
 @pytest.mark.parametrize("step", [-86_400.0, 3_600.0])
-def test_a_step_of_the_wall_clock_moves_times_in_reports_and_nothing_else(
-    step: float, site: Any, sound: Path, tmp_path: Path
-) -> None:
+def test_wall_clock_step_moves_only_reported_times(step: float, site: Any, sound: Path, tmp_path: Path) -> None:
     (tmp_path / "stepped.py").write_text(STEPPED, "utf-8")
     site.write(f'input = "{sound}"\nloop = true\n{ALWAYS}', top="status_seconds = 1.0")
     command = [sys.executable, "stepped.py", str(tmp_path / "step"), str(step)]

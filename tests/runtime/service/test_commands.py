@@ -62,7 +62,7 @@ def test_stream_that_is_not_loaded_does_not_stop_the_others(config: ServiceConfi
     assert len({one["store"] for one in lines}) == 1
 
 
-def test_commands_are_refused_while_another_process_has_the_folder(config: ServiceConfig) -> None:
+def test_commands_are_refused_while_the_folder_is_taken(config: ServiceConfig) -> None:
     with folder_lock(config.data), pytest.raises(InputError, match="another edgeasd uses this folder"):
         send_command(config, ["b"], Command(command="test"))
 

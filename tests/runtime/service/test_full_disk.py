@@ -71,9 +71,7 @@ def until(service: Service, holds: Callable[[], Any], seconds: float = 40.0) -> 
         time.sleep(0.05)
 
 
-def test_a_full_disk_stops_no_scoring_and_what_waited_is_written_when_there_is_room(
-    site: Any, sound: Path, disk: Path
-) -> None:
+def test_full_disk_stops_no_scoring_and_writes_later(site: Any, sound: Path, disk: Path) -> None:
     write(site, sound, floor=0.1)
     service = Service(read_config(site.file))
     service.start()
@@ -110,9 +108,7 @@ def test_a_full_disk_stops_no_scoring_and_what_waited_is_written_when_there_is_r
     assert not list(disk.glob("*.corrupt-*"))
 
 
-def test_evidence_leaves_the_floor_free_under_a_service_that_alarms_without_end(
-    site: Any, sound: Path, disk: Path
-) -> None:
+def test_evidence_keeps_free_space_under_endless_alarms(site: Any, sound: Path, disk: Path) -> None:
     write(site, sound, floor=6.5, realtime=False)
     service = Service(read_config(site.file))
     service.start()

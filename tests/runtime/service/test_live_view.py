@@ -134,7 +134,7 @@ def test_colour_is_left_out_if_the_user_says_so(monkeypatch: pytest.MonkeyPatch)
     assert not any(f"\x1b[{code}m" in out.getvalue() for code in ("31", "1;31", "33", "32"))
 
 
-def test_plain_lines_show_changes_at_once_and_figures_now_and_then() -> None:
+def test_plain_lines_show_changes_at_once_figures_rarely() -> None:
     out = io.StringIO()
     view = LiveView(out)
     calm = ServiceStatus("plant", 1.0, [stream("a"), stream("b")])

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.core
 FORKER = Path(__file__).with_name("service_forker.py")
 
 
-def test_a_file_gives_the_segments_of_score_live_and_then_the_service_ends(site: Any, sound: Path) -> None:
+def test_file_gives_segments_of_score_live_then_ends(site: Any, sound: Path) -> None:
     site.write(f'input = "{sound}"')
     process = site.start()
     out, said = process.communicate(timeout=60)
@@ -93,9 +93,7 @@ def test_sighup_reloads_and_systemd_is_told(site: Any, sound: Path, told: Callab
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a folder away, and only root is meant")
 @pytest.mark.parametrize("command", [("alarm", "test"), ("run",)], ids=["a command", "a service"])
-def test_root_leaves_no_files_in_the_folder_of_a_service_that_could_not_open_them(
-    site: Any, sound: Path, command: tuple[str, ...]
-) -> None:
+def test_root_leaves_no_files_the_service_cannot_open(site: Any, sound: Path, command: tuple[str, ...]) -> None:
     site.write(f'input = "{sound}"')
     site.data.mkdir()
     os.chown(site.data, 54321, 54321)
@@ -141,7 +139,7 @@ def test_commands_reach_the_running_service_and_else_the_store(site: Any, sound:
     assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
 
 
-def test_a_test_alarm_goes_through_every_output_while_an_event_is_open(site: Any, sound: Path) -> None:
+def test_test_alarm_reaches_every_output_during_an_event(site: Any, sound: Path) -> None:
     log = '[outputs.{}]\ntype = "jsonl"\npath = "{}.jsonl"\nkinds = ["event"]\n'
     alarm = "[streams.a.alarm]\non = -5.0\nhysteresis = 0.0\nwarning_margin = 0.0\nk = 1\nn = 1\n"
     site.write(f'input = "{sound}"\nloop = true\n{alarm}' + log.format("x", "x") + log.format("y", "y"))
@@ -166,7 +164,7 @@ def test_a_test_alarm_goes_through_every_output_while_an_event_is_open(site: Any
         assert (site.data / "evidence" / event / "clip.flac").is_file()
 
 
-def test_a_stream_that_cannot_run_is_said_at_the_start_and_the_others_run(site: Any, sound: Path) -> None:
+def test_bad_stream_is_reported_and_the_others_run(site: Any, sound: Path) -> None:
     site.write(f'input = "{sound}"\nloop = true', f'input = "{sound}"\nbundle = "absent"')
     process = site.start()
     site.until(lambda: len(site.records("segment")) > 3)
@@ -301,13 +299,13 @@ def write_restless_site(site: Any, sound: Path) -> None:
     site.write(stream + alarm.format("a"), stream + alarm.format("b") + log)
 
 
-def test_each_committed_event_is_there_once_and_said_at_least_once_after_ten_kills(site: Any, sound: Path) -> None:
+def test_ten_kills_keep_events_once_and_sent_at_least_once(site: Any, sound: Path) -> None:
     write_restless_site(site, sound)
     kill_at_random(site, 10)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_each_committed_event_is_there_once_after_a_hundred_kills(site: Any, sound: Path) -> None:
+def test_hundred_kills_keep_each_event_once(site: Any, sound: Path) -> None:
     write_restless_site(site, sound)
     kill_at_random(site, 100)

@@ -381,7 +381,7 @@ def test_two_streams_of_one_machine_are_refused(device: Device) -> None:
         device.add("b", id="a")
 
 
-def test_event_stays_open_if_its_machine_continues_as_another_stream(device: Device) -> None:
+def test_event_stays_open_when_its_machine_changes_stream(device: Device) -> None:
     recorder = device.start("a", "b")
     device.score("a", 2.0)
     recorder.remove_machine("a")
@@ -491,7 +491,7 @@ def test_peak_of_an_event_is_that_of_all_its_scores(device: Device) -> None:
     assert [one["peak"] for one in device.stored("a")] == [2.0, 9.0]
 
 
-def test_scores_after_unhealthy_input_are_ignored_for_their_window(device: Device) -> None:
+def test_scores_after_sick_input_are_ignored_for_a_window(device: Device) -> None:
     recorder = device.start("a")
     recorder.update(StreamUpdate("a", device.clock, WALL, is_unhealthy=True))
     window = recorder.machines["a"].window_seconds

@@ -98,7 +98,7 @@ def test_a_stream_that_fails_stops_no_other_and_comes_back(
     assert sum(line.startswith("b: ") and "no such bundle" in line for line in log()) == 1, "said once"
 
 
-def test_a_bundle_that_hangs_holds_up_no_other_stream_and_no_reload(
+def test_hanging_bundle_delays_no_other_stream_or_reload(
     site: Any, play: str, serve: Serve, small_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow = Path(shutil.copytree(small_bundle, site.folder / "slow"))
@@ -164,7 +164,7 @@ for i in range(200):
 """
 
 
-def test_an_engine_that_is_too_slow_skips_evenly_and_loses_no_sound(
+def test_slow_engine_skips_evenly_and_loses_no_sound(
     site: Any, sound: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Sound at ten times its speed beside an engine that takes 30 ms a segment: half as fast again as it can."""
@@ -194,7 +194,7 @@ def test_an_engine_that_is_too_slow_skips_evenly_and_loses_no_sound(
     assert not records.of("gap")
 
 
-def test_a_file_waits_for_the_reader_of_records_and_a_live_stream_does_not(site: Any, play: str, serve: Serve) -> None:
+def test_file_waits_for_slow_record_reader_live_does_not(site: Any, play: str, serve: Serve) -> None:
     (site.folder / "live.py").write_text(
         "import os, time\nwhile True:\n    os.write(1, os.urandom(3200)); time.sleep(0.1)\n", "utf-8"
     )
@@ -213,7 +213,7 @@ def test_a_file_waits_for_the_reader_of_records_and_a_live_stream_does_not(site:
 # Reload
 
 
-def test_a_reload_leaves_equal_streams_and_replaces_bundles_without_a_gap(
+def test_reload_keeps_equal_streams_and_swaps_bundles_gapless(
     site: Any, play: str, serve: Serve, small_bundle: Path, log: Callable[[], list[str]]
 ) -> None:
     other = Path(shutil.copytree(small_bundle, site.folder / "other"))
@@ -246,7 +246,7 @@ def test_a_reload_leaves_equal_streams_and_replaces_bundles_without_a_gap(
     assert [one["dropped_samples"] for one in records.of("stop")] == [0] * 4
 
 
-def test_a_bundle_that_does_not_load_leaves_its_stream_with_the_old_one(
+def test_unloadable_bundle_leaves_the_stream_on_the_old_one(
     site: Any, play: str, serve: Serve, small_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = Path(shutil.copytree(small_bundle, site.folder / "other"))
@@ -285,7 +285,7 @@ def test_settings_of_the_recorder_and_the_evidence_are_reloaded(site: Any, play:
     site.until(lambda: evidence.settings.max_age_days == 3.0)
 
 
-def test_a_stream_taken_out_has_its_event_cleared_and_is_said_to_be_stopped(site: Any, play: str, serve: Serve) -> None:
+def test_removed_stream_clears_its_event_and_is_stopped(site: Any, play: str, serve: Serve) -> None:
     site.write(play, play + ALWAYS.format("b") + LOG)
     service, records = serve()
     site.until(lambda: records.of("event", "b"))
@@ -298,7 +298,7 @@ def test_a_stream_taken_out_has_its_event_cleared_and_is_said_to_be_stopped(site
     assert [one.name for one in service.status().streams] == ["a"]
 
 
-def test_an_event_goes_on_if_its_machine_goes_on_as_another_stream(site: Any, play: str, serve: Serve) -> None:
+def test_event_continues_with_its_machine_on_another_stream(site: Any, play: str, serve: Serve) -> None:
     site.write(play + 'id = "x"\n' + ALWAYS.format("a"), play + 'id = "y"\n' + ALWAYS.format("b"))
     service, records = serve(retry_seconds=0.2)
     site.until(lambda: records.of("event", "x") and records.of("event", "y"))
@@ -335,7 +335,7 @@ def test_outputs_that_cannot_be_opened_are_tried_again(
 # Events
 
 
-def test_an_open_event_goes_on_after_a_restart_with_its_id_and_clip(site: Any, play: str, serve: Serve) -> None:
+def test_open_event_survives_a_restart_with_id_and_clip(site: Any, play: str, serve: Serve) -> None:
     site.write(play + ALWAYS.format("a"))
     events, states = [], []
     for _ in (1, 2):
@@ -349,9 +349,7 @@ def test_an_open_event_goes_on_after_a_restart_with_its_id_and_clip(site: Any, p
     assert [path.name for path in (site.data / "evidence").iterdir() if not path.name.startswith(".")] == [events[0]]
 
 
-def test_events_of_machines_that_left_are_cleared_once_all_are_known(
-    site: Any, play: str, serve: Serve, small_bundle: Path
-) -> None:
+def test_events_of_removed_machines_are_cleared(site: Any, play: str, serve: Serve, small_bundle: Path) -> None:
     site.write(play, play + ALWAYS.format("b"))
     service, records = serve()
     site.until(lambda: records.of("event", "b"))
@@ -369,7 +367,7 @@ def test_events_of_machines_that_left_are_cleared_once_all_are_known(
     assert [one["state"] for one in log_lines(site, "event", "b")] == ["cleared"]
 
 
-def test_a_command_from_an_output_reaches_its_machine_and_no_other(site: Any, play: str, serve: Serve) -> None:
+def test_command_from_an_output_reaches_only_its_machine(site: Any, play: str, serve: Serve) -> None:
     site.write(play + ALWAYS.format("a"), play + ALWAYS.format("b"))
     service, records = serve()
     site.until(lambda: {one["id"] for one in records.of("event")} == {"a", "b"})
@@ -475,7 +473,7 @@ def test_a_full_disk_costs_no_event_and_holds_up_no_score(
         assert [one["sequence"] for one in store.transitions("valve", "a", limit=10_000)] == numbers
 
 
-def test_a_recorder_that_hangs_or_dies_ends_the_service_with_code_3(site: Any, play: str, serve: Serve) -> None:
+def test_hanging_or_dead_recorder_ends_the_service_with_3(site: Any, play: str, serve: Serve) -> None:
     site.write(play)
     service, _ = serve(hang_seconds=1.0)
     site.until(lambda: service.poll() and service.is_loaded)

@@ -57,7 +57,7 @@ time.sleep(60)
 """
 
 
-def test_a_killed_source_comes_back_and_stubborn_ones_hold_up_no_end(site: Any, sound: Path) -> None:
+def test_killed_source_comes_back_stubborn_ones_block_no_stop(site: Any, sound: Path) -> None:
     (site.folder / "paced.py").write_text(PACED, "utf-8")
     (site.folder / "stubborn.py").write_text(STUBBORN, "utf-8")
     pids, stubborn = site.folder / "pids", site.folder / "stubborn"

@@ -161,7 +161,7 @@ def test_output_that_was_away_reads_everything_in_order(tmp_path: Path, newest: 
     disk.kill()
 
 
-def test_new_output_begins_at_the_end_and_a_removed_one_is_forgotten(disk: Disk) -> None:
+def test_new_output_starts_at_the_end_removed_is_forgotten(disk: Disk) -> None:
     disk.put()
     disk.outbox.register({"log": KINDS, "new": KINDS})
     disk.put()
@@ -193,7 +193,7 @@ def test_cursors_and_counts_survive_a_restart(disk: Disk, tmp_path: Path) -> Non
     killed.kill()
 
 
-def test_numbers_beyond_the_reservation_are_not_given_from_memory(tmp_path: Path) -> None:
+def test_memory_gives_no_numbers_beyond_the_reservation(tmp_path: Path) -> None:
     disk = Disk(tmp_path / "events.db", reserved=3)
     disk.outbox.register({"log": KINDS})
     disk.refuse()
@@ -268,7 +268,7 @@ def test_old_messages_are_deleted_and_counted(disk: Disk) -> None:
     assert disk.outbox.lag("log").count == disk.outbox.lag("hook").count == 0
 
 
-def test_too_many_messages_lose_scores_first_and_the_newest_event_never(disk: Disk) -> None:
+def test_overflow_drops_scores_first_newest_event_never(disk: Disk) -> None:
     sizes = {}
     for number in range(30):
         kind = KINDS[number % 3]

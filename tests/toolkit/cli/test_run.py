@@ -172,9 +172,7 @@ def test_a_sound_device_gives_the_same_scores(
     assert (found[-1]["samples"], found[-1]["dropped_samples"]) == (len(samples), 0)
 
 
-def test_a_ten_second_clip_has_its_clip_score_at_its_tenth_segment(
-    samples: np.ndarray, small_bundle: Path, tmp_path: Path
-) -> None:
+def test_ten_second_clip_scores_at_its_tenth_segment(samples: np.ndarray, small_bundle: Path, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "clip.wav", samples[: 10 * RATE], RATE)
     live = edgeasd("run", "--bundle", small_bundle, "--input", "clip.wav", "--jsonl", "-", cwd=tmp_path)
     clip = edgeasd("score", small_bundle, "clip.wav", "--json", cwd=tmp_path)
@@ -197,7 +195,7 @@ def test_the_text_view_shows_scores_and_a_log_gets_the_records(sound: Path, smal
     assert "\x1b" not in done.stdout
 
 
-def test_an_alarm_is_raised_when_three_complete_clip_scores_lie_above(sound: Path, bundle_copy: Path) -> None:
+def test_alarm_after_three_clip_scores_above_the_threshold(sound: Path, bundle_copy: Path) -> None:
     manifest = json.loads((bundle_copy / "manifest.json").read_text())
     manifest["threshold"]["clip"] = -1.0
     (bundle_copy / "manifest.json").write_text(json.dumps(manifest))
@@ -237,9 +235,7 @@ def test_other_rates_and_channels_are_converted_where_asked(small_bundle: Path, 
     assert "channel 1 of 2" in found[0]["source"]
 
 
-def test_the_bundle_is_found_in_the_environment_and_in_the_workspace(
-    sound: Path, small_bundle: Path, tmp_path: Path
-) -> None:
+def test_bundle_is_found_in_environment_and_workspace(sound: Path, small_bundle: Path, tmp_path: Path) -> None:
     by_name = edgeasd("run", "--input", sound, "--jsonl", "-", cwd=tmp_path, EDGEASD_BUNDLE=str(small_bundle))
     shutil.copytree(small_bundle, tmp_path / "bundles" / "valve-id_00")
     by_place = edgeasd("run", "--input", sound, "--jsonl", "-", cwd=tmp_path)
@@ -282,9 +278,7 @@ def test_a_signal_ends_it_in_order(
     assert len(complaints) == (1 if number == signal.SIGINT else 0)
 
 
-def test_a_service_that_is_stopped_while_its_model_loads_blames_no_model(
-    sound: Path, small_bundle: Path, tmp_path: Path
-) -> None:
+def test_stop_while_the_model_loads_blames_no_model(sound: Path, small_bundle: Path, tmp_path: Path) -> None:
     """The signal comes within the code that opens the model, which takes any error for one of the model."""
     (tmp_path / "sitecustomize.py").write_text(
         "import os, signal, onnxruntime\n"

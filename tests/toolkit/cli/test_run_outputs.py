@@ -53,9 +53,7 @@ def test_what_is_written_is_what_toml_reads(value: str | int | bool) -> None:
     assert tomllib.loads(f"key = {toml_value(value)}") == {"key": value}
 
 
-def test_metrics_are_there_to_fetch_and_scores_are_those_of_score_live(
-    small_bundle: Path, sound: Path, tmp_path: Path
-) -> None:
+def test_metrics_are_served_and_scores_equal_score_live(small_bundle: Path, sound: Path, tmp_path: Path) -> None:
     pytest.importorskip("prometheus_client")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

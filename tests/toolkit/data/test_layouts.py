@@ -88,7 +88,7 @@ def test_a_root_that_is_itself_a_link_is_fine(tmp_path: Path) -> None:
     assert find_clips(tmp_path / "link")[0].path == tmp_path / "link/fan/00/normal/a.wav"
 
 
-def test_a_dangling_clip_is_found_so_that_reading_it_can_complain(tmp_path: Path) -> None:
+def test_dangling_link_is_listed_so_that_reading_complains(tmp_path: Path) -> None:
     touch(tmp_path, "fan/00/normal/a.wav")
     (tmp_path / "fan/00/normal/b.wav").symlink_to(tmp_path / "gone.wav")
     clips = find_clips(tmp_path)

@@ -154,7 +154,7 @@ def test_the_fingerprint_sees_two_clips_that_swap_roles(root: Path) -> None:
     assert data.fingerprint(swapped) != data.fingerprint(split)
 
 
-def test_an_id_without_normals_is_refused_with_the_folder_to_fill(root: Path) -> None:
+def test_id_without_normals_is_refused_naming_its_folder(root: Path) -> None:
     shutil.rmtree(root / "valve" / "02" / "normal")
     data = load(root, "valve")
     assert data.trainable("00").normals

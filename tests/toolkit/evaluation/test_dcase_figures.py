@@ -127,7 +127,7 @@ def test_the_sweep_is_the_auc_of_the_blend_at_every_alpha() -> None:
     assert (sweep.alphas[0], sweep.alphas[-1], len(sweep.alphas)) == (0.0, 1.0, 21)
 
 
-def test_the_choice_is_the_best_alpha_and_the_middle_of_a_plateau() -> None:
+def test_best_alpha_is_the_middle_of_a_plateau() -> None:
     assert choose_alpha(Sweep((0.0, 0.5, 1.0), (0.6, 0.7, 0.9))) == 1.0
     assert choose_alpha(Sweep((0.0, 0.25, 0.5, 0.75, 1.0), (1.0, 1.0, 1.0, 1.0, 0.9))) == 0.5
     assert choose_alpha(Sweep((0.0, 0.25, 0.75, 1.0), (0.5, 1.0, 1.0, 0.5))) == 0.25

@@ -103,9 +103,7 @@ def test_an_unknown_way_to_count_ties_is_refused() -> None:
 
 @given(SCORES, SCORES, st.sampled_from([0.05, 0.1, 0.37, 1.0]))
 @settings(deadline=None)
-def test_the_partial_auc_is_the_standardised_area_under_the_curve(
-    normal: list[float], anomaly: list[float], max_fpr: float
-) -> None:
+def test_partial_auc_is_the_standardised_area(normal: list[float], anomaly: list[float], max_fpr: float) -> None:
     expected = naive_partial_area(normal, anomaly, max_fpr)
     assert partial_auc(normal, anomaly, max_fpr) == pytest.approx(expected, abs=1e-9)
 
@@ -184,7 +182,7 @@ def test_the_standard_error_is_the_spread_of_the_auc(n_positive: int, n_negative
 
 
 @given(st.floats(0, 1), st.integers(1, 5000), st.integers(1, 5000), st.floats(0.5, 0.999))
-def test_the_interval_holds_the_auc_and_stays_within_zero_and_one(
+def test_interval_contains_the_auc_within_zero_and_one(
     area: float, n_positive: int, n_negative: int, level: float
 ) -> None:
     interval = hanley_mcneil(area, n_positive, n_negative, level)

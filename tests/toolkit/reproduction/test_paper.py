@@ -143,7 +143,7 @@ def test_a_list_with_a_hole_is_counted(tree: Tree, tmp_path: Path) -> None:
     assert "ToyCar: no labels of 1 of 1545 evaluation clips" in missing(tree.root, tree.clips, tmp_path)
 
 
-def test_a_type_without_its_data_set_has_another_pool_of_outliers(tree: Tree) -> None:
+def test_missing_data_set_changes_the_outlier_pool(tree: Tree) -> None:
     left = tree.without("/pump/", "/ToyCar/", "eval_data/valve/train/")
     assert differs(left, "fan", tree.labels) == [
         "no pump",

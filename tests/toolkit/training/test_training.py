@@ -187,7 +187,7 @@ def naive_mean(trainer: Trainer, of: FeaturePool) -> np.ndarray:
     return np.mean(rows, axis=0)
 
 
-def test_final_centroids_are_mean_embeddings_of_the_final_network(tmp_path: Path) -> None:
+def test_centroids_are_mean_embeddings_of_the_final_network(tmp_path: Path) -> None:
     trainer = make()
     train(trainer, tmp_path)
     assert trainer.centroids is not None
