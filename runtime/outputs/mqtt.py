@@ -310,7 +310,10 @@ class MqttOutput:
             client_id,
             tls,
             self._availability(OFFLINE),
-            [*([self._topics.commands] if settings.commands and on_command is not None else []), *sorted(self._tag_topics)],
+            [
+                *([self._topics.commands] if settings.commands and on_command is not None else []),
+                *sorted(self._tag_topics),
+            ],
             self._receive,
         )
         self._retained: dict[str, MqttMessage] = {}

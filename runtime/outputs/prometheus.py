@@ -287,7 +287,10 @@ def _of_machines(last: Mapping[tuple[str, str, str], Mapping[str, Any]]) -> Iter
         "edgeasd_operating_state", "1 for what the machine is doing.", labels=(*_MACHINE, "state")
     )
     hours = CounterMetricFamily(
-        "edgeasd_operating_seconds", "How long the machine was in each state, since the start.", (), (*_MACHINE, "state")
+        "edgeasd_operating_seconds",
+        "How long the machine was in each state, since the start.",
+        (),
+        (*_MACHINE, "state"),
     )
     for labels, body in bodies("status"):
         seconds = body.get("operating_seconds") or {}

@@ -31,9 +31,9 @@ from edgeasd.runtime.service.jsonl_records import Record, engine_info, to_record
 from edgeasd.runtime.service.monitored import MonitoredMachine
 from edgeasd.runtime.service.status import Latencies, package_version
 from edgeasd.runtime.service.updates import StreamUpdate
-from edgeasd.runtime.states import OperatingState, OperationMonitor
 from edgeasd.runtime.sources import AudioChunk, Source, SourceEvent, SourceEventKind, SourceState, SourceStatus
 from edgeasd.runtime.sources.capture import CaptureThread, SampleQueue
+from edgeasd.runtime.states import OperatingState, OperationMonitor
 from edgeasd.runtime.system.clocks import Clock, wall_time
 
 END_OF_SOUND = "end of sound"
@@ -110,6 +110,8 @@ class StreamWorker:
         self.operation = self._make_operation(settings, manifest)
         """What the machine is doing."""
         self._levels = settings.alarm.levels(manifest.threshold)
+        self._mode: str | None = None
+        """The recorded mode whose threshold is in `_levels`."""
         self.stream: Stream | None = None
         self.evidence: EvidenceRecorder | None = None
         self.report: HealthReport = self._health.report()
@@ -178,14 +180,14 @@ class StreamWorker:
             self._health, self._judged = self._make_health(settings, manifest), 0
             self._unhealthy, self._suspect = False, False
         known = (self.settings.states, self.manifest.features, self.manifest.amplitude)
-        known_sound = (self.manifest.sound, self.manifest.modes)
+        known_sounds = (self.manifest.sound, self.manifest.modes)
         if (settings.states, manifest.features, manifest.amplitude) != known or (
-            (manifest.sound, manifest.modes) != known_sound
+            (manifest.sound, manifest.modes) != known_sounds
         ):
             earlier, self.operation = self.operation, self._make_operation(settings, manifest)
             self.operation.continue_from(earlier)
         self.settings, self.manifest = settings, manifest
-        self._levels = settings.alarm.levels(manifest.threshold)
+        self._levels, self._mode = settings.alarm.levels(manifest.threshold), None
         self._starts = deque(maxlen=manifest.segments.sections)
         self.engine = engine_info(scorer)
         if self.stream is None or not self.stream.continue_with(scorer):
@@ -319,11 +321,12 @@ class StreamWorker:
 
     def _take_verdicts(self, end: int, now: float) -> None:
         """Report the health up to sample `end`."""
-        while self._verdicts and self._verdicts[0][0] <= end:
+        while self._verdicts and self._verdicts[0].position <= end:
             verdict = self._verdicts.popleft()
             self._unhealthy, self._suspect = verdict.is_unhealthy, verdict.is_suspect
             news = verdict.operation is not None and _is_news(self._operation[0], verdict.operation)
             self._operation = (verdict.operation, verdict.remark)
+            self._use_mode(None if verdict.operation is None else verdict.operation.mode)
             if verdict.report is not None or news:
                 update = self._update_at(verdict.position, self._captured(verdict.position, now))
             if verdict.report is not None:
@@ -331,6 +334,15 @@ class StreamWorker:
                 self._add(update, health=verdict.report, record=record)
             elif news:
                 self._add(update)
+
+    def _use_mode(self, mode: str | None) -> None:
+        """Thresholds and distances of the mode that the machine is in."""
+        profile = None if mode is None else self.manifest.modes.get(mode)
+        threshold = self.manifest.threshold if profile is None or profile.threshold is None else profile.threshold
+        if mode != self._mode:
+            self._mode, self._levels = mode, self.settings.alarm.levels(threshold)
+        if self.stream is not None:
+            self.stream.distances = None if profile is None else profile.distances
 
     def take_source_events(self) -> None:
         """Report whatever happened to the source itself."""
@@ -482,7 +494,7 @@ class StreamWorker:
             "operating_state": present.state,
             "operating_source": present.source,
             "operating_phase": phase,
-            "operating_note": operation.silence_note(self.report.active) or present.note,
+            "operating_note": operation.doubt(self.report.active) or present.note,
             "operating_seconds": {name: round(seconds, 1) for name, seconds in operation.seconds.items()},
         }
 

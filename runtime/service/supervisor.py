@@ -277,6 +277,8 @@ class StreamSupervisor:
             *(used["precision"], used["engine"], used["accelerator"]),
             "uncalibrated, no alarms" if levels is None else f"threshold {levels.on:.4f}",
         )
+        if (known := worker.operation.describe()) is not None:
+            log.info("%s: %s", slot.name, known)
 
     def _continue_evidence(self, worker: StreamWorker) -> None:
         """An event that is open from before the start is recorded, unless it has its clip."""

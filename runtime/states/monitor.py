@@ -10,7 +10,15 @@ from edgeasd.runtime.features.logmel import Amplitude, FeatureSettings, Float32A
 from edgeasd.runtime.health.monitor import SPAN_WINDOWS, WINDOW_SECONDS
 from edgeasd.runtime.states.machine import LEVEL, OperatingState, StateInput, StateMachine
 from edgeasd.runtime.states.settings import OFF, OperationSettings
-from edgeasd.runtime.states.sound import Beside, GainWatch, ModeProfile, SoundProfile, SpectrumMeter, band_centres, beside
+from edgeasd.runtime.states.sound import (
+    Beside,
+    GainWatch,
+    ModeProfile,
+    SoundProfile,
+    SpectrumMeter,
+    band_centres,
+    beside,
+)
 
 QUIET_STATES = frozenset({"digital_silence", "silence", "level_low"})
 """Health states that a machine that is off explains."""
@@ -78,6 +86,19 @@ class OperationMonitor:
         """The level below which the machine is off; None if no level tells it."""
         return self._machine.off_below_dbfs if self.settings.level else None
 
+    def describe(self) -> str | None:
+        """How the state is known, in one line for people; None if nothing tells it."""
+        if not self.is_active:
+            return None
+        settings, limit = self.settings, self.off_below_dbfs
+        parts = [f"tag {settings.tag_topic}"] if settings.tag_topic is not None else []
+        parts += [f"off outside of {', '.join(settings.schedule)}"] if settings.schedule else []
+        parts += [f"off below {limit:g} dBFS"] if limit is not None else []
+        parts += [f"idle below {settings.idle_below_dbfs:g} dBFS"] if settings.idle_below_dbfs is not None else []
+        parts += [f"modes {', '.join(self.modes)}{'' if settings.sound else ' by tag'}"] if self.modes else []
+        parts += ["another gain is followed"] if settings.gain == "follow" and self._gain is not None else []
+        return "; ".join(parts) or None
+
     @property
     def state(self) -> OperatingState:
         """The present state."""
@@ -122,11 +143,18 @@ class OperationMonitor:
         since = self._silent_since
         return since is not None and (self._moment - since) > 3600.0 * self.settings.silent_hours
 
-    def silence_note(self, health: tuple[str, ...]) -> str | None:
-        """What is said of a machine that is off without any sound: its microphone may be dead."""
-        if self.state.state != OFF or not SILENT_STATES.intersection(health):
+    def doubt(self, health: tuple[str, ...]) -> str | None:
+        """What speaks against a machine that is off: no sound at all, or that it was never heard since the start."""
+        if self.state.state != OFF:
             return None
-        return "off, and there is no sound at all: is the microphone alive?"
+        if SILENT_STATES.intersection(health):
+            return "off, and there is no sound at all: is the microphone alive?"
+        if self.state.source == LEVEL and set(self._machine.seconds) <= {OFF}:
+            return (
+                f"off since the start, by a level below {self.off_below_dbfs:g} dBFS: if it runs, set off_below_dbfs "
+                "or calibrate with clips of this microphone"
+            )
+        return None
 
     def window(
         self, samples: Float32Array, moment: float, wall: float, level: float | None, recent: float | None, silent: bool
@@ -190,7 +218,7 @@ class OperationMonitor:
 
     def _follow(self) -> None:
         assert self._gain is not None
-        if self.settings.gain != "follow" or self._gain.gain_db is None and self.factor == 1.0:
+        if self.settings.gain != "follow" or (self._gain.gain_db is None and self.factor == 1.0):
             return
         offset = self._gain.offset_db if self._gain.gain_db is not None else 0.0
         wanted = -max(-FOLLOWED_DB, min(FOLLOWED_DB, offset or 0.0))

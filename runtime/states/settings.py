@@ -12,6 +12,9 @@ OFF, IDLE, RUNNING = "off", "idle", "running"
 STATE_NAME = r"^[a-z0-9][a-z0-9_-]{0,31}$"
 """Of a state or mode: it stands in file names, topics and metrics."""
 
+OFF_MARGIN_DB = 4.0
+"""Below the quietest recordings; hall noise of a machine that is off lies 10 dB and more below them."""
+
 _Dbfs = Annotated[float, Field(ge=-120.0, le=0.0, allow_inf_nan=False)]
 _Decibels = Annotated[float, Field(gt=0.0, le=60.0, allow_inf_nan=False)]
 _State = Annotated[str, Field(pattern=STATE_NAME)]
@@ -26,7 +29,7 @@ class OperationSettings(BaseModel):
     """Whether the level tells that the machine is off."""
     off_below_dbfs: _Dbfs | None = None
     """Off below this level of 10 s; by default `off_margin_db` below the quietest recordings of the bundle."""
-    off_margin_db: _Decibels = 4.0
+    off_margin_db: _Decibels = OFF_MARGIN_DB
     """How far below the quietest recordings the machine counts as off."""
     idle_below_dbfs: _Dbfs | None = None
     """Idle below this level and not off; no level tells it by default."""
@@ -61,11 +64,9 @@ class OperationSettings(BaseModel):
     @model_validator(mode="after")
     def _consistent(self) -> OperationSettings:
         self.shifts()
-        if self.off_below_dbfs is not None and self.idle_below_dbfs is not None:
-            if self.idle_below_dbfs <= self.off_below_dbfs:
-                raise ValueError(
-                    f"idle_below_dbfs {self.idle_below_dbfs:g} > off_below_dbfs {self.off_below_dbfs:g} does not hold"
-                )
+        off, idle = self.off_below_dbfs, self.idle_below_dbfs
+        if off is not None and idle is not None and idle <= off:
+            raise ValueError(f"idle_below_dbfs {idle:g} > off_below_dbfs {off:g} does not hold")
         return self
 
     def shifts(self) -> Schedule | None:

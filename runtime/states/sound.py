@@ -105,6 +105,11 @@ class ModeProfile(BaseModel):
             raise ValueError(f"d_min {self.d_min} < d_max {self.d_max} does not hold")
         return self
 
+    @property
+    def distances(self) -> tuple[float, float] | None:
+        """d_min and d_max, if they are its own."""
+        return None if self.d_min is None or self.d_max is None else (self.d_min, self.d_max)
+
     @model_serializer(mode="wrap")
     def _as_found(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         return {name: value for name, value in dump(self).items() if value is not None}

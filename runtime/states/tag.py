@@ -9,7 +9,15 @@ from edgeasd.runtime.errors import InputError, printable
 from edgeasd.runtime.states.settings import STATE_NAME, OperationSettings
 
 _LARGEST = 4096
-_USUAL = {"0": "off", "1": "running", "false": "off", "true": "running", "stop": "off", "stopped": "off", "on": "running"}
+_USUAL = {
+    "0": "off",
+    "1": "running",
+    "false": "off",
+    "true": "running",
+    "stop": "off",
+    "stopped": "off",
+    "on": "running",
+}
 """What values mean for which the settings say nothing."""
 
 

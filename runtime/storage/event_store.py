@@ -316,12 +316,12 @@ class EventStore:
         )
         rows = self.database.read(query, (machine, id, round(1000 * since), round(1000 * until)))
         if resolution == "score":
-            return [{"at": at, "score": score, **({} if state is None else {"state": state})} for at, score, state in rows]
+            return [
+                {"at": at, "score": score, **({} if state is None else {"state": state})} for at, score, state in rows
+            ]
         return [dict(zip(("at", "count", "mean", "low", "high"), row, strict=True)) for row in rows]
 
-    def state_hours(
-        self, machine: str, id: str, *, since: float = 0.0, until: float = 1e11
-    ) -> dict[str, float]:
+    def state_hours(self, machine: str, id: str, *, since: float = 0.0, until: float = 1e11) -> dict[str, float]:
         """Seconds that a machine was in each state, of the hours from `since` to before `until` (wall clock)."""
         query = (
             "SELECT state, sum(seconds) FROM state_hours JOIN machines ON key = state_hours.machine "

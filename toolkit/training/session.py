@@ -23,6 +23,7 @@ from edgeasd.runtime.features.segments import SegmentSettings, tile
 from edgeasd.toolkit.data.clips import Clip
 from edgeasd.toolkit.data.machine import MachineData, MachineSplit
 from edgeasd.toolkit.data.offered import KnownAnomalies
+from edgeasd.toolkit.data.sound import profiles_of
 from edgeasd.toolkit.evaluation.evaluate import collect
 from edgeasd.toolkit.evaluation.trained import torch_scorer
 from edgeasd.toolkit.presets import Preset, stored_preset
@@ -223,6 +224,7 @@ def run_facts(data: MachineData, id: str, split: MachineSplit, preset: Preset, s
         "features": data.cache.settings.model_dump(),
         "amplitude": {**data.amplitude.model_dump(), "scope": f"training normals of {data.machine}"},
         "segments": segments.model_dump(),
+        **profiles_of(data, split.normals),
         "versions": {"edgeasd": edgeasd.__version__, "torch": torch.__version__, "python": platform.python_version()},
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }

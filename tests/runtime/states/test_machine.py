@@ -163,7 +163,7 @@ def test_hours_are_counted_by_state() -> None:
 
 _KNOWN = st.builds(
     StateInput,
-    time=st.sampled_from([0.0, 0.2, 1.0, 15.0, 40.0]),
+    time=st.sampled_from([0.0, 0.25, 1.0, 15.0, 40.0]),
     wall=st.sampled_from([NOON, NIGHT]),
     level_dbfs=st.sampled_from([None, LOUD, -36.0, QUIET, -120.0]),
     recent_dbfs=st.sampled_from([None, LOUD, -36.0, QUIET, -120.0]),

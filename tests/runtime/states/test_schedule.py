@@ -63,7 +63,9 @@ def test_an_hour_that_does_not_come_is_no_shift() -> None:
 @given(st.integers(0, 3 * 365 * 24 * 60))
 def test_two_halves_of_a_day_are_the_whole_day(minute: int) -> None:
     wall = at(2025, 1, 1, 0, 0) + 60 * minute
-    halves = [Schedule.parse([text], "Europe/Berlin").includes(wall) for text in ("daily 07:30-19:10", "daily 19:10-07:30")]
+    halves = [
+        Schedule.parse([text], "Europe/Berlin").includes(wall) for text in ("daily 07:30-19:10", "daily 19:10-07:30")
+    ]
     assert sorted(halves) == [False, True]
 
 
