@@ -43,6 +43,9 @@ class AlarmInput:
     """What the machine is doing, such as running or off; None while that is not known."""
     is_judged: bool = True
     """Whether scores count: not while the machine is off, idle or starting. An open event stays as it is."""
+    confirm_seconds: float = 0.0
+    """For so long the condition of an alarm or a warning must have held, beside the settings: a stop of the machine is
+    not known at once."""
     mode: str | None = None
     """The recorded mode whose threshold holds; None: that of the bundle."""
     remark: str | None = None
@@ -77,6 +80,8 @@ class AlarmMachine:
         self._levels_of |= {name: settings.levels(one) for name, one in (modes or {}).items()}
         self._mode: str | None = None
         self._remark: str | None = None
+        self._warns_since: float | None = None
+        """Since when the condition of a warning has held. It is not stored: a restart begins a new row of scores."""
         self._random_bits = random_bits
         self._s = MachineState(machine=machine, id=id)
 
@@ -184,7 +189,8 @@ class AlarmMachine:
             return transitions
         # Infinite scores happen and JSON has no infinity; no finite threshold tells the two apart.
         score = min(max(float(input.score), -_LARGEST), _LARGEST)
-        return transitions + self._judge(score, self.levels, now, input.wall, raises=not input.input_suspect)
+        raises, confirm = not input.input_suspect, input.confirm_seconds
+        return transitions + self._judge(score, self.levels, now, input.wall, raises=raises, confirm=confirm)
 
     def command(self, given: Command, time: float, wall: float) -> list[Transition]:
         """Obey a command; returns the transitions, none if there is nothing to do, as for a repeated command.
@@ -221,6 +227,7 @@ class AlarmMachine:
             raise InputError(f"wall clock {wall}: not seconds since 1970; set the clock of this device")
         if self._s.time is not None and time < self._s.time:
             self._s.move_clock(time - self._s.time)
+            self._warns_since = None
         self._s.time = float(time)
         return self._s.time
 
@@ -249,7 +256,9 @@ class AlarmMachine:
     def _cooled(self, now: float) -> bool:
         return self._s.cleared_at is None or now - self._s.cleared_at >= self.settings.cooldown_seconds
 
-    def _judge(self, score: float, levels: Levels, now: float, wall: float, *, raises: bool) -> list[Transition]:
+    def _judge(
+        self, score: float, levels: Levels, now: float, wall: float, *, raises: bool, confirm: float
+    ) -> list[Transition]:
         s = self._s
         s.alarm.add(score, levels.on, levels.off, levels.n)
         if levels.warning is not None and levels.warning_off is not None:
@@ -260,15 +269,18 @@ class AlarmMachine:
             s.event.peak = max(s.event.peak, score)
             over = s.alarm.quiet >= levels.clear_after
             return [self._close("score", now, wall, score=score)] if over else []
-        due = s.held_since is not None and now - s.held_since >= self.settings.min_seconds
+        due = s.held_since is not None and now - s.held_since >= max(self.settings.min_seconds, confirm)
         if due and raises and s.cleared_at is None and s.snoozed_until is None:
             s.event = Event(id=self._new_id(wall), raised_wall=wall, peak=score)
             return [self._enter("score", wall, "alarm", score=score)]
-        return self._warn(score, levels, wall, raises=raises)
+        warns = sum(s.warning.above) >= levels.k
+        self._warns_since = (now if self._warns_since is None else self._warns_since) if warns else None
+        is_confirmed = self._warns_since is not None and now - self._warns_since >= confirm
+        return self._warn(score, levels, wall, raises=raises and is_confirmed)
 
     def _warn(self, score: float, levels: Levels, wall: float, *, raises: bool) -> list[Transition]:
         s = self._s
-        if raises and s.state == "normal" and sum(s.warning.above) >= levels.k:
+        if raises and s.state == "normal":
             return [self._enter("score", wall, "warning", score=score)]
         if s.state == "warning" and (levels.warning is None or s.warning.quiet >= levels.clear_after):
             s.warning.above.clear()

@@ -98,6 +98,7 @@ class MonitoredMachine:
                 window_seconds=self.window_seconds,
                 operating_state=self.operation.state,
                 is_judged=self.operation.is_judged,
+                confirm_seconds=self.operation.confirm_seconds,
                 mode=self.operation.mode,
                 remark=update.remark,
             )

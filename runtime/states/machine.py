@@ -65,6 +65,8 @@ class OperatingState:
     """Whether it is in the time of grace after a start or a change of mode."""
     is_stopping: bool = False
     """Whether it may be about to be off. No alarm is raised meanwhile."""
+    confirm_seconds: float = 0.0
+    """For so long the condition of an alarm must have held."""
     note: str | None = None
     """What a person should know about it: a stale tag, a mode that was never recorded."""
 
@@ -121,6 +123,7 @@ class StateMachine:
             is_judged=monitored and is_recorded and not starting,
             is_starting=starting,
             is_stopping=stopping and monitored and source not in (TAG, SCHEDULE),
+            confirm_seconds=self._confirm(given),
             note=note,
         )
         return self.present
@@ -168,6 +171,11 @@ class StateMachine:
             return IDLE, LEVEL, _then(note, LEVEL)
         source = LEVEL if limit_dbfs is not None else DEFAULT
         return RUNNING, source, _then(note, source)
+
+    def _confirm(self, given: StateInput) -> float:
+        """Nothing waits for a state that only the clock can change."""
+        changes = self._limit(given) is not None or given.tag is not None or (self.modes and self.settings.sound)
+        return self.settings.confirm_seconds if changes else 0.0
 
     def _limit(self, given: StateInput) -> float | None:
         if not self.settings.level or self.off_below_dbfs is None:

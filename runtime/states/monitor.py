@@ -176,7 +176,8 @@ class OperationMonitor:
         before = self.state
         present = self.pass_time(moment, wall)
         if self._gain is not None and spectrum is not None:
-            if present.state != before.state or not present.is_judged or present.is_stopping:
+            runs = present.is_judged or present.is_starting
+            if present.state != before.state or not runs or present.is_stopping:
                 self._gain.reset()
             elif (reference := self._reference(present)) is not None:
                 self._gain.add(spectrum, reference)

@@ -47,6 +47,8 @@ class OperationSettings(BaseModel):
     """A tag that was not repeated for so long is stale, and the next source decides; by default it holds."""
     sound: bool = True
     """Whether the sound tells which of the recorded modes the machine is in."""
+    confirm_seconds: Annotated[float, Field(ge=0.0, le=3600.0, allow_inf_nan=False)] = 15.0
+    """An alarm waits for so long, because it takes 10 s until a stop or another mode is known."""
     grace_seconds: Annotated[float, Field(ge=0.0, le=86_400.0, allow_inf_nan=False)] = 30.0
     """After a start no alarm is raised for so long."""
     silent_hours: Annotated[float, Field(gt=0.0, le=100_000.0, allow_inf_nan=False)] = 72.0
