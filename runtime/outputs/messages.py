@@ -208,12 +208,10 @@ class StatusBody(_Part):
     """Who knows it: tag, schedule, level, sound or default."""
     operating_phase: str | None = None
     """starting, in the time of grace after a start or a change of mode: no alarm is raised meanwhile."""
-    operating_note: str | None = None
-    """What is to be known about it, such as a stale tag or a mode that was never recorded."""
     operating_seconds: dict[str, float] | None = None
     """How long the machine was in each state."""
-    remark: str | None = None
-    """What has moved beside the recordings, such as the gain. Left out where nothing has."""
+    notices: list[str] | None = None
+    """What a person should know, a line each: a stale tag, another gain than in the recordings. Left out where nothing is."""
     outputs: list[OutputState] | None = None
     """The outputs of this device; only in messages of the service."""
 

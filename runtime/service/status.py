@@ -69,20 +69,18 @@ class StreamStatus:
     """Who knows it: tag, schedule, level, sound or default."""
     operating_phase: str | None = None
     """starting, in the time of grace after a start or a change of mode; else None."""
-    operating_note: str | None = None
-    """What is to be known about it, such as a stale tag."""
     operating_seconds: dict[str, float] = field(default_factory=dict)
     """How long the machine was in each state."""
-    remark: str | None = None
-    """What has moved beside the recordings, such as the gain."""
+    notices: tuple[str, ...] = ()
+    """What a person should know, a line each: a stale tag, another gain than in the recordings."""
 
     def message_body(self) -> dict[str, Any]:
         """The body of a status message."""
         body = {name: getattr(self, name) for name in _MESSAGE_FIELDS}
         if self.operating_state is not None:
-            names = ("operating_state", "operating_source", "operating_phase", "operating_note", "operating_seconds")
+            names = ("operating_state", "operating_source", "operating_phase", "operating_seconds")
             body |= {name: getattr(self, name) for name in names}
-        return body if self.remark is None else {**body, "remark": self.remark}
+        return {**body, "notices": list(self.notices)} if self.notices else body
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +117,10 @@ class ServiceStatus:
 def parse_status(value: Any) -> ServiceStatus:
     """What `ServiceStatus.to_json` made, as the command socket answers. Raises InputError for anything else."""
     try:
-        streams = [StreamStatus(**{**one, "health": tuple(one["health"])}) for one in value["streams"]]
+        streams = [
+            StreamStatus(**{**one, **{name: tuple(one[name]) for name in ("health", "notices")}})
+            for one in value["streams"]
+        ]
         outputs = [OutputState.model_validate(one) for one in value["outputs"]]
         return ServiceStatus(**{**value, "streams": streams, "outputs": outputs})
     except (TypeError, KeyError, ValueError):

@@ -430,6 +430,7 @@ class StreamWorker:
             is_unhealthy=unhealthy,
             is_suspect=is_suspect,
             operation=operation,
+            level_dbfs=self.report.level_dbfs,
             remark=remark,
         )
 
@@ -485,7 +486,8 @@ class StreamWorker:
     def operation_status(self) -> dict[str, Any]:
         """The fields of a status about the operating state and the sound."""
         operation, present = self.operation, self.operation.state
-        fields: dict[str, Any] = {"remark": operation.gain}
+        found = (operation.doubt(self.report.active) or present.note, operation.gain)
+        fields: dict[str, Any] = {"notices": tuple(text for text in found if text is not None)}
         if not operation.is_active:
             return fields
         phase = "starting" if present.is_starting else None
@@ -494,7 +496,6 @@ class StreamWorker:
             "operating_state": present.state,
             "operating_source": present.source,
             "operating_phase": phase,
-            "operating_note": operation.doubt(self.report.active) or present.note,
             "operating_seconds": {name: round(seconds, 1) for name, seconds in operation.seconds.items()},
         }
 

@@ -35,6 +35,8 @@ class StreamUpdate:
     """Given when a health state began or ended."""
     operation: OperatingState | None = None
     """What the machine is doing; None where nothing tells it."""
+    level_dbfs: float | None = None
+    """Level of the last 10 s."""
     remark: str | None = None
     """What else is known about the sound, such as another gain."""
     record: tuple[RecordKind, dict[str, Any]] | None = None
