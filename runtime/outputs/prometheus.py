@@ -289,8 +289,7 @@ def _of_machines(last: Mapping[tuple[str, str, str], Mapping[str, Any]]) -> Iter
     hours = CounterMetricFamily(
         "edgeasd_operating_seconds",
         "How long the machine was in each state, since the start.",
-        (),
-        (*_MACHINE, "state"),
+        labels=(*_MACHINE, "state"),
     )
     for labels, body in bodies("status"):
         seconds = body.get("operating_seconds") or {}

@@ -69,6 +69,8 @@ class _Verdict:
     report: HealthReport | None
     """Given if a health state began or ended."""
     operation: OperatingState | None
+    level_dbfs: float | None
+    """Of 10 s."""
     remark: str | None
 
 
@@ -128,8 +130,8 @@ class StreamWorker:
         """Samples in the health window that has begun."""
         self._verdicts: deque[_Verdict] = deque()
         self._unhealthy, self._suspect = False, False
-        self._operation: tuple[OperatingState | None, str | None] = (None, None)
-        """State and remark as of the last update."""
+        self._operation: tuple[OperatingState | None, float | None, str | None] = (None, None, None)
+        """State, level and remark as of the last update."""
         self._updates: list[StreamUpdate] = []
         self._started_at = clock()
         self.latencies = Latencies()
@@ -273,7 +275,10 @@ class StreamWorker:
                 is_unhealthy = self._health.is_unhealthy
                 report = self._health.report() if changes or is_unhealthy != was_unhealthy else None
                 self._verdicts.append(
-                    _Verdict(position, is_unhealthy, self._health.is_suspect, report, operation, remark)
+                    _Verdict(
+                        *(position, is_unhealthy, self._health.is_suspect, report),
+                        *(operation, self._health.level_dbfs, remark),
+                    )
                 )
         self.report = self._health.report()
 
@@ -325,7 +330,7 @@ class StreamWorker:
             verdict = self._verdicts.popleft()
             self._unhealthy, self._suspect = verdict.is_unhealthy, verdict.is_suspect
             news = verdict.operation is not None and _is_news(self._operation[0], verdict.operation)
-            self._operation = (verdict.operation, verdict.remark)
+            self._operation = (verdict.operation, verdict.level_dbfs, verdict.remark)
             self._use_mode(None if verdict.operation is None else verdict.operation.mode)
             if verdict.report is not None or news:
                 update = self._update_at(verdict.position, self._captured(verdict.position, now))
@@ -407,7 +412,7 @@ class StreamWorker:
         now = self._clock()
         if self._is_absent and self.operation.is_active:
             # A schedule and a tag go on while there is no sound.
-            self._operation = (self.operation.pass_time(*self._moment(self._reported, now)), self._operation[1])
+            self._operation = (self.operation.pass_time(*self._moment(self._reported, now)), *self._operation[1:])
         return self._update_at(self._reported, now)
 
     # Parts
@@ -423,14 +428,14 @@ class StreamWorker:
         """
         moment, wall = self._moment(position, captured)
         unhealthy = self._unhealthy or (self.source.live and self._is_absent)
-        operation, remark = self._operation
+        operation, level, remark = self._operation
         is_suspect = self._suspect or (operation is not None and operation.is_stopping)
         return StreamUpdate(
             *(self.name, moment, wall),
             is_unhealthy=unhealthy,
             is_suspect=is_suspect,
             operation=operation,
-            level_dbfs=self.report.level_dbfs,
+            level_dbfs=level,
             remark=remark,
         )
 

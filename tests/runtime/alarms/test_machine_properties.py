@@ -59,7 +59,7 @@ _STEADY = st.builds(
     lambda score, count, flags: [Happening(1.0, "see", score, flags, 0.0, False)] * count,
     st.sampled_from([0.0, 0.7, 3.0, 3.0]),
     st.integers(1, 8),
-    st.sampled_from([0, 0, 0, 8, 32]),
+    st.sampled_from([0, 0, 0, 0, 0, 8, 8, 32]),
 )
 _LONG_CLIPS = 6.0
 """Seconds that a clip score looks back on where its flag says so."""
