@@ -37,6 +37,11 @@ def run_folder(workspace: Path, machine: str, id: str) -> Path:
     return workspace / "runs" / machine / f"id_{id}"
 
 
+def encoder_folder(workspace: Path, machine: str) -> Path:
+    """Where the training run of the encoder that all IDs of a machine share lives."""
+    return workspace / "runs" / machine / "encoder"
+
+
 def update_folder(workspace: Path, machine: str, id: str, count: int, seed: int) -> Path:
     """Where an update of that ID with `count` known anomalies lives."""
     return run_folder(workspace, machine, id) / "updates" / f"n{count:03d}-s{seed}"
@@ -172,8 +177,8 @@ class Run:
 
     @property
     def is_stored(self) -> bool:
-        """Whether its normals were stored and nothing was trained (method knn)."""
-        return bool(self.facts["preset"].get("method") == KNN)
+        """Whether its normals were stored and nothing was trained for this ID alone (knn, or a shared encoder)."""
+        return bool(self.facts["preset"].get("method") == KNN) or "shared_encoder" in self.facts
 
     @property
     def is_scored_by_banks(self) -> bool:
@@ -229,6 +234,9 @@ class TrainingResult:
     """False if nothing was held out and these are training clips."""
     golden: Float32Array
     """A few real segments (G, frames, n_mels)."""
+    live_normals: SegmentOutputs | None = None
+    """Outputs of every live segment of the held-out normals joined one after another; None if nothing was held out, and
+    for a run of an earlier version."""
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Flat arrays for npz."""
@@ -239,6 +247,8 @@ class TrainingResult:
             arrays[f"{split}_q"] = np.concatenate([empty, *(c.q for c in clips)])
             arrays[f"{split}_d"] = np.concatenate([empty, *(c.d for c in clips)])
             arrays[f"{split}_lengths"] = np.array([len(c.q) for c in clips], dtype=np.int64)
+        if self.live_normals is not None:
+            arrays |= {"live_q": self.live_normals.q, "live_d": self.live_normals.d}
         return arrays
 
     @classmethod
@@ -251,7 +261,8 @@ class TrainingResult:
             return [SegmentOutputs(*pair) for pair in zip(q, d, strict=True) if len(pair[0])]
 
         normals, outliers, anomalies = (clips(split) for split in _SPLITS)
-        return cls(normals, outliers, anomalies, bool(arrays["held_out"]), arrays["golden"])
+        live = SegmentOutputs(arrays["live_q"], arrays["live_d"]) if "live_q" in arrays else None
+        return cls(normals, outliers, anomalies, bool(arrays["held_out"]), arrays["golden"], live)
 
 
 def load_run(folder: Path) -> Run:

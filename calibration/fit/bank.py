@@ -28,8 +28,8 @@ from edgeasd.runtime.errors import CheckFailed, InputError
 Float32Array = npt.NDArray[np.float32]
 Float64Array = npt.NDArray[np.float64]
 
-KNN = "knn"
-"""Name of the method, as runs and manifests have it."""
+KNN, CLASSIFY = "knn", "classify"
+"""Names of the methods that compare with stored normals, as runs and manifests have them."""
 NEIGHBOURS = 4
 """K of the local density. Of 1, 2, 4, 8 and 16 all did about the same; 4 is that of the source."""
 LARGEST_BANK = 1024

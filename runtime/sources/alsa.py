@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from edgeasd.runtime.audio.reader import (
+    MOST,
     Samples,
     StreamResampler,
     describe_channel,
@@ -159,13 +160,14 @@ class AlsaSource(BaseSource):
 
     def read(self) -> AudioChunk | None:
         """The next samples; None after `close`."""
+        self._enter_read()
         while data := self._capture.read():
             if self._capture.overruns != self._overruns:
                 # The filter must not smear the sound before a loss into the sound after it.
                 self._overruns, self._has_gap, self._resampler = self._capture.overruns, True, None
             frames = self._decoder.push(data)
-            if self._setup.format == "FLOAT_LE" and not np.isfinite(frames).all():
-                raise DeviceError(f"{self.name}: delivers samples that are no numbers; pass another --alsa-format")
+            if self._setup.format == "FLOAT_LE" and not (np.abs(frames) <= MOST).all():
+                raise DeviceError(f"{self.name}: delivers samples that are no sound; pass another --alsa-format")
             samples = frames if self._every else select_channel(frames, self._channel, self._mix)
             if len(samples := self._resample(samples)):
                 has_gap, self._has_gap = self._has_gap, False

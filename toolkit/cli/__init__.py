@@ -10,6 +10,7 @@ import typer
 
 import edgeasd
 from edgeasd.toolkit.cli import (
+    accept,
     alarm,
     alpha,
     bench,
@@ -73,6 +74,7 @@ for _name, _command in (
     ("reproduce", reproduce.reproduce),
     ("export", export.export),
     ("calibrate", calibrate.calibrate),
+    ("accept", accept.accept),
     ("triton", triton.triton),
     ("verify", verify.verify),
     ("build", build.build),

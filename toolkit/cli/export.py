@@ -117,7 +117,7 @@ def export(
         target = output or bundle_folder(workspace, run.machine, run.id)
         sounds = None if front_end is None else read_sounds(trained, front_end, channel)
         request = int8_request(trained, int8, clips, features, channel) if int8 else None
-        model = _model(trained, *((None, None, None) if clips is None else _score_clips(trained, clips, channel)))
+        model = _model(trained, *((None, None, None, None) if clips is None else _score_clips(trained, clips, channel)))
         with interruptible() as check:
             found = write_bundle(model, target, lambda text: _step(text, check), precisions, sounds)
         added = None if request is None else add_int8(target, request, features, workspace)
@@ -152,13 +152,14 @@ def _step(text: str, check: Callable[[], None]) -> None:
 def _model(
     trained: TrainedModel,
     normals: list[SegmentOutputs] | None,
+    live: SegmentOutputs | None,
     level: LevelRange | None,
     sound: SoundProfile | None,
 ) -> ExportInput:
     from edgeasd.export.bundle_writer import ExportInput
     from edgeasd.toolkit.models.backbones import count_macs, count_parameters
 
-    run, network, fit = trained.run, trained.network, trained.deploy(normals)
+    run, network, fit = trained.run, trained.network, trained.deploy(normals, live)
     encoder = network.encoder
     return ExportInput(
         machine=run.machine,
@@ -218,10 +219,10 @@ def _metrics(trained: TrainedModel, fit: DeployFit) -> dict[str, Any]:
 
 def _score_clips(
     trained: TrainedModel, folder: Path, channel: int | None
-) -> tuple[list[SegmentOutputs], LevelRange | None, SoundProfile | None]:
-    """q and d of the normal clips in `folder`, their range of levels, and what they sound like.
+) -> tuple[list[SegmentOutputs], SegmentOutputs, LevelRange | None, SoundProfile | None]:
+    """q and d of the normal clips in `folder`, of all live segments of them joined, their range of levels, their sound.
 
-    InputError names clips that cannot be used.
+    Raises InputError that names clips that cannot be used.
     """
     from edgeasd.calibration.fit.deploy import SegmentOutputs
     from edgeasd.calibration.fit.levels import ON_SITE_DB, clip_levels, expected_levels
@@ -231,6 +232,7 @@ def _score_clips(
     from edgeasd.toolkit.cli.score import expand
     from edgeasd.toolkit.data.cache import read_clip
     from edgeasd.toolkit.data.clips import refuse_bad
+    from edgeasd.toolkit.evaluation.evaluate import JoinedSegments
     from edgeasd.toolkit.evaluation.trained import UNFITTED
     from edgeasd.toolkit.progress import progress
 
@@ -240,12 +242,14 @@ def _score_clips(
     heard = trained.run.channel if channel is None else channel
     paths, found, bad = list(expand([folder])), [], []
     levels, sounds, seconds, rate = [], [], 0.0, scorer.features.sample_rate
+    joined = JoinedSegments(scorer)
     with progress("scoring clips") as report:
         for done, path in enumerate(paths, start=1):
             try:
                 sound = read_clip(path, rate, heard)
                 frames = logmel(sound, scorer.features, scorer.amplitude)
                 clip = score_features(scorer, frames)
+                joined.add(frames)
                 found.append(SegmentOutputs(clip.segments.q, clip.segments.d))
                 levels.append(clip_levels(sound, rate))
                 sounds.append(clip_sound(frames, levels[-1], scorer.features, scorer.amplitude))
@@ -254,7 +258,7 @@ def _score_clips(
                 bad.append((path, str(error) if str(path) in str(error) else f"{path}: {error}"))
             report(done, len(paths))
     refuse_bad(bad, len(paths))
-    return found, expected_levels(levels, seconds, ON_SITE_DB), sound_profile(sounds)
+    return found, joined.outputs(), expected_levels(levels, seconds, ON_SITE_DB), sound_profile(sounds)
 
 
 def read_sounds(trained: TrainedModel, folder: Path, channel: int | None) -> list[Float32Array]:

@@ -12,7 +12,7 @@ from edgeasd.runtime.features.logmel import Float32Array
 from edgeasd.runtime.features.segments import tile
 from edgeasd.toolkit.data.clips import Clip
 from edgeasd.toolkit.data.machine import MachineData, MachineSplit
-from edgeasd.toolkit.evaluation.evaluate import collect
+from edgeasd.toolkit.evaluation.evaluate import collect, collect_joined
 from edgeasd.toolkit.evaluation.trained import UNFITTED, TorchEngine, bank_scorer, torch_scorer
 from edgeasd.toolkit.models.backbones import Network
 from edgeasd.toolkit.presets import Preset
@@ -41,6 +41,7 @@ def training_result(
         anomalies=collect(scorer, data, anomalies),
         held_out=held_out,
         golden=pick_reference_segments(data, normals, outliers, run.segments.frames),
+        live_normals=collect_joined(scorer, data, normals) if held_out else None,
     )
 
 
@@ -96,6 +97,7 @@ def fit_banks_of(
         golden=pick_reference_segments(
             data, split.holdout_normals or split.normals, [] if run.is_stored else outliers, run.segments.frames
         ),
+        live_normals=collect_joined(scorer, data, split.holdout_normals) if held_out else None,
     )
     run.save_banks(banks, result)
 
