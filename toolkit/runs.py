@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError
 
 from edgeasd.calibration.fit.bank import KNN, Bank, read_banks, write_banks
 from edgeasd.calibration.fit.deploy import SegmentOutputs
+from edgeasd.calibration.fit.stored_normals import NORMALS, StoredNormals
 from edgeasd.runtime.errors import InputError, describe_validation_error
 from edgeasd.runtime.features.logmel import Amplitude, FeatureSettings, Float32Array
 from edgeasd.runtime.features.segments import SegmentSettings
@@ -167,11 +168,12 @@ class Run:
             raise InputError(f"{path}: cannot be read ({error.strerror}); train again") from None
         return read_banks(data, str(path))
 
-    def save_banks(self, banks: Sequence[Bank], result: TrainingResult) -> None:
-        """Write the banks and what the held-out clips gave with them, beside those of the training if there was one.
+    def save_banks(self, banks: Sequence[Bank], normals: StoredNormals, result: TrainingResult) -> None:
+        """Write the banks, what they were fitted on, and what the held-out clips gave with them.
 
-        The banks come last: without them the other file says nothing.
+        The banks come last: without them the other files say nothing.
         """
+        write_bytes(self.folder / NORMALS, normals.to_bytes())
         self._save(self.path_of(OUTCOME, of_banks=True), result)
         write_bytes(self.folder / BANKS, write_banks(banks))
 
@@ -192,9 +194,15 @@ class Run:
 
     def drop_banks(self) -> None:
         """Delete the banks of earlier weights."""
-        (self.folder / BANKS).unlink(missing_ok=True)
+        for name in (BANKS, NORMALS):
+            (self.folder / name).unlink(missing_ok=True)
         for name in () if self.is_stored else (OUTCOME, ALPHA, EVALUATION):
             self.path_of(name, of_banks=True).unlink(missing_ok=True)
+
+    def stored_normals(self) -> StoredNormals | None:
+        """What the banks were fitted on; None for a run of before. InputError if it is damaged."""
+        path = self.folder / NORMALS
+        return StoredNormals.from_bytes(path.read_bytes(), str(path)) if path.is_file() else None
 
     def save_result(self, result: TrainingResult) -> None:
         """Write outcome.npz atomically."""

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from edgeasd.calibration.fit.bank import CLASSIFY, KNN
 from edgeasd.calibration.fit.distance import ANOMALY_CLIPS_NEEDED, DEFAULT_ALPHA, fit_distance_range, normal_range
 from edgeasd.calibration.threshold.headroom import headroom_of_clips, headroom_threshold
 from edgeasd.calibration.threshold.live import Recording, clip_seconds, live_clip_scores, live_normals
@@ -70,7 +69,7 @@ def fit_deploy(
 ) -> DeployFit:
     """Fit the `deploy` constants from normal and outlier clips, and known anomalies if there are enough.
 
-    For `knn` and `classify`, which have no outliers, the normals set the scale (see `normal_range`).
+    Without outliers the normals set the scale (see `normal_range`).
 
     `fixed_alpha` is α where the method leaves no choice; else `alpha` is taken, and 0.5 where that is None, since
     there are no labels.
@@ -81,7 +80,7 @@ def fit_deploy(
     a stand-in: they give no threshold, so the bundle stays uncalibrated. Raises InputError without
     normals, CheckFailed if normals and outliers do not separate.
     """
-    if method not in (KNN, CLASSIFY) or len(anomalies) >= ANOMALY_CLIPS_NEEDED:
+    if outliers or len(anomalies) >= ANOMALY_CLIPS_NEEDED:
         found = fit_distance_range([c.d for c in normals], [c.d for c in outliers], [c.d for c in anomalies])
     else:
         found = normal_range([c.d for c in normals])

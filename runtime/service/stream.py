@@ -104,7 +104,7 @@ class StreamWorker:
         Raises InputError if the settings do not go with the bundle.
         """
         self.name, self.settings, self.manifest, self.source = name, settings, manifest, source
-        self.rate = manifest.features.sample_rate
+        self.rate, self.recorded_rate = manifest.features.sample_rate, manifest.features.recorded_rate
         self.queue = SampleQueue(QUEUE_SECONDS * self.rate, "drop" if settings.drops else "block", wake)
         self._capture = CaptureThread(source, self.queue, limit)
         self._clock = clock

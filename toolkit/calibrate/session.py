@@ -238,7 +238,7 @@ def _sounds(session: _Session, normals: ClipSet) -> list[ClipSound]:
     with session.work.part("levels of clips") as report:
         for done, clip in enumerate(normals.clips, start=1):
             rate = cache.settings.sample_rate
-            levels = clip_levels(read_clip(clip.path, rate, cache.channel), rate)
+            levels = clip_levels(read_clip(clip.path, cache.settings, cache.channel), rate)
             found.append(clip_sound(normals.features(clip), levels, cache.settings, normals.amplitude))
             report(done, len(normals.clips))
     return found
