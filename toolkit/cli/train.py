@@ -375,7 +375,7 @@ def _banks_of(
         )
     run = load_run(encoder_run)
     preset, shared = shared_encoder(run)
-    loaded = with_features_of(run, load_data(data, preset, training.seed, id))
+    loaded = with_features_of(run, load_data(data, preset, training.seed, id, settings=run.features))
     ids = [plain_id(id)] if id is not None else _with_enough_normals(loaded, loaded.ids, preset)
     prepare_features(loaded, [clip for one in ids for clip in _training_clips(loaded, one, preset)])
     for one in ids:
