@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgeasd.runtime.errors import InputError
+from edgeasd.runtime.errors import InputError, escaped
 from edgeasd.toolkit.cli._errors import print_error
 from edgeasd.toolkit.cli._options import (
     Accelerator,
@@ -156,6 +156,8 @@ class _Output:
         else:
             if not self._begun:
                 self._csv.writerow(record)
+            if sys.stdout.isatty():  # programs get names as they are
+                record = {**record, "file": escaped(record["file"])}
             self._csv.writerow(
                 "" if v is None else str(v).lower() if isinstance(v, bool) else v for v in record.values()
             )
