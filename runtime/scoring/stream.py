@@ -59,7 +59,7 @@ class Stream:
         check_samples(samples, self.samples_seen, self.scorer.features.sample_rate)
         scores: list[Score] = []
         for start in range(0, samples.size, self._slice):
-            self._accept_checked(samples[start : start + self._slice])
+            self.accept_checked(samples[start : start + self._slice])
             scores += score_streams([self])[0]
         return scores
 
@@ -69,9 +69,10 @@ class Stream:
         A waiting segment holds 4 * frames * n_mels bytes until `score_streams` is called, four times that as samples.
         Raises InputError, and accepts nothing, for another dtype or shape and for NaN or infinities.
         """
-        return self._accept_checked(check_samples(samples, self.samples_seen, self.scorer.features.sample_rate))
+        return self.accept_checked(check_samples(samples, self.samples_seen, self.scorer.features.sample_rate))
 
-    def _accept_checked(self, samples: Float32Array) -> int:
+    def accept_checked(self, samples: Float32Array) -> int:
+        """`accept` without its check, for samples that `check_samples` has passed."""
         hop = self.scorer.segments.hop
         for first, segment in self._segments.push_checked(samples):
             if (first // hop) % self.keep_every:

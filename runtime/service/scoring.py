@@ -112,7 +112,7 @@ class ScoringWorker:
         streams = [stream for stream in self.streams if not stream.is_over]
         share = max(1, self.scorer.engine.max_batch // max(1, len(streams)))
         for stream in streams:
-            if self._records is not None and self._records.is_full and not stream.settings.drops:
+            if self._records is not None and self._records.is_full and not stream.drops:
                 continue
             try:
                 worked = stream.take_in(share) or worked
@@ -135,7 +135,7 @@ class ScoringWorker:
 
     def _shed(self, streams: list[StreamWorker], busy: float) -> None:
         """Leave out segments of the streams that do not wait, if they fall behind."""
-        droppers = [stream for stream in streams if stream.settings.drops and not stream.is_over]
+        droppers = [stream for stream in streams if stream.drops and not stream.is_over]
         behind = max((stream.waiting_seconds for stream in droppers), default=0.0)
         changed = self._shedder.update(behind, busy, time.monotonic())
         for stream in droppers:

@@ -7,6 +7,7 @@ without losing sound: see `StreamWorker.replace_bundle`.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -53,8 +54,9 @@ def too_slow(decimation: int) -> str:
 
 def level_dbfs(samples: Float32Array) -> float:
     """RMS level of samples (n,) in dB relative to full scale, at least -120."""
-    power = float(np.mean(np.square(samples, dtype=np.float64))) if samples.size else 0.0
-    return 20.0 * float(np.log10(max(np.sqrt(power), _QUIET)))
+    wide = samples.astype(np.float64)
+    power = float(np.dot(wide, wide)) / wide.size if wide.size else 0.0
+    return 20.0 * math.log10(max(math.sqrt(power), _QUIET))
 
 
 def _describe(event: SourceEvent) -> str:
@@ -82,7 +84,9 @@ class StreamWorker:
         """
         self.name, self.settings, self.manifest, self.source = name, settings, manifest, source
         self.rate = manifest.features.sample_rate
-        self.queue = SampleQueue(QUEUE_SECONDS * self.rate, "drop" if settings.drops else "block", wake)
+        self.drops = settings.drops
+        """Whether sound and segments are left out when scoring is late; otherwise the source waits."""
+        self.queue = SampleQueue(QUEUE_SECONDS * self.rate, "drop" if self.drops else "block", wake)
         self._capture = CaptureThread(source, self.queue, limit)
         self._clock = clock
         self._health = self._make_health(settings, manifest)
@@ -183,7 +187,9 @@ class StreamWorker:
         Raises InputError for sound that is not fit to be scored, from a source that is not live.
         """
         assert self.stream is not None
-        self.take_source_events()
+        # What happened to a source is known before the sound behind it, and while it is away.
+        if self.queue.held or self.source.status.state != SourceState.OPEN:
+            self.take_source_events()
         taken = 0
         while self.stream.waiting < segments and taken < _MOST_SECONDS * self.rate:
             chunk = self._pending or self.queue.take()
@@ -218,21 +224,20 @@ class StreamWorker:
         length = chunk.samples.size / self.rate
         self._arrivals.append((self._expected, chunk.captured_at + (length if self.source.live else 0.0)))
         self._judge(chunk)
-        self.stream.accept(chunk.samples)
+        self.stream.accept_checked(chunk.samples)
 
     def _judge(self, chunk: AudioChunk) -> None:
         """Judge the health window by window, so that it does not depend on how the sound was cut."""
         size, done = round(WINDOW_SECONDS * self.rate), 0
         while done < chunk.samples.size:
             taken = min(chunk.samples.size - done, size - self._judged)
-            changes = self._health.push(chunk.samples[done : done + taken])
+            changes = self._health.push_checked(chunk.samples[done : done + taken])
             done += taken
             self._judged = (self._judged + taken) % size
             if self._judged == 0:
-                report = self._health.report() if changes else None
-                verdict = (self._health.is_unhealthy, self._health.is_suspect, report)
+                self.report = self._health.report()
+                verdict = (self._health.is_unhealthy, self._health.is_suspect, self.report if changes else None)
                 self._verdicts.append((chunk.start_sample + done, *verdict))
-        self.report = self._health.report()
 
     def finish(self, scores: list[Score]) -> None:
         """Report the scores of this stream, and the health up to now."""
@@ -336,7 +341,7 @@ class StreamWorker:
     # Parts
 
     def _add(self, update: StreamUpdate, **more: Any) -> None:
-        self._updates.append(replace(update, may_drop=self.settings.drops, **more))
+        self._updates.append(replace(update, **more))
 
     def _update_at(self, position: int, captured: float) -> StreamUpdate:
         """An update about sample `position`, which was captured at `captured` (monotonic seconds).
@@ -348,7 +353,8 @@ class StreamWorker:
         moment = captured if is_live else self._started_at + position / self.rate
         unhealthy = self._unhealthy or (is_live and self._is_absent)
         wall = wall_time(captured, self._clock) if is_live else time.time()
-        return StreamUpdate(self.name, moment, wall, is_unhealthy=unhealthy, is_suspect=self._suspect)
+        suspect, may_drop = self._suspect, self.drops
+        return StreamUpdate(self.name, moment, wall, is_unhealthy=unhealthy, is_suspect=suspect, may_drop=may_drop)
 
     def _is_gap(self, chunk: AudioChunk) -> bool:
         return chunk.start_sample != self._expected or chunk.discontinuity

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from edgeasd.runtime.alarms import AlarmSettings
 from edgeasd.runtime.bundle.bundle import Bundle
 from edgeasd.runtime.bundle.manifest import Manifest, dump_manifest
 from edgeasd.runtime.config.check import named_manifest
@@ -18,7 +19,7 @@ from edgeasd.runtime.config.settings import EngineSettings, ServiceConfig, Strea
 from edgeasd.runtime.errors import DeviceError, EdgeasdError, to_user_error
 from edgeasd.runtime.evidence import EvidenceWriter
 from edgeasd.runtime.scoring.scorer import Scorer
-from edgeasd.runtime.service.jsonl_records import RecordWriter
+from edgeasd.runtime.service.jsonl_records import RecordWriter, to_records
 from edgeasd.runtime.service.monitored import MonitoredMachine
 from edgeasd.runtime.service.recorder import EventRecorder
 from edgeasd.runtime.service.scoring import ScoringWorker
@@ -391,7 +392,8 @@ class StreamSupervisor:
     def stop(self, seconds: float, reason: str) -> bool:
         """Stop all captures and engines within `seconds`. False if one had to be left behind."""
         until = time.monotonic() + seconds
-        running = [slot.worker for slot in list(self.slots.values()) if slot.worker is not None]
+        slots = list(self.slots.values())
+        running = [slot.worker for slot in slots if slot.worker is not None]
         engines = list(self._engines.values())
         for engine in engines:
             engine.request_stop()
@@ -402,15 +404,27 @@ class StreamSupervisor:
             # Closing a source may take a second; one that is not done by then goes on.
             thread.join(max(0.0, until - 0.2 - time.monotonic()))
         ended = [engine.stop(max(0.05, until - time.monotonic())) for engine in engines]
-        for worker in running:
-            if not worker.is_over:
-                worker.end(reason)
-            for update in worker.take_updates():
-                self.recorder.update(update)
+        for slot in slots:
+            if slot.worker is not None:
+                self._end(slot, slot.worker, reason)
         # A load deep in a library does not bear the end of the interpreter.
         loads: list[Task[Any]] = list(self._loads.values())
         loads += [slot.reading for slot in self.slots.values() if slot.reading is not None]
         return all(ended) and all(load.join(max(0.0, until - time.monotonic())) for load in loads)
+
+    def _end(self, slot: StreamSlot, worker: StreamWorker, reason: str) -> None:
+        """Report the end of a stream. One whose engine was refused has no machine, and a line of --jsonl all the same."""
+        if not worker.is_over:
+            worker.end(reason, slot.error if slot.key is None else None)
+        has_machine = slot.name in self.recorder.machines
+        for update in worker.take_updates():
+            if has_machine:
+                self.recorder.update(update)
+            elif self.records is not None and self._config is not None:
+                machine = MonitoredMachine(slot.name, _identity(worker.manifest), AlarmSettings())
+                site = None if self._config.path is None else self._config.name
+                for record in to_records(update, [], machine, site=site):
+                    self.records.put(record, may_drop=False)
 
     def end_clips(self) -> None:
         """End all evidence clips as they are."""
@@ -439,6 +453,12 @@ class StreamSupervisor:
             return None
         return next((slot.error for slot in slots), None)
 
+    @property
+    def is_failing(self) -> bool:
+        """Whether a stream could not be loaded, or ended with an error."""
+        slots = list(self.slots.values())
+        return bool(self.failures()) or any(slot.error is not None and slot.key is None for slot in slots)
+
     def failures(self) -> list[tuple[str, EdgeasdError]]:
         """Streams that ended with an error."""
         workers = [slot.worker for slot in list(self.slots.values()) if slot.worker is not None]
@@ -459,7 +479,7 @@ class StreamSupervisor:
 
     def _status(self, slot: StreamSlot) -> StreamStatus:
         engine = None if slot.key is None else self._engines.get(slot.key)
-        decimation = engine.decimation if engine is not None and slot.settings.drops else 1
+        decimation = engine.decimation if engine is not None and slot.worker is not None and slot.worker.drops else 1
         return stream_status(slot, self.recorder.machines.get(slot.name), decimation)
 
 

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from edgeasd.runtime.bundle.manifest import Manifest
     from edgeasd.runtime.config import ConfigReport, ServiceConfig
     from edgeasd.runtime.service.jsonl_records import RecordWriter
+    from edgeasd.runtime.service.live_view import LiveView
     from edgeasd.runtime.service.service import Service
 
 _POLL_SECONDS = 0.1
@@ -451,13 +452,14 @@ def serve(config: ServiceConfig, jsonl: str | None, log_level: str = "info") -> 
         raise failure
     if records is not None and records.failure is not None:
         raise records.failure
+    failures = service.supervisor.failures() if reason == END_OF_SOUND else []
+    if failures and config.path is None:
+        raise failures[0][1]
     if out is not None:
         _print_summary(service, out)
     if requests.interrupted:
         raise KeyboardInterrupt
-    if reason == END_OF_SOUND and (failures := service.supervisor.failures()):
-        if config.path is None:
-            raise failures[0][1]
+    if failures:
         raise InputError("; ".join(f"{name}: {error}" for name, error in failures))
 
 
@@ -541,13 +543,22 @@ def _watch(service: Service, requests: _Requests, out: TextIO | None, records: R
                 notifier.ready(f"{config.name}: {len(config.streams)} streams")
             if service.is_healthy(now):
                 notifier.watchdog(now)
-            if view is not None:
-                view.update(service.status(), now)
+            if view is not None and view.is_due(now):
+                _show(service, view, now)
+        if view is not None:
+            _show(service, view, time.monotonic())
         return END_OF_SOUND
     finally:
         notifier.stopping()
         if view is not None:
             view.close()
+
+
+def _show(service: Service, view: LiveView, now: float) -> None:
+    status = service.status()
+    # The error that ends a single run is its last line, and its only one.
+    if service.config.path is not None or not service.supervisor.is_failing:
+        view.update(status, now)
 
 
 def _end(service: Service, records: RecordWriter | None, reason: str, requests: _Requests) -> bool:
