@@ -24,8 +24,8 @@ from edgeasd.toolkit.data.clips import plain_id
 FORMAT = 1
 BANKS = "bank.npz"
 """Name of the banks in the run folder of a model that is scored by stored normals."""
-_OUTCOME, _OUTCOME_OF_BANKS = "outcome.npz", "outcome-knn.npz"
-"""What the held-out clips gave with the centroid, or without training; and with banks beside a trained network."""
+OUTCOME, ALPHA, EVALUATION = "outcome.npz", "alpha.json", "evaluation.json"
+"""Names of what a run holds for each scoring; see `Run.path_of`."""
 BASE = "none"
 """--update none: the model as it was trained, without known anomalies."""
 _SPLITS = ("normals", "outliers", "anomalies")
@@ -153,7 +153,7 @@ class Run:
 
         The banks come last: without them the other file says nothing.
         """
-        self._save(_OUTCOME if self.is_stored else _OUTCOME_OF_BANKS, result)
+        self._save(self.path_of(OUTCOME, of_banks=True), result)
         write_bytes(self.folder / BANKS, write_banks(banks))
 
     @property
@@ -162,27 +162,38 @@ class Run:
         return bool(self.facts["preset"].get("method") == KNN)
 
     @property
+    def is_scored_by_banks(self) -> bool:
+        """Whether that is how the run is scored unless told otherwise."""
+        return self.is_stored or self.facts["preset"].get("scoring") == KNN
+
+    @property
     def has_banks(self) -> bool:
         """Whether its normals are stored, in place of a training or beside it."""
         return (self.folder / BANKS).is_file()
 
     def drop_banks(self) -> None:
         """Delete the banks of earlier weights."""
-        for name in (BANKS, _OUTCOME_OF_BANKS):
-            (self.folder / name).unlink(missing_ok=True)
+        (self.folder / BANKS).unlink(missing_ok=True)
+        for name in () if self.is_stored else (OUTCOME, ALPHA, EVALUATION):
+            self.path_of(name, of_banks=True).unlink(missing_ok=True)
 
     def save_result(self, result: TrainingResult) -> None:
         """Write outcome.npz atomically."""
-        self._save(_OUTCOME, result)
+        self._save(self.folder / OUTCOME, result)
 
-    def _save(self, name: str, result: TrainingResult) -> None:
-        with atomic_file(self.folder / name) as handle:
+    def _save(self, path: Path, result: TrainingResult) -> None:
+        with atomic_file(path) as handle:
             np.savez(handle, allow_pickle=False, **result.to_arrays())
+
+    def path_of(self, name: str, *, of_banks: bool) -> Path:
+        """A file of this folder, such as "outcome.npz"; outcome-knn.npz for that of the banks beside a training."""
+        stem, dot, kind = name.partition(".")
+        return self.folder / (f"{stem}-knn{dot}{kind}" if of_banks and not self.is_stored else name)
 
     def result(self, *, of_banks: bool = False) -> TrainingResult:
         """Read the outcome, with the banks' distances in place of the centroid's where asked for; InputError if
         training has not finished."""
-        path = self.folder / (_OUTCOME_OF_BANKS if of_banks and not self.is_stored else _OUTCOME)
+        path = self.path_of(OUTCOME, of_banks=of_banks)
         if not path.is_file():
             raise InputError(f"{self.folder}: training has not finished; continue it with `edgeasd train --resume`")
         try:

@@ -166,12 +166,10 @@ def parse_manifest(data: bytes, place: str) -> Manifest:
         raise BundleError(f"{place}: holds {type(raw).__name__}, expected an object; export the bundle again")
     version = raw.get("schema_version")
     if not isinstance(version, int) or isinstance(version, bool) or version != SCHEMA_VERSION:
-        writer = raw.get("edgeasd_version")
-        by = "the edgeasd that wrote it"
-        if isinstance(writer, str):
-            by = f"edgeasd {printable(writer, 40)}, which wrote it, or newer"
         given = printable(repr(version), 40)
-        raise BundleError(f"{place}: schema_version {given}, this edgeasd reads {SCHEMA_VERSION}; read it with {by}")
+        raise BundleError(
+            f"{place}: schema_version {given}, this edgeasd reads {SCHEMA_VERSION}; read it with {_writer(raw)}"
+        )
     try:
         return Manifest.model_validate(raw)
     except ValidationError as error:
@@ -180,7 +178,18 @@ def parse_manifest(data: bytes, place: str) -> Manifest:
         value = "" if isinstance(first["input"], dict) else f" {str(first['input'])[:80]!r}"
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
         what = printable(f"{where}{value}: {first['msg']}", 300)
+        if first["type"] == "literal_error" and first["loc"][0] == "features":
+            # A choice that this version does not know, such as another mel scale: exporting again would not help.
+            raise BundleError(f"{place}: {what}{more}; read it with {_writer(raw)}") from None
         raise BundleError(f"{place}: {what}{more}; export the bundle again") from None
+
+
+def _writer(raw: dict[str, Any]) -> str:
+    """The program that wrote the manifest, for a remedy."""
+    version = raw.get("edgeasd_version")
+    if isinstance(version, str):
+        return f"edgeasd {printable(version, 40)}, which wrote it, or newer"
+    return "the edgeasd that wrote it"
 
 
 def dump_manifest(manifest: Manifest) -> bytes:

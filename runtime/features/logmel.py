@@ -1,8 +1,14 @@
 """Log-mel features: settings, mel filter bank, and the same arithmetic for streams and whole recordings.
 
 `LogMelStream` takes samples in chunks of any length and returns the frames they complete; `logmel` takes a recording.
-Filter bank as `librosa.filters.mel(htk=False, norm="slaney")`: linear below 1 kHz, logarithmic above (M. Slaney,
-Auditory Toolbox, 1998), triangles of area 2 / bandwidth.
+Frame t is computed from the samples [t hop, t hop + n_fft):
+
+    x ← (x − mean) / std, x[i] ← x[i] − preemphasis · x[i−1], window, FFT, |·| or |·|², mel bands, floor, logarithm,
+    (logarithm + offset) · scale
+
+Filter banks, by `mel_scale`: "slaney" is linear below 1 kHz and logarithmic above (M. Slaney, Auditory Toolbox, 1998),
+as `librosa.filters.mel(htk=False)`; "htk" is 2595 log10(1 + f/700), as librosa with htk=True; "kaldi" has the same scale
+as 1127 ln(1 + f/700), with triangles that are straight in mel and not in Hz.
 """
 
 from __future__ import annotations
@@ -10,11 +16,11 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable
-from typing import Annotated, cast
+from typing import Annotated, Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from edgeasd.runtime.errors import InputError
 
@@ -24,34 +30,59 @@ _BREAK_MEL = _BREAK_HZ / _LINEAR_HZ_PER_MEL
 _LOG_STEP = np.log(6.4) / 27.0
 
 
-def hz_to_mel(hz: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """Frequencies in Hz to Slaney mels, any shape, float64."""
+MelScale = Literal["slaney", "htk", "kaldi"]
+MelNorm = Literal["slaney", "none"]
+
+
+def hz_to_mel(hz: npt.ArrayLike, scale: MelScale = "slaney") -> npt.NDArray[np.float64]:
+    """Frequencies in Hz to mels, any shape, float64."""
     hz = np.asarray(hz, dtype=np.float64)
+    if scale == "htk":
+        return np.asarray(2595.0 * np.log10(1.0 + hz / 700.0))
+    if scale == "kaldi":
+        return np.asarray(1127.0 * np.log1p(hz / 700.0))
     above = _BREAK_MEL + np.log(np.maximum(hz, _BREAK_HZ) / _BREAK_HZ) / _LOG_STEP
     return np.where(hz < _BREAK_HZ, hz / _LINEAR_HZ_PER_MEL, above)
 
 
-def mel_to_hz(mel: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """Slaney mels to frequencies in Hz, any shape, float64."""
+def mel_to_hz(mel: npt.ArrayLike, scale: MelScale = "slaney") -> npt.NDArray[np.float64]:
+    """Mels to frequencies in Hz, any shape, float64."""
     mel = np.asarray(mel, dtype=np.float64)
+    if scale == "htk":
+        return np.asarray(700.0 * (10.0 ** (mel / 2595.0) - 1.0))
+    if scale == "kaldi":
+        return np.asarray(700.0 * np.expm1(mel / 1127.0))
     above = _BREAK_HZ * np.exp(_LOG_STEP * (np.maximum(mel, _BREAK_MEL) - _BREAK_MEL))
     return np.where(mel < _BREAK_MEL, mel * _LINEAR_HZ_PER_MEL, above)
 
 
-def mel_filter_bank(sample_rate: int, n_fft: int, n_mels: int, f_min: float, f_max: float) -> npt.NDArray[np.float32]:
-    """Weights (n_mels, 1 + n_fft // 2), float32, from FFT magnitude to mel bands.
+def mel_filter_bank(
+    sample_rate: int,
+    n_fft: int,
+    n_mels: int,
+    f_min: float,
+    f_max: float,
+    scale: MelScale = "slaney",
+    norm: MelNorm = "slaney",
+) -> npt.NDArray[np.float32]:
+    """Weights (n_mels, 1 + n_fft // 2), float32, from FFT magnitude or power to mel bands.
 
-    `f_min` and `f_max` are the outer edges of the first and last triangle in Hz.
+    `f_min` and `f_max` are the outer edges of the first and last triangle in Hz. Triangles are straight in Hz, with the
+    scale "kaldi" in mel. Their peak is 1; with the norm "slaney" their area is 1, in Hz.
     """
     bins = np.linspace(0.0, sample_rate / 2.0, 1 + n_fft // 2)
-    lowest, highest = hz_to_mel([f_min, f_max])
-    edges = mel_to_hz(np.linspace(lowest, highest, n_mels + 2))
+    lowest, highest = hz_to_mel([f_min, f_max], scale)
+    mels = np.linspace(lowest, highest, n_mels + 2)
+    hz = mel_to_hz(mels, scale)
+    edges, points = (mels, hz_to_mel(bins, scale)) if scale == "kaldi" else (hz, bins)
     widths = np.diff(edges)
-    rising = (bins - edges[:-2, None]) / widths[:-1, None]
-    falling = (edges[2:, None] - bins) / widths[1:, None]
+    rising = (points - edges[:-2, None]) / widths[:-1, None]
+    falling = (edges[2:, None] - points) / widths[1:, None]
     triangles = np.maximum(0.0, np.minimum(rising, falling)).astype(np.float32)
+    if norm == "none":
+        return triangles
     # float32 before the norm, as in librosa: the two then agree to the last bits
-    return (triangles * (2.0 / (edges[2:] - edges[:-2]))[:, None]).astype(np.float32)
+    return (triangles * (2.0 / (hz[2:] - hz[:-2]))[:, None]).astype(np.float32)
 
 
 Float32Array = npt.NDArray[np.float32]
@@ -75,12 +106,30 @@ class FeatureSettings(BaseModel):
     f_min: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 50.0
     f_max: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = 8000.0
     log_floor: Annotated[float, Field(ge=1e-30, le=1.0)] = 1e-10
-    window: Annotated[str, Field(pattern="^hann_periodic$")] = "hann_periodic"
-    spectrum: Annotated[str, Field(pattern="^magnitude$")] = "magnitude"
-    mel_scale: Annotated[str, Field(pattern="^slaney$")] = "slaney"
-    mel_norm: Annotated[str, Field(pattern="^slaney$")] = "slaney"
-    logarithm: Annotated[str, Field(pattern="^log10$")] = "log10"
+    window: Literal["hann_periodic", "hann_symmetric"] = "hann_periodic"
+    spectrum: Literal["magnitude", "power"] = "magnitude"
+    mel_scale: MelScale = "slaney"
+    mel_norm: MelNorm = "slaney"
+    logarithm: Literal["log10", "ln"] = "log10"
     centred: Annotated[bool, Field(strict=True)] = False
+    window_length: Annotated[int, Field(ge=16, le=16_384)] | None = None
+    """Samples of the window, in the middle of a frame of n_fft samples and zeros around it; None is n_fft."""
+    preemphasis: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    floor_rule: Literal["clamp", "add"] = "clamp"
+    """Before the logarithm: max(mel, log_floor), or mel + log_floor."""
+    offset: Annotated[float, Field(ge=-1e6, le=1e6)] = 0.0
+    """Added to the logarithm."""
+    scale: Annotated[float, Field(ge=1e-6, le=1e6)] = 1.0
+    """Multiplies the logarithm and its offset."""
+
+    @model_serializer(mode="wrap")
+    def _as_found(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without the later fields at their defaults: an older manifest is written back, and named, as it was."""
+        return {
+            name: value
+            for name, value in dump(self).items()
+            if name not in _LATER_DEFAULTS or value != _LATER_DEFAULTS[name]
+        }
 
     @model_validator(mode="after")
     def _consistent(self) -> FeatureSettings:
@@ -88,6 +137,10 @@ class FeatureSettings(BaseModel):
             raise ValueError(f"f_min {self.f_min} < f_max {self.f_max} <= {self.sample_rate / 2} does not hold")
         if self.hop_length > self.n_fft:
             raise ValueError(f"hop_length {self.hop_length} is larger than n_fft {self.n_fft}")
+        if self.window_length is not None and not self.hop_length <= self.window_length <= self.n_fft:
+            raise ValueError(
+                f"hop_length {self.hop_length} <= window_length {self.window_length} <= n_fft {self.n_fft} does not hold"
+            )
         if self.centred:
             raise ValueError("centred frames need samples from the future; only centred=false is defined")
         return self
@@ -103,6 +156,25 @@ class FeatureSettings(BaseModel):
     def sample_count(self, frames: int) -> int:
         """Fewest samples that give `frames` frames."""
         return 0 if frames <= 0 else self.n_fft + (frames - 1) * self.hop_length
+
+
+_LATER_DEFAULTS = {
+    name: FeatureSettings.model_fields[name].default
+    for name in ("window_length", "preemphasis", "floor_rule", "offset", "scale")
+}
+"""Fields that older programs do not know."""
+
+
+def window_of(settings: FeatureSettings) -> npt.NDArray[np.float64]:
+    """The window (n_fft,) float64: Hann of `window_length` samples, zeros around it as in torch.stft.
+
+    Its first value is 0 for all settings.
+    """
+    length = settings.window_length or settings.n_fft
+    period = length if settings.window == "hann_periodic" else length - 1
+    hann = 0.5 - 0.5 * np.cos(2.0 * np.pi * np.arange(length) / period)
+    before = (settings.n_fft - length) // 2
+    return np.pad(hann, (before, settings.n_fft - length - before))
 
 
 class Amplitude(BaseModel):
@@ -143,20 +215,31 @@ class _FrameKernel:
         n_fft, hop, bins = settings.n_fft, settings.hop_length, 1 + settings.n_fft // 2
         self.block = block
         self.samples = np.zeros(n_fft + (block - 1) * hop, dtype=np.float64)
-        hann = 0.5 - 0.5 * np.cos(2.0 * np.pi * np.arange(n_fft) / n_fft)
         # (x - mean) / std, with the division folded into the window
-        self._window = hann / amplitude.std
-        self._floor = np.float32(settings.log_floor)
+        self._window = window_of(settings) / amplitude.std
+        self._preemphasis = settings.preemphasis
+        self._is_power = settings.spectrum == "power"
+        # Power of the largest samples overflows float32, its logarithm does not: the last steps are in float64 then.
+        number = np.float64 if self._is_power else np.float32
+        self._floor, self._offset, self._scale = number(settings.log_floor), settings.offset, settings.scale
+        self._apply_floor = np.add if settings.floor_rule == "add" else np.maximum
+        self._logarithm = np.log if settings.logarithm == "ln" else np.log10
         framed = np.lib.stride_tricks.sliding_window_view(self.samples, n_fft)[::hop]
         windowed = np.empty((block, n_fft), dtype=np.float64)
         spectrum = np.empty((block, bins), dtype=np.complex128)
         magnitude32 = np.empty((block, bins), dtype=np.float32)
         magnitude = np.empty((block, bins), dtype=np.float64)
         mel = np.empty((block, settings.n_mels), dtype=np.float64)
-        weights = mel_filter_bank(settings.sample_rate, n_fft, settings.n_mels, settings.f_min, settings.f_max).astype(
-            np.float64
+        bank = mel_filter_bank(
+            settings.sample_rate,
+            n_fft,
+            settings.n_mels,
+            settings.f_min,
+            settings.f_max,
+            settings.mel_scale,
+            settings.mel_norm,
         )
-        bands = _banded(weights)
+        bands = _banded(bank.astype(np.float64))
         # Slices for every frame count, made once: at 6 frames a call, slicing takes a tenth of the time.
         self._views = [
             (
@@ -174,15 +257,38 @@ class _FrameKernel:
     def frames(self, n: int, out: Float32Array) -> None:
         """Write log-mel frames 0..n-1 of the buffer into out (n, n_mels)."""
         framed, windowed, spectrum, magnitude32, magnitude, bands, mel = self._views[n]
-        np.multiply(framed, self._window, out=windowed)
+        if self._preemphasis:
+            # Within the frame, as Kaldi: the window is 0 at its first sample, so none before the frame is needed.
+            np.multiply(framed[:, :-1], -self._preemphasis, out=windowed[:, 1:])
+            windowed[:, 0] = 0.0
+            windowed += framed
+            windowed *= self._window
+        else:
+            np.multiply(framed, self._window, out=windowed)
         np.fft.rfft(windowed, out=spectrum)
-        np.abs(spectrum, out=magnitude32, casting="same_kind")
-        np.copyto(magnitude, magnitude32)
+        if self._is_power:
+            np.square(spectrum.real, out=magnitude)
+            magnitude += np.square(spectrum.imag, out=windowed[:, : magnitude.shape[1]])
+        else:
+            np.abs(spectrum, out=magnitude32, casting="same_kind")
+            np.copyto(magnitude, magnitude32)
         for part, weights, target in bands:
             np.matmul(part, weights, out=target)
-        np.copyto(out, mel, casting="same_kind")
-        np.maximum(out, self._floor, out=out)
-        np.log10(out, out=out)
+        if self._is_power:
+            self._take_logarithm(mel)
+            np.copyto(out, mel, casting="same_kind")
+        else:
+            np.copyto(out, mel, casting="same_kind")
+            self._take_logarithm(out)
+
+    def _take_logarithm(self, mel: npt.NDArray[Any]) -> None:
+        """Mel bands to (log + offset) · scale, in place and in their own precision."""
+        self._apply_floor(mel, self._floor, out=mel)
+        self._logarithm(mel, out=mel)
+        if self._offset:
+            mel += self._offset
+        if self._scale != 1.0:
+            mel *= self._scale
 
 
 def _banded(

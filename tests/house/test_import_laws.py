@@ -94,7 +94,12 @@ def test_no_pickle_anywhere(repository: Path, floor: str) -> None:
     for path in sources(repository, floor):
         text = path.read_text("utf-8")
         assert "allow_pickle=True" not in text, path
-        assert "torch.load" not in text, path
+        if path.match(
+            "toolkit/encoders/weights.py"
+        ):  # published weights are pickles: read in one place, and nothing in them is run
+            assert text.count("torch.load(") == text.count("weights_only=True") == 1, path
+        else:
+            assert "torch.load" not in text, path
         assert "torch.save" not in text, path
         assert not [m for _, m in imported(path) if m.split(".")[0] in PICKLING], path
 

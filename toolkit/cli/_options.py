@@ -125,6 +125,14 @@ Alpha = Annotated[
     float | None,
     typer.Option(metavar="NUMBER", help="α of equation 5, from 0 (distance alone) to 1 (classifier alone)."),
 ]
+Scoring = Annotated[
+    str | None,
+    typer.Option(
+        "--scoring",
+        help="What d is measured to: centroid, or knn (the nearest stored normal); what the model was trained for by "
+        "default.",
+    ),
+]
 Update = Annotated[
     str | None,
     typer.Option(help="An update by name (n004-s0), or none for the model without known anomalies; newest by default."),
@@ -145,6 +153,13 @@ GroundTruth = Annotated[
 def cache_folder(cache: Path | None, workspace: Path) -> Path:
     """Where features are cached."""
     return cache if cache is not None else workspace / "cache"
+
+
+def checked_scoring(scoring: str | None) -> str | None:
+    """--scoring as given; InputError for a name that is none."""
+    if scoring not in (None, "centroid", "knn"):
+        raise InputError(f"--scoring {scoring}: unknown; use centroid or knn")
+    return scoring
 
 
 def find_bundle(bundle: Path | None, workspace: Path) -> Path:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgeasd.toolkit.cli._errors import print_error
-from edgeasd.toolkit.cli._options import AsJson, LabelledDataOptions, Update, expand_options
+from edgeasd.toolkit.cli._options import AsJson, LabelledDataOptions, Scoring, Update, checked_scoring, expand_options
 from edgeasd.toolkit.cli._output import print_table
 from edgeasd.toolkit.cli.train import load_run_data
 
@@ -25,6 +25,7 @@ def alpha(
         Path,
         typer.Option(help="Validation clips: a folder with normal/ and anomaly/, or a text file of clips of the data."),
     ],
+    scoring: Scoring = None,
     update: Update = None,
     as_json: AsJson = False,
 ) -> None:
@@ -43,7 +44,7 @@ def alpha(
     from edgeasd.toolkit.runs import find_runs
 
     run = find_runs(data.workspace, data.machine, id)[0].chosen(update)
-    trained = load_trained_model(run, without_alpha=True)
+    trained = load_trained_model(run, scoring=checked_scoring(scoring), without_alpha=True)
     trained.check_alpha_is_free("edgeasd alpha")
     # Before hours of reading: refuses a model without a scale.
     scale = trained.deploy().score
@@ -53,8 +54,9 @@ def alpha(
         loaded.prepare(found.clips, report)
         outputs = collect(trained.scorer(UNFITTED), loaded, found.clips, report)
     anomalous = [clip.label == "anomaly" for clip in found.clips]
-    chosen = choose(run, scale, outputs, anomalous, found.contents)
-    path = save_chosen(run, chosen)
+    of_banks = bool(trained.banks)
+    chosen = choose(run, scale, outputs, anomalous, found.contents, of_banks=of_banks)
+    path = save_chosen(run, chosen, of_banks=of_banks)
     fewest = min(chosen.normals, chosen.anomalies)
     if fewest < FEW_CLIPS:
         print_error(

@@ -13,7 +13,16 @@ import typer
 
 from edgeasd.runtime.errors import InputError
 from edgeasd.toolkit.cli._errors import print_error
-from edgeasd.toolkit.cli._options import Alpha, AsJson, LabelledDataOptions, MachineId, Update, expand_options
+from edgeasd.toolkit.cli._options import (
+    Alpha,
+    AsJson,
+    LabelledDataOptions,
+    MachineId,
+    Scoring,
+    Update,
+    checked_scoring,
+    expand_options,
+)
 from edgeasd.toolkit.cli._output import print_table
 from edgeasd.toolkit.cli.train import RunLoader
 
@@ -37,6 +46,7 @@ def evaluate(
         Path | None, typer.Option(help="Also score with this bundle, and count the pairs of clips it orders otherwise.")
     ] = None,
     alpha: Alpha = None,
+    scoring: Scoring = None,
     update: Update = None,
     without: Annotated[
         Path | None, typer.Option(help="Leave these recordings out of the test: a folder, or a text file of paths.")
@@ -56,13 +66,13 @@ def evaluate(
 
     AUC with its 95 % interval and pAUC at a false-positive rate of 0.1, per ID and as a mean; once with
     the frozen range of d′ (deploy) and once with that of the test clips themselves (paper). Writes
-    evaluation.json beside the run, and a report or the official DCASE files if asked.
+    evaluation.json into the run (evaluation-knn.json for --scoring knn beside a training), and a report or the official DCASE files if asked.
 
     Example: edgeasd evaluate --data recordings/ --machine valve --baseline
     """
     from edgeasd.runtime.system.files import write_json
     from edgeasd.toolkit.evaluation.stored import over_ids, pooled
-    from edgeasd.toolkit.runs import find_runs
+    from edgeasd.toolkit.runs import EVALUATION, find_runs
 
     _check_outputs(dcase, report, report_audio)
     runs = [run.chosen(update) for run in find_runs(data.workspace, data.machine, id)]
@@ -73,11 +83,11 @@ def evaluate(
     loader = RunLoader(data)
     for run in runs:
         trained, loaded, evaluation = _evaluate_run(
-            run, loader, alpha, baseline, bundle, excluded, unlabelled=dcase is not None
+            run, loader, alpha, checked_scoring(scoring), baseline, bundle, excluded, unlabelled=dcase is not None
         )
         if dcase is not None:
             official += _official_results(trained, evaluation)
-        write_json(run.folder / "evaluation.json", evaluation.to_json())
+        write_json(run.path_of(EVALUATION, of_banks=bool(trained.banks)), evaluation.to_json())
         evaluations.append(evaluation)
         clips.append(loaded)
         for note in evaluation.notes:
@@ -164,6 +174,7 @@ def _evaluate_run(
     run: Run,
     loader: RunLoader,
     alpha: float | None,
+    scoring: str | None,
     baseline: bool,
     bundle: Path | None,
     excluded: frozenset[str],
@@ -175,7 +186,7 @@ def _evaluate_run(
     from edgeasd.toolkit.evaluation.trained import load_trained_model
     from edgeasd.toolkit.progress import progress
 
-    trained = load_trained_model(run).with_alpha(alpha)
+    trained = load_trained_model(run, scoring=scoring).with_alpha(alpha)
     loaded = loader(trained)
     with progress(f"{run.machine} {run.id}") as report, ExitStack() as opened_bundle:
         scorer = None

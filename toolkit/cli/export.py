@@ -19,9 +19,11 @@ from edgeasd.toolkit.cli._options import (
     Machine,
     MachineId,
     RunDataOptions,
+    Scoring,
     Update,
     Workspace,
     cache_folder,
+    checked_scoring,
 )
 from edgeasd.toolkit.cli._output import print_table
 from edgeasd.toolkit.cli.calibrate import print_variant, refuse_failed, report_path, resumable, write_report
@@ -71,6 +73,7 @@ def export(
         Path | None, typer.Option(help="Bundle folder, in place of bundles/<machine>-id_<id>; with one ID only.")
     ] = None,
     alpha: Alpha = None,
+    scoring: Scoring = None,
     make_zip: Annotated[bool, typer.Option("--zip", help="Also pack the bundle into one zip beside it.")] = False,
     update: Update = None,
     triton: Repository = None,
@@ -91,6 +94,7 @@ def export(
     from edgeasd.export.bundle_writer import write_bundle, zip_bundle
     from edgeasd.export.triton import check_repository
     from edgeasd.toolkit.evaluation.trained import load_trained_model
+    from edgeasd.toolkit.models.backbones import count_parameters
     from edgeasd.toolkit.runs import bundle_folder, find_runs
 
     runs = find_runs(workspace, machine, id)
@@ -100,8 +104,8 @@ def export(
         check_repository(triton)
     calibrated, targets = [], []
     for run in runs:
-        trained = load_trained_model(run.chosen(update)).with_alpha(alpha)
-        if trained.banks and (int8 or precisions != ["fp32"]):
+        trained = load_trained_model(run.chosen(update), scoring=checked_scoring(scoring)).with_alpha(alpha)
+        if not count_parameters(trained.network.encoder) and (int8 or precisions != ["fp32"]):
             raise InputError(
                 f"--precision {precision}: {trained.preset.backbone} of {run.machine} ID {run.id} computes statistics and "
                 "has no weights to round; leave it at fp32"
@@ -182,9 +186,10 @@ def _provenance(trained: TrainedModel) -> dict[str, Any]:
 
 
 def _metrics(trained: TrainedModel, fit: DeployFit) -> dict[str, Any]:
-    from edgeasd.toolkit.evaluation.stored import NAME, read_evaluation
+    from edgeasd.toolkit.evaluation.stored import read_evaluation
+    from edgeasd.toolkit.runs import EVALUATION
 
-    path = trained.run.folder / NAME
+    path = trained.run.path_of(EVALUATION, of_banks=bool(trained.banks))
     if not path.is_file():
         return {}
     measured = read_evaluation(path)

@@ -44,6 +44,13 @@ def train(
     loss: Annotated[
         str | None, typer.Option(help="bce, dsad, ddcsad, bce+dsad, bce+ddcsad or knn; the preset's by default.")
     ] = None,
+    scoring: Annotated[
+        str | None,
+        typer.Option(
+            help="What d is measured to after training: centroid, or knn (the nearest of the stored normals). With "
+            "--resume a trained model gets its normals stored beside it; the preset's by default."
+        ),
+    ] = None,
     lam: Annotated[
         float | None, typer.Option(metavar="NUMBER", help="λ of equation 4; the preset's by default.")
     ] = None,
@@ -70,9 +77,17 @@ def train(
     from edgeasd.toolkit.training.fabric import open_fabric
 
     training.check()
-    options = {"backbone": backbone, "method": loss, "iterations": training.iterations, "lam": lam, "eta": eta}
+    options = {
+        "backbone": backbone,
+        "method": loss,
+        "iterations": training.iterations,
+        "scoring": scoring,
+        "lam": lam,
+        "eta": eta,
+    }
     # Whoever asks for anything of a trained model gets that, or the refusal that says what it needs.
-    is_open = preset is None and not training.settings and all(value is None for value in options.values())
+    asked = [value for name, value in options.items() if not (name == "scoring" and value == "knn")]
+    is_open = preset is None and not training.settings and all(value is None for value in asked)
     chosen = with_settings(load_preset(preset or "quick"), training.settings, FIXED_IN_TRAINING, options)
     method_named(chosen.method)
     check_segment(chosen.backbone, chosen.segment_frames)

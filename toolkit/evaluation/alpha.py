@@ -23,7 +23,7 @@ from edgeasd.runtime.scoring.score import ScoreSettings, blend, relative_distanc
 from edgeasd.runtime.system.files import write_json
 from edgeasd.toolkit.data.clips import content_hash
 from edgeasd.toolkit.evaluation.metrics import auc
-from edgeasd.toolkit.runs import Run
+from edgeasd.toolkit.runs import ALPHA, OUTCOME, Run
 
 GRID = tuple(i / 20 for i in range(21))
 """0, 0.05, …, 1."""
@@ -100,7 +100,7 @@ class ChosenAlpha(BaseModel):
     validation: list[_Sha256]
     """Content of the clips; none of them judges this run."""
     outcome: _Sha256
-    """Content of the run's outcome.npz."""
+    """Content of the run's outcome of that scoring."""
     chosen: str = ""
 
     @property
@@ -116,6 +116,8 @@ def choose(
     outputs: Sequence[SegmentOutputs],
     anomalous: Sequence[bool],
     contents: Sequence[str],
+    *,
+    of_banks: bool = False,
 ) -> ChosenAlpha:
     """Sweep α over validation clips on the deploy scale `scale` and take the best.
 
@@ -134,21 +136,23 @@ def choose(
         d_min=scale.d_min,
         d_max=scale.d_max,
         validation=sorted(contents),
-        outcome=content_hash(run.folder / "outcome.npz"),
+        outcome=content_hash(run.path_of(OUTCOME, of_banks=of_banks)),
         chosen=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     )
 
 
-def save_chosen(run: Run, chosen: ChosenAlpha) -> Path:
-    """Write alpha.json of the run atomically; returns its path."""
-    path = _path(run)
+def save_chosen(run: Run, chosen: ChosenAlpha, *, of_banks: bool = False) -> Path:
+    """Write alpha.json of the run atomically, or alpha-knn.json for its banks; returns its path."""
+    path = _path(run, of_banks)
     write_json(path, chosen.model_dump())
     return path
 
 
-def load_chosen(run: Run) -> ChosenAlpha | None:
-    """The α chosen for this run; None if none was. InputError for a damaged file, or one of other weights."""
-    path = _path(run)
+def load_chosen(run: Run, *, of_banks: bool = False) -> ChosenAlpha | None:
+    """The α chosen for this run, or for its banks; None if none was.
+
+    InputError for a damaged file, or one of other weights."""
+    path = _path(run, of_banks)
     if not path.is_file():
         return None
     try:
@@ -157,13 +161,13 @@ def load_chosen(run: Run) -> ChosenAlpha | None:
         first = error.errors(include_url=False)[0]
         field = ".".join(str(part) for part in first["loc"]) or "all of it"
         raise InputError(f"{path}: {field}: {first['msg']}; {_REMEDY}") from None
-    if chosen.outcome != content_hash(run.folder / "outcome.npz"):
+    if chosen.outcome != content_hash(run.path_of(OUTCOME, of_banks=of_banks)):
         raise InputError(f"{path}: α {chosen.alpha} was chosen for an earlier training of this folder; {_REMEDY}")
     return chosen
 
 
-def _path(run: Run) -> Path:
-    return run.folder / "alpha.json"
+def _path(run: Run, of_banks: bool) -> Path:
+    return run.path_of(ALPHA, of_banks=of_banks)
 
 
 def _read(path: Path) -> Any:

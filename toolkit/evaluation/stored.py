@@ -19,10 +19,7 @@ from edgeasd.calibration.drift.ranking import PairedComparison, delong
 from edgeasd.runtime.errors import InputError, describe_validation_error
 from edgeasd.toolkit.evaluation.dcase import VARIANTS, harmonic_mean
 from edgeasd.toolkit.evaluation.figures import Labels, figures_of
-from edgeasd.toolkit.runs import Run, load_run
-
-NAME = "evaluation.json"
-
+from edgeasd.toolkit.runs import EVALUATION, Run, load_run
 
 _Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False, strict=True)]
 
@@ -109,7 +106,7 @@ def stored_evaluation(source: Path, update: str | None = None) -> StoredEvaluati
     run: Run | None = None
     if source.is_dir():
         run = load_run(source).chosen(update)
-        path = run.folder / NAME
+        path = run.path_of(EVALUATION, of_banks=run.is_scored_by_banks)
     else:
         path = source
         if (source.parent / "run.json").is_file():

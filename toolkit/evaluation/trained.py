@@ -191,6 +191,7 @@ def load_trained_model(run: Run, *, scoring: str | None = None, without_alpha: b
         n_mels=run.features.n_mels,
         zero_init_residual=preset.zero_init_residual,
         embedding_size=preset.embedding_size,
+        frozen=preset.method == KNN.name,
     )
     method = method_named(preset.method)
     centroid, iteration = torch.zeros(network.embedding_size), 0
@@ -200,7 +201,7 @@ def load_trained_model(run: Run, *, scoring: str | None = None, without_alpha: b
     if method is KNN:  # no classifier
         torch.nn.init.zeros_(network.head.weight)
     network.eval()
-    chosen = None if without_alpha or method.fixed_alpha is not None else load_chosen(run)
+    chosen = None if without_alpha or method.fixed_alpha is not None else load_chosen(run, of_banks=by_bank)
     return TrainedModel(
         run,
         preset,

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from edgeasd.calibration.fit.bank import BankPlan
 from edgeasd.runtime.errors import InputError
+from edgeasd.toolkit.encoders.table import encoder_named
 from edgeasd.toolkit.models.blocks import ConvBlock, MelNorm, conv, stage
+from edgeasd.toolkit.models.layered import LayeredEncoder, Part
 from edgeasd.toolkit.models.logmel_stats import LogMelStats
+from edgeasd.toolkit.models.mobilenet import MobileNet
+from edgeasd.toolkit.models.panns import Panns
 
 _ENOUGH_FRAMES = 64
 """Every backbone takes as many; asking torch costs seconds of imports."""
@@ -83,7 +88,58 @@ class Quick(nn.Module):
         return torch.mean(self.top(self.stages(self.stem(self.norm(x)))), dim=(2, 3))
 
 
-BACKBONES: dict[str, Callable[..., nn.Module]] = {"resnet38": ResNet38, "quick": Quick, "logmel-stats": LogMelStats}
+_MOBILENET_PARTS = (
+    Part("spread", "spread"),
+    Part("block 5, whitened", "layer", 5, "whiten"),
+    Part("block 9", "layer", 9),
+    Part("top", "top", 16),
+)
+_PRETRAINED: dict[str, tuple[Callable[..., LayeredEncoder], tuple[Part, ...]]] = {
+    "mn04": (partial(MobileNet, width=0.4), _MOBILENET_PARTS),
+    "mn05": (partial(MobileNet, width=0.5), _MOBILENET_PARTS),
+    "mn10": (partial(MobileNet, width=1.0), _MOBILENET_PARTS),
+    "mn20": (partial(MobileNet, width=2.0), _MOBILENET_PARTS),
+    "panns-cnn10": (
+        partial(Panns, kind="Cnn10"),
+        (Part("spread", "spread"), Part("block 3", "channels", 2), Part("top", "top", 3)),
+    ),
+    "panns-cnn14": (
+        partial(Panns, kind="Cnn14"),
+        (Part("spread", "spread"), Part("block 3", "channels", 2), Part("top", "top", 5)),
+    ),
+    "panns-resnet38": (
+        partial(Panns, kind="ResNet38"),
+        (Part("spread", "spread"), Part("stage 3", "channels", 3), Part("top", "top", 5)),
+    ),
+}
+"""Encoders whose weights come from a file (`toolkit/encoders/table.py`), and what they hand out frozen."""
+
+
+def build_pretrained(
+    name: str, *, n_mels: int | None = None, frozen: bool = False, classifier: bool = False
+) -> LayeredEncoder:
+    """A pretrained encoder without its weights yet; `frozen` hands out the parts that its banks vote on."""
+    make, parts = _PRETRAINED[name]
+    n_mels = int(encoder_named(name).front_end["n_mels"]) if n_mels is None else n_mels
+    return make(n_mels, parts=parts if frozen else (), classifier=classifier)
+
+
+def _pretrained_backbone(name: str) -> Callable[..., nn.Module]:
+    def build(n_mels: int, *, zero_init_residual: bool = True, embedding_size: int = 0) -> nn.Module:
+        del zero_init_residual
+        if embedding_size:
+            raise InputError(f"embedding_size {embedding_size}: {name} has an embedding of its own; leave it at 0")
+        return build_pretrained(name, n_mels=n_mels)
+
+    return build
+
+
+BACKBONES: dict[str, Callable[..., nn.Module]] = {
+    "resnet38": ResNet38,
+    "quick": Quick,
+    "logmel-stats": LogMelStats,
+    **{name: _pretrained_backbone(name) for name in _PRETRAINED},
+}
 WITHOUT_WEIGHTS = ("logmel-stats",)
 """Encoders that there is nothing to train in."""
 
@@ -126,14 +182,28 @@ def check_backbone(backbone: str) -> None:
 
 
 def build_network(
-    backbone: str, *, n_mels: int = 128, zero_init_residual: bool = True, embedding_size: int = 0
+    backbone: str,
+    *,
+    n_mels: int = 128,
+    zero_init_residual: bool = True,
+    embedding_size: int = 0,
+    frozen: bool = False,
+    weights: Mapping[str, Tensor] | None = None,
 ) -> Network:
     """A randomly initialised network (seed with torch.manual_seed); an `embedding_size` of 0 is the backbone's own.
 
-    InputError for an unknown backbone.
+    A pretrained encoder takes its `weights` (`toolkit/encoders/weights.py`), and `frozen` hands out what its banks
+    vote on in place of its top. InputError for an unknown backbone.
     """
     check_backbone(backbone)
-    encoder = BACKBONES[backbone](n_mels, zero_init_residual=zero_init_residual, embedding_size=embedding_size)
+    if frozen and backbone in _PRETRAINED:
+        encoder: nn.Module = build_pretrained(backbone, n_mels=n_mels, frozen=True)
+    else:
+        encoder = BACKBONES[backbone](n_mels, zero_init_residual=zero_init_residual, embedding_size=embedding_size)
+    if weights is not None:
+        names = set(encoder.state_dict())
+        # A classifier of other sounds is of no use here.
+        encoder.load_state_dict({key: value for key, value in weights.items() if key in names})
     return Network(encoder, int(encoder.embedding_size))  # type: ignore[arg-type]
 
 

@@ -89,6 +89,8 @@ class Preset(BaseModel):
     """Start the second batch norm of each residual block at 0."""
     embedding_size: Annotated[int, Field(ge=0, le=65_536)] = 0
     """D, the numbers in an embedding; 0 for the backbone's own (2048 for resnet38, 64 for quick)."""
+    tune_from: Annotated[int, Field(ge=0, le=1000)] = 0
+    """Pretrained encoders: the first layer that is trained; those before it stay as they came."""
     estimate_norms_first: bool = True
     """Estimate batch-norm statistics in one pass before the first centroids."""
     anomalies_in_centroid: bool = False

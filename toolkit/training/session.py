@@ -19,22 +19,17 @@ from lightning_fabric import Fabric
 
 import edgeasd
 from edgeasd.runtime.errors import CheckFailed, InputError
-from edgeasd.runtime.features.segments import SegmentSettings, tile
+from edgeasd.runtime.features.segments import SegmentSettings
 from edgeasd.toolkit.data.clips import Clip
 from edgeasd.toolkit.data.machine import MachineData, MachineSplit
 from edgeasd.toolkit.data.offered import KnownAnomalies
-from edgeasd.toolkit.evaluation.evaluate import collect
-from edgeasd.toolkit.evaluation.trained import torch_scorer
 from edgeasd.toolkit.presets import Preset, stored_preset
 from edgeasd.toolkit.progress import ProgressCallback
-from edgeasd.toolkit.runs import BANKS, Run, TrainingResult, load_run
+from edgeasd.toolkit.runs import BANKS, Run, load_run
 from edgeasd.toolkit.training.checkpoint import latest_checkpoint, list_checkpoints
 from edgeasd.toolkit.training.data import FeaturePool
+from edgeasd.toolkit.training.outcome import fit_banks_of, training_result
 from edgeasd.toolkit.training.trainer import NotFinite, StepLog, Trainer
-
-_REFERENCE_SEGMENTS = 16
-"""Export holds ONNX against torch on all of them and puts the first few into the bundle."""
-STAND_IN_CLIPS = 200
 
 
 @contextmanager
@@ -55,39 +50,6 @@ def stop_requests() -> Iterator[Callable[[], bool]]:
     finally:
         for one, handler in before.items():
             signal.signal(one, handler)
-
-
-def training_result(
-    data: MachineData, split: MachineSplit, run: Run, trainer: Trainer, anomalies: Sequence[Clip] = ()
-) -> TrainingResult:
-    """Score what was held out (or, if nothing was, training clips as a stand-in) and pick reference segments."""
-    assert trainer.centroids is not None
-    scorer = torch_scorer(trainer.network, trainer.centroids[0], run.features, run.amplitude, run.segments)
-    held_out = bool(split.holdout_normals and split.holdout_outliers)
-    normals = split.holdout_normals if held_out else split.normals[:STAND_IN_CLIPS]
-    outliers = split.holdout_outliers if held_out else split.outliers[:STAND_IN_CLIPS]
-    return TrainingResult(
-        normals=collect(scorer, data, normals),
-        outliers=collect(scorer, data, outliers),
-        anomalies=collect(scorer, data, anomalies),
-        held_out=held_out,
-        golden=pick_reference_segments(data, normals, outliers, run.segments.frames),
-    )
-
-
-def pick_reference_segments(data: MachineData, normals: list[Clip], outliers: list[Clip], frames: int) -> np.ndarray:
-    """Middle segments of real clips, (G, frames, n_mels) float32: three normals, one outlier, and so on."""
-    chosen = []
-    for index in range(_REFERENCE_SEGMENTS // 4):
-        chosen += normals[3 * index : 3 * index + 3] + outliers[index : index + 1]
-    segments = []
-    for clip in chosen:
-        features = data.features(clip)
-        if len(features) < frames:
-            features = tile(features, frames)
-        start = (len(features) - frames) // 2
-        segments.append(features[start : start + frames])
-    return np.stack(segments)
 
 
 def train_one(
@@ -116,7 +78,7 @@ def train_one(
     normals, outliers = _pool(data, split.normals, preset), _pool(data, split.outliers, preset)
     trainer = Trainer(preset, seed, normals, outliers, n_mels, fabric, compile_network=compile_network)
     _train(trainer, run, resume, report, should_stop)
-    run.save_result(training_result(data, split, run, trainer))
+    _finish(trainer, run, data, split, (), report)
     return run
 
 
@@ -165,8 +127,22 @@ def finetune_one(
     )
     trainer.start_from(start)
     _train(trainer, run, resume, report, should_stop)
-    run.save_result(training_result(data, split, run, trainer, known.used))
+    _finish(trainer, run, data, split, known.used, report)
     return run
+
+
+def _finish(
+    trainer: Trainer,
+    run: Run,
+    data: MachineData,
+    split: MachineSplit,
+    anomalies: Sequence[Clip],
+    report: ProgressCallback,
+) -> None:
+    """Store what the clips give with the trained network: around the centroid, and with a bank if asked for."""
+    run.save_result(training_result(data, split, run, trainer, anomalies))
+    if trainer.preset.scoring == "knn":
+        fit_banks_of(run, trainer.network, data, split, trainer.preset, anomalies=anomalies, report=report)
 
 
 def _train(trainer: Trainer, run: Run, resume: bool, report: ProgressCallback, should_stop: Callable[[], bool]) -> None:
@@ -174,6 +150,7 @@ def _train(trainer: Trainer, run: Run, resume: bool, report: ProgressCallback, s
     if resume and list_checkpoints(run.checkpoints):
         trainer.restore(latest_checkpoint(run.checkpoints))
     run.save()
+    run.drop_banks()
     with _Log(run.folder / "log", trainer.iteration) as log:
 
         def on_step(step: StepLog) -> None:
@@ -263,8 +240,9 @@ def _clear(folder: Path) -> None:
     for name in ("checkpoints", "log", "updates"):
         if (folder / name).is_dir():
             shutil.rmtree(folder / name)
-    for name in ("outcome.npz", "outcome-knn.npz", BANKS, "evaluation.json", "alpha.json"):
-        (folder / name).unlink(missing_ok=True)
+    for name in (BANKS, "outcome*.npz", "evaluation*.json", "alpha*.json"):
+        for path in folder.glob(name):
+            path.unlink()
 
 
 def _difference(before: Any, now: Any) -> str:

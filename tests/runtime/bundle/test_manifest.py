@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from edgeasd.runtime.bundle.manifest import LARGEST_MANIFEST, dump_manifest, parse_manifest
 from edgeasd.runtime.errors import BundleError
+from edgeasd.runtime.features.logmel import FeatureSettings
+from edgeasd.toolkit.models.front_ends import EFFICIENTAT, PANNS
 
 pytestmark = pytest.mark.core
 
@@ -118,6 +120,24 @@ def test_a_hostile_version_is_still_one_short_line(raw: Json, version: object) -
     assert "this edgeasd reads 1" in refusal(
         json.dumps({"schema_version": 2, "edgeasd_version": str(version)}).encode()
     )
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("mel_scale", "bark"), ("window", "kaiser"), ("floor_rule", "none"), ("logarithm", "log2"), ("spectrum", "pcen")],
+)
+def test_a_front_end_of_tomorrow_names_its_reader(raw: Json, field: str, value: str) -> None:
+    text = refusal(changed(raw, f"features.{field}", value))
+    assert f"features.{field} {value!r}: Input should be " in text
+    assert f"; read it with edgeasd {raw['edgeasd_version']}, which wrote it, or newer" in text
+
+
+@pytest.mark.parametrize("front_end", [EFFICIENTAT, PANNS], ids=["efficientat", "panns"])
+def test_other_front_ends_are_kept_whole(raw: Json, front_end: FeatureSettings) -> None:
+    data = changed(raw, "features", front_end.model_dump())
+    manifest = parse_manifest(data, "here")
+    assert json.loads(dump_manifest(manifest)) == json.loads(data)
+    assert manifest.features == front_end
 
 
 # Bad fields
