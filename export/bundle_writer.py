@@ -18,11 +18,11 @@ from torch import Tensor, nn
 import edgeasd
 from edgeasd.calibration.fit.bank import Bank, bank_distances
 from edgeasd.calibration.fit.deploy import DeployFit, SegmentOutputs, clip_scores
+from edgeasd.calibration.fit.stored_normals import NORMALS, StoredNormals
 from edgeasd.export import graphs as encoder_graph
-from edgeasd.export.bank_head import build_bank_head
 from edgeasd.export.fp16 import FP16_LIMITS, build_fp16, load_limits
 from edgeasd.export.front_end import FRONT_END, build_front_end, measure_front_end
-from edgeasd.export.graphs import build_head
+from edgeasd.export.head import build_bank_head, build_head, describe_banks
 from edgeasd.export.parity import EXPORT_LIMITS, LOAD_LIMITS, torch_reference
 from edgeasd.runtime.bundle.bundle import MANIFEST, Bundle, hash_file
 from edgeasd.runtime.bundle.manifest import (
@@ -89,6 +89,8 @@ class ExportInput:
     """None without clips to measure it on."""
     banks: tuple[Bank, ...] = ()
     """Stored normals that take the place of the centroid."""
+    normals_of_banks: StoredNormals | None = None
+    """What the banks were fitted on: with it `edgeasd grow` can add to them."""
     provenance: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
 
@@ -125,6 +127,8 @@ def write_bundle(
             *(getattr(reference, name)[:_GOLDEN_IN_BUNDLE] for name in ReferenceSegments.__slots__)
         )
         write_bytes(folder / "golden.npz", golden.to_bytes())
+        if model.normals_of_banks is not None:
+            write_bytes(folder / NORMALS, model.normals_of_banks.to_bytes())
         write_json(folder / "calibration.json", _calibration(model))
         manifest = _manifest(model, folder, wanted)
         write_bytes(folder / MANIFEST, dump_manifest(manifest))
@@ -210,16 +214,7 @@ def _manifest(model: ExportInput, folder: Path, precisions: Sequence[str]) -> Ma
 
 def _described(model: ExportInput) -> ScoreSettings:
     """The constants of the score; with what it is measured by where that is a bank."""
-    banks = [
-        {
-            "name": bank.name,
-            "columns": list(bank.columns),
-            "whitened": bank.matrix is not None and bank.matrix.ndim == 2,
-            "normals": len(bank.points),
-            "chosen_by": "k-centre",
-        }
-        for bank in model.banks
-    ]
+    banks = describe_banks(model.banks)
     return model.fit.score.model_copy(update={"banks": banks}) if banks else model.fit.score
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from edgeasd.export.graphs import IR_VERSION, OPSET
+from edgeasd.export.head import IR_VERSION, OPSET
 from edgeasd.export.parity import LOAD_LIMITS
 from edgeasd.runtime.bundle.bundle import Bundle
 from edgeasd.runtime.bundle.manifest import FrontEnd

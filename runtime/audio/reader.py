@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-import struct
 from contextlib import closing
 from pathlib import Path
 from typing import BinaryIO
@@ -14,6 +13,7 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
+from edgeasd.runtime.audio.container import MendedFile, inspect
 from edgeasd.runtime.errors import InputError
 
 Samples = NDArray[np.float32]
@@ -22,7 +22,19 @@ MAX_CLIP_SECONDS = 3600.0
 DECODE_SAMPLES = 1 << 18  # one decoded block over all channels: 1 MiB of float32, whatever a header claims
 RESAMPLED_RATES = range(1000, 1_000_001)
 UNKNOWN_FRAMES = 1 << 62  # libsndfile's answer for a FLAC stream without a length is 2**63 - 1
-STREAMED = 0xFFFFFFFF  # the data size that a WAV writer leaves when it could not seek back
+MOST = 16.0
+"""The largest sample that is sound: 24 dB over full scale. Beyond it is another scale, coding or byte order."""
+CHECKED = {"WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "FLAC", "OGG", "MP3"}
+"""libsndfile's names of the containers whose length is checked; it reads more, and would read parts of those."""
+_SUFFIX_KINDS = {
+    ".wav": {"WAV", "WAVEX", "RF64", "W64"},
+    ".flac": {"FLAC"},
+    ".aif": {"AIFF"},
+    ".aiff": {"AIFF"},
+    ".ogg": {"OGG"},
+    ".opus": {"OGG"},
+    ".mp3": {"MP3"},
+}
 
 
 class SeveralChannels(InputError):
@@ -39,6 +51,14 @@ class WrongRate(InputError):
     def __init__(self, message: str, rate: int) -> None:
         super().__init__(message)
         self.rate = rate
+
+
+class OutOfScale(InputError):
+    """Samples far beyond full scale; `largest` is the largest size seen so far."""
+
+    def __init__(self, message: str, largest: float) -> None:
+        super().__init__(message)
+        self.largest = largest
 
 
 def require_channel(label: str, count: int, channel: int | None, mix: bool) -> None:
@@ -70,18 +90,24 @@ def describe_channel(count: int, channel: int | None, mix: bool) -> str:
     return f"mean of {count} channels" if mix else f"channel {channel or 0} of {count}"
 
 
-def require_finite(samples: Samples, start: int, sample_rate: int, label: str) -> None:
-    """Raise InputError naming the first NaN or infinity of `samples`, shape (n,) or (n, channels).
+def require_usable(samples: Samples, start: int, sample_rate: int, label: str) -> None:
+    """Raise InputError naming the first sample of `samples`, (n,) or (n, channels), that cannot be sound.
 
-    `start` is the position of samples[0].
+    That is NaN, infinity, and what lies beyond `MOST`. `start` is the position of samples[0].
     """
-    if not (finite := np.isfinite(samples)).all():
-        bad = int(np.argmin(finite))
-        first = bad // (samples.size // len(samples))
-        raise InputError(
-            f"{label}: {samples.flat[bad]} at sample {start + first} ({(start + first) / sample_rate:.3f} s); "
-            "every sample must be a finite number: repair or re-record it"
-        )
+    if samples.size == 0 or max(-float(samples.min()), float(samples.max())) <= MOST:
+        return
+    bad = int(np.argmin(np.abs(samples) <= MOST))
+    first, value = start + bad // (samples.size // len(samples)), samples.flat[bad]
+    where = f"{label}: {value:g} at sample {first} ({first / sample_rate:.3f} s)"
+    if not np.isfinite(value):
+        raise InputError(f"{where}; every sample must be a finite number: repair or re-record it")
+    largest = float(np.nanmax(np.abs(samples), initial=0.0, where=np.isfinite(samples)))
+    if largest <= 1 << 15:
+        hint = "these are 16-bit integers as floats: divide them by 32768, as `edgeasd data import` does"
+    else:
+        hint = "this is another scale, coding or byte order: convert or re-record it"
+    raise OutOfScale(f"{where}; full scale is 1 and no sound reaches {MOST:g}: {hint}", largest)
 
 
 class StreamResampler:
@@ -117,36 +143,6 @@ def _open_regular(path: Path) -> BinaryIO:
         raise InputError(f"{str(path)!r}: is not a file name ({error}); check the name") from None
 
 
-def _data_bytes(handle: BinaryIO) -> tuple[int, int] | None:
-    """Bytes of sound that a WAV, RF64 or AIFF header claims and the bytes that are there.
-
-    None for other formats, for a header without a data chunk and for a length left open by a
-    streaming writer. libsndfile reads such a file to its end without a word when it is short.
-    """
-    head = handle.read(12)
-    if head[:4] in (b"RIFF", b"RF64") and head[8:] == b"WAVE":
-        order, wanted = "<4sI", b"data"
-    elif head[:4] == b"FORM" and head[8:] in (b"AIFF", b"AIFC"):
-        order, wanted = ">4sI", b"SSND"
-    else:
-        return None
-    size, position, long_size = os.fstat(handle.fileno()).st_size, 12, None
-    for _ in range(1000):  # a bound on hostile chains of empty chunks
-        handle.seek(position)
-        if len(chunk := handle.read(8)) < 8:
-            return None
-        name, length = struct.unpack(order, chunk)
-        if name == b"ds64" and len(sizes := handle.read(16)) == 16:
-            long_size = struct.unpack("<8xQ", sizes)[0]
-        if name == wanted:
-            if length == STREAMED and long_size is None:
-                return None
-            claimed = long_size if length == STREAMED and long_size is not None else length
-            return claimed, max(0, size - position - 8)
-        position += 8 + length + length % 2
-    return None
-
-
 class AudioReader:
     """A sound file, decoded block by block to one float32 signal; memory does not grow with its length.
 
@@ -154,12 +150,23 @@ class AudioReader:
     construction where the header tells, else at the block in which it is found.
     """
 
-    def __init__(self, path: str | Path, *, sample_rate: int, channel: int | None, mix: bool, resample: bool) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        sample_rate: int,
+        channel: int | None,
+        mix: bool,
+        resample: bool,
+        full_scale: float = 1.0,
+    ) -> None:
+        """Samples are divided by `full_scale`, which is not 1 for floats in the range of integers."""
         self._path = Path(path)
-        self._channel, self._mix = channel, mix
+        self._channel, self._mix, self._full_scale = channel, mix, np.float32(full_scale)
         self._position, self._ended = 0, False
         self._handle = _open_regular(self._path)
         try:
+            self.container = inspect(self._handle, self._path)
             self._sound = self._open_sound()
             self._check_header(sample_rate, resample)
         except BaseException:
@@ -167,19 +174,32 @@ class AudioReader:
             raise
         rate, count = self._sound.samplerate, self._sound.channels
         self._resampler = StreamResampler(rate, sample_rate) if rate != sample_rate else None
-        self.seconds = self._sound.frames / rate
+        self.sample_rate, self.channels, self.seconds = rate, count, self._sound.frames / rate
+        self.subtype = str(self._sound.subtype)
+        """All of the file: Hz, channels, seconds, libsndfile's name of its coding."""
         self.name = f"{self._path}, {self._sound.format} {self._sound.subtype}, {rate} Hz" + (
             f"{f' resampled to {sample_rate} Hz' if self._resampler else ''}, " + describe_channel(count, channel, mix)
         )
+        self.notes = self._notes()
+        """What a user should know of the file, in clauses: a false name, a length that was never written."""
+        self.name += "".join(f"; {note}" for note in self.notes)
+
+    def _notes(self) -> tuple[str, ...]:
+        expected, kind = _SUFFIX_KINDS.get(self._path.suffix.lower()), self._sound.format
+        notes = []
+        if expected is not None and kind not in expected:
+            notes.append(f"named {self._path.suffix}, is {kind}")
+        if self.container.note:
+            notes.append(f"{self.container.note} ({self.seconds:.1f} s)")
+        return tuple(notes)
 
     def _open_sound(self) -> soundfile.SoundFile:
-        if (sizes := _data_bytes(self._handle)) is not None and sizes[1] < sizes[0]:
-            raise InputError(
-                f"{self._path}: cut off, its header claims {sizes[0]} bytes of sound and {sizes[1]} "
-                "are there; copy or record it again"
-            )
-        self._handle.seek(0)
+        if self.container.problem:
+            raise InputError(self.container.problem)
+        mended = self.container.mended
         try:
+            if mended is not None:
+                return soundfile.SoundFile(MendedFile(self._handle, mended))
             return soundfile.SoundFile(self._handle.fileno(), closefd=False)
         except soundfile.SoundFileError as error:
             reason = str(error).split(": ", 1)[-1].rstrip(".")
@@ -187,6 +207,11 @@ class AudioReader:
 
     def _check_header(self, sample_rate: int, resample: bool) -> None:
         rate, frames = self._sound.samplerate, self._sound.frames
+        if self._sound.format not in CHECKED:
+            raise InputError(
+                f"{self._path}: is a {self._sound.format} file, whose length cannot be checked here; convert it with "
+                "`edgeasd data import`, or to WAV"
+            )
         if frames == 0:
             raise InputError(f"{self._path}: holds no samples; record it again")
         if frames >= UNKNOWN_FRAMES:
@@ -225,8 +250,8 @@ class AudioReader:
                 f"{self._path}: cut off, its header claims {claimed} samples and {self._position} "
                 "are there; copy or record it again"
             )
-        samples = select_channel(block, self._channel, self._mix)
-        require_finite(samples, self._position, rate, str(self._path))
+        samples = select_channel(block, self._channel, self._mix) / self._full_scale
+        require_usable(samples, self._position, rate, str(self._path))
         self._position += len(block)
         return samples
 
@@ -252,8 +277,9 @@ def read_audio(
     does; float files and resampled peaks may lie outside [-1, 1) and are left as they are.
 
     Raises InputError: missing, empty, cut-off or damaged file, a directory, not audio, no samples,
-    wrong rate, several channels without a choice, channel out of range, NaN or infinity, over an hour.
-    A cut-off Ogg or MP3 file states no length of its own and cannot be told from a shorter one.
+    wrong rate, several channels without a choice, channel out of range, a sample that is NaN, infinite or beyond
+    `MOST`, over an hour. Whatever the file holds is read or refused: see `edgeasd.runtime.audio.container`. An MP3
+    file without a table of its length cannot be told from a shorter one.
     """
     with closing(AudioReader(path, sample_rate=sample_rate, channel=channel, mix=mix, resample=resample)) as reader:
         if reader.seconds > MAX_CLIP_SECONDS:

@@ -292,7 +292,7 @@ class StreamWorker:
             update = self.current()
             wall = wall_time(event.at) if self.source.live else update.wall
             self._add(replace(update, wall=wall), record=("source", body))
-            is_bad = event.kind in (SourceEventKind.LOST, SourceEventKind.SKIPPED)
+            is_bad = event.kind in (SourceEventKind.LOST, SourceEventKind.SKIPPED, SourceEventKind.WRONG_RATE)
             is_played = event.kind == SourceEventKind.PLAYING
             level = logging.WARNING if is_bad else logging.DEBUG if is_played else logging.INFO
             log.log(level, "%s: %s", self.name, _describe(event))
@@ -351,10 +351,10 @@ class StreamWorker:
         """
         is_live = self.source.live
         moment = captured if is_live else self._started_at + position / self.rate
-        unhealthy = self._unhealthy or (is_live and self._is_absent)
+        unhealthy = self._unhealthy or (is_live and self._is_source_unfit)
         wall = wall_time(captured, self._clock) if is_live else time.time()
-        suspect, may_drop = self._suspect, self.drops
-        return StreamUpdate(self.name, moment, wall, is_unhealthy=unhealthy, is_suspect=suspect, may_drop=may_drop)
+        suspect = self._suspect or (is_live and self.source.status.is_rate_doubtful)
+        return StreamUpdate(self.name, moment, wall, is_unhealthy=unhealthy, is_suspect=suspect, may_drop=self.drops)
 
     def _is_gap(self, chunk: AudioChunk) -> bool:
         return chunk.start_sample != self._expected or chunk.discontinuity
@@ -396,13 +396,17 @@ class StreamWorker:
     @property
     def is_unhealthy(self) -> bool:
         """Whether the input cannot be trusted now, or is not there; no alarm is raised meanwhile."""
-        return self._health.is_unhealthy or (self.source.live and self._is_absent)
+        return self._health.is_unhealthy or (self.source.live and self._is_source_unfit)
 
     @property
-    def _is_absent(self) -> bool:
+    def _is_source_unfit(self) -> bool:
+        """Whether the source is away, or delivers at another rate than it should."""
         status = self.source.status
         # Without a reason it is only about to be opened for the first time.
-        return status.state == SourceState.REOPENING or (status.state == SourceState.OPENING and bool(status.reason))
+        is_absent = status.state == SourceState.REOPENING or (
+            status.state == SourceState.OPENING and bool(status.reason)
+        )
+        return is_absent or bool(status.rate_fault)
 
     @property
     def has_ended(self) -> bool:

@@ -535,6 +535,8 @@ def _condition(slot: StreamSlot, decimation: int) -> tuple[str, str | None]:
     status = worker.source.status
     if status.state in (SourceState.OPENING, SourceState.REOPENING) and status.reason:
         return "failed", status.reason
+    if status.rate_fault:
+        return "degraded", f"{worker.source.name}: {status.rate_fault}"
     if failure is not None:
         return "degraded", f"goes on with the bundle it had: {failure}"
     if decimation > 1:

@@ -7,6 +7,7 @@ from contextlib import suppress
 import numpy as np
 
 from edgeasd.runtime.audio.reader import (
+    MOST,
     Samples,
     StreamResampler,
     describe_channel,
@@ -154,18 +155,19 @@ class AlsaSource(BaseSource):
     @property
     def status(self) -> SourceStatus:
         """As of `Source`. Overruns just before the device stopped are included."""
-        status, overruns = self._status, self._capture.overruns
+        status, overruns = super().status, self._capture.overruns
         return status if overruns == status.overruns else self._change_status(overruns=overruns)
 
     def read(self) -> AudioChunk | None:
         """The next samples; None after `close`."""
+        self._enter_read()
         while data := self._capture.read():
             if self._capture.overruns != self._seen_overruns:
                 # The filter must not smear the sound before a loss into the sound after it.
                 self._seen_overruns, self._has_gap, self._resampler = self._capture.overruns, True, None
             frames = self._decoder.push(data)
-            if self._setup.format == "FLOAT_LE" and not np.isfinite(frames).all():
-                raise DeviceError(f"{self.name}: delivers samples that are no numbers; pass another --alsa-format")
+            if self._setup.format == "FLOAT_LE" and not (np.abs(frames) <= MOST).all():
+                raise DeviceError(f"{self.name}: delivers samples that are no sound; pass another --alsa-format")
             samples = frames if self._every else select_channel(frames, self._channel, self._mix)
             if len(samples := self._resample(samples)):
                 has_gap, self._has_gap = self._has_gap, False

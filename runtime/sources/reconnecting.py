@@ -96,7 +96,14 @@ class ReconnectingSource:
                 return status
             own = inner.status
             if self._joined[0] is not status or self._joined[1] is not own:
-                joined = replace(status, overruns=status.overruns + own.overruns, bits=own.bits, channels=own.channels)
+                joined = replace(
+                    status,
+                    overruns=status.overruns + own.overruns,
+                    bits=own.bits,
+                    channels=own.channels,
+                    rate_fault=own.rate_fault,
+                    is_rate_doubtful=own.is_rate_doubtful,
+                )
                 self._joined = status, own, joined
             return self._joined[2]
 

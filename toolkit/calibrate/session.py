@@ -22,6 +22,7 @@ from edgeasd.runtime.health.settings import LevelRange
 from edgeasd.runtime.scoring.score import ScoreSettings
 from edgeasd.runtime.scoring.scorer import Scorer
 from edgeasd.toolkit.calibrate.clips import (
+    CalibrationClip,
     ClipFiles,
     ClipSet,
     compare_with_machine,
@@ -275,9 +276,9 @@ def _score(
 def _threshold(
     session: _Session, score: ScoreSettings, normals: ClipSet, fp32_outputs: list[SegmentOutputs], outputs: Fp32Outputs
 ) -> ThresholdResult:
-    def live() -> list[SegmentOutputs]:
+    def live(recordings: Sequence[Sequence[CalibrationClip]]) -> list[SegmentOutputs]:
         with session.work.part("live scores of recordings") as report:
-            return outputs.live(normals.clips, report)
+            return outputs.live(recordings, report)
 
     request = session.request
     rescaled = request.refit_distance or request.refit_amplitude

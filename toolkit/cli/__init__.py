@@ -10,6 +10,7 @@ import typer
 
 import edgeasd
 from edgeasd.toolkit.cli import (
+    accept,
     alarm,
     alpha,
     bench,
@@ -24,6 +25,7 @@ from edgeasd.toolkit.cli import (
     events,
     export,
     finetune,
+    grow,
     preset,
     record,
     reproduce,
@@ -73,6 +75,8 @@ for _name, _command in (
     ("reproduce", reproduce.reproduce),
     ("export", export.export),
     ("calibrate", calibrate.calibrate),
+    ("grow", grow.grow),
+    ("accept", accept.accept),
     ("triton", triton.triton),
     ("verify", verify.verify),
     ("build", build.build),

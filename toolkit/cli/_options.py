@@ -39,6 +39,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable result on
 SkipBad = Annotated[
     bool, typer.Option("--skip-bad", help="Go on without the files that cannot be used; each is named.")
 ]
+KeepUnhealthy = Annotated[
+    bool,
+    typer.Option("--keep-unhealthy", help="Take normal clips too that are silent, stuck, clipped or full of holes."),
+]
 IdAttribute = Annotated[
     str | None,
     typer.Option(help="File-name attribute that is the machine ID in DCASE layouts (car, …), or 'section'."),
@@ -184,6 +188,7 @@ class DataOptions:
     id_attribute: IdAttribute = None
     channel: Channel = None
     skip_bad: SkipBad = False
+    keep_unhealthy: KeepUnhealthy = False
     cache: Cache = None
 
     @property

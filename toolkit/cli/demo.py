@@ -14,7 +14,7 @@ from edgeasd.runtime.errors import CheckFailed, InputError
 
 _MACHINE, _ID, _FAULT = "valve", "00", "leak"
 _IDS = ("00", "02", "04")
-_NORMALS, _ANOMALIES = 60, 20
+_NORMALS, _ANOMALIES = 100, 20
 _FAULT_SNR_DB = -6.0
 _STREAM_SECONDS, _FAULT_AT_SECONDS = 60.0, 30.0
 _SEED = 0

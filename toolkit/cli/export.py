@@ -116,7 +116,7 @@ def export(
         target = output or bundle_folder(workspace, run.machine, run.id)
         sounds = None if front_end is None else read_sounds(trained, front_end, channel)
         request = int8_request(trained, int8, clips, features, channel) if int8 else None
-        model = _model(trained, *((None, None) if clips is None else _score_clips(trained, clips, channel)))
+        model = _model(trained, *((None, None, None) if clips is None else _score_clips(trained, clips, channel)))
         with interruptible() as check:
             found = write_bundle(model, target, lambda text: _step(text, check), precisions, sounds)
         added = None if request is None else add_int8(target, request, features, workspace)
@@ -148,11 +148,16 @@ def _step(text: str, check: Callable[[], None]) -> None:
     print_error(text)
 
 
-def _model(trained: TrainedModel, normals: list[SegmentOutputs] | None, level: LevelRange | None) -> ExportInput:
+def _model(
+    trained: TrainedModel,
+    normals: list[SegmentOutputs] | None,
+    live: SegmentOutputs | None,
+    level: LevelRange | None,
+) -> ExportInput:
     from edgeasd.export.bundle_writer import ExportInput
     from edgeasd.toolkit.models.backbones import count_macs, count_parameters
 
-    run, network, fit = trained.run, trained.network, trained.deploy(normals)
+    run, network, fit = trained.run, trained.network, trained.deploy(normals, live)
     encoder = network.encoder
     return ExportInput(
         machine=run.machine,
@@ -165,6 +170,7 @@ def _model(trained: TrainedModel, normals: list[SegmentOutputs] | None, level: L
         bias=network.head.bias.detach()[0],
         centroid=trained.centroid,
         banks=trained.banks,
+        normals_of_banks=run.stored_normals() if trained.banks else None,
         features=run.features,
         amplitude=run.amplitude,
         segments=run.segments,
@@ -210,8 +216,11 @@ def _metrics(trained: TrainedModel, fit: DeployFit) -> dict[str, Any]:
 
 def _score_clips(
     trained: TrainedModel, folder: Path, channel: int | None
-) -> tuple[list[SegmentOutputs], LevelRange | None]:
-    """q and d of the normal clips in `folder`, and their range of levels; InputError names clips that cannot be used."""
+) -> tuple[list[SegmentOutputs], SegmentOutputs, LevelRange | None]:
+    """q and d of the normal clips in `folder`, of all live segments of them joined, and their range of levels.
+
+    Raises InputError that names clips that cannot be used.
+    """
     from edgeasd.calibration.fit.deploy import SegmentOutputs
     from edgeasd.calibration.fit.levels import ON_SITE_DB, clip_levels, expected_levels
     from edgeasd.runtime.features.logmel import logmel
@@ -219,6 +228,7 @@ def _score_clips(
     from edgeasd.toolkit.cli.score import expand
     from edgeasd.toolkit.data.cache import read_clip
     from edgeasd.toolkit.data.clips import refuse_bad
+    from edgeasd.toolkit.evaluation.evaluate import JoinedSegments
     from edgeasd.toolkit.evaluation.trained import UNFITTED
     from edgeasd.toolkit.progress import progress
 
@@ -228,11 +238,14 @@ def _score_clips(
     heard = trained.run.channel if channel is None else channel
     paths, found, bad = list(expand([folder])), [], []
     levels, seconds, rate = [], 0.0, scorer.features.sample_rate
+    joined = JoinedSegments(scorer)
     with progress("scoring clips") as report:
         for done, path in enumerate(paths, start=1):
             try:
                 sound = read_clip(path, rate, heard)
-                clip = score_features(scorer, logmel(sound, scorer.features, scorer.amplitude))
+                features = logmel(sound, scorer.features, scorer.amplitude)
+                clip = score_features(scorer, features)
+                joined.add(features)
                 found.append(SegmentOutputs(clip.segments.q, clip.segments.d))
                 levels.append(clip_levels(sound, rate))
                 seconds += len(sound) / rate
@@ -240,7 +253,7 @@ def _score_clips(
                 bad.append((path, str(error) if str(path) in str(error) else f"{path}: {error}"))
             report(done, len(paths))
     refuse_bad(bad, len(paths))
-    return found, expected_levels(levels, seconds, ON_SITE_DB)
+    return found, joined.outputs(), expected_levels(levels, seconds, ON_SITE_DB)
 
 
 def read_sounds(trained: TrainedModel, folder: Path, channel: int | None) -> list[Float32Array]:

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from edgeasd.calibration.fit.bank import BankPlan
 from edgeasd.runtime.errors import InputError
 from edgeasd.toolkit.encoders.table import encoder_named
-from edgeasd.toolkit.models.blocks import ConvBlock, MelNorm, conv, stage
+from edgeasd.toolkit.models.blocks import ConvBlock, MelNorm, UnitLength, conv, stage
 from edgeasd.toolkit.models.layered import LayeredEncoder, Part
 from edgeasd.toolkit.models.logmel_stats import LogMelStats
 from edgeasd.toolkit.models.mobilenet import MobileNet
 from edgeasd.toolkit.models.panns import Panns
+from edgeasd.toolkit.presets import Preset
 
 _ENOUGH_FRAMES = 64
 """Every backbone takes as many; asking torch costs seconds of imports."""
@@ -205,6 +206,20 @@ def build_network(
         # A classifier of other sounds is of no use here.
         encoder.load_state_dict({key: value for key, value in weights.items() if key in names})
     return Network(encoder, int(encoder.embedding_size))  # type: ignore[arg-type]
+
+
+def network_of(preset: Preset, n_mels: int, *, banks: bool = False) -> Network:
+    """`build_network` as a preset has it, to train it or, with `banks`, to compare what it says with stored normals."""
+    network = build_network(
+        preset.backbone,
+        n_mels=n_mels,
+        zero_init_residual=preset.zero_init_residual,
+        embedding_size=preset.embedding_size,
+        frozen=banks and preset.method == "knn",
+    )
+    if banks and preset.method == "classify":
+        network.encoder = UnitLength(network.encoder)
+    return network
 
 
 def check_segment(backbone: str, frames: int, n_mels: int = 128) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -17,6 +19,15 @@ from edgeasd.toolkit.training.outcome import fit_banks_of
 from edgeasd.toolkit.training.session import claim_run, run_facts
 
 
+@dataclass(frozen=True)
+class SharedEncoder:
+    """A network whose encoder was trained for several IDs."""
+
+    network: Network
+    origin: dict[str, Any]
+    """What run.json keeps of that training."""
+
+
 def fit_one(
     data: MachineData,
     id: str,
@@ -24,7 +35,7 @@ def fit_one(
     seed: int,
     folder: Path,
     *,
-    network: Network | None = None,
+    network: Network | SharedEncoder | None = None,
     resume: bool = False,
     overwrite: bool = False,
     report: ProgressCallback,
@@ -32,11 +43,14 @@ def fit_one(
     """Fit the banks of one ID into `folder` and return its run; `data` must hold that machine.
 
     `network` is what embeds, with frozen weights that the run keeps; by default that of the preset's backbone, which
-    must be one without weights. Its `bank_plans()` says which banks there are. An interrupted fit begins anew; what
+    must be one without weights. Where it was trained for several IDs, its origin goes into the run. Its `bank_plans()` says which banks there are. An interrupted fit begins anew; what
     `report` raises ends it. Raises InputError as `train_one`, and for too few clips.
     """
     split = data.trainable(id, alone=True)
-    run = Run(folder, run_facts(data, id, split, preset, seed))
+    facts = run_facts(data, id, split, preset, seed)
+    if isinstance(network, SharedEncoder):
+        facts, network = facts | {"shared_encoder": network.origin}, network.network
+    run = Run(folder, facts)
     claim_run(run, resume=resume, overwrite=overwrite)
     run.drop_banks()
     if network is None:

@@ -18,15 +18,18 @@ import torch
 from lightning_fabric import Fabric
 
 import edgeasd
+from edgeasd.calibration.fit.stored_normals import NORMALS
 from edgeasd.runtime.errors import CheckFailed, InputError
 from edgeasd.runtime.features.segments import SegmentSettings
 from edgeasd.toolkit.data.clips import Clip
 from edgeasd.toolkit.data.machine import MachineData, MachineSplit
 from edgeasd.toolkit.data.offered import KnownAnomalies
+from edgeasd.toolkit.losses import METHODS
+from edgeasd.toolkit.models.backbones import network_of
 from edgeasd.toolkit.presets import Preset, stored_preset
 from edgeasd.toolkit.progress import ProgressCallback
 from edgeasd.toolkit.runs import BANKS, Run, load_run
-from edgeasd.toolkit.training.checkpoint import latest_checkpoint, list_checkpoints
+from edgeasd.toolkit.training.checkpoint import latest_checkpoint, list_checkpoints, load_encoder
 from edgeasd.toolkit.training.data import FeaturePool
 from edgeasd.toolkit.training.outcome import fit_banks_of, training_result
 from edgeasd.toolkit.training.trainer import NotFinite, StepLog, Trainer
@@ -63,23 +66,47 @@ def train_one(
     resume: bool = False,
     overwrite: bool = False,
     compile_network: bool = False,
+    start: Run | None = None,
     report: ProgressCallback,
     should_stop: Callable[[], bool],
 ) -> Run:
     """Train the model of one ID into `folder` and return its run; `data` must hold that machine.
 
+    `start` is a run whose encoder's weights training begins with, as `check_first_stage` takes it.
     Raises InputError for an existing run without `resume` or `overwrite`, for a resume with other
     data or settings, and what `Trainer.run` raises.
     """
     split = data.trainable(id)
-    run = Run(folder, run_facts(data, id, split, preset, seed))
+    run = Run(folder, run_facts(data, id, split, preset, seed) | first_stage_facts(start))
     claim_run(run, resume=resume, overwrite=overwrite)
     n_mels = data.cache.settings.n_mels
     normals, outliers = _pool(data, split.normals, preset), _pool(data, split.outliers, preset)
     trainer = Trainer(preset, seed, normals, outliers, n_mels, fabric, compile_network=compile_network)
-    _train(trainer, run, resume, report, should_stop)
+    if start is not None:
+        load_encoder(start, trainer.network.encoder)
+    run_trainer(trainer, run, resume, report, should_stop)
     _finish(trainer, run, data, split, (), report)
     return run
+
+
+def check_first_stage(run: Run, preset: Preset, place: Path) -> None:
+    """InputError, naming `place`, for a run whose encoder is none that `preset` can begin with."""
+    theirs = stored_preset(run.facts["preset"], str(run.folder / "run.json"))
+    for name in ("backbone", "embedding_size"):
+        if getattr(theirs, name) != getattr(preset, name):
+            raise InputError(
+                f"--init-from {place}: its {name} is {getattr(theirs, name)}, that of this training "
+                f"{getattr(preset, name)}; they must be the same"
+            )
+    load_encoder(run, network_of(preset, run.features.n_mels).encoder)
+
+
+def first_stage_facts(start: Run | None) -> dict[str, Any]:
+    """What run.json keeps of the run that training began with."""
+    if start is None:
+        return {}
+    kept = {name: start.facts.get(name) for name in ("machine", "id", "seed", "data_fingerprint", "started")}
+    return {"init_from": {**kept, "method": start.facts["preset"]["method"]}}
 
 
 def finetune_one(
@@ -126,7 +153,7 @@ def finetune_one(
         compile_network=compile_network,
     )
     trainer.start_from(start)
-    _train(trainer, run, resume, report, should_stop)
+    run_trainer(trainer, run, resume, report, should_stop)
     _finish(trainer, run, data, split, known.used, report)
     return run
 
@@ -145,7 +172,9 @@ def _finish(
         fit_banks_of(run, trainer.network, data, split, trainer.preset, anomalies=anomalies, report=report)
 
 
-def _train(trainer: Trainer, run: Run, resume: bool, report: ProgressCallback, should_stop: Callable[[], bool]) -> None:
+def run_trainer(
+    trainer: Trainer, run: Run, resume: bool, report: ProgressCallback, should_stop: Callable[[], bool]
+) -> None:
     """Run a trainer to its end, from the newest checkpoint of `run` if asked to resume."""
     if resume and list_checkpoints(run.checkpoints):
         trainer.restore(latest_checkpoint(run.checkpoints))
@@ -156,8 +185,8 @@ def _train(trainer: Trainer, run: Run, resume: bool, report: ProgressCallback, s
         def on_step(step: StepLog) -> None:
             log.add(step)
             speed = f"{step.iterations_per_second:.1f} it/s, {step.waiting:.1%} waiting for data"
-            parts = f"loss {step.loss:8.3f} = bce {step.bce:.3f} + metric {step.metric:.3f}"
-            report(step.iteration, trainer.preset.iterations, f"{parts}  {speed}")
+            parts = f" = bce {step.bce:.3f} + metric {step.metric:.3f}" if trainer.method in METHODS.values() else ""
+            report(step.iteration, trainer.preset.iterations, f"loss {step.loss:8.3f}{parts}  {speed}")
 
         try:
             trainer.run(on_step, lambda: _save(trainer, run), should_stop)
@@ -227,7 +256,7 @@ def claim_run(run: Run, *, resume: bool, overwrite: bool) -> None:
         **stored_preset(before["preset"], str(run.folder / "run.json")).model_dump(),
         "scoring": run.facts["preset"]["scoring"],
     }
-    for name in ("data_fingerprint", "preset", "seed", "channel", "update"):
+    for name in ("data_fingerprint", "preset", "seed", "channel", "update", "shared_encoder", "init_from"):
         if before.get(name) != run.facts.get(name):
             raise InputError(
                 f"{run.folder}: was started with another {name.replace('_', ' ')} "
@@ -240,7 +269,7 @@ def _clear(folder: Path) -> None:
     for name in ("checkpoints", "log", "updates"):
         if (folder / name).is_dir():
             shutil.rmtree(folder / name)
-    for name in (BANKS, "outcome*.npz", "evaluation*.json", "alpha*.json"):
+    for name in (BANKS, NORMALS, "outcome*.npz", "evaluation*.json", "alpha*.json"):
         for path in folder.glob(name):
             path.unlink()
 

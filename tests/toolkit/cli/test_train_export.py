@@ -361,13 +361,13 @@ def test_a_model_with_nothing_held_out_is_calibrated_by_clips(home: Path, tmp_pa
     assert second.code == 0, second.said
     manifest = json.loads((bundle / "manifest.json").read_text())
     assert (manifest["status"], manifest["threshold"]["clips"]) == ("calibrated", 10)
-    assert manifest["threshold"]["found_by"] == "largest given clip score"
+    assert manifest["threshold"]["found_by"].startswith("exponential tail of given live scores: ")
     level = manifest["level"]
     assert level["low_dbfs"] < level["heard_low_dbfs"] - 9 < level["heard_high_dbfs"] - 8 < level["high_dbfs"]
     assert "of 10 clips" in level["found_by"]
     scored = edgeasd("score", bundle, clips, "--json", cwd=home)
     scores = [json.loads(line)["score"] for line in scored.out.splitlines()]
-    assert max(scores) == pytest.approx(manifest["threshold"]["clip"], rel=1e-4)
+    assert max(scores) < manifest["threshold"]["clip"]
 
 
 def test_export_refuses_what_it_cannot_do(
