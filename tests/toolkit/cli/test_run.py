@@ -214,7 +214,7 @@ def test_a_source_that_fails_leaves_only_its_error(sound: Path, small_bundle: Pa
     cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 3 // 4])
     done = edgeasd("run", "--bundle", small_bundle, "--input", cut, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
-    assert "cut.flac: cut off or damaged" in done.stderr.splitlines()[-1]
+    assert "cut.flac: cut off" in done.stderr.splitlines()[-1]
 
 
 def test_alarm_after_three_clip_scores_above_the_threshold(sound: Path, bundle_copy: Path) -> None:
