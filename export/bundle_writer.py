@@ -26,13 +26,13 @@ from edgeasd.export.head import build_bank_head, build_head, describe_banks
 from edgeasd.export.parity import EXPORT_LIMITS, LOAD_LIMITS, torch_reference
 from edgeasd.runtime.bundle.bundle import MANIFEST, Bundle, hash_file
 from edgeasd.runtime.bundle.manifest import (
-    SCHEMA_VERSION,
     FileEntry,
     Machine,
     Manifest,
     Network,
     Precision,
     dump_manifest,
+    schema_version_for,
 )
 from edgeasd.runtime.bundle.reference_segments import (
     Deviation,
@@ -188,7 +188,7 @@ def _manifest(model: ExportInput, folder: Path, precisions: Sequence[str]) -> Ma
         "onnxruntime": onnxruntime.__version__,
     }
     return Manifest(
-        schema_version=SCHEMA_VERSION,
+        schema_version=schema_version_for(model.features),
         edgeasd_version=edgeasd.__version__,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         machine=Machine(type=model.machine, id=model.id),

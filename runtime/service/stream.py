@@ -83,7 +83,7 @@ class StreamWorker:
         Raises InputError if the settings do not go with the bundle.
         """
         self.name, self.settings, self.manifest, self.source = name, settings, manifest, source
-        self.rate = manifest.features.sample_rate
+        self.rate, self.recorded_rate = manifest.features.sample_rate, manifest.features.recorded_rate
         self.drops = settings.drops
         """Whether sound and segments are left out when scoring is late; otherwise the source waits."""
         self.queue = SampleQueue(QUEUE_SECONDS * self.rate, "drop" if self.drops else "block", wake)

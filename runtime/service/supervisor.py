@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -202,7 +202,9 @@ class StreamSupervisor:
             if slot.wanted is None or slot.is_settled:
                 continue
             manifest = slot.wanted[1]
-            if slot.worker is not None and slot.worker.rate != manifest.features.sample_rate:
+            features = manifest.features
+            heard = (features.sample_rate, features.recorded_rate)
+            if slot.worker is not None and (slot.worker.rate, slot.worker.recorded_rate) != heard:
                 self._remove(slot, keep=True)
             if slot.worker is None:
                 try:
@@ -215,7 +217,8 @@ class StreamSupervisor:
 
     def _make_worker(self, slot: StreamSlot, manifest: Manifest) -> StreamWorker:
         assert self._config is not None
-        source = self._sources.open(self._config.source(slot.settings), manifest.features.sample_rate)
+        settings = replace(self._config.source(slot.settings), recorded_rate=manifest.features.recorded_rate)
+        source = self._sources.open(settings, manifest.features.sample_rate)
         limit = self._config.limit_seconds
         samples = None if limit is None else max(1, round(limit * manifest.features.sample_rate))
         return StreamWorker(slot.name, slot.settings, manifest, source, wake=lambda: self._wake(slot), limit=samples)

@@ -234,7 +234,7 @@ def _level(session: _Session, normals: ClipSet) -> LevelRange | None:
     with session.work.part("levels of clips") as report:
         for done, clip in enumerate(normals.clips, start=1):
             rate = cache.settings.sample_rate
-            levels.append(clip_levels(read_clip(clip.path, rate, cache.channel), rate))
+            levels.append(clip_levels(read_clip(clip.path, cache.settings, cache.channel), rate))
             report(done, len(normals.clips))
     margin = ON_SITE_DB if session.request.files is None else TRAINING_DB
     found = expected_levels(levels, sum(normals.seconds(clip) for clip in normals.clips), margin)

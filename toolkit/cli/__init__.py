@@ -21,6 +21,7 @@ from edgeasd.toolkit.cli import (
     demo,
     devices,
     doctor,
+    encoders,
     evaluate,
     events,
     export,
@@ -91,6 +92,7 @@ for _name, _command in (
     app.command(_name)(_command)
 app.add_typer(alarm.app, name="alarm")
 app.add_typer(data.app, name="data")
+app.add_typer(encoders.app, name="encoders")
 app.add_typer(events.app, name="events")
 app.add_typer(preset.app, name="preset")
 

@@ -143,6 +143,9 @@ Update = Annotated[
 ]
 
 
+TrustWeights = Annotated[
+    bool, typer.Option("--trust-weights", help="Take a file whose hash is not the published one; it runs nothing.")
+]
 TrainingPrecision = Annotated[
     str, typer.Option("--training-precision", help="auto (bf16 on a GPU that has it, else fp32), fp32 or bf16.")
 ]
@@ -234,6 +237,21 @@ class TrainingOptions:
             raise InputError(
                 "--resume and --overwrite: one goes on with a training, the other discards it; pass one of them"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderOptions:
+    """A pretrained encoder and the file of its weights."""
+
+    encoder: Annotated[
+        str | None,
+        typer.Option(help="A pretrained encoder, mn04 for example: `edgeasd encoders` lists them. As --backbone."),
+    ] = None
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="File with its weights; where `edgeasd encoders fetch` puts them by default."),
+    ] = None
+    trust_weights: TrustWeights = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -186,7 +186,18 @@ def _model(
 
 def _provenance(trained: TrainedModel) -> dict[str, Any]:
     facts = trained.run.facts
-    kept = ("preset", "seed", "data_fingerprint", "clips", "channel", "nominal_frames", "versions", "started", "update")
+    kept = (
+        "preset",
+        "seed",
+        "data_fingerprint",
+        "clips",
+        "channel",
+        "nominal_frames",
+        "versions",
+        "started",
+        "update",
+        "encoder",
+    )
     # The folder the data lay in is left out: it says nothing on another machine and may name its owner.
     return {**{key: facts.get(key) for key in kept}, "iterations": trained.iteration}
 
@@ -242,7 +253,7 @@ def _score_clips(
     with progress("scoring clips") as report:
         for done, path in enumerate(paths, start=1):
             try:
-                sound = read_clip(path, rate, heard)
+                sound = read_clip(path, scorer.features, heard)
                 features = logmel(sound, scorer.features, scorer.amplitude)
                 clip = score_features(scorer, features)
                 joined.add(features)
@@ -278,7 +289,7 @@ def read_sounds(trained: TrainedModel, folder: Path, channel: int | None) -> lis
     sounds, bad = [], []
     for path in chosen:
         try:
-            sound = read_clip(path, run.features.sample_rate, heard)
+            sound = read_clip(path, run.features, heard)
             if sound.size < need:
                 raise InputError(f"{path}: {sound.size} samples, a segment takes {need}")
             sounds.append(sound)

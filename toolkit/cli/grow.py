@@ -106,13 +106,13 @@ def _embed(scorer: Scorer, path: Path, sections: int, channel: int | None) -> Ne
     from edgeasd.calibration.fit.stored_normals import section_starts
     from edgeasd.export.bank_growth import NewClip
     from edgeasd.runtime.features.segments import clip_starts, tile
-    from edgeasd.runtime.record.clip_folder import measure
+    from edgeasd.runtime.health.clip import clip_states, describe_states
     from edgeasd.toolkit.data.cache import read_clip
     from edgeasd.toolkit.data.clips import content_hash
 
-    sound = read_clip(path, scorer.features.sample_rate, channel)
-    if complaints := measure(sound).complaints:
-        raise InputError(f"{path}: {', '.join(complaints)}, so no normal sound; record it again or leave it out")
+    sound = read_clip(path, scorer.features, channel)
+    if states := clip_states(sound, scorer.features.sample_rate):
+        raise InputError(f"{path}: {describe_states(states)}; record it again or leave it out")
     features, length = scorer.extract_features(sound), scorer.segments.frames
     features = features if len(features) >= length else tile(features, length)
 

@@ -13,31 +13,45 @@ import typer
 
 from edgeasd.runtime.errors import CheckFailed, InputError
 from edgeasd.toolkit.cli._errors import INTERRUPTED, interruptible, print_error
-from edgeasd.toolkit.cli._options import DataOptions, LabelledDataOptions, MachineId, TrainingOptions, expand_options
+from edgeasd.toolkit.cli._options import (
+    DataOptions,
+    EncoderOptions,
+    LabelledDataOptions,
+    MachineId,
+    TrainingOptions,
+    expand_options,
+)
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
+    from edgeasd.runtime.features.logmel import FeatureSettings
     from edgeasd.toolkit.data.clips import Clip
     from edgeasd.toolkit.data.machine import MachineData
+    from edgeasd.toolkit.encoders.weights import Weights
     from edgeasd.toolkit.evaluation.trained import TrainedModel
     from edgeasd.toolkit.presets import Preset
     from edgeasd.toolkit.progress import ProgressCallback
     from edgeasd.toolkit.runs import Run
     from edgeasd.toolkit.training.bank import SharedEncoder
 
+PRETRAINED_PRESETS = ("pretrained", "pretrained-tuned", "pretrained-classify")
+"""Presets that name a pretrained encoder by themselves."""
+
 
 @expand_options
 def train(
     data: DataOptions,
     training: TrainingOptions,
+    pretrained: EncoderOptions,
     id: MachineId = None,
     preset: Annotated[
         str | None,
         typer.Option(
             help="quick (minutes on a CPU), paper (the published experiment), classify (one encoder for all IDs, each "
-            "compared with its own stored normals) or knn (no training: the machine's normals are stored and compared "
-            "with). quick by default, knn for a machine without any other beside it."
+            "compared with its own stored normals), knn (no training: the machine's normals are stored and compared "
+            "with), pretrained (the same through a pretrained encoder), pretrained-tuned or pretrained-classify (its "
+            "training goes on). quick by default, knn for a machine without any other beside it."
         ),
     ] = None,
     backbone: Annotated[
@@ -96,6 +110,7 @@ def train(
     from edgeasd.toolkit.training.fabric import open_fabric
 
     training.check()
+    preset, backbone = _with_encoder(preset, backbone, pretrained, loss)
     options = {
         "backbone": backbone,
         "method": loss,
@@ -117,9 +132,10 @@ def train(
     chosen = with_settings(load_preset(preset or "quick"), training.settings, FIXED_IN_TRAINING, options)
     method_named(chosen.method)
     check_segment(chosen.backbone, min(chosen.segment_frames, chosen.crop_frames or chosen.segment_frames))
+    weights = _read_weights(chosen, pretrained)
     start = None if init_from is None else _first_stage(init_from, chosen)
     fabric = open_fabric(training.accelerator, training.training_precision)
-    loaded = load_data(data, chosen, training.seed, id)
+    loaded = load_data(data, chosen, training.seed, id, follow_recordings=True)
     ids = [plain_id(id)] if id is not None else loaded.ids
     if is_open and not loaded.split_for(ids[0]).outliers:
         chosen = load_preset("knn")
@@ -128,7 +144,7 @@ def train(
             f"as {chosen.backbone} and compared with (--preset knn)"
         )
     if chosen.method == "classify":
-        _train_encoder(loaded, ids, chosen, training, data.workspace, fabric, start, named=id is not None)
+        _train_encoder(loaded, ids, chosen, training, data.workspace, fabric, weights, start, named=id is not None)
         return
     prepare_features(loaded, [clip for one in ids for clip in _training_clips(loaded, one, chosen)])
     accelerators = _accelerators(training.accelerator, jobs, len(ids))
@@ -136,7 +152,44 @@ def train(
         _train_in_processes(ids, accelerators)
         return
     for one in ids:
-        _train_id(loaded, one, chosen, training, data.workspace, fabric, start)
+        _train_id(loaded, one, chosen, training, data.workspace, fabric, weights, start)
+
+
+def _with_encoder(
+    preset: str | None, backbone: str | None, pretrained: EncoderOptions, loss: str | None
+) -> tuple[str | None, str | None]:
+    """Preset and backbone, with what --encoder means for both. InputError if they contradict each other."""
+    from edgeasd.toolkit.encoders.table import ENCODERS, encoder_named
+
+    name = pretrained.encoder
+    if name is None:
+        if pretrained.weights is not None and preset not in PRETRAINED_PRESETS and backbone not in ENCODERS:
+            raise InputError(f"--weights {pretrained.weights}: of which encoder? name it with --encoder")
+        name = backbone if backbone in ENCODERS else None
+    else:
+        encoder_named(name)
+        if backbone not in (None, name):
+            raise InputError(f"--encoder {name} and --backbone {backbone}: two encoders; leave one of them out")
+    if name is not None and preset is None:
+        stored = {None: "pretrained", "knn": "pretrained", "classify": "pretrained-classify"}
+        preset = stored.get(loss, "pretrained-tuned")
+    return preset, name or backbone
+
+
+def _read_weights(preset: Preset, pretrained: EncoderOptions) -> Weights | None:
+    """The weights of a pretrained encoder, said in one line; None for a backbone that has none."""
+    from edgeasd.toolkit.encoders.table import ENCODERS
+
+    if preset.backbone not in ENCODERS:
+        if pretrained.weights is not None:
+            raise InputError(f"--weights {pretrained.weights}: {preset.backbone} takes none; name an --encoder")
+        return None
+    from edgeasd.toolkit.encoders.weights import read_weights
+
+    weights = read_weights(preset.backbone, pretrained.weights, trust_unknown=pretrained.trust_weights)
+    if not weights.is_known:
+        print_error(f"{weights.file}: not the published file, taken on trust; sha256 {weights.sha256}")
+    return weights
 
 
 def _training_clips(loaded: MachineData, id: str, preset: Preset) -> list[Clip]:
@@ -173,13 +226,14 @@ def _train_id(
     training: TrainingOptions,
     workspace: Path,
     fabric: Fabric,
+    weights: Weights | None,
     start: Run | None,
 ) -> None:
     from edgeasd.toolkit.training.session import train_one
 
     folder = _id_folder(workspace, loaded, id)
     if preset.method == "knn":
-        _fit_banks(loaded, id, preset, training, folder)
+        _fit_banks(loaded, id, preset, training, folder, weights)
         return
     print_error(
         f"training {loaded.machine} ID {id}: {preset.backbone}, {preset.method}, {preset.iterations} iterations "
@@ -199,6 +253,7 @@ def _train_id(
             resume=training.resume,
             overwrite=training.overwrite,
             compile_network=training.compile_network,
+            weights=weights,
             start=start,
             report=report,
             should_stop=should_stop,
@@ -226,6 +281,7 @@ def _train_encoder(
     training: TrainingOptions,
     workspace: Path,
     fabric: Fabric,
+    weights: Weights | None,
     start: Run | None,
     *,
     named: bool,
@@ -256,6 +312,7 @@ def _train_encoder(
             resume=training.resume,
             overwrite=training.overwrite,
             compile_network=training.compile_network,
+            weights=weights,
             start=start,
             report=report,
             should_stop=should_stop,
@@ -265,7 +322,7 @@ def _train_encoder(
         raise KeyboardInterrupt
     _, shared = shared_encoder(run)
     for one in ids:
-        _fit_banks(loaded, one, preset, training, _id_folder(workspace, loaded, one), shared)
+        _fit_banks(loaded, one, preset, training, _id_folder(workspace, loaded, one), shared=shared)
 
 
 def _id_folder(workspace: Path, loaded: MachineData, id: str) -> Path:
@@ -318,11 +375,11 @@ def _banks_of(
         )
     run = load_run(encoder_run)
     preset, shared = shared_encoder(run)
-    loaded = with_features_of(run, load_data(data, preset, training.seed, id))
+    loaded = with_features_of(run, load_data(data, preset, training.seed, id, settings=run.features))
     ids = [plain_id(id)] if id is not None else _with_enough_normals(loaded, loaded.ids, preset)
     prepare_features(loaded, [clip for one in ids for clip in _training_clips(loaded, one, preset)])
     for one in ids:
-        _fit_banks(loaded, one, preset, training, _id_folder(data.workspace, loaded, one), shared)
+        _fit_banks(loaded, one, preset, training, _id_folder(data.workspace, loaded, one), shared=shared)
 
 
 def _fit_banks(
@@ -331,6 +388,7 @@ def _fit_banks(
     preset: Preset,
     training: TrainingOptions,
     folder: Path,
+    weights: Weights | None = None,
     shared: SharedEncoder | None = None,
 ) -> None:
     from edgeasd.toolkit.progress import progress
@@ -349,7 +407,16 @@ def _fit_banks(
 
         resume, overwrite = training.resume, training.overwrite
         run = fit_one(
-            loaded, id, preset, training.seed, folder, resume=resume, overwrite=overwrite, network=shared, report=report
+            loaded,
+            id,
+            preset,
+            training.seed,
+            folder,
+            network=shared,
+            weights=weights,
+            resume=resume,
+            overwrite=overwrite,
+            report=report,
         )
     print(f"{run.folder}")
 
@@ -413,10 +480,24 @@ def _without(arguments: list[str], options: tuple[str, ...]) -> list[str]:
     return kept
 
 
-def load_data(data: DataOptions, preset: Preset, seed: int, id: str | None = None) -> MachineData:
-    """Clips of a machine, split as `preset` says; names every file it leaves out, and copies of test clips."""
+def load_data(
+    data: DataOptions,
+    preset: Preset,
+    seed: int,
+    id: str | None = None,
+    *,
+    settings: FeatureSettings | None = None,
+    follow_recordings: bool = False,
+) -> MachineData:
+    """Clips of a machine, split as `preset` says; names every file it leaves out, and copies of test clips.
+
+    `settings` are those of the backbone by default. With `follow_recordings` (a new training) clips of a lower rate than
+    theirs are resampled, in one line.
+    """
+    from edgeasd.runtime.audio.reader import describe_rates, rate_steps
     from edgeasd.toolkit.data.machine import load_machine
     from edgeasd.toolkit.data.split import describe_copies
+    from edgeasd.toolkit.encoders.table import features_of
     from edgeasd.toolkit.progress import progress
 
     loaded = load_machine(
@@ -426,14 +507,19 @@ def load_data(data: DataOptions, preset: Preset, seed: int, id: str | None = Non
         seed=seed,
         holdout_fraction=preset.holdout_fraction,
         test_fraction=preset.test_fraction,
+        settings=features_of(preset.backbone) if settings is None else settings,
         id=id,
         id_attribute=data.id_attribute,
         channel=data.channel,
         ground_truth=data.ground_truth if isinstance(data, LabelledDataOptions) else None,
         skip_bad=data.skip_bad,
+        follow_recordings=follow_recordings,
         keep_unhealthy=data.keep_unhealthy,
         stage=progress,
     )
+    rate, recorded = loaded.cache.settings.sample_rate, loaded.cache.settings.recorded_rate
+    if follow_recordings and recorded is not None:
+        print_error(f"recordings: {describe_rates(rate_steps(recorded, rate))}")
     for _, reason in loaded.bad:
         print_error(f"left out: {reason}")
     for line in loaded.unhealthy.describe():
@@ -446,7 +532,8 @@ def load_data(data: DataOptions, preset: Preset, seed: int, id: str | None = Non
 def load_run_data(run: Run, preset: Preset, data: DataOptions, id: str | None = None) -> MachineData:
     """Clips as the model of `run` was trained on them: its split, its amplitude and, unless named, its channel."""
     channel = run.channel if data.channel is None else data.channel
-    loaded = load_data(replace(data, machine=run.machine, channel=channel), preset, int(run.facts["seed"]), id)
+    own = replace(data, machine=run.machine, channel=channel)
+    loaded = load_data(own, preset, int(run.facts["seed"]), id, settings=run.features)
     return _with_amplitude_of(run, loaded)
 
 
@@ -465,7 +552,8 @@ class RunLoader:
     def __call__(self, trained: TrainedModel) -> MachineData:
         run, preset = trained.run, trained.preset
         channel = run.channel if self._data.channel is None else self._data.channel
-        key = (run.machine, run.facts["seed"], preset.holdout_fraction, preset.test_fraction, channel)
+        front_end = run.features.fingerprint()
+        key = (run.machine, run.facts["seed"], preset.holdout_fraction, preset.test_fraction, channel, front_end)
         if key not in self._loaded:
             self._loaded[key] = load_run_data(run, preset, self._data)
         return _with_amplitude_of(run, self._loaded[key])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -121,8 +122,16 @@ def build_pretrained(
 ) -> LayeredEncoder:
     """A pretrained encoder without its weights yet; `frozen` hands out the parts that its banks vote on."""
     make, parts = _PRETRAINED[name]
-    n_mels = int(encoder_named(name).front_end["n_mels"]) if n_mels is None else n_mels
+    n_mels = encoder_named(name).features.n_mels if n_mels is None else n_mels
     return make(n_mels, parts=parts if frozen else (), classifier=classifier)
+
+
+def build_classified(name: str, n_mels: int) -> LayeredEncoder:
+    """A pretrained encoder, without its weights yet, that hands out what votes after its training by classification:
+    the layers of the frozen one, of which the early ones are as they came, and the direction of its top."""
+    make, parts = _PRETRAINED[name]
+    votes = tuple(replace(part, kind="direction") if part.kind == "top" else part for part in parts)
+    return make(n_mels, parts=votes)
 
 
 def _pretrained_backbone(name: str) -> Callable[..., nn.Module]:
@@ -208,7 +217,9 @@ def build_network(
     return Network(encoder, int(encoder.embedding_size))  # type: ignore[arg-type]
 
 
-def network_of(preset: Preset, n_mels: int, *, banks: bool = False) -> Network:
+def network_of(
+    preset: Preset, n_mels: int, *, banks: bool = False, weights: Mapping[str, Tensor] | None = None
+) -> Network:
     """`build_network` as a preset has it, to train it or, with `banks`, to compare what it says with stored normals."""
     network = build_network(
         preset.backbone,
@@ -216,10 +227,14 @@ def network_of(preset: Preset, n_mels: int, *, banks: bool = False) -> Network:
         zero_init_residual=preset.zero_init_residual,
         embedding_size=preset.embedding_size,
         frozen=banks and preset.method == "knn",
+        weights=weights,
     )
-    if banks and preset.method == "classify":
-        network.encoder = UnitLength(network.encoder)
-    return network
+    if not (banks and preset.method == "classify"):
+        return network
+    encoder: nn.Module = UnitLength(network.encoder)
+    if preset.backbone in _PRETRAINED:
+        encoder = build_classified(preset.backbone, n_mels)
+    return Network(encoder, int(encoder.embedding_size))  # type: ignore[arg-type]
 
 
 def check_segment(backbone: str, frames: int, n_mels: int = 128) -> None:

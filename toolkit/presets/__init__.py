@@ -15,7 +15,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-PRESETS = ("paper", "quick", "classify", "knn")
+PRESETS = ("paper", "quick", "classify", "knn", "pretrained", "pretrained-tuned", "pretrained-classify")
 
 SCORINGS = ("centroid", "knn")
 _WITHOUT_WEIGHTS = ("logmel-stats",)
@@ -48,10 +48,9 @@ class Preset(BaseModel):
     name: str
     """The preset that the values come from."""
     backbone: str
-    """What maps log-mel to an embedding: resnet38, quick or logmel-stats."""
+    """What maps log-mel to an embedding: resnet38, quick, logmel-stats or a pretrained encoder."""
     method: str
-    """Loss and score: bce, dsad, ddcsad, bce+dsad or bce+ddcsad; or the distance to stored normals: classify with one
-    encoder that is trained to tell all IDs apart, knn with one that is not trained."""
+    """Loss and score: bce, dsad, ddcsad, bce+dsad or bce+ddcsad; or stored normals: classify (trained) or knn (not)."""
     iterations: Annotated[int, Field(ge=0, le=10_000_000)]
     """Training steps, one batch each; 0 for knn, which has nothing to train."""
     batch_normal: Annotated[int, Field(ge=1, le=4096)]
@@ -83,7 +82,7 @@ class Preset(BaseModel):
     checkpoint_every: Annotated[int, Field(ge=1)]
     """Iterations between two checkpoints."""
     segment_frames: Annotated[int, Field(ge=8, le=4096)] = 256
-    """Log-mel frames of a segment, 32 ms each."""
+    """Log-mel frames of a segment: of 32 ms each, or of 10 ms for a pretrained encoder."""
     sections: Annotated[int, Field(ge=1, le=1000)] = 10
     """Segments of a clip whose scores are averaged."""
     zero_init_residual: bool = True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.features.logmel import Amplitude
 from edgeasd.toolkit.data.clips import Clip
 from edgeasd.toolkit.data.machine import MachineData, MachineSplit
+from edgeasd.toolkit.encoders.table import ENCODERS
+from edgeasd.toolkit.encoders.weights import Weights
 from edgeasd.toolkit.losses import CLASSIFY, LossParts, SubCentres, classification_loss
 from edgeasd.toolkit.models.backbones import Network, network_of
 from edgeasd.toolkit.presets import Preset, stored_preset
@@ -142,9 +144,10 @@ class ClassTrainer(Trainer):
         labels: Sequence[int] | np.ndarray,
         n_mels: int,
         fabric: Fabric,
+        weights: Mapping[str, Tensor] | None = None,
         compile_network: bool = False,
     ) -> None:
-        """`labels` are the class of each clip of the pool, from 0 on without a gap."""
+        """`labels` are the class of each clip of the pool, from 0 on without a gap; `weights` are as of `Trainer`."""
         self.preset, self.seed, self.fabric, self.method = preset, seed, fabric, CLASSIFY
         self._normals, self._n_mels, self._anomalies = clips, n_mels, None
         kinds = torch.as_tensor(np.asarray(labels))
@@ -160,6 +163,7 @@ class ClassTrainer(Trainer):
         self._batches = MixedBatches(
             self.sampler, clips, kinds, preset.crop_frames or preset.segment_frames, n_mels, preset.mixup, seed
         )
+        self._weights = weights
         self._set_up(self._build, compile_network)
 
     def _build(self) -> Network:
@@ -190,31 +194,45 @@ def train_encoder(
     resume: bool = False,
     overwrite: bool = False,
     compile_network: bool = False,
+    weights: Weights | None = None,
     start: Run | None = None,
     report: ProgressCallback,
     should_stop: Callable[[], bool],
 ) -> Run:
     """Train the encoder that the IDs of a machine share into `folder` and return its run.
 
-    `start` is as of `train_one`. Raises what that raises, and InputError for a single class.
+    `weights` and `start` are as of `train_one`. Raises what that raises, and InputError for a single class.
     """
     labelled = labelled_clips(data, all_machines=preset.class_machines == "all")
-    run = Run(folder, _facts(data, labelled, preset, seed) | first_stage_facts(start))
+    if preset.backbone in ENCODERS and weights is None and start is None:
+        raise InputError(f"{preset.backbone}: begins with published weights; name the file with --weights")
+    run = Run(folder, _facts(data, labelled, preset, seed, weights) | first_stage_facts(start))
     claim_run(run, resume=resume, overwrite=overwrite)
     frames = preset.crop_frames or preset.segment_frames
     pool = FeaturePool(len(labelled.clips), lambda i: data.features(labelled.clips[i]), frames)
     n_mels = data.cache.settings.n_mels
-    trainer = ClassTrainer(preset, seed, pool, labelled.labels, n_mels, fabric, compile_network)
+    trainer = ClassTrainer(
+        preset,
+        seed,
+        pool,
+        labelled.labels,
+        n_mels,
+        fabric,
+        weights=None if weights is None else weights.state,
+        compile_network=compile_network,
+    )
     if start is not None:
         load_encoder(start, trainer.network.encoder)
     run_trainer(trainer, run, resume, report, should_stop)
     return run
 
 
-def _facts(data: MachineData, labelled: LabelledClips, preset: Preset, seed: int) -> dict[str, Any]:
+def _facts(
+    data: MachineData, labelled: LabelledClips, preset: Preset, seed: int, weights: Weights | None
+) -> dict[str, Any]:
     split = MachineSplit(labelled.clips, [], [], [], [])
     counts = np.bincount(labelled.labels, minlength=len(labelled.classes)).tolist()
-    return run_facts(data, "all", split, preset, seed) | {
+    return run_facts(data, "all", split, preset, seed, weights) | {
         "data_fingerprint": labelled.fingerprint(data),
         "classes": dict(zip(labelled.classes, counts, strict=True)),
         "amplitudes": {machine: amplitude.model_dump() for machine, amplitude in data.amplitudes.items()},

@@ -24,6 +24,8 @@ from edgeasd.runtime.features.segments import SegmentSettings
 from edgeasd.toolkit.data.clips import Clip
 from edgeasd.toolkit.data.machine import MachineData, MachineSplit
 from edgeasd.toolkit.data.offered import KnownAnomalies
+from edgeasd.toolkit.encoders.table import ENCODERS
+from edgeasd.toolkit.encoders.weights import Weights
 from edgeasd.toolkit.losses import METHODS
 from edgeasd.toolkit.models.backbones import network_of
 from edgeasd.toolkit.presets import Preset, stored_preset
@@ -66,22 +68,34 @@ def train_one(
     resume: bool = False,
     overwrite: bool = False,
     compile_network: bool = False,
+    weights: Weights | None = None,
     start: Run | None = None,
     report: ProgressCallback,
     should_stop: Callable[[], bool],
 ) -> Run:
     """Train the model of one ID into `folder` and return its run; `data` must hold that machine.
 
-    `start` is a run whose encoder's weights training begins with, as `check_first_stage` takes it.
-    Raises InputError for an existing run without `resume` or `overwrite`, for a resume with other
-    data or settings, and what `Trainer.run` raises.
+    `weights` are those that a pretrained encoder begins with, `start` is a run whose encoder's weights training begins
+    with, as `check_first_stage` takes it. Raises InputError for an existing run without `resume` or `overwrite`, for a
+    resume with other data or settings, and what `Trainer.run` raises.
     """
     split = data.trainable(id)
-    run = Run(folder, run_facts(data, id, split, preset, seed) | first_stage_facts(start))
+    if preset.backbone in ENCODERS and weights is None and start is None:
+        raise InputError(f"{preset.backbone}: begins with published weights; name the file with --weights")
+    run = Run(folder, run_facts(data, id, split, preset, seed, weights) | first_stage_facts(start))
     claim_run(run, resume=resume, overwrite=overwrite)
     n_mels = data.cache.settings.n_mels
     normals, outliers = _pool(data, split.normals, preset), _pool(data, split.outliers, preset)
-    trainer = Trainer(preset, seed, normals, outliers, n_mels, fabric, compile_network=compile_network)
+    trainer = Trainer(
+        preset,
+        seed,
+        normals,
+        outliers,
+        n_mels,
+        fabric,
+        weights=None if weights is None else weights.state,
+        compile_network=compile_network,
+    )
     if start is not None:
         load_encoder(start, trainer.network.encoder)
     run_trainer(trainer, run, resume, report, should_stop)
@@ -211,7 +225,9 @@ def _save(trainer: Trainer, run: Run) -> None:
     trainer.save(run.checkpoints, {key: run.facts[key] for key in ("machine", "id", "data_fingerprint", "versions")})
 
 
-def run_facts(data: MachineData, id: str, split: MachineSplit, preset: Preset, seed: int) -> dict[str, Any]:
+def run_facts(
+    data: MachineData, id: str, split: MachineSplit, preset: Preset, seed: int, weights: Weights | None = None
+) -> dict[str, Any]:
     """The facts of run.json, for readers of the run, the bundle or a bug report."""
     lengths = [len(data.features(clip)) for clip in split.normals]
     nominal = int(np.median(lengths))
@@ -228,6 +244,7 @@ def run_facts(data: MachineData, id: str, split: MachineSplit, preset: Preset, s
         "channel": data.cache.channel,
         "features": data.cache.settings.model_dump(),
         "amplitude": {**data.amplitude.model_dump(), "scope": f"training normals of {data.machine}"},
+        **({} if weights is None else {"encoder": weights.provenance}),
         "segments": segments.model_dump(),
         "versions": {"edgeasd": edgeasd.__version__, "torch": torch.__version__, "python": platform.python_version()},
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -256,12 +273,19 @@ def claim_run(run: Run, *, resume: bool, overwrite: bool) -> None:
         **stored_preset(before["preset"], str(run.folder / "run.json")).model_dump(),
         "scoring": run.facts["preset"]["scoring"],
     }
-    for name in ("data_fingerprint", "preset", "seed", "channel", "update", "shared_encoder", "init_from"):
-        if before.get(name) != run.facts.get(name):
+    earlier, now = _decisive(before), _decisive(run.facts)
+    for name, value in now.items():
+        if earlier[name] != value:
             raise InputError(
                 f"{run.folder}: was started with another {name.replace('_', ' ')} "
-                f"({_difference(before.get(name), run.facts.get(name))}); resume with the same, or pass --overwrite"
+                f"({_difference(earlier[name], value)}); resume with the same, or pass --overwrite"
             )
+
+
+def _decisive(facts: dict[str, Any]) -> dict[str, Any]:
+    """The facts that a resumed run must share with the one that began."""
+    names = ("data_fingerprint", "preset", "seed", "channel", "update", "shared_encoder", "init_from")
+    return {**{name: facts.get(name) for name in names}, "encoder": facts.get("encoder", {}).get("sha256")}
 
 
 def _clear(folder: Path) -> None:

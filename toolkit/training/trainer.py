@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from edgeasd.runtime.errors import CheckFailed
 from edgeasd.toolkit.losses import LossParts, Method, method_loss, method_named, squared_distance
 from edgeasd.toolkit.models.backbones import Network, network_of
+from edgeasd.toolkit.models.layered import LayeredEncoder
 from edgeasd.toolkit.presets import Preset
 from edgeasd.toolkit.training.centroids import estimate_norms, mean_embedding
 from edgeasd.toolkit.training.checkpoint import Checkpoint, optimiser_tensors, save_checkpoint
@@ -79,9 +80,10 @@ class Trainer:
         n_mels: int,
         fabric: Fabric,
         anomalies: FeaturePool | None = None,
+        weights: Mapping[str, Tensor] | None = None,
         compile_network: bool = False,
     ) -> None:
-        """`anomalies` are the known ones of fine-tuning, as many a batch as `preset.batch_anomaly` says.
+        """`weights` are those that a pretrained encoder begins with. `anomalies` are the known ones of fine-tuning, as many a batch as `preset.batch_anomaly` says.
 
         `compile_network` has torch.compile fuse the network: worth its minute of compilation on long runs.
         """
@@ -102,10 +104,14 @@ class Trainer:
         )
         pools = [normals, outliers, *([] if anomalies is None else [anomalies])]
         self._batches: BatchSource = Batches(self.sampler, pools, preset.segment_frames, n_mels)
+        self._weights = weights
         self._set_up(self._build, compile_network)
 
     def _build(self) -> Network:
-        return network_of(self.preset, self._n_mels)
+        network = network_of(self.preset, self._n_mels, weights=self._weights)
+        if isinstance(network.encoder, LayeredEncoder):
+            network.encoder.freeze_before(self.preset.tune_from)
+        return network
 
     def _set_up(self, build: Callable[[], Network], compile_network: bool) -> None:
         """The network that `build` makes, its optimiser, and the state of iteration 0."""

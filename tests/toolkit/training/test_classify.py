@@ -56,7 +56,7 @@ def make(seed: int = 0, **fields: Any) -> ClassTrainer:
     return ClassTrainer(preset(**fields), seed, pool(), LABELS, MELS, open_fabric("cpu"))
 
 
-def test_a_class_is_the_machine_its_id_and_what_its_name_says() -> None:
+def test_a_class_is_machine_id_and_attributes() -> None:
     clip = Clip(Path("a.wav"), "ToyCar", "B1", "normal", attributes=(("car", "B1"), ("spd", "31V")))
     assert class_name(clip) == "ToyCar B1 car=B1 spd=31V"
 
