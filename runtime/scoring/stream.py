@@ -139,6 +139,8 @@ def score_streams(streams: Sequence[Stream]) -> list[list[Score]]:
 
 def score_shared(streams: Sequence[Stream]) -> tuple[list[list[Score]], dict[Scorer, EdgeasdError]]:
     """As `score_streams`; a head that fails is named with its error, and its streams have no scores."""
+    if len({id(engine_group(stream.scorer.engine)) for stream in streams}) > 1:
+        raise InputError("score_streams: the streams use different encoders; score them in one call per encoder")
     batches = [stream.take_waiting() for stream in streams]
     results: list[list[Score]] = [[] for _ in streams]
     failures: dict[Scorer, EdgeasdError] = {}
@@ -146,8 +148,6 @@ def score_shared(streams: Sequence[Stream]) -> tuple[list[list[Score]], dict[Sco
     for at, waiting in enumerate(batches):
         if waiting:
             groups.setdefault(waiting[0][1].shape, []).append(at)
-    if len({id(engine_group(stream.scorer.engine)) for stream in streams}) > 1:
-        raise InputError("score_streams: the streams use different encoders; score them in one call per encoder")
     for group in groups.values():
         z = streams[group[0]].scorer.embed_waiting([segment for at in group for _, segment in batches[at]])
         rows: dict[Scorer, list[tuple[int, int]]] = {}

@@ -56,13 +56,14 @@ def test_bundles_with_one_encoder_share_session_and_batches(
     assert len(batches) == 1
     (sizes,) = batches.values()
     assert max(sizes[-20:]) > 1
+    service.stop("test")
     together = {id: [one["score"] for one in records.of("segment", id)] for id in "abc"}
     assert len({len(scores) for scores in together.values()}) == 1
     for id, bundle in zip("abc", bundles, strict=True):
         site.write(f'input = "{sound}"\nbundle = "{bundle}"\nid = "{id}"')
-        service.stop("test")
         service, records = serve()
         site.until(lambda service=service: not service.poll())
+        service.stop("test")
         alone = [one["score"] for one in records.of("segment", id)]
         assert together[id] == pytest.approx(alone, rel=1e-5, abs=1e-6)
     assert together["a"] != pytest.approx(together["c"], rel=1e-3)
