@@ -63,6 +63,8 @@ class StreamStatus:
     latency_seconds: dict[str, float] | None
     events: int = 0
     """Alarms raised."""
+    highest: tuple[float, float] | None = None
+    """The highest complete clip score, and the second of the sound in which it ends."""
     burn_in: str | None = None
     """Where a learning period or the threshold from it stands, in one line; None without one."""
 
@@ -105,13 +107,20 @@ class ServiceStatus:
 def parse_status(value: Any) -> ServiceStatus:
     """What `ServiceStatus.to_json` made, as the command socket answers. Raises InputError for anything else."""
     try:
-        streams = [StreamStatus(**{**one, "health": tuple(one["health"])}) for one in value["streams"]]
+        streams = [
+            StreamStatus(**{**one, "health": tuple(one["health"]), "highest": _pair(one.get("highest"))})
+            for one in value["streams"]
+        ]
         outputs = [OutputState.model_validate(one) for one in value["outputs"]]
         return ServiceStatus(**{**value, "streams": streams, "outputs": outputs})
     except (TypeError, KeyError, ValueError):
         raise InputError(
             "status of the service: not as this edgeasd knows it; use the edgeasd that the service runs with"
         ) from None
+
+
+def _pair(value: Any) -> tuple[float, float] | None:
+    return None if value is None else (float(value[0]), float(value[1]))
 
 
 class Latencies:

@@ -62,6 +62,11 @@ def _describe(event: SourceEvent) -> str:
     return f"{event.kind}: {event.detail}{lost}"
 
 
+def _threshold(settings: StreamSettings, manifest: Manifest) -> float | None:
+    levels = settings.alarm.levels(manifest.threshold)
+    return None if levels is None else levels.on
+
+
 class StreamWorker:
     """Turns the sound of one source into `StreamUpdate`s. Scoring methods belong to the thread of its engine."""
 
@@ -86,7 +91,8 @@ class StreamWorker:
         self._capture = CaptureThread(source, self.queue, limit)
         self._clock = clock
         self._health = self._make_health(settings, manifest)
-        self._levels = settings.alarm.levels(manifest.threshold)
+        self.threshold = _threshold(settings, manifest)
+        """The threshold in force, for records and evidence."""
         self.stream: Stream | None = None
         self.evidence: EvidenceRecorder | None = None
         self.report: HealthReport = self._health.report()
@@ -107,6 +113,10 @@ class StreamWorker:
         self._updates: list[StreamUpdate] = []
         self._started_at = clock()
         self.latencies = Latencies()
+        self._is_paced = settings.live or settings.realtime
+        """A file that is read as fast as it is scored has no latency: its sound was never captured."""
+        self.highest: tuple[float, float] | None = None
+        """The highest complete clip score, and the second of the sound in which it ends."""
         self.level, self.history = -120.0, deque[float](maxlen=HISTORY)
         self.clip_score: float | None = None
         self.is_complete = False
@@ -150,7 +160,7 @@ class StreamWorker:
             self._health, self._judged = self._make_health(settings, manifest), 0
             self._unhealthy, self._suspect = False, False
         self.settings, self.manifest = settings, manifest
-        self._levels = settings.alarm.levels(manifest.threshold)
+        self.threshold = _threshold(settings, manifest)
         self._starts = deque(maxlen=manifest.segments.sections)
         self.engine = engine_info(scorer)
         if self.stream is None or not self.stream.continue_with(scorer):
@@ -163,7 +173,7 @@ class StreamWorker:
             "source": self.source.name,
             **self.engine,
             "bundle_status": manifest.status,
-            "threshold": None if self._levels is None else self._levels.on,
+            "threshold": self.threshold,
             "alpha": manifest.score.alpha,
             "d_mode": manifest.score.mode,
             "version": package_version(),
@@ -241,15 +251,17 @@ class StreamWorker:
             start, end = self._offset + score.start_sample, self._offset + score.end_sample
             self._take_verdicts(end, now)
             captured = self._captured(end, now)
-            self.latencies.add(now - captured)
+            if self._is_paced:
+                self.latencies.add(now - captured)
+            if score.complete and (self.highest is None or score.clip_score > self.highest[0]):
+                self.highest = (score.clip_score, end / self.rate)
             self.segments += 1
             self.clip_score, self.is_complete = score.clip_score, score.complete
             self.history.append(score.clip_score)
             update = self._update_at(end, captured)
             if self.evidence is not None:
                 self.evidence.score(end, update.wall, score.score, score.clip_score, score.complete)
-            threshold = None if self._levels is None else self._levels.on
-            body = segment_body(score, offset=self._offset, sample_rate=self.rate, threshold=threshold)
+            body = segment_body(score, offset=self._offset, sample_rate=self.rate, threshold=self.threshold)
             self._starts.append(start)
             self._add(
                 update,
