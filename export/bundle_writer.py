@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -47,6 +47,7 @@ from edgeasd.runtime.features.segments import SegmentSettings
 from edgeasd.runtime.health.settings import LevelRange
 from edgeasd.runtime.scoring.score import ScoreSettings
 from edgeasd.runtime.scoring.scorer import Head, Scorer
+from edgeasd.runtime.states import ModeProfile, SoundProfile
 from edgeasd.runtime.system.files import atomic_directory, atomic_file, write_bytes, write_json
 
 PRECISIONS = ("fp32", "fp16")
@@ -87,6 +88,10 @@ class ExportInput:
     """(G, frames, n_mels) of real clips; the first few become the reference segments."""
     level: LevelRange | None = None
     """None without clips to measure it on."""
+    sound: SoundProfile | None = None
+    """What the normal clips sound like; None without enough of them."""
+    modes: Mapping[str, ModeProfile] = field(default_factory=dict)
+    """The same for each recorded mode."""
     banks: tuple[Bank, ...] = ()
     """Stored normals that take the place of the centroid."""
     normals_of_banks: StoredNormals | None = None
@@ -213,6 +218,8 @@ def _manifest(model: ExportInput, folder: Path, precisions: Sequence[str]) -> Ma
         provenance={**model.provenance, "exported_with": versions},
         metrics=model.metrics,
         level=model.level,
+        sound=model.sound,
+        modes=dict(model.modes),
     )
 
 

@@ -392,15 +392,17 @@ class EventRecorder:
             self._outputs.observe(message)
 
     def _store_scores(self) -> None:
-        waiting = [machine for machine in self._all_machines() if machine.scores]
+        waiting = [machine for machine in self._all_machines() if machine.scores or machine.hours]
         if not waiting:
             return
         if self.database.path is not None:  # without a file nobody can look at them
             with self._transaction(durable=False):
                 for machine in waiting:
                     self.store.add_scores(*machine.key, list(machine.scores))
+                    self.store.add_hours(*machine.key, list(machine.hours))
         for machine in waiting:
             machine.scores.clear()
+            machine.hours.clear()
 
     # Machines, in the recorder's thread
 

@@ -280,6 +280,8 @@ class StreamSupervisor:
             *(used["precision"], used["engine"], used["accelerator"]),
             "uncalibrated, no alarms" if levels is None else f"threshold {levels.on:.4f}",
         )
+        if (known := worker.operation.describe()) is not None:
+            log.info("%s: %s", slot.name, known)
 
     def _continue_evidence(self, worker: StreamWorker) -> None:
         """An event that is open from before the start is recorded, unless it has its clip."""
@@ -507,6 +509,7 @@ def stream_status(slot: StreamSlot, monitored: MonitoredMachine | None, decimati
         events=0 if worker is None else worker.alarms,
         highest=None if worker is None else worker.highest,
         burn_in=None if burn_in is None else burn_in.describe(None if levels is None else levels.on),
+        **({} if worker is None else worker.operation_status()),
     )
 
 

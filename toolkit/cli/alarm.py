@@ -128,6 +128,24 @@ def maintenance(
     _command(config, stream, {"command": f"maintenance_{state}"}, by, note, as_json)
 
 
+@app.command("state")
+@handle_errors
+def set_state(
+    state: Annotated[str, typer.Argument(help="off, idle, running, or a mode of the bundle.")],
+    config: Config,
+    stream: StreamName = None,
+    by: By = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tell what the machine is doing, as a tag of the plant would; it holds until the next one.
+
+    While it is off or idle no alarm is raised. Needs a running service.
+
+    Example: edgeasd alarm state off --config site.toml --stream pump
+    """
+    _command(config, stream, {"command": "set_state", "state": state}, by, None, as_json)
+
+
 def _command(
     config: Path | None, stream: str | None, value: dict[str, Any], by: str | None, note: str | None, as_json: bool
 ) -> None:
@@ -178,7 +196,9 @@ def _print(transitions: dict[str, list[dict[str, Any]]]) -> None:
 def _print_notes(result: CommandResult, command: str) -> None:
     """On standard error, what people should know and programs read in the JSON."""
     unchanged = [name for name, bodies in result.transitions.items() if not bodies]
-    if unchanged:
+    if unchanged and command == "set_state":
+        print_error(f"{', '.join(unchanged)}: the state is taken; `edgeasd status` shows it")
+    elif unchanged:
         print_error(f"{', '.join(unchanged)}: nothing to do for {command}{_WHY_NOTHING.get(command, '')}")
     for line in result.rejected.values():
         print_error(line)

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from edgeasd.runtime.bundle.reference_segments import Deviation
     from edgeasd.runtime.features.logmel import Float32Array
     from edgeasd.runtime.health.settings import LevelRange
+    from edgeasd.runtime.states import SoundProfile
     from edgeasd.toolkit.calibrate.record import Calibration
     from edgeasd.toolkit.calibrate.request import Request
     from edgeasd.toolkit.evaluation.trained import TrainedModel
@@ -120,7 +121,7 @@ def export(
         target = output or bundle_folder(workspace, run.machine, run.id)
         sounds = None if front_end is None else read_sounds(trained, front_end, channel)
         request = int8_request(trained, int8, clips, features, channel) if int8 else None
-        model = _model(trained, *((None, None, None) if clips is None else _score_clips(trained, clips, channel)))
+        model = _model(trained, *((None, None, None, None) if clips is None else _score_clips(trained, clips, channel)))
         keeping = None if discard_calibration else Keeping(precisions, int8, has_given_clips=clips is not None)
         with interruptible() as check:
             found = write_bundle(model, target, lambda text: _step(text, check), precisions, sounds, keeping)
@@ -190,6 +191,7 @@ def _model(
     normals: list[SegmentOutputs] | None,
     live: SegmentOutputs | None,
     level: LevelRange | None,
+    sound: SoundProfile | None,
 ) -> ExportInput:
     from edgeasd.export.bundle_writer import ExportInput
     from edgeasd.toolkit.models.backbones import count_macs, count_parameters
@@ -218,6 +220,8 @@ def _model(
         provenance=_provenance(trained),
         metrics=_metrics(trained, fit),
         level=level,
+        sound=sound or run.sound,
+        modes=run.modes,
     )
 
 
@@ -264,13 +268,14 @@ def _metrics(trained: TrainedModel, fit: DeployFit) -> dict[str, Any]:
 
 def _score_clips(
     trained: TrainedModel, folder: Path, channel: int | None
-) -> tuple[list[SegmentOutputs], SegmentOutputs, LevelRange | None]:
-    """q and d of the normal clips in `folder`, of all live segments of them joined, and their range of levels.
+) -> tuple[list[SegmentOutputs], SegmentOutputs, LevelRange | None, SoundProfile | None]:
+    """q and d of the normal clips in `folder`, of all live segments of them joined, their range of levels, their sound.
 
     Raises InputError that names clips that cannot be used.
     """
     from edgeasd.calibration.fit.deploy import SegmentOutputs
     from edgeasd.calibration.fit.levels import ON_SITE_DB, clip_levels, expected_levels
+    from edgeasd.calibration.fit.profile import clip_sound, sound_profile
     from edgeasd.runtime.features.logmel import logmel
     from edgeasd.runtime.scoring.clip import score_features
     from edgeasd.toolkit.cli.score import expand
@@ -285,23 +290,24 @@ def _score_clips(
     scorer = trained.scorer(UNFITTED)
     heard = trained.run.channel if channel is None else channel
     paths, found, bad = list(expand([folder])), [], []
-    levels, seconds, rate = [], 0.0, scorer.features.sample_rate
+    levels, sounds, seconds, rate = [], [], 0.0, scorer.features.sample_rate
     joined = JoinedSegments(scorer)
     with progress("scoring clips") as report:
         for done, path in enumerate(paths, start=1):
             try:
                 sound = read_clip(path, scorer.features, heard)
-                features = logmel(sound, scorer.features, scorer.amplitude)
-                clip = score_features(scorer, features)
-                joined.add(features)
+                frames = logmel(sound, scorer.features, scorer.amplitude)
+                clip = score_features(scorer, frames)
+                joined.add(frames)
                 found.append(SegmentOutputs(clip.segments.q, clip.segments.d))
                 levels.append(clip_levels(sound, rate))
+                sounds.append(clip_sound(frames, levels[-1], scorer.features, scorer.amplitude))
                 seconds += len(sound) / rate
             except InputError as error:
                 bad.append((path, str(error) if str(path) in str(error) else f"{path}: {error}"))
             report(done, len(paths))
     refuse_bad(bad, len(paths))
-    return found, joined.outputs(), expected_levels(levels, seconds, ON_SITE_DB)
+    return found, joined.outputs(), expected_levels(levels, seconds, ON_SITE_DB), sound_profile(sounds)
 
 
 def read_sounds(trained: TrainedModel, folder: Path, channel: int | None) -> list[Float32Array]:

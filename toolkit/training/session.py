@@ -24,6 +24,7 @@ from edgeasd.runtime.features.segments import SegmentSettings
 from edgeasd.toolkit.data.clips import Clip
 from edgeasd.toolkit.data.machine import MachineData, MachineSplit
 from edgeasd.toolkit.data.offered import KnownAnomalies
+from edgeasd.toolkit.data.sound import profiles_of
 from edgeasd.toolkit.encoders.table import ENCODERS
 from edgeasd.toolkit.encoders.weights import Weights
 from edgeasd.toolkit.losses import METHODS
@@ -246,6 +247,7 @@ def run_facts(
         "amplitude": {**data.amplitude.model_dump(), "scope": f"training normals of {data.machine}"},
         **({} if weights is None else {"encoder": weights.provenance}),
         "segments": segments.model_dump(),
+        **profiles_of(data, split.normals),
         "versions": {"edgeasd": edgeasd.__version__, "torch": torch.__version__, "python": platform.python_version()},
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
