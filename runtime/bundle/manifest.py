@@ -26,6 +26,8 @@ from edgeasd.runtime.features.segments import SegmentSettings
 from edgeasd.runtime.health.settings import LevelRange
 from edgeasd.runtime.scoring.score import ScoreSettings
 from edgeasd.runtime.scoring.threshold import Threshold
+from edgeasd.runtime.states.settings import STATE_NAME
+from edgeasd.runtime.states.sound import ModeProfile, SoundProfile
 
 SCHEMA_VERSIONS = (1, 2)
 """2 has settings of the front end that a reader of 1 would not know, and so compute other features."""
@@ -132,12 +134,16 @@ class Manifest(_Part):
     metrics: dict[str, Any] = Field(default_factory=dict)
     level: LevelRange | None = None
     """The expected levels of the machine, if they were measured; see `edgeasd.runtime.health`."""
+    sound: SoundProfile | None = None
+    """What the recordings sound like; see `edgeasd.runtime.states`."""
+    modes: Annotated[dict[Annotated[str, Field(pattern=STATE_NAME)], ModeProfile], Field(max_length=32)] = {}
+    """The recorded modes by name, with the threshold of each."""
 
     @model_serializer(mode="wrap")
     def _as_found(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without an unset level or front end: an older manifest is written back as it was."""
-        optional = ("level", "front_end")
-        return {name: value for name, value in dump(self).items() if name not in optional or value is not None}
+        """Without what is unset: an older manifest is written back as it was."""
+        optional = ("level", "front_end", "sound", "modes")
+        return {name: value for name, value in dump(self).items() if name not in optional or value}
 
     @model_validator(mode="after")
     def _consistent(self) -> Manifest:

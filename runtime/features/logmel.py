@@ -220,7 +220,11 @@ def check_samples(samples: npt.NDArray[np.generic], position: int = 0, sample_ra
     """
     if not isinstance(samples, np.ndarray) or samples.dtype != np.float32 or samples.ndim != 1:
         kind = f"{samples.dtype} {samples.shape}" if isinstance(samples, np.ndarray) else type(samples).__name__
-        raise InputError(f"samples: {kind}, expected a float32 array of shape (n,); convert with np.float32")
+        remedy = "convert with np.float32"
+        if isinstance(samples, np.ndarray) and samples.dtype.kind in "iu":
+            full = 1 << (8 * samples.dtype.itemsize - 1)
+            remedy = f"divide by {full} and convert with np.float32, so that they lie in [-1, 1)"
+        raise InputError(f"samples: {kind}, expected a float32 array of shape (n,); {remedy}")
     # One dot product sees NaN, infinities and overflow; the slow search runs only then.
     with np.errstate(over="ignore", invalid="ignore"):
         energy = float(np.dot(samples, samples))

@@ -307,6 +307,8 @@ class StreamSupervisor:
             *(used["precision"], used["engine"], used["accelerator"]),
             "uncalibrated, no alarms" if levels is None else f"threshold {levels.on:.4f}",
         )
+        if (known := worker.operation.describe()) is not None:
+            log.info("%s: %s", slot.name, known)
 
     def _continue_evidence(self, worker: StreamWorker) -> None:
         """An event that is open from before the start is recorded, unless it has its clip."""
@@ -517,6 +519,7 @@ def stream_status(slot: StreamSlot, monitored: MonitoredMachine | None, decimati
     worker, machine = slot.worker, None if monitored is None else monitored.machine
     event = None if machine is None else machine.event
     levels = None if machine is None else machine.levels
+    burn_in = None if monitored is None else monitored.burn_in
     identity = slot.identity
     state, reason = _condition(slot, decimation)
     used = {} if worker is None else worker.engine
@@ -550,6 +553,9 @@ def stream_status(slot: StreamSlot, monitored: MonitoredMachine | None, decimati
         overruns=0 if worker is None else worker.source.status.overruns,
         latency_seconds=None if worker is None else worker.latencies.percentiles(),
         events=0 if worker is None else worker.alarms,
+        highest=None if worker is None else worker.highest,
+        burn_in=None if burn_in is None else burn_in.describe(None if levels is None else levels.on),
+        **({} if worker is None else worker.operation_status()),
     )
 
 
