@@ -70,6 +70,7 @@ def test_streams_of_one_bundle_share_an_engine(site: Any, sound: Path, serve: Se
     service, records = serve()
     site.until(lambda: not service.poll())
     assert len(service.supervisor.beats()) == 2
+    service.stop("test")
     scores = [[one["clip_score"] for one in records.of("segment", id)] for id in "abc"]
     assert len(scores[0]) > 100
     assert scores[0] == pytest.approx(scores[1], rel=1e-6)
