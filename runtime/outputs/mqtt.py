@@ -34,7 +34,14 @@ _TAKEN_OVER = 0x8E
 """Reason code of a broker that disconnects a client because another one has its id."""
 _SHORT_SECONDS, _MANY_SHORT = 60.0, 3
 """So many connections in a row that are lost within so many seconds suggest another client with our id."""
-_LEAVES = {"event": "event", "score": "score", "health": "health", "status": "status", "start": "status"}
+_LEAVES = {
+    "event": "event",
+    "score": "score",
+    "health": "health",
+    "trend": "trend",
+    "status": "status",
+    "start": "status",
+}
 _STATE_FIELDS = ("state", "event", "at", "raised_at", "score", "threshold", "maintenance", "snoozed_seconds", "test")
 
 

@@ -435,7 +435,11 @@ class StreamWorker:
             is_unhealthy=unhealthy,
             is_suspect=is_suspect,
             operation=operation,
+<<<<<<< ours
             level_dbfs=level,
+=======
+            level_dbfs=self._health.level_dbfs,
+>>>>>>> theirs
             remark=remark,
         )
 

@@ -81,9 +81,18 @@ def read_history(
         rows=_rows(store, machine, id, since, until, every),
         threshold=thresholds[0] if thresholds else None,
         events=events,
-        changes=[(mode, one) for mode, one in store.changes(machine, id) if one.found >= since and one.began < until],
+        changes=[(mode, one) for mode, one in stored_changes(store, machine, id) if _touches(one, since, until)],
         state_seconds=store.state_hours(machine, id, since=since, until=until),
     )
+
+
+def stored_changes(store: EventStore, machine: str, id: str) -> list[tuple[str, Change]]:
+    """Mode and change, of all changes of the normal of a machine that are stored."""
+    return [(mode, Change(**fields)) for mode, fields in store.changes(machine, id)]
+
+
+def _touches(change: Change, since: float, until: float) -> bool:
+    return change.began < until and (change.ended is None or change.ended >= since)
 
 
 def _fitting_width(seconds: float) -> str:
@@ -95,7 +104,11 @@ def _rows(store: EventStore, machine: str, id: str, since: float, until: float, 
     span = {"since": since, "until": until}
     if every == "score":
         return [
-            HistoryRow(one["at"], 0 if one.get("state") else 1, *(3 * [one["score"]]), math.nan, one.get("state"))
+            HistoryRow(
+                one["at"],
+                *(0 if one.get("state") else 1, one["score"], one["score"], one["score"], math.nan),
+                state=one.get("state"),
+            )
             for one in store.history(machine, id, "score", **span)
         ]
     stored = "minute" if every == "minute" else "hour"
@@ -166,9 +179,7 @@ def csv_lines(history: History) -> Iterable[str]:
     yield "at,local,count,mean,low,high,level_dbfs,state"
     for row in history.rows:
         numbers = ["" if math.isnan(value) else f"{value:.9g}" for value in (row.mean, row.low, row.high, row.level)]
-        yield ",".join(
-            (f"{row.at:.3f}", local_text(row.at), str(row.count), *numbers, _csv_text(row.state or ""))
-        )
+        yield ",".join((f"{row.at:.3f}", local_text(row.at), str(row.count), *numbers, _csv_text(row.state or "")))
 
 
 def _csv_text(text: str) -> str:
@@ -197,7 +208,10 @@ def gaps(rows: Sequence[HistoryRow], every: str) -> list[list[HistoryRow]]:
     for row in rows:
         if math.isnan(row.mean):
             continue
-        if not pieces or row.at - pieces[-1][-1].at > 1.5 * width + timedelta(hours=1.5 if every == "day" else 0).seconds:
+        if (
+            not pieces
+            or row.at - pieces[-1][-1].at > 1.5 * width + timedelta(hours=1.5 if every == "day" else 0).seconds
+        ):
             pieces.append([])
         pieces[-1].append(row)
     return pieces

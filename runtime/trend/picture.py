@@ -133,7 +133,9 @@ def _draw_states(canvas: _Canvas, history: History, across: Callable[[float], fl
     for row in history.rows:
         if row.state is not None:
             x0, x1 = across(row.at), max(across(row.at + width), across(row.at) + 1)
-            canvas.area([(x0, top), (x1, top), (x1, top + _STATE_HEIGHT), (x0, top + _STATE_HEIGHT)], colours[row.state])
+            canvas.area(
+                [(x0, top), (x1, top), (x1, top + _STATE_HEIGHT), (x0, top + _STATE_HEIGHT)], colours[row.state]
+            )
     x = float(_WIDTH - _RIGHT)
     for name in reversed([name for name in names if any(row.state == name for row in history.rows)]):
         x -= 8 * len(name) + 26
@@ -188,7 +190,9 @@ class _Png:
         try:
             from PIL import Image, ImageDraw, ImageFont
         except ImportError:
-            raise InputError("pictures: Pillow is not installed; pip install 'edgeasd[serve]', or draw an SVG") from None
+            raise InputError(
+                "pictures: Pillow is not installed; pip install 'edgeasd[serve]', or draw an SVG"
+            ) from None
         self._image = Image.new("RGB", (_WIDTH, _HEIGHT), "#ffffff")
         self._draw: Any = ImageDraw.Draw(self._image)
         self._font = ImageFont.load_default(13)

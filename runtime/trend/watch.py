@@ -29,8 +29,15 @@ _BLOCK_SPAN = 24 * HOUR
 """A machine that runs an hour a day gives one block a day."""
 _SHORTEST_BLOCK = 600.0
 """Less sound than this in a day says nothing about its mean."""
-_BASELINE_BLOCKS, _CHANGE_BLOCKS = 6, 3
-"""At least two days before a change and one day after it, for a machine that runs all day."""
+_BASELINE_BLOCKS, _CHANGE_BLOCKS = 6, 5
+"""At least two days before a change, and more than one and a half after it, for a machine that runs all day."""
+_LOCATED_BLOCKS = 2
+"""Blocks after a change with which its place may be seen."""
+_MEMORY_BLOCKS = 12
+"""Fewer blocks do not tell how alike neighbours are."""
+_MOST_MEMORY = 0.9
+_REFINED_BLOCKS = 30
+"""Blocks that the size of a step is the mean of, at most."""
 _SPLITS = 30
 """The latest blocks in which a change may have begun."""
 _BASELINE_MOST = 180
@@ -45,6 +52,8 @@ _LEVEL_MATTERS = 1.5
 """In dB."""
 _SPREAD_MATTERS = math.log(1.5)
 """As a factor of the standard deviation of scores."""
+_PASSING = 10 * 86_400.0
+"""A change that is over within this time may come again without being one."""
 _CONTINUES = 30 * 86_400.0
 """A further change of the same kind and sign within this time belongs to the one before."""
 
@@ -159,6 +168,8 @@ class _Series:
         self._values: list[float] = []
         self._starts = [0]
         """Where the blocks begin that a change is compared with: after each change that has not ended."""
+        self._settled = 0
+        """No change is looked for in blocks before this one."""
 
     def add(self, at: float, until: float, value: float) -> Change | None:
         """Add a block; returns the change that it brings to light, continues or ends."""
@@ -167,10 +178,11 @@ class _Series:
         self._at.append(at)
         self._values.append(value)
         start = self._starts[-1]
-        found = _split(np.array(self._values[start:]), self.quantity, self.threshold)
-        self._refine()
+        earliest = max(0, self._settled - start)
+        found = _split(np.array(self._values[start:]), earliest, self.quantity, self.threshold)
+        is_refined = self._refine()
         if found is None:
-            return None
+            return self.changes[-1] if is_refined else None
         shape, split, latest = found
         first = start + split
         before, after = float(np.mean(self._values[start:first])), float(np.mean(self._values[first:]))
@@ -178,9 +190,13 @@ class _Series:
         one = Change(self.quantity, shape, self._at[first], until, *shown)
         last = self.changes[-1] if self.changes else None
         if last is not None and last.ended is None and _is_back(last, after, self.quantity, self.threshold):
-            # As before: the blocks of then count again, and what came between belongs to their spread.
             self.changes[-1] = replace(last, ended=one.found)
+            # After days that were otherwise, such as a weekend, the blocks before count again, and those days belong
+            # to their spread. After weeks a new time begins.
             self._starts.pop()
+            self._settled = first
+            if one.began - last.began > _PASSING:
+                self._starts[-1] = first
         elif last is not None and _continues(last, one):
             self.changes[-1] = replace(last, shape="slope", after=one.after)
             self._starts[-1] = first
@@ -189,21 +205,29 @@ class _Series:
             self._starts.append(first)
         return self.changes[-1]
 
-    def _refine(self) -> None:
-        """Of a new step, little is heard at first; its size is known better later."""
-        if self.changes and self.changes[-1].ended is None and self.changes[-1].shape == "step":
-            # Without the first block, in which it began.
-            values = self._values[self._starts[-1] + 1 :]
-            self.changes[-1] = replace(self.changes[-1], after=_shown(self.quantity, float(np.mean(values))))
+    def _refine(self) -> bool:
+        """Of a new step, little is heard at first; its size is known better after some days. True if it changed."""
+        last = self.changes[-1] if self.changes else None
+        # Without the first block, in which it began.
+        values = self._values[self._starts[-1] + 1 :]
+        if last is None or last.ended is not None or last.shape != "step" or not 0 < len(values) <= _REFINED_BLOCKS:
+            return False
+        self.changes[-1] = replace(last, after=_shown(self.quantity, float(np.mean(values))))
+        return True
 
 
 _Split = tuple[Shape, int, float]
 
 
-def _split(values: npt.NDArray[np.float64], quantity: Quantity, threshold: float | None) -> _Split | None:
-    """Of a change at the end of the values, (n,): shape, first index after it, and latest value; None without one."""
+def _split(
+    values: npt.NDArray[np.float64], earliest: int, quantity: Quantity, threshold: float | None
+) -> _Split | None:
+    """Of a change at the end of the values, (n,): shape, first index after it, and latest value; None without one.
+
+    `earliest` is the first index that may come after a change.
+    """
     count = len(values)
-    firsts = np.arange(max(_BASELINE_BLOCKS, count - _SPLITS), count - _CHANGE_BLOCKS + 1)
+    firsts = np.arange(max(_BASELINE_BLOCKS, earliest, count - _SPLITS), count - _LOCATED_BLOCKS + 1)
     if not firsts.size:
         return None
     offset = max(0, int(firsts[0]) - _BASELINE_MOST)
@@ -213,14 +237,31 @@ def _split(values: npt.NDArray[np.float64], quantity: Quantity, threshold: float
     later = len(values) - firsts
     before, after = sums[firsts - 1] / firsts, (sums[-1] - sums[firsts - 1]) / later
     variance = np.maximum(squares[firsts - 1] / firsts - before**2, 0.0) * firsts / (firsts - 1)
-    error = np.sqrt(np.maximum(variance, 1e-24) * (1.0 / firsts + 1.0 / later))
+    error = np.sqrt(np.maximum(variance, 1e-24) * (1.0 / firsts + 1.0 / later)) * _inflation(values, firsts)
     distance = np.abs(after - before) / error / (1.0 + _FEW / firsts)
     best = int(distance.argmax())
-    if distance[best] < _CHANCE:
+    # With fewer blocks behind it than are needed, the best place is waited for: another would be too early.
+    if distance[best] < _CHANCE or later[best] < _CHANGE_BLOCKS:
         return None
-    shape, first, latest = _shape(values, firsts, int(firsts[best]))
+    shape, first, latest = _shape(values, firsts[later >= _CHANGE_BLOCKS], int(firsts[best]))
     was = centre + float(before[best])
     return (shape, first + offset, latest) if abs(latest - was) >= _matters(quantity, threshold, was) else None
+
+
+def _inflation(values: npt.NDArray[np.float64], firsts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """By how much the error of a mean is larger because blocks are like their neighbours, for each split.
+
+    sqrt((1 + r) / (1 - r)) of a first-order process whose correlation of neighbours before the split is r.
+    """
+    values = values - values.mean()
+    sums, squares = np.cumsum(values)[firsts - 1], np.cumsum(values**2)[firsts - 1]
+    products = np.concatenate([[0.0], np.cumsum(values[1:] * values[:-1])])[firsts - 1]
+    means = sums / firsts
+    # Sums of products and squares about the mean of the values before each split.
+    apart = products - means * (2.0 * sums - values[0] - values[firsts - 1]) + (firsts - 1) * means**2
+    memory = np.clip(apart / np.maximum(squares - firsts * means**2, 1e-24), 0.0, _MOST_MEMORY)
+    memory = np.where(firsts >= _MEMORY_BLOCKS, memory, 0.0)
+    return np.asarray(np.sqrt((1.0 + memory) / (1.0 - memory)))
 
 
 def _shape(values: npt.NDArray[np.float64], firsts: npt.NDArray[np.int64], step: int) -> _Split:
@@ -235,8 +276,7 @@ def _shape(values: npt.NDArray[np.float64], firsts: npt.NDArray[np.int64], step:
         squares = float(((values - values.mean() - gain * offset) ** 2).sum())
         ramps.append((squares, int(first), float(values.mean()) + gain * float(offset[-1])))
     squares, first, latest = min(ramps)
-    # A ramp over three blocks is a step for all one can tell.
-    is_ramp = squares < of_step and len(values) - first > _CHANGE_BLOCKS
+    is_ramp = squares < of_step
     return ("slope", first, latest) if is_ramp else ("step", step, float(after.mean()))
 
 

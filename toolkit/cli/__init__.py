@@ -24,6 +24,7 @@ from edgeasd.toolkit.cli import (
     events,
     export,
     finetune,
+    history,
     preset,
     record,
     reproduce,
@@ -81,6 +82,7 @@ for _name, _command in (
     ("score", score.score),
     ("run", run.run),
     ("status", status.status),
+    ("history", history.history),
     ("devices", devices.devices),
     ("record", record.record),
 ):
