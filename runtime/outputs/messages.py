@@ -516,20 +516,22 @@ def health_body(report: HealthReport, unhealthy: bool | None = None) -> dict[str
 
 
 _REMEDIES = {
-    "score": "listen to it; if it is well, fit the bundle to clips of now: edgeasd calibrate BUNDLE --refit-distance",
-    "level": "look at gain and microphone; if it stays so: edgeasd calibrate BUNDLE --refit-amplitude",
-    "spread": "listen to it; if it is well, find the threshold anew: edgeasd calibrate BUNDLE --alarms-per-day 1",
+    "score": "listen to it; if it is well, {refit} --refit-distance, or edgeasd grow BUNDLE CLIPS for a bank of normals",
+    "level": "look at gain and microphone; if it stays so, {refit} --refit-amplitude",
+    "spread": "listen to it; if it is well, {refit} --alarms-per-day 1",
 }
+_REFIT = "edgeasd calibrate --machine {machine} --id {id} --clips CLIPS"
 
 
-def trend_body(mode: str, change: Change) -> dict[str, Any]:
+def trend_body(machine: str, id: str, mode: str, change: Change) -> dict[str, Any]:
     """The body of a message about a change of the normal."""
+    refit = _REFIT.format(machine=machine, id=id)
     return {
         **{"quantity": change.quantity, "shape": change.shape, "mode": mode},
         **{"began": utc_text(change.began), "found": utc_text(change.found)},
         "ended": None if change.ended is None else utc_text(change.ended),
         **{"before": change.before, "after": change.after},
-        **{"text": change_text(mode, change), "remedy": _REMEDIES[change.quantity]},
+        **{"text": change_text(mode, change), "remedy": _REMEDIES[change.quantity].format(refit=refit)},
     }
 
 

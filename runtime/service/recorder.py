@@ -320,7 +320,7 @@ class EventRecorder:
             text = change_text(one.mode, one.change)
             level = logging.WARNING if one.is_new else logging.INFO
             _log.log(level, "%s %s: %s%s", *key, "" if one.is_new else "as before again: ", text)
-            self._publish("trend", trend_body(one.mode, one.change), *key)
+            self._publish("trend", trend_body(*key, one.mode, one.change), *key)
 
     # Storing and publishing
 
