@@ -20,7 +20,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from edgeasd.runtime.alarms.command import Command, parse_payload
 from edgeasd.runtime.errors import InputError, printable
 from edgeasd.runtime.outputs.base import DeliveryError, MessageRejected, OutputMessage
-from edgeasd.runtime.outputs.credentials import read_secret, tls_context
+from edgeasd.runtime.outputs.credentials import certificate_problem, read_secret, tls_context
 from edgeasd.runtime.outputs.home_assistant import discovery
 from edgeasd.runtime.outputs.messages import SCHEMA
 from edgeasd.runtime.outputs.settings import MqttSettings
@@ -167,8 +167,7 @@ class MqttConnection:
         try:
             self._client.connect(*settings.address, settings.keepalive_seconds)
         except ssl.SSLCertVerificationError as error:
-            reason = f"its certificate is not trusted ({error.verify_message}); set ca_file"
-            raise DeliveryError(f"{self.url}: {reason}") from None
+            raise DeliveryError(f"{self.url}: {certificate_problem(error, settings.ca_file)}") from None
         except (OSError, ValueError) as error:
             raise DeliveryError(f"{self.url}: {getattr(error, 'strerror', None) or error}") from None
         self._start_thread()

@@ -58,10 +58,13 @@ def test_change_is_told_once_and_its_end_too(tmp_path: Path) -> None:
     with EventStore.open(tmp_path / "events.db") as store:
         monitor = started(store, 0)
         fill(store, 0, 20)
-        assert look(monitor, 20) == [] and monitor.texts(*KEY) == ()
+        assert look(monitor, 20) == []
+        assert monitor.texts(*KEY) == ()
         fill(store, 20, 23, level=-24.0)
         (one,) = look(monitor, 23)
-        assert one.is_new and one.change.quantity == "level" and abs(one.change.began - BEGIN - 20 * DAY) <= DAY
+        assert one.is_new
+        assert one.change.quantity == "level"
+        assert abs(one.change.began - BEGIN - 20 * DAY) <= DAY
         assert monitor.look(BEGIN + 23 * DAY + 5) is None
         (text,) = monitor.texts(*KEY)
         assert "the level rose from -30" in text
@@ -69,7 +72,9 @@ def test_change_is_told_once_and_its_end_too(tmp_path: Path) -> None:
         assert look(monitor, 30) == []
         fill(store, 30, 34)
         (end,) = look(monitor, 34)
-        assert not end.is_new and end.change.ended is not None and monitor.texts(*KEY) == ()
+        assert not end.is_new
+        assert end.change.ended is not None
+        assert monitor.texts(*KEY) == ()
         assert len(store.changes(*KEY)) == 1
 
 
@@ -87,7 +92,8 @@ def test_restart_tells_nothing_again_and_goes_on(tmp_path: Path) -> None:
             monitor = started(store, day)
             assert len(monitor.texts(*KEY)) == 1
             assert look(monitor, day + 1) == []
-            assert len(monitor.texts(*KEY)) == 1 and len(store.changes(*KEY)) == 1
+            assert len(monitor.texts(*KEY)) == 1
+            assert len(store.changes(*KEY)) == 1
 
 
 def test_another_bundle_begins_afresh(tmp_path: Path) -> None:
@@ -110,6 +116,7 @@ def test_one_machine_a_call_and_none_twice_an_hour(tmp_path: Path) -> None:
         monitor.add("fan", "id_02", Manifest("c"), None, BEGIN)  # type: ignore[arg-type]
         now = BEGIN + 5 * HOUR
         assert {(monitor.look(now) or [None])[0] for _ in range(2)} == {KEY, ("fan", "id_02")}
-        assert monitor.look(now + 3500.0) is None and monitor.look(now + 3600.0) is not None
+        assert monitor.look(now + 3500.0) is None
+        assert monitor.look(now + 3600.0) is not None
         monitor.remove("fan", "id_02")
         assert monitor.texts("fan", "id_02") == ()

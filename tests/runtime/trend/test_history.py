@@ -37,9 +37,13 @@ def _history(store: EventStore, every: str | None = None) -> History:
 def test_rows_hold_scores_levels_and_the_longest_state(store: EventStore) -> None:
     first, second = _history(store, "hour").rows
     assert (first.at, first.count, first.mean, first.low, first.high) == (BEGIN, 360, 2.5, 0.0, 5.0)
-    assert first.level == pytest.approx(-32.5) and first.state == "running"
+    assert first.level == pytest.approx(-32.5)
+    assert first.state == "running"
     # Scores of a machine that is off are not its scores; its level is a level.
-    assert second.count == 0 and math.isnan(second.mean) and second.level == -60.0 and second.state == "off"
+    assert second.count == 0
+    assert math.isnan(second.mean)
+    assert second.level == -60.0
+    assert second.state == "off"
 
 
 def test_width_fits_the_span_and_scores_are_all_there(store: EventStore) -> None:
@@ -48,7 +52,8 @@ def test_width_fits_the_span_and_scores_are_all_there(store: EventStore) -> None
     assert read_history(store, "valve", "id_00", BEGIN, BEGIN + 90 * 86_400).every == "day"
     assert len(_history(store, "minute").rows) == 120
     scores = _history(store, "score").rows
-    assert len(scores) == 720 and [row.state for row in scores[-2:]] == ["off", "off"]
+    assert len(scores) == 720
+    assert [row.state for row in scores[-2:]] == ["off", "off"]
     assert sum(row.count for row in _history(store, "day").rows) == 360
 
 
@@ -59,16 +64,20 @@ def test_state_seconds_are_those_stored(store: EventStore) -> None:
 def test_csv_has_a_row_for_each_and_quotes_names(store: EventStore) -> None:
     store.add_hours("valve", "id_00", [StateSpan(BEGIN + 10, 'a "fast", mode', 9e4)])
     lines = list(csv_lines(_history(store, "hour")))
-    assert lines[0].startswith("at,local,count") and len(lines) == 3
-    assert lines[1].endswith('"a ""fast"", mode"') and ",2.5,0,5," in lines[1]
-    assert lines[2].startswith(f"{BEGIN + 3600:.3f},") and ",0,,,," in lines[2]
+    assert lines[0].startswith("at,local,count")
+    assert len(lines) == 3
+    assert lines[1].endswith('"a ""fast"", mode"')
+    assert ",2.5,0,5," in lines[1]
+    assert lines[2].startswith(f"{BEGIN + 3600:.3f},")
+    assert ",0,,,," in lines[2]
 
 
 def test_svg_is_xml_and_hostile_names_are_text(store: EventStore) -> None:
     store.add_hours("valve", "id_00", [StateSpan(BEGIN + 10, "<script>\x1b", 9e4)])
     root = ET.fromstring(draw_history(_history(store, "minute"), "svg"))
     texts = [element.text or "" for element in root.iter() if element.tag.endswith("text")]
-    assert "valve id_00" in texts and "<script> " in texts
+    assert "valve id_00" in texts
+    assert "<script> " in texts
     assert not any(element.tag.endswith("script") for element in root.iter())
 
 
@@ -82,7 +91,8 @@ def test_png_is_a_picture_of_the_same_size(store: EventStore) -> None:
 
 def test_empty_span_draws_an_empty_picture(store: EventStore) -> None:
     empty = read_history(store, "valve", "id_00", BEGIN - 9e4, BEGIN - 8e4)
-    assert empty.rows == [] and ET.fromstring(draw_history(empty, "svg")) is not None
+    assert empty.rows == []
+    assert ET.fromstring(draw_history(empty, "svg")) is not None
 
 
 def test_unknown_machine_width_and_kind_are_one_line(store: EventStore) -> None:

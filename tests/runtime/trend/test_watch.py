@@ -69,8 +69,10 @@ def test_change_that_goes_back_has_an_end_and_may_come_again() -> None:
     moved = step(120, 30, 4.0) - step(120, 60, 4.0) + step(120, 90, 4.0)
     changes = find_changes(hours(3, 120, {"level": moved}), THRESHOLD)
     assert [one.quantity for one in changes] == ["level", "level"]
-    assert changes[0].ended is not None and 60 * DAY < changes[0].ended <= 63 * DAY
-    assert 90 * DAY < changes[1].found <= 93 * DAY and changes[1].ended is None
+    assert changes[0].ended is not None
+    assert 60 * DAY < changes[0].ended <= 63 * DAY
+    assert 90 * DAY < changes[1].found <= 93 * DAY
+    assert changes[1].ended is None
 
 
 def test_weekends_are_no_change_once_a_few_were_heard() -> None:

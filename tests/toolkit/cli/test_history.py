@@ -47,12 +47,15 @@ def test_table_shows_hours_states_and_changes(data: Path) -> None:
 def test_csv_json_and_picture_hold_the_same_rows(data: Path, tmp_path: Path) -> None:
     done = edgeasd("--data", data, "--every", "minute", "--csv", "-")
     rows = done.stdout.splitlines()[1:]
-    assert done.returncode == 0 and sum(",1," in row for row in rows) == 240
+    assert done.returncode == 0
+    assert sum(",1," in row for row in rows) == 240
     picture = tmp_path / "day.svg"
     done = edgeasd("--data", data, "--every", "minute", "--json", "--plot", picture)
     found = json.loads(done.stdout)
-    assert len(found["rows"]) == len(rows) and found["rows"][0]["level"] == -31.0
-    assert found["changes"][0]["quantity"] == "level" and found["events"] == []
+    assert len(found["rows"]) == len(rows)
+    assert found["rows"][0]["level"] == -31.0
+    assert found["changes"][0]["quantity"] == "level"
+    assert found["events"] == []
     assert picture.read_bytes().startswith(b"<svg ")
 
 
@@ -66,6 +69,8 @@ def test_wrong_input_is_one_line(data: Path, tmp_path: Path) -> None:
         (("--data", data, "--since", "1h", "--until", "2h"), "the span is empty"),
     ):
         done = edgeasd(*arguments)
-        assert done.returncode == 2 and done.stdout == ""
-        assert len(done.stderr.splitlines()) == 1 and text in done.stderr
+        assert done.returncode == 2
+        assert done.stdout == ""
+        assert len(done.stderr.splitlines()) == 1
+        assert text in done.stderr
     assert list(tmp_path.iterdir()) == []
