@@ -212,15 +212,8 @@ class StatusBody(_Part):
     """starting, in the time of grace after a start or a change of mode: no alarm is raised meanwhile."""
     operating_seconds: dict[str, float] | None = None
     """How long the machine was in each state."""
-<<<<<<< ours
     notices: list[str] | None = None
     """What a person should know, a line each: a stale tag, another gain than in the recordings. Left out where nothing is."""
-=======
-    remark: str | None = None
-    """What has moved beside the recordings, such as the gain. Left out where nothing has."""
-    trends: list[str] | None = None
-    """How the normal sound of the machine changed over days and weeks; absent if it did not."""
->>>>>>> theirs
     outputs: list[OutputState] | None = None
     """The outputs of this device; only in messages of the service."""
 

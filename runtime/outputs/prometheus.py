@@ -289,12 +289,7 @@ def _of_machines(last: Mapping[tuple[str, str, str], Mapping[str, Any]]) -> Iter
     hours = CounterMetricFamily(
         "edgeasd_operating_seconds",
         "How long the machine was in each state, since the start.",
-<<<<<<< ours
         labels=(*_MACHINE, "state"),
-=======
-        (),
-        (*_MACHINE, "state"),
->>>>>>> theirs
     )
     for labels, body in bodies("status"):
         seconds = body.get("operating_seconds") or {}

@@ -70,12 +70,7 @@ class LiveView:
         lines = [line for line in self._changed_lines(status) if line]
         for stream in status.streams:
             # A change is shown at once, figures now and then.
-<<<<<<< ours
             operating = (stream.operating_state, stream.operating_phase, stream.notices)
-=======
-            operating = [stream.operating_state, stream.operating_phase, stream.operating_note, stream.remark]
-            operating += stream.trends
->>>>>>> theirs
             key = (stream.state, stream.reason, stream.alarm, stream.event, *operating, *stream.health)
             is_news = stream.state != "starting" or stream.reason is not None
             if is_news and (now >= self._due or self._shown.get(stream.name) != key):
@@ -221,12 +216,7 @@ def concerns(status: ServiceStatus) -> list[str]:
     lines = [text for text, _ in _problems(status)]
     for stream in status.streams:
         reason = _reason(stream)
-<<<<<<< ours
         if stream.state in ("failed", "degraded") or stream.unhealthy or stream.event is not None or stream.notices:
-=======
-        says = stream.operating_note is not None or stream.remark is not None or bool(stream.trends)
-        if stream.state in ("failed", "degraded") or stream.unhealthy or stream.event is not None or says:
->>>>>>> theirs
             lines.append(printable(f"{stream.name}: {reason[0] if reason else stream.state}"))
     return lines
 
@@ -289,11 +279,7 @@ def _reason(stream: StreamStatus) -> Cell | None:
         parts.append(f"event {stream.event}")
     if stream.operating_phase is not None:
         parts.append(f"{stream.operating_phase}, no alarm is raised")
-<<<<<<< ours
     parts += stream.notices
-=======
-    parts += [text for text in (stream.operating_note, stream.remark, *stream.trends) if text is not None]
->>>>>>> theirs
     style = _STATE_STYLES.get(stream.state, _YELLOW if stream.unhealthy else "")
     return (printable("; ".join(parts)), style) if parts else None
 

@@ -71,15 +71,8 @@ class StreamStatus:
     """starting, in the time of grace after a start or a change of mode; else None."""
     operating_seconds: dict[str, float] = field(default_factory=dict)
     """How long the machine was in each state."""
-<<<<<<< ours
     notices: tuple[str, ...] = ()
     """What a person should know, a line each: a stale tag, another gain than in the recordings."""
-=======
-    remark: str | None = None
-    """What has moved beside the recordings, such as the gain."""
-    trends: tuple[str, ...] = ()
-    """How its normal sound changed over days and weeks."""
->>>>>>> theirs
 
     def message_body(self) -> dict[str, Any]:
         """The body of a status message."""
@@ -87,12 +80,7 @@ class StreamStatus:
         if self.operating_state is not None:
             names = ("operating_state", "operating_source", "operating_phase", "operating_seconds")
             body |= {name: getattr(self, name) for name in names}
-<<<<<<< ours
         return {**body, "notices": list(self.notices)} if self.notices else body
-=======
-        body |= {} if self.remark is None else {"remark": self.remark}
-        return body if not self.trends else {**body, "trends": list(self.trends)}
->>>>>>> theirs
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,11 +118,7 @@ def parse_status(value: Any) -> ServiceStatus:
     """What `ServiceStatus.to_json` made, as the command socket answers. Raises InputError for anything else."""
     try:
         streams = [
-<<<<<<< ours
             StreamStatus(**{**one, **{name: tuple(one[name]) for name in ("health", "notices")}})
-=======
-            StreamStatus(**{**one, "health": tuple(one["health"]), "trends": tuple(one["trends"])})
->>>>>>> theirs
             for one in value["streams"]
         ]
         outputs = [OutputState.model_validate(one) for one in value["outputs"]]

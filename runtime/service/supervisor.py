@@ -503,7 +503,7 @@ def stream_status(slot: StreamSlot, monitored: MonitoredMachine | None, decimati
         overruns=0 if worker is None else worker.source.status.overruns,
         latency_seconds=None if worker is None else worker.latencies.percentiles(),
         events=0 if worker is None else worker.alarms,
-        trends=() if monitored is None else monitored.trends,
+        notices=(*(() if worker is None else worker.notices()), *(() if monitored is None else monitored.trends)),
         **({} if worker is None else worker.operation_status()),
     )
 

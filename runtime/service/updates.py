@@ -36,11 +36,7 @@ class StreamUpdate:
     operation: OperatingState | None = None
     """What the machine is doing; None where nothing tells it."""
     level_dbfs: float | None = None
-<<<<<<< ours
     """Level of the last 10 s."""
-=======
-    """Level of the last seconds of sound."""
->>>>>>> theirs
     remark: str | None = None
     """What else is known about the sound, such as another gain."""
     record: tuple[RecordKind, dict[str, Any]] | None = None

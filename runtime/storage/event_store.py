@@ -380,10 +380,6 @@ class EventStore:
             return [
                 {"at": at, "score": score, **({} if state is None else {"state": state})} for at, score, state in rows
             ]
-<<<<<<< ours
-        return [dict(zip(("at", "count", "mean", "low", "high"), row, strict=True)) for row in rows]
-
-=======
         return [dict(zip(("at", "count", "mean", "low", "high"), row, strict=True)) for row in rows]
 
     def levels(
@@ -411,7 +407,6 @@ class EventStore:
         rows = self.database.read(query, (machine, id, round(1000 * since), round(1000 * until)))
         return [(float(at), str(state), float(seconds)) for at, state, seconds in rows]
 
->>>>>>> theirs
     def state_hours(self, machine: str, id: str, *, since: float = 0.0, until: float = 1e11) -> dict[str, float]:
         """Seconds that a machine was in each state, of the hours from `since` to before `until` (wall clock)."""
         query = (
