@@ -22,6 +22,7 @@ from common import machine, machine_line, parser, report, say, table
 
 from edgeasd.calibration.drift.ranking import delong
 from edgeasd.calibration.fit.bank import bank_distances, fit_bank
+from edgeasd.calibration.fit.stored_normals import section_starts
 from edgeasd.runtime.features.segments import SegmentSettings, clip_starts, tile
 from edgeasd.toolkit.data.clips import Clip
 from edgeasd.toolkit.data.machine import MachineData, load_machine
@@ -29,7 +30,6 @@ from edgeasd.toolkit.evaluation.baseline import MahalanobisBaseline
 from edgeasd.toolkit.evaluation.dcase import domain_figures
 from edgeasd.toolkit.evaluation.metrics import auc
 from edgeasd.toolkit.models.logmel_stats import LogMelStats
-from edgeasd.toolkit.training.bank import section_starts
 
 FRAMES, SECTIONS, STORED = 256, 10, 3
 

@@ -18,21 +18,21 @@ from torch import Tensor, nn
 import edgeasd
 from edgeasd.calibration.fit.bank import Bank, bank_distances
 from edgeasd.calibration.fit.deploy import DeployFit, SegmentOutputs, clip_scores
+from edgeasd.calibration.fit.stored_normals import NORMALS, StoredNormals
 from edgeasd.export import graphs as encoder_graph
-from edgeasd.export.bank_head import build_bank_head
 from edgeasd.export.fp16 import FP16_LIMITS, build_fp16, load_limits
 from edgeasd.export.front_end import FRONT_END, build_front_end, measure_front_end
-from edgeasd.export.graphs import build_head
+from edgeasd.export.head import build_bank_head, build_head, describe_banks
 from edgeasd.export.parity import EXPORT_LIMITS, LOAD_LIMITS, torch_reference
 from edgeasd.runtime.bundle.bundle import MANIFEST, Bundle, hash_file
 from edgeasd.runtime.bundle.manifest import (
-    SCHEMA_VERSION,
     FileEntry,
     Machine,
     Manifest,
     Network,
     Precision,
     dump_manifest,
+    schema_version_for,
 )
 from edgeasd.runtime.bundle.reference_segments import (
     Deviation,
@@ -94,6 +94,8 @@ class ExportInput:
     """The same for each recorded mode."""
     banks: tuple[Bank, ...] = ()
     """Stored normals that take the place of the centroid."""
+    normals_of_banks: StoredNormals | None = None
+    """What the banks were fitted on: with it `edgeasd grow` can add to them."""
     provenance: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
 
@@ -104,6 +106,7 @@ def write_bundle(
     step: Callable[[str], None] = lambda _: None,
     precisions: Sequence[str] = ("fp32",),
     front_end_sounds: Sequence[Float32Array] | None = None,
+    keep: Callable[[Path, Path], None] | None = None,
 ) -> dict[str, Deviation]:
     """Export `model` to the folder `path`, replacing an older bundle there; returns the deviation of each precision.
 
@@ -113,7 +116,8 @@ def write_bundle(
     fp32 and FP16_LIMITS for fp16.
 
     With `front_end_sounds`, clips (n,) float32, the front end is written too and measured on them: see
-    `edgeasd.export.front_end`.
+    `edgeasd.export.front_end`. `keep(old, new)` may bring parts of an older bundle at `path` into the new one before
+    it takes its place; see `edgeasd.export.keep_calibration`.
     """
     wanted = ["fp32", *(name for name in PRECISIONS[1:] if name in precisions)]
     if path.exists() and not (path / MANIFEST).is_file():
@@ -130,6 +134,8 @@ def write_bundle(
             *(getattr(reference, name)[:_GOLDEN_IN_BUNDLE] for name in ReferenceSegments.__slots__)
         )
         write_bytes(folder / "golden.npz", golden.to_bytes())
+        if model.normals_of_banks is not None:
+            write_bytes(folder / NORMALS, model.normals_of_banks.to_bytes())
         write_json(folder / "calibration.json", _calibration(model))
         manifest = _manifest(model, folder, wanted)
         write_bytes(folder / MANIFEST, dump_manifest(manifest))
@@ -142,6 +148,8 @@ def write_bundle(
             with Bundle(folder) as bundle:
                 measured = measure_front_end(bundle, front_end_sounds)
             write_bytes(folder / MANIFEST, dump_manifest(manifest.model_copy(update={"front_end": measured})))
+        if keep is not None and path.exists():
+            keep(path, folder)
         step("moving the bundle into place")
         return found
 
@@ -189,7 +197,7 @@ def _manifest(model: ExportInput, folder: Path, precisions: Sequence[str]) -> Ma
         "onnxruntime": onnxruntime.__version__,
     }
     return Manifest(
-        schema_version=SCHEMA_VERSION,
+        schema_version=schema_version_for(model.features),
         edgeasd_version=edgeasd.__version__,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         machine=Machine(type=model.machine, id=model.id),
@@ -217,16 +225,7 @@ def _manifest(model: ExportInput, folder: Path, precisions: Sequence[str]) -> Ma
 
 def _described(model: ExportInput) -> ScoreSettings:
     """The constants of the score; with what it is measured by where that is a bank."""
-    banks = [
-        {
-            "name": bank.name,
-            "columns": list(bank.columns),
-            "whitened": bank.matrix is not None and bank.matrix.ndim == 2,
-            "normals": len(bank.points),
-            "chosen_by": "k-centre",
-        }
-        for bank in model.banks
-    ]
+    banks = describe_banks(model.banks)
     return model.fit.score.model_copy(update={"banks": banks}) if banks else model.fit.score
 
 

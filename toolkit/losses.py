@@ -1,4 +1,4 @@
-"""The five training methods, side by side (paper, equations 1 to 4).
+"""The training methods, side by side: the five of the paper (equations 1 to 4), and classification.
 
 | method     | classifies (eq. 1) | pulls and pushes             | equation | score (eq. 5)     |
 |------------|--------------------|------------------------------|----------|-------------------|
@@ -15,16 +15,27 @@ With d_p² = ‖z - c_p‖² and d_n² = ‖z - c_n‖², each sample adds (and 
 | normal        | η d_p²    | η (d_p² + 1 / d_n²) |
 | outlier       | 1 / d_p²  | 1 / d_p² + d_n²     |
 | known anomaly | η / d_p²  | η (1 / d_p² + d_n²) |
+
+`classify` tells machine IDs, and the attributes that file names give, apart, all with one encoder. With C classes of
+K sub-centres w_ck each, θ the angle between z and w_ck, and y (C,) the mixed shares of the classes in a segment:
+
+    l_c = log Σ_k exp(s cos θ(z, w_ck)),   L = -Σ_c y_c log softmax(l)_c,   s = √2 log(C K - 1)
+
+The scale s is the fixed one of AdaCos (Zhang et al., CVPR 2019), the sub-centres are those of sub-cluster AdaCos
+(Wilkinghoff, IJCNN 2021), the mixing is mixup (Zhang et al., ICLR 2018). A segment scores by the distance of z to a
+bank of its machine's normals, as of `knn`: see calibration/fit/bank.py.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from edgeasd.calibration.fit.bank import CLASSIFY as CLASSIFY_NAME
 from edgeasd.calibration.fit.bank import KNN as KNN_NAME
 from edgeasd.runtime.errors import InputError
 
@@ -67,15 +78,16 @@ METHODS = {
 
 KNN = Method(KNN_NAME, False, None)
 """No training and no loss: segments are compared with a bank of stored normals; see calibration/fit/bank.py."""
+CLASSIFY = Method(CLASSIFY_NAME, False, None)
+"""One encoder for all IDs, trained to tell them apart, and a bank for each: outliers need not be named."""
 
 
 def method_named(name: str) -> Method:
-    """Look a method up, `knn` included; InputError for an unknown name."""
-    if name == KNN.name:
-        return KNN
-    if name not in METHODS:
-        raise InputError(f"--loss {name}: unknown; use one of {', '.join(METHODS)}")
-    return METHODS[name]
+    """Look a method up, `knn` and `classify` included; InputError for an unknown name."""
+    known = {**METHODS, CLASSIFY.name: CLASSIFY, KNN.name: KNN}
+    if name not in known:
+        raise InputError(f"--loss {name}: unknown; use one of {', '.join(known)}")
+    return known[name]
 
 
 @dataclass
@@ -157,3 +169,25 @@ def method_loss(
 
 def _at_least_float32(x: Tensor) -> Tensor:
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
+
+
+class SubCentres(nn.Module):
+    """Cosine logits of classes with several centres each: z (N, D) to l (N, C), D > 0, C > 1."""
+
+    def __init__(self, embedding_size: int, classes: int, sub_centres: int) -> None:
+        super().__init__()
+        self.classes, self.sub_centres = classes, sub_centres
+        self.weight = nn.Parameter(torch.empty(classes * sub_centres, embedding_size))
+        nn.init.xavier_uniform_(self.weight)
+        # Two classes of one centre would make the scale of AdaCos 0, and the loss a constant.
+        self.scale = math.sqrt(2.0) * max(1.0, math.log(classes * sub_centres - 1))
+
+    def forward(self, z: Tensor) -> Tensor:
+        cosines = F.linear(F.normalize(z, dim=1), F.normalize(self.weight, dim=1))
+        return torch.logsumexp(self.scale * cosines.view(len(z), self.classes, self.sub_centres), dim=2)
+
+
+def classification_loss(logits: Tensor, shares: Tensor) -> Tensor:
+    """Cross-entropy of logits (N, C) with the shares of each class (N, C), whose rows sum to 1, in float32."""
+    with torch.autocast(device_type=logits.device.type, enabled=False):
+        return -torch.mean(torch.sum(shares * F.log_softmax(_at_least_float32(logits), dim=1), dim=1))

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError
 
 from edgeasd.calibration.fit.bank import KNN, Bank, read_banks, write_banks
 from edgeasd.calibration.fit.deploy import SegmentOutputs
+from edgeasd.calibration.fit.stored_normals import NORMALS, StoredNormals
 from edgeasd.runtime.errors import InputError, describe_validation_error
 from edgeasd.runtime.features.logmel import Amplitude, FeatureSettings, Float32Array
 from edgeasd.runtime.features.segments import SegmentSettings
@@ -35,6 +36,11 @@ _SPLITS = ("normals", "outliers", "anomalies")
 def run_folder(workspace: Path, machine: str, id: str) -> Path:
     """Where the training run of one ID lives."""
     return workspace / "runs" / machine / f"id_{id}"
+
+
+def encoder_folder(workspace: Path, machine: str) -> Path:
+    """Where the training run of the encoder that all IDs of a machine share lives."""
+    return workspace / "runs" / machine / "encoder"
 
 
 def update_folder(workspace: Path, machine: str, id: str, count: int, seed: int) -> Path:
@@ -162,18 +168,19 @@ class Run:
             raise InputError(f"{path}: cannot be read ({error.strerror}); train again") from None
         return read_banks(data, str(path))
 
-    def save_banks(self, banks: Sequence[Bank], result: TrainingResult) -> None:
-        """Write the banks and what the held-out clips gave with them, beside those of the training if there was one.
+    def save_banks(self, banks: Sequence[Bank], normals: StoredNormals, result: TrainingResult) -> None:
+        """Write the banks, what they were fitted on, and what the held-out clips gave with them.
 
-        The banks come last: without them the other file says nothing.
+        The banks come last: without them the other files say nothing.
         """
+        write_bytes(self.folder / NORMALS, normals.to_bytes())
         self._save(self.path_of(OUTCOME, of_banks=True), result)
         write_bytes(self.folder / BANKS, write_banks(banks))
 
     @property
     def is_stored(self) -> bool:
-        """Whether its normals were stored and nothing was trained (method knn)."""
-        return bool(self.facts["preset"].get("method") == KNN)
+        """Whether its normals were stored and nothing was trained for this ID alone (knn, or a shared encoder)."""
+        return bool(self.facts["preset"].get("method") == KNN) or "shared_encoder" in self.facts
 
     @property
     def is_scored_by_banks(self) -> bool:
@@ -187,9 +194,15 @@ class Run:
 
     def drop_banks(self) -> None:
         """Delete the banks of earlier weights."""
-        (self.folder / BANKS).unlink(missing_ok=True)
+        for name in (BANKS, NORMALS):
+            (self.folder / name).unlink(missing_ok=True)
         for name in () if self.is_stored else (OUTCOME, ALPHA, EVALUATION):
             self.path_of(name, of_banks=True).unlink(missing_ok=True)
+
+    def stored_normals(self) -> StoredNormals | None:
+        """What the banks were fitted on; None for a run of before. InputError if it is damaged."""
+        path = self.folder / NORMALS
+        return StoredNormals.from_bytes(path.read_bytes(), str(path)) if path.is_file() else None
 
     def save_result(self, result: TrainingResult) -> None:
         """Write outcome.npz atomically."""
@@ -229,6 +242,9 @@ class TrainingResult:
     """False if nothing was held out and these are training clips."""
     golden: Float32Array
     """A few real segments (G, frames, n_mels)."""
+    live_normals: SegmentOutputs | None = None
+    """Outputs of every live segment of the held-out normals joined one after another; None if nothing was held out, and
+    for a run of an earlier version."""
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Flat arrays for npz."""
@@ -239,6 +255,8 @@ class TrainingResult:
             arrays[f"{split}_q"] = np.concatenate([empty, *(c.q for c in clips)])
             arrays[f"{split}_d"] = np.concatenate([empty, *(c.d for c in clips)])
             arrays[f"{split}_lengths"] = np.array([len(c.q) for c in clips], dtype=np.int64)
+        if self.live_normals is not None:
+            arrays |= {"live_q": self.live_normals.q, "live_d": self.live_normals.d}
         return arrays
 
     @classmethod
@@ -251,7 +269,8 @@ class TrainingResult:
             return [SegmentOutputs(*pair) for pair in zip(q, d, strict=True) if len(pair[0])]
 
         normals, outliers, anomalies = (clips(split) for split in _SPLITS)
-        return cls(normals, outliers, anomalies, bool(arrays["held_out"]), arrays["golden"])
+        live = SegmentOutputs(arrays["live_q"], arrays["live_d"]) if "live_q" in arrays else None
+        return cls(normals, outliers, anomalies, bool(arrays["held_out"]), arrays["golden"], live)
 
 
 def load_run(folder: Path) -> Run:

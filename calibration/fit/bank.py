@@ -8,7 +8,7 @@ T is a frozen affine map of the values that the bank looks at: none, or a whiten
 to its K nearest neighbours among the training normals of *other* clips: where normals lie dense a small distance
 counts, where they are sparse it does not (local density normalisation: Wilkinghoff et al. 2025, arXiv 2509.10951).
 Several banks over one embedding vote: each d is standardised by the distances of normals that a bank fitted without
-them has not seen, and the mean of all is taken.
+them has not seen, and the weighted mean of all is taken.
 
 One bank of one normal without a map, density and root is the paper's ‖z - c_p‖².
 """
@@ -28,8 +28,8 @@ from edgeasd.runtime.errors import CheckFailed, InputError
 Float32Array = npt.NDArray[np.float32]
 Float64Array = npt.NDArray[np.float64]
 
-KNN = "knn"
-"""Name of the method, as runs and manifests have it."""
+KNN, CLASSIFY = "knn", "classify"
+"""Names of the methods that compare with stored normals, as runs and manifests have them."""
 NEIGHBOURS = 4
 """K of the local density. Of 1, 2, 4, 8 and 16 all did about the same; 4 is that of the source."""
 LARGEST_BANK = 1024
@@ -50,6 +50,10 @@ class BankPlan:
     map: str = "none"
     """"none"; "standardise": each value scaled to unit variance; "whiten": rotated and scaled to unit variance, the
     covariance shrunk as Ledoit and Wolf (2004)."""
+    weight: float = 1.0
+    """Of its vote."""
+    level: tuple[int, int] | None = None
+    """Columns, first and last + 1, whose mean is taken out of each embedding first: what a gain moves alike."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,8 @@ class Bank:
     """Mean of the distances of normals to a bank fitted without their clips."""
     spread: float
     """Their standard deviation."""
+    weight: float = 1.0
+    """Of its vote."""
 
 
 def fit_bank(
@@ -106,7 +112,7 @@ def fit_banks(
     banks = tuple(bank for bank, _ in fitted)
     if len(banks) == 1:
         return banks, fitted[0][1]
-    return banks, np.asarray(np.mean([(unseen - bank.mean) / bank.spread for bank, unseen in fitted], axis=0))
+    return banks, _vote([(unseen - bank.mean) / bank.spread for bank, unseen in fitted], banks)
 
 
 def _fit_bank(
@@ -138,6 +144,7 @@ def _fit_bank(
         density[kept].astype(np.float32),
         float(unseen.mean()),
         float(unseen.std()),
+        plan.weight,
     )
     return bank, unseen
 
@@ -148,7 +155,7 @@ _Fitted = tuple[Float64Array, Float64Array | None, Float64Array, Float64Array]
 def _fit(values: Float64Array, clips: npt.NDArray[Any], plan: BankPlan, neighbours: int) -> _Fitted:
     """Shift, matrix, points and densities (N,) of the values (N, C) of normals."""
     shift = values.mean(axis=0)
-    matrix = _MAPS[plan.map](values - shift)
+    matrix = _map(values - shift, plan)
     points = _mapped(values - shift, matrix)
     density = _densities(points, clips, neighbours)
     if (copies := np.flatnonzero(density <= 1e-6 * max(float(np.abs(points).max()), 1e-30))).size:
@@ -203,12 +210,18 @@ def _mapped(centred: Float64Array, matrix: Float64Array | None) -> Float64Array:
 
 
 def bank_distances(banks: Sequence[Bank], z: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """d of embeddings z (N, D), (N,) float64: that of the bank, or the mean of the standardised ones of several."""
+    """d of embeddings z (N, D), (N,) float64: that of the bank, or the weighted mean of the standardised ones of several."""
     found = []
     for bank in banks:
         nearest = (pairwise(map_to_bank(bank, z), bank.points.astype(np.float64)) / bank.density).min(axis=1)
         found.append(nearest if len(banks) == 1 else (nearest - bank.mean) / bank.spread)
-    return np.asarray(np.mean(found, axis=0), np.float64)
+    return _vote(found, banks)
+
+
+def _vote(each: Sequence[Float64Array], banks: Sequence[Bank]) -> Float64Array:
+    """The weighted mean of the d (N,) of several banks."""
+    total = sum(bank.weight for bank in banks)
+    return np.asarray(sum(bank.weight * d for bank, d in zip(banks, each, strict=True)) / total, np.float64)
 
 
 def pairwise(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
@@ -227,6 +240,19 @@ def k_centres(points: npt.NDArray[Any], count: int) -> npt.NDArray[np.int64]:
         taken.append(int(nearest.argmax()))
         nearest = np.minimum(nearest, pairwise(points[taken[-1] :][:1], points)[0])
     return np.sort(np.array(taken, np.int64))
+
+
+def _map(centred: Float64Array, plan: BankPlan) -> Float64Array | None:
+    """The map that `plan` names, (C, D′), (C,) or None, fitted on values (N, C) less their mean."""
+    if plan.level is None:
+        return _MAPS[plan.map](centred)
+    first, last = (edge - plan.columns[0] for edge in plan.level)
+    without = np.eye(centred.shape[1])
+    without[first:last, first:last] -= 1.0 / (last - first)
+    inner = _MAPS[plan.map](centred @ without)
+    if inner is None:
+        return without
+    return np.asarray(without * inner if inner.ndim == 1 else without @ inner)
 
 
 def _scaling(centred: Float64Array) -> Float64Array:
@@ -281,6 +307,7 @@ def write_banks(banks: Sequence[Bank]) -> bytes:
     for index, bank in enumerate(banks):
         fields = {"name": np.array(bank.name), "columns": np.array(bank.columns), "shift": bank.shift}
         fields |= {"points": bank.points, "density": bank.density, "standard": np.array([bank.mean, bank.spread])}
+        fields |= {"weight": np.array(bank.weight)}
         fields |= {} if bank.matrix is None else {"matrix": bank.matrix}
         arrays |= {f"{index}.{key}": value for key, value in fields.items()}
     file = io.BytesIO()
@@ -300,6 +327,7 @@ def read_banks(data: bytes, place: str) -> tuple[Bank, ...]:
 def _read_bank(file: Any, index: int) -> Bank:
     first, last = (int(value) for value in file[f"{index}.columns"])
     mean, spread = (float(value) for value in file[f"{index}.standard"])
+    weight = float(file[f"{index}.weight"]) if f"{index}.weight" in file.files else 1.0
     matrix = file[f"{index}.matrix"] if f"{index}.matrix" in file.files else None
     bank = Bank(
         str(file[f"{index}.name"]),
@@ -310,9 +338,10 @@ def _read_bank(file: Any, index: int) -> Bank:
         file[f"{index}.density"],
         mean,
         spread,
+        weight,
     )
     width = last - first if matrix is None or matrix.ndim == 1 else matrix.shape[1]
     shapes = bank.shift.shape == (last - first,) and bank.points.shape == (len(bank.density), width)
-    if not (shapes and spread > 0 and (bank.density > 0).all() and np.isfinite(bank.points).all()):
+    if not (shapes and spread > 0 and weight > 0 and (bank.density > 0).all() and np.isfinite(bank.points).all()):
         raise ValueError(f"bank {index} holds what no bank holds")
     return bank

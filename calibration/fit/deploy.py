@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from edgeasd.calibration.fit.bank import KNN
 from edgeasd.calibration.fit.distance import ANOMALY_CLIPS_NEEDED, DEFAULT_ALPHA, fit_distance_range, normal_range
-from edgeasd.calibration.threshold.threshold import largest_holdout
+from edgeasd.calibration.threshold.headroom import headroom_of_clips, headroom_threshold
+from edgeasd.calibration.threshold.live import Recording, clip_seconds, live_clip_scores, live_normals
+from edgeasd.calibration.threshold.threshold import CONSECUTIVE
+from edgeasd.runtime.features.logmel import FeatureSettings
+from edgeasd.runtime.features.segments import SegmentSettings
 from edgeasd.runtime.scoring.score import ScoreSettings, blend, relative_distance
 from edgeasd.runtime.scoring.threshold import Threshold
+
+_FEATURES, _SEGMENTS = FeatureSettings(), SegmentSettings()
 
 HELD_OUT, TRAINING = "held-out", "training"
 """What clips are, for the record: kept out of training, or part of it."""
@@ -58,18 +63,24 @@ def fit_deploy(
     alpha: Alpha | None = None,
     normal_origin: str = HELD_OUT,
     outlier_origin: str = HELD_OUT,
+    live: SegmentOutputs | None = None,
+    features: FeatureSettings = _FEATURES,
+    segments: SegmentSettings = _SEGMENTS,
 ) -> DeployFit:
     """Fit the `deploy` constants from normal and outlier clips, and known anomalies if there are enough.
 
-    For `knn`, which has no outliers, the normals set the scale (see `normal_range`).
+    Without outliers the normals set the scale (see `normal_range`).
 
     `fixed_alpha` is α where the method leaves no choice; else `alpha` is taken, and 0.5 where that is None, since
     there are no labels.
+    The threshold has headroom above the normals (see `calibration/threshold/headroom.py`): from `live`, the outputs
+    of all live segments of the normals joined one after another, or without it from their clip scores. `features`
+    and `segments` say how much sound a score covers.
     The origins describe the clips and are stored in the manifest. Normal clips of origin TRAINING are
     a stand-in: they give no threshold, so the bundle stays uncalibrated. Raises InputError without
     normals, CheckFailed if normals and outliers do not separate.
     """
-    if method != KNN or len(anomalies) >= ANOMALY_CLIPS_NEEDED:
+    if outliers or len(anomalies) >= ANOMALY_CLIPS_NEEDED:
         found = fit_distance_range([c.d for c in normals], [c.d for c in outliers], [c.d for c in anomalies])
     else:
         found = normal_range([c.d for c in normals])
@@ -87,7 +98,10 @@ def fit_deploy(
         d_max_source=found.d_max_source.replace(HELD_OUT, outlier_origin),
         mode="deploy",
     )
-    return DeployFit(score, None if normal_origin == TRAINING else _threshold(score, normals, normal_origin))
+    return DeployFit(
+        score,
+        None if normal_origin == TRAINING else _threshold(score, normals, normal_origin, live, features, segments),
+    )
 
 
 def clip_scores(score: ScoreSettings, clips: Sequence[SegmentOutputs]) -> list[float]:
@@ -95,6 +109,17 @@ def clip_scores(score: ScoreSettings, clips: Sequence[SegmentOutputs]) -> list[f
     return [float(np.mean(blend(c.q, relative_distance(c.d, score.d_min, score.d_max), score.alpha))) for c in clips]
 
 
-def _threshold(score: ScoreSettings, normals: Sequence[SegmentOutputs], origin: str) -> Threshold:
-    fitted = largest_holdout(clip_scores(score, normals))
-    return replace(fitted, found_by=fitted.found_by.replace(HELD_OUT, origin)).stored()
+def _threshold(
+    score: ScoreSettings,
+    normals: Sequence[SegmentOutputs],
+    origin: str,
+    live: SegmentOutputs | None,
+    features: FeatureSettings,
+    segments: SegmentSettings,
+) -> Threshold:
+    scores = clip_scores(score, normals)
+    joined = np.empty(0) if live is None else live_clip_scores(score, live.q, live.d, segments.sections)
+    if len(joined) < CONSECUTIVE:
+        return headroom_of_clips(scores, clip_seconds(features, segments), origin=origin).stored()
+    recordings = live_normals([Recording(joined)], features, segments)
+    return headroom_threshold(recordings, origin=origin, clips=len(scores)).stored()

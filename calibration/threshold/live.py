@@ -121,6 +121,11 @@ def live_clip_scores(score: ScoreSettings, q: NDArray[np.float32], d: NDArray[np
 
 def live_normals(recordings: Sequence[Recording], features: FeatureSettings, segments: SegmentSettings) -> LiveNormals:
     """Recordings with the hop and the window that a bundle's settings mean, in seconds."""
-    rate = features.sample_rate
-    window = features.sample_count(segments.frames + (segments.sections - 1) * segments.hop)
-    return LiveNormals(tuple(recordings), segments.hop * features.hop_length / rate, window / rate)
+    hop = segments.hop * features.hop_length / features.sample_rate
+    return LiveNormals(tuple(recordings), hop, clip_seconds(features, segments))
+
+
+def clip_seconds(features: FeatureSettings, segments: SegmentSettings) -> float:
+    """Seconds of sound that a complete clip score covers."""
+    frames = segments.frames + (segments.sections - 1) * segments.hop
+    return features.sample_count(frames) / features.sample_rate

@@ -1,6 +1,6 @@
-"""A fitted threshold, and the simplest method: the largest held-out clip score.
+"""A fitted threshold, whatever found it.
 
-The other methods: alarms_per_day.py, false_positive_rate.py, and gamma.py for DCASE decision files only.
+The methods: headroom.py, alarms_per_day.py, false_positive_rate.py, and gamma.py for DCASE decision files only.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.scoring.threshold import Promise, Threshold, ThresholdSource
 
 CONSECUTIVE = 3
-FEW_CLIPS = 10
 LISTED_SOURCES = 1000
 """With more, the manifest gives only their number: every device reads it whole."""
 
@@ -77,25 +76,3 @@ def finite_clip_scores(clip_scores: ArrayLike, kind: str = "held-out") -> NDArra
 def one_line(warnings: Sequence[str]) -> str | None:
     """Several warnings as one, or None."""
     return "; ".join(warnings) or None
-
-
-def largest_holdout(clip_scores: ArrayLike) -> FittedThreshold:
-    """The largest score of a held-out normal clip, to be exceeded three times in a row.
-
-    `clip_scores` is (clips,), finite, of normal clips the model was not trained on. Raises InputError
-    if there are none, or where one is NaN or infinite (by position).
-    """
-    scores = finite_clip_scores(clip_scores)
-    warning = None
-    if scores.size < FEW_CLIPS:
-        warning = (
-            f"the threshold rests on {scores.size} held-out normal clip{'s' if scores.size > 1 else ''}; "
-            f"expect false alarms, and give {FEW_CLIPS} or more by --clips"
-        )
-    return FittedThreshold(
-        clip=float(scores.max()),
-        consecutive=CONSECUTIVE,
-        found_by="largest held-out clip score",
-        clips=int(scores.size),
-        warning=warning,
-    )

@@ -37,6 +37,8 @@ class AlarmInput:
     """Whether sound was lost since the last input."""
     input_suspect: bool = False
     """Whether the input may be unhealthy. No alarm is raised meanwhile."""
+    is_learning: bool = False
+    """Whether the learning period lasts. No alarm is raised meanwhile, warnings are."""
     window_seconds: float = 0.0
     """Seconds of sound that a clip score covers. For this long after unhealthy input, scores may still contain it."""
     operating_state: str | None = None
@@ -74,9 +76,7 @@ class AlarmMachine:
         Raises InputError if the thresholds are not in order.
         """
         self.settings = settings
-        self.levels: Levels | None = settings.levels(threshold)
-        """The thresholds in force: those of the present mode."""
-        self._levels_of: dict[str | None, Levels | None] = {None: self.levels}
+        self._levels_of: dict[str | None, Levels | None] = {None: settings.levels(threshold)}
         self._levels_of |= {name: settings.levels(one) for name, one in (modes or {}).items()}
         self._mode: str | None = None
         self._remark: str | None = None
@@ -86,6 +86,15 @@ class AlarmMachine:
         self._s = MachineState(machine=machine, id=id)
 
     # State
+
+    @property
+    def levels(self) -> Levels | None:
+        """The thresholds in force: those of the present mode, else those of the bundle, which may be replaced."""
+        return self._levels_of.get(self._mode, self._levels_of[None])
+
+    @levels.setter
+    def levels(self, levels: Levels | None) -> None:
+        self._levels_of[None] = levels
 
     @property
     def state(self) -> str:
@@ -190,7 +199,9 @@ class AlarmMachine:
         # Infinite scores happen and JSON has no infinity; no finite threshold tells the two apart.
         score = min(max(float(input.score), -_LARGEST), _LARGEST)
         raises, confirm = not input.input_suspect, input.confirm_seconds
-        return transitions + self._judge(score, self.levels, now, input.wall, raises=raises, confirm=confirm)
+        return transitions + self._judge(
+            *(score, self.levels, now, input.wall), raises=raises, confirm=confirm, is_learning=input.is_learning
+        )
 
     def command(self, given: Command, time: float, wall: float) -> list[Transition]:
         """Obey a command; returns the transitions, none if there is nothing to do, as for a repeated command.
@@ -246,7 +257,6 @@ class AlarmMachine:
         s, self._remark = self._s, input.remark
         if input.mode != self._mode:
             self._mode = input.mode
-            self.levels = self._levels_of.get(input.mode, self._levels_of[None])
             s.reset_history()
         if input.operating_state is None or input.operating_state == s.operating_state:
             return []
@@ -257,7 +267,15 @@ class AlarmMachine:
         return self._s.cleared_at is None or now - self._s.cleared_at >= self.settings.cooldown_seconds
 
     def _judge(
-        self, score: float, levels: Levels, now: float, wall: float, *, raises: bool, confirm: float
+        self,
+        score: float,
+        levels: Levels,
+        now: float,
+        wall: float,
+        *,
+        raises: bool,
+        confirm: float,
+        is_learning: bool,
     ) -> list[Transition]:
         s = self._s
         s.alarm.add(score, levels.on, levels.off, levels.n)
@@ -270,7 +288,7 @@ class AlarmMachine:
             over = s.alarm.quiet >= levels.clear_after
             return [self._close("score", now, wall, score=score)] if over else []
         due = s.held_since is not None and now - s.held_since >= max(self.settings.min_seconds, confirm)
-        if due and raises and s.cleared_at is None and s.snoozed_until is None:
+        if due and raises and not is_learning and s.cleared_at is None and s.snoozed_until is None:
             s.event = Event(id=self._new_id(wall), raised_wall=wall, peak=score)
             return [self._enter("score", wall, "alarm", score=score)]
         warns = sum(s.warning.above) >= levels.k

@@ -294,7 +294,7 @@ class SourceBody(_Part):
     """The source was lost, came back, or went on with another file."""
 
     state: str
-    """lost, reopened, playing or skipped."""
+    """lost, reopened, playing, skipped, wrong_rate or right_rate."""
     detail: str
     """Why, or which file."""
     at_sample: int | None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from edgeasd.runtime.record.clip_folder import ClipFigures, ClipFolder, measure
+from edgeasd.runtime.health.clip import ClipFigures, measure
+from edgeasd.runtime.record.clip_folder import ClipFolder
 from edgeasd.runtime.record.session import ClipRecorder, RecordedClip
 
 __all__ = ["ClipFigures", "ClipFolder", "ClipRecorder", "RecordedClip", "measure"]

@@ -1,16 +1,10 @@
-"""A folder of recorded clips, and the figures that show a dead, quiet, overdriven or offset microphone.
-
-Thresholds and names are those of `edgeasd.runtime.health`. Its monitor judges windows of a running sound and
-waits before it reports; here each clip is judged as a whole.
-"""
+"""A folder of recorded clips."""
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,60 +12,8 @@ import soundfile
 
 from edgeasd.runtime.audio.reader import Samples
 from edgeasd.runtime.errors import CheckFailed, InputError
-from edgeasd.runtime.health import HealthSettings
-from edgeasd.runtime.health.settings import FLOOR_DBFS
 from edgeasd.runtime.system.files import atomic_file
 from edgeasd.runtime.system.lock import try_lock
-
-SETTINGS = HealthSettings()
-
-
-@dataclass(frozen=True, slots=True)
-class ClipFigures:
-    """Levels of some sound in dBFS, at least -120, and counts of samples."""
-
-    samples: int
-    level_dbfs: float
-    """RMS without the DC offset."""
-    peak_dbfs: float
-    offset_dbfs: float
-    clipped: int
-    """Samples at full scale or beyond."""
-    zeros: int
-
-    @property
-    def complaints(self) -> tuple[str, ...]:
-        """Health states of this sound: digital_silence, silence, clipping, dc_offset."""
-        states = []
-        if self.zeros == self.samples:
-            states.append("digital_silence")
-        elif self.level_dbfs < SETTINGS.silence.on_dbfs:
-            states.append("silence")
-        if self.clipped >= SETTINGS.clipping.on_share * self.samples:
-            states.append("clipping")
-        if self.offset_dbfs >= SETTINGS.dc_offset.on_dbfs:
-            states.append("dc_offset")
-        return tuple(states)
-
-
-def measure(samples: Samples) -> ClipFigures:
-    """Figures of samples (n,) float32, n >= 1."""
-    wide = samples.astype(np.float64)
-    mean = float(wide.mean())
-    peaks = np.abs(samples)
-    return ClipFigures(
-        samples=samples.size,
-        level_dbfs=_dbfs(math.sqrt(float(np.mean(np.square(wide - mean))))),
-        peak_dbfs=_dbfs(float(peaks.max())),
-        offset_dbfs=_dbfs(abs(mean)),
-        clipped=int(np.count_nonzero(peaks >= SETTINGS.clipping.full_scale)),
-        zeros=int(samples.size - np.count_nonzero(samples)),
-    )
-
-
-def _dbfs(value: float) -> float:
-    return 20.0 * math.log10(value) if value > 1e-6 else FLOOR_DBFS
-
 
 LABELS = ("normal", "anomaly")
 RESERVE_BYTES = 256 << 20
@@ -84,6 +26,35 @@ def check_folder_name(option: str, name: str) -> None:
     """Raise InputError for a machine or an ID that is not a plain folder name."""
     if not re.fullmatch(r"[^\W_][\w.+-]{0,63}", name):
         raise InputError(f"{option} {name!r}: letters, digits and . + - _ only, at most 64; it names a folder")
+
+
+def label_folder(root: Path, machine: str, machine_id: str, label: str) -> Path:
+    """`<root>/<machine>/<id>/<label>/` with the names that are there already: `id_00` for 00, `abnormal` for anomaly.
+
+    Raises InputError for names that are not folder names, an unknown label, and a machine in another layout.
+    """
+    machine_id = machine_id.removeprefix("id_")
+    check_folder_name("--machine", machine)
+    check_folder_name("--id", machine_id)
+    if label not in LABELS:
+        raise InputError(f"--label {label}: unknown; use {' or '.join(LABELS)}")
+    folder = root / machine
+    for other in ("train", "test"):
+        if (folder / other).is_dir():
+            raise InputError(f"{folder}: holds {other}/ of another layout; name another --output")
+    named = folder / f"id_{machine_id}"
+    of_label = "abnormal" if label == "anomaly" and (named / "abnormal").is_dir() else label
+    return (named if named.is_dir() else folder / machine_id) / of_label
+
+
+def check_disk(folder: Path, more_bytes: int) -> None:
+    """Raise CheckFailed if `more_bytes` do not fit on the disk of `folder` beside the reserve."""
+    free = shutil.disk_usage(folder).free
+    if free < more_bytes + RESERVE_BYTES:
+        raise CheckFailed(
+            f"{folder}: {free / 1e6:.0f} MB free, {more_bytes / 1e6:.0f} MB are needed beside a reserve of "
+            f"{RESERVE_BYTES / 1e6:.0f} MB; make room, record fewer minutes or name another --output"
+        )
 
 
 class ClipFolder:
@@ -106,25 +77,14 @@ class ClipFolder:
         resume: bool = False,
         mode: str | None = None,
     ) -> None:
-        machine_id = machine_id.removeprefix("id_")
-        check_folder_name("--machine", machine)
-        check_folder_name("--id", machine_id)
-        if label not in LABELS:
-            raise InputError(f"--label {label}: unknown; use {' or '.join(LABELS)}")
         if mode is not None and (not _MODE.fullmatch(mode) or mode in ("off", "running")):
             raise InputError(
                 f"--mode {mode}: small letters, digits and - only, and not off or running; it names a way of running"
             )
-        self.machine, self.machine_id, self.label, self.mode = machine, machine_id, label, mode
-        self._stem = "clip_" if mode is None else f"clip_{mode}_"
+        self.path = label_folder(root, machine, machine_id, label)
+        self.machine, self.machine_id, self.label = machine, machine_id.removeprefix("id_"), label
+        self.mode, self._stem = mode, "clip_" if mode is None else f"clip_{mode}_"
         self._rate, self._resume = sample_rate, resume
-        folder = root / machine
-        for other in ("train", "test"):
-            if (folder / other).is_dir():
-                raise InputError(f"{folder}: holds {other}/ of another layout; record into another --output")
-        named = folder / f"id_{machine_id}"
-        label_folder = "abnormal" if label == "anomaly" and (named / "abnormal").is_dir() else label
-        self.path = (named if named.is_dir() else folder / machine_id) / label_folder
         self.clips, self.samples = 0, 0
         """Clips and samples in the folder, those of earlier recordings included."""
         self._next = 1
@@ -174,12 +134,7 @@ class ClipFolder:
 
     def check_disk(self, more_bytes: int) -> None:
         """Raise CheckFailed if `more_bytes` do not fit beside the reserve."""
-        free = shutil.disk_usage(self.path).free
-        if free < more_bytes + RESERVE_BYTES:
-            raise CheckFailed(
-                f"{self.path}: {free / 1e6:.0f} MB free, {more_bytes / 1e6:.0f} MB are needed beside a reserve of "
-                f"{RESERVE_BYTES / 1e6:.0f} MB; make room, record fewer minutes or name another --output"
-            )
+        check_disk(self.path, more_bytes)
 
     def write(self, samples: Samples, bits: int) -> Path:
         """Store samples (n,) float32 as the next clip, FLAC of 16 or 24 bits, atomically; returns its path.

@@ -9,7 +9,8 @@ import numpy as np
 
 from edgeasd.runtime.audio.reader import Samples
 from edgeasd.runtime.health import HealthMonitor
-from edgeasd.runtime.record.clip_folder import ClipFigures, ClipFolder, measure
+from edgeasd.runtime.health.clip import ClipFigures, measure
+from edgeasd.runtime.record.clip_folder import ClipFolder
 from edgeasd.runtime.sources import AudioChunk
 
 
@@ -63,6 +64,7 @@ class ClipRecorder:
         self._clip: Samples = np.empty(clip_samples, np.float32)
         self._filled, self._position = 0, 0
         self._health = health
+        self._has_wrong_rate = False
         self.totals = RecordingTotals()
 
     @property
@@ -79,8 +81,12 @@ class ClipRecorder:
         """Sound still to record, in seconds."""
         return max(0, self.clips_left * self._size - self._filled) / sample_rate
 
-    def accept(self, chunk: AudioChunk) -> list[RecordedClip]:
-        """Add a chunk; returns the clips that it completed. Raises CheckFailed for a full disk, and OSError."""
+    def accept(self, chunk: AudioChunk, *, has_wrong_rate: bool = False) -> list[RecordedClip]:
+        """Add a chunk; returns the clips that it completed. Raises CheckFailed for a full disk, and OSError.
+
+        `has_wrong_rate` says that its source delivers at another rate: the clip that has this chunk is named.
+        """
+        self._has_wrong_rate = self._has_wrong_rate or has_wrong_rate
         if chunk.start_sample != self._position or chunk.discontinuity:
             self._restart_after_gap(chunk.start_sample - self._position)
         self._position = chunk.end_sample
@@ -117,7 +123,8 @@ class ClipRecorder:
         totals.lowest_dbfs = level if totals.lowest_dbfs is None else min(level, totals.lowest_dbfs)
         totals.highest_dbfs = level if totals.highest_dbfs is None else max(level, totals.highest_dbfs)
         active = self._health.report().active if self._health is not None else ()
-        complaints = tuple(dict.fromkeys((*figures.complaints, *active)))
+        complaints = tuple(dict.fromkeys((*figures.complaints, *active, *("wrong_rate",) * self._has_wrong_rate)))
+        self._has_wrong_rate = False
         if complaints:
             totals.complaints[path.name] = complaints
         return RecordedClip(path, figures, complaints)

@@ -13,10 +13,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.features.logmel import Float32Array, check_samples
 from edgeasd.runtime.scoring.score import ClipMean, Score, SegmentScores, blend, relative_distance
 from edgeasd.runtime.scoring.scorer import Scorer
+
+FAR_OUTSIDE = 64.0
+"""Float recordings may peak above 1, by a few dB; integers that were only converted lie beyond this (+36 dB)."""
 
 
 class Stream:
@@ -56,9 +61,14 @@ class Stream:
         """Accept samples (n,) float32, any n >= 0, and return a Score for each segment they complete.
 
         The same samples give the same scores however they are cut. Raises InputError, before
-        anything is accepted, for another dtype or shape and for NaN or infinities.
+        anything is accepted, for another dtype or shape, for NaN or infinities, and for samples so far outside
+        [-1, 1) that they must be of another scale.
         """
         check_samples(samples, self.samples_seen, self.scorer.features.sample_rate)
+        if samples.size and float(largest := np.max(np.abs(samples))) > FAR_OUTSIDE:
+            raise InputError(
+                f"samples: up to {largest:g}, expected [-1, 1); divide 16-bit samples by 32768 before they are pushed"
+            )
         scores: list[Score] = []
         for start in range(0, samples.size, self._slice):
             self._accept_checked(samples[start : start + self._slice])

@@ -280,6 +280,8 @@ def _reason(stream: StreamStatus) -> Cell | None:
     if stream.operating_phase is not None:
         parts.append(f"{stream.operating_phase}, no alarm is raised")
     parts += stream.notices
+    if stream.burn_in is not None:
+        parts.append(stream.burn_in)
     style = _STATE_STYLES.get(stream.state, _YELLOW if stream.unhealthy else "")
     return (printable("; ".join(parts)), style) if parts else None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from edgeasd.runtime.alarms import AlarmInput, AlarmMachine, AlarmSettings, Command, Transition
+from edgeasd.runtime.alarms.burn_in import BurnIn
 from edgeasd.runtime.bundle.manifest import Manifest
 from edgeasd.runtime.outputs.messages import ScoreSummary
 from edgeasd.runtime.scoring.threshold import Threshold
@@ -30,6 +32,15 @@ def clip_seconds(manifest: Manifest) -> float:
     features, segments = manifest.features, manifest.segments
     frames = segments.frames + (segments.sections - 1) * segments.hop
     return features.sample_count(frames) / features.sample_rate
+
+
+def scoring_fingerprint(manifest: Manifest) -> str:
+    """What decides the scores of a bundle: a threshold holds for equal ones only."""
+    files, score = manifest.files, manifest.score
+    parts = [files["head.onnx"].sha256, manifest.features.fingerprint(), manifest.segments.model_dump_json()]
+    parts += [files[manifest.precisions["fp32"].file].sha256] if "fp32" in manifest.precisions else sorted(files)
+    parts += [manifest.amplitude.model_dump_json(), f"{score.alpha!r} {score.d_min!r} {score.d_max!r}"]
+    return hashlib.sha256("|".join(parts).encode()).hexdigest()[:16]
 
 
 class MonitoredMachine:
@@ -57,6 +68,10 @@ class MonitoredMachine:
             modes = {name: mode.threshold for name, mode in manifest.modes.items() if mode.threshold is not None}
         else:
             self.machine_type, self.id = manifest
+        self.shipped = threshold
+        """The threshold of the bundle."""
+        self.scoring = scoring_fingerprint(manifest) if isinstance(manifest, Manifest) else ""
+        self.burn_in: BurnIn | None = None
         self.machine = AlarmMachine(self.machine_type, self.id, settings, threshold, modes=modes)
         self.scores: deque[StoredScore] = deque(maxlen=_MOST_SCORES)
         """Those that are not stored."""
@@ -76,6 +91,24 @@ class MonitoredMachine:
         self._clock, self._updated_at = clock, clock()
         self._time: float | None = None
         self._time_set_at = self._updated_at
+
+    def use_burn_in(self, burn_in: BurnIn | None) -> None:
+        """Go on with this learning period; an accepted threshold takes the place of the bundle's.
+
+        A threshold in the settings of the alarm comes first.
+        """
+        self.burn_in = burn_in
+        threshold = self.shipped
+        if burn_in is not None and burn_in.accepted is not None:
+            found_by = f"learning period of {burn_in.hours:g} h"
+            fresh = Threshold(clip=burn_in.accepted, found_by=found_by, clips=0)
+            threshold = fresh if threshold is None else threshold.model_copy(update={"clip": burn_in.accepted})
+        self.machine.levels = self.settings.levels(threshold)
+
+    @property
+    def is_learning(self) -> bool:
+        """Whether the learning period lasts, in which no alarm is raised."""
+        return self.burn_in is not None and self.burn_in.phase == "learning"
 
     @property
     def key(self) -> tuple[str, str]:
@@ -98,6 +131,7 @@ class MonitoredMachine:
                 input_unhealthy=update.is_unhealthy,
                 gap=update.has_gap,
                 input_suspect=update.is_suspect,
+                is_learning=self.is_learning,
                 window_seconds=self.window_seconds,
                 operating_state=self.operation.state,
                 is_judged=self.operation.is_judged,

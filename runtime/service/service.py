@@ -220,6 +220,9 @@ class Service:
             return "requested"
         if set(request) == {"ask", "stream", "command"} and request["ask"] == "command":
             return self.command(str(request["stream"]), request["command"])
+        if set(request) == {"ask", "stream", "decision", "by"} and request["ask"] == "threshold":
+            by = None if request["by"] is None else str(request["by"])[:64]
+            return self.recorder.decide_threshold(str(request["stream"]), str(request["decision"]), by)
         raise InputError('request: unknown; ask for "status", "reload", or "command" with stream and command')
 
     def _command_from_output(self, machine: str, id: str, command: Command) -> None:

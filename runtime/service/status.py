@@ -73,6 +73,8 @@ class StreamStatus:
     """How long the machine was in each state."""
     notices: tuple[str, ...] = ()
     """What a person should know, a line each: a stale tag, another gain than in the recordings."""
+    burn_in: str | None = None
+    """Where a learning period or the threshold from it stands, in one line; None without one."""
 
     def message_body(self) -> dict[str, Any]:
         """The body of a status message."""

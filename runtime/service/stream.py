@@ -104,7 +104,7 @@ class StreamWorker:
         Raises InputError if the settings do not go with the bundle.
         """
         self.name, self.settings, self.manifest, self.source = name, settings, manifest, source
-        self.rate = manifest.features.sample_rate
+        self.rate, self.recorded_rate = manifest.features.sample_rate, manifest.features.recorded_rate
         self.queue = SampleQueue(QUEUE_SECONDS * self.rate, "drop" if settings.drops else "block", wake)
         self._capture = CaptureThread(source, self.queue, limit)
         self._clock = clock
@@ -366,7 +366,7 @@ class StreamWorker:
             update = self.current()
             wall = wall_time(event.at) if self.source.live else update.wall
             self._add(replace(update, wall=wall), record=("source", body))
-            is_bad = event.kind in (SourceEventKind.LOST, SourceEventKind.SKIPPED)
+            is_bad = event.kind in (SourceEventKind.LOST, SourceEventKind.SKIPPED, SourceEventKind.WRONG_RATE)
             is_played = event.kind == SourceEventKind.PLAYING
             level = logging.WARNING if is_bad else logging.DEBUG if is_played else logging.INFO
             log.log(level, "%s: %s", self.name, _describe(event))
@@ -410,7 +410,7 @@ class StreamWorker:
     def current(self) -> StreamUpdate:
         """The state at this moment, without a score."""
         now = self._clock()
-        if self._is_absent and self.operation.is_active:
+        if self._is_source_unfit and self.operation.is_active:
             # A schedule and a tag go on while there is no sound.
             self._operation = (self.operation.pass_time(*self._moment(self._reported, now)), *self._operation[1:])
         return self._update_at(self._reported, now)
@@ -427,9 +427,10 @@ class StreamWorker:
         read, so that the same file gives the same events.
         """
         moment, wall = self._moment(position, captured)
-        unhealthy = self._unhealthy or (self.source.live and self._is_absent)
+        unhealthy = self._unhealthy or (self.source.live and self._is_source_unfit)
         operation, level, remark = self._operation
-        is_suspect = self._suspect or (operation is not None and operation.is_stopping)
+        is_suspect = self._suspect or (self.source.live and self.source.status.is_rate_doubtful)
+        is_suspect = is_suspect or (operation is not None and operation.is_stopping)
         return StreamUpdate(
             *(self.name, moment, wall),
             is_unhealthy=unhealthy,
@@ -486,7 +487,7 @@ class StreamWorker:
     @property
     def is_unhealthy(self) -> bool:
         """Whether the input cannot be trusted now, or is not there; no alarm is raised meanwhile."""
-        return self._health.is_unhealthy or (self.source.live and self._is_absent)
+        return self._health.is_unhealthy or (self.source.live and self._is_source_unfit)
 
     def notices(self) -> tuple[str, ...]:
         """What a person should know about the operating state and the sound, a line each."""
@@ -508,10 +509,14 @@ class StreamWorker:
         }
 
     @property
-    def _is_absent(self) -> bool:
+    def _is_source_unfit(self) -> bool:
+        """Whether the source is away, or delivers at another rate than it should."""
         status = self.source.status
         # Without a reason it is only about to be opened for the first time.
-        return status.state == SourceState.REOPENING or (status.state == SourceState.OPENING and bool(status.reason))
+        is_absent = status.state == SourceState.REOPENING or (
+            status.state == SourceState.OPENING and bool(status.reason)
+        )
+        return is_absent or bool(status.rate_fault)
 
     @property
     def has_ended(self) -> bool:

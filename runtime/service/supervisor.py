@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -196,7 +196,9 @@ class StreamSupervisor:
             if slot.wanted is None or slot.is_settled:
                 continue
             manifest = slot.wanted[1]
-            if slot.worker is not None and slot.worker.rate != manifest.features.sample_rate:
+            features = manifest.features
+            heard = (features.sample_rate, features.recorded_rate)
+            if slot.worker is not None and (slot.worker.rate, slot.worker.recorded_rate) != heard:
                 self._remove(slot, keep=True)
             if slot.worker is None:
                 try:
@@ -209,7 +211,8 @@ class StreamSupervisor:
 
     def _make_worker(self, slot: StreamSlot, manifest: Manifest) -> StreamWorker:
         assert self._config is not None
-        source = self._sources.open(self._config.source(slot.settings), manifest.features.sample_rate)
+        settings = replace(self._config.source(slot.settings), recorded_rate=manifest.features.recorded_rate)
+        source = self._sources.open(settings, manifest.features.sample_rate)
         limit = self._config.limit_seconds
         samples = None if limit is None else max(1, round(limit * manifest.features.sample_rate))
         return StreamWorker(slot.name, slot.settings, manifest, source, wake=lambda: self._wake(slot), limit=samples)
@@ -470,6 +473,7 @@ def stream_status(slot: StreamSlot, monitored: MonitoredMachine | None, decimati
     worker, machine = slot.worker, None if monitored is None else monitored.machine
     event = None if machine is None else machine.event
     levels = None if machine is None else machine.levels
+    burn_in = None if monitored is None else monitored.burn_in
     identity = slot.identity
     state, reason = _condition(slot, decimation)
     used = {} if worker is None else worker.engine
@@ -504,6 +508,7 @@ def stream_status(slot: StreamSlot, monitored: MonitoredMachine | None, decimati
         latency_seconds=None if worker is None else worker.latencies.percentiles(),
         events=0 if worker is None else worker.alarms,
         notices=(*(() if worker is None else worker.notices()), *(() if monitored is None else monitored.trends)),
+        burn_in=None if burn_in is None else burn_in.describe(None if levels is None else levels.on),
         **({} if worker is None else worker.operation_status()),
     )
 
@@ -519,6 +524,8 @@ def _condition(slot: StreamSlot, decimation: int) -> tuple[str, str | None]:
     status = worker.source.status
     if status.state in (SourceState.OPENING, SourceState.REOPENING) and status.reason:
         return "failed", status.reason
+    if status.rate_fault:
+        return "degraded", f"{worker.source.name}: {status.rate_fault}"
     if failure is not None:
         return "degraded", f"goes on with the bundle it had: {failure}"
     if decimation > 1:

@@ -10,6 +10,7 @@ from enum import Enum
 from typing import Protocol
 
 from edgeasd.runtime.audio.reader import Samples
+from edgeasd.runtime.sources.rate import RateWatch
 
 TICK_SECONDS = 0.1  # how long a blocked read() may take to notice close()
 MAX_CHANNELS = 1024
@@ -66,6 +67,10 @@ class SourceStatus:
     """Bits that hold every sample exactly: 16 or 24; None if unknown."""
     channels: int = 1
     """Columns of the samples; 0 until a source with every channel is open."""
+    rate_fault: str = ""
+    """What is wrong with the rate at which a live source delivers; empty if nothing is. See `RateWatch`."""
+    is_rate_doubtful: bool = False
+    """The rate may be wrong, which a few more seconds will tell."""
 
 
 class SourceEventKind(str, Enum):
@@ -78,6 +83,10 @@ class SourceEventKind(str, Enum):
     """The next file begins."""
     SKIPPED = "skipped"
     """A file cannot be used."""
+    WRONG_RATE = "wrong_rate"
+    """A live source delivers more or fewer samples a second than it should."""
+    RIGHT_RATE = "right_rate"
+    """It no longer does."""
 
     def __str__(self) -> str:
         return str(self.value)
@@ -145,21 +154,41 @@ class BaseSource:
         self._since = time.monotonic()
         self._events: deque[SourceEvent] = deque(maxlen=1000)
         self._position, self._overruns = 0, 0
+        self.rate_watch = RateWatch(sample_rate)
+        """Fed with live sound only."""
+        self._delivered_at, self._away = 0.0, 0.0
+        """When the last chunk was handed out, and how long its reader was then busy with it."""
 
     @property
     def status(self) -> SourceStatus:
         """Open or closed, with the overruns so far."""
         state = SourceState.CLOSED if self._closed.is_set() else SourceState.OPEN
-        return SourceStatus(state, since=self._since, overruns=self._overruns, bits=self._bits, channels=self._channels)
+        return SourceStatus(
+            state,
+            since=self._since,
+            overruns=self._overruns,
+            bits=self._bits,
+            channels=self._channels,
+            rate_fault=self.rate_watch.fault,
+            is_rate_doubtful=self.rate_watch.is_doubtful,
+        )
 
     def take_events(self) -> list[SourceEvent]:
         """The events since the last call, oldest first."""
         return take_all(self._events)
 
+    def _enter_read(self) -> None:
+        """A reader is back for more."""
+        self._away = time.monotonic() - self._delivered_at if self._delivered_at else 0.0
+
     def _make_chunk(self, samples: Samples, *, discontinuity: bool = False) -> AudioChunk:
         """Number and date samples that have just arrived."""
         now, start = time.monotonic(), self._position
         self._position += len(samples)
+        self._delivered_at = now
+        if self.live and self.rate_watch.add(len(samples), now, self._away):
+            kind = SourceEventKind.WRONG_RATE if self.rate_watch.fault else SourceEventKind.RIGHT_RATE
+            self._events.append(SourceEvent(kind, f"{self.name}: {self.rate_watch.fault or 'delivers as it should'}"))
         captured_at = now - len(samples) / self.sample_rate if self.live else now
         return AudioChunk(samples, start, captured_at, discontinuity)
 

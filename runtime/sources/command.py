@@ -152,6 +152,7 @@ class CommandSource:
         live: bool = False,
         every_channel: bool = False,
         limit: RealtimeLimit | None = None,
+        recorded_rate: int | None = None,
     ) -> None:
         words = split_command(command)
         self._label = f"command {os.path.basename(words[0])}"
@@ -185,6 +186,7 @@ class CommandSource:
                 label=self._label,
                 timeout=START_SECONDS if live else None,
                 every_channel=every_channel,
+                recorded_rate=recorded_rate,
             )
         except BaseException:
             self._end()
@@ -204,8 +206,8 @@ class CommandSource:
         return self._pcm.status
 
     def take_events(self) -> list[SourceEvent]:
-        """None: a command has no events."""
-        return []
+        """Changes of its rate."""
+        return self._pcm.take_events()
 
     def read(self) -> AudioChunk | None:
         """The next samples; None if the command ended with exit code 0, and after `close`."""
@@ -222,7 +224,9 @@ class CommandSource:
             self._check_exit()
         elif self.live:
             self._pcm.timeout = STALL_SECONDS
-            self._closed.wait(self._limit.add(len(chunk.samples) / self.sample_rate))
+            if (pause := self._limit.add(len(chunk.samples) / self.sample_rate)) > 0:
+                self._pcm.rate_watch.restart()
+                self._closed.wait(pause)
         return chunk
 
     def _check_exit(self) -> None:

@@ -93,7 +93,14 @@ class ReconnectingSource:
             if inner is None:
                 return status
             own = inner.status
-            return replace(status, overruns=status.overruns + own.overruns, bits=own.bits, channels=own.channels)
+            return replace(
+                status,
+                overruns=status.overruns + own.overruns,
+                bits=own.bits,
+                channels=own.channels,
+                rate_fault=own.rate_fault,
+                is_rate_doubtful=own.is_rate_doubtful,
+            )
 
     def take_events(self) -> list[SourceEvent]:
         """The events since the last call, oldest first."""

@@ -314,6 +314,17 @@ class EventStore:
         rows = self.database.read("SELECT value FROM meta WHERE name = 'wall'")
         return float(rows[0][0]) if rows and isinstance(rows[0][0], (int, float)) else None
 
+    def burn_in(self, machine: str, id: str) -> str | None:
+        """What `store_burn_in` stored of a machine."""
+        rows = self.database.read("SELECT value FROM meta WHERE name = ?", (f"burn_in {machine} {id}",))
+        return str(rows[0][0]) if rows else None
+
+    def store_burn_in(self, machine: str, id: str, text: str) -> None:
+        """Store where the learning period of a machine stands."""
+        with self.database.transaction() as connection:
+            statement = "INSERT OR REPLACE INTO meta (name, value) VALUES (?, ?)"
+            connection.execute(statement, (f"burn_in {machine} {id}", text))
+
     def last_sequence(self, machine: str, id: str) -> int:
         """The highest number of a transition of a machine; 0 if there is none."""
         query = (

@@ -162,7 +162,7 @@ def test_the_manifest_says_what_the_model_is(exported: Path, model: ExportInput)
     assert set(manifest.provenance["exported_with"]) == {"edgeasd", "torch", "onnx", "onnxruntime"}
     calibration = json.loads((exported / "calibration.json").read_text())
     assert calibration["normal_clip_scores"] == clip_scores(model.fit.score, model.normals)
-    assert max(calibration["normal_clip_scores"]) == manifest.threshold.clip
+    assert max(calibration["normal_clip_scores"]) < manifest.threshold.clip
 
 
 @pytest.mark.usefixtures("graph_at_hand")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeasd.export.graphs import build_head
+from edgeasd.export.head import build_head
 from edgeasd.runtime.scoring.score import relative_distance
 from edgeasd.runtime.scoring.scorer import HEAD_OUTPUTS, Head
 

@@ -24,6 +24,9 @@ from edgeasd.toolkit.progress import ProgressCallback
 _STILL = 1e-6
 """A log-mel that moves less than this in every band is of digital silence or of a dead input."""
 _NAMED = 5
+JOINED_SECONDS = 60.0
+LONGEST_SESSION = 360
+"""Clips, about an hour of those that `edgeasd record` makes: their features are in memory together."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +128,25 @@ def named(clips: Iterable[CalibrationClip]) -> str:
     names = sorted(clip.name for clip in clips)
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return f"{', '.join(names[:_NAMED])}{more}"
+
+
+def sessions(clip_set: ClipSet) -> list[tuple[CalibrationClip, ...]]:
+    """Clips that were recorded one after another, as `edgeasd record` makes them, together; the others one by one.
+
+    Clips of less than JOINED_SECONDS in one folder are a session, in order of name, cut after LONGEST_SESSION clips.
+    The live rule runs on from one clip to the next: what it makes of the seams is counted.
+    """
+    found: list[tuple[CalibrationClip, ...]] = []
+    folders: dict[str, list[CalibrationClip]] = {}
+    for clip in clip_set.clips:
+        if clip_set.seconds(clip) < JOINED_SECONDS:
+            folders.setdefault(clip.name.rpartition("/")[0], []).append(clip)
+        else:
+            found.append((clip,))
+    for _, clips in sorted(folders.items()):
+        ordered = sorted(clips, key=lambda clip: clip.name)
+        found += [tuple(ordered[at : at + LONGEST_SESSION]) for at in range(0, len(ordered), LONGEST_SESSION)]
+    return found
 
 
 def _name(path: Path, root: Path) -> str:

@@ -24,6 +24,7 @@ from edgeasd.runtime.scoring.score import ScoreSettings
 from edgeasd.runtime.scoring.scorer import Scorer
 from edgeasd.runtime.states import ModeProfile
 from edgeasd.toolkit.calibrate.clips import (
+    CalibrationClip,
     ClipFiles,
     ClipSet,
     compare_with_machine,
@@ -237,7 +238,7 @@ def _sounds(session: _Session, normals: ClipSet) -> list[ClipSound]:
     with session.work.part("levels of clips") as report:
         for done, clip in enumerate(normals.clips, start=1):
             rate = cache.settings.sample_rate
-            levels = clip_levels(read_clip(clip.path, rate, cache.channel), rate)
+            levels = clip_levels(read_clip(clip.path, cache.settings, cache.channel), rate)
             found.append(clip_sound(normals.features(clip), levels, cache.settings, normals.amplitude))
             report(done, len(normals.clips))
     return found
@@ -267,9 +268,9 @@ def _modes(
         of_mode = [fp32_outputs[index] for index in rows]
         own = refit_constants(score, of_mode)
 
-        def live(clips: ClipSet = clips, mode: str = mode) -> list[SegmentOutputs]:
+        def live(recordings: Sequence[Sequence[CalibrationClip]], mode: str = mode) -> list[SegmentOutputs]:
             with session.work.part(f"live scores of mode {mode}") as report:
-                return outputs.live(clips.clips, report)
+                return outputs.live(recordings, report)
 
         request = replace(session.request.threshold, keep=False)
         threshold = find_threshold(request, None, own, clips, of_mode, live, session.manifest.segments).threshold
@@ -324,9 +325,9 @@ def _score(
 def _threshold(
     session: _Session, score: ScoreSettings, normals: ClipSet, fp32_outputs: list[SegmentOutputs], outputs: Fp32Outputs
 ) -> ThresholdResult:
-    def live() -> list[SegmentOutputs]:
+    def live(recordings: Sequence[Sequence[CalibrationClip]]) -> list[SegmentOutputs]:
         with session.work.part("live scores of recordings") as report:
-            return outputs.live(normals.clips, report)
+            return outputs.live(recordings, report)
 
     request = session.request
     rescaled = request.refit_distance or request.refit_amplitude

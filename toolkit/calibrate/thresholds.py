@@ -9,17 +9,18 @@ from typing import Any
 from edgeasd.calibration.fit.deploy import SegmentOutputs, clip_scores
 from edgeasd.calibration.threshold.alarms_per_day import threshold_by_alarms
 from edgeasd.calibration.threshold.false_positive_rate import threshold_by_rate
-from edgeasd.calibration.threshold.live import LiveNormals, Recording, live_clip_scores, live_normals
-from edgeasd.calibration.threshold.threshold import FittedThreshold, largest_holdout
+from edgeasd.calibration.threshold.headroom import headroom_of_clips, headroom_threshold
+from edgeasd.calibration.threshold.live import LiveNormals, Recording, clip_seconds, live_clip_scores, live_normals
+from edgeasd.calibration.threshold.threshold import FittedThreshold
 from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.features.logmel import FeatureSettings
 from edgeasd.runtime.features.segments import SegmentSettings
 from edgeasd.runtime.scoring.score import ScoreSettings
 from edgeasd.runtime.scoring.threshold import Threshold, ThresholdSource
-from edgeasd.toolkit.calibrate.clips import CalibrationClip, ClipSet
+from edgeasd.toolkit.calibrate.clips import CalibrationClip, ClipSet, sessions
 from edgeasd.toolkit.calibrate.request import ThresholdRequest
 
-ALARMS, RATE, KEPT, LARGEST = "alarms_per_day", "false_positive_rate", "kept", "largest"
+ALARMS, RATE, KEPT, HEADROOM = "alarms_per_day", "false_positive_rate", "kept", "headroom"
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class ThresholdResult:
     """The threshold of the calibrated bundle, and how it came about."""
 
     method: str
-    """ALARMS, RATE, KEPT or LARGEST."""
+    """ALARMS, RATE, KEPT or HEADROOM."""
     threshold: Threshold
     above: int
     """Given normal clips whose clip score lies above it."""
@@ -47,20 +48,24 @@ def find_threshold(
     score: ScoreSettings,
     clip_set: ClipSet,
     outputs: Sequence[SegmentOutputs],
-    live: Callable[[], Sequence[SegmentOutputs]],
+    live: Callable[[Sequence[Sequence[CalibrationClip]]], Sequence[SegmentOutputs]],
     segments: SegmentSettings,
 ) -> ThresholdResult:
     """The threshold on the scale of `score`, from the fp32 `outputs` of all clips of `clip_set`.
 
     `old` is None if the bundle has none or it is of another scale; `live` gives the outputs of all live
-    segments and is called for alarms a day only. Raises InputError if the clips support no such threshold.
+    segments of recordings; it is called for a threshold by live scores only. Raises InputError if the clips
+    support no such threshold.
     """
     scores = clip_scores(score, outputs)
     sources = tuple(_source(clip) for clip in clip_set.clips)
     if request.alarms_per_day is not None:
-        normals = _recordings(score, clip_set, live(), segments)
+        normals = _recordings(score, clip_set, live, segments)
         consecutive = old.consecutive if old is not None else 3
-        fitted = threshold_by_alarms(normals, request.alarms_per_day, consecutive=consecutive)
+        fitted = threshold_by_alarms(
+            normals, request.alarms_per_day, consecutive=consecutive, clips=len(clip_set.clips)
+        )
+        fitted = replace(fitted, sources=sources)
         method, threshold = ALARMS, fitted.stored()
     elif request.false_positive_rate is not None:
         hours = sum(clip_set.seconds(clip) for clip in clip_set.clips) / 3600
@@ -71,26 +76,41 @@ def find_threshold(
     elif request.keep:
         raise InputError("--keep-threshold: the bundle has none; leave the option out, or choose how to find one")
     else:
-        fitted = _largest(scores, sources)
-        method, threshold = LARGEST, fitted.stored()
+        fitted = replace(_headroom(scores, score, clip_set, live, segments), sources=sources)
+        method, threshold = HEADROOM, fitted.stored()
     above = sum(one > threshold.clip for one in scores)
     return ThresholdResult(method, threshold, above, len(scores), fitted.details if fitted is not None else {})
 
 
-def _largest(scores: Sequence[float], sources: tuple[ThresholdSource, ...]) -> FittedThreshold:
-    fitted = largest_holdout(scores)
-    warning = fitted.warning.replace("held-out", "given") if fitted.warning else None
-    return replace(fitted, found_by="largest clip score of the given clips", warning=warning, sources=sources)
+def _headroom(
+    scores: Sequence[float],
+    score: ScoreSettings,
+    clip_set: ClipSet,
+    live: Callable[[Sequence[Sequence[CalibrationClip]]], Sequence[SegmentOutputs]],
+    segments: SegmentSettings,
+) -> FittedThreshold:
+    try:
+        normals = _recordings(score, clip_set, live, segments)
+        return headroom_threshold(normals, origin="given", clips=len(clip_set.clips))
+    except InputError:  # a clip or two that give no live score
+        return headroom_of_clips(scores, clip_seconds(clip_set.cache.settings, segments), origin="given")
 
 
 def _recordings(
-    score: ScoreSettings, clip_set: ClipSet, live: Sequence[SegmentOutputs], segments: SegmentSettings
+    score: ScoreSettings,
+    clip_set: ClipSet,
+    live: Callable[[Sequence[Sequence[CalibrationClip]]], Sequence[SegmentOutputs]],
+    segments: SegmentSettings,
 ) -> LiveNormals:
+    """Live scores of the sessions of the clips, each one recording."""
     features: FeatureSettings = clip_set.cache.settings
-    recordings = [
-        Recording(live_clip_scores(score, one.q, one.d, segments.sections), _source(clip).name, clip.sha256)
-        for clip, one in zip(clip_set.clips, live, strict=True)
-    ]
+    together = sessions(clip_set)
+    recordings = []
+    for clips, one in zip(together, live(together), strict=True):
+        alone = len(clips) == 1
+        name = _source(clips[0]).name if alone else f"{len(clips)} clips from {clips[0].name}"
+        sha256 = clips[0].sha256 if alone else ""
+        recordings.append(Recording(live_clip_scores(score, one.q, one.d, segments.sections), name, sha256))
     return live_normals(recordings, features, segments)
 
 

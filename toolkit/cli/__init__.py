@@ -10,6 +10,7 @@ import typer
 
 import edgeasd
 from edgeasd.toolkit.cli import (
+    accept,
     alarm,
     alpha,
     bench,
@@ -20,10 +21,12 @@ from edgeasd.toolkit.cli import (
     demo,
     devices,
     doctor,
+    encoders,
     evaluate,
     events,
     export,
     finetune,
+    grow,
     history,
     preset,
     record,
@@ -32,6 +35,7 @@ from edgeasd.toolkit.cli import (
     score,
     seeds,
     status,
+    threshold,
     train,
     triton,
     verify,
@@ -74,6 +78,8 @@ for _name, _command in (
     ("reproduce", reproduce.reproduce),
     ("export", export.export),
     ("calibrate", calibrate.calibrate),
+    ("grow", grow.grow),
+    ("accept", accept.accept),
     ("triton", triton.triton),
     ("verify", verify.verify),
     ("build", build.build),
@@ -89,8 +95,10 @@ for _name, _command in (
     app.command(_name)(_command)
 app.add_typer(alarm.app, name="alarm")
 app.add_typer(data.app, name="data")
+app.add_typer(encoders.app, name="encoders")
 app.add_typer(events.app, name="events")
 app.add_typer(preset.app, name="preset")
+app.add_typer(threshold.app, name="threshold")
 
 
 def main() -> None:

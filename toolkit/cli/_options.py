@@ -39,6 +39,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable result on
 SkipBad = Annotated[
     bool, typer.Option("--skip-bad", help="Go on without the files that cannot be used; each is named.")
 ]
+KeepUnhealthy = Annotated[
+    bool,
+    typer.Option("--keep-unhealthy", help="Take normal clips too that are silent, stuck, clipped or full of holes."),
+]
 IdAttribute = Annotated[
     str | None,
     typer.Option(help="File-name attribute that is the machine ID in DCASE layouts (car, …), or 'section'."),
@@ -139,6 +143,9 @@ Update = Annotated[
 ]
 
 
+TrustWeights = Annotated[
+    bool, typer.Option("--trust-weights", help="Take a file whose hash is not the published one; it runs nothing.")
+]
 TrainingPrecision = Annotated[
     str, typer.Option("--training-precision", help="auto (bf16 on a GPU that has it, else fp32), fp32 or bf16.")
 ]
@@ -184,6 +191,7 @@ class DataOptions:
     id_attribute: IdAttribute = None
     channel: Channel = None
     skip_bad: SkipBad = False
+    keep_unhealthy: KeepUnhealthy = False
     cache: Cache = None
 
     @property
@@ -229,6 +237,21 @@ class TrainingOptions:
             raise InputError(
                 "--resume and --overwrite: one goes on with a training, the other discards it; pass one of them"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderOptions:
+    """A pretrained encoder and the file of its weights."""
+
+    encoder: Annotated[
+        str | None,
+        typer.Option(help="A pretrained encoder, mn04 for example: `edgeasd encoders` lists them. As --backbone."),
+    ] = None
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="File with its weights; where `edgeasd encoders fetch` puts them by default."),
+    ] = None
+    trust_weights: TrustWeights = False
 
 
 @dataclass(frozen=True, kw_only=True)

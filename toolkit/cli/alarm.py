@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Test, acknowledge and silence alarms.", no_args_is_help=True, rich_markup_mode=None)
 
-Config = Annotated[Path, typer.Option(help="The site.toml of the service.", envvar="EDGEASD_SITE")]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        help="The site.toml of the service; ./site.toml or /etc/edgeasd/site.toml by default.", envvar="EDGEASD_SITE"
+    ),
+]
 StreamName = Annotated[str | None, typer.Option(help="Name of the stream in the site file; all by default.")]
 By = Annotated[
     str | None, typer.Option(help="Who gives the command; by default the user who types it, also behind sudo.")
@@ -37,7 +42,7 @@ _WHY_NOTHING = {
 @app.command("test")
 @handle_errors
 def send_test(
-    config: Config, stream: StreamName = None, by: By = None, note: Note = None, as_json: AsJson = False
+    config: Config = None, stream: StreamName = None, by: By = None, note: Note = None, as_json: AsJson = False
 ) -> None:
     """Send a test alarm and its end through every output.
 
@@ -52,7 +57,7 @@ def send_test(
 @app.command("ack")
 @handle_errors
 def ack(
-    config: Config,
+    config: Config = None,
     stream: StreamName = None,
     event: EventID = None,
     by: By = None,
@@ -69,7 +74,7 @@ def ack(
 @app.command("clear")
 @handle_errors
 def clear(
-    config: Config,
+    config: Config = None,
     stream: StreamName = None,
     event: EventID = None,
     by: By = None,
@@ -86,7 +91,7 @@ def clear(
 @app.command("snooze")
 @handle_errors
 def snooze(
-    config: Config,
+    config: Config = None,
     stream: StreamName = None,
     minutes: Annotated[float | None, typer.Option(min=0.02, max=43_200.0, help="How long.")] = None,
     over: Annotated[bool, typer.Option("--over", help="End it now.")] = False,
@@ -108,7 +113,7 @@ def snooze(
 @handle_errors
 def maintenance(
     state: Annotated[str, typer.Argument(help="on or off.")],
-    config: Config,
+    config: Config = None,
     stream: StreamName = None,
     by: By = None,
     note: Note = None,
@@ -142,7 +147,7 @@ def set_state(
 
 
 def _command(
-    config: Path, stream: str | None, value: dict[str, Any], by: str | None, note: str | None, as_json: bool
+    config: Path | None, stream: str | None, value: dict[str, Any], by: str | None, note: str | None, as_json: bool
 ) -> None:
     from edgeasd.runtime.alarms import parse_command
     from edgeasd.runtime.config import read_config
@@ -150,8 +155,8 @@ def _command(
 
     settings = read_config(config)
     if stream is not None and stream not in settings.streams:
-        raise InputError(f"--stream {stream}: {config} has {', '.join(settings.streams)}; name one of them")
-    fields = {key: item for key, item in {**value, "by": by or _user(), "note": note}.items() if item is not None}
+        raise InputError(f"--stream {stream}: {settings.path} has {', '.join(settings.streams)}; name one of them")
+    fields = {key: item for key, item in {**value, "by": by or user_name(), "note": note}.items() if item is not None}
     command = parse_command(fields, "command")
     names = [stream] if stream is not None else list(settings.streams)
     result = send_command(settings, names, command)
@@ -203,7 +208,7 @@ def _print_notes(result: CommandResult, command: str) -> None:
         print_error("no output is configured: nobody was told")
 
 
-def _user() -> str | None:
+def user_name() -> str | None:
     """Who types this; behind sudo that is not the account it runs under."""
     try:
         return (os.environ.get("SUDO_USER") or getpass.getuser())[:64]

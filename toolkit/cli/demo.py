@@ -14,7 +14,7 @@ from edgeasd.runtime.errors import CheckFailed, InputError
 
 _MACHINE, _ID, _FAULT = "valve", "00", "leak"
 _IDS = ("00", "02", "04")
-_NORMALS, _ANOMALIES = 60, 20
+_NORMALS, _ANOMALIES = 100, 20
 _FAULT_SNR_DB = -6.0
 _STREAM_SECONDS, _FAULT_AT_SECONDS = 60.0, 30.0
 _SEED = 0
@@ -116,7 +116,11 @@ def _listen(bundle: Path, stream: Path) -> list[dict[str, Any]]:
     history: list[float] = []
     with Bundle(bundle) as opened:
         scorer, _ = opened.open_scorer(engine="onnxruntime")
-        sound = read_audio(stream, sample_rate=opened.manifest.features.sample_rate)
+        sound = read_audio(
+            stream,
+            sample_rate=opened.manifest.features.sample_rate,
+            recorded_rate=opened.manifest.features.recorded_rate,
+        )
         for record in live_records(scorer, opened.manifest, sound):
             records.append(record)
             body = record["body"]

@@ -65,7 +65,8 @@ def evaluate(
     """Judge trained models on labelled test clips.
 
     AUC with its 95 % interval and pAUC at a false-positive rate of 0.1, per ID and as a mean; once with
-    the frozen range of d′ (deploy) and once with that of the test clips themselves (paper). Writes
+    the frozen range of d′ (deploy) and once with that of the test clips themselves (paper). Then what the
+    shipped threshold does: faults found, by kind where file names tell it, and false alarms a month. Writes
     evaluation.json into the run (evaluation-knn.json for --scoring knn beside a training), and a report or the official DCASE files if asked.
 
     Example: edgeasd evaluate --data recordings/ --machine valve --baseline
@@ -206,6 +207,7 @@ def _evaluate_run(
             bundle=scorer,
             excluded=excluded,
             unlabelled=unlabelled,
+            live=True,
             report=report,
         )
     return trained, loaded, one
@@ -275,6 +277,7 @@ def _domain_line(facts: Mapping[str, Any]) -> list[str]:
 
 def _remarks(one: Evaluation) -> list[str]:
     from edgeasd.toolkit.evaluation.alpha import CHOSEN
+    from edgeasd.toolkit.evaluation.at_threshold import at_threshold_lines
 
     lines = []
     if one.known_anomalies:
@@ -284,6 +287,7 @@ def _remarks(one: Evaluation) -> list[str]:
     if judged is not None and source.startswith(CHOSEN):
         lines.append(f"α {judged.facts['alpha']:g} was {source}; none of them is in the test")
     lines += [] if judged is None else _domain_line(judged.facts)
+    lines += [] if one.at_threshold is None else at_threshold_lines(one.at_threshold)
     for name, figures in one.figures.items():
         lines += _comparison(HEADINGS[name], figures.facts)
     return lines

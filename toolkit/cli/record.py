@@ -100,7 +100,7 @@ def _collect(source: Source, folder: ClipFolder, recorder: ClipRecorder, meter: 
                 chunk = queue.get(timeout=0.5)
                 _print_events(source, meter)
                 if chunk is not None:
-                    for clip in recorder.accept(chunk):
+                    for clip in recorder.accept(chunk, has_wrong_rate=bool(source.status.rate_fault)):
                         if clip.complaints:
                             meter.print(f"edgeasd: {clip.path.name}: {', '.join(clip.complaints)}")
                     seconds_left = recorder.seconds_left(rate)

@@ -2,6 +2,7 @@
 
 <folder>/features-<key>/<2 hex>/<sha256 of the clip>.npy       (T, n_mels) float32
 <folder>/statistics-<key>/<2 hex>/<sha256 of the clip>.json    samples, mean, sum of squared deviations
+<folder>/health-<key>/<2 hex>/<sha256 of the clip>.json        health states
 
 The key holds everything the figures depend on beside the content, so nothing is ever out of date;
 an entry is either whole or absent (atomic renames), two processes at worst do the same work, and
@@ -25,6 +26,7 @@ from pydantic import ValidationError
 from edgeasd.runtime.audio.reader import SeveralChannels, WrongRate, read_audio
 from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.features.logmel import Amplitude, FeatureSettings, check_samples, logmel
+from edgeasd.runtime.health.clip import clip_states
 from edgeasd.runtime.system.files import atomic_file, write_json
 from edgeasd.toolkit.data.clips import BadFile, Progress, refuse_bad
 
@@ -67,6 +69,16 @@ class FeatureCache:
         """
         known = self._known_statistics(content_hash)
         return known if known is not None else self._measure(content_hash, self._samples(path))
+
+    def clip_states(self, path: Path, content_hash: str) -> tuple[str, ...]:
+        """Health states of a clip, as `edgeasd.runtime.health.clip` judges it. Raises InputError as `clip_statistics`."""
+        try:
+            raw = json.loads(self._states_path(content_hash).read_text(encoding="utf-8"))
+            if raw["sha256"] == content_hash and all(isinstance(state, str) for state in raw["states"]):
+                return tuple(raw["states"])
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+        return self._judge(content_hash, self._samples(path))
 
     def amplitude(
         self, clips: Iterable[tuple[Path, str]], progress: Progress | None = None, skip_bad: bool = False
@@ -136,7 +148,7 @@ class FeatureCache:
         return bad
 
     def _samples(self, path: Path) -> npt.NDArray[np.float32]:
-        samples = read_clip(path, self.settings.sample_rate, self.channel)
+        samples = read_clip(path, self.settings, self.channel)
         if self.settings.frame_count(samples.size) == 0:
             raise InputError(
                 f"{path}: {samples.size} samples, one frame takes {self.settings.n_fft}; record longer clips"
@@ -152,7 +164,13 @@ class FeatureCache:
         wide -= mean
         statistics = ClipStatistics(samples.size, mean, float(np.dot(wide, wide)))
         write_json(self._statistics_path(content_hash), {"sha256": content_hash, **statistics._asdict()})
+        self._judge(content_hash, samples)
         return statistics
+
+    def _judge(self, content_hash: str, samples: npt.NDArray[np.float32]) -> tuple[str, ...]:
+        states = clip_states(samples, self.settings.sample_rate)
+        write_json(self._states_path(content_hash), {"sha256": content_hash, "states": list(states)})
+        return states
 
     def _known_statistics(self, content_hash: str) -> ClipStatistics | None:
         try:
@@ -185,8 +203,18 @@ class FeatureCache:
         return self.folder / f"features-{key}" / content_hash[:2] / f"{content_hash}.npy"
 
     def _statistics_path(self, content_hash: str) -> Path:
-        key = _key("statistics", str(self.settings.sample_rate), *self._of_channel)
+        key = _key("statistics", *self._of_rate, *self._of_channel)
         return self.folder / f"statistics-{key}" / content_hash[:2] / f"{content_hash}.json"
+
+    def _states_path(self, content_hash: str) -> Path:
+        key = _key("health", *self._of_rate, *self._of_channel)
+        return self.folder / f"health-{key}" / content_hash[:2] / f"{content_hash}.json"
+
+    @property
+    def _of_rate(self) -> tuple[str, ...]:
+        """The rates that samples pass; as ever without one of the recordings."""
+        recorded = self.settings.recorded_rate
+        return (str(self.settings.sample_rate), *(() if recorded is None else (f"through {recorded}",)))
 
     @property
     def _of_channel(self) -> tuple[str, ...]:
@@ -194,10 +222,14 @@ class FeatureCache:
         return () if self.channel is None else (f"channel {self.channel}",)
 
 
-def read_clip(path: Path, sample_rate: int, channel: int | None) -> npt.NDArray[np.float32]:
-    """`read_audio` for data sets, where a channel can be chosen, and neither a mean of all nor another rate."""
+def read_clip(path: Path, features: FeatureSettings, channel: int | None) -> npt.NDArray[np.float32]:
+    """`read_audio` for data sets, where a channel can be chosen, and no mean of all.
+
+    Samples are at `features.sample_rate`. A clip of another rate is converted only through `features.recorded_rate`.
+    """
+    rate, recorded = features.sample_rate, features.recorded_rate
     try:
-        return read_audio(path, sample_rate=sample_rate, channel=channel)
+        return read_audio(path, sample_rate=rate, channel=channel, recorded_rate=recorded)
     except SeveralChannels as error:
         raise InputError(
             f"{path}: {error.count} channels, a model hears one; choose it with --channel 0 to {error.count - 1} "
@@ -205,7 +237,7 @@ def read_clip(path: Path, sample_rate: int, channel: int | None) -> npt.NDArray[
         ) from None
     except WrongRate as error:
         raise InputError(
-            f"{path}: {error.rate} Hz, the model hears {sample_rate} Hz; convert the file to that rate"
+            f"{path}: {error.rate} Hz, the model hears {features.input_rate} Hz; convert the file to that rate"
         ) from None
 
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import soundfile
+
+from edgeasd.runtime.audio.reader import OutOfScale
 from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.features.logmel import Amplitude, FeatureSettings, Float32Array
+from edgeasd.runtime.health.clip import is_usable
 from edgeasd.toolkit.data.cache import FeatureCache
-from edgeasd.toolkit.data.clips import SKIP, BadFile, Clip, content_hashes, refuse_bad, select_clips
+from edgeasd.toolkit.data.clips import SKIP, BadFile, Clip, content_hashes, plain_id, refuse_bad, select_clips
 from edgeasd.toolkit.data.ground_truth import label_clips, read_ground_truth
 from edgeasd.toolkit.data.layouts import clips_and_unfit
 from edgeasd.toolkit.data.split import Copy, Split, copies_across, split_clips, without
@@ -19,6 +24,13 @@ from edgeasd.toolkit.progress import ProgressCallback, no_progress
 
 _DATA_SETS = (frozenset({"fan", "pump", "slider", "valve"}), frozenset({"ToyCar", "ToyConveyor"}))
 """MIMII and ToyADMOS: machines recorded alike. Outliers come from the same data set (paper, IV-A)."""
+
+_LOWEST_RATE = 1000
+"""What claims less than this many Hz is not resampled, but refused."""
+
+_DOUBTFUL_SHARE = 0.2
+"""If more of the normals of an ID are clipped, offset or full of holes, that is how the machine is heard."""
+_NAMED = 10
 
 Stage = Callable[[str], AbstractContextManager[ProgressCallback]]
 """Opens a progress report for a named stage of work."""
@@ -39,6 +51,32 @@ class MachineSplit:
     test: list[Clip]
 
 
+@dataclass(frozen=True)
+class Unhealthy:
+    """Normal clips whose sound is not to be trusted, with their health states."""
+
+    left_out: list[tuple[Clip, tuple[str, ...]]]
+    """Neither trained on nor held out."""
+    kept: list[tuple[Clip, tuple[str, ...]]]
+    """Doubtful, as are so many of their ID that it is the way the machine was recorded."""
+
+    def describe(self) -> list[str]:
+        """Lines for the user: how many and why, and the first of them by name."""
+        lines = []
+        for clips, what in (
+            (self.left_out, "left out of training for their sound"),
+            (self.kept, "have doubtful sound and are kept, as many of their ID are so; correct the recording"),
+        ):
+            if not clips:
+                continue
+            counts = Counter(state for _, states in clips for state in states)
+            named = "; ".join(f"{clip.path}: {', '.join(states)}" for clip, states in clips[:_NAMED])
+            more = f"; and {len(clips) - _NAMED} more, `edgeasd data scan --deep` lists them" * (len(clips) > _NAMED)
+            causes = ", ".join(f"{state} {count}" for state, count in counts.most_common())
+            lines.append(f"{len(clips)} normal clips {what} ({causes}): {named}{more}")
+        return lines
+
+
 @dataclass
 class MachineData:
     """A machine type of a data set with its neighbours, content hashes, amplitudes and feature cache."""
@@ -51,6 +89,7 @@ class MachineData:
     amplitudes: dict[str, Amplitude]
     cache: FeatureCache
     bad: list[BadFile] = field(default_factory=list)
+    unhealthy: Unhealthy = field(default_factory=lambda: Unhealthy([], []))
     copies: list[Copy] = field(default_factory=list)
     """Training clips that are copies of test clips of the machine type, and so do not train."""
 
@@ -139,9 +178,11 @@ def load_machine(
     id: str | None = None,
     id_attribute: str | None = None,
     settings: FeatureSettings | None = None,
+    follow_recordings: bool = False,
     channel: int | None = None,
     ground_truth: Path | None = None,
     skip_bad: bool = False,
+    keep_unhealthy: bool = False,
     bad_remedy: str = SKIP,
     stage: Stage = _no_stage,
 ) -> MachineData:
@@ -149,8 +190,10 @@ def load_machine(
 
     `channel`, counted from 0, is the one used of clips with several; `ground_truth` is a folder of
     lists that label the machine's unlabelled test clips. Every file is decoded once (its amplitude
-    statistics are cached by content). Raises InputError that names files that cannot be used,
-    whose name or place does not fit included, unless `skip_bad`; those are then in `.bad`.
+    statistics are cached by content). With `follow_recordings`, clips of a lower rate than `settings` asks for are
+    resampled, and `.cache.settings` says so (see `recorded_rate_of`). Raises InputError that names files that cannot be
+    used, whose name or place does not fit included, unless `skip_bad`; those are then in `.bad`. Normals whose sound
+    is not to be trusted are left out unless `keep_unhealthy`; see `.unhealthy`. Clips that only judge a model stay.
     """
     found, unfit = clips_and_unfit(root, id_attribute=id_attribute)
     if not skip_bad:
@@ -161,13 +204,26 @@ def load_machine(
     clips = recorded_alike(found, machine)
     with stage("hashing clips") as report:
         hashes, unreadable = content_hashes([c.path for c in clips], progress=report, skip_bad=True)
-    cache = FeatureCache(cache_folder, settings or FeatureSettings(), channel)
+    features = settings or FeatureSettings()
+    if follow_recordings:
+        recorded = recorded_rate_of([c.path for c in clips if c.path in hashes], features.sample_rate)
+        features = FeatureSettings.model_validate({**features.model_dump(), "recorded_rate": recorded})
+    cache = FeatureCache(cache_folder, features, channel)
     with stage("reading clips") as report:
-        bad = unreadable + _measure(cache, [c for c in clips if c.path in hashes], hashes, report)
+        bad = list(unreadable)
+        of_other_scale: list[Clip] = []
+        _measure(cache, [c for c in clips if c.path in hashes], hashes, bad, of_other_scale, report)
     if not skip_bad:
         refuse_bad(bad, len(clips), bad_remedy)
-    refused = {path for path, _ in bad}
+    refused = {path for path, _ in bad} | {clip.path for clip in of_other_scale}
+    normals_before = clips
     clips = [clip for clip in clips if clip.path not in refused]
+    unhealthy = Unhealthy([(clip, ("out_of_scale",)) for clip in of_other_scale], [])
+    if not keep_unhealthy:
+        _find_unhealthy(clips, {c.path: cache.clip_states(c.path, hashes[c.path]) for c in clips}, unhealthy)
+        refused = {clip.path for clip, _ in unhealthy.left_out}
+        _refuse_none_left(normals_before, refused, machine, None if id is None else plain_id(id), unhealthy)
+        clips = [clip for clip in clips if clip.path not in refused]
     splits = {}
     for kind in sorted({clip.machine for clip in clips}):
         splits[kind] = split_clips(
@@ -188,17 +244,71 @@ def load_machine(
     if machine not in amplitudes:
         raise InputError(f"{machine}: 0 normal training clips in {root}; record some with the machine running well")
     splits = {kind: split for kind, split in splits.items() if kind in amplitudes}
-    return MachineData(Path(root), machine, splits, hashes, amplitudes, cache, unfit + bad, copies)
+    return MachineData(Path(root), machine, splits, hashes, amplitudes, cache, unfit + bad, unhealthy, copies)
+
+
+def _find_unhealthy(clips: list[Clip], states: Mapping[Path, tuple[str, ...]], found: Unhealthy) -> None:
+    """Add clips that cannot be used to `found`, and doubtful ones that are the exception among normals of their ID."""
+    of_id: defaultdict[tuple[str, str], list[Clip]] = defaultdict(list)
+    for clip in clips:
+        if clip.label == "normal" and clip.split != "test":
+            of_id[clip.machine, clip.id].append(clip)
+    for normals in of_id.values():
+        found.left_out.extend((clip, states[clip.path]) for clip in normals if not is_usable(states[clip.path]))
+        usable = [clip for clip in normals if is_usable(states[clip.path])]
+        doubtful = [(clip, states[clip.path]) for clip in usable if states[clip.path]]
+        rare = len(doubtful) <= _DOUBTFUL_SHARE * len(usable)
+        (found.left_out if rare else found.kept).extend(doubtful)
+
+
+def _refuse_none_left(clips: list[Clip], refused: set[Path], machine: str, id: str | None, found: Unhealthy) -> None:
+    normals = [
+        clip
+        for clip in clips
+        if clip.machine == machine and clip.label == "normal" and clip.split != "test" and id in (None, clip.id)
+    ]
+    if normals and all(clip.path in refused for clip in normals):
+        raise InputError(
+            f"{machine}{f' ID {id}' if id else ''}: none of its {len(normals)} normal clips is fit to be learned from: "
+            f"{'; '.join(found.describe())}; record them again, or pass --keep-unhealthy"
+        )
+
+
+def recorded_rate_of(paths: Iterable[Path], sample_rate: int) -> int | None:
+    """The rate in Hz that most of the files have, if it is below `sample_rate`; otherwise None.
+
+    One rate for all clips: a few that hold more than the rest would be told apart by that alone.
+    """
+    rates: Counter[int] = Counter()
+    for path in paths:
+        try:
+            rates[soundfile.info(path).samplerate] += 1
+        except (soundfile.SoundFileError, OSError):
+            continue  # is named when its samples are read
+    if not rates:
+        return None
+    commonest = rates.most_common(1)[0][0]
+    return commonest if _LOWEST_RATE <= commonest < sample_rate else None
 
 
 def _measure(
-    cache: FeatureCache, clips: list[Clip], hashes: dict[Path, str], report: ProgressCallback
-) -> list[BadFile]:
-    bad: list[BadFile] = []
+    cache: FeatureCache,
+    clips: list[Clip],
+    hashes: dict[Path, str],
+    bad: list[BadFile],
+    of_other_scale: list[Clip],
+    report: ProgressCallback,
+) -> None:
+    """Decode every clip once. Those that cannot be used go to `bad`, normals on another scale to `of_other_scale`."""
     for done, clip in enumerate(clips, start=1):
         try:
             cache.clip_statistics(clip.path, hashes[clip.path])
+            cache.clip_states(clip.path, hashes[clip.path])
+        except OutOfScale as error:
+            if clip.label == "normal" and clip.split != "test":
+                of_other_scale.append(clip)
+            else:
+                bad.append((clip.path, str(error)))
         except InputError as error:
             bad.append((clip.path, str(error)))
         report(done, len(clips))
-    return bad

@@ -5,20 +5,21 @@ A scan reports what training would refuse, so it never stops at a bad file.
 
 from __future__ import annotations
 
-import os
+import shlex
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import soundfile
-
 from edgeasd.runtime.audio.reader import AudioReader, read_audio
 from edgeasd.runtime.errors import InputError
+from edgeasd.runtime.health.clip import clip_states
 from edgeasd.toolkit.data.clips import BadFile, Clip, Progress, content_hash
 from edgeasd.toolkit.data.layouts import machine_folders
+from edgeasd.toolkit.data.tree import sound_beside_clips
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,14 @@ class ScanReport:
     """Folders in no known layout: {path: audio files in it}."""
     set_aside: dict[str, int]
     """Machines with files their layout does not use: {machine: files}."""
+    unhealthy: list[tuple[str, str]]
+    """(path, health states) of clips whose sound is not to be trusted; known after a deep scan only."""
+    notes: list[tuple[str, str]]
+    """(path, note) of clips under a false name, or whose length was never written."""
+    no_clips: dict[str, dict[str, int]]
+    """Sound that is no clip as it lies: {folder: {suffix: files}}."""
+    imports: list[str]
+    """Commands that would make clips of it."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain dicts, lists, strings and numbers, ready for json.dumps."""
@@ -82,6 +91,9 @@ class Sound:
     rate: int
     channels: int
     seconds: float
+    notes: tuple[str, ...] = ()
+    states: tuple[str, ...] = ()
+    """Health states, of a deep look only."""
 
 
 def scan(root: Path, *, deep: bool = False, progress: Progress | None = None) -> ScanReport:
@@ -104,6 +116,7 @@ def scan(root: Path, *, deep: bool = False, progress: Progress | None = None) ->
         if unused := len(folder.names) - len(clips) - len(unfit):
             set_aside[folder.path.name] = set_aside.get(folder.path.name, 0) + unused
 
+    no_clips = {folder: dict(sorted(count.items())) for folder, count in sound_beside_clips(root).items()}
     sounds, hashes, unreadable = _read_all([clip.path for _, clip in found], deep, progress)
     return ScanReport(
         root=str(root),
@@ -113,7 +126,20 @@ def scan(root: Path, *, deep: bool = False, progress: Progress | None = None) ->
         duplicates=_duplicates(hashes),
         unrecognised=unrecognised,
         set_aside=set_aside,
+        unhealthy=[(str(path), ", ".join(sound.states)) for path, sound in sounds.items() if sound.states],
+        notes=[(str(path), "; ".join(sound.notes)) for path, sound in sounds.items() if sound.notes],
+        no_clips=no_clips,
+        imports=[_import_command(Path(folder), root) for folder in dict.fromkeys((*no_clips, *unrecognised))],
     )
+
+
+def _import_command(folder: Path, root: Path) -> str:
+    """The command that makes clips of what lies in `folder`, with the machine and the ID that its place names."""
+    parts = folder.relative_to(root).parts if folder.is_relative_to(root) else ()
+    machine, id = parts[0] if parts else "MACHINE", parts[1] if len(parts) > 1 else "ID"
+    label = "anomaly" if parts and parts[-1] in ("anomaly", "abnormal") else "normal"
+    words = ["edgeasd", "data", "import", str(folder), "--output", str(root), "--machine", machine, "--id", id]
+    return shlex.join([*words, "--label", label])
 
 
 def inspect_file(path: Path, *, deep: bool = False) -> Sound:
@@ -123,14 +149,11 @@ def inspect_file(path: Path, *, deep: bool = False) -> Sound:
     every sample as training would.
     """
     # Any rate and channel count is let through here: a scan reports them, training refuses them.
-    AudioReader(path, sample_rate=16_000, channel=None, mix=True, resample=True).close()
-    try:
-        info = soundfile.info(os.fsencode(path))  # as bytes: a name need not be UTF-8
-    except (soundfile.SoundFileError, OSError) as error:
-        raise InputError(f"{path}: vanished or changed while it was read; scan again") from error
-    if deep:
-        read_audio(path, sample_rate=info.samplerate, mix=True)
-    return Sound(info.samplerate, info.channels, info.frames / info.samplerate)
+    reader = AudioReader(path, sample_rate=16_000, channel=None, mix=True, resample=True)
+    with closing(reader):
+        rate, channels, seconds, notes = reader.sample_rate, reader.channels, reader.seconds, reader.notes
+    states = clip_states(read_audio(path, sample_rate=rate, mix=True), rate) if deep else ()
+    return Sound(rate, channels, seconds, notes, states)
 
 
 def _read_all(

@@ -3,17 +3,42 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from edgeasd.runtime.errors import InputError
 
 AUDIO_SUFFIXES = (".wav", ".flac")
+OTHER_SOUND_SUFFIXES = (
+    *(".mp3", ".m4a", ".aac", ".ogg", ".oga", ".opus", ".wma", ".amr", ".aif", ".aiff", ".au", ".caf", ".w64"),
+    *(".mp4", ".mov", ".m4v", ".3gp", ".mkv", ".webm", ".avi", ".ac3", ".ape", ".wv", ".voc", ".bwf", ".rf64"),
+)
+"""Of files that may hold sound and are no clips: `edgeasd data import` takes them."""
 
 
 def is_audio_name(name: str) -> bool:
     """Whether a file name ends in a suffix we read (any case) and is not hidden (`._x.wav` is)."""
     return not name.startswith(".") and name.lower().endswith(AUDIO_SUFFIXES)
+
+
+def sound_beside_clips(root: Path) -> dict[str, Counter[str]]:
+    """{folder: {suffix: files}} of what lies at `root` or below it, may hold sound, and is no WAV or FLAC.
+
+    WAV and FLAC directly at `root`, where no clips lie, count too. Links to folders are not followed.
+    """
+    found: dict[str, Counter[str]] = {}
+    for folder, folders, names in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        suffixes = Counter(
+            os.path.splitext(name)[1].lower()
+            for name in names
+            if not name.startswith(".")
+            and (name.lower().endswith(OTHER_SOUND_SUFFIXES) or (folder == str(root) and is_audio_name(name)))
+        )
+        if suffixes:
+            found[folder] = suffixes
+    return found
 
 
 def visible_folders(folder: Path, root: Path) -> list[Path]:

@@ -9,42 +9,10 @@ from typing import Any
 
 from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.features.logmel import FeatureSettings
+from edgeasd.toolkit.models.front_ends import EFFICIENTAT, PANNS
 
 _EFFICIENTAT = "https://github.com/fschmid56/EfficientAT"
 _PANNS = "https://zenodo.org/records/3987831"
-
-_EFFICIENTAT_FRONT_END = {
-    "sample_rate": 32_000,
-    "n_fft": 1024,
-    "hop_length": 320,
-    "n_mels": 128,
-    "f_min": 0.0,
-    "f_max": 15_000.0,
-    "window": "hann_symmetric",
-    "window_length": 800,
-    "preemphasis": 0.97,
-    "spectrum": "power",
-    "mel_scale": "kaldi",
-    "mel_norm": "none",
-    "logarithm": "ln",
-    "floor_rule": "add",
-    "log_floor": 1e-5,
-    "offset": 4.5,
-    "scale": 0.2,
-}
-_PANNS_FRONT_END = {
-    "sample_rate": 32_000,
-    "n_fft": 1024,
-    "hop_length": 320,
-    "n_mels": 64,
-    "f_min": 50.0,
-    "f_max": 14_000.0,
-    "spectrum": "power",
-    "logarithm": "log10",
-    "floor_rule": "clamp",
-    "log_floor": 1e-10,
-    "scale": 10.0,
-}
 
 
 @dataclass(frozen=True)
@@ -69,12 +37,8 @@ class PretrainedEncoder:
     sha256: str | None = None
     md5: str | None = None
     """What the publisher states where there is no SHA-256. Enough against a broken file, not against a forger."""
-    front_end: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def features(self) -> FeatureSettings:
-        """The front end that the network was trained with."""
-        return FeatureSettings.model_validate(self.front_end)
+    features: FeatureSettings = field(default_factory=FeatureSettings)
+    """The front end that the network was trained behind."""
 
     @property
     def has_known_hash(self) -> bool:
@@ -98,7 +62,7 @@ def _efficientat(name: str, width: str, file: str, **facts: Any) -> PretrainedEn
         url=f"{_EFFICIENTAT}/releases/download/v0.0.1/{file}",
         source=_EFFICIENTAT,
         licence="MIT",
-        front_end=_EFFICIENTAT_FRONT_END,
+        features=EFFICIENTAT,
         **facts,
     )
 
@@ -111,7 +75,7 @@ def _panns(name: str, kind: str, file: str, **facts: Any) -> PretrainedEncoder:
         url=f"{_PANNS}/files/{file.replace('=', '%3D')}?download=1",
         source=_PANNS,
         licence="CC BY 4.0",
-        front_end=_PANNS_FRONT_END,
+        features=PANNS,
         **facts,
     )
 
@@ -174,6 +138,11 @@ def encoder_named(name: str, option: str = "--encoder") -> PretrainedEncoder:
     if name not in ENCODERS:
         raise InputError(f"{option} {name}: unknown; use one of {', '.join(ENCODERS)}")
     return ENCODERS[name]
+
+
+def features_of(backbone: str) -> FeatureSettings:
+    """The front end of a backbone: that of its pretrained encoder, else ours."""
+    return ENCODERS[backbone].features if backbone in ENCODERS else FeatureSettings()
 
 
 def encoders_folder() -> Path:

@@ -12,16 +12,21 @@ from edgeasd.calibration.fit.deploy import SegmentOutputs, clip_scores
 from edgeasd.calibration.fit.distance import paper_range
 from edgeasd.calibration.threshold.gamma import GammaThreshold, gamma_threshold
 from edgeasd.runtime.errors import CheckFailed, InputError
+from edgeasd.runtime.features.logmel import Float32Array
+from edgeasd.runtime.features.segments import SlidingSegments
 from edgeasd.runtime.scoring.clip import score_features
 from edgeasd.runtime.scoring.score import ScoreSettings, blend, relative_distance
 from edgeasd.runtime.scoring.scorer import Scorer
 from edgeasd.toolkit.data.clips import Clip
 from edgeasd.toolkit.data.machine import MachineData
+from edgeasd.toolkit.evaluation.at_threshold import at_threshold
 from edgeasd.toolkit.evaluation.baseline import MahalanobisBaseline
 from edgeasd.toolkit.evaluation.figures import Figures, Labels, agreement, difference, figures_of
 from edgeasd.toolkit.evaluation.trained import GIVEN, UNFITTED, TrainedModel
 from edgeasd.toolkit.presets import table_one_alpha
 from edgeasd.toolkit.progress import ProgressCallback, no_progress
+
+_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,8 @@ class Evaluation:
     """Whether the method blends q and d′, so that α matters."""
     sources: list[Clip]
     """Where `clips` come from, in the same order; not stored."""
+    at_threshold: dict[str, Any] | None = None
+    """Faults found and false alarms at the shipped threshold; None without one."""
 
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary."""
@@ -55,6 +62,7 @@ class Evaluation:
             "tiled": self.tiled,
             "known_anomalies": self.known_anomalies,
             "figures": {name: figures.to_json() for name, figures in self.figures.items()},
+            **({} if self.at_threshold is None else {"at_threshold": self.at_threshold}),
             "notes": self.notes,
             "clips": self.clips,
         }
@@ -72,6 +80,43 @@ def collect(
     return found
 
 
+class JoinedSegments:
+    """q and d of every live segment of clips joined one after another, as a device would hear them, seams included."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        self._scorer = scorer
+        self._window = SlidingSegments(scorer.segments, scorer.features.n_mels)
+        self._waiting: list[Float32Array] = []
+        self._found: list[SegmentOutputs] = []
+
+    def add(self, features: Float32Array) -> None:
+        """Append the log-mel frames (T, n_mels) float32 of one clip."""
+        for _, segment in self._window.push(np.asarray(features, np.float32)):
+            self._waiting.append(segment.copy())
+            if len(self._waiting) == _BATCH:
+                self._score()
+
+    def outputs(self) -> SegmentOutputs:
+        """Those of all clips so far, (segments,) each."""
+        self._score()
+        empty = np.empty(0, np.float32)
+        return SegmentOutputs(*(np.concatenate([empty, *(getattr(one, n) for one in self._found)]) for n in ("q", "d")))
+
+    def _score(self) -> None:
+        if self._waiting:
+            scored = self._scorer.score_segments(np.stack(self._waiting))
+            self._found.append(SegmentOutputs(scored.q, scored.d))
+            self._waiting.clear()
+
+
+def collect_joined(scorer: Scorer, data: MachineData, clips: Sequence[Clip]) -> SegmentOutputs:
+    """`JoinedSegments` of `clips`."""
+    joined = JoinedSegments(scorer)
+    for clip in clips:
+        joined.add(data.features(clip))
+    return joined.outputs()
+
+
 def evaluate(
     trained: TrainedModel,
     data: MachineData,
@@ -80,12 +125,14 @@ def evaluate(
     bundle: Scorer | None = None,
     excluded: frozenset[str] = frozenset(),
     unlabelled: bool = False,
+    live: bool = False,
     report: ProgressCallback = no_progress,
 ) -> Evaluation:
     """Score the labelled test clips of the run's ID, with `unlabelled` the others too. InputError if there are none.
 
     Anomalies that were offered for an update never judge it, the ones left unused included;
     nor do the clips that chose its α; `excluded` (content hashes) leaves out more, so that several models face the same test set.
+    With `live` the normal test clips are also played one after another, to count false alarms at the threshold.
     """
     run = trained.run
     clips = _test_clips(trained, data, excluded, unlabelled)
@@ -117,6 +164,7 @@ def evaluate(
             facts[name] |= difference(scores["deploy"], scores[name], labels)
     # The first mode: deploy if there is one, so that the parts of a clip add up to its deploy score.
     parts = _parts(next(iter(modes.values())), outputs)
+    rows = _rows(data, clips, parts, scores)
     return Evaluation(
         machine=run.machine,
         id=run.id,
@@ -125,12 +173,28 @@ def evaluate(
         tiled=sum(len(data.features(clip)) < run.segments.frames for clip in clips),
         known_anomalies=run.known_anomalies,
         figures={name: figures_of(values, labels, facts[name], medians.get(name)) for name, values in scores.items()},
-        clips=_rows(data, clips, parts, scores),
+        clips=rows,
         trained=str(run.facts.get("started")),
         notes=[*notes, *_warnings(trained, data)],
         alpha_is_free=trained.method.fixed_alpha is None,
         sources=clips,
+        at_threshold=_at_threshold(trained, data, clips, rows, live=live) if "deploy" in modes else None,
     )
+
+
+def _at_threshold(
+    trained: TrainedModel, data: MachineData, clips: Sequence[Clip], rows: list[dict[str, Any]], *, live: bool
+) -> dict[str, Any] | None:
+    """Figures at the threshold that `export` would ship; None if there is none."""
+    fit, run = trained.deploy(), trained.run
+    if fit.threshold is None:
+        return None
+    outliers = clip_scores(fit.score, trained.result.outliers) if trained.result.held_out else []
+    joined = None
+    if live and (normals := [clip for clip in clips if clip.label == "normal"]):
+        outputs = collect_joined(trained.scorer(UNFITTED), data, normals)
+        joined = (fit.score, outputs, run.features, run.segments)
+    return at_threshold(rows, "deploy", fit.threshold, outliers, joined)
 
 
 def _test_clips(trained: TrainedModel, data: MachineData, excluded: frozenset[str], unlabelled: bool) -> list[Clip]:

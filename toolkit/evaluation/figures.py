@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edgeasd.calibration.drift.ranking import delong
 from edgeasd.toolkit.evaluation.dcase import VARIANTS, domain_figures
-from edgeasd.toolkit.evaluation.metrics import auc, hanley_mcneil, partial_auc, tied_pairs
+from edgeasd.toolkit.evaluation.metrics import auc, newcombe, partial_auc, tied_pairs
 
 TIE = 1e-4
 """Clip scores closer than this count as tied when two scorings of the same clips are compared."""
@@ -38,7 +38,7 @@ class Figures:
 
     auc: float | None
     interval: tuple[float, float] | None
-    """95 %, Hanley and McNeil, normal as the positive class."""
+    """95 %, Newcombe's method 5."""
     pauc: float | None
     """At a false-positive rate of 0.1, McClish-standardised."""
     facts: dict[str, Any] = field(default_factory=dict)
@@ -46,7 +46,8 @@ class Figures:
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary."""
         interval = None if self.interval is None else list(self.interval)
-        return {"auc": self.auc, "interval95": interval, "pauc_0.1": self.pauc, **self.facts}
+        method = {} if interval is None else {"interval_method": "Newcombe 2006, method 5"}
+        return {"auc": self.auc, "interval95": interval, **method, "pauc_0.1": self.pauc, **self.facts}
 
 
 def figures_of(
@@ -58,7 +59,7 @@ def figures_of(
         why = f"AUC undefined: {normal.size} normal and {anomaly.size} anomalous test clips"
         return Figures(None, None, None, {**facts, "undefined": why})
     value = auc(normal, anomaly)
-    interval = hanley_mcneil(value, normal.size, anomaly.size)
+    interval = newcombe(value, normal.size, anomaly.size)
     found = dict(facts)
     if medians is not None:
         middle = labels.split(medians)

@@ -17,8 +17,8 @@ from edgeasd.runtime.features.segments import SegmentSettings
 from edgeasd.runtime.scoring.score import ScoreSettings
 from edgeasd.runtime.scoring.scorer import Scorer
 from edgeasd.toolkit.evaluation.alpha import load_chosen
-from edgeasd.toolkit.losses import KNN, Method, method_named
-from edgeasd.toolkit.models.backbones import Network, build_network, count_parameters
+from edgeasd.toolkit.losses import CLASSIFY, KNN, Method, method_named
+from edgeasd.toolkit.models.backbones import Network, count_parameters, network_of
 from edgeasd.toolkit.presets import Preset, stored_preset
 from edgeasd.toolkit.runs import BANKS, Run, TrainingResult
 from edgeasd.toolkit.training.checkpoint import latest_checkpoint
@@ -147,15 +147,19 @@ class TrainedModel:
             return bank_scorer(self.network, self.banks, run, score)
         return torch_scorer(self.network, self.centroid, run.features, run.amplitude, run.segments, score)
 
-    def deploy(self, extra_normals: list[SegmentOutputs] | None = None) -> DeployFit:
+    def deploy(
+        self, extra_normals: list[SegmentOutputs] | None = None, extra_live: SegmentOutputs | None = None
+    ) -> DeployFit:
         """The frozen constants; `extra_normals` (from clips the user gives) take the place of the held-out ones.
+
+        `extra_live` is of their live segments, joined one after another.
 
         Raises CheckFailed if normals and outliers do not separate.
         """
         origin = HELD_OUT if self.result.held_out else TRAINING
-        normals, normal_origin = self.result.normals, origin
+        normals, normal_origin, live = self.result.normals, origin, self.result.live_normals
         if extra_normals is not None:
-            normals, normal_origin = extra_normals, "given"
+            normals, normal_origin, live = extra_normals, "given", extra_live
         return fit_deploy(
             self.method.name,
             self.method.fixed_alpha,
@@ -165,6 +169,9 @@ class TrainedModel:
             alpha=self.alpha,
             normal_origin=normal_origin,
             outlier_origin=origin,
+            live=live,
+            features=self.run.features,
+            segments=self.run.segments,
         )
 
 
@@ -186,19 +193,13 @@ def load_trained_model(run: Run, *, scoring: str | None = None, without_alpha: b
         )
     if by_bank:
         result = run.result(of_banks=True)
-    network = build_network(
-        preset.backbone,
-        n_mels=run.features.n_mels,
-        zero_init_residual=preset.zero_init_residual,
-        embedding_size=preset.embedding_size,
-        frozen=preset.method == KNN.name,
-    )
+    network = network_of(preset, run.features.n_mels, banks=True)
     method = method_named(preset.method)
     centroid, iteration = torch.zeros(network.embedding_size), 0
     if count_parameters(network.encoder):
         checkpoint = latest_checkpoint(run.checkpoints)
         centroid, iteration = checkpoint.restore_network(network)[0], checkpoint.iteration
-    if method is KNN:  # no classifier
+    if method in (KNN, CLASSIFY):  # no classifier
         torch.nn.init.zeros_(network.head.weight)
     network.eval()
     chosen = None if without_alpha or method.fixed_alpha is not None else load_chosen(run, of_banks=by_bank)

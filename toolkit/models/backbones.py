@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -11,11 +12,12 @@ from torch import Tensor, nn
 from edgeasd.calibration.fit.bank import BankPlan
 from edgeasd.runtime.errors import InputError
 from edgeasd.toolkit.encoders.table import encoder_named
-from edgeasd.toolkit.models.blocks import ConvBlock, MelNorm, conv, stage
+from edgeasd.toolkit.models.blocks import ConvBlock, MelNorm, UnitLength, conv, stage
 from edgeasd.toolkit.models.layered import LayeredEncoder, Part
 from edgeasd.toolkit.models.logmel_stats import LogMelStats
 from edgeasd.toolkit.models.mobilenet import MobileNet
 from edgeasd.toolkit.models.panns import Panns
+from edgeasd.toolkit.presets import Preset
 
 _ENOUGH_FRAMES = 64
 """Every backbone takes as many; asking torch costs seconds of imports."""
@@ -120,8 +122,16 @@ def build_pretrained(
 ) -> LayeredEncoder:
     """A pretrained encoder without its weights yet; `frozen` hands out the parts that its banks vote on."""
     make, parts = _PRETRAINED[name]
-    n_mels = int(encoder_named(name).front_end["n_mels"]) if n_mels is None else n_mels
+    n_mels = encoder_named(name).features.n_mels if n_mels is None else n_mels
     return make(n_mels, parts=parts if frozen else (), classifier=classifier)
+
+
+def build_classified(name: str, n_mels: int) -> LayeredEncoder:
+    """A pretrained encoder, without its weights yet, that hands out what votes after its training by classification:
+    the layers of the frozen one, of which the early ones are as they came, and the direction of its top."""
+    make, parts = _PRETRAINED[name]
+    votes = tuple(replace(part, kind="direction") if part.kind == "top" else part for part in parts)
+    return make(n_mels, parts=votes)
 
 
 def _pretrained_backbone(name: str) -> Callable[..., nn.Module]:
@@ -204,6 +214,26 @@ def build_network(
         names = set(encoder.state_dict())
         # A classifier of other sounds is of no use here.
         encoder.load_state_dict({key: value for key, value in weights.items() if key in names})
+    return Network(encoder, int(encoder.embedding_size))  # type: ignore[arg-type]
+
+
+def network_of(
+    preset: Preset, n_mels: int, *, banks: bool = False, weights: Mapping[str, Tensor] | None = None
+) -> Network:
+    """`build_network` as a preset has it, to train it or, with `banks`, to compare what it says with stored normals."""
+    network = build_network(
+        preset.backbone,
+        n_mels=n_mels,
+        zero_init_residual=preset.zero_init_residual,
+        embedding_size=preset.embedding_size,
+        frozen=banks and preset.method == "knn",
+        weights=weights,
+    )
+    if not (banks and preset.method == "classify"):
+        return network
+    encoder: nn.Module = UnitLength(network.encoder)
+    if preset.backbone in _PRETRAINED:
+        encoder = build_classified(preset.backbone, n_mels)
     return Network(encoder, int(encoder.embedding_size))  # type: ignore[arg-type]
 
 

@@ -79,6 +79,18 @@ class ResidualBlock(nn.Module):
         return torch.relu(y + self.shortcut(x))
 
 
+class UnitLength(nn.Module):
+    """z / ‖z‖ of an encoder whose training compared angles: distances in a bank are then those of angles too."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+        self.embedding_size = int(inner.embedding_size)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.normalize(self.inner(x), dim=1)
+
+
 def stage(
     inputs: int, outputs: int, blocks: int, *, downsample: bool, dropout: float, zero_init_residual: bool
 ) -> nn.Sequential:

@@ -27,7 +27,8 @@ class Part:
     """"spread": standard deviation, and that of frame differences, of each mel band of the input over time.
     "layer": mean and standard deviation over time of each channel and frequency of a layer.
     "channels": the same of each channel, after its mean over frequency.
-    "top": mean over time and frequency of each channel of a layer."""
+    "top": mean over time and frequency of each channel of a layer.
+    "direction": the same, scaled to length 1."""
     layer: int | None = None
     """Index of the layer; None for the input."""
     map: str = "none"
@@ -101,7 +102,7 @@ def _size(part: Part, n_mels: int, shapes: Sequence[tuple[int, int]]) -> int:
     if part.layer is None:
         return 2 * n_mels
     channels, bands = shapes[part.layer]
-    return {"layer": 2 * channels * bands, "channels": 2 * channels, "top": channels}[part.kind]
+    return {"layer": 2 * channels * bands, "channels": 2 * channels, "top": channels, "direction": channels}[part.kind]
 
 
 def _part(part: Part, x: Tensor, outputs: Mapping[int, Tensor]) -> Tensor:
@@ -109,8 +110,9 @@ def _part(part: Part, x: Tensor, outputs: Mapping[int, Tensor]) -> Tensor:
         frames = x[:, 0].transpose(1, 2)
         return torch.cat([_deviation(frames), _deviation(frames[:, :, 1:] - frames[:, :, :-1])], dim=1)
     y = outputs[part.layer]
-    if part.kind == "top":
-        return y.mean(dim=(2, 3))
+    if part.kind in ("top", "direction"):
+        top = y.mean(dim=(2, 3))
+        return top if part.kind == "top" else nn.functional.normalize(top, dim=1)
     series = y.mean(dim=2) if part.kind == "channels" else y.flatten(1, 2)
     return torch.cat([series.mean(dim=2), _deviation(series)], dim=1)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from importlib import resources
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -15,7 +15,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-PRESETS = ("paper", "quick", "knn")
+PRESETS = ("paper", "quick", "classify", "knn", "pretrained", "pretrained-tuned", "pretrained-classify")
 
 SCORINGS = ("centroid", "knn")
 _WITHOUT_WEIGHTS = ("logmel-stats",)
@@ -48,9 +48,9 @@ class Preset(BaseModel):
     name: str
     """The preset that the values come from."""
     backbone: str
-    """What maps log-mel to an embedding: resnet38, quick or logmel-stats."""
+    """What maps log-mel to an embedding: resnet38, quick, logmel-stats or a pretrained encoder."""
     method: str
-    """Loss and score: bce, dsad, ddcsad, bce+dsad or bce+ddcsad; or knn, the distance to stored normals."""
+    """Loss and score: bce, dsad, ddcsad, bce+dsad or bce+ddcsad; or stored normals: classify (trained) or knn (not)."""
     iterations: Annotated[int, Field(ge=0, le=10_000_000)]
     """Training steps, one batch each; 0 for knn, which has nothing to train."""
     batch_normal: Annotated[int, Field(ge=1, le=4096)]
@@ -82,7 +82,7 @@ class Preset(BaseModel):
     checkpoint_every: Annotated[int, Field(ge=1)]
     """Iterations between two checkpoints."""
     segment_frames: Annotated[int, Field(ge=8, le=4096)] = 256
-    """Log-mel frames of a segment, 32 ms each."""
+    """Log-mel frames of a segment: of 32 ms each, or of 10 ms for a pretrained encoder."""
     sections: Annotated[int, Field(ge=1, le=1000)] = 10
     """Segments of a clip whose scores are averaged."""
     zero_init_residual: bool = True
@@ -95,21 +95,31 @@ class Preset(BaseModel):
     """Estimate batch-norm statistics in one pass before the first centroids."""
     anomalies_in_centroid: bool = False
     """Let known anomalies enter c_n beside the outliers."""
+    crop_frames: Annotated[int, Field(ge=0, le=4096)] = 0
+    """classify: frames of a training segment; 0 for those of a segment."""
+    mixup: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """classify: share of the training segments that are mixed with another."""
+    sub_centres: Annotated[int, Field(ge=1, le=1024)] = 16
+    """classify: centres of each class."""
+    class_machines: Literal["own", "all"] = "own"
+    """classify: whose IDs are told apart, those of the machine alone (own) or of all machines recorded alike (all)."""
     scoring: str = "centroid"
     """What d is measured to: the centroid of the normals, or the nearest of them (knn), whatever the training."""
     bank_size: Annotated[int, Field(ge=8, le=65_536)] = 1024
-    """knn: stored normal segments of each bank, at most."""
+    """Banks: stored normal segments of each bank, at most."""
     bank_neighbours: Annotated[int, Field(ge=1, le=100)] = 4
-    """knn: neighbours whose mean distance is the local density."""
+    """Banks: neighbours whose mean distance is the local density."""
     bank_sections: Annotated[int, Field(ge=1, le=100)] = 3
-    """knn: segments of each training clip that are stored, first and last included."""
+    """Banks: segments of each training clip that are stored, first and last included."""
     finetune: FinetunePlan = FinetunePlan()
     """What an update with known anomalies does otherwise."""
 
     @model_validator(mode="before")
     @classmethod
     def _stored_is_compared_with(cls, raw: Any) -> Any:
-        """The method knn has nothing but stored normals; presets of older runs do not say so."""
+        """The methods knn and classify have nothing but stored normals; presets of older runs do not say so."""
+        if isinstance(raw, dict) and raw.get("method") == "classify":
+            return {**raw, "scoring": "knn"}  # it may come from a preset of another method
         return {"scoring": "knn", **raw} if isinstance(raw, dict) and raw.get("method") == "knn" else raw
 
     @model_validator(mode="after")
@@ -141,10 +151,11 @@ class Preset(BaseModel):
 
         Raises InputError for a method that trains nothing.
         """
-        if self.method == "knn":
+        if self.method in ("knn", "classify"):
             raise InputError(
-                "finetune: the model stores normals (knn) and trains nothing, so there is no update; train it with another "
-                "method, such as --preset quick, which needs at least one other machine"
+                f"finetune: the model compares with stored normals ({self.method}), which known anomalies do not change, "
+                "so there is no update; train it with another method, such as --preset quick, which needs at least one "
+                "other machine"
             )
         return self.changed(**self.finetune.model_dump())
 

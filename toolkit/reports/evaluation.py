@@ -12,6 +12,7 @@ import soundfile
 from edgeasd.toolkit.data.cache import read_clip
 from edgeasd.toolkit.data.machine import MachineData
 from edgeasd.toolkit.evaluation.alpha import sweep_alpha
+from edgeasd.toolkit.evaluation.at_threshold import share_text
 from edgeasd.toolkit.evaluation.evaluate import Evaluation
 from edgeasd.toolkit.evaluation.metrics import roc_band, roc_points
 from edgeasd.toolkit.reports import DASH, Figure, Table, data_uri, render
@@ -32,7 +33,13 @@ def evaluation_report(
     InputError if a clip shown can no longer be read.
     """
     found = [one for one, _ in judged]
-    tables = [_figures_table(found, means), _domains_table(found, means), _comparisons_table(found)]
+    tables = [
+        _figures_table(found, means),
+        _threshold_table(found),
+        _kinds_table(found),
+        _domains_table(found, means),
+        _comparisons_table(found),
+    ]
     return render(
         "evaluation.html",
         title=f"{found[0].machine}: evaluation",
@@ -66,6 +73,38 @@ def _figures_table(found: Sequence[Evaluation], means: Mapping[str, Mapping[str,
             rows.append([label, "", *cells])
     headings = ["ID", "normal / anomalous", *(NAMES[name] for name in names)]
     return Table("AUC % [95 % interval] / pAUC %", headings, rows, totals)
+
+
+def _threshold_table(found: Sequence[Evaluation]) -> Table | None:
+    rows: list[list[object]] = []
+    for one in found:
+        if (facts := one.at_threshold) is None:
+            continue
+        alarms = facts.get("false_alarms")
+        hours = month = DASH
+        if alarms is not None:
+            low, high = alarms["interval95"]
+            hours, month = f"{alarms['hours']:.3g}", f"{alarms['per_month']:.3g} [{low:.3g}, {high:.3g}]"
+        shares = [
+            share_text(facts[name]) if facts[name]["of"] else DASH
+            for name in ("detected", "normals_above", "outliers_above")
+        ]
+        rows.append([one.id, f"{facts['threshold']:.4g}", *shares, month, hours])
+    headings = [
+        *("ID", "threshold", "anomalies found", "normals above", "other machines above"),
+        *("false alarms a month [95 %]", "hours behind it"),
+    ]
+    return Table("At the shipped threshold", headings, rows) if rows else None
+
+
+def _kinds_table(found: Sequence[Evaluation]) -> Table | None:
+    rows = [
+        [one.id, kind, share_text(share)]
+        for one in found
+        if one.at_threshold is not None
+        for kind, share in one.at_threshold["by_kind"].items()
+    ]
+    return Table("Anomalies found by kind, as file names tell it", ["ID", "kind", "found"], rows) if rows else None
 
 
 def _figures_cell(one: Evaluation, name: str) -> str:
@@ -127,12 +166,12 @@ def _id_section(one: Evaluation, data: MachineData, *, audio: bool) -> dict[str,
         f"{facts['d_min']:.4g} to {facts['d_max']:.4g}. Trained {one.trained[:10]}.",
         "undefined": facts["undefined"] if one.figures[scoring].auc is None else None,
     }
-    if section["undefined"]:
-        return section
     threshold = facts.get("threshold")
-    plots = [_roc(one, scoring), _histogram(one, scoring, threshold)]
-    if one.alpha_is_free:
-        plots.append(_alpha_curve(one, scoring))
+    plots = [_histogram(one, scoring, threshold)]
+    if not section["undefined"]:
+        plots.insert(0, _roc(one, scoring))
+        if one.alpha_is_free:
+            plots.append(_alpha_curve(one, scoring))
     settings = data.cache.settings
     pictures = (
         f"Pictures below: log-mel, time to the right, {settings.f_min:g} to {settings.f_max:g} Hz upward on the mel "
@@ -148,6 +187,7 @@ def _id_section(one: Evaluation, data: MachineData, *, audio: bool) -> dict[str,
             ("Normal clips with the highest scores", normals),
             ("Anomalous clips with the lowest scores", anomalies),
         )
+        if chosen
     ]
     return {**section, "plots": plots, "pictures": pictures, "clips": clips}
 
@@ -203,7 +243,7 @@ def _verdict(label: str, is_above: bool) -> str:
 def _sound(one: Evaluation, data: MachineData, index: int) -> str:
     """The clip as the model hears it (one channel at its rate), FLAC of 16 bits."""
     rate = data.cache.settings.sample_rate
-    samples = read_clip(one.sources[index].path, rate, data.cache.channel)
+    samples = read_clip(one.sources[index].path, data.cache.settings, data.cache.channel)
     written = io.BytesIO()
     soundfile.write(written, samples, rate, format="FLAC", subtype="PCM_16")
     return data_uri("audio/flac", written.getvalue())
@@ -234,10 +274,11 @@ def _histogram(one: Evaluation, scoring: str, threshold: float | None) -> Figure
     normal, anomaly = _scores(one, scoring)
     edges = shared_edges(normal, anomaly, [threshold] if threshold is not None else [])
     counts = [np.histogram(group, edges)[0] for group in (normal, anomaly)]
+    groups = ((normal, "normal clips"), (anomaly, "anomalous ones"))
+    spans = [f"{len(of)} {name} score {min(of):.3g} to {max(of):.3g}" for of, name in groups if of]
     plot = Plot(
         f"Scores of ID {one.id}",
-        f"{len(normal)} normal clips score {min(normal):.3g} to {max(normal):.3g}, {len(anomaly)} anomalous ones "
-        f"{min(anomaly):.3g} to {max(anomaly):.3g}.",
+        f"{', '.join(spans)}.",
         "clip score",
         "clips",
         (float(edges[0]), float(edges[-1])),
@@ -254,7 +295,8 @@ def _histogram(one: Evaluation, scoring: str, threshold: float | None) -> Figure
             f"Above the threshold {threshold:.4g}: {false_alarms} of {len(normal)} normal and {detected} of "
             f"{len(anomaly)} anomalous clips."
         )
-    return Figure(plot.svg(), caption, (("normal", "normal"), ("anomaly", "anomalous")))
+    keys = (("normal", "normal"), ("anomaly", "anomalous"))
+    return Figure(plot.svg(), caption, keys if anomaly else keys[:1])
 
 
 def _alpha_curve(one: Evaluation, scoring: str) -> Figure:

@@ -187,6 +187,7 @@ def _machine_data(job: ModelJob, report: ProgressCallback) -> MachineData:
         id_attribute=source.id_attribute,
         channel=source.channel,
         ground_truth=source.ground_truth,
+        keep_unhealthy=True,  # the published experiment takes every clip
         bad_remedy=REPAIR,
         stage=stage,
     )

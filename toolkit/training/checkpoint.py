@@ -24,6 +24,8 @@ from torch import Tensor, nn
 
 from edgeasd.runtime.errors import InputError, describe_validation_error
 from edgeasd.runtime.system.files import atomic_directory, write_json
+from edgeasd.toolkit.models.blocks import UnitLength
+from edgeasd.toolkit.runs import Run
 
 FORMAT = 1
 _REMEDY = "delete that folder and go on from the checkpoint before it, or train anew with --overwrite"
@@ -155,3 +157,28 @@ def latest_checkpoint(folder: Path) -> Checkpoint:
     if not found:
         raise InputError(f"{folder}: holds no checkpoint; train first with `edgeasd train`")
     return load_checkpoint(found[-1])
+
+
+def load_encoder(run: Run, encoder: nn.Module) -> None:
+    """Load the weights that `run` trained, or took over, into `encoder`.
+
+    Raises InputError for a run without weights or whose training has not finished, and for those of another network.
+    """
+    checkpoint, wanted = latest_checkpoint(run.checkpoints), int(run.facts["preset"].get("iterations", 0))
+    if checkpoint.iteration != wanted and not run.is_stored:
+        raise InputError(
+            f"{run.folder}: stopped at iteration {checkpoint.iteration} of {wanted}; finish its training with --resume"
+        )
+    prefix = "network.encoder."
+    weights = {
+        name.removeprefix(prefix).removeprefix("inner."): value
+        for name, value in checkpoint.model.items()
+        if name.startswith(prefix)
+    }
+    try:
+        (encoder.inner if isinstance(encoder, UnitLength) else encoder).load_state_dict(weights)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"{checkpoint.path}: does not fit the encoder that is to take it over ({reason}); name another run"
+        ) from None

@@ -154,7 +154,11 @@ def assemble(chosen: Batch, pools: Sequence[FeaturePool], frames: int, n_mels: i
     return segments, kind
 
 
-class Batches(Dataset[tuple[Tensor, Tensor] | Exception]):
+BatchSource = Dataset[tuple[Tensor, Tensor] | Exception]
+"""The batch of every iteration, or what went wrong making it."""
+
+
+class Batches(BatchSource):
     """The batch of every iteration: batches[731] is the same in any process and at any time."""
 
     def __init__(self, sampler: BatchSampler, pools: Sequence[FeaturePool], frames: int, n_mels: int) -> None:
@@ -171,7 +175,7 @@ class Batches(Dataset[tuple[Tensor, Tensor] | Exception]):
             return error
 
 
-def load_batches(batches: Batches, first: int, stop: int, *, workers: int, pin_memory: bool) -> Iterator[Any]:
+def load_batches(batches: BatchSource, first: int, stop: int, *, workers: int, pin_memory: bool) -> Iterator[Any]:
     """`batches[first]` to `batches[stop - 1]`, made ahead by `workers` processes (0: when they are asked for).
 
     With `pin_memory` they lie in page-locked memory, from which a copy to a GPU runs beside the step before.

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from edgeasd.calibration.fit.bank import fit_banks
 from edgeasd.calibration.fit.deploy import SegmentOutputs
+from edgeasd.calibration.fit.stored_normals import EmbeddedClips, StoredNormals, embedded_clips, section_starts
 from edgeasd.runtime.features.logmel import Float32Array
-from edgeasd.runtime.features.segments import tile
+from edgeasd.runtime.features.segments import clip_starts, tile
 from edgeasd.toolkit.data.clips import Clip
 from edgeasd.toolkit.data.machine import MachineData, MachineSplit
-from edgeasd.toolkit.evaluation.evaluate import collect
-from edgeasd.toolkit.evaluation.trained import UNFITTED, TorchEngine, bank_scorer, torch_scorer
+from edgeasd.toolkit.evaluation.evaluate import collect, collect_joined
+from edgeasd.toolkit.evaluation.trained import UNFITTED, BankHead, TorchEngine, bank_scorer, torch_scorer
 from edgeasd.toolkit.models.backbones import Network
 from edgeasd.toolkit.presets import Preset
 from edgeasd.toolkit.progress import ProgressCallback
@@ -41,6 +41,7 @@ def training_result(
         anomalies=collect(scorer, data, anomalies),
         held_out=held_out,
         golden=pick_reference_segments(data, normals, outliers, run.segments.frames),
+        live_normals=collect_joined(scorer, data, normals) if held_out else None,
     )
 
 
@@ -76,56 +77,77 @@ def fit_banks_of(
     no distance. Raises InputError for too few clips, values that are not finite, and copies.
     """
     engine = TorchEngine(network)
-    z, clips = _embeddings(data, split.normals, preset, engine, report)
-    banks, unseen = fit_banks(z, clips, network.bank_plans(), size=preset.bank_size, neighbours=preset.bank_neighbours)
-    scorer = bank_scorer(network, banks, run, UNFITTED)
     held_out = bool(split.holdout_normals)
-    if held_out:
-        normals = collect(scorer, data, split.holdout_normals)
-    else:
-        q = scorer.head(z)["q"]
-        rows = [np.flatnonzero(clips == index) for index in range(len(split.normals))]
-        normals = [SegmentOutputs(q[own], unseen[own].astype(np.float32)) for own in rows]
-    outliers = split.holdout_outliers if held_out else split.outliers[:_STAND_IN_CLIPS]
-    result = TrainingResult(
-        normals=normals,
-        # Without a classifier nobody asks how far other machines are.
-        outliers=[] if run.is_stored else collect(scorer, data, outliers),
-        anomalies=collect(scorer, data, anomalies),
-        held_out=held_out,
-        golden=pick_reference_segments(
-            data, split.holdout_normals or split.normals, [] if run.is_stored else outliers, run.segments.frames
+    # Without a classifier nobody asks how far other machines are.
+    away = [] if run.is_stored else split.holdout_outliers if held_out else split.outliers[:_STAND_IN_CLIPS]
+
+    def by_clip_rule(frames: int) -> list[int]:
+        return clip_starts(frames, run.segments)
+
+    def embed(clips: Sequence[Clip], starts: Callable[[int], list[int]], what: str) -> EmbeddedClips:
+        parts = _embeddings(
+            data, clips, preset.segment_frames, starts, engine, lambda done, total: report(done, total, what)
+        )
+        return embedded_clips(parts, [data.hashes[clip.path] for clip in clips], network.embedding_size)
+
+    kept = StoredNormals(
+        tuple(network.bank_plans()),
+        preset.bank_size,
+        preset.bank_neighbours,
+        preset.bank_sections,
+        embed(
+            split.normals,
+            lambda frames: section_starts(frames, preset.segment_frames, preset.bank_sections),
+            "normal clips",
         ),
+        embed(split.holdout_normals, by_clip_rule, "held-out clips"),
+        embed(away, by_clip_rule, "outlier clips"),
     )
-    run.save_banks(banks, result)
+    banks, unseen = kept.fit()
+    head = BankHead(network, banks)
+    result = TrainingResult(
+        normals=_outputs(head, kept.held_out) if held_out else _outputs(head, kept.stored, unseen),
+        outliers=_outputs(head, kept.outliers),
+        anomalies=_outputs(head, embed(anomalies, by_clip_rule, "known anomalies")),
+        held_out=held_out,
+        golden=pick_reference_segments(data, split.holdout_normals or split.normals, list(away), run.segments.frames),
+        live_normals=collect_joined(bank_scorer(network, banks, run, UNFITTED), data, split.holdout_normals)
+        if held_out
+        else None,
+    )
+    run.save_banks(banks, kept.bounded(), result)
 
 
-def section_starts(frames: int, length: int, count: int) -> list[int]:
-    """First frames of `count` segments spread over a clip, both ends included; fewer where they would coincide."""
-    last = max(0, frames - length)
-    return sorted({round(last * i / max(1, count - 1)) for i in range(count)})
+def _outputs(head: BankHead, clips: EmbeddedClips, d: np.ndarray | None = None) -> list[SegmentOutputs]:
+    """q and d of the segments of each clip, with these distances (N,) in place of the head's."""
+    if not len(clips.z):
+        return []
+    found = head(clips.z)
+    d = found["d"] if d is None else d.astype(np.float32)
+    return [SegmentOutputs(*pair) for pair in zip(clips.by_clip(found["q"]), clips.by_clip(d), strict=True)]
 
 
 def _embeddings(
     data: MachineData,
-    normals: Sequence[Clip],
-    preset: Preset,
+    clips: Sequence[Clip],
+    length: int,
+    starts: Callable[[int], list[int]],
     engine: TorchEngine,
-    report: ProgressCallback,
-) -> tuple[Float32Array, np.ndarray]:
-    """Embeddings (N, D) of a few segments of each clip, and the index of the clip of each."""
+    report: Callable[[int, int], None],
+) -> list[Float32Array]:
+    """Embeddings (segments, D) of each clip, of the segments of `length` frames that begin at `starts`(frames)."""
     found: list[Float32Array] = []
-    clips: list[int] = []
+    counts: list[int] = []
     waiting: list[Float32Array] = []
-    for index, clip in enumerate(normals):
+    for index, clip in enumerate(clips):
         features = data.features(clip)
-        if len(features) < preset.segment_frames:
-            features = tile(features, preset.segment_frames)
-        for start in section_starts(len(features), preset.segment_frames, preset.bank_sections):
-            waiting.append(np.asarray(features[start : start + preset.segment_frames]))
-            clips.append(index)
-        if len(waiting) >= _BATCH or index + 1 == len(normals):
-            found.append(engine.embed(np.stack(waiting)[:, None]))
-            waiting.clear()
-        report(index + 1, len(normals), "normal clips")
-    return np.concatenate(found), np.array(clips)
+        if len(features) < length:
+            features = tile(features, length)
+        begins = starts(len(features))
+        counts.append(len(begins))
+        waiting += [np.asarray(features[start : start + length]) for start in begins]
+        while len(waiting) >= _BATCH or (waiting and index + 1 == len(clips)):
+            found.append(engine.embed(np.stack(waiting[:_BATCH])[:, None]))
+            del waiting[:_BATCH]
+        report(index + 1, len(clips))
+    return np.split(np.concatenate(found), np.cumsum(counts)[:-1]) if found else []

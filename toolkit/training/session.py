@@ -18,16 +18,21 @@ import torch
 from lightning_fabric import Fabric
 
 import edgeasd
+from edgeasd.calibration.fit.stored_normals import NORMALS
 from edgeasd.runtime.errors import CheckFailed, InputError
 from edgeasd.runtime.features.segments import SegmentSettings
 from edgeasd.toolkit.data.clips import Clip
 from edgeasd.toolkit.data.machine import MachineData, MachineSplit
 from edgeasd.toolkit.data.offered import KnownAnomalies
 from edgeasd.toolkit.data.sound import profiles_of
+from edgeasd.toolkit.encoders.table import ENCODERS
+from edgeasd.toolkit.encoders.weights import Weights
+from edgeasd.toolkit.losses import METHODS
+from edgeasd.toolkit.models.backbones import network_of
 from edgeasd.toolkit.presets import Preset, stored_preset
 from edgeasd.toolkit.progress import ProgressCallback
 from edgeasd.toolkit.runs import BANKS, Run, load_run
-from edgeasd.toolkit.training.checkpoint import latest_checkpoint, list_checkpoints
+from edgeasd.toolkit.training.checkpoint import latest_checkpoint, list_checkpoints, load_encoder
 from edgeasd.toolkit.training.data import FeaturePool
 from edgeasd.toolkit.training.outcome import fit_banks_of, training_result
 from edgeasd.toolkit.training.trainer import NotFinite, StepLog, Trainer
@@ -64,23 +69,59 @@ def train_one(
     resume: bool = False,
     overwrite: bool = False,
     compile_network: bool = False,
+    weights: Weights | None = None,
+    start: Run | None = None,
     report: ProgressCallback,
     should_stop: Callable[[], bool],
 ) -> Run:
     """Train the model of one ID into `folder` and return its run; `data` must hold that machine.
 
-    Raises InputError for an existing run without `resume` or `overwrite`, for a resume with other
-    data or settings, and what `Trainer.run` raises.
+    `weights` are those that a pretrained encoder begins with, `start` is a run whose encoder's weights training begins
+    with, as `check_first_stage` takes it. Raises InputError for an existing run without `resume` or `overwrite`, for a
+    resume with other data or settings, and what `Trainer.run` raises.
     """
     split = data.trainable(id)
-    run = Run(folder, run_facts(data, id, split, preset, seed))
+    if preset.backbone in ENCODERS and weights is None and start is None:
+        raise InputError(f"{preset.backbone}: begins with published weights; name the file with --weights")
+    run = Run(folder, run_facts(data, id, split, preset, seed, weights) | first_stage_facts(start))
     claim_run(run, resume=resume, overwrite=overwrite)
     n_mels = data.cache.settings.n_mels
     normals, outliers = _pool(data, split.normals, preset), _pool(data, split.outliers, preset)
-    trainer = Trainer(preset, seed, normals, outliers, n_mels, fabric, compile_network=compile_network)
-    _train(trainer, run, resume, report, should_stop)
+    trainer = Trainer(
+        preset,
+        seed,
+        normals,
+        outliers,
+        n_mels,
+        fabric,
+        weights=None if weights is None else weights.state,
+        compile_network=compile_network,
+    )
+    if start is not None:
+        load_encoder(start, trainer.network.encoder)
+    run_trainer(trainer, run, resume, report, should_stop)
     _finish(trainer, run, data, split, (), report)
     return run
+
+
+def check_first_stage(run: Run, preset: Preset, place: Path) -> None:
+    """InputError, naming `place`, for a run whose encoder is none that `preset` can begin with."""
+    theirs = stored_preset(run.facts["preset"], str(run.folder / "run.json"))
+    for name in ("backbone", "embedding_size"):
+        if getattr(theirs, name) != getattr(preset, name):
+            raise InputError(
+                f"--init-from {place}: its {name} is {getattr(theirs, name)}, that of this training "
+                f"{getattr(preset, name)}; they must be the same"
+            )
+    load_encoder(run, network_of(preset, run.features.n_mels).encoder)
+
+
+def first_stage_facts(start: Run | None) -> dict[str, Any]:
+    """What run.json keeps of the run that training began with."""
+    if start is None:
+        return {}
+    kept = {name: start.facts.get(name) for name in ("machine", "id", "seed", "data_fingerprint", "started")}
+    return {"init_from": {**kept, "method": start.facts["preset"]["method"]}}
 
 
 def finetune_one(
@@ -127,7 +168,7 @@ def finetune_one(
         compile_network=compile_network,
     )
     trainer.start_from(start)
-    _train(trainer, run, resume, report, should_stop)
+    run_trainer(trainer, run, resume, report, should_stop)
     _finish(trainer, run, data, split, known.used, report)
     return run
 
@@ -146,7 +187,9 @@ def _finish(
         fit_banks_of(run, trainer.network, data, split, trainer.preset, anomalies=anomalies, report=report)
 
 
-def _train(trainer: Trainer, run: Run, resume: bool, report: ProgressCallback, should_stop: Callable[[], bool]) -> None:
+def run_trainer(
+    trainer: Trainer, run: Run, resume: bool, report: ProgressCallback, should_stop: Callable[[], bool]
+) -> None:
     """Run a trainer to its end, from the newest checkpoint of `run` if asked to resume."""
     if resume and list_checkpoints(run.checkpoints):
         trainer.restore(latest_checkpoint(run.checkpoints))
@@ -157,8 +200,8 @@ def _train(trainer: Trainer, run: Run, resume: bool, report: ProgressCallback, s
         def on_step(step: StepLog) -> None:
             log.add(step)
             speed = f"{step.iterations_per_second:.1f} it/s, {step.waiting:.1%} waiting for data"
-            parts = f"loss {step.loss:8.3f} = bce {step.bce:.3f} + metric {step.metric:.3f}"
-            report(step.iteration, trainer.preset.iterations, f"{parts}  {speed}")
+            parts = f" = bce {step.bce:.3f} + metric {step.metric:.3f}" if trainer.method in METHODS.values() else ""
+            report(step.iteration, trainer.preset.iterations, f"loss {step.loss:8.3f}{parts}  {speed}")
 
         try:
             trainer.run(on_step, lambda: _save(trainer, run), should_stop)
@@ -183,7 +226,9 @@ def _save(trainer: Trainer, run: Run) -> None:
     trainer.save(run.checkpoints, {key: run.facts[key] for key in ("machine", "id", "data_fingerprint", "versions")})
 
 
-def run_facts(data: MachineData, id: str, split: MachineSplit, preset: Preset, seed: int) -> dict[str, Any]:
+def run_facts(
+    data: MachineData, id: str, split: MachineSplit, preset: Preset, seed: int, weights: Weights | None = None
+) -> dict[str, Any]:
     """The facts of run.json, for readers of the run, the bundle or a bug report."""
     lengths = [len(data.features(clip)) for clip in split.normals]
     nominal = int(np.median(lengths))
@@ -200,6 +245,7 @@ def run_facts(data: MachineData, id: str, split: MachineSplit, preset: Preset, s
         "channel": data.cache.channel,
         "features": data.cache.settings.model_dump(),
         "amplitude": {**data.amplitude.model_dump(), "scope": f"training normals of {data.machine}"},
+        **({} if weights is None else {"encoder": weights.provenance}),
         "segments": segments.model_dump(),
         **profiles_of(data, split.normals),
         "versions": {"edgeasd": edgeasd.__version__, "torch": torch.__version__, "python": platform.python_version()},
@@ -229,12 +275,19 @@ def claim_run(run: Run, *, resume: bool, overwrite: bool) -> None:
         **stored_preset(before["preset"], str(run.folder / "run.json")).model_dump(),
         "scoring": run.facts["preset"]["scoring"],
     }
-    for name in ("data_fingerprint", "preset", "seed", "channel", "update"):
-        if before.get(name) != run.facts.get(name):
+    earlier, now = _decisive(before), _decisive(run.facts)
+    for name, value in now.items():
+        if earlier[name] != value:
             raise InputError(
                 f"{run.folder}: was started with another {name.replace('_', ' ')} "
-                f"({_difference(before.get(name), run.facts.get(name))}); resume with the same, or pass --overwrite"
+                f"({_difference(earlier[name], value)}); resume with the same, or pass --overwrite"
             )
+
+
+def _decisive(facts: dict[str, Any]) -> dict[str, Any]:
+    """The facts that a resumed run must share with the one that began."""
+    names = ("data_fingerprint", "preset", "seed", "channel", "update", "shared_encoder", "init_from")
+    return {**{name: facts.get(name) for name in names}, "encoder": facts.get("encoder", {}).get("sha256")}
 
 
 def _clear(folder: Path) -> None:
@@ -242,7 +295,7 @@ def _clear(folder: Path) -> None:
     for name in ("checkpoints", "log", "updates"):
         if (folder / name).is_dir():
             shutil.rmtree(folder / name)
-    for name in (BANKS, "outcome*.npz", "evaluation*.json", "alpha*.json"):
+    for name in (BANKS, NORMALS, "outcome*.npz", "evaluation*.json", "alpha*.json"):
         for path in folder.glob(name):
             path.unlink()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,12 @@ from torch import Tensor, nn
 
 from edgeasd.runtime.errors import CheckFailed
 from edgeasd.toolkit.losses import LossParts, Method, method_loss, method_named, squared_distance
-from edgeasd.toolkit.models.backbones import Network, build_network
+from edgeasd.toolkit.models.backbones import Network, network_of
+from edgeasd.toolkit.models.layered import LayeredEncoder
 from edgeasd.toolkit.presets import Preset
 from edgeasd.toolkit.training.centroids import estimate_norms, mean_embedding
 from edgeasd.toolkit.training.checkpoint import Checkpoint, optimiser_tensors, save_checkpoint
-from edgeasd.toolkit.training.data import Batches, BatchSampler, FeaturePool, load_batches
+from edgeasd.toolkit.training.data import Batches, BatchSampler, BatchSource, FeaturePool, load_batches
 
 _KEEP = 2
 """Checkpoints that are kept."""
@@ -79,9 +80,10 @@ class Trainer:
         n_mels: int,
         fabric: Fabric,
         anomalies: FeaturePool | None = None,
+        weights: Mapping[str, Tensor] | None = None,
         compile_network: bool = False,
     ) -> None:
-        """`anomalies` are the known ones of fine-tuning, as many a batch as `preset.batch_anomaly` says.
+        """`weights` are those that a pretrained encoder begins with. `anomalies` are the known ones of fine-tuning, as many a batch as `preset.batch_anomaly` says.
 
         `compile_network` has torch.compile fuse the network: worth its minute of compilation on long runs.
         """
@@ -101,19 +103,25 @@ class Trainer:
             batch_anomaly=preset.batch_anomaly,
         )
         pools = [normals, outliers, *([] if anomalies is None else [anomalies])]
-        self._batches = Batches(self.sampler, pools, preset.segment_frames, n_mels)
-        torch.manual_seed(seed)
-        self.network: Network = build_network(
-            preset.backbone,
-            n_mels=n_mels,
-            zero_init_residual=preset.zero_init_residual,
-            embedding_size=preset.embedding_size,
-        )
+        self._batches: BatchSource = Batches(self.sampler, pools, preset.segment_frames, n_mels)
+        self._weights = weights
+        self._set_up(self._build, compile_network)
+
+    def _build(self) -> Network:
+        network = network_of(self.preset, self._n_mels, weights=self._weights)
+        if isinstance(network.encoder, LayeredEncoder):
+            network.encoder.freeze_before(self.preset.tune_from)
+        return network
+
+    def _set_up(self, build: Callable[[], Network], compile_network: bool) -> None:
+        """The network that `build` makes, its optimiser, and the state of iteration 0."""
+        torch.manual_seed(self.seed)
+        self.network = build()
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._names, self.optimiser = _adam(self.network, preset)
+        self._names, self.optimiser = _adam(self.network, self.preset)
         if compile_network:
             self.network.compile()
-        self._model, self._fabric_optimiser = fabric.setup(self.network, self.optimiser)
+        self._model, self._fabric_optimiser = self.fabric.setup(self.network, self.optimiser)
         self.centroids: tuple[Tensor, Tensor] | None = None
         self.iteration = 0
 
@@ -253,9 +261,7 @@ class Trainer:
         kind = kind.to(device, non_blocking=True)
         self._fabric_optimiser.zero_grad()
         logit, z = self._model(segments)
-        parts = method_loss(
-            self.method, logit, z, kind, *self.centroids, lam=preset.lam, eta=preset.eta, epsilon=preset.epsilon
-        )
+        parts = self._loss(logit, z, kind)
         self.fabric.backward(parts.total)
         gradient_norm = nn.utils.get_total_norm([p.grad for p in self.network.parameters() if p.grad is not None])
         log = step_log(self.iteration + 1, parts, gradient_norm, preset.learning_rate * factor)
@@ -269,6 +275,14 @@ class Trainer:
         self.iteration += 1
         return log
 
+    def _loss(self, logit: Tensor, z: Tensor, kind: Tensor) -> LossParts:
+        """The loss of a batch, of what the network says of it."""
+        assert self.centroids is not None
+        preset = self.preset
+        return method_loss(
+            self.method, logit, z, kind, *self.centroids, lam=preset.lam, eta=preset.eta, epsilon=preset.epsilon
+        )
+
 
 def _checked(batch: tuple[Tensor, Tensor] | Exception) -> tuple[Tensor, Tensor]:
     if isinstance(batch, Exception):
@@ -277,10 +291,11 @@ def _checked(batch: tuple[Tensor, Tensor] | Exception) -> tuple[Tensor, Tensor]:
 
 
 def _adam(network: nn.Module, preset: Preset) -> tuple[list[str], torch.optim.Adam]:
-    """Names of the parameters in the optimiser's order, and Adam with the encoder as group 0, the head as group 1."""
-    named = dict(network.named_parameters())
-    encoder = [name for name in named if not name.startswith("head.")]
-    head = [name for name in named if name.startswith("head.")]
+    """Names of the parameters in the optimiser's order, and Adam with the encoder as group 0, the head (and class
+    centres) as group 1. Frozen weights are in neither."""
+    named = {name: weights for name, weights in network.named_parameters() if weights.requires_grad}
+    encoder = [name for name in named if name.startswith("encoder.")]
+    head = [name for name in named if not name.startswith("encoder.")]
     groups = [{"params": [named[name] for name in names]} for names in (encoder, head)]
     # capturable/foreach defaults differ between devices; the mathematics is Adam's either way
     return [*encoder, *head], torch.optim.Adam(groups, lr=preset.learning_rate)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,6 +14,7 @@ from edgeasd.calibration.fit.bank import (
     BankPlan,
     bank_distances,
     fit_bank,
+    fit_banks,
     k_centres,
     pairwise,
     read_banks,
@@ -37,7 +40,8 @@ def by_hand(bank: Bank, z: np.ndarray) -> list[float]:
     found = []
     for row in z.astype(np.float64):
         value = row[slice(*bank.columns)] - bank.shift
-        value = value if bank.matrix is None else value @ bank.matrix.astype(np.float64)
+        if bank.matrix is not None:
+            value = value * bank.matrix if bank.matrix.ndim == 1 else value @ bank.matrix.astype(np.float64)
         found.append(min(np.linalg.norm(value - b) / r for b, r in zip(bank.points, bank.density, strict=True)))
     return found
 
@@ -71,6 +75,50 @@ def test_a_vote_is_the_mean_of_standardised_distances() -> None:
     banks = [fit_bank(z, clips, plan) for plan in (PLAIN, WHITE)]
     each = [(bank_distances([bank], z) - bank.mean) / bank.spread for bank in banks]
     np.testing.assert_allclose(bank_distances(banks, z), np.mean(each, axis=0))
+
+
+def test_a_weight_counts_as_often_as_it_says() -> None:
+    z, clips = normals()
+    plans = (PLAIN, replace(WHITE, weight=2.0))
+    banks, unseen = fit_banks(z, clips, plans)
+    each = [(bank_distances([bank], z) - bank.mean) / bank.spread for bank in banks]
+    np.testing.assert_allclose(bank_distances(banks, z), (each[0] + 2.0 * each[1]) / 3.0)
+    assert abs(unseen.mean()) < 1e-9
+    again = read_banks(write_banks(banks), "bank.npz")
+    np.testing.assert_array_equal(bank_distances(again, z), bank_distances(banks, z))
+
+
+@pytest.mark.parametrize("kind", ["none", "standardise", "whiten"])
+@given(gain=st.floats(-2.0, 2.0))
+@settings(max_examples=10)
+def test_a_bank_without_level_hears_no_gain(kind: str, gain: float) -> None:
+    z, clips = normals()
+    bank = fit_bank(z, clips, BankPlan("free", (0, 6), kind, level=(0, 3)))
+    louder = z + np.float32(gain) * np.array([1, 1, 1, 0, 0, 0], np.float32)
+    np.testing.assert_allclose(bank_distances([bank], louder), bank_distances([bank], z), rtol=1e-3, atol=1e-3)
+    assert not np.allclose(bank_distances([bank], z + np.float32(1.0)), bank_distances([bank], z))
+
+
+def test_whitening_of_more_values_than_normals_is_the_same() -> None:
+    """From the normals' side as from the values': the distances agree."""
+    rng = np.random.default_rng(6)
+    z = rng.normal(size=(40, 60)) * rng.uniform(0.1, 2.0, 60)
+    clips = np.arange(40)
+    wide = fit_bank(z, clips, BankPlan("wide", (0, 60), "whiten"))
+    covariance = np.cov(z.T, bias=True)
+    assert wide.matrix is not None
+    assert wide.matrix.shape == (60, 60)
+    # The map undoes the shrunk covariance, which has the axes of the covariance itself.
+    inverse = np.linalg.inv(wide.matrix.astype(np.float64) @ wide.matrix.T.astype(np.float64))
+    mixed = inverse @ covariance - covariance @ inverse
+    assert np.abs(mixed).max() < 1e-3 * np.abs(covariance).max() ** 2
+
+
+def test_standardised_values_have_unit_variance() -> None:
+    z, clips = normals(clips=40)
+    bank = fit_bank(z, clips, BankPlan("scaled", (1, 5), "standardise"))
+    np.testing.assert_allclose(bank.points.std(axis=0), 1.0, rtol=1e-5)
+    np.testing.assert_allclose(bank_distances([bank], z[:5] + 0.1), by_hand(bank, z[:5] + 0.1), rtol=1e-5)
 
 
 def test_unseen_normals_score_about_zero_in_a_vote() -> None:

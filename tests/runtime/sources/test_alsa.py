@@ -155,7 +155,7 @@ def test_a_raw_device_of_another_rate_says_both_remedies(card: Callable[..., Pat
 def test_floats_that_are_no_numbers_are_an_error_of_the_device(card: Callable[..., Path]) -> None:
     card("FLOAT_LE", 16000, np.array([0.5, np.nan], "<f4").tobytes())
     source = AlsaSource("hw:1")
-    with pytest.raises(DeviceError, match="delivers samples that are no numbers"):
+    with pytest.raises(DeviceError, match="delivers samples that are no sound"):
         read_exactly(source, 2)
 
 

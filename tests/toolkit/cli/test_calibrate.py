@@ -26,6 +26,7 @@ from edgeasd.runtime.bundle.bundle import Bundle
 from edgeasd.runtime.errors import BundleError, CheckFailed, DeviceError, InputError
 from edgeasd.runtime.health import HealthMonitor, HealthSettings
 from edgeasd.runtime.health.settings import level_range
+from edgeasd.runtime.service.stream import live_records
 from edgeasd.toolkit.cli.calibrate import calibrate
 from edgeasd.toolkit.demo.machines import render
 
@@ -269,14 +270,19 @@ def test_drift_that_was_judged_under_what_has_changed_is_named(
     assert f"--precision {kept.replace(' ', '')} " in said
 
 
-def test_alarms_a_day_need_recordings_and_use_the_live_rule(home: Path, workspace: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="give recordings of"):
-        quick(home, workspace, alarms_per_day=1.0)
+def test_alarms_a_day_use_the_live_rule_of_recordings(home: Path, workspace: Path, tmp_path: Path) -> None:
     for seed in (0, 1):
-        write(tmp_path / "long" / f"{seed}.flac", valve(200 + seed, seconds=40))
+        write(tmp_path / "long" / f"{seed}.flac", valve(200 + seed, seconds=61))
     threshold = quick(home, workspace, clips=tmp_path / "long", alarms_per_day=4000.0)["threshold"]
     assert threshold["promise"]["kind"] == "alarms_per_day"
-    assert threshold["hours"] == pytest.approx(2 * 30 / 3600, rel=0.05), "complete live scores only"
+    assert threshold["hours"] == pytest.approx(2 * 51 / 3600, rel=0.05), "complete live scores only"
+
+
+def test_clips_of_one_folder_are_heard_as_one_recording(home: Path, workspace: Path) -> None:
+    """As `record` makes them: of 10 s each, from which no alarm could come by itself."""
+    threshold = quick(home, workspace, alarms_per_day=4000.0)["threshold"]
+    assert threshold["hours"] == pytest.approx(CLIPS * SECONDS / 3600, rel=0.1)
+    assert (threshold["clips"], len(threshold["sources"])) == (CLIPS, CLIPS)
 
 
 def test_a_refit_of_the_distance_sets_a_new_threshold(
@@ -286,7 +292,7 @@ def test_a_refit_of_the_distance_sets_a_new_threshold(
     manifest = quick(home, workspace, refit_distance=True)
     assert manifest["score"]["d_min_source"].endswith("given normal segments")
     assert manifest["score"]["d_max"] == before["score"]["d_max"]
-    assert manifest["threshold"]["found_by"] == "largest clip score of the given clips"
+    assert manifest["threshold"]["found_by"].startswith("exponential tail of given live scores: ")
     assert "d_min" in capsys.readouterr().out
     assert edgeasd("verify", bundle_of(workspace), cwd=workspace).code == 0
 
@@ -303,7 +309,7 @@ def test_a_refit_of_the_amplitude_makes_int8_stale(
     assert edgeasd("verify", bundle_of(tmp_path), cwd=tmp_path).code == 0
 
 
-def test_a_bundle_without_a_threshold_gets_the_largest_score(home: Path, workspace: Path, capsys: Any) -> None:
+def test_a_bundle_without_a_threshold_gets_one_with_headroom(home: Path, workspace: Path, capsys: Any) -> None:
     path = bundle_of(workspace) / "manifest.json"
     bare = manifest_of(workspace) | {"threshold": None, "status": "uncalibrated"}
     path.write_text(json.dumps(bare), "utf-8")
@@ -311,8 +317,19 @@ def test_a_bundle_without_a_threshold_gets_the_largest_score(home: Path, workspa
         quick(home, workspace, keep_threshold=True)
     manifest = quick(home, workspace)
     assert manifest["status"] == "calibrated"
-    assert manifest["threshold"]["found_by"] == "largest clip score of the given clips"
+    assert manifest["threshold"]["found_by"].startswith("exponential tail of given live scores: ")
     assert f"0 of the {CLIPS} given normal clips lie above it" in capsys.readouterr().out
+    assert alarms_of(bundle_of(workspace), [valve(300 + seed) for seed in range(6)]) == 0
+    assert alarms_of(bundle_of(workspace), [valve(300), valve(301, "leak")]) == 1
+
+
+def alarms_of(path: Path, clips: list[np.ndarray]) -> int:
+    """Alarms that clips raise one after another, by the rule of the bundle."""
+    with Bundle(path) as bundle:
+        scorer, _ = bundle.open_scorer(engine="onnxruntime")
+        records = list(live_records(scorer, bundle.manifest, np.concatenate(clips)))
+        scorer.close()
+    return sum(record["kind"] == "event" and record["body"]["state"] == "alarm" for record in records)
 
 
 def test_nothing_asked_for_is_the_level_only_and_then_nothing(home: Path, workspace: Path, capsys: Any) -> None:

@@ -84,7 +84,7 @@ def test_a_stored_machine_cannot_be_updated(recordings: Path, edgeasd: Callable[
     options = ("--data", recordings, "--machine", "valve", "--id", "00", "--anomalies", faults)
     done = edgeasd("finetune", *options, cwd=tmp_path)
     assert done.code == 2
-    assert "trains nothing, so there is no update" in done.lines[-1]
+    assert "so there is no update" in done.lines[-1]
 
 
 def test_too_few_clips_say_how_many_are_missing(recordings: Path, edgeasd: Callable[..., Any], tmp_path: Path) -> None:

@@ -92,7 +92,10 @@ def test_every_field_of_a_preset_is_printed_with_its_meaning(tmp_path: Path, edg
     assert all(len(one["meaning"]) > 15 and one["meaning"] != "None" for one in plain["fields"].values())
     assert plain["table_1_alpha"]["bce+ddcsad"]["pump"] == 1.0
     assert "ToyConveyor" in shown.out
-    assert edgeasd("preset", "list", "--json", cwd=tmp_path).out == '["paper", "quick", "knn"]\n'
+    assert (
+        edgeasd("preset", "list", "--json", cwd=tmp_path).out
+        == '["paper", "quick", "classify", "knn", "pretrained", "pretrained-tuned", "pretrained-classify"]\n'
+    )
     unknown = edgeasd("preset", "show", "fast", cwd=tmp_path)
     assert (unknown.code, unknown.lines) == (2, ["edgeasd: --preset fast: unknown; use one of paper, quick, knn"])
 

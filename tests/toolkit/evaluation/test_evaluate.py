@@ -26,6 +26,7 @@ from edgeasd.toolkit.evaluation.trained import UNFITTED, TorchHead, TrainedModel
 from edgeasd.toolkit.models.backbones import build_network
 from edgeasd.toolkit.presets import load_preset
 from edgeasd.toolkit.progress import no_progress
+from edgeasd.toolkit.reports.evaluation import evaluation_report
 from edgeasd.toolkit.training.fabric import open_fabric
 from edgeasd.toolkit.training.session import train_one
 
@@ -175,11 +176,19 @@ def test_held_out_clips_are_scored_by_the_final_network(trained: TrainedModel, d
 def test_one_kind_of_test_clip_leaves_the_auc_undefined(trained: TrainedModel, root: Path, tmp_path: Path) -> None:
     shutil.copytree(root, tmp_path / "data")
     shutil.rmtree(tmp_path / "data" / "valve" / "00" / "anomaly")
-    found = evaluate(trained, load(tmp_path / "data"))
+    data = load(tmp_path / "data")
+    found = evaluate(trained, data, live=True)
     deploy = found.figures["deploy"]
     assert (deploy.auc, deploy.interval, deploy.pauc) == (None, None, None)
     assert deploy.facts["undefined"] == "AUC undefined: 2 normal and 0 anomalous test clips"
+    assert found.at_threshold is not None
+    assert found.at_threshold["false_alarms"]["hours"] > 0
     json.dumps(found.to_json(), allow_nan=False)
+    page = evaluation_report([(found, data)], {}, audio=True).decode()
+    for words in ("At the shipped threshold", "hours behind it", "Normal clips with the highest scores", "audio/flac"):
+        assert words in page
+    assert "Anomalous clips" not in page
+    assert page.count("<svg") == 1
 
 
 def test_other_training_clips_than_those_trained_on_are_noted(

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeasd.runtime.errors import InputError
-from edgeasd.toolkit.evaluation.metrics import auc, hanley_mcneil, partial_auc, tied_pairs
+from edgeasd.toolkit.evaluation.metrics import auc, hanley_mcneil, newcombe, partial_auc, tied_pairs
 
 reference = pytest.importorskip("sklearn.metrics")
 
@@ -274,3 +274,29 @@ def test_scorings_of_different_clips_are_refused() -> None:
 def test_a_tolerance_that_is_no_distance_is_refused(tolerance: float) -> None:
     with pytest.raises(InputError, match="tolerance"):
         tied_pairs([0.0], [1.0], [0.0], [1.0], tolerance)
+
+
+@pytest.mark.parametrize(("value", "low", "high"), [(1.0, 0.865, 1.0), (0.0, 0.0, 0.135)])
+def test_newcombe_keeps_its_width_at_the_ends(value: float, low: float, high: float) -> None:
+    found = newcombe(value, 12, 20)
+    assert (found.low, found.high) == pytest.approx((low, high), abs=1e-3)
+    assert hanley_mcneil(value, 12, 20).half_width == 0
+
+
+@given(st.floats(0, 1), st.integers(1, 300), st.integers(1, 300))
+def test_newcombe_holds_the_auc_and_mirrors(value: float, positives: int, negatives: int) -> None:
+    found, mirrored = newcombe(value, positives, negatives), newcombe(1 - value, negatives, positives)
+    assert 0 <= found.low <= value <= found.high <= 1
+    assert found.high - found.low > 0
+    assert (mirrored.low, mirrored.high) == pytest.approx((1 - found.high, 1 - found.low), abs=1e-6)
+
+
+def test_newcombe_covers_the_true_auc() -> None:
+    """Normal scores against shifted ones: 95 % of 400 intervals should hold the AUC of the shift, 0.97."""
+    draw, shift = np.random.default_rng(0), 2.66
+    held = 0
+    for _ in range(400):
+        found = auc(draw.standard_normal(20), draw.standard_normal(20) + shift)
+        interval = newcombe(found, 20, 20)
+        held += interval.low <= 0.97 <= interval.high
+    assert held >= 0.92 * 400

@@ -14,7 +14,7 @@ SMALL = ("mn04", "panns-cnn10")
 
 
 def bands(name: str) -> int:
-    return int(ENCODERS[name].front_end["n_mels"])
+    return ENCODERS[name].features.n_mels
 
 
 @pytest.mark.parametrize("name", ENCODERS)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from edgeasd.calibration.fit.bank import Bank, bank_distances, fit_bank
-from edgeasd.export.bank_head import build_bank_head
-from edgeasd.export.graphs import OPSET, build_encoder
+from edgeasd.calibration.fit.bank import Bank, BankPlan, bank_distances, fit_bank
+from edgeasd.export.graphs import build_encoder
+from edgeasd.export.head import OPSET, build_bank_head
 from edgeasd.runtime.scoring.scorer import Head
 from edgeasd.toolkit.models.logmel_stats import LogMelStats
 
@@ -39,6 +39,22 @@ def test_distances_are_those_of_numpy(banks: list[Bank], alone: bool) -> None:
     np.testing.assert_allclose(found["d"], expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
     np.testing.assert_allclose(found["d_prime"], (found["d"] - 0.25) / 4.0, rtol=1e-6, atol=1e-6)
     assert set(found["q"]) == {np.float32(0.5)}
+
+
+def test_heads_of_1024_normals_keep_their_digits() -> None:
+    """Banks as large as those of mn04: standardised, whitened and plain values, up to 2,500 wide."""
+    rng = np.random.default_rng(3)
+    size = 2500
+    z = (rng.normal(size=(1100, size)) * rng.uniform(0.05, 2.0, size) + rng.normal(size=size)).astype(np.float32)
+    clips = np.repeat(np.arange(220), 5)
+    plans = (BankPlan("wide", (0, size), "standardise", weight=2.0), BankPlan("white", (100, 400), "whiten"))
+    fitted = [fit_bank(z, clips, plan) for plan in plans]
+    assert [bank.points.shape for bank in fitted] == [(1024, 2500), (1024, 300)]
+    new = (z[::11] + 0.3 * rng.normal(size=(100, size))).astype(np.float32)
+    for used in ([fitted[0]], [fitted[1]], fitted):
+        head = Head(build_bank_head(np.zeros(size, np.float32), 0.0, used, 0.0, 1.0).SerializeToString())
+        expected = bank_distances(used, new)
+        np.testing.assert_allclose(head(new)["d"], expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
 
 
 def test_a_stored_normal_is_at_no_distance(banks: list[Bank]) -> None:
