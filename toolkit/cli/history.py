@@ -12,7 +12,7 @@ import typer
 from edgeasd.runtime.errors import InputError, printable
 from edgeasd.toolkit.cli._errors import handle_errors
 from edgeasd.toolkit.cli._options import AsJson
-from edgeasd.toolkit.cli.events import Data
+from edgeasd.toolkit.cli.events import Data, data_folder
 
 if TYPE_CHECKING:
     from edgeasd.runtime.trend.history import History
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @handle_errors
 def history(
-    data: Data,
+    data: Data = None,
     machine: Annotated[
         str | None, typer.Option("--machine", help="Machine type; may be left out if there is one.")
     ] = None,
@@ -57,8 +57,9 @@ def history(
 
     now = time.time()
     start, end = parse_time(since, "--since", now), now if until is None else parse_time(until, "--until", now)
-    with _store(data) as store:
-        found = read_history(store, *_machine(store.machines(), machine, id, data), start, end, every)
+    folder = data_folder(data)
+    with _store(folder) as store:
+        found = read_history(store, *_machine(store.machines(), machine, id, folder), start, end, every)
     if plot is not None:
         from edgeasd.runtime.system.files import write_bytes
         from edgeasd.runtime.trend.picture import draw_history

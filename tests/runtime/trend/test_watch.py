@@ -56,7 +56,7 @@ def test_step_is_named_within_three_days_with_its_date_and_size(quantity: str, s
     assert found.ended is None
 
 
-def test_slope_is_named_as_one_change_and_ends_as_high_as_it_rose() -> None:
+def test_slope_is_one_change_that_ends_as_high_as_it_rose() -> None:
     ramp = np.clip((np.arange(24 * 90) / 24 - 40) / 20, 0, 1) * 0.24
     changes = find_changes(hours(2, 90, {"score": ramp}), THRESHOLD)
     assert [(one.quantity, one.shape) for one in changes] == [("score", "slope")]
@@ -87,7 +87,7 @@ def test_small_changes_are_not_worth_a_message() -> None:
     assert find_changes(hours(5, 90, moved), THRESHOLD) == []
 
 
-def test_hours_without_levels_or_with_little_sound_are_no_obstacle() -> None:
+def test_missing_levels_and_short_hours_are_no_obstacle() -> None:
     rows = [replace(one, level=None) for one in hours(6, 60, {"score": step(60, 40, 0.2)})]
     assert [one.quantity for one in find_changes(rows, THRESHOLD)] == ["score"]
     assert find_changes([replace(one, seconds=5.0) for one in rows], THRESHOLD) == []
