@@ -40,7 +40,7 @@ class LiveView:
         """`live` redraws in place; by default if `out` is a terminal."""
         if live is None:
             live = out.isatty() and os.environ.get("TERM") != "dumb"
-        self._out, self._due = out, 0.0
+        self._out, self._due, self._look_at = out, 0.0, 0.0
         self._shown: dict[str, tuple[Any, ...]] = {}
         self._live: Any = None
         if live:
@@ -59,8 +59,13 @@ class LiveView:
             )
             self._live.start()
 
+    def is_due(self, now: float) -> bool:
+        """Whether `update` has something to do. To look at every stream costs more than it seems: ask this first."""
+        return now >= self._look_at
+
     def update(self, status: ServiceStatus, now: float) -> None:
         """Show `status` if that is due; `now` is monotonic seconds."""
+        self._look_at = now + _REDRAW_SECONDS
         if self._live is not None:
             if now >= self._due:
                 self._due = now + _REDRAW_SECONDS
@@ -122,7 +127,13 @@ def summary(stream: StreamStatus) -> str:
     """One line about a stream that has ended."""
     scored = f"{stream.segments} segments scored in {stream.seconds:.1f} s of sound"
     last = "" if stream.clip_score is None else f", last clip score {stream.clip_score:.3f}"
-    limit = "no threshold" if stream.threshold is None else f"threshold {stream.threshold:.3f}, {stream.events} alarms"
+    if stream.highest is not None:
+        last = f", highest clip score {stream.highest[0]:.3f} at {stream.highest[1]:.1f} s" + last
+    limit = (
+        "no threshold"
+        if stream.threshold is None
+        else f"threshold {stream.threshold:.3f}, {stream.events} alarm{'' if stream.events == 1 else 's'}"
+    )
     lost = losses(stream)
     return printable(f"{stream.machine} {stream.id}: {scored}{last}; {limit}; {lost}")
 

@@ -7,6 +7,7 @@ without losing sound: see `StreamWorker.replace_bundle`.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -54,8 +55,9 @@ def too_slow(decimation: int) -> str:
 
 def level_dbfs(samples: Float32Array) -> float:
     """RMS level of samples (n,) in dB relative to full scale, at least -120."""
-    power = float(np.mean(np.square(samples, dtype=np.float64))) if samples.size else 0.0
-    return 20.0 * float(np.log10(max(np.sqrt(power), _QUIET)))
+    wide = samples.astype(np.float64)
+    power = float(np.dot(wide, wide)) / wide.size if wide.size else 0.0
+    return 20.0 * math.log10(max(math.sqrt(power), _QUIET))
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +107,9 @@ class StreamWorker:
         """
         self.name, self.settings, self.manifest, self.source = name, settings, manifest, source
         self.rate, self.recorded_rate = manifest.features.sample_rate, manifest.features.recorded_rate
-        self.queue = SampleQueue(QUEUE_SECONDS * self.rate, "drop" if settings.drops else "block", wake)
+        self.drops = settings.drops
+        """Whether sound and segments are left out when scoring is late; otherwise the source waits."""
+        self.queue = SampleQueue(QUEUE_SECONDS * self.rate, "drop" if self.drops else "block", wake)
         self._capture = CaptureThread(source, self.queue, limit)
         self._clock = clock
         self._health = self._make_health(settings, manifest)
@@ -114,6 +118,8 @@ class StreamWorker:
         self._levels = settings.alarm.levels(manifest.threshold)
         self._mode: str | None = None
         """The recorded mode whose threshold is in `_levels`."""
+        self.learnt: float | None = None
+        """The threshold of the alarm machine where it was learnt on the device."""
         self.stream: Stream | None = None
         self.evidence: EvidenceRecorder | None = None
         self.report: HealthReport = self._health.report()
@@ -135,6 +141,10 @@ class StreamWorker:
         self._updates: list[StreamUpdate] = []
         self._started_at = clock()
         self.latencies = Latencies()
+        self._is_paced = settings.live or settings.realtime
+        """A file that is read as fast as it is scored has no latency: its sound was never captured."""
+        self.highest: tuple[float, float] | None = None
+        """The highest complete clip score, and the second of the sound in which it ends."""
         self.level, self.history = -120.0, deque[float](maxlen=HISTORY)
         self.clip_score: float | None = None
         self.is_complete = False
@@ -202,7 +212,7 @@ class StreamWorker:
             "source": self.source.name,
             **self.engine,
             "bundle_status": manifest.status,
-            "threshold": None if self._levels is None else self._levels.on,
+            "threshold": self.threshold,
             "alpha": manifest.score.alpha,
             "d_mode": manifest.score.mode,
             "version": package_version(),
@@ -222,7 +232,9 @@ class StreamWorker:
         Raises InputError for sound that is not fit to be scored, from a source that is not live.
         """
         assert self.stream is not None
-        self.take_source_events()
+        # What happened to a source is known before the sound behind it, and while it is away.
+        if self.queue.held or self.source.status.state != SourceState.OPEN:
+            self.take_source_events()
         taken = 0
         while self.stream.waiting < segments and taken < _MOST_SECONDS * self.rate:
             chunk = self._pending or self.queue.take()
@@ -259,28 +271,31 @@ class StreamWorker:
         self._judge(chunk)
         factor = self.operation.factor
         # Health and level are those of the sound as it came.
-        self.stream.accept(chunk.samples if factor == 1.0 else chunk.samples * np.float32(factor))
+        if factor == 1.0:
+            self.stream.accept_checked(chunk.samples)
+        else:
+            self.stream.accept(chunk.samples * np.float32(factor))
 
     def _judge(self, chunk: AudioChunk) -> None:
         """Judge the health window by window, so that it does not depend on how the sound was cut."""
         size, done = round(WINDOW_SECONDS * self.rate), 0
         while done < chunk.samples.size:
             taken = min(chunk.samples.size - done, size - self._judged)
-            changes = self._health.push(chunk.samples[done : done + taken])
+            changes = self._health.push_checked(chunk.samples[done : done + taken])
             done += taken
             self._judged = (self._judged + taken) % size
             if self._judged == 0:
                 was_unhealthy, position = self._health.is_unhealthy, chunk.start_sample + done
                 operation, remark = self._operate(position)
                 is_unhealthy = self._health.is_unhealthy
-                report = self._health.report() if changes or is_unhealthy != was_unhealthy else None
+                self.report = self._health.report()
+                report = self.report if changes or is_unhealthy != was_unhealthy else None
                 self._verdicts.append(
                     _Verdict(
                         *(position, is_unhealthy, self._health.is_suspect, report),
                         *(operation, self._health.level_dbfs, remark),
                     )
                 )
-        self.report = self._health.report()
 
     def _operate(self, position: int) -> tuple[OperatingState | None, str | None]:
         """What the machine does at the end of a health window, and what is to be said of its sound."""
@@ -301,15 +316,19 @@ class StreamWorker:
             start, end = self._offset + score.start_sample, self._offset + score.end_sample
             self._take_verdicts(end, now)
             captured = self._captured(end, now)
-            self.latencies.add(now - captured)
+            if self._is_paced:
+                self.latencies.add(now - captured)
+            if score.complete and (self.highest is None or score.clip_score > self.highest[0]):
+                self.highest = (score.clip_score, end / self.rate)
             self.segments += 1
             self.clip_score, self.is_complete = score.clip_score, score.complete
             self.history.append(score.clip_score)
             update = self._update_at(end, captured)
             if self.evidence is not None:
                 self.evidence.score(end, update.wall, score.score, score.clip_score, score.complete)
-            threshold = None if self._levels is None else self._levels.on
-            body: dict[str, Any] = segment_body(score, offset=self._offset, sample_rate=self.rate, threshold=threshold)
+            body: dict[str, Any] = segment_body(
+                score, offset=self._offset, sample_rate=self.rate, threshold=self.threshold
+            )
             if update.operation is not None and update.operation.state is not None:
                 body |= {"operating_state": update.operation.state, "judged": update.operation.is_judged}
             self._starts.append(start)
@@ -339,6 +358,13 @@ class StreamWorker:
                 self._add(update, health=verdict.report, record=record)
             elif news:
                 self._add(update)
+
+    @property
+    def threshold(self) -> float | None:
+        """The threshold in force, for records and evidence."""
+        if self.learnt is not None and self._mode is None:
+            return self.learnt
+        return None if self._levels is None else self._levels.on
 
     def _use_mode(self, mode: str | None) -> None:
         """Thresholds and distances of the mode that the machine is in."""
@@ -418,7 +444,7 @@ class StreamWorker:
     # Parts
 
     def _add(self, update: StreamUpdate, **more: Any) -> None:
-        self._updates.append(replace(update, may_drop=self.settings.drops, **more))
+        self._updates.append(replace(update, **more))
 
     def _update_at(self, position: int, captured: float) -> StreamUpdate:
         """An update about sample `position`, which was captured at `captured` (monotonic seconds).
@@ -438,6 +464,7 @@ class StreamWorker:
             operation=operation,
             level_dbfs=level,
             remark=remark,
+            may_drop=self.drops,
         )
 
     def _moment(self, position: int, captured: float) -> tuple[float, float]:
@@ -489,16 +516,19 @@ class StreamWorker:
         """Whether the input cannot be trusted now, or is not there; no alarm is raised meanwhile."""
         return self._health.is_unhealthy or (self.source.live and self._is_source_unfit)
 
+    def notices(self) -> tuple[str, ...]:
+        """What a person should know about the operating state and the sound, a line each."""
+        operation = self.operation
+        found = (operation.doubt(self.report.active) or operation.state.note, operation.gain)
+        return tuple(text for text in found if text is not None)
+
     def operation_status(self) -> dict[str, Any]:
-        """The fields of a status about the operating state and the sound."""
+        """The fields of a status about the operating state."""
         operation, present = self.operation, self.operation.state
-        found = (operation.doubt(self.report.active) or present.note, operation.gain)
-        fields: dict[str, Any] = {"notices": tuple(text for text in found if text is not None)}
         if not operation.is_active:
-            return fields
+            return {}
         phase = "starting" if present.is_starting else None
         return {
-            **fields,
             "operating_state": present.state,
             "operating_source": present.source,
             "operating_phase": phase,
