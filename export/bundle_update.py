@@ -21,6 +21,7 @@ from edgeasd.runtime.features.logmel import Amplitude
 from edgeasd.runtime.health.settings import LevelRange
 from edgeasd.runtime.scoring.score import ScoreSettings
 from edgeasd.runtime.scoring.threshold import Threshold
+from edgeasd.runtime.states import ModeProfile, SoundProfile
 from edgeasd.runtime.system.files import atomic_directory, write_bytes, write_json
 
 CALIBRATION = "calibration.json"
@@ -52,6 +53,9 @@ class BundleChanges:
     score: ScoreSettings | None = None
     threshold: Threshold | None = None
     level: LevelRange | None = None
+    sound: SoundProfile | None = None
+    modes: Mapping[str, ModeProfile] | None = None
+    """All recorded modes; they take the place of those that the bundle has."""
     amplitude: Amplitude | None = None
     """With a new one `score` and `threshold` must be given too: the old ones are of another scale."""
     provenance: dict[str, Any] = field(default_factory=dict)
@@ -62,7 +66,9 @@ class BundleChanges:
         refused = [name for name in self.refused if name in manifest.precisions]
         threshold = self.threshold is not None and self.threshold != manifest.threshold
         level = self.level is not None and self.level != manifest.level
-        return not (self.variants or refused or self.score or threshold or self.amplitude or level)
+        sound = self.sound is not None and self.sound != manifest.sound
+        modes = self.modes is not None and dict(self.modes) != manifest.modes
+        return not (self.variants or refused or self.score or threshold or self.amplitude or level or sound or modes)
 
 
 def int8_load_limits(measured: Deviation) -> Tolerance:
@@ -108,6 +114,10 @@ def update_bundle(
         manifest = _refit(folder, old, changes)
         if changes.level is not None:
             manifest = manifest.model_copy(update={"level": changes.level})
+        if changes.sound is not None:
+            manifest = manifest.model_copy(update={"sound": changes.sound})
+        if changes.modes is not None:
+            manifest = manifest.model_copy(update={"modes": dict(changes.modes)})
         for variant in changes.variants:
             write_bytes(folder / _file(variant.name), variant.model.SerializeToString(deterministic=True))
         write_json(folder / CALIBRATION, {**stored, **record})

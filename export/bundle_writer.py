@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -26,13 +26,13 @@ from edgeasd.export.head import build_bank_head, build_head, describe_banks
 from edgeasd.export.parity import EXPORT_LIMITS, LOAD_LIMITS, torch_reference
 from edgeasd.runtime.bundle.bundle import MANIFEST, Bundle, hash_file
 from edgeasd.runtime.bundle.manifest import (
-    SCHEMA_VERSION,
     FileEntry,
     Machine,
     Manifest,
     Network,
     Precision,
     dump_manifest,
+    schema_version_for,
 )
 from edgeasd.runtime.bundle.reference_segments import (
     Deviation,
@@ -47,6 +47,7 @@ from edgeasd.runtime.features.segments import SegmentSettings
 from edgeasd.runtime.health.settings import LevelRange
 from edgeasd.runtime.scoring.score import ScoreSettings
 from edgeasd.runtime.scoring.scorer import Head, Scorer
+from edgeasd.runtime.states import ModeProfile, SoundProfile
 from edgeasd.runtime.system.files import atomic_directory, atomic_file, write_bytes, write_json
 
 PRECISIONS = ("fp32", "fp16")
@@ -87,6 +88,10 @@ class ExportInput:
     """(G, frames, n_mels) of real clips; the first few become the reference segments."""
     level: LevelRange | None = None
     """None without clips to measure it on."""
+    sound: SoundProfile | None = None
+    """What the normal clips sound like; None without enough of them."""
+    modes: Mapping[str, ModeProfile] = field(default_factory=dict)
+    """The same for each recorded mode."""
     banks: tuple[Bank, ...] = ()
     """Stored normals that take the place of the centroid."""
     normals_of_banks: StoredNormals | None = None
@@ -101,6 +106,7 @@ def write_bundle(
     step: Callable[[str], None] = lambda _: None,
     precisions: Sequence[str] = ("fp32",),
     front_end_sounds: Sequence[Float32Array] | None = None,
+    keep: Callable[[Path, Path], None] | None = None,
 ) -> dict[str, Deviation]:
     """Export `model` to the folder `path`, replacing an older bundle there; returns the deviation of each precision.
 
@@ -110,7 +116,8 @@ def write_bundle(
     fp32 and FP16_LIMITS for fp16.
 
     With `front_end_sounds`, clips (n,) float32, the front end is written too and measured on them: see
-    `edgeasd.export.front_end`.
+    `edgeasd.export.front_end`. `keep(old, new)` may bring parts of an older bundle at `path` into the new one before
+    it takes its place; see `edgeasd.export.keep_calibration`.
     """
     wanted = ["fp32", *(name for name in PRECISIONS[1:] if name in precisions)]
     if path.exists() and not (path / MANIFEST).is_file():
@@ -141,6 +148,8 @@ def write_bundle(
             with Bundle(folder) as bundle:
                 measured = measure_front_end(bundle, front_end_sounds)
             write_bytes(folder / MANIFEST, dump_manifest(manifest.model_copy(update={"front_end": measured})))
+        if keep is not None and path.exists():
+            keep(path, folder)
         step("moving the bundle into place")
         return found
 
@@ -188,7 +197,7 @@ def _manifest(model: ExportInput, folder: Path, precisions: Sequence[str]) -> Ma
         "onnxruntime": onnxruntime.__version__,
     }
     return Manifest(
-        schema_version=SCHEMA_VERSION,
+        schema_version=schema_version_for(model.features),
         edgeasd_version=edgeasd.__version__,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         machine=Machine(type=model.machine, id=model.id),
@@ -209,6 +218,8 @@ def _manifest(model: ExportInput, folder: Path, precisions: Sequence[str]) -> Ma
         provenance={**model.provenance, "exported_with": versions},
         metrics=model.metrics,
         level=model.level,
+        sound=model.sound,
+        modes=dict(model.modes),
     )
 
 

@@ -1,6 +1,6 @@
 """frontend.onnx: framed samples -> log-mel, in float32, for an engine that has no Fourier transform.
 
-Window and DFT are two matrix products, one for cosines and one for sines, with the window in the matrices. float32
+Pre-emphasis, window and DFT are two matrix products, one for cosines and one for sines. float32
 is what a GPU is fast in; how far that is from the float64 of `edgeasd.runtime.features.logmel` is measured at export.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
@@ -19,7 +20,7 @@ from edgeasd.runtime.bundle.manifest import FrontEnd
 from edgeasd.runtime.engines.onnxruntime import make_session
 from edgeasd.runtime.errors import CheckFailed, InputError
 from edgeasd.runtime.features.framing import frame_samples
-from edgeasd.runtime.features.logmel import FeatureSettings, Float32Array, logmel, mel_filter_bank
+from edgeasd.runtime.features.logmel import FeatureSettings, Float32Array, logmel, mel_filter_bank, window_of
 from edgeasd.runtime.features.segments import clip_starts
 
 FRONT_END = "frontend.onnx"
@@ -34,15 +35,26 @@ def build_front_end(features: FeatureSettings, frames: int) -> onnx.ModelProto:
     size, bins = features.n_fft, 1 + features.n_fft // 2
     # k n modulo the length: the cosine of a large angle would lose digits.
     angle = 2.0 * np.pi * (np.outer(np.arange(size), np.arange(bins)) % size) / size
-    window = (0.5 - 0.5 * np.cos(2.0 * np.pi * np.arange(size) / size))[:, None]
-    bank = mel_filter_bank(features.sample_rate, size, features.n_mels, features.f_min, features.f_max)
+    window = window_of(features)[:, None]
+    bank = mel_filter_bank(
+        features.sample_rate,
+        size,
+        features.n_mels,
+        features.f_min,
+        features.f_max,
+        features.mel_scale,
+        features.mel_norm,
+    )
+    factor = features.scale if features.logarithm == "ln" else features.scale / np.log(10.0)
     constants = {
-        "cosines": window * np.cos(angle),
-        "sines": window * np.sin(angle),
+        "cosines": _emphasised(window * np.cos(angle), features.preemphasis),
+        "sines": _emphasised(window * np.sin(angle), features.preemphasis),
         "mel_bank": bank.T,
         "log_floor": np.array(features.log_floor),
-        "log10_of_e": np.array(1.0 / np.log(10.0)),
+        "log10_of_e": np.array(factor),
     }
+    if features.offset:
+        constants["offset"] = np.array(features.offset * features.scale)
     initialisers = [numpy_helper.from_array(np.ascontiguousarray(v, np.float32), k) for k, v in constants.items()]
     channel = numpy_helper.from_array(np.array([1], np.int64), "channel")
     node = helper.make_node
@@ -52,13 +64,22 @@ def build_front_end(features: FeatureSettings, frames: int) -> onnx.ModelProto:
         node("Mul", ["real", "real"], ["real_squared"]),
         node("Mul", ["imaginary", "imaginary"], ["imaginary_squared"]),
         node("Add", ["real_squared", "imaginary_squared"], ["power"]),
-        node("Sqrt", ["power"], ["magnitude"]),
-        node("MatMul", ["magnitude", "mel_bank"], ["mel"]),
-        node("Max", ["mel", "log_floor"], ["floored"]),
+    ]
+    spectrum = "power"
+    if features.spectrum == "magnitude":
+        nodes.append(node("Sqrt", ["power"], ["magnitude"]))
+        spectrum = "magnitude"
+    nodes += [
+        node("MatMul", [spectrum, "mel_bank"], ["mel"]),
+        node("Add" if features.floor_rule == "add" else "Max", ["mel", "log_floor"], ["floored"]),
         node("Log", ["floored"], ["natural"]),
         node("Mul", ["natural", "log10_of_e"], ["log10"]),
-        node("Unsqueeze", ["log10", "channel"], ["logmel"]),
     ]
+    last = "log10"
+    if features.offset:
+        nodes.append(node("Add", ["log10", "offset"], ["shifted"]))
+        last = "shifted"
+    nodes.append(node("Unsqueeze", [last, "channel"], ["logmel"]))
     graph = helper.make_graph(
         nodes,
         "edgeasd_front_end",
@@ -70,6 +91,14 @@ def build_front_end(features: FeatureSettings, frames: int) -> onnx.ModelProto:
     model.ir_version = IR_VERSION
     onnx.checker.check_model(model, full_check=True)
     return model
+
+
+def _emphasised(basis: npt.NDArray[np.float64], preemphasis: float) -> npt.NDArray[np.float64]:
+    """`basis` (n_fft, bins) for samples without pre-emphasis. Its first row is 0, so no earlier sample is needed."""
+    if not preemphasis:
+        return basis
+    following = np.vstack([basis[1:], np.zeros_like(basis[:1])])
+    return basis - preemphasis * following
 
 
 def measure_front_end(bundle: Bundle, sounds: Sequence[Float32Array]) -> FrontEnd:
@@ -91,7 +120,7 @@ def measure_front_end(bundle: Bundle, sounds: Sequence[Float32Array]) -> FrontEn
         found = [session.run(None, {"frames": frames[start : start + length][None]})[0][0, 0] for start in starts]
         wanted = np.stack([expected[start : start + length] for start in starts])
         made = np.stack(found)
-        furthest = max(furthest, float(np.max(np.abs(made - wanted))))
+        furthest = max(furthest, float(np.max(np.abs(made - wanted))) / scorer.features.decade)
         difference = scorer.score_segments(made).score - scorer.score_segments(wanted).score
         moved = max(moved, float(np.max(np.abs(difference))))
     scorer.close()

@@ -27,6 +27,7 @@ from edgeasd.runtime.bundle.reference_segments import check_reference_segments
 from edgeasd.runtime.engines import open_engine
 from edgeasd.runtime.engines.tensorrt.engine_file import engine_paths, read_sidecar
 from edgeasd.runtime.errors import BundleError, InputError
+from edgeasd.runtime.features.logmel import FeatureSettings
 from edgeasd.runtime.scoring.score import ScoreSettings
 from edgeasd.runtime.scoring.scorer import Head, Scorer
 from edgeasd.runtime.system.files import atomic_directory, write_bytes, write_json
@@ -77,6 +78,12 @@ def client_metadata(manifest: Manifest, precision: str) -> dict[str, object]:
         "n_mels": features.n_mels,
         "f_min": features.f_min,
         "f_max": features.f_max,
+        # What an older client takes for granted is named only where it is otherwise.
+        **{
+            name: value
+            for name, value in features.model_dump().items()
+            if name in FeatureSettings.model_fields and value != FeatureSettings.model_fields[name].default
+        },
         "amplitude_mean": manifest.amplitude.mean,
         "amplitude_std": manifest.amplitude.std,
         "segment_frames": segments.frames,

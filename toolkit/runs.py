@@ -19,6 +19,7 @@ from edgeasd.calibration.fit.stored_normals import NORMALS, StoredNormals
 from edgeasd.runtime.errors import InputError, describe_validation_error
 from edgeasd.runtime.features.logmel import Amplitude, FeatureSettings, Float32Array
 from edgeasd.runtime.features.segments import SegmentSettings
+from edgeasd.runtime.states import ModeProfile, SoundProfile
 from edgeasd.runtime.system.files import atomic_file, write_bytes, write_json
 from edgeasd.toolkit.data.clips import plain_id
 
@@ -65,6 +66,8 @@ class RunFile(BaseModel):
     features: FeatureSettings
     amplitude: Amplitude
     segments: SegmentSettings
+    sound: SoundProfile | None = None
+    modes: dict[str, ModeProfile] = Field(default_factory=dict)
     channel: Annotated[StrictInt, Field(ge=0)] | None = None
     update: dict[str, Any] = Field(default_factory=dict)
     """Of an update with known anomalies only."""
@@ -135,6 +138,17 @@ class Run:
     def channel(self) -> int | None:
         """The channel used of clips with several, counted from 0; None if all had one."""
         return self.facts.get("channel")
+
+    @property
+    def sound(self) -> SoundProfile | None:
+        """What its normal clips sound like; None for a run of an earlier edgeasd, and for too few clips."""
+        found = self.facts.get("sound")
+        return None if found is None else SoundProfile.model_validate(found)
+
+    @property
+    def modes(self) -> dict[str, ModeProfile]:
+        """The recorded modes among its normal clips."""
+        return {name: ModeProfile.model_validate(one) for name, one in self.facts.get("modes", {}).items()}
 
     @property
     def segments(self) -> SegmentSettings:

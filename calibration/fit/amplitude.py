@@ -2,7 +2,8 @@
 
 Amplitude is the first step, x ← (x − mean) / std. Another std multiplies every magnitude by one factor and so
 adds one constant to every log-mel value above the floor. Another mean changes nothing in the log-mel: a
-constant offset lies in the lowest two bins of a Hann window's spectrum, below the first mel band.
+constant offset lies in the lowest two bins of a Hann window's spectrum, below the first mel band. (Where bands begin
+at 0 Hz, the lowest of them move with the mean; the reference segments are then of a sound with the old one.)
 
 - Distances and scores of all sound change. So d_min, d_max and the threshold must be fitted on outputs under the
   new amplitude; `refit_amplitude` requires them.
@@ -43,8 +44,15 @@ def shifted_logmel(
     Exact to rounding (1e-6) above the floor. Values on the floor stay there: what lay below it is not
     known, and digital silence has nothing there at any level.
     """
-    floor = np.float32(np.log10(features.log_floor))
-    moved = logmel.astype(np.float64) + np.log10(before.std / after.std)
+    floor, rise = np.float32(features.lowest), features.decade * np.log10(before.std / after.std)
+    if features.floor_rule == "add":
+        # log(m + floor) is of no single rise: back to m, and forth.
+        base = np.e if features.logarithm == "ln" else 10.0
+        mel = base ** (logmel.astype(np.float64) / features.scale - features.offset) - features.log_floor
+        mel *= base ** (rise / features.scale)
+        log = np.log(np.maximum(mel, 0.0) + features.log_floor) / np.log(base)
+        return ((log + features.offset) * features.scale).astype(np.float32)
+    moved = logmel.astype(np.float64) + rise
     return np.where(logmel <= floor, floor, np.maximum(moved, floor)).astype(np.float32)
 
 

@@ -13,7 +13,7 @@ from edgeasd.runtime.alarms.settings import first_problem
 from edgeasd.runtime.errors import InputError
 
 LONGEST_SNOOZE = 30 * 86_400.0
-Kind = Literal["acknowledge", "snooze", "end_snooze", "maintenance_on", "maintenance_off", "clear", "test"]
+Kind = Literal["acknowledge", "snooze", "end_snooze", "maintenance_on", "maintenance_off", "clear", "test", "set_state"]
 _Printable = r"^[^\x00-\x1f\x7f-\x9f]*$"
 
 
@@ -29,6 +29,8 @@ class Command(BaseModel):
     until: Annotated[float, Field(ge=0.0, le=1e11, allow_inf_nan=False)] | None = None
     """For snooze, in place of `seconds`: seconds since 1970. Made into a duration at once: a clock step later on
     changes nothing."""
+    state: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")] | None = None
+    """For set_state: what the machine is doing, such as off, running or a mode. The operating state takes it as a tag."""
     by: Annotated[str, Field(max_length=64, pattern=_Printable)] | None = None
     note: Annotated[str, Field(max_length=500, pattern=_Printable)] | None = None
 
@@ -39,6 +41,8 @@ class Command(BaseModel):
             raise ValueError("snooze needs either seconds or until")
         if self.command != "snooze" and given:
             raise ValueError(f"{given[0]} is for snooze")
+        if (self.state is None) == (self.command == "set_state"):
+            raise ValueError("set_state needs a state, and nothing else takes one")
         if self.event is not None and self.command not in ("acknowledge", "clear"):
             raise ValueError("event is for acknowledge and clear")
         return self

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import secrets
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,8 +37,21 @@ class AlarmInput:
     """Whether sound was lost since the last input."""
     input_suspect: bool = False
     """Whether the input may be unhealthy. No alarm is raised meanwhile."""
+    is_learning: bool = False
+    """Whether the learning period lasts. No alarm is raised meanwhile, warnings are."""
     window_seconds: float = 0.0
     """Seconds of sound that a clip score covers. For this long after unhealthy input, scores may still contain it."""
+    operating_state: str | None = None
+    """What the machine is doing, such as running or off; None while that is not known."""
+    is_judged: bool = True
+    """Whether scores count: not while the machine is off, idle or starting. An open event stays as it is."""
+    confirm_seconds: float = 0.0
+    """For so long the condition of an alarm or a warning must have held, beside the settings: a stop of the machine is
+    not known at once."""
+    mode: str | None = None
+    """The recorded mode whose threshold holds; None: that of the bundle."""
+    remark: str | None = None
+    """What else is known about the sound, such as another gain; for the messages."""
 
 
 _LARGEST = sys.float_info.max
@@ -53,18 +67,34 @@ class AlarmMachine:
         settings: AlarmSettings,
         threshold: Threshold | None,
         *,
+        modes: Mapping[str, Threshold] | None = None,
         random_bits: RandomBits = secrets.randbits,
     ) -> None:
-        """`threshold` is the manifest's; without it and without `settings.on` no alarm is ever raised.
+        """`threshold` is the manifest's; without it and without `settings.on` no alarm is ever raised. `modes` has those of
+        recorded modes.
 
         Raises InputError if the thresholds are not in order.
         """
         self.settings = settings
-        self.levels: Levels | None = settings.levels(threshold)
+        self._levels_of: dict[str | None, Levels | None] = {None: settings.levels(threshold)}
+        self._levels_of |= {name: settings.levels(one) for name, one in (modes or {}).items()}
+        self._mode: str | None = None
+        self._remark: str | None = None
+        self._warns_since: float | None = None
+        """Since when the condition of a warning has held. It is not stored: a restart begins a new row of scores."""
         self._random_bits = random_bits
         self._s = MachineState(machine=machine, id=id)
 
     # State
+
+    @property
+    def levels(self) -> Levels | None:
+        """The thresholds in force: those of the present mode, else those of the bundle, which may be replaced."""
+        return self._levels_of.get(self._mode, self._levels_of[None])
+
+    @levels.setter
+    def levels(self, levels: Levels | None) -> None:
+        self._levels_of[None] = levels
 
     @property
     def state(self) -> str:
@@ -95,6 +125,11 @@ class AlarmMachine:
     def suspended(self) -> bool:
         """Whether scores are ignored because the input is or was just now unhealthy."""
         return self._s.unhealthy_at is not None
+
+    @property
+    def operating_state(self) -> str | None:
+        """What the machine was last known to do."""
+        return self._s.operating_state
 
     def snapshot(self) -> dict[str, Any]:
         """The whole state as plain JSON values."""
@@ -137,6 +172,7 @@ class AlarmMachine:
         """Process one input; returns the transitions in order. Raises InputError for a time that is not one."""
         now = self._advance(input.time, input.wall)
         s, transitions = self._s, self._time_passes(now, input.wall)
+        transitions += self._operate(input)
         is_unhealthy = input.input_unhealthy or (input.score is not None and math.isnan(input.score))
         if is_unhealthy:
             is_new, s.unhealthy_at = s.unhealthy_at is None, now
@@ -151,6 +187,9 @@ class AlarmMachine:
             transitions += self._gap(now, input.wall) + self._time_passes(now, input.wall)
         if s.maintenance:
             return transitions
+        if not input.is_judged:
+            s.reset_history()
+            return transitions
         if self.levels is None:
             if s.event is not None:
                 transitions.append(self._close("no_threshold", now, input.wall))
@@ -159,7 +198,10 @@ class AlarmMachine:
             return transitions
         # Infinite scores happen and JSON has no infinity; no finite threshold tells the two apart.
         score = min(max(float(input.score), -_LARGEST), _LARGEST)
-        return transitions + self._judge(score, self.levels, now, input.wall, raises=not input.input_suspect)
+        raises, confirm = not input.input_suspect, input.confirm_seconds
+        return transitions + self._judge(
+            *(score, self.levels, now, input.wall), raises=raises, confirm=confirm, is_learning=input.is_learning
+        )
 
     def command(self, given: Command, time: float, wall: float) -> list[Transition]:
         """Obey a command; returns the transitions, none if there is nothing to do, as for a repeated command.
@@ -196,6 +238,7 @@ class AlarmMachine:
             raise InputError(f"wall clock {wall}: not seconds since 1970; set the clock of this device")
         if self._s.time is not None and time < self._s.time:
             self._s.move_clock(time - self._s.time)
+            self._warns_since = None
         self._s.time = float(time)
         return self._s.time
 
@@ -209,10 +252,31 @@ class AlarmMachine:
             transitions.append(self._enter("cooldown_over", wall, "normal"))
         return transitions
 
+    def _operate(self, input: AlarmInput) -> list[Transition]:
+        """Follow the operating state and mode. A warning ends with the state it was raised in; an event stays open."""
+        s, self._remark = self._s, input.remark
+        if input.mode != self._mode:
+            self._mode = input.mode
+            s.reset_history()
+        if input.operating_state is None or input.operating_state == s.operating_state:
+            return []
+        s.operating_state = input.operating_state
+        return [self._enter("operating_state", input.wall, "normal" if s.state == "warning" else None)]
+
     def _cooled(self, now: float) -> bool:
         return self._s.cleared_at is None or now - self._s.cleared_at >= self.settings.cooldown_seconds
 
-    def _judge(self, score: float, levels: Levels, now: float, wall: float, *, raises: bool) -> list[Transition]:
+    def _judge(
+        self,
+        score: float,
+        levels: Levels,
+        now: float,
+        wall: float,
+        *,
+        raises: bool,
+        confirm: float,
+        is_learning: bool,
+    ) -> list[Transition]:
         s = self._s
         s.alarm.add(score, levels.on, levels.off, levels.n)
         if levels.warning is not None and levels.warning_off is not None:
@@ -223,15 +287,18 @@ class AlarmMachine:
             s.event.peak = max(s.event.peak, score)
             over = s.alarm.quiet >= levels.clear_after
             return [self._close("score", now, wall, score=score)] if over else []
-        due = s.held_since is not None and now - s.held_since >= self.settings.min_seconds
-        if due and raises and s.cleared_at is None and s.snoozed_until is None:
+        due = s.held_since is not None and now - s.held_since >= max(self.settings.min_seconds, confirm)
+        if due and raises and not is_learning and s.cleared_at is None and s.snoozed_until is None:
             s.event = Event(id=self._new_id(wall), raised_wall=wall, peak=score)
             return [self._enter("score", wall, "alarm", score=score)]
-        return self._warn(score, levels, wall, raises=raises)
+        warns = sum(s.warning.above) >= levels.k
+        self._warns_since = (now if self._warns_since is None else self._warns_since) if warns else None
+        is_confirmed = self._warns_since is not None and now - self._warns_since >= confirm
+        return self._warn(score, levels, wall, raises=raises and is_confirmed)
 
     def _warn(self, score: float, levels: Levels, wall: float, *, raises: bool) -> list[Transition]:
         s = self._s
-        if raises and s.state == "normal" and sum(s.warning.above) >= levels.k:
+        if raises and s.state == "normal":
             return [self._enter("score", wall, "warning", score=score)]
         if s.state == "warning" and (levels.warning is None or s.warning.quiet >= levels.clear_after):
             s.warning.above.clear()
@@ -285,4 +352,4 @@ class AlarmMachine:
         self._s.state = previous if state is None else state
         self._s.sequence += 1
         threshold = self.levels.on if self.levels else None
-        return describe(self._s, previous, reason, wall, threshold, **more)
+        return describe(self._s, previous, reason, wall, threshold, remark=self._remark, **more)

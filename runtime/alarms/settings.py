@@ -66,6 +66,10 @@ class AlarmSettings(BaseModel):
     """Scores are ignored for so long after unhealthy input, or for as long as their window reaches back if longer."""
     clear_on_gap: bool = True
     """Whether lost sound ends an open event; else only the row of scores begins afresh."""
+    burn_in_hours: Annotated[float, Field(ge=0.0, le=8760.0, allow_inf_nan=False)] = 0.0
+    """A learning period: for so many hours of sound no alarm is raised; then a threshold is proposed from them."""
+    burn_in_accept: bool = False
+    """Accept what is proposed without asking, unless there is a doubt about it."""
 
     @model_validator(mode="before")
     @classmethod

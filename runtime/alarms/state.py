@@ -72,6 +72,8 @@ class MachineState(BaseModel):
     maintenance: bool = False
     alarm: ThresholdCounter = Field(default_factory=ThresholdCounter)
     warning: ThresholdCounter = Field(default_factory=ThresholdCounter)
+    operating_state: Annotated[str, Field(min_length=1, max_length=32)] | None = None
+    """What the machine was last known to do. Left out where nothing tells it, as an earlier edgeasd reads it."""
     last_id: Annotated[int, Field(ge=0, le=LAST_ID)] = 0
     """Milliseconds of the last event ID, so that IDs rise even if the wall clock was set back."""
 
@@ -108,7 +110,10 @@ class MachineState(BaseModel):
 
 def dump_state(state: MachineState) -> dict[str, Any]:
     """The state as plain JSON values."""
-    return {"schema": SCHEMA, **state.model_dump(mode="json", by_alias=True)}
+    values = state.model_dump(mode="json", by_alias=True)
+    if state.operating_state is None:
+        del values["operating_state"]
+    return {"schema": SCHEMA, **values}
 
 
 def parse_state(value: Any, place: str) -> MachineState:

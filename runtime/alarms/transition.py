@@ -27,6 +27,7 @@ REASONS = (
     "test_over",
     "goes_on",
     "store_lost",
+    "operating_state",
 )
 
 
@@ -63,12 +64,19 @@ class Transition:
     by: str | None
     """Who gave the command."""
     note: str | None
+    operating_state: str | None = None
+    """What the machine is doing, such as running or off; None where nothing tells it."""
+    remark: str | None = None
+    """What else is known about the sound, such as another gain."""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, the body of an event message; times as ISO 8601 in UTC."""
+        """Plain values, the body of an event message; times as ISO 8601 in UTC. Without what nothing is known of."""
         value = asdict(self)
         wall, raised = value.pop("wall"), value.pop("raised_wall")
         times = {"at": utc_text(wall), "raised_at": None if raised is None else utc_text(raised)}
+        for name in ("operating_state", "remark"):
+            if value[name] is None:
+                del value[name]
         return {**value, **times}
 
 
@@ -93,6 +101,7 @@ def describe(
     event: Event | None = None,
     by: str | None = None,
     note: str | None = None,
+    remark: str | None = None,
 ) -> Transition:
     """The transition to `state`, just entered from `previous`; of `event`, by default of the open one."""
     event, test = event or state.event, reason in ("test", "test_over")
@@ -116,4 +125,6 @@ def describe(
         test=test,
         by=by,
         note=note,
+        operating_state=state.operating_state,
+        remark=remark,
     )

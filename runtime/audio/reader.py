@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
 
@@ -110,18 +111,42 @@ def require_usable(samples: Samples, start: int, sample_rate: int, label: str) -
     raise OutOfScale(f"{where}; full scale is 1 and no sound reaches {MOST:g}: {hint}", largest)
 
 
-class StreamResampler:
-    """soxr at quality HQ over a stream; only the filter's memory is kept between calls."""
+def rate_steps(rate: int, sample_rate: int, recorded_rate: int | None = None) -> tuple[int, ...]:
+    """The rates in Hz through which a sound of `rate` is brought to `sample_rate`, its own first.
 
-    def __init__(self, rate_in: int, rate_out: int, channels: int = 1) -> None:
-        self._stream = soxr.ResampleStream(rate_in, rate_out, channels, dtype="float32", quality="HQ")
+    Through `recorded_rate`, that of the training recordings, if the sound has a higher one: a model that was trained
+    with upsampled recordings must not hear what those could not hold.
+    """
+    wanted = [sample_rate] if recorded_rate is None or rate <= recorded_rate else [recorded_rate, sample_rate]
+    return (rate, *wanted) if wanted != [rate] else (rate,)
+
+
+def describe_rates(steps: tuple[int, ...]) -> str:
+    """`rate_steps` for display, such as "16000 Hz resampled to 32000 Hz, nothing above 8000 Hz"."""
+    first, *others = (f"{step} Hz" for step in steps)
+    if not others:
+        return first
+    empty = f", nothing above {min(steps) // 2} Hz" if min(steps) < steps[-1] else ""
+    return f"{first} resampled to {' and '.join(others)}{empty}"
+
+
+class StreamResampler:
+    """soxr at quality HQ over a stream, through `rate_steps`; only the filters' memory is kept between calls."""
+
+    def __init__(self, rate_in: int, rate_out: int, channels: int = 1, recorded_rate: int | None = None) -> None:
+        self._streams = [
+            soxr.ResampleStream(before, after, channels, dtype="float32", quality="HQ")
+            for before, after in pairwise(rate_steps(rate_in, rate_out, recorded_rate))
+        ]
 
     def push(self, samples: Samples, *, last: bool = False) -> Samples:
         """The output, float32, m >= 0 frames, that `samples` complete; `last` flushes the filter.
 
         Both have shape (n,), or (n, channels) where there are several.
         """
-        return self._stream.resample_chunk(samples, last=last)
+        for stream in self._streams:
+            samples = stream.resample_chunk(samples, last=last)
+        return samples
 
 
 def _open_regular(path: Path) -> BinaryIO:
@@ -159,6 +184,7 @@ class AudioReader:
         mix: bool,
         resample: bool,
         full_scale: float = 1.0,
+        recorded_rate: int | None = None,
     ) -> None:
         """Samples are divided by `full_scale`, which is not 1 for floats in the range of integers."""
         self._path = Path(path)
@@ -168,17 +194,19 @@ class AudioReader:
         try:
             self.container = inspect(self._handle, self._path)
             self._sound = self._open_sound()
-            self._check_header(sample_rate, resample)
+            self._check_header(sample_rate, resample, recorded_rate)
         except BaseException:
             self._handle.close()
             raise
         rate, count = self._sound.samplerate, self._sound.channels
-        self._resampler = StreamResampler(rate, sample_rate) if rate != sample_rate else None
+        steps = rate_steps(rate, sample_rate, recorded_rate)
+        self._resampler = StreamResampler(rate, sample_rate, 1, recorded_rate) if len(steps) > 1 else None
         self.sample_rate, self.channels, self.seconds = rate, count, self._sound.frames / rate
         self.subtype = str(self._sound.subtype)
         """All of the file: Hz, channels, seconds, libsndfile's name of its coding."""
-        self.name = f"{self._path}, {self._sound.format} {self._sound.subtype}, {rate} Hz" + (
-            f"{f' resampled to {sample_rate} Hz' if self._resampler else ''}, " + describe_channel(count, channel, mix)
+        self.name = (
+            f"{self._path}, {self._sound.format} {self._sound.subtype}, {describe_rates(steps)}, "
+            f"{describe_channel(count, channel, mix)}"
         )
         self.notes = self._notes()
         """What a user should know of the file, in clauses: a false name, a length that was never written."""
@@ -205,7 +233,7 @@ class AudioReader:
             reason = str(error).split(": ", 1)[-1].rstrip(".")
             raise InputError(f"{self._path}: not a sound file that can be read ({reason}); WAV and FLAC work") from None
 
-    def _check_header(self, sample_rate: int, resample: bool) -> None:
+    def _check_header(self, sample_rate: int, resample: bool, recorded_rate: int | None) -> None:
         rate, frames = self._sound.samplerate, self._sound.frames
         if self._sound.format not in CHECKED:
             raise InputError(
@@ -216,9 +244,12 @@ class AudioReader:
             raise InputError(f"{self._path}: holds no samples; record it again")
         if frames >= UNKNOWN_FRAMES:
             raise InputError(f"{self._path}: its header states no length; convert it to WAV")
-        if rate != sample_rate and not resample:
+        # A bundle that was trained with resampled recordings resamples all that hold as much as those did.
+        is_expected = rate == sample_rate if recorded_rate is None else rate >= recorded_rate
+        if not is_expected and not resample:
+            expected = recorded_rate or sample_rate
             raise WrongRate(
-                f"{self._path}: {rate} Hz, the bundle expects {sample_rate} Hz; resample it or pass --resample", rate
+                f"{self._path}: {rate} Hz, the bundle expects {expected} Hz; resample it or pass --resample", rate
             )
         if rate != sample_rate and rate not in RESAMPLED_RATES:
             raise InputError(f"{self._path}: {rate} Hz is not a plausible sample rate; check its header")
@@ -269,11 +300,13 @@ def read_audio(
     channel: int | None = None,
     mix: bool = False,
     resample: bool = False,
+    recorded_rate: int | None = None,
 ) -> Samples:
     """Read a clip of at most an hour as float32 samples, shape (n,), n >= 1, nominally in [-1, 1).
 
     Channels are counted from 0; `mix` takes their mean. With `resample` another rate is converted
-    by soxr (HQ), else it is refused. Integer formats are divided by their full scale, as libsndfile
+    by soxr (HQ), else it is refused. With `recorded_rate` (`FeatureSettings.recorded_rate`) every rate from that one up
+    is converted, by way of it. Integer formats are divided by their full scale, as libsndfile
     does; float files and resampled peaks may lie outside [-1, 1) and are left as they are.
 
     Raises InputError: missing, empty, cut-off or damaged file, a directory, not audio, no samples,
@@ -281,7 +314,10 @@ def read_audio(
     `MOST`, over an hour. Whatever the file holds is read or refused: see `edgeasd.runtime.audio.container`. An MP3
     file without a table of its length cannot be told from a shorter one.
     """
-    with closing(AudioReader(path, sample_rate=sample_rate, channel=channel, mix=mix, resample=resample)) as reader:
+    opened = AudioReader(
+        path, sample_rate=sample_rate, channel=channel, mix=mix, resample=resample, recorded_rate=recorded_rate
+    )
+    with closing(opened) as reader:
         if reader.seconds > MAX_CLIP_SECONDS:
             raise InputError(
                 f"{path}: {reader.seconds:.0f} s, a clip has at most {MAX_CLIP_SECONDS:.0f} s; "

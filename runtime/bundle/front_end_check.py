@@ -43,14 +43,17 @@ def self_test_pair(manifest: Manifest) -> tuple[Float32Array, Float32Array]:
     return frame_samples(sound, features, amplitude)[None], logmel(sound, features, amplitude)[None, None]
 
 
-def compare_logmel(made: Float32Array, expected: Float32Array, place: str) -> float:
-    """Largest |Δ log10| of two log-mel segments. Raises BundleError if the shapes differ."""
+def compare_logmel(made: Float32Array, expected: Float32Array, place: str, decade: float = 1.0) -> float:
+    """Largest |Δ log10| of the mel magnitudes of two log-mel segments; `decade` is that of their `FeatureSettings`.
+
+    Raises BundleError if the shapes differ.
+    """
     if made.shape != expected.shape:
         raise BundleError(
             f"{place}: its front end gives log-mel of shape {made.shape}, its encoder takes {expected.shape}; "
             "export the bundle again"
         )
-    return float(np.max(np.abs(made - expected)))
+    return float(np.max(np.abs(made - expected))) / decade
 
 
 def check_front_end(
@@ -64,7 +67,7 @@ def check_front_end(
     assert manifest.front_end is not None
     frames, expected = self_test_pair(manifest)
     try:
-        furthest = compare_logmel(engine.logmel(frames), expected, place)
+        furthest = compare_logmel(engine.logmel(frames), expected, place, manifest.features.decade)
         wanted, made = engine.encoder.embed(expected), engine.embed(frames[:, None])
     except EdgeasdError:
         raise

@@ -26,8 +26,11 @@ from edgeasd.runtime.features.segments import SegmentSettings
 from edgeasd.runtime.health.settings import LevelRange
 from edgeasd.runtime.scoring.score import ScoreSettings
 from edgeasd.runtime.scoring.threshold import Threshold
+from edgeasd.runtime.states.settings import STATE_NAME
+from edgeasd.runtime.states.sound import ModeProfile, SoundProfile
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSIONS = (1, 2)
+"""2 has settings of the front end that a reader of 1 would not know, and so compute other features."""
 LARGEST_MANIFEST = 4 * 1024 * 1024
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -94,7 +97,7 @@ class FrontEnd(_Part):
 
     file: str
     logmel: Annotated[float, Field(ge=0, allow_inf_nan=False)]
-    """Largest |Δ log10| on the clips it was measured with."""
+    """Largest |Δ log10| of the mel magnitudes on the clips it was measured with (see `FeatureSettings.decade`)."""
     score: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     """Largest |Δs| of a segment on them."""
     clips: Annotated[int, Field(ge=1)]
@@ -131,12 +134,16 @@ class Manifest(_Part):
     metrics: dict[str, Any] = Field(default_factory=dict)
     level: LevelRange | None = None
     """The expected levels of the machine, if they were measured; see `edgeasd.runtime.health`."""
+    sound: SoundProfile | None = None
+    """What the recordings sound like; see `edgeasd.runtime.states`."""
+    modes: Annotated[dict[Annotated[str, Field(pattern=STATE_NAME)], ModeProfile], Field(max_length=32)] = {}
+    """The recorded modes by name, with the threshold of each."""
 
     @model_serializer(mode="wrap")
     def _as_found(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without an unset level or front end: an older manifest is written back as it was."""
-        optional = ("level", "front_end")
-        return {name: value for name, value in dump(self).items() if name not in optional or value is not None}
+        """Without what is unset: an older manifest is written back as it was."""
+        optional = ("level", "front_end", "sound", "modes")
+        return {name: value for name, value in dump(self).items() if name not in optional or value}
 
     @model_validator(mode="after")
     def _consistent(self) -> Manifest:
@@ -152,6 +159,11 @@ class Manifest(_Part):
         return self
 
 
+def schema_version_for(features: FeatureSettings) -> int:
+    """The lowest version whose readers compute `features` as they are meant."""
+    return 2 if features.has_later_fields else 1
+
+
 def parse_manifest(data: bytes, place: str) -> Manifest:
     """Read manifest.json; `place` names it in errors. Raises BundleError with one line."""
     if len(data) > LARGEST_MANIFEST:
@@ -165,11 +177,10 @@ def parse_manifest(data: bytes, place: str) -> Manifest:
     if not isinstance(raw, dict):
         raise BundleError(f"{place}: holds {type(raw).__name__}, expected an object; export the bundle again")
     version = raw.get("schema_version")
-    if not isinstance(version, int) or isinstance(version, bool) or version != SCHEMA_VERSION:
+    if not isinstance(version, int) or isinstance(version, bool) or version not in SCHEMA_VERSIONS:
         given = printable(repr(version), 40)
-        raise BundleError(
-            f"{place}: schema_version {given}, this edgeasd reads {SCHEMA_VERSION}; read it with {_writer(raw)}"
-        )
+        known = " and ".join(map(str, SCHEMA_VERSIONS))
+        raise BundleError(f"{place}: schema_version {given}, this edgeasd reads {known}; read it with {_writer(raw)}")
     try:
         return Manifest.model_validate(raw)
     except ValidationError as error:

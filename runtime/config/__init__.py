@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgeasd.runtime.config.check import ConfigReport, StreamReport, check_config
-from edgeasd.runtime.config.load import ConfigError, error_of_file, parse_config, read_config
+from edgeasd.runtime.config.load import ConfigError, error_of_file, parse_config, read_config, usual_config
 from edgeasd.runtime.config.settings import EngineSettings, ServiceConfig, ServiceSettings, StreamSettings
 
 __all__ = [
@@ -18,4 +18,5 @@ __all__ = [
     "error_of_file",
     "parse_config",
     "read_config",
+    "usual_config",
 ]

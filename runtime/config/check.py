@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from edgeasd.runtime.bundle.selection import select
 from edgeasd.runtime.config.load import ConfigError
 from edgeasd.runtime.config.settings import EngineSettings, ServiceConfig, StreamSettings
 from edgeasd.runtime.errors import EdgeasdError, InputError
+from edgeasd.runtime.features.logmel import FeatureSettings
 from edgeasd.runtime.health.settings import level_range
 from edgeasd.runtime.outputs import check_output
 from edgeasd.runtime.outputs.settings import JsonlSettings, OutputSettings, shared_client_ids
@@ -69,14 +70,18 @@ def check_config(config: ServiceConfig) -> ConfigReport:
     """Look everything over. Problems are collected, not raised; no device is opened and no command run."""
     problems: list[ConfigError] = []
     streams: list[StreamReport] = []
-    rates: dict[str, int] = {}
+    features: dict[str, FeatureSettings] = {}
     for name, stream in config.streams.items():
         try:
-            streams.append(_check_stream(config, name, stream, rates))
+            streams.append(_check_stream(config, name, stream, features))
         except (EdgeasdError, OSError) as error:
             problems.append(ConfigError(f"streams.{name}", _one_line(error), name))
     problems += _same_machines(streams)
-    sources = {name: stream.source() for name, stream in config.streams.items()}
+    recorded = {name: one.recorded_rate for name, one in features.items()}
+    sources = {
+        name: replace(stream.source(), recorded_rate=recorded.get(name)) for name, stream in config.streams.items()
+    }
+    rates = {name: one.sample_rate for name, one in features.items()}
     problems += [ConfigError(f"streams.{name}", line) for name, line in sharing_problems(sources, rates)]
     for name, output in config.outputs.items():
         try:
@@ -95,17 +100,19 @@ def named_manifest(manifest: Manifest, stream: StreamSettings) -> Manifest:
     return manifest.model_copy(update={"machine": machine})
 
 
-def _check_stream(config: ServiceConfig, name: str, stream: StreamSettings, rates: dict[str, int]) -> StreamReport:
+def _check_stream(
+    config: ServiceConfig, name: str, stream: StreamSettings, features: dict[str, FeatureSettings]
+) -> StreamReport:
     settings: EngineSettings = config.engine(stream)
     with Bundle(Path(stream.bundle)) as bundle:
         bundle.verify_files()
         manifest = named_manifest(bundle.manifest, stream)
         asked = (settings.precision, settings.engine, settings.accelerator, settings.head, settings.front_end)
         offer = select(manifest, bundle.path, *asked)
-    rates[name] = manifest.features.sample_rate
+    features[name] = manifest.features
     levels = stream.alarm.levels(manifest.threshold)
     level_range(stream.health, manifest.amplitude, manifest.level)
-    _check_source(stream, manifest.features.sample_rate)
+    _check_source(stream, manifest.features)
     return StreamReport(
         name=name,
         machine=manifest.machine.type,
@@ -120,11 +127,12 @@ def _check_stream(config: ServiceConfig, name: str, stream: StreamSettings, rate
     )
 
 
-def _check_source(stream: StreamSettings, rate: int) -> None:
+def _check_source(stream: StreamSettings, features: FeatureSettings) -> None:
     """Check what can be known of a source without sound from it. Raises what the start would raise."""
     if stream.input is not None:
         # Opening reads the header of the file, or of every file of a folder.
-        open_source(stream.source(), rate).close()
+        settings = replace(stream.source(), recorded_rate=features.recorded_rate)
+        open_source(settings, features.sample_rate).close()
     if stream.input_command is not None:
         program = split_command(stream.input_command)[0]
         if shutil.which(program) is None:

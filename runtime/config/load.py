@@ -134,9 +134,22 @@ LARGEST = 1 << 20
 """Bytes of a site file."""
 
 
-def read_config(path: Path) -> ServiceConfig:
-    """Read and validate `path`. Raises InputError with one line."""
-    path = Path(path)
+USUAL_PATHS = (Path("site.toml"), Path("/etc/edgeasd/site.toml"))
+"""Where a site file usually is: in the current folder, or where the installation puts it."""
+
+
+def usual_config() -> Path:
+    """The first of USUAL_PATHS that is there. Raises InputError if none is."""
+    for path in USUAL_PATHS:
+        if path.is_file():
+            return path
+    tried = " nor ".join(str(path) for path in USUAL_PATHS)
+    raise InputError(f"no site file: neither {tried} is there; name one with --config, or in EDGEASD_SITE")
+
+
+def read_config(path: Path | None) -> ServiceConfig:
+    """Read and validate `path`; None for that of `usual_config`. Raises InputError with one line."""
+    path = usual_config() if path is None else Path(path)
     try:
         # Without O_NONBLOCK a pipe in place of the file would hold the command for ever.
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as handle:

@@ -21,6 +21,7 @@ from edgeasd.runtime.outputs.settings import (
     WebhookSettings,
 )
 from edgeasd.runtime.sources import SourceSettings
+from edgeasd.runtime.states import OperationSettings
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$"
 
@@ -101,6 +102,8 @@ class StreamSettings(_Strict):
     """See docs/reference/alarms.md."""
     health: HealthSettings = HealthSettings()
     """See docs/reference/health.md."""
+    states: OperationSettings = OperationSettings()
+    """See docs/how-to/off-and-modes.md."""
     evidence: ClipSettings = ClipSettings()
     """See docs/how-to/events.md."""
 

@@ -164,7 +164,9 @@ def verify_front_end(bundle: Bundle, engine: Path, accelerator: str, max_batch: 
     frames, expected = self_test_pair(manifest)
     loaded = TensorRTFrontEnd(engine, accelerator=accelerator, max_batch=max_batch)
     try:
-        found = FrontEndDeviation(compare_logmel(loaded.logmel(frames), expected, bundle.path.name))
+        found = FrontEndDeviation(
+            compare_logmel(loaded.logmel(frames), expected, bundle.path.name, manifest.features.decade)
+        )
     finally:
         loaded.close()
     problems = beyond(found, logmel_limit(manifest.front_end))

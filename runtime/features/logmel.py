@@ -121,6 +121,9 @@ class FeatureSettings(BaseModel):
     """Added to the logarithm."""
     scale: Annotated[float, Field(ge=1e-6, le=1e6)] = 1.0
     """Multiplies the logarithm and its offset."""
+    recorded_rate: Annotated[int, Field(ge=1_000, le=192_000)] | None = None
+    """Rate of the training recordings in Hz if it is below `sample_rate`; None otherwise. All sound passes through this
+    rate before it is brought to `sample_rate`, so that the model never hears what its training sound could not hold."""
 
     @model_serializer(mode="wrap")
     def _as_found(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -141,6 +144,8 @@ class FeatureSettings(BaseModel):
             raise ValueError(
                 f"hop_length {self.hop_length} <= window_length {self.window_length} <= n_fft {self.n_fft} does not hold"
             )
+        if self.recorded_rate is not None and self.recorded_rate >= self.sample_rate:
+            raise ValueError(f"recorded_rate {self.recorded_rate} < sample_rate {self.sample_rate} does not hold")
         if self.centred:
             raise ValueError("centred frames need samples from the future; only centred=false is defined")
         return self
@@ -148,6 +153,28 @@ class FeatureSettings(BaseModel):
     def fingerprint(self) -> str:
         """16 hexadecimal digits that change with any setting, for naming cached features."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
+
+    @property
+    def input_rate(self) -> int:
+        """Lowest rate of a sound that holds all the model was trained to hear, in Hz."""
+        return self.recorded_rate or self.sample_rate
+
+    @property
+    def decade(self) -> float:
+        """How much log-mel rises, above the floor, when the sound is ten times as large: 1 with the defaults."""
+        per_log10 = math.log(10.0) if self.logarithm == "ln" else 1.0
+        return (2.0 if self.spectrum == "power" else 1.0) * per_log10 * self.scale
+
+    @property
+    def lowest(self) -> float:
+        """Log-mel of digital silence."""
+        logarithm = math.log if self.logarithm == "ln" else math.log10
+        return (logarithm(self.log_floor) + self.offset) * self.scale
+
+    @property
+    def has_later_fields(self) -> bool:
+        """Whether a program older than those fields would compute something else."""
+        return any(getattr(self, name) != default for name, default in _LATER_DEFAULTS.items())
 
     def frame_count(self, samples: int) -> int:
         """Frames T = 1 + (n - n_fft) // hop_length in `samples` samples; 0 below one window."""
@@ -160,7 +187,7 @@ class FeatureSettings(BaseModel):
 
 _LATER_DEFAULTS = {
     name: FeatureSettings.model_fields[name].default
-    for name in ("window_length", "preemphasis", "floor_rule", "offset", "scale")
+    for name in ("window_length", "preemphasis", "floor_rule", "offset", "scale", "recorded_rate")
 }
 """Fields that older programs do not know."""
 
@@ -193,7 +220,11 @@ def check_samples(samples: npt.NDArray[np.generic], position: int = 0, sample_ra
     """
     if not isinstance(samples, np.ndarray) or samples.dtype != np.float32 or samples.ndim != 1:
         kind = f"{samples.dtype} {samples.shape}" if isinstance(samples, np.ndarray) else type(samples).__name__
-        raise InputError(f"samples: {kind}, expected a float32 array of shape (n,); convert with np.float32")
+        remedy = "convert with np.float32"
+        if isinstance(samples, np.ndarray) and samples.dtype.kind in "iu":
+            full = 1 << (8 * samples.dtype.itemsize - 1)
+            remedy = f"divide by {full} and convert with np.float32, so that they lie in [-1, 1)"
+        raise InputError(f"samples: {kind}, expected a float32 array of shape (n,); {remedy}")
     # One dot product sees NaN, infinities and overflow; the slow search runs only then.
     with np.errstate(over="ignore", invalid="ignore"):
         energy = float(np.dot(samples, samples))

@@ -102,6 +102,7 @@ class HealthMonitor:
         self._size = round(WINDOW_SECONDS * sample_rate)
         self._meter = WindowMeter(self._size, settings.clipping.full_scale)
         self._off = [name for name in STATES if not self._settings_of(name).enabled]
+        self._excused: frozenset[str] = frozenset()
         self._begin()
 
     def _begin(self) -> None:
@@ -123,6 +124,8 @@ class HealthMonitor:
         self._timers = {name: self._timer(name) for name in STATES}
         self._values: dict[str, float | None] = dict.fromkeys(STATES)
         self._unhealthy_since: int | None = None
+        self.window: Float32Array = np.empty(0, np.float32)
+        """The last whole window: a view, valid until the next samples come."""
 
     def _settings_of(self, name: str) -> StateSettings:
         found: StateSettings = getattr(self.settings, "level" if name.startswith("level_") else name)
@@ -147,9 +150,27 @@ class HealthMonitor:
 
         Uses the level of the last second: the level of 10 s, which decides, takes long to leave its range.
         """
-        named = self.settings.unhealthy
+        named = [name for name in self.settings.unhealthy if name not in self._excused]
         out_of_range = self._out_of_range()
         return any((timer.pending or name == out_of_range) and name in named for name, timer in self._timers.items())
+
+    def excuse(self, states: frozenset[str]) -> None:
+        """States that do not make the input unhealthy from now on, because something else explains them."""
+        if states != self._excused:
+            self._excused = states
+            self._update_unhealthy()
+
+    @property
+    def level_dbfs(self) -> float | None:
+        """Level of the last 10 s without the offset; None until there are so many."""
+        return self._level()
+
+    @property
+    def recent_dbfs(self) -> float | None:
+        """The same of the last second."""
+        if len(self._powers) < RECENT_WINDOWS:
+            return None
+        return _dbfs(math.sqrt(sum(islice(reversed(self._powers), RECENT_WINDOWS)) / RECENT_WINDOWS))
 
     @property
     def at_seconds(self) -> float:
@@ -199,6 +220,7 @@ class HealthMonitor:
         return HealthReport(self.at_seconds, self.is_unhealthy, unhealthy_since, self._level(), states)
 
     def _judge(self, window: Float32Array) -> list[HealthChange]:
+        self.window = window
         figures = self._meter.measure(window)
         self._take(window, figures)
         verdicts = self._verdicts(figures)
@@ -238,16 +260,18 @@ class HealthMonitor:
 
     def _out_of_range(self) -> str | None:
         """The level state that the last second alone would begin."""
-        if self.level is None or not self.settings.level.enabled or len(self._powers) < RECENT_WINDOWS:
+        level = self.recent_dbfs
+        if self.level is None or not self.settings.level.enabled or level is None:
             return None
-        level = _dbfs(math.sqrt(sum(islice(reversed(self._powers), RECENT_WINDOWS)) / RECENT_WINDOWS))
         if level < self.level.low_dbfs:
             return "level_low"
         return "level_high" if level > self.level.high_dbfs else None
 
     def _update_unhealthy(self) -> None:
         active = [
-            timer.since for name, timer in self._timers.items() if timer.active and name in self.settings.unhealthy
+            timer.since
+            for name, timer in self._timers.items()
+            if timer.active and name in self.settings.unhealthy and name not in self._excused
         ]
         if not active:
             self._unhealthy_since = None

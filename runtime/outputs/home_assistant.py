@@ -14,6 +14,7 @@ from edgeasd.runtime.outputs.topics import Topics
 
 _OPEN = "['alarm', 'acknowledged']"
 _DBFS = {"unit_of_measurement": "dBFS"}
+_OPERATING = "{{ value_json.operating_state | default('unknown') }}"
 
 
 def discovery(prefix: str, topics: Topics, machine: str, id: str, commands: bool) -> list[tuple[str, bytes]]:
@@ -46,6 +47,7 @@ def _entities(topics: Topics, machine: str, id: str, commands: bool) -> list[tup
     entities = [
         ("binary_sensor", "alarm", "Alarm", state, _on(f"value_json.state in {_OPEN}"), problem),
         ("sensor", "state", "Alarm state", state, "{{ value_json.state }}", {}),
+        ("sensor", "operating_state", "Operating state", state, _OPERATING, {}),
         ("sensor", "clip_score", "Clip score", score, "{{ value_json.body.last }}", measurement),
         ("binary_sensor", "input", "Microphone", health, _on("value_json.body.unhealthy"), problem | diagnostic),
         ("sensor", "level", "Level", health, "{{ value_json.body.level_dbfs }}", _DBFS | measurement | diagnostic),

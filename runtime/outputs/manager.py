@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgeasd.runtime.alarms.command import Command
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 CommandHandler = Callable[[str, str, Command], None]
 """Takes machine, ID and a command. The machine may be one of another device of the site. Called from a thread of an
 output; must return at once."""
+TagHandler = Callable[[str, bytes], None]
+"""Takes a topic and what was published there. Called from a thread of an output; must return at once."""
 
 
 class OutputManager:
@@ -42,8 +44,10 @@ class OutputManager:
         site: str,
         device: str | None = None,
         on_command: CommandHandler | None = None,
+        tag_topics: Sequence[str] = (),
+        on_tag: TagHandler | None = None,
     ) -> None:
-        """`device` is the name of this device, by default its host name.
+        """`device` is the name of this device, by default its host name. `tag_topics` are read through every broker.
 
         Raises InputError if settings, secrets or certificates are wrong or a package is missing, and DeviceError
         if the address of the metrics cannot be listened on. Then nothing is left open.
@@ -53,7 +57,7 @@ class OutputManager:
         self._workers: list[OutputWorker] = []
         self._brokers: list[MqttOutput] = []
         self._pages: list[MetricsPage] = []
-        self._closed = False
+        self._closed, self._tags = False, (tuple(tag_topics), on_tag)
         try:
             for name, chosen in settings.items():
                 if isinstance(chosen, PrometheusSettings):
@@ -78,7 +82,7 @@ class OutputManager:
     ) -> Output:
         if isinstance(settings, MqttSettings):
             client_id = settings.client_id or f"edgeasd-{store_id[:12]}-{name}"
-            broker = _broker_class()(settings, site, device, client_id, on_command)
+            broker = _broker_class()(settings, site, device, client_id, on_command, *self._tags)
             self._brokers.append(broker)
             return broker
         return _open_output(settings)

@@ -89,6 +89,10 @@ class EventBody(_Part):
     """Who gave the command."""
     note: str | None
     """Note of the command."""
+    operating_state: str | None = None
+    """What the machine is doing: running, off, idle or a mode. Left out where nothing tells it."""
+    remark: str | None = None
+    """What else is known about the sound, such as another gain than in the recordings."""
 
 
 class ScoreBody(_Part):
@@ -110,6 +114,10 @@ class ScoreBody(_Part):
     """The threshold in force."""
     complete: bool
     """Whether the last clip score is a mean over all the segments it should be."""
+    operating_state: str | None = None
+    """What the machine was doing at the last one. Left out where nothing tells it."""
+    judged: bool | None = None
+    """Whether the last one was judged: not while the machine is off, idle or starting."""
 
 
 class HealthBody(_Part):
@@ -194,6 +202,16 @@ class StatusBody(_Part):
     """From the last sample of a segment to its score."""
     level_dbfs: _Number = None
     """RMS level in decibels relative to full scale."""
+    operating_state: str | None = None
+    """What the machine is doing: running, off, idle or a mode. Left out where nothing tells it."""
+    operating_source: str | None = None
+    """Who knows it: tag, schedule, level, sound or default."""
+    operating_phase: str | None = None
+    """starting, in the time of grace after a start or a change of mode: no alarm is raised meanwhile."""
+    operating_seconds: dict[str, float] | None = None
+    """How long the machine was in each state."""
+    notices: list[str] | None = None
+    """What a person should know, a line each: a stale tag, another gain than in the recordings. Left out where nothing is."""
     outputs: list[OutputState] | None = None
     """The outputs of this device; only in messages of the service."""
 
@@ -228,6 +246,10 @@ class SegmentBody(_Part):
     """The threshold of the bundle."""
     above_threshold: bool | None
     """Whether the clip score is complete and above the threshold; null without a threshold."""
+    operating_state: str | None = None
+    """What the machine is doing. Left out where nothing tells it."""
+    judged: bool | None = None
+    """Whether the score is judged: not while the machine is off, idle or starting."""
 
 
 class GapBody(_Part):

@@ -86,11 +86,11 @@ class MqttConnection:
         client_id: str,
         tls: ssl.SSLContext | None,
         will: MqttMessage,
-        subscription: str | None,
+        subscriptions: Sequence[str],
         received: Callable[[str, bytes, bool], None],
     ) -> None:
         """`received` takes topic, payload and whether it was retained, in paho's thread."""
-        self._settings, self._client_id, self._subscription = settings, client_id, subscription
+        self._settings, self._client_id, self._subscriptions = settings, client_id, tuple(subscriptions)
         self._received = received
         parts = urlsplit(settings.url)
         self.url = f"{parts.scheme}://{parts.netloc}"
@@ -239,8 +239,8 @@ class MqttConnection:
     def _on_connect(self, _c: Any, _u: Any, _f: ConnectFlags, code: ReasonCode, properties: Properties | None) -> None:
         self._limit = max(1, min(IN_FLIGHT, getattr(properties, "ReceiveMaximum", IN_FLIGHT)))
         self._no_commands, self._connected_at = None, time.monotonic()
-        if self._subscription is not None and not code.is_failure:
-            self._client.subscribe(self._subscription, qos=1)
+        if self._subscriptions and not code.is_failure:
+            self._client.subscribe([(topic, 1) for topic in self._subscriptions])
         with self._changed:
             self._answer = code
             self._changed.notify_all()
@@ -250,8 +250,9 @@ class MqttConnection:
             self._rejected[number] = code
 
     def _on_subscribe(self, _c: Any, _u: Any, _m: int, codes: list[ReasonCode], _p: Any) -> None:
-        if any(code.is_failure for code in codes):
-            self._no_commands = f"{self.url}: no commands, it rejects {self._subscription}: {codes[0]}"
+        for topic, code in zip(self._subscriptions, codes, strict=False):
+            if code.is_failure:
+                self._no_commands = f"{self.url}: nothing is received from {topic}, it rejects it: {code}"
 
     def _on_disconnect(self, _c: Any, _u: Any, flags: DisconnectFlags, code: ReasonCode, _p: Any) -> None:
         with self._changed:
@@ -293,9 +294,12 @@ class MqttOutput:
         device: str,
         client_id: str,
         on_command: Callable[[str, str, Command], None] | None = None,
+        tag_topics: Sequence[str] = (),
+        on_tag: Callable[[str, bytes], None] | None = None,
     ) -> None:
-        """Raises InputError if a password or certificate that the settings name cannot be read."""
-        self._settings, self._on_command = settings, on_command
+        """Commands and tags are taken in paho's thread. Raises InputError if a password or certificate that the settings name cannot be read."""
+        self._settings, self._on_command, self._on_tag = settings, on_command, on_tag
+        self._tag_topics = frozenset(tag_topics if on_tag is not None else ())
         self._topics = Topics(settings.prefix, site, device)
         self._read_password()
         is_encrypted = settings.url.startswith("mqtts:")
@@ -306,7 +310,10 @@ class MqttOutput:
             client_id,
             tls,
             self._availability(OFFLINE),
-            self._topics.commands if settings.commands and on_command is not None else None,
+            [
+                *([self._topics.commands] if settings.commands and on_command is not None else []),
+                *sorted(self._tag_topics),
+            ],
             self._receive,
         )
         self._retained: dict[str, MqttMessage] = {}
@@ -438,6 +445,7 @@ class MqttOutput:
     def _state(self, machine: str, id: str, body: Mapping[str, Any]) -> MqttMessage:
         """The alarm state after an event with `body`."""
         state = {"schema": SCHEMA, **{name: body.get(name) for name in _STATE_FIELDS}}
+        state |= {name: body[name] for name in ("operating_state", "remark") if body.get(name) is not None}
         topic = self._topics.of(machine, id, "state")
         return MqttMessage(topic, json.dumps(state, ensure_ascii=False).encode(), True)
 
@@ -453,6 +461,13 @@ class MqttOutput:
     # Commands, in paho's thread
 
     def _receive(self, topic: str, payload: bytes, retained: bool) -> None:
+        if topic in self._tag_topics and self._on_tag is not None:
+            # A state that was published before we came still holds.
+            try:
+                self._on_tag(topic, payload)
+            except Exception as error:  # whatever a stranger sends must not end the connection
+                self._rejected_command = printable(str(error), 300)
+            return
         machine = self._topics.machine_of(topic)
         # A retained command would be obeyed again at each connection.
         if machine is None or retained or self._on_command is None:

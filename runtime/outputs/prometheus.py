@@ -283,6 +283,22 @@ def _of_machines(last: Mapping[tuple[str, str, str], Mapping[str, Any]]) -> Iter
         for state in _ALARM_STATES:
             alarm.add_metric((*labels, state), float(body.get("state") == state))
     yield alarm
+    operating = GaugeMetricFamily(
+        "edgeasd_operating_state", "1 for what the machine is doing.", labels=(*_MACHINE, "state")
+    )
+    hours = CounterMetricFamily(
+        "edgeasd_operating_seconds",
+        "How long the machine was in each state, since the start.",
+        labels=(*_MACHINE, "state"),
+    )
+    for labels, body in bodies("status"):
+        seconds = body.get("operating_seconds") or {}
+        present = body.get("operating_state")
+        for state in sorted({*seconds, *([present] if present else [])}):
+            operating.add_metric((*labels, state), float(state == present))
+            hours.add_metric((*labels, state), float(seconds.get(state, 0.0)))
+    yield operating
+    yield hours
     health = GaugeMetricFamily("edgeasd_input_state", "1 while it is active.", labels=(*_MACHINE, "state"))
     for labels, body in bodies("health"):
         for state, figures in body["states"].items():

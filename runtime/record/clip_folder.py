@@ -19,8 +19,7 @@ LABELS = ("normal", "anomaly")
 RESERVE_BYTES = 256 << 20
 """Disk space left free for everything else on the device."""
 SUBTYPES = {16: "PCM_16", 24: "PCM_24"}
-_NAME = re.compile(r"clip_(\d{6,9})\.flac")
-_PARTIAL = re.compile(r"\.clip_\d{6,9}\.flac\..+\.tmp")
+_MODE = re.compile(r"[a-z][a-z0-9-]{0,31}")
 
 
 def check_folder_name(option: str, name: str) -> None:
@@ -62,15 +61,29 @@ class ClipFolder:
     """`<root>/<machine>/<id>/<label>/`; a context manager that locks it for one recording at a time.
 
     Clips are `clip_000001.flac` and so on; other files are left alone and not counted. Entering creates the folder
-    and removes partial files of a killed recording. Raises InputError for names that are not folder names, a machine
+    and removes partial files of a killed recording. Clips of a mode are `clip_<mode>_000001.flac` in the same folder, and
+    only they are counted then. Raises InputError for names that are not folder names, a machine
     in another layout, clips already there without `resume`, a clip of another sample rate, and a second recording.
     """
 
     def __init__(
-        self, root: Path, machine: str, machine_id: str, label: str, *, sample_rate: int, resume: bool = False
+        self,
+        root: Path,
+        machine: str,
+        machine_id: str,
+        label: str,
+        *,
+        sample_rate: int,
+        resume: bool = False,
+        mode: str | None = None,
     ) -> None:
+        if mode is not None and (not _MODE.fullmatch(mode) or mode in ("off", "running")):
+            raise InputError(
+                f"--mode {mode}: small letters, digits and - only, and not off or running; it names a way of running"
+            )
         self.path = label_folder(root, machine, machine_id, label)
         self.machine, self.machine_id, self.label = machine, machine_id.removeprefix("id_"), label
+        self.mode, self._stem = mode, "clip_" if mode is None else f"clip_{mode}_"
         self._rate, self._resume = sample_rate, resume
         self.clips, self.samples = 0, 0
         """Clips and samples in the folder, those of earlier recordings included."""
@@ -96,10 +109,12 @@ class ClipFolder:
             raise InputError(f"{self.path}: another recording goes on here; wait for its end")
 
     def _scan(self) -> None:
+        whole = re.compile(rf"{re.escape(self._stem)}(\d{{6,9}})\.flac")
+        partial = re.compile(rf"\.{re.escape(self._stem)}\d{{6,9}}\.flac\..+\.tmp")
         for name in sorted(os.listdir(self.path)):
-            if _PARTIAL.fullmatch(name):
+            if partial.fullmatch(name):
                 (self.path / name).unlink(missing_ok=True)
-            elif match := _NAME.fullmatch(name):
+            elif match := whole.fullmatch(name):
                 self._next = max(self._next, int(match[1]) + 1)
                 self.clips += 1
                 self.samples += self._samples_of(self.path / name)
@@ -126,10 +141,10 @@ class ClipFolder:
 
         Samples beyond full scale are stored at full scale. Raises OSError if the disk refuses.
         """
-        path = self.path / f"clip_{self._next:06d}.flac"
+        path = self.path / f"{self._stem}{self._next:06d}.flac"
         while path.exists():
             self._next += 1
-            path = self.path / f"clip_{self._next:06d}.flac"
+            path = self.path / f"{self._stem}{self._next:06d}.flac"
         with atomic_file(path) as handle:
             soundfile.write(handle, to_integers(samples, bits), self._rate, format="FLAC", subtype=SUBTYPES[bits])
         self._next += 1

@@ -13,10 +13,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.features.logmel import Float32Array, check_samples
-from edgeasd.runtime.scoring.score import ClipMean, Score, SegmentScores
+from edgeasd.runtime.scoring.score import ClipMean, Score, SegmentScores, blend, relative_distance
 from edgeasd.runtime.scoring.scorer import Scorer
+
+FAR_OUTSIDE = 64.0
+"""Float recordings may peak above 1, by a few dB; integers that were only converted lie beyond this (+36 dB)."""
 
 
 class Stream:
@@ -29,6 +34,8 @@ class Stream:
         self._waiting: list[tuple[int, Float32Array]] = []
         self.keep_every = 1
         """Only every so many-th segment is scored, on a device that cannot keep up; 1: all of them."""
+        self.distances: tuple[float, float] | None = None
+        """d_min and d_max of the present mode of the machine; None: those of the scorer."""
         self.skipped = 0
         """Segments left out by `keep_every`, since the stream was made."""
         # As many samples as complete about one batch, so that a long push takes bounded memory.
@@ -54,9 +61,14 @@ class Stream:
         """Accept samples (n,) float32, any n >= 0, and return a Score for each segment they complete.
 
         The same samples give the same scores however they are cut. Raises InputError, before
-        anything is accepted, for another dtype or shape and for NaN or infinities.
+        anything is accepted, for another dtype or shape, for NaN or infinities, and for samples so far outside
+        [-1, 1) that they must be of another scale.
         """
         check_samples(samples, self.samples_seen, self.scorer.features.sample_rate)
+        if samples.size and float(largest := np.max(np.abs(samples))) > FAR_OUTSIDE:
+            raise InputError(
+                f"samples: up to {largest:g}, expected [-1, 1); divide 16-bit samples by 32768 before they are pushed"
+            )
         scores: list[Score] = []
         for start in range(0, samples.size, self._slice):
             self._accept_checked(samples[start : start + self._slice])
@@ -102,7 +114,11 @@ class Stream:
     def finish(self, first_frame: int, scores: SegmentScores, row: int) -> Score:
         """Make the Score of the segment at `first_frame` from row `row` of a scored batch."""
         features, length = self.scorer.features, self.scorer.segments.frames
-        value = float(scores.score[row])
+        value, d_prime = float(scores.score[row]), float(scores.d_prime[row])
+        if self.distances is not None:
+            of_mode = relative_distance(scores.d[row : row + 1], *self.distances)
+            value = float(blend(scores.q[row : row + 1], of_mode, self.scorer.score.alpha)[0])
+            d_prime = float(of_mode[0])
         clip_score, averaged, complete = self._mean.add(value)
         start = first_frame * features.hop_length
         result = Score(
@@ -112,7 +128,7 @@ class Stream:
             logit=float(scores.logit[row]),
             q=float(scores.q[row]),
             d=float(scores.d[row]),
-            d_prime=float(scores.d_prime[row]),
+            d_prime=d_prime,
             score=value,
             clip_score=clip_score,
             averaged=averaged,

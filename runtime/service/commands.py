@@ -12,7 +12,7 @@ from edgeasd.runtime.alarms import Command
 from edgeasd.runtime.bundle.bundle import Bundle
 from edgeasd.runtime.config import ServiceConfig
 from edgeasd.runtime.config.check import named_manifest
-from edgeasd.runtime.errors import EdgeasdError
+from edgeasd.runtime.errors import EdgeasdError, InputError
 from edgeasd.runtime.outputs.base import OutputState
 from edgeasd.runtime.outputs.manager import OutputManager
 from edgeasd.runtime.outputs.settings import PrometheusSettings, outbox_limits
@@ -67,6 +67,8 @@ def send_command(config: ServiceConfig, names: list[str], command: Command) -> C
     Raises InputError if neither a service nor the database can be used.
     """
     value = command.model_dump(exclude_none=True)
+    if command.command == "set_state" and ask(config.data, {"ask": "status"}) is None:
+        raise InputError(f"{config.data}: no service runs there, and a state is only of a running one; start it first")
     is_test, result = command.command == "test", CommandResult()
     before = (_outputs_of_service(config) or []) if is_test else []
     for position, name in enumerate(names):

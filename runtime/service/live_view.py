@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from edgeasd.runtime.errors import printable
 from edgeasd.runtime.outputs.base import OutputState
 from edgeasd.runtime.service.status import ServiceStatus, StreamStatus
+from edgeasd.runtime.states import RUNNING
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -69,7 +70,8 @@ class LiveView:
         lines = [line for line in self._changed_lines(status) if line]
         for stream in status.streams:
             # A change is shown at once, figures now and then.
-            key = (stream.state, stream.reason, stream.alarm, stream.event, *stream.health)
+            operating = (stream.operating_state, stream.operating_phase, stream.notices)
+            key = (stream.state, stream.reason, stream.alarm, stream.event, *operating, *stream.health)
             is_news = stream.state != "starting" or stream.reason is not None
             if is_news and (now >= self._due or self._shown.get(stream.name) != key):
                 self._shown[stream.name] = key
@@ -214,7 +216,7 @@ def concerns(status: ServiceStatus) -> list[str]:
     lines = [text for text, _ in _problems(status)]
     for stream in status.streams:
         reason = _reason(stream)
-        if stream.state in ("failed", "degraded") or stream.unhealthy or stream.event is not None:
+        if stream.state in ("failed", "degraded") or stream.unhealthy or stream.event is not None or stream.notices:
             lines.append(printable(f"{stream.name}: {reason[0] if reason else stream.state}"))
     return lines
 
@@ -275,6 +277,11 @@ def _reason(stream: StreamStatus) -> Cell | None:
         parts.append(f"unhealthy: {', '.join(stream.health) or 'its input cannot be trusted yet'}")
     if stream.event is not None:
         parts.append(f"event {stream.event}")
+    if stream.operating_phase is not None:
+        parts.append(f"{stream.operating_phase}, no alarm is raised")
+    parts += stream.notices
+    if stream.burn_in is not None:
+        parts.append(stream.burn_in)
     style = _STATE_STYLES.get(stream.state, _YELLOW if stream.unhealthy else "")
     return (printable("; ".join(parts)), style) if parts else None
 
@@ -291,6 +298,8 @@ def _alarm_cell(stream: StreamStatus) -> Cell:
     if stream.maintenance:
         return "maintenance", _YELLOW
     shown, style = _ALARM_STYLES.get(stream.alarm, (stream.alarm, ""))
+    if stream.operating_state not in (None, RUNNING):
+        shown = str(stream.operating_state) if stream.alarm == "normal" else f"{shown}, {stream.operating_state}"
     return (f"{shown}, snoozed" if stream.snoozed and stream.alarm == "normal" else shown), style
 
 

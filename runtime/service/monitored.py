@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -9,13 +10,19 @@ from dataclasses import replace
 from typing import Any
 
 from edgeasd.runtime.alarms import AlarmInput, AlarmMachine, AlarmSettings, Command, Transition
+from edgeasd.runtime.alarms.burn_in import BurnIn
 from edgeasd.runtime.bundle.manifest import Manifest
 from edgeasd.runtime.outputs.messages import ScoreSummary
+from edgeasd.runtime.scoring.threshold import Threshold
 from edgeasd.runtime.service.updates import StreamUpdate
+from edgeasd.runtime.states import OperatingState
+from edgeasd.runtime.storage import StateSpan, StoredScore
 from edgeasd.runtime.system.clocks import Clock, utc_text
 
 _MOST_SCORES = 10_000
 """Scores of one stream that wait for a disk that refuses: half an hour."""
+_LONGEST_SPAN_SECONDS = 60.0
+"""Updates that lie further apart say nothing of the time between."""
 _SILENT_SECONDS = 3.0
 """Without updates for this long, the recorder itself lets time pass for a machine."""
 
@@ -25,6 +32,15 @@ def clip_seconds(manifest: Manifest) -> float:
     features, segments = manifest.features, manifest.segments
     frames = segments.frames + (segments.sections - 1) * segments.hop
     return features.sample_count(frames) / features.sample_rate
+
+
+def scoring_fingerprint(manifest: Manifest) -> str:
+    """What decides the scores of a bundle: a threshold holds for equal ones only."""
+    files, score = manifest.files, manifest.score
+    parts = [files["head.onnx"].sha256, manifest.features.fingerprint(), manifest.segments.model_dump_json()]
+    parts += [files[manifest.precisions["fp32"].file].sha256] if "fp32" in manifest.precisions else sorted(files)
+    parts += [manifest.amplitude.model_dump_json(), f"{score.alpha!r} {score.d_min!r} {score.d_max!r}"]
+    return hashlib.sha256("|".join(parts).encode()).hexdigest()[:16]
 
 
 class MonitoredMachine:
@@ -44,16 +60,26 @@ class MonitoredMachine:
         Raises InputError if the thresholds are not in order.
         """
         self.name, self.settings = name, settings
-        threshold = None
+        threshold, modes = None, dict[str, Threshold]()
         self.window_seconds = 0.0
         if isinstance(manifest, Manifest):
             self.machine_type, self.id = manifest.machine.type, manifest.machine.id
             threshold, self.window_seconds = manifest.threshold, clip_seconds(manifest)
+            modes = {name: mode.threshold for name, mode in manifest.modes.items() if mode.threshold is not None}
         else:
             self.machine_type, self.id = manifest
-        self.machine = AlarmMachine(self.machine_type, self.id, settings, threshold)
-        self.scores: deque[tuple[float, float]] = deque(maxlen=_MOST_SCORES)
-        """(wall clock, clip score) pairs that are not stored."""
+        self.shipped = threshold
+        """The threshold of the bundle."""
+        self.scoring = scoring_fingerprint(manifest) if isinstance(manifest, Manifest) else ""
+        self.burn_in: BurnIn | None = None
+        self.machine = AlarmMachine(self.machine_type, self.id, settings, threshold, modes=modes)
+        self.scores: deque[StoredScore] = deque(maxlen=_MOST_SCORES)
+        """Those that are not stored."""
+        self.operation = OperatingState()
+        """What the machine is doing."""
+        self.hours: deque[StateSpan] = deque(maxlen=_MOST_SCORES)
+        """How long it was in which state, as far as that is not stored."""
+        self._state_at: tuple[str, float] | None = None
         self.has_unstored = False
         """Whether transitions left without having been stored."""
         self.is_unhealthy = False
@@ -63,6 +89,24 @@ class MonitoredMachine:
         self._time: float | None = None
         self._time_set_at = self._updated_at
 
+    def use_burn_in(self, burn_in: BurnIn | None) -> None:
+        """Go on with this learning period; an accepted threshold takes the place of the bundle's.
+
+        A threshold in the settings of the alarm comes first.
+        """
+        self.burn_in = burn_in
+        threshold = self.shipped
+        if burn_in is not None and burn_in.accepted is not None:
+            found_by = f"learning period of {burn_in.hours:g} h"
+            fresh = Threshold(clip=burn_in.accepted, found_by=found_by, clips=0)
+            threshold = fresh if threshold is None else threshold.model_copy(update={"clip": burn_in.accepted})
+        self.machine.levels = self.settings.levels(threshold)
+
+    @property
+    def is_learning(self) -> bool:
+        """Whether the learning period lasts, in which no alarm is raised."""
+        return self.burn_in is not None and self.burn_in.phase == "learning"
+
     @property
     def key(self) -> tuple[str, str]:
         """Machine type and ID."""
@@ -71,6 +115,8 @@ class MonitoredMachine:
     def update(self, update: StreamUpdate) -> list[Transition]:
         """Process an update of the stream; returns what changed. Raises InputError for a time that is not one."""
         self.is_unhealthy, self._updated_at = update.is_unhealthy, self._clock()
+        self.operation = update.operation or OperatingState()
+        self._count_hours(update)
         if update.is_complete and update.window_seconds is not None:
             self.window_seconds = update.window_seconds
         transitions = self.machine.step(
@@ -82,11 +128,17 @@ class MonitoredMachine:
                 input_unhealthy=update.is_unhealthy,
                 gap=update.has_gap,
                 input_suspect=update.is_suspect,
+                is_learning=self.is_learning,
                 window_seconds=self.window_seconds,
+                operating_state=self.operation.state,
+                is_judged=self.operation.is_judged,
+                confirm_seconds=self.operation.confirm_seconds,
+                mode=self.operation.mode,
+                remark=update.remark,
             )
         )
         if update.clip_score is not None:
-            self.scores.append((update.wall, update.clip_score))
+            self.scores.append(StoredScore(update.wall, update.clip_score, self.mark))
             self._summary_body = self._summary.add(
                 update.clip_score,
                 complete=update.is_complete,
@@ -106,12 +158,35 @@ class MonitoredMachine:
             return []
         now = self._advance(self._now())
         unhealthy, window = self.is_unhealthy, self.window_seconds
-        return self.machine.step(AlarmInput(now, time.time(), input_unhealthy=unhealthy, window_seconds=window))
+        # What the machine was last known to do goes on.
+        input = AlarmInput(
+            *(now, time.time()),
+            input_unhealthy=unhealthy,
+            window_seconds=window,
+            is_judged=self.operation.is_judged,
+            mode=self.operation.mode,
+        )
+        return self.machine.step(input)
 
     def take_summary(self) -> dict[str, Any] | None:
         """The body of a score message if one became due with the last update."""
         body, self._summary_body = self._summary_body, None
+        if body is not None and self.operation.state is not None:
+            body |= {"operating_state": self.operation.state, "judged": self.operation.is_judged}
         return body
+
+    @property
+    def mark(self) -> str | None:
+        """What scores of this moment are marked with: the state, if they are not judged."""
+        operation = self.operation
+        return None if operation.is_judged else "starting" if operation.is_starting else operation.state
+
+    def _count_hours(self, update: StreamUpdate) -> None:
+        """Add the time since the last update to the state that the machine was in."""
+        before, state = self._state_at, self.operation.state
+        self._state_at = None if state is None else (state, update.time)
+        if before is not None and 0.0 < update.time - before[1] <= _LONGEST_SPAN_SECONDS:
+            self.hours.append(StateSpan(update.wall, before[0], update.time - before[1]))
 
     @property
     def threshold(self) -> float | None:
@@ -130,12 +205,13 @@ class MonitoredMachine:
             "maintenance": machine.maintenance,
             "snoozed_seconds": None if machine.snoozed else 0.0,
             "test": False,
+            **({} if machine.operating_state is None else {"operating_state": machine.operating_state}),
         }
 
     def continue_from(self, earlier: MonitoredMachine) -> None:
         """Take over the state of the same machine, and the scores that are not stored."""
         self.machine.restore(earlier.machine.snapshot())
-        self.scores, self.has_unstored = earlier.scores, earlier.has_unstored
+        self.scores, self.has_unstored, self.hours = earlier.scores, earlier.has_unstored, earlier.hours
         self._time, self._time_set_at = earlier._time, earlier._time_set_at
 
     def leave_out(self, transitions: Sequence[Transition], count: int) -> list[Transition]:

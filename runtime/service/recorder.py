@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgeasd.runtime.alarms import AlarmSettings, Command, Transition
+from edgeasd.runtime.alarms.burn_in import BurnIn, parse_burn_in, propose
 from edgeasd.runtime.bundle.manifest import Manifest
 from edgeasd.runtime.errors import EdgeasdError, InputError
 from edgeasd.runtime.outputs.messages import encode, health_body, make_message
@@ -142,6 +143,13 @@ class EventRecorder:
     def command(self, name: str, command: Command) -> list[dict[str, Any]]:
         """Give a command to the machine of a stream; returns the bodies of its event messages. Raises InputError."""
         return self.call(lambda: self._command(name, command))
+
+    def decide_threshold(self, name: str, decision: str, by: str | None = None) -> dict[str, Any]:
+        """Show, accept, decline or restart the learning period of a stream; returns where it stands.
+
+        Raises InputError if there is no such stream, and nothing to accept or decline.
+        """
+        return self.call(lambda: self._decide_threshold(name, decision, by))
 
     def post_command(self, machine: str, id: str, command: Command) -> None:
         """Give a command to a machine without waiting for the answer; errors are logged."""
@@ -292,6 +300,8 @@ class EventRecorder:
             self._store_scores()
             self._scores_at = now
         if now - self._states_at >= _STATES_SECONDS:
+            for machine in self.machines.values():
+                self._advance_burn_in(machine)
             with self._transaction(durable=False):
                 self.store.store_states((one.machine.snapshot() for one in self.machines.values()), durable=False)
                 self.store.store_wall(self._settled())
@@ -382,15 +392,17 @@ class EventRecorder:
             self._outputs.observe(message)
 
     def _store_scores(self) -> None:
-        waiting = [machine for machine in self._all_machines() if machine.scores]
+        waiting = [machine for machine in self._all_machines() if machine.scores or machine.hours]
         if not waiting:
             return
         if self.database.path is not None:  # without a file nobody can look at them
             with self._transaction(durable=False):
                 for machine in waiting:
                     self.store.add_scores(*machine.key, list(machine.scores))
+                    self.store.add_hours(*machine.key, list(machine.hours))
         for machine in waiting:
             machine.scores.clear()
+            machine.hours.clear()
 
     # Machines, in the recorder's thread
 
@@ -428,9 +440,94 @@ class EventRecorder:
             machine.machine.reset_history()
         else:
             self._restore(machine)
+        self._continue_burn_in(machine)
         self.machines[name] = machine
         if present is None:
             self._show_state(machine)
+
+    # Learning periods, in the recorder's thread
+
+    def _continue_burn_in(self, machine: MonitoredMachine) -> None:
+        """Go on with the stored learning period, or begin one if the settings ask for it."""
+        if not machine.scoring:
+            return
+        try:
+            text = self.store.burn_in(*machine.key)
+        except DatabaseUnavailable:
+            text = None
+        stored = None if text is None else parse_burn_in(text)
+        hours = machine.settings.burn_in_hours
+        if stored is not None and stored.scoring != machine.scoring:
+            if stored.accepted is not None:
+                _log.warning(
+                    "%s: the learnt threshold %.4g was of another bundle and is not used", machine.name, stored.accepted
+                )
+            stored = None
+        if stored is not None and stored.phase == "learning":
+            # The setting decides how long it lasts; without one it is over.
+            stored = stored.model_copy(update={"hours": hours}) if hours else None
+        if stored is None and hours:
+            stored = BurnIn(scoring=machine.scoring, begun=self._settled(), hours=hours)
+            self._store_burn_in(machine, stored)
+        machine.use_burn_in(stored)
+
+    def _advance_burn_in(self, machine: MonitoredMachine) -> None:
+        """Count what was heard, and propose a threshold once it is enough. Raises DatabaseUnavailable."""
+        burn_in = machine.burn_in
+        if burn_in is None or burn_in.phase != "learning":
+            return
+        minutes = self.store.history(*machine.key, "minute", since=burn_in.begun)
+        burn_in = burn_in.model_copy(update={"heard_minutes": len(minutes)})
+        if len(minutes) >= 60 * burn_in.hours:
+            shipped = None if machine.shipped is None else machine.shipped.clip
+            found = propose([one["at"] for one in minutes], [one["high"] for one in minutes], shipped)
+            if found is not None:
+                burn_in = burn_in.model_copy(update={"phase": "proposed", "proposal": found})
+                if machine.settings.burn_in_accept and found.doubt is None:
+                    update = {"phase": "accepted", "by": "burn_in_accept", "decided": self._settled()}
+                    burn_in = burn_in.model_copy(update=update)
+                _log.info("%s: %s", machine.name, burn_in.describe(machine.threshold))
+        self._store_burn_in(machine, burn_in)
+        machine.use_burn_in(burn_in)
+
+    def _store_burn_in(self, machine: MonitoredMachine, burn_in: BurnIn) -> None:
+        try:
+            self.store.store_burn_in(*machine.key, burn_in.model_dump_json())
+        except DatabaseUnavailable as error:
+            self._disk_log.error(str(error), "the learning period goes on, from memory")
+
+    def _decide_threshold(self, name: str, decision: str, by: str | None) -> dict[str, Any]:
+        machine = self.machines.get(name)
+        if machine is None:
+            raise InputError(f"{name}: no such stream; the streams are {', '.join(self.machines) or 'none'}")
+        burn_in = machine.burn_in
+        if decision == "restart":
+            hours = machine.settings.burn_in_hours
+            if not hours:
+                raise InputError(f"{name}: no learning period is set; give burn_in_hours in its table alarm")
+            burn_in = BurnIn(scoring=machine.scoring, begun=self._settled(), hours=hours)
+        elif decision in ("accept", "decline"):
+            if burn_in is None or burn_in.proposal is None:
+                raise InputError(f"{name}: no threshold is proposed; {self._burn_in_line(machine)}")
+            phase = "accepted" if decision == "accept" else "declined"
+            burn_in = burn_in.model_copy(update={"phase": phase, "by": by, "decided": self._settled()})
+        elif decision != "show":
+            raise InputError(f"{decision}: unknown; use show, accept, decline or restart")
+        if decision != "show" and burn_in is not None:
+            self._store_burn_in(machine, burn_in)
+            machine.use_burn_in(burn_in)
+        return {
+            "stream": name,
+            "threshold": machine.threshold,
+            "shipped": None if machine.shipped is None else machine.shipped.clip,
+            "line": self._burn_in_line(machine),
+            "burn_in": None if machine.burn_in is None else machine.burn_in.model_dump(mode="json"),
+        }
+
+    def _burn_in_line(self, machine: MonitoredMachine) -> str:
+        if machine.burn_in is None:
+            return "there is no learning period; give burn_in_hours in the table alarm of the stream"
+        return machine.burn_in.describe(machine.threshold)
 
     def _restore(self, machine: MonitoredMachine) -> None:
         """Continue with the stored state. The score history begins anew: the sound in between was not heard."""

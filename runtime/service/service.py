@@ -21,6 +21,7 @@ from edgeasd.runtime.service.recorder import EventRecorder
 from edgeasd.runtime.service.status import ServiceStatus, package_version
 from edgeasd.runtime.service.supervisor import FIRST_PAUSE, LOAD_SECONDS, StreamSupervisor
 from edgeasd.runtime.service.updates import StreamUpdate
+from edgeasd.runtime.states.tag import parse_tag
 from edgeasd.runtime.storage import Database, Outbox, Retention
 from edgeasd.runtime.system.lock import folder_lock
 from edgeasd.runtime.system.log_once import LogOnce
@@ -72,6 +73,7 @@ class Service:
         self._outputs_problem: str | None = None
         self._outputs_at, self._status_at = 0.0, 0.0
         self._has_cleared_others, self._clear_log = False, LogOnce(log, "events of machines that have left")
+        self._tag_log = LogOnce(log, "tags")
         self._shown: set[tuple[str, str]] = set()
         """Machine type and ID of everything that outputs may show."""
         self.is_loaded = False
@@ -200,6 +202,10 @@ class Service:
         """Give the alarm machine of a stream a command. Returns the messages of what changed. Raises InputError."""
         command = parse_command(value, f"command for {stream}")
         slot = self.supervisor.slots.get(stream)
+        if command.command == "set_state" and slot is not None and slot.worker is not None:
+            assert command.state is not None
+            slot.worker.operation.set_tag(command.state, command.by or "command")
+            return []
         if slot is not None and stream not in self.recorder.machines:
             reason = slot.error or "it is being loaded; try again in a moment"
             raise InputError(f"{stream}: not loaded: {reason}")
@@ -214,14 +220,40 @@ class Service:
             return "requested"
         if set(request) == {"ask", "stream", "command"} and request["ask"] == "command":
             return self.command(str(request["stream"]), request["command"])
+        if set(request) == {"ask", "stream", "decision", "by"} and request["ask"] == "threshold":
+            by = None if request["by"] is None else str(request["by"])[:64]
+            return self.recorder.decide_threshold(str(request["stream"]), str(request["decision"]), by)
         raise InputError('request: unknown; ask for "status", "reload", or "command" with stream and command')
 
     def _command_from_output(self, machine: str, id: str, command: Command) -> None:
         """A command that came through an output. It may be for another device of the site."""
         try:
+            if command.command == "set_state":
+                assert command.state is not None
+                for slot in list(self.supervisor.slots.values()):
+                    if slot.identity == (machine, id) and slot.worker is not None:
+                        slot.worker.operation.set_tag(command.state, command.by or "command")
+                return
             self.recorder.post_command(machine, id, command)
         except EdgeasdError as error:
             log.warning("%s", error)
+
+    def _tag_from_output(self, topic: str, payload: bytes) -> None:
+        """A tag of the plant: what a machine is doing."""
+        for slot in list(self.supervisor.slots.values()):
+            settings = slot.settings.states
+            if settings.tag_topic != topic or slot.worker is None:
+                continue
+            try:
+                state = parse_tag(payload, settings, f"{slot.name}: tag {topic}")
+            except InputError as error:
+                self._tag_log.error(str(error), "the state before it holds")
+                continue
+            self._tag_log.recovered("the tag can be read again")
+            slot.worker.operation.set_tag(state, topic)
+
+    def _tag_topics(self) -> tuple[str, ...]:
+        return tuple(sorted({one.states.tag_topic for one in self.config.streams.values() if one.states.tag_topic}))
 
     # The supervisor's thread
 
@@ -282,11 +314,11 @@ class Service:
             self._reloading = False
             log.error("not reloaded, everything goes on as before: %s", error)
             return
-        before, self.config = self.config, config
+        before, topics, self.config = self.config, self._tag_topics(), config
         self._configure_recorder()
         if self._evidence is not None:
             self._evidence.keep(config.settings.evidence)
-        if (config.outputs, config.name) != (before.outputs, before.name):
+        if (config.outputs, config.name, self._tag_topics()) != (before.outputs, before.name, topics):
             # Messages wait in the outbox meanwhile.
             self.recorder.use_outputs(None)
             if self.outputs is not None:
@@ -308,7 +340,14 @@ class Service:
             self._outputs_problem = None
             return
         self._outbox.limits = outbox_limits(config.outputs)
-        outputs = OutputManager(config.outputs, self._outbox, site=config.name, on_command=self._command_from_output)
+        outputs = OutputManager(
+            config.outputs,
+            self._outbox,
+            site=config.name,
+            on_command=self._command_from_output,
+            tag_topics=self._tag_topics(),
+            on_tag=self._tag_from_output,
+        )
         outputs.start()
         self.outputs, self._outputs_problem = outputs, None
         self.recorder.use_outputs(outputs)

@@ -63,10 +63,26 @@ class StreamStatus:
     latency_seconds: dict[str, float] | None
     events: int = 0
     """Alarms raised."""
+    operating_state: str | None = None
+    """What the machine is doing: running, off, idle or a mode; None where nothing tells it."""
+    operating_source: str | None = None
+    """Who knows it: tag, schedule, level, sound or default."""
+    operating_phase: str | None = None
+    """starting, in the time of grace after a start or a change of mode; else None."""
+    operating_seconds: dict[str, float] = field(default_factory=dict)
+    """How long the machine was in each state."""
+    notices: tuple[str, ...] = ()
+    """What a person should know, a line each: a stale tag, another gain than in the recordings."""
+    burn_in: str | None = None
+    """Where a learning period or the threshold from it stands, in one line; None without one."""
 
     def message_body(self) -> dict[str, Any]:
         """The body of a status message."""
-        return {name: getattr(self, name) for name in _MESSAGE_FIELDS}
+        body = {name: getattr(self, name) for name in _MESSAGE_FIELDS}
+        if self.operating_state is not None:
+            names = ("operating_state", "operating_source", "operating_phase", "operating_seconds")
+            body |= {name: getattr(self, name) for name in names}
+        return {**body, "notices": list(self.notices)} if self.notices else body
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +119,10 @@ class ServiceStatus:
 def parse_status(value: Any) -> ServiceStatus:
     """What `ServiceStatus.to_json` made, as the command socket answers. Raises InputError for anything else."""
     try:
-        streams = [StreamStatus(**{**one, "health": tuple(one["health"])}) for one in value["streams"]]
+        streams = [
+            StreamStatus(**{**one, **{name: tuple(one[name]) for name in ("health", "notices")}})
+            for one in value["streams"]
+        ]
         outputs = [OutputState.model_validate(one) for one in value["outputs"]]
         return ServiceStatus(**{**value, "streams": streams, "outputs": outputs})
     except (TypeError, KeyError, ValueError):

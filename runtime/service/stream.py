@@ -10,7 +10,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,7 @@ from edgeasd.runtime.service.status import Latencies, package_version
 from edgeasd.runtime.service.updates import StreamUpdate
 from edgeasd.runtime.sources import AudioChunk, Source, SourceEvent, SourceEventKind, SourceState, SourceStatus
 from edgeasd.runtime.sources.capture import CaptureThread, SampleQueue
+from edgeasd.runtime.states import OperatingState, OperationMonitor
 from edgeasd.runtime.system.clocks import Clock, wall_time
 
 END_OF_SOUND = "end of sound"
@@ -55,6 +56,28 @@ def level_dbfs(samples: Float32Array) -> float:
     """RMS level of samples (n,) in dB relative to full scale, at least -120."""
     power = float(np.mean(np.square(samples, dtype=np.float64))) if samples.size else 0.0
     return 20.0 * float(np.log10(max(np.sqrt(power), _QUIET)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    """What a health window has shown."""
+
+    position: int
+    """Its end."""
+    is_unhealthy: bool
+    is_suspect: bool
+    report: HealthReport | None
+    """Given if a health state began or ended."""
+    operation: OperatingState | None
+    level_dbfs: float | None
+    """Of 10 s."""
+    remark: str | None
+
+
+def _is_news(before: OperatingState | None, now: OperatingState) -> bool:
+    """Whether the operating state has changed in a way that the alarm machine must know at once."""
+    old = before or OperatingState()
+    return (old.state, old.is_judged, old.mode) != (now.state, now.is_judged, now.mode)
 
 
 def _describe(event: SourceEvent) -> str:
@@ -81,12 +104,16 @@ class StreamWorker:
         Raises InputError if the settings do not go with the bundle.
         """
         self.name, self.settings, self.manifest, self.source = name, settings, manifest, source
-        self.rate = manifest.features.sample_rate
+        self.rate, self.recorded_rate = manifest.features.sample_rate, manifest.features.recorded_rate
         self.queue = SampleQueue(QUEUE_SECONDS * self.rate, "drop" if settings.drops else "block", wake)
         self._capture = CaptureThread(source, self.queue, limit)
         self._clock = clock
         self._health = self._make_health(settings, manifest)
+        self.operation = self._make_operation(settings, manifest)
+        """What the machine is doing."""
         self._levels = settings.alarm.levels(manifest.threshold)
+        self._mode: str | None = None
+        """The recorded mode whose threshold is in `_levels`."""
         self.stream: Stream | None = None
         self.evidence: EvidenceRecorder | None = None
         self.report: HealthReport = self._health.report()
@@ -101,9 +128,10 @@ class StreamWorker:
         """End of each chunk in samples, and when its last one was captured."""
         self._judged = 0
         """Samples in the health window that has begun."""
-        self._verdicts: deque[tuple[int, bool, bool, HealthReport | None]] = deque()
-        """End of a health window; whether the input is unhealthy, suspect; the report if that changed."""
+        self._verdicts: deque[_Verdict] = deque()
         self._unhealthy, self._suspect = False, False
+        self._operation: tuple[OperatingState | None, float | None, str | None] = (None, None, None)
+        """State, level and remark as of the last update."""
         self._updates: list[StreamUpdate] = []
         self._started_at = clock()
         self.latencies = Latencies()
@@ -121,6 +149,10 @@ class StreamWorker:
     def _make_health(self, settings: StreamSettings, manifest: Manifest) -> HealthMonitor:
         expected = level_range(settings.health, manifest.amplitude, manifest.level)
         return HealthMonitor(settings.health, self.rate, expected)
+
+    def _make_operation(self, settings: StreamSettings, manifest: Manifest) -> OperationMonitor:
+        parts = (settings.states, manifest.features, manifest.amplitude, manifest.sound, manifest.modes)
+        return OperationMonitor(*parts, clock=self._clock)
 
     # Capture
 
@@ -149,8 +181,15 @@ class StreamWorker:
         if (settings.health, manifest.amplitude, manifest.level) != old:
             self._health, self._judged = self._make_health(settings, manifest), 0
             self._unhealthy, self._suspect = False, False
+        known = (self.settings.states, self.manifest.features, self.manifest.amplitude)
+        known_sounds = (self.manifest.sound, self.manifest.modes)
+        if (settings.states, manifest.features, manifest.amplitude) != known or (
+            (manifest.sound, manifest.modes) != known_sounds
+        ):
+            earlier, self.operation = self.operation, self._make_operation(settings, manifest)
+            self.operation.continue_from(earlier)
         self.settings, self.manifest = settings, manifest
-        self._levels = settings.alarm.levels(manifest.threshold)
+        self._levels, self._mode = settings.alarm.levels(manifest.threshold), None
         self._starts = deque(maxlen=manifest.segments.sections)
         self.engine = engine_info(scorer)
         if self.stream is None or not self.stream.continue_with(scorer):
@@ -218,7 +257,9 @@ class StreamWorker:
         length = chunk.samples.size / self.rate
         self._arrivals.append((self._expected, chunk.captured_at + (length if self.source.live else 0.0)))
         self._judge(chunk)
-        self.stream.accept(chunk.samples)
+        factor = self.operation.factor
+        # Health and level are those of the sound as it came.
+        self.stream.accept(chunk.samples if factor == 1.0 else chunk.samples * np.float32(factor))
 
     def _judge(self, chunk: AudioChunk) -> None:
         """Judge the health window by window, so that it does not depend on how the sound was cut."""
@@ -229,10 +270,29 @@ class StreamWorker:
             done += taken
             self._judged = (self._judged + taken) % size
             if self._judged == 0:
-                report = self._health.report() if changes else None
-                verdict = (self._health.is_unhealthy, self._health.is_suspect, report)
-                self._verdicts.append((chunk.start_sample + done, *verdict))
+                was_unhealthy, position = self._health.is_unhealthy, chunk.start_sample + done
+                operation, remark = self._operate(position)
+                is_unhealthy = self._health.is_unhealthy
+                report = self._health.report() if changes or is_unhealthy != was_unhealthy else None
+                self._verdicts.append(
+                    _Verdict(
+                        *(position, is_unhealthy, self._health.is_suspect, report),
+                        *(operation, self._health.level_dbfs, remark),
+                    )
+                )
         self.report = self._health.report()
+
+    def _operate(self, position: int) -> tuple[OperatingState | None, str | None]:
+        """What the machine does at the end of a health window, and what is to be said of its sound."""
+        health, operation = self._health, self.operation
+        if not operation.is_active and operation.sound is None:
+            return None, None
+        captured = self._arrivals[-1][1] - (self._arrivals[-1][0] - position) / self.rate
+        moment, wall = self._moment(position, captured)
+        is_silent = bool({"digital_silence", "silence"}.intersection(health.report().active))
+        state = operation.window(health.window, moment, wall, health.level_dbfs, health.recent_dbfs, is_silent)
+        health.excuse(operation.excused)
+        return (state if operation.is_active else None), operation.gain
 
     def finish(self, scores: list[Score]) -> None:
         """Report the scores of this stream, and the health up to now."""
@@ -249,7 +309,9 @@ class StreamWorker:
             if self.evidence is not None:
                 self.evidence.score(end, update.wall, score.score, score.clip_score, score.complete)
             threshold = None if self._levels is None else self._levels.on
-            body = segment_body(score, offset=self._offset, sample_rate=self.rate, threshold=threshold)
+            body: dict[str, Any] = segment_body(score, offset=self._offset, sample_rate=self.rate, threshold=threshold)
+            if update.operation is not None and update.operation.state is not None:
+                body |= {"operating_state": update.operation.state, "judged": update.operation.is_judged}
             self._starts.append(start)
             self._add(
                 update,
@@ -264,11 +326,28 @@ class StreamWorker:
 
     def _take_verdicts(self, end: int, now: float) -> None:
         """Report the health up to sample `end`."""
-        while self._verdicts and self._verdicts[0][0] <= end:
-            at, self._unhealthy, self._suspect, report = self._verdicts.popleft()
-            if report is not None:
-                update = self._update_at(at, self._captured(at, now))
-                self._add(update, health=report, record=("health", health_body(report, update.is_unhealthy)))
+        while self._verdicts and self._verdicts[0].position <= end:
+            verdict = self._verdicts.popleft()
+            self._unhealthy, self._suspect = verdict.is_unhealthy, verdict.is_suspect
+            news = verdict.operation is not None and _is_news(self._operation[0], verdict.operation)
+            self._operation = (verdict.operation, verdict.level_dbfs, verdict.remark)
+            self._use_mode(None if verdict.operation is None else verdict.operation.mode)
+            if verdict.report is not None or news:
+                update = self._update_at(verdict.position, self._captured(verdict.position, now))
+            if verdict.report is not None:
+                record = ("health", health_body(verdict.report, update.is_unhealthy))
+                self._add(update, health=verdict.report, record=record)
+            elif news:
+                self._add(update)
+
+    def _use_mode(self, mode: str | None) -> None:
+        """Thresholds and distances of the mode that the machine is in."""
+        profile = None if mode is None else self.manifest.modes.get(mode)
+        threshold = self.manifest.threshold if profile is None or profile.threshold is None else profile.threshold
+        if mode != self._mode:
+            self._mode, self._levels = mode, self.settings.alarm.levels(threshold)
+        if self.stream is not None:
+            self.stream.distances = None if profile is None else profile.distances
 
     def take_source_events(self) -> None:
         """Report whatever happened to the source itself."""
@@ -331,6 +410,9 @@ class StreamWorker:
     def current(self) -> StreamUpdate:
         """The state at this moment, without a score."""
         now = self._clock()
+        if self._is_source_unfit and self.operation.is_active:
+            # A schedule and a tag go on while there is no sound.
+            self._operation = (self.operation.pass_time(*self._moment(self._reported, now)), *self._operation[1:])
         return self._update_at(self._reported, now)
 
     # Parts
@@ -344,12 +426,25 @@ class StreamWorker:
         Time is that of the capture for live sound. For files it is that of the sound itself, however fast it is
         read, so that the same file gives the same events.
         """
-        is_live = self.source.live
-        moment = captured if is_live else self._started_at + position / self.rate
-        unhealthy = self._unhealthy or (is_live and self._is_source_unfit)
-        wall = wall_time(captured, self._clock) if is_live else time.time()
-        suspect = self._suspect or (is_live and self.source.status.is_rate_doubtful)
-        return StreamUpdate(self.name, moment, wall, is_unhealthy=unhealthy, is_suspect=suspect)
+        moment, wall = self._moment(position, captured)
+        unhealthy = self._unhealthy or (self.source.live and self._is_source_unfit)
+        operation, level, remark = self._operation
+        is_suspect = self._suspect or (self.source.live and self.source.status.is_rate_doubtful)
+        is_suspect = is_suspect or (operation is not None and operation.is_stopping)
+        return StreamUpdate(
+            *(self.name, moment, wall),
+            is_unhealthy=unhealthy,
+            is_suspect=is_suspect,
+            operation=operation,
+            level_dbfs=level,
+            remark=remark,
+        )
+
+    def _moment(self, position: int, captured: float) -> tuple[float, float]:
+        """Seconds that never run back, and seconds since 1970, of sample `position`, captured at `captured`."""
+        if self.source.live:
+            return captured, wall_time(captured, self._clock)
+        return self._started_at + position / self.rate, time.time()
 
     def _is_gap(self, chunk: AudioChunk) -> bool:
         return chunk.start_sample != self._expected or chunk.discontinuity
@@ -364,6 +459,7 @@ class StreamWorker:
         self._arrivals.clear()
         self._judged = 0
         self._health.gap(max(0, lost))
+        self.operation.gap()
         self._expected = self._offset = self._reported = chunk.start_sample
         self._add(self._update_at(self._expected, chunk.captured_at), has_gap=True, record=("gap", body))
 
@@ -392,6 +488,22 @@ class StreamWorker:
     def is_unhealthy(self) -> bool:
         """Whether the input cannot be trusted now, or is not there; no alarm is raised meanwhile."""
         return self._health.is_unhealthy or (self.source.live and self._is_source_unfit)
+
+    def operation_status(self) -> dict[str, Any]:
+        """The fields of a status about the operating state and the sound."""
+        operation, present = self.operation, self.operation.state
+        found = (operation.doubt(self.report.active) or present.note, operation.gain)
+        fields: dict[str, Any] = {"notices": tuple(text for text in found if text is not None)}
+        if not operation.is_active:
+            return fields
+        phase = "starting" if present.is_starting else None
+        return {
+            **fields,
+            "operating_state": present.state,
+            "operating_source": present.source,
+            "operating_phase": phase,
+            "operating_seconds": {name: round(seconds, 1) for name, seconds in operation.seconds.items()},
+        }
 
     @property
     def _is_source_unfit(self) -> bool:

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -196,7 +196,9 @@ class StreamSupervisor:
             if slot.wanted is None or slot.is_settled:
                 continue
             manifest = slot.wanted[1]
-            if slot.worker is not None and slot.worker.rate != manifest.features.sample_rate:
+            features = manifest.features
+            heard = (features.sample_rate, features.recorded_rate)
+            if slot.worker is not None and (slot.worker.rate, slot.worker.recorded_rate) != heard:
                 self._remove(slot, keep=True)
             if slot.worker is None:
                 try:
@@ -209,7 +211,8 @@ class StreamSupervisor:
 
     def _make_worker(self, slot: StreamSlot, manifest: Manifest) -> StreamWorker:
         assert self._config is not None
-        source = self._sources.open(self._config.source(slot.settings), manifest.features.sample_rate)
+        settings = replace(self._config.source(slot.settings), recorded_rate=manifest.features.recorded_rate)
+        source = self._sources.open(settings, manifest.features.sample_rate)
         limit = self._config.limit_seconds
         samples = None if limit is None else max(1, round(limit * manifest.features.sample_rate))
         return StreamWorker(slot.name, slot.settings, manifest, source, wake=lambda: self._wake(slot), limit=samples)
@@ -277,6 +280,8 @@ class StreamSupervisor:
             *(used["precision"], used["engine"], used["accelerator"]),
             "uncalibrated, no alarms" if levels is None else f"threshold {levels.on:.4f}",
         )
+        if (known := worker.operation.describe()) is not None:
+            log.info("%s: %s", slot.name, known)
 
     def _continue_evidence(self, worker: StreamWorker) -> None:
         """An event that is open from before the start is recorded, unless it has its clip."""
@@ -468,6 +473,7 @@ def stream_status(slot: StreamSlot, monitored: MonitoredMachine | None, decimati
     worker, machine = slot.worker, None if monitored is None else monitored.machine
     event = None if machine is None else machine.event
     levels = None if machine is None else machine.levels
+    burn_in = None if monitored is None else monitored.burn_in
     identity = slot.identity
     state, reason = _condition(slot, decimation)
     used = {} if worker is None else worker.engine
@@ -501,6 +507,8 @@ def stream_status(slot: StreamSlot, monitored: MonitoredMachine | None, decimati
         overruns=0 if worker is None else worker.source.status.overruns,
         latency_seconds=None if worker is None else worker.latencies.percentiles(),
         events=0 if worker is None else worker.alarms,
+        burn_in=None if burn_in is None else burn_in.describe(None if levels is None else levels.on),
+        **({} if worker is None else worker.operation_status()),
     )
 
 

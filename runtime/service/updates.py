@@ -7,6 +7,7 @@ from typing import Any
 
 from edgeasd.runtime.health import HealthReport
 from edgeasd.runtime.outputs.messages import RecordKind
+from edgeasd.runtime.states import OperatingState
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,12 @@ class StreamUpdate:
     """Seconds of sound that the clip score covers."""
     health: HealthReport | None = None
     """Given when a health state began or ended."""
+    operation: OperatingState | None = None
+    """What the machine is doing; None where nothing tells it."""
+    level_dbfs: float | None = None
+    """Level of the last 10 s."""
+    remark: str | None = None
+    """What else is known about the sound, such as another gain."""
     record: tuple[RecordKind, dict[str, Any]] | None = None
     """Kind and body of the line for --jsonl that goes with it."""
     may_drop: bool = False

@@ -12,6 +12,8 @@ from edgeasd.runtime.audio.reader import (
     Samples,
     StreamResampler,
     describe_channel,
+    describe_rates,
+    rate_steps,
     require_channel,
     select_channel,
 )
@@ -112,7 +114,8 @@ class AlsaSource(BaseSource):
     as many channels as `channel` or `mix` takes, or as the device has.
     Formats are tried in the order of `arecord.FORMATS`, or `format` alone; integers are divided by full scale.
     With `resample`, a device without `sample_rate` is opened at a higher rate of its own and converted by soxr
-    (HQ) without a seam between chunks.
+    (HQ) without a seam between chunks. With `recorded_rate` (`FeatureSettings.recorded_rate`) it is opened at that rate,
+    or at a higher one of its own, and converted by way of it.
     Raises InputError for wrong arguments; DeviceError for a device that is missing, busy, refuses, or stops
     (unplugged, or no sound for 1.5 s), and without arecord.
     """
@@ -128,6 +131,7 @@ class AlsaSource(BaseSource):
         format: str = "auto",
         resample: bool = False,
         every_channel: bool = False,
+        recorded_rate: int | None = None,
     ) -> None:
         if not device or "\0" in device:
             raise InputError(f"{device!r}: not an ALSA device name; list the devices with `edgeasd devices`")
@@ -136,18 +140,19 @@ class AlsaSource(BaseSource):
         if not every_channel:
             default = 0 if channels is None and not mix else None
             require_channel(device, channels or MAX_CHANNELS, default if channel is None else channel, mix)
-        negotiation = _Negotiation(device, format, resample)
+        negotiation = _Negotiation(device, format, resample or recorded_rate is not None)
         require_arecord()
-        self._capture, self._setup = negotiation.open(sample_rate, channels, channel, mix)
+        self._capture, self._setup = negotiation.open(recorded_rate or sample_rate, channels, channel, mix)
         self._decoder = PcmDecoder(FORMATS[self._setup.format], self._setup.channels)
         self._channel, self._mix, self._every = channel, mix, every_channel
-        is_resampled = self._setup.rate != sample_rate
-        name = f"{device} through arecord, {self._setup.format}, {self._setup.rate} Hz"
-        name += f" resampled to {sample_rate} Hz" if is_resampled else ""
+        self._recorded_rate = recorded_rate
+        steps = rate_steps(self._setup.rate, sample_rate, recorded_rate)
+        self._is_resampled = len(steps) > 1
+        name = f"{device} through arecord, {self._setup.format}, {describe_rates(steps)}"
         if not every_channel:
             name += f", {describe_channel(self._setup.channels, channel, mix)}"
         # A mean and a resampled sound need more bits than the device has.
-        bits = 24 if mix or is_resampled else BITS[self._setup.format]
+        bits = 24 if mix or self._is_resampled else BITS[self._setup.format]
         columns = self._setup.channels if every_channel else 1
         super().__init__(name, sample_rate, live=True, bits=bits, channels=columns)
         self._resampler: StreamResampler | None = None
@@ -175,10 +180,10 @@ class AlsaSource(BaseSource):
         return None
 
     def _resample(self, samples: Samples) -> Samples:
-        if self._setup.rate == self.sample_rate:
+        if not self._is_resampled:
             return samples
         if self._resampler is None:
-            self._resampler = StreamResampler(self._setup.rate, self.sample_rate, self._channels)
+            self._resampler = StreamResampler(self._setup.rate, self.sample_rate, self._channels, self._recorded_rate)
         return self._resampler.push(samples)
 
     def close(self) -> None:

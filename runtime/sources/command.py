@@ -152,6 +152,7 @@ class CommandSource:
         live: bool = False,
         every_channel: bool = False,
         limit: RealtimeLimit | None = None,
+        recorded_rate: int | None = None,
     ) -> None:
         words = split_command(command)
         self._label = f"command {os.path.basename(words[0])}"
@@ -185,6 +186,7 @@ class CommandSource:
                 label=self._label,
                 timeout=START_SECONDS if live else None,
                 every_channel=every_channel,
+                recorded_rate=recorded_rate,
             )
         except BaseException:
             self._end()

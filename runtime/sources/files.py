@@ -86,8 +86,11 @@ class FileSource(_PacedSource):
         resample: bool = False,
         realtime: bool = False,
         block: int | None = None,
+        recorded_rate: int | None = None,
     ) -> None:
-        self._reader = AudioReader(path, sample_rate=sample_rate, channel=channel, mix=mix, resample=resample)
+        self._reader = AudioReader(
+            path, sample_rate=sample_rate, channel=channel, mix=mix, resample=resample, recorded_rate=recorded_rate
+        )
         self._block = block or (REALTIME_BLOCK if realtime else FAST_BLOCK)
         super().__init__(self._reader.name, sample_rate, realtime)
 
@@ -132,9 +135,10 @@ class PlaylistSource(_PacedSource):
         loop: bool = False,
         skip_bad: bool = False,
         label: str | None = None,
+        recorded_rate: int | None = None,
     ) -> None:
         self._paths, self._loop, self._skip_bad = paths, loop, skip_bad
-        self._options = (sample_rate, channel, mix, resample)
+        self._options = (sample_rate, channel, mix, resample, recorded_rate)
         first_name = self._check_all()
         count = f", {len(paths)} files" if label else ""
         super().__init__(f"{label or first_name}{count}{', looped' if loop else ''}", sample_rate, realtime)
@@ -143,8 +147,10 @@ class PlaylistSource(_PacedSource):
         self._next, self._has_samples = 0, False
 
     def _open(self, path: Path) -> AudioReader:
-        sample_rate, channel, mix, resample = self._options
-        return AudioReader(path, sample_rate=sample_rate, channel=channel, mix=mix, resample=resample)
+        sample_rate, channel, mix, resample, recorded_rate = self._options
+        return AudioReader(
+            path, sample_rate=sample_rate, channel=channel, mix=mix, resample=resample, recorded_rate=recorded_rate
+        )
 
     def _check_all(self) -> str:
         """Open every file once; returns the description of the first good one."""

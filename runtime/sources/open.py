@@ -52,6 +52,8 @@ class SourceSettings:
     pcm_channels: int = 1
     """Standard input and commands only."""
     alsa_format: str = "auto"
+    recorded_rate: int | None = None
+    """Of the bundle, in Hz, if below its sample rate (`FeatureSettings.recorded_rate`): sound passes through it."""
     pace: Literal["block", "drop"] | None = None
     """When scoring is late: the source waits, or sound is lost. `drop` for live sources by default."""
 
@@ -108,6 +110,7 @@ def opener(
             mix=settings.mix,
             format=settings.alsa_format,
             resample=settings.resample,
+            recorded_rate=settings.recorded_rate,
         )
     if command is None:
         raise InputError("a device or a command is needed; give one")
@@ -122,6 +125,7 @@ def opener(
         live=settings.is_live,
         every_channel=wanted is not None,
         limit=limit,
+        recorded_rate=settings.recorded_rate,
     )
 
 
@@ -139,6 +143,7 @@ def _open_device_channels(settings: SourceSettings, sample_rate: int, choices: S
                 format=settings.alsa_format,
                 resample=settings.resample,
                 every_channel=True,
+                recorded_rate=settings.recorded_rate,
             )
         except TooFewChannels as error:
             refusal = refusal or error
@@ -181,7 +186,8 @@ def _open_files(settings: SourceSettings, input: str, sample_rate: int) -> Sourc
     is_folder = Path(input).is_dir() if "\0" not in input else False
     if not is_folder and not settings.loop:
         _refuse(input, "--skip-bad is for a folder; leave it out", settings.skip_bad)
-        return FileSource(input, sample_rate, channel, mix, resample, settings.realtime)
+        recorded = settings.recorded_rate
+        return FileSource(input, sample_rate, channel, mix, resample, settings.realtime, recorded_rate=recorded)
     return PlaylistSource(
         list_folder(Path(input)) if is_folder else [Path(input)],
         sample_rate,
@@ -192,6 +198,7 @@ def _open_files(settings: SourceSettings, input: str, sample_rate: int) -> Sourc
         loop=settings.loop,
         skip_bad=settings.skip_bad,
         label=input if is_folder else None,
+        recorded_rate=settings.recorded_rate,
     )
 
 
@@ -201,5 +208,11 @@ def _open_standard_input(settings: SourceSettings, sample_rate: int) -> Source:
     if sys.stdin.isatty():
         raise InputError("standard input: is a terminal; pipe raw PCM into this command or name a file")
     return PcmSource(
-        sys.stdin.buffer, sample_rate, settings.pcm_format, settings.pcm_channels, settings.channel, settings.mix
+        sys.stdin.buffer,
+        sample_rate,
+        settings.pcm_format,
+        settings.pcm_channels,
+        settings.channel,
+        settings.mix,
+        recorded_rate=settings.recorded_rate,
     )

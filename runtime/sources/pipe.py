@@ -14,7 +14,10 @@ from numpy.typing import NDArray
 from edgeasd.runtime.audio.container import sniff
 from edgeasd.runtime.audio.reader import (
     Samples,
+    StreamResampler,
     describe_channel,
+    describe_rates,
+    rate_steps,
     require_channel,
     require_usable,
     select_channel,
@@ -73,7 +76,7 @@ class PcmDecoder:
         if not 1 <= channels <= MAX_CHANNELS:
             raise InputError(f"{channels} PCM channels: give a number from 1 to {MAX_CHANNELS}")
         self._decode = _DECODERS[format]
-        self._channels = channels
+        self.channels = channels
         self._partial = b""
         self.frame_bytes = PCM_BYTES[format] * channels
 
@@ -87,7 +90,7 @@ class PcmDecoder:
         data = self._partial + data
         whole = len(data) - len(data) % self.frame_bytes
         self._partial = data[whole:]
-        return self._decode(data[:whole]).reshape(-1, self._channels)
+        return self._decode(data[:whole]).reshape(-1, self.channels)
 
 
 def other_coding(data: bytes, format: str) -> str:
@@ -160,7 +163,8 @@ class PcmSource(BaseSource):
     """Interleaved raw PCM from a binary stream with a file descriptor. The stream is not closed.
 
     Bytes are read from the descriptor itself, so nothing may have been read from `stream` before. `sample_rate`
-    in Hz is what the caller says. `live` is as of `Source`: a full pipe makes its writer wait, a camera does not.
+    in Hz is what the caller says; with `recorded_rate` the stream has that rate and is resampled. `live` is as
+    of `Source`: a full pipe makes its writer wait, a camera does not.
     `label` names the stream in messages. With `every_channel`, chunks have shape (n, channels).
     Raises InputError for a stream without a descriptor, a wrong format or channel, a container,
     NaN or infinity, no samples at all, and bytes left over at the end; TimeoutError after `timeout` seconds
@@ -180,6 +184,7 @@ class PcmSource(BaseSource):
         label: str | None = None,
         timeout: float | None = None,
         every_channel: bool = False,
+        recorded_rate: int | None = None,
     ) -> None:
         try:
             descriptor = stream.fileno()
@@ -187,12 +192,16 @@ class PcmSource(BaseSource):
             raise InputError("this stream has no file descriptor; pipe raw PCM into it") from None
         self.label, self.timeout = label or ("standard input" if descriptor == 0 else f"stream {descriptor}"), timeout
         self._decoder = PcmDecoder(format, channels)
-        name = f"{self.label}, raw {format}, {sample_rate} Hz"
+        self._rate, columns = recorded_rate or sample_rate, channels if every_channel else 1
+        steps = rate_steps(self._rate, sample_rate, recorded_rate)
+        name = f"{self.label}, raw {format}, {describe_rates(steps)}"
         if not every_channel:
             require_channel(self.label, channels, channel, mix)
             name += f", {describe_channel(channels, channel, mix)}"
-        bits = 16 if format == "s16le" and not mix else 24
-        super().__init__(name, sample_rate, live=live, bits=bits, channels=channels if every_channel else 1)
+        self._resampler = StreamResampler(self._rate, sample_rate, columns) if len(steps) > 1 else None
+        bits = 16 if format == "s16le" and not mix and self._resampler is None else 24
+        super().__init__(name, sample_rate, live=live, bits=bits, channels=columns)
+        self._received = 0
         self._reader = DescriptorReader(descriptor)
         self._stream = stream  # a collected stream would close its descriptor
         self._channel, self._mix, self._every = channel, mix, every_channel
@@ -217,14 +226,26 @@ class PcmSource(BaseSource):
                 self._ended = True
                 if not self._reader.closed:
                     self._check_end()
+                    return self._rest()
                 return None
             self._check_head(data)
             frames = self._decoder.push(data)
             samples = frames if self._every else select_channel(frames, self._channel, self._mix)
-            require_usable(samples, self._position, self.sample_rate, self.label)
+            require_usable(samples, self._received, self._rate, self.label)
+            self._received += len(samples)
+            if len(samples) and self._resampler is not None:
+                samples = self._resampler.push(samples)
             if len(samples):
                 return self._make_chunk(samples)
         return None
+
+    def _rest(self) -> AudioChunk | None:
+        """What the filter of the resampler still holds at the end of the stream."""
+        if self._resampler is None:
+            return None
+        shape = (0, self._decoder.channels) if self._every else (0,)
+        samples = self._resampler.push(np.empty(shape, np.float32), last=True)
+        return self._make_chunk(samples) if len(samples) else None
 
     def _check_head(self, data: bytes) -> None:
         """Refuse a container, and samples of another coding; decided by the first bytes that are not quiet."""
@@ -250,7 +271,7 @@ class PcmSource(BaseSource):
                 f"{self.label}: ends with {partial} stray byte{'s' if partial > 1 else ''} of a "
                 f"{self._decoder.frame_bytes}-byte frame ({self._layout}); check the PCM format and channels"
             )
-        if self._position == 0:
+        if self._received == 0:
             raise InputError(f"{self.label}: ended without a single sample; check the command that feeds it")
 
     def close(self) -> None:

@@ -55,7 +55,7 @@ class SharedSources:
     def __init__(self, *, wait_for_first_open: bool = True) -> None:
         self._waits = wait_for_first_open
         self._choices: dict[SharedInput, list[ChannelChoice]] = {}
-        self._shared: dict[tuple[SharedInput, int], _SharedSource] = {}
+        self._shared: dict[tuple[SharedInput, int, int | None], _SharedSource] = {}
 
     def plan(self, streams: Iterable[SourceSettings]) -> None:
         """Announce all streams, so that a device is opened at once with the channels of all."""
@@ -64,7 +64,7 @@ class SharedSources:
             if (key := shared_input(settings)) is not None:
                 self._choices.setdefault(key, []).append((settings.channel, settings.mix))
         self._remove_ended()
-        for (key, _), shared in self._shared.items():
+        for (key, *_), shared in self._shared.items():
             if key in self._choices:
                 shared.set_choices(self._choices[key])
 
@@ -76,11 +76,12 @@ class SharedSources:
             return self._open_unshared(settings, sample_rate)
         check_choice(settings)
         self._remove_ended()
-        shared = self._shared.get((key, sample_rate))
+        place = (key, sample_rate, settings.recorded_rate)
+        shared = self._shared.get(place)
         if shared is None:
             choices = self._choices.get(key, [(settings.channel, settings.mix)])
             shared = _SharedSource(settings, sample_rate, choices, self._waits)
-            self._shared[key, sample_rate] = shared
+            self._shared[place] = shared
         return shared.splitter.open(settings.channel, settings.mix)
 
     def _open_unshared(self, settings: SourceSettings, sample_rate: int) -> Source:
@@ -169,6 +170,7 @@ def sharing_problems(streams: Mapping[str, SourceSettings], sample_rates: Mappin
             _difference(key, other_key)
             or _channel_conflict(settings, streams[other])
             or _rate_conflict(sample_rates.get(name), sample_rates.get(other))
+            or _recorded_conflict(settings.recorded_rate, streams[other].recorded_rate)
         )
         if problem:
             problems.append((name, f"shares {key.what} with {other}, but {problem}"))
@@ -199,6 +201,13 @@ def _rate_conflict(rate: int | None, other: int | None) -> str | None:
     if rate is None or other is None or rate == other:
         return None
     return f"its bundle wants {rate} Hz and the other {other} Hz; use bundles of one rate"
+
+
+def _recorded_conflict(rate: int | None, other: int | None) -> str | None:
+    if rate == other:
+        return None
+    here, there = (f"recordings of {one} Hz" if one else "recordings of its own rate" for one in (rate, other))
+    return f"its bundle was trained with {here} and the other with {there}; use bundles trained alike"
 
 
 def _toml(value: object) -> str:

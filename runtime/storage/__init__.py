@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgeasd.runtime.storage.database import Database, DatabaseCorrupt, DatabaseUnavailable
-from edgeasd.runtime.storage.event_store import EventStore, Retention
+from edgeasd.runtime.storage.event_store import EventStore, Retention, StateSpan, StoredScore
 from edgeasd.runtime.storage.outbox import Outbox, OutboxLag, OutboxLimits, OutboxMessage
 
 __all__ = [
@@ -16,4 +16,6 @@ __all__ = [
     "OutboxLimits",
     "OutboxMessage",
     "Retention",
+    "StateSpan",
+    "StoredScore",
 ]

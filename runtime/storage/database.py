@@ -73,6 +73,12 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "created REAL NOT NULL, payload TEXT NOT NULL)",
         "CREATE TABLE cursors (output TEXT PRIMARY KEY, seq INTEGER NOT NULL, dropped TEXT NOT NULL) WITHOUT ROWID",
     ),
+    (
+        # The operating state of a score that was not judged, as of a machine that is off.
+        "ALTER TABLE scores ADD COLUMN state TEXT",
+        "CREATE TABLE state_hours (machine INTEGER NOT NULL, at INTEGER NOT NULL, state TEXT NOT NULL, "
+        "seconds REAL NOT NULL, PRIMARY KEY (machine, at, state)) WITHOUT ROWID",
+    ),
 )
 VERSION = len(MIGRATIONS)
 

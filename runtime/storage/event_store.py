@@ -40,6 +40,26 @@ class Retention:
     fewest_events: int = 1000
 
 
+@dataclass(frozen=True, slots=True)
+class StoredScore:
+    """A clip score for the history."""
+
+    wall: float
+    """Seconds since 1970."""
+    score: float
+    state: str | None = None
+    """The operating state, if the score was not judged because of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class StateSpan:
+    """Some seconds of a machine in one state, up to `wall`."""
+
+    wall: float
+    state: str
+    seconds: float
+
+
 def boot_id() -> str:
     """The ID of the present boot of this device; "" if the kernel does not tell it."""
     try:
@@ -123,24 +143,47 @@ class EventStore:
         with self.database.transaction(durable=False) as connection:
             connection.execute("INSERT OR REPLACE INTO meta VALUES ('wall', ?)", (wall,))
 
-    def add_scores(self, machine: str, id: str, scores: Iterable[tuple[float, float]]) -> int:
-        """Add (wall clock in seconds, clip score) pairs to the history; returns how many were new and finite.
+    def add_scores(self, machine: str, id: str, scores: Iterable[StoredScore | tuple[float, float]]) -> int:
+        """Add scores, or (wall clock in seconds, clip score) pairs, to the history; returns how many were new and finite.
+
+        Minutes and hours are of scores that were judged: those of a machine that is off are not its scores.
 
         Give some seconds of them at once: each call is a transaction. It survives a kill at once, a power cut some
         seconds later. A score whose millisecond is taken is not counted again, at any resolution.
         """
-        finite = [(round(1000 * wall), float(s)) for wall, s in scores if math.isfinite(s) and math.isfinite(wall)]
+        rows = [one if isinstance(one, StoredScore) else StoredScore(*one) for one in scores]
+        finite = [
+            (round(1000 * one.wall), float(one.score), one.state)
+            for one in rows
+            if math.isfinite(one.score) and math.isfinite(one.wall)
+        ]
         new = 0
         with self.database.transaction(durable=False) as connection:
             key = _machine_key(connection, machine, id)
-            for at, score in finite:
-                values = (key, at, score)
-                if connection.execute("INSERT OR IGNORE INTO scores VALUES (?, ?, ?)", values).rowcount:
+            for at, score, state in finite:
+                values = (key, at, score, state)
+                if connection.execute("INSERT OR IGNORE INTO scores VALUES (?, ?, ?, ?)", values).rowcount:
                     new += 1
+                    if state is not None:
+                        continue
                     for table, width in (RESOLUTIONS["minute"], RESOLUTIONS["hour"]):
                         merged = (key, at - at % width, score, score, score)
                         connection.execute(_MERGE.format(table=table), merged)
         return new
+
+    def add_hours(self, machine: str, id: str, spans: Iterable[StateSpan]) -> None:
+        """Count for how long a machine was in which state, by hours of the wall clock."""
+        width = RESOLUTIONS["hour"][1]
+        with self.database.transaction(durable=False) as connection:
+            key = _machine_key(connection, machine, id)
+            for span in spans:
+                at = round(1000 * span.wall)
+                values = (key, at - at % width, span.state, span.seconds)
+                connection.execute(
+                    "INSERT INTO state_hours VALUES (?, ?, ?, ?) ON CONFLICT (machine, at, state) "
+                    "DO UPDATE SET seconds = seconds + excluded.seconds",
+                    values,
+                )
 
     # Deleting
 
@@ -166,11 +209,13 @@ class EventStore:
     def _prune_batches(self, now: float, keep: Retention) -> Iterator[int]:
         machines = [key for (key,) in self.database.read("SELECT key FROM machines")]
         ages = {"scores": keep.scores, "score_minutes": keep.minutes, "score_hours": keep.hours}
+        ages["state_hours"] = keep.hours
         for table, age in ages.items():
             # The primary key begins with the machine: a condition on the time alone would read the whole table.
             for machine in machines:
                 values = (machine, round(1000 * (now - age)))
-                yield from self._delete(table, "machine, at", "machine = ? AND at < ?", values)
+                primary = "machine, at, state" if table == "state_hours" else "machine, at"
+                yield from self._delete(table, primary, "machine = ? AND at < ?", values)
         oldest = round(1000 * (now - keep.events))
         newest = "event NOT IN (SELECT event FROM events ORDER BY raised_at DESC LIMIT ?)"
         yield from self._delete("events", "event", f"cleared_at < ? AND {newest}", (oldest, keep.fewest_events))
@@ -207,6 +252,17 @@ class EventStore:
         """The time that was stored last."""
         rows = self.database.read("SELECT value FROM meta WHERE name = 'wall'")
         return float(rows[0][0]) if rows and isinstance(rows[0][0], (int, float)) else None
+
+    def burn_in(self, machine: str, id: str) -> str | None:
+        """What `store_burn_in` stored of a machine."""
+        rows = self.database.read("SELECT value FROM meta WHERE name = ?", (f"burn_in {machine} {id}",))
+        return str(rows[0][0]) if rows else None
+
+    def store_burn_in(self, machine: str, id: str, text: str) -> None:
+        """Store where the learning period of a machine stands."""
+        with self.database.transaction() as connection:
+            statement = "INSERT OR REPLACE INTO meta (name, value) VALUES (?, ?)"
+            connection.execute(statement, (f"burn_in {machine} {id}", text))
 
     def last_sequence(self, machine: str, id: str) -> int:
         """The highest number of a transition of a machine; 0 if there is none."""
@@ -256,19 +312,34 @@ class EventStore:
 
     def history(
         self, machine: str, id: str, resolution: str = "minute", *, since: float = 0.0, until: float = 1e11
-    ) -> list[dict[str, float]]:
-        """Scores from `since` to before `until` in order: `score` (each), `minute` or `hour` (count, mean, low, high)."""
+    ) -> list[dict[str, Any]]:
+        """Scores from `since` to before `until` in order: `score` (each), `minute` or `hour` (count, mean, low, high).
+
+        A score that was not judged has the operating `state`.
+        """
         if resolution not in RESOLUTIONS:
             raise InputError(f"resolution {resolution}: unknown; use {', '.join(RESOLUTIONS)}")
         table, _ = RESOLUTIONS[resolution]
-        columns = "score" if resolution == "score" else "count, total / count, low, high"
+        columns = "score, state" if resolution == "score" else "count, total / count, low, high"
         query = (
             f"SELECT at / 1000.0, {columns} FROM {table} JOIN machines ON key = {table}.machine "
             "WHERE machines.machine = ? AND id = ? AND at >= ? AND at < ? ORDER BY at"
         )
         rows = self.database.read(query, (machine, id, round(1000 * since), round(1000 * until)))
-        names = ("at", "score") if resolution == "score" else ("at", "count", "mean", "low", "high")
-        return [dict(zip(names, row, strict=True)) for row in rows]
+        if resolution == "score":
+            return [
+                {"at": at, "score": score, **({} if state is None else {"state": state})} for at, score, state in rows
+            ]
+        return [dict(zip(("at", "count", "mean", "low", "high"), row, strict=True)) for row in rows]
+
+    def state_hours(self, machine: str, id: str, *, since: float = 0.0, until: float = 1e11) -> dict[str, float]:
+        """Seconds that a machine was in each state, of the hours from `since` to before `until` (wall clock)."""
+        query = (
+            "SELECT state, sum(seconds) FROM state_hours JOIN machines ON key = state_hours.machine "
+            "WHERE machines.machine = ? AND id = ? AND at >= ? AND at < ? GROUP BY state ORDER BY state"
+        )
+        values = (machine, id, round(1000 * since), round(1000 * until))
+        return {str(state): float(seconds) for state, seconds in self.database.read(query, values)}
 
     def _parsed(self, text: str) -> dict[str, Any]:
         with self.database.checked():

@@ -21,6 +21,7 @@ from edgeasd.runtime.engines.onnxruntime import make_session
 from edgeasd.runtime.errors import CheckFailed, InputError
 from edgeasd.runtime.features.framing import frame_samples
 from edgeasd.runtime.features.logmel import Amplitude, FeatureSettings, logmel
+from edgeasd.toolkit.models.front_ends import EFFICIENTAT, PANNS
 
 RATE = 16_000
 
@@ -58,6 +59,23 @@ def test_other_settings_make_another_graph() -> None:
     expected = logmel(sound, features, Amplitude())
     found = through(build_front_end(features, len(expected)), sound, features, Amplitude())
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("features", [EFFICIENTAT, PANNS], ids=["efficientat", "panns"])
+@pytest.mark.parametrize("level", [0.3, 0.003])
+def test_front_ends_of_pretrained_encoders_have_a_graph(features: FeatureSettings, level: float) -> None:
+    sound = (level * np.random.default_rng(3).standard_normal(32_000)).astype(np.float32)
+    expected = logmel(sound, features, Amplitude())
+    found = through(build_front_end(features, len(expected)), sound, features, Amplitude())
+    # The limit of a loaded engine, in decades of amplitude
+    assert np.abs(found - expected).max() / features.decade < 1e-5
+
+
+def test_the_graph_of_the_defaults_is_unchanged() -> None:
+    graph = build_front_end(FeatureSettings(), 4).graph
+    assert [node.op_type for node in graph.node] == [
+        *("MatMul", "MatMul", "Mul", "Mul", "Add", "Sqrt", "MatMul", "Max", "Log", "Mul", "Unsqueeze")
+    ]
 
 
 def test_silence_is_the_floor_and_not_minus_infinity() -> None:

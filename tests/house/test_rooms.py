@@ -17,6 +17,7 @@ ROOMS = (
     *("errors", "system", "audio", "features"),
     *("health", "engines"),
     "scoring",
+    "states",
     *("bundle", "alarms"),
     *("storage", "engine_build", "bench"),
     *("evidence", "outputs", "doctor"),

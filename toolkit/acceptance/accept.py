@@ -206,7 +206,7 @@ def accept_bundle(path: Path, request: AcceptRequest, part: PartOf) -> Acceptanc
         rate = manifest.features.sample_rate
         kinds = demo_faults(request.kinds, rate)
         if request.faults is not None:
-            kinds += given_faults(request.faults, rate, request.channel)
+            kinds += given_faults(request.faults, rate, request.channel, manifest.features.recorded_rate)
         scorer, _ = bundle.open_scorer(engine="onnxruntime")
         try:
             modes = tuple(
@@ -254,7 +254,7 @@ def _mode_result(
     with part(f"normal recordings{f', {mode}' if mode else ''}") as report:
         for index, session in enumerate(sessions):
             listener = Listener(scorer, manifest)
-            blocks = read_session(session, rate, request.channel, request.resample)
+            blocks = read_session(session, rate, request.channel, request.resample, manifest.features.recorded_rate)
             for block in excerpts.take(index, session, blocks):
                 listener.hear(block)
                 done += len(block) / rate

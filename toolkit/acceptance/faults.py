@@ -43,7 +43,9 @@ def demo_faults(names: Sequence[str], sample_rate: int) -> list[FaultKind]:
     return [FaultKind(name, _demo_fault(name, sample_rate)) for name in names]
 
 
-def given_faults(folder: Path, sample_rate: int, channel: int | None) -> list[FaultKind]:
+def given_faults(
+    folder: Path, sample_rate: int, channel: int | None, recorded_rate: int | None = None
+) -> list[FaultKind]:
     """Recordings of faults: one kind for each folder in `folder`, files beside them are a kind of its name.
 
     A recording is repeated where it is shorter than the excerpt. Raises InputError for a folder without sound, for
@@ -54,7 +56,7 @@ def given_faults(folder: Path, sample_rate: int, channel: int | None) -> list[Fa
     groups: dict[str, list[Float32Array]] = {}
     for path in audio_files(folder, folder):
         inside = path.relative_to(folder).parts
-        sound = read_audio(path, sample_rate=sample_rate, channel=channel, resample=True)
+        sound = read_audio(path, sample_rate=sample_rate, channel=channel, resample=True, recorded_rate=recorded_rate)
         if demo.rms(sound) < 1e-6:
             raise InputError(f"{path}: silence; leave it out of --faults")
         groups.setdefault(inside[0] if len(inside) > 1 else folder.name or "faults", []).append(sound)

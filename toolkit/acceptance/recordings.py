@@ -55,10 +55,19 @@ def find_sessions(folders: Sequence[Path], modes: Sequence[str] = ()) -> list[Se
     return found
 
 
-def read_session(session: Session, sample_rate: int, channel: int | None, resample: bool) -> Iterator[Float32Array]:
+def read_session(
+    session: Session, sample_rate: int, channel: int | None, resample: bool, recorded_rate: int | None = None
+) -> Iterator[Float32Array]:
     """The samples of a session in blocks of about 10 s, (n,) float32. Raises InputError as `AudioReader`."""
     for path in session.files:
-        reader = AudioReader(path, sample_rate=sample_rate, channel=channel, mix=False, resample=resample)
+        reader = AudioReader(
+            path,
+            sample_rate=sample_rate,
+            channel=channel,
+            mix=False,
+            resample=resample,
+            recorded_rate=recorded_rate,
+        )
         try:
             while (block := reader.read(_BLOCK_SECONDS * sample_rate)) is not None:
                 yield block

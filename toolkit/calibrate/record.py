@@ -18,6 +18,7 @@ from edgeasd.calibration.fit.clips import ClipSplit
 from edgeasd.runtime.bundle.manifest import Manifest
 from edgeasd.runtime.health.settings import LevelRange
 from edgeasd.runtime.scoring.score import ScoreSettings
+from edgeasd.runtime.states import ModeProfile, SoundProfile
 from edgeasd.toolkit.calibrate.clips import ClipSet
 from edgeasd.toolkit.calibrate.request import Request
 from edgeasd.toolkit.calibrate.thresholds import ThresholdResult
@@ -50,6 +51,10 @@ class Calibration:
     variants: list[VariantResult]
     level: LevelRange | None
     """Expected level range, measured on `normals`; None if the old one stays."""
+    sound: SoundProfile | None
+    """What `normals` sound like; None for too little sound."""
+    modes: dict[str, ModeProfile]
+    """The same for each recorded mode, with its threshold."""
     range_segments: int
     """Segments that gave ranges: as many as were asked for, or all there are."""
     warnings: list[str] = field(default_factory=list)

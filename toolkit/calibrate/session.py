@@ -12,6 +12,7 @@ from edgeasd.calibration.fit.amplitude import with_amplitude
 from edgeasd.calibration.fit.clips import split_calibration_clips
 from edgeasd.calibration.fit.deploy import SegmentOutputs, clip_scores
 from edgeasd.calibration.fit.levels import ON_SITE_DB, TRAINING_DB, clip_levels, expected_levels, outside
+from edgeasd.calibration.fit.profile import ClipSound, clip_sound, mode_of, mode_profiles, sound_profile
 from edgeasd.calibration.fit.refit import refit_constants
 from edgeasd.export.bundle_update import BundleChanges, stored_record, update_bundle
 from edgeasd.runtime.bundle.bundle import MANIFEST, Bundle
@@ -21,6 +22,7 @@ from edgeasd.runtime.features.logmel import Amplitude
 from edgeasd.runtime.health.settings import LevelRange
 from edgeasd.runtime.scoring.score import ScoreSettings
 from edgeasd.runtime.scoring.scorer import Scorer
+from edgeasd.runtime.states import ModeProfile
 from edgeasd.toolkit.calibrate.clips import (
     CalibrationClip,
     ClipFiles,
@@ -130,7 +132,9 @@ def _calibrate(session: _Session, before: bytes) -> Calibration:
         maker = VariantMaker(session.bundle, scorer, threshold.threshold.clip, request, session.state, work)
         variants, range_segments = maker.make(normals, split, fp32_outputs, anomalies, fault_outputs)
     scorer.close()
-    level = _level(session, normals)
+    sounds = _sounds(session, normals)
+    level = _level(session, normals, sounds)
+    modes = _modes(session, score, normals, fp32_outputs, outputs, sounds)
     found = Calibration(
         bundle=session.bundle.path,
         manifest=manifest,
@@ -145,6 +149,8 @@ def _calibrate(session: _Session, before: bytes) -> Calibration:
         threshold=threshold,
         variants=variants,
         level=level,
+        sound=sound_profile(sounds),
+        modes=modes,
         range_segments=range_segments,
         warnings=session.warnings,
     )
@@ -182,10 +188,12 @@ def _write(session: _Session, found: Calibration, before: bytes, amplitude: Ampl
         threshold=found.threshold.threshold,
         amplitude=amplitude if amplitude != old.amplitude else None,
         level=found.level,
+        sound=found.sound,
+        modes=found.modes or None,
         provenance=provenance(found),
     )
     # Where nothing that was asked for passed, what was measured beside it is no reason to touch the bundle.
-    asked = replace(changes, level=None) if found.failed else changes
+    asked = replace(changes, level=None, sound=None, modes=None) if found.failed else changes
     if asked.is_empty(old):
         return found
     record = calibration_record(found, _earlier(session.bundle))
@@ -224,18 +232,59 @@ def _amplitude(session: _Session, files: ClipFiles) -> Amplitude:
     return found.model_copy(update={"scope": f"{len(pairs)} normal clips given to calibrate"})
 
 
-def _level(session: _Session, normals: ClipSet) -> LevelRange | None:
-    """The level range of the clips; None if they are too short together, or if the range was set by hand."""
-    old, cache = session.manifest.level, session.cache
-    if old is not None and not old.measured:
-        session.warnings.append("the level range of the bundle was set by hand and stays")
-        return None
-    levels = []
+def _sounds(session: _Session, normals: ClipSet) -> list[ClipSound]:
+    """Level and spectrum of each clip."""
+    cache, found = session.cache, []
     with session.work.part("levels of clips") as report:
         for done, clip in enumerate(normals.clips, start=1):
             rate = cache.settings.sample_rate
-            levels.append(clip_levels(read_clip(clip.path, rate, cache.channel), rate))
+            levels = clip_levels(read_clip(clip.path, cache.settings, cache.channel), rate)
+            found.append(clip_sound(normals.features(clip), levels, cache.settings, normals.amplitude))
             report(done, len(normals.clips))
+    return found
+
+
+def _modes(
+    session: _Session,
+    score: ScoreSettings,
+    normals: ClipSet,
+    fp32_outputs: Sequence[SegmentOutputs],
+    outputs: Fp32Outputs,
+    sounds: Sequence[ClipSound],
+) -> dict[str, ModeProfile]:
+    """Sound, distances and threshold of each mode that the names of the clips say; by name.
+
+    The threshold of a mode is found as that of the bundle would be from its clips alone.
+    """
+    names = [mode_of(clip.path) for clip in normals.clips]
+    profiles = mode_profiles({name: [s for s, n in zip(sounds, names, strict=True) if n == name] for name in {*names}})
+    missing = sorted({name for name in names if name is not None} - set(profiles))
+    if missing:
+        session.warnings.append(f"mode {', '.join(missing)}: less than a minute of sound, so it is no mode of its own")
+    found = {}
+    for mode, profile in profiles.items():
+        rows = [index for index, name in enumerate(names) if name == mode]
+        clips = replace(normals, clips=tuple(normals.clips[index] for index in rows))
+        of_mode = [fp32_outputs[index] for index in rows]
+        own = refit_constants(score, of_mode)
+
+        def live(recordings: Sequence[Sequence[CalibrationClip]], mode: str = mode) -> list[SegmentOutputs]:
+            with session.work.part(f"live scores of mode {mode}") as report:
+                return outputs.live(recordings, report)
+
+        request = replace(session.request.threshold, keep=False)
+        threshold = find_threshold(request, None, own, clips, of_mode, live, session.manifest.segments).threshold
+        found[mode] = ModeProfile(sound=profile, threshold=threshold, d_min=own.d_min, d_max=own.d_max)
+    return found
+
+
+def _level(session: _Session, normals: ClipSet, sounds: Sequence[ClipSound]) -> LevelRange | None:
+    """The level range of the clips; None if they are too short together, or if the range was set by hand."""
+    old = session.manifest.level
+    if old is not None and not old.measured:
+        session.warnings.append("the level range of the bundle was set by hand and stays")
+        return None
+    levels = [one.levels for one in sounds]
     margin = ON_SITE_DB if session.request.files is None else TRAINING_DB
     found = expected_levels(levels, sum(normals.seconds(clip) for clip in normals.clips), margin)
     if found is not None and (odd := [c for c, one in zip(normals.clips, levels, strict=True) if outside(one, found)]):

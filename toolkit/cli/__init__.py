@@ -34,6 +34,7 @@ from edgeasd.toolkit.cli import (
     score,
     seeds,
     status,
+    threshold,
     train,
     triton,
     verify,
@@ -95,6 +96,7 @@ app.add_typer(data.app, name="data")
 app.add_typer(encoders.app, name="encoders")
 app.add_typer(events.app, name="events")
 app.add_typer(preset.app, name="preset")
+app.add_typer(threshold.app, name="threshold")
 
 
 def main() -> None:

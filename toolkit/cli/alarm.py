@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Test, acknowledge and silence alarms.", no_args_is_help=True, rich_markup_mode=None)
 
-Config = Annotated[Path, typer.Option(help="The site.toml of the service.", envvar="EDGEASD_SITE")]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        help="The site.toml of the service; ./site.toml or /etc/edgeasd/site.toml by default.", envvar="EDGEASD_SITE"
+    ),
+]
 StreamName = Annotated[str | None, typer.Option(help="Name of the stream in the site file; all by default.")]
 By = Annotated[
     str | None, typer.Option(help="Who gives the command; by default the user who types it, also behind sudo.")
@@ -37,7 +42,7 @@ _WHY_NOTHING = {
 @app.command("test")
 @handle_errors
 def send_test(
-    config: Config, stream: StreamName = None, by: By = None, note: Note = None, as_json: AsJson = False
+    config: Config = None, stream: StreamName = None, by: By = None, note: Note = None, as_json: AsJson = False
 ) -> None:
     """Send a test alarm and its end through every output.
 
@@ -52,7 +57,7 @@ def send_test(
 @app.command("ack")
 @handle_errors
 def ack(
-    config: Config,
+    config: Config = None,
     stream: StreamName = None,
     event: EventID = None,
     by: By = None,
@@ -69,7 +74,7 @@ def ack(
 @app.command("clear")
 @handle_errors
 def clear(
-    config: Config,
+    config: Config = None,
     stream: StreamName = None,
     event: EventID = None,
     by: By = None,
@@ -86,7 +91,7 @@ def clear(
 @app.command("snooze")
 @handle_errors
 def snooze(
-    config: Config,
+    config: Config = None,
     stream: StreamName = None,
     minutes: Annotated[float | None, typer.Option(min=0.02, max=43_200.0, help="How long.")] = None,
     over: Annotated[bool, typer.Option("--over", help="End it now.")] = False,
@@ -108,7 +113,7 @@ def snooze(
 @handle_errors
 def maintenance(
     state: Annotated[str, typer.Argument(help="on or off.")],
-    config: Config,
+    config: Config = None,
     stream: StreamName = None,
     by: By = None,
     note: Note = None,
@@ -123,8 +128,26 @@ def maintenance(
     _command(config, stream, {"command": f"maintenance_{state}"}, by, note, as_json)
 
 
+@app.command("state")
+@handle_errors
+def set_state(
+    state: Annotated[str, typer.Argument(help="off, idle, running, or a mode of the bundle.")],
+    config: Config,
+    stream: StreamName = None,
+    by: By = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tell what the machine is doing, as a tag of the plant would; it holds until the next one.
+
+    While it is off or idle no alarm is raised. Needs a running service.
+
+    Example: edgeasd alarm state off --config site.toml --stream pump
+    """
+    _command(config, stream, {"command": "set_state", "state": state}, by, None, as_json)
+
+
 def _command(
-    config: Path, stream: str | None, value: dict[str, Any], by: str | None, note: str | None, as_json: bool
+    config: Path | None, stream: str | None, value: dict[str, Any], by: str | None, note: str | None, as_json: bool
 ) -> None:
     from edgeasd.runtime.alarms import parse_command
     from edgeasd.runtime.config import read_config
@@ -132,8 +155,8 @@ def _command(
 
     settings = read_config(config)
     if stream is not None and stream not in settings.streams:
-        raise InputError(f"--stream {stream}: {config} has {', '.join(settings.streams)}; name one of them")
-    fields = {key: item for key, item in {**value, "by": by or _user(), "note": note}.items() if item is not None}
+        raise InputError(f"--stream {stream}: {settings.path} has {', '.join(settings.streams)}; name one of them")
+    fields = {key: item for key, item in {**value, "by": by or user_name(), "note": note}.items() if item is not None}
     command = parse_command(fields, "command")
     names = [stream] if stream is not None else list(settings.streams)
     result = send_command(settings, names, command)
@@ -173,7 +196,9 @@ def _print(transitions: dict[str, list[dict[str, Any]]]) -> None:
 def _print_notes(result: CommandResult, command: str) -> None:
     """On standard error, what people should know and programs read in the JSON."""
     unchanged = [name for name, bodies in result.transitions.items() if not bodies]
-    if unchanged:
+    if unchanged and command == "set_state":
+        print_error(f"{', '.join(unchanged)}: the state is taken; `edgeasd status` shows it")
+    elif unchanged:
         print_error(f"{', '.join(unchanged)}: nothing to do for {command}{_WHY_NOTHING.get(command, '')}")
     for line in result.rejected.values():
         print_error(line)
@@ -183,7 +208,7 @@ def _print_notes(result: CommandResult, command: str) -> None:
         print_error("no output is configured: nobody was told")
 
 
-def _user() -> str | None:
+def user_name() -> str | None:
     """Who types this; behind sudo that is not the account it runs under."""
     try:
         return (os.environ.get("SUDO_USER") or getpass.getuser())[:64]

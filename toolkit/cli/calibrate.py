@@ -201,6 +201,15 @@ def print_calibration(found: Calibration, report: Path) -> None:
     _print_threshold(found)
     if found.level is not None:
         print(f"  level: {found.level.low_dbfs:g} to {found.level.high_dbfs:g} dBFS expected ({found.level.found_by})")
+    from edgeasd.runtime.states.settings import OFF_MARGIN_DB
+
+    if found.sound is not None:
+        low, high = found.sound.level_dbfs
+        print(f"  sound: {low:g} to {high:g} dBFS; off {OFF_MARGIN_DB:g} dB below that, unless set otherwise")
+    for name, mode in found.modes.items():
+        assert mode.threshold is not None
+        low, high = mode.sound.level_dbfs
+        print(f"  mode {name}: {mode.sound.clips} clips, {low:g} to {high:g} dBFS, threshold {mode.threshold.clip:.4f}")
     if not found.written:
         print("  nothing to change: the bundle is as it was")
     print(f"  report: {report}")

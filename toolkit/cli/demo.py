@@ -116,7 +116,11 @@ def _listen(bundle: Path, stream: Path) -> list[dict[str, Any]]:
     history: list[float] = []
     with Bundle(bundle) as opened:
         scorer, _ = opened.open_scorer(engine="onnxruntime")
-        sound = read_audio(stream, sample_rate=opened.manifest.features.sample_rate)
+        sound = read_audio(
+            stream,
+            sample_rate=opened.manifest.features.sample_rate,
+            recorded_rate=opened.manifest.features.recorded_rate,
+        )
         for record in live_records(scorer, opened.manifest, sound):
             records.append(record)
             body = record["body"]

@@ -25,9 +25,29 @@ app = typer.Typer(
 )
 
 Data = Annotated[
-    Path,
-    typer.Option("--data", metavar="DIR", readable=False, help="Data folder of the service, with events.db in it."),
+    Path | None,
+    typer.Option(
+        "--data",
+        metavar="DIR",
+        readable=False,
+        help="Data folder of the service, with events.db in it; that of ./site.toml or /etc/edgeasd/site.toml by default.",
+    ),
 ]
+
+
+def _data_folder(data: Path | None) -> Path:
+    """The folder that was given, or that of the usual site file. Raises InputError if there is none."""
+    from edgeasd.runtime.config import read_config, usual_config
+
+    if data is not None:
+        return data
+    try:
+        path = usual_config()
+    except InputError as error:
+        raise InputError(f"{str(error).partition(';')[0]}; name the data folder with --data") from None
+    return read_config(path).data
+
+
 OfMachine = Annotated[str | None, typer.Option("--machine", help="Only events of this machine type.")]
 OfId = Annotated[str | None, typer.Option("--id", help="Only events of this machine ID.")]
 Since = Annotated[
@@ -60,7 +80,7 @@ def _filter(
 @app.command("list")
 @handle_errors
 def list_events(
-    data: Data,
+    data: Data = None,
     machine: OfMachine = None,
     id: OfId = None,
     since: Since = None,
@@ -78,7 +98,7 @@ def list_events(
     from edgeasd.runtime.evidence.lookup import EventReader
     from edgeasd.runtime.evidence.lookup import as_json as with_times
 
-    with EventReader(data) as reader:
+    with EventReader(_data_folder(data)) as reader:
         found = reader.events(_filter(machine, id, since, until, state), limit + 1)
         shown = [(event, reader.evidence(event["event"])) for event in found[:limit]]
     if as_json:
@@ -94,7 +114,7 @@ def list_events(
 @handle_errors
 def show(
     event: Annotated[str, typer.Argument(metavar="EVENT", help="Event ID, as list and every message show it.")],
-    data: Data,
+    data: Data = None,
     picture: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw its spectrogram and scores into this PNG file.")
     ] = None,
@@ -107,14 +127,14 @@ def show(
     from edgeasd.runtime.evidence.lookup import EventReader
     from edgeasd.toolkit.cli.events_export import record_of
 
-    with EventReader(data) as reader:
+    with EventReader(_data_folder(data)) as reader:
         found = reader.event(event)
         messages, evidence = reader.transitions(event), reader.evidence(event)
     if picture is not None:
         from edgeasd.runtime.evidence.spectrogram import draw_clip
         from edgeasd.runtime.system.files import write_bytes
 
-        write_bytes(picture, draw_clip(data / "evidence" / event))
+        write_bytes(picture, draw_clip(_data_folder(data) / "evidence" / event))
     if as_json:
         files = {name: str(path) for name, path in evidence.files.items()}
         print(json.dumps({**record_of(found, evidence), "files": files, "transitions": messages}, indent=2))
@@ -125,8 +145,8 @@ def show(
 @app.command("export")
 @handle_errors
 def export(
-    data: Data,
     output: Annotated[Path, typer.Option(metavar="PATH", help="A new folder, or a file that ends in .zip.")],
+    data: Data = None,
     events: Annotated[
         list[str] | None, typer.Argument(metavar="EVENT", help="Event IDs; by the filters below without any.")
     ] = None,
@@ -152,10 +172,10 @@ def export(
         raise InputError("events are named, and filters are given too; use one or the other")
     if not events and not any(value is not None for value in filters):
         raise InputError("no event is named and no filter given; name event IDs, or say --since, --machine, --state")
-    with EventReader(data) as reader:
+    with EventReader(_data_folder(data)) as reader:
         found = [reader.event(event) for event in dict.fromkeys(events)] if events else reader.events(_filter(*filters))
         if not found:
-            raise InputError(f"{data}: no event fits; `edgeasd events list` shows what is there")
+            raise InputError(f"{_data_folder(data)}: no event fits; `edgeasd events list` shows what is there")
         with progress("exporting events") as report:
             written = export_events(reader, found, output, report)
     if as_json:

@@ -33,10 +33,11 @@ from edgeasd.toolkit.cli.triton import Repository, serve
 if TYPE_CHECKING:
     from edgeasd.calibration.fit.deploy import DeployFit, SegmentOutputs
     from edgeasd.export.bundle_writer import ExportInput
-    from edgeasd.runtime.bundle.manifest import FrontEnd
+    from edgeasd.runtime.bundle.manifest import FrontEnd, Manifest
     from edgeasd.runtime.bundle.reference_segments import Deviation
     from edgeasd.runtime.features.logmel import Float32Array
     from edgeasd.runtime.health.settings import LevelRange
+    from edgeasd.runtime.states import SoundProfile
     from edgeasd.toolkit.calibrate.record import Calibration
     from edgeasd.toolkit.calibrate.request import Request
     from edgeasd.toolkit.evaluation.trained import TrainedModel
@@ -74,6 +75,9 @@ def export(
     ] = None,
     alpha: Alpha = None,
     scoring: Scoring = None,
+    discard_calibration: Annotated[
+        bool, typer.Option("--discard-calibration", help="Keep nothing of what `calibrate` found for the old bundle.")
+    ] = False,
     make_zip: Annotated[bool, typer.Option("--zip", help="Also pack the bundle into one zip beside it.")] = False,
     update: Update = None,
     triton: Repository = None,
@@ -85,7 +89,8 @@ def export(
 
     Writes bundles/<machine>-id_<id>/ in the workspace. First it compares ONNX with torch on real segments:
     if they differ it exits with code 1 and leaves nothing behind. INT8 is calibrated afterwards, and left
-    out with exit code 1 if it drifts too far.
+    out with exit code 1 if it drifts too far. Over a calibrated bundle of the same weights, its threshold and
+    precisions are kept; what no longer holds is named.
 
     Example: edgeasd export --machine valve --id 00 --precision fp32,fp16,int8
     """
@@ -116,9 +121,11 @@ def export(
         target = output or bundle_folder(workspace, run.machine, run.id)
         sounds = None if front_end is None else read_sounds(trained, front_end, channel)
         request = int8_request(trained, int8, clips, features, channel) if int8 else None
-        model = _model(trained, *((None, None, None) if clips is None else _score_clips(trained, clips, channel)))
+        model = _model(trained, *((None, None, None, None) if clips is None else _score_clips(trained, clips, channel)))
+        keeping = None if discard_calibration else Keeping(precisions, int8, has_given_clips=clips is not None)
         with interruptible() as check:
-            found = write_bundle(model, target, lambda text: _step(text, check), precisions, sounds)
+            found = write_bundle(model, target, lambda text: _step(text, check), precisions, sounds, keeping)
+        put_old_reports_aside(target, keeping.holds if keeping is not None else False)
         added = None if request is None else add_int8(target, request, features, workspace)
         paths = [target, *([zip_bundle(target)] if make_zip else [])]
         print_export(model, found, added, paths, as_json)
@@ -127,6 +134,37 @@ def export(
     if triton is not None:
         serve(targets, triton, as_json)
     refuse_failed(*calibrated)
+
+
+class Keeping:
+    """Brings what `calibrate` found for an older bundle into the new one, and says what was kept and what was not."""
+
+    def __init__(self, precisions: list[str], int8: list[str], *, has_given_clips: bool) -> None:
+        self._written, self._has_given_clips = ["fp32", *precisions, *int8], has_given_clips
+        self.holds = False
+        """Whether the threshold and all precisions of the older bundle were kept."""
+
+    def __call__(self, old: Path, new: Path) -> None:
+        from edgeasd.export.keep_calibration import keep_calibration
+
+        found = keep_calibration(old, new, self._written, has_given_clips=self._has_given_clips)
+        self.holds = bool(found.kept) and not found.dropped
+        if found.kept:
+            print_error(f"{old}: kept from its calibration: {', '.join(found.kept)}")
+        for line in found.dropped:
+            print_error(f"{old}: not kept from its calibration: {line}")
+
+
+def put_old_reports_aside(bundle: Path, holds: bool) -> None:
+    """Rename reports beside the bundle that are of an older one: `.old` comes before their suffix."""
+    reports = [] if holds else [report_path(bundle)]
+    whole = bundle.resolve()
+    reports += [whole.with_name(f"{whole.name}.acceptance.{kind}") for kind in ("html", "json")]
+    for path in reports:
+        if path.is_file():
+            aside = path.with_suffix(f".old{path.suffix}")
+            path.replace(aside)
+            print_error(f"{path}: is of the older bundle and is {aside.name} now")
 
 
 def _precisions(given: str) -> tuple[list[str], list[str]]:
@@ -153,6 +191,7 @@ def _model(
     normals: list[SegmentOutputs] | None,
     live: SegmentOutputs | None,
     level: LevelRange | None,
+    sound: SoundProfile | None,
 ) -> ExportInput:
     from edgeasd.export.bundle_writer import ExportInput
     from edgeasd.toolkit.models.backbones import count_macs, count_parameters
@@ -181,6 +220,8 @@ def _model(
         provenance=_provenance(trained),
         metrics=_metrics(trained, fit),
         level=level,
+        sound=sound or run.sound,
+        modes=run.modes,
     )
 
 
@@ -227,13 +268,14 @@ def _metrics(trained: TrainedModel, fit: DeployFit) -> dict[str, Any]:
 
 def _score_clips(
     trained: TrainedModel, folder: Path, channel: int | None
-) -> tuple[list[SegmentOutputs], SegmentOutputs, LevelRange | None]:
-    """q and d of the normal clips in `folder`, of all live segments of them joined, and their range of levels.
+) -> tuple[list[SegmentOutputs], SegmentOutputs, LevelRange | None, SoundProfile | None]:
+    """q and d of the normal clips in `folder`, of all live segments of them joined, their range of levels, their sound.
 
     Raises InputError that names clips that cannot be used.
     """
     from edgeasd.calibration.fit.deploy import SegmentOutputs
     from edgeasd.calibration.fit.levels import ON_SITE_DB, clip_levels, expected_levels
+    from edgeasd.calibration.fit.profile import clip_sound, sound_profile
     from edgeasd.runtime.features.logmel import logmel
     from edgeasd.runtime.scoring.clip import score_features
     from edgeasd.toolkit.cli.score import expand
@@ -248,23 +290,24 @@ def _score_clips(
     scorer = trained.scorer(UNFITTED)
     heard = trained.run.channel if channel is None else channel
     paths, found, bad = list(expand([folder])), [], []
-    levels, seconds, rate = [], 0.0, scorer.features.sample_rate
+    levels, sounds, seconds, rate = [], [], 0.0, scorer.features.sample_rate
     joined = JoinedSegments(scorer)
     with progress("scoring clips") as report:
         for done, path in enumerate(paths, start=1):
             try:
-                sound = read_clip(path, rate, heard)
-                features = logmel(sound, scorer.features, scorer.amplitude)
-                clip = score_features(scorer, features)
-                joined.add(features)
+                sound = read_clip(path, scorer.features, heard)
+                frames = logmel(sound, scorer.features, scorer.amplitude)
+                clip = score_features(scorer, frames)
+                joined.add(frames)
                 found.append(SegmentOutputs(clip.segments.q, clip.segments.d))
                 levels.append(clip_levels(sound, rate))
+                sounds.append(clip_sound(frames, levels[-1], scorer.features, scorer.amplitude))
                 seconds += len(sound) / rate
             except InputError as error:
                 bad.append((path, str(error) if str(path) in str(error) else f"{path}: {error}"))
             report(done, len(paths))
     refuse_bad(bad, len(paths))
-    return found, joined.outputs(), expected_levels(levels, seconds, ON_SITE_DB)
+    return found, joined.outputs(), expected_levels(levels, seconds, ON_SITE_DB), sound_profile(sounds)
 
 
 def read_sounds(trained: TrainedModel, folder: Path, channel: int | None) -> list[Float32Array]:
@@ -289,7 +332,7 @@ def read_sounds(trained: TrainedModel, folder: Path, channel: int | None) -> lis
     sounds, bad = [], []
     for path in chosen:
         try:
-            sound = read_clip(path, run.features.sample_rate, heard)
+            sound = read_clip(path, run.features, heard)
             if sound.size < need:
                 raise InputError(f"{path}: {sound.size} samples, a segment takes {need}")
             sounds.append(sound)
@@ -299,12 +342,12 @@ def read_sounds(trained: TrainedModel, folder: Path, channel: int | None) -> lis
     return sounds
 
 
-def written_front_end(bundle: Path) -> FrontEnd | None:
-    """What the manifest of a bundle says of its front end."""
+def written_manifest(bundle: Path) -> Manifest:
+    """The manifest of a bundle that was just written."""
     from edgeasd.runtime.bundle.bundle import Bundle
 
     with Bundle(bundle) as opened:
-        return opened.manifest.front_end
+        return opened.manifest
 
 
 def print_front_end(front_end: FrontEnd | None) -> None:
@@ -374,16 +417,19 @@ def print_export(
     model: ExportInput, found: dict[str, Deviation], added: Calibration | None, paths: list[Path], as_json: bool
 ) -> None:
     """The bundle `paths[0]`: how far ONNX is from torch, what was added, the constants; further paths at the end."""
-    front_end = written_front_end(paths[0])
+    manifest = written_manifest(paths[0])
+    front_end = manifest.front_end
     if as_json:
-        print(json.dumps(_facts(model, found, added, paths[0], front_end)))
+        print(json.dumps(_facts(model, found, added, paths[0], manifest)))
         return
-    print(f"{paths[0]}: {model.machine} ID {model.id}, {model.backbone}, {', '.join(found)}, {model.fit.status}")
+    made = {*found, *(variant.name for variant in (added.variants if added is not None else ()))}
+    names = ", ".join([*found, *(name for name in manifest.precisions if name not in made)])
+    print(f"{paths[0]}: {model.machine} ID {model.id}, {model.backbone}, {names}, {manifest.status}")
     _print_deviations(model, found)
     print_front_end(front_end)
     for variant in added.variants if added is not None else ():
         print_variant(variant)
-    _print_constants(model)
+    _print_constants(manifest)
     for path in [*paths[1:], *([report_path(paths[0])] if added is not None else [])]:
         print(f"  {path}")
 
@@ -393,7 +439,7 @@ def _facts(
     found: dict[str, Deviation],
     added: Calibration | None,
     bundle: Path,
-    front_end: FrontEnd | None,
+    manifest: Manifest,
 ) -> dict[str, object]:
     from dataclasses import asdict
 
@@ -403,12 +449,12 @@ def _facts(
         "bundle": str(bundle),
         "machine": model.machine,
         "id": model.id,
-        "status": model.fit.status,
+        "status": manifest.status,
         "segments_compared": len(model.real_segments),
         "deviation": asdict(found["fp32"]),
         "deviation_of": {name: asdict(deviation) for name, deviation in found.items() if name != "fp32"},
         **({} if added is None else {"calibration": summary(added)}),
-        **({} if front_end is None else {"front_end": front_end.model_dump()}),
+        **({} if manifest.front_end is None else {"front_end": manifest.front_end.model_dump()}),
     }
 
 
@@ -425,8 +471,8 @@ def _print_deviations(model: ExportInput, found: dict[str, Deviation]) -> None:
     print_table(("", *limits), rows, indent=4)
 
 
-def _print_constants(model: ExportInput) -> None:
-    score, threshold = model.fit.score, model.fit.threshold
+def _print_constants(manifest: Manifest) -> None:
+    score, threshold = manifest.score, manifest.threshold
     print(f"  α {score.alpha} ({score.alpha_source}); d_min {score.d_min:.4g} ({score.d_min_source});")
     print(f"  d_max {score.d_max:.4g} ({score.d_max_source})")
     if threshold is None:

@@ -110,7 +110,7 @@ def _embed(scorer: Scorer, path: Path, sections: int, channel: int | None) -> Ne
     from edgeasd.toolkit.data.cache import read_clip
     from edgeasd.toolkit.data.clips import content_hash
 
-    sound = read_clip(path, scorer.features.sample_rate, channel)
+    sound = read_clip(path, scorer.features, channel)
     if states := clip_states(sound, scorer.features.sample_rate):
         raise InputError(f"{path}: {describe_states(states)}; record it again or leave it out")
     features, length = scorer.extract_features(sound), scorer.segments.frames

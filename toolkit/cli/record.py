@@ -32,6 +32,9 @@ def record(
     minutes: Annotated[float, typer.Option(min=0.01, max=100_000, help="Minutes of clips to have in the end.")],
     output: Annotated[Path, typer.Option(help="Data root that the clips go to.")] = Path("recordings"),
     label: Annotated[str, typer.Option(help="normal, or anomaly for a fault that is there on purpose.")] = "normal",
+    mode: Annotated[
+        str | None, typer.Option(help="Mode that the machine runs in, such as fast; it is in the names of the clips.")
+    ] = None,
     clip_seconds: Annotated[float, typer.Option(min=1.0, max=600.0, help="Length of a clip.")] = 10.0,
     rate: Annotated[int, typer.Option(min=4000, max=192_000, help="Sample rate in Hz; training wants 16000.")] = 16000,
     resume: Annotated[bool, typer.Option("--resume", help="Count the clips that are there and go on.")] = False,
@@ -51,14 +54,14 @@ def record(
 
     if (source_options.device is None) == (source_options.input_command is None):
         raise InputError("one source is needed: pass either --device (such as hw:1) or --input-command")
-    clips = ClipFolder(output, machine, id, label, sample_rate=rate, resume=resume)
+    clips = ClipFolder(output, machine, id, label, sample_rate=rate, resume=resume, mode=mode)
     # The folder comes after the source: a source that is not there must not leave an empty folder.
     with closing(open_source(source_options.settings(), rate)) as source, clips as folder:
         clips_before, bits = folder.clips, source.status.bits or 24
         health = HealthMonitor(HealthSettings(), rate)
         recorder = ClipRecorder(folder, round(clip_seconds * rate), bits, round(minutes * 60 * rate), health)
         folder.check_disk(recorder.clips_left * recorder.clip_bytes)
-        meter = LevelMeter(f"{machine} {folder.machine_id} {label}")
+        meter = LevelMeter(f"{machine} {folder.machine_id} {label}{'' if mode is None else f', {mode}'}")
         meter.print(f"edgeasd: {source.name} to {folder.path}, FLAC of {bits} bits; {clips_before} clips there")
         ended = "error"
         try:
@@ -181,6 +184,7 @@ def _summary(
         "machine": folder.machine,
         "id": folder.machine_id,
         "label": folder.label,
+        "mode": folder.mode,
         "folder": str(folder.path),
         "source": source.name,
         "ended": ended,

@@ -118,6 +118,17 @@ def run(
         bool, typer.Option("--check", help="With --config: look everything over, and start nothing.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="With --check: machine-readable.")] = False,
+    off_below: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DBFS",
+            help="Level below which the machine is off; none for no such level. That of the bundle by default.",
+        ),
+    ] = None,
+    schedule: Annotated[
+        list[str] | None,
+        typer.Option(help='Shift such as "Mon-Fri 06:00-22:00", in local time; off outside of all that are given.'),
+    ] = None,
     log_level: Annotated[
         str, typer.Option(help="What is logged on standard error: debug, info, warning or error.")
     ] = "info",
@@ -140,10 +151,12 @@ def run(
         return
     if check or as_json:
         raise InputError("--check and --json: are for --config; name a site file with it")
-    source = {"device": device, "input": input, "input_command": input_command, "channel": channel, "mix": mix}
+    source: dict[str, Any] = {"device": device, "input": input, "input_command": input_command}
+    source |= {"channel": channel, "mix": mix}
     source |= {"resample": resample, "realtime": realtime, "loop": loop, "skip_bad": skip_bad, "once": once}
     source |= {"pace": pace, "format": pcm_format, "channels": pcm_channels}
     source |= {"alsa_backend": alsa_backend, "alsa_format": alsa_format}
+    source["states"] = _states(off_below, schedule)
     choice = {"precision": precision, "engine": engine, "accelerator": accelerator, "threads": threads}
     choice |= {"head": head, "front_end": front_end}
     is_service = mqtt is not None or metrics is not None
@@ -212,7 +225,8 @@ def _check_source(given: Mapping[str, Any]) -> None:
     if given["alsa_backend"] == "pyalsaaudio":
         raise InputError("--alsa-backend pyalsaaudio: pyalsaaudio is gone; arecord is used, leave it out")
     names = {"format": "pcm_format", "channels": "pcm_channels"}
-    settings = {names.get(name, name): value for name, value in given.items() if name != "alsa_backend"}
+    others = ("alsa_backend", "states")
+    settings = {names.get(name, name): value for name, value in given.items() if name not in others}
     check_source(SourceSettings(**settings))
 
 
@@ -223,6 +237,31 @@ def _tables(bundle: Path, manifest: Manifest, source: Mapping[str, Any], engine:
     stream = {"bundle": str(bundle.absolute()), "engine": "run", **source}
     host = "".join(c for c in socket.gethostname() if c.isalnum() or c in "._-")[:64] or "device"
     return {"site": host, "engines": {"run": _given(engine)}, "streams": {name: _given(stream)}}
+
+
+def _states(off_below: str | None, schedule: list[str] | None) -> dict[str, Any] | None:
+    """The `states` table of the stream; None without one."""
+    from edgeasd.runtime.states import Schedule
+
+    table: dict[str, Any] = {}
+    if off_below == "none":
+        table["level"] = False
+    elif off_below is not None:
+        try:
+            table["off_below_dbfs"] = float(off_below)
+        except ValueError:
+            raise InputError(
+                f"--off-below {off_below}: neither a level in dBFS nor none; give one such as -45"
+            ) from None
+        if not -120.0 <= table["off_below_dbfs"] <= 0.0:
+            raise InputError(f"--off-below {off_below}: outside -120 to 0 dBFS; give a level such as -45")
+    if schedule:
+        try:
+            Schedule.parse(schedule)
+        except ValueError as error:
+            raise InputError(f"--schedule: {str(error).removeprefix('schedule ')}") from None
+        table["schedule"] = list(schedule)
+    return table or None
 
 
 def _given(table: Mapping[str, Any]) -> dict[str, Any]:
@@ -303,7 +342,7 @@ def _toml_lines(table: Mapping[str, Any], name: str) -> Iterator[str]:
             yield from _toml_lines(value, f"{name}.{key}" if name else key)
 
 
-def toml_value(value: str | int | bool) -> str:
+def toml_value(value: str | int | bool | list[str]) -> str:
     """A value in TOML 1.0. JSON writes strings, numbers and true alike, except DEL, which TOML wants escaped."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 

@@ -81,7 +81,14 @@ def score(
         rate, need = manifest.features.sample_rate, manifest.features.sample_count(manifest.segments.frames)
 
         def load(path: Path) -> Float32Array:
-            sound = read_audio(path, sample_rate=rate, channel=channel, mix=mix, resample=resample)
+            sound = read_audio(
+                path,
+                sample_rate=rate,
+                channel=channel,
+                mix=mix,
+                resample=resample,
+                recorded_rate=manifest.features.recorded_rate,
+            )
             if sound.size < need and not tile:
                 raise InputError(_too_short(path, need - sound.size, need, rate))
             return sound

@@ -14,10 +14,15 @@ from edgeasd.toolkit.cli._options import AsJson
 if TYPE_CHECKING:
     from edgeasd.runtime.outputs.base import OutputState
 
-Config = Annotated[Path, typer.Option(help="The site.toml of the service.", envvar="EDGEASD_SITE")]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        help="The site.toml of the service; ./site.toml or /etc/edgeasd/site.toml by default.", envvar="EDGEASD_SITE"
+    ),
+]
 
 
-def status(config: Config, as_json: AsJson = False) -> None:
+def status(config: Config = None, as_json: AsJson = False) -> None:
     """Show how the running service is doing: streams, outputs, and what needs attention.
 
     Exit code 0 if all is well, 1 if something needs attention, 3 if no service runs.

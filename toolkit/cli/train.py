@@ -135,7 +135,7 @@ def train(
     weights = _read_weights(chosen, pretrained)
     start = None if init_from is None else _first_stage(init_from, chosen)
     fabric = open_fabric(training.accelerator, training.training_precision)
-    loaded = load_data(data, chosen, training.seed, id)
+    loaded = load_data(data, chosen, training.seed, id, follow_recordings=True)
     ids = [plain_id(id)] if id is not None else loaded.ids
     if is_open and not loaded.split_for(ids[0]).outliers:
         chosen = load_preset("knn")
@@ -375,7 +375,7 @@ def _banks_of(
         )
     run = load_run(encoder_run)
     preset, shared = shared_encoder(run)
-    loaded = with_features_of(run, load_data(data, preset, training.seed, id))
+    loaded = with_features_of(run, load_data(data, preset, training.seed, id, settings=run.features))
     ids = [plain_id(id)] if id is not None else _with_enough_normals(loaded, loaded.ids, preset)
     prepare_features(loaded, [clip for one in ids for clip in _training_clips(loaded, one, preset)])
     for one in ids:
@@ -481,9 +481,20 @@ def _without(arguments: list[str], options: tuple[str, ...]) -> list[str]:
 
 
 def load_data(
-    data: DataOptions, preset: Preset, seed: int, id: str | None = None, *, settings: FeatureSettings | None = None
+    data: DataOptions,
+    preset: Preset,
+    seed: int,
+    id: str | None = None,
+    *,
+    settings: FeatureSettings | None = None,
+    follow_recordings: bool = False,
 ) -> MachineData:
-    """Clips of a machine, split as `preset` says; names every file it leaves out, and copies of test clips."""
+    """Clips of a machine, split as `preset` says; names every file it leaves out, and copies of test clips.
+
+    `settings` are those of the backbone by default. With `follow_recordings` (a new training) clips of a lower rate than
+    theirs are resampled, in one line.
+    """
+    from edgeasd.runtime.audio.reader import describe_rates, rate_steps
     from edgeasd.toolkit.data.machine import load_machine
     from edgeasd.toolkit.data.split import describe_copies
     from edgeasd.toolkit.encoders.table import ENCODERS, features_of
@@ -503,9 +514,13 @@ def load_data(
         channel=data.channel,
         ground_truth=data.ground_truth if isinstance(data, LabelledDataOptions) else None,
         skip_bad=data.skip_bad,
+        follow_recordings=follow_recordings,
         keep_unhealthy=data.keep_unhealthy,
         stage=progress,
     )
+    rate, recorded = loaded.cache.settings.sample_rate, loaded.cache.settings.recorded_rate
+    if follow_recordings and recorded is not None:
+        print_error(f"recordings: {describe_rates(rate_steps(recorded, rate))}")
     for _, reason in loaded.bad:
         print_error(f"left out: {reason}")
     for line in loaded.unhealthy.describe():

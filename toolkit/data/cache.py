@@ -148,7 +148,7 @@ class FeatureCache:
         return bad
 
     def _samples(self, path: Path) -> npt.NDArray[np.float32]:
-        samples = read_clip(path, self.settings.sample_rate, self.channel)
+        samples = read_clip(path, self.settings, self.channel)
         if self.settings.frame_count(samples.size) == 0:
             raise InputError(
                 f"{path}: {samples.size} samples, one frame takes {self.settings.n_fft}; record longer clips"
@@ -203,12 +203,18 @@ class FeatureCache:
         return self.folder / f"features-{key}" / content_hash[:2] / f"{content_hash}.npy"
 
     def _statistics_path(self, content_hash: str) -> Path:
-        key = _key("statistics", str(self.settings.sample_rate), *self._of_channel)
+        key = _key("statistics", *self._of_rate, *self._of_channel)
         return self.folder / f"statistics-{key}" / content_hash[:2] / f"{content_hash}.json"
 
     def _states_path(self, content_hash: str) -> Path:
-        key = _key("health", str(self.settings.sample_rate), *self._of_channel)
+        key = _key("health", *self._of_rate, *self._of_channel)
         return self.folder / f"health-{key}" / content_hash[:2] / f"{content_hash}.json"
+
+    @property
+    def _of_rate(self) -> tuple[str, ...]:
+        """The rates that samples pass; as ever without one of the recordings."""
+        recorded = self.settings.recorded_rate
+        return (str(self.settings.sample_rate), *(() if recorded is None else (f"through {recorded}",)))
 
     @property
     def _of_channel(self) -> tuple[str, ...]:
@@ -216,10 +222,14 @@ class FeatureCache:
         return () if self.channel is None else (f"channel {self.channel}",)
 
 
-def read_clip(path: Path, sample_rate: int, channel: int | None) -> npt.NDArray[np.float32]:
-    """`read_audio` for data sets, where a channel can be chosen, and neither a mean of all nor another rate."""
+def read_clip(path: Path, features: FeatureSettings, channel: int | None) -> npt.NDArray[np.float32]:
+    """`read_audio` for data sets, where a channel can be chosen, and no mean of all.
+
+    Samples are at `features.sample_rate`. A clip of another rate is converted only through `features.recorded_rate`.
+    """
+    rate, recorded = features.sample_rate, features.recorded_rate
     try:
-        return read_audio(path, sample_rate=sample_rate, channel=channel)
+        return read_audio(path, sample_rate=rate, channel=channel, recorded_rate=recorded)
     except SeveralChannels as error:
         raise InputError(
             f"{path}: {error.count} channels, a model hears one; choose it with --channel 0 to {error.count - 1} "
@@ -227,7 +237,7 @@ def read_clip(path: Path, sample_rate: int, channel: int | None) -> npt.NDArray[
         ) from None
     except WrongRate as error:
         raise InputError(
-            f"{path}: {error.rate} Hz, the model hears {sample_rate} Hz; convert the file to that rate"
+            f"{path}: {error.rate} Hz, the model hears {features.input_rate} Hz; convert the file to that rate"
         ) from None
 
 

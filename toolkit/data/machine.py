@@ -9,6 +9,8 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import soundfile
+
 from edgeasd.runtime.audio.reader import OutOfScale
 from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.features.logmel import Amplitude, FeatureSettings, Float32Array
@@ -22,6 +24,9 @@ from edgeasd.toolkit.progress import ProgressCallback, no_progress
 
 _DATA_SETS = (frozenset({"fan", "pump", "slider", "valve"}), frozenset({"ToyCar", "ToyConveyor"}))
 """MIMII and ToyADMOS: machines recorded alike. Outliers come from the same data set (paper, IV-A)."""
+
+_LOWEST_RATE = 1000
+"""What claims less than this many Hz is not resampled, but refused."""
 
 _DOUBTFUL_SHARE = 0.2
 """If more of the normals of an ID are clipped, offset or full of holes, that is how the machine is heard."""
@@ -174,6 +179,7 @@ def load_machine(
     id_attribute: str | None = None,
     settings: FeatureSettings | None = None,
     as_recorded: bool = False,
+    follow_recordings: bool = False,
     channel: int | None = None,
     ground_truth: Path | None = None,
     skip_bad: bool = False,
@@ -184,10 +190,11 @@ def load_machine(
     """Find, hash, check and split the clips of `machine` and of the types that lend it outliers.
 
     `channel`, counted from 0, is the one used of clips with several; `ground_truth` is a folder of
-    lists that label the machine's unlabelled test clips. `as_recorded` leaves samples at the level they have, as
-    pretrained encoders take them, in place of the mean and deviation of each machine type. Every file is decoded once (its amplitude
-    statistics are cached by content). Raises InputError that names files that cannot be used,
-    whose name or place does not fit included, unless `skip_bad`; those are then in `.bad`. Normals whose sound
+    lists that label the machine's unlabelled test clips. Every file is decoded once (its amplitude
+    statistics are cached by content). With `follow_recordings`, clips of a lower rate than `settings` asks for are
+    resampled, and `.cache.settings` says so (see `recorded_rate_of`). `as_recorded` leaves samples at the level they
+    have, as pretrained encoders take them, in place of the mean and deviation of each machine type. Raises InputError that names files that cannot be
+    used, whose name or place does not fit included, unless `skip_bad`; those are then in `.bad`. Normals whose sound
     is not to be trusted are left out unless `keep_unhealthy`; see `.unhealthy`. Clips that only judge a model stay.
     """
     found, unfit = clips_and_unfit(root, id_attribute=id_attribute)
@@ -199,7 +206,11 @@ def load_machine(
     clips = recorded_alike(found, machine)
     with stage("hashing clips") as report:
         hashes, unreadable = content_hashes([c.path for c in clips], progress=report, skip_bad=True)
-    cache = FeatureCache(cache_folder, settings or FeatureSettings(), channel)
+    features = settings or FeatureSettings()
+    if follow_recordings:
+        recorded = recorded_rate_of([c.path for c in clips if c.path in hashes], features.sample_rate)
+        features = FeatureSettings.model_validate({**features.model_dump(), "recorded_rate": recorded})
+    cache = FeatureCache(cache_folder, features, channel)
     with stage("reading clips") as report:
         bad = list(unreadable)
         of_other_scale: list[Clip] = []
@@ -264,6 +275,23 @@ def _refuse_none_left(clips: list[Clip], refused: set[Path], machine: str, id: s
             f"{machine}{f' ID {id}' if id else ''}: none of its {len(normals)} normal clips is fit to be learned from: "
             f"{'; '.join(found.describe())}; record them again, or pass --keep-unhealthy"
         )
+
+
+def recorded_rate_of(paths: Iterable[Path], sample_rate: int) -> int | None:
+    """The rate in Hz that most of the files have, if it is below `sample_rate`; otherwise None.
+
+    One rate for all clips: a few that hold more than the rest would be told apart by that alone.
+    """
+    rates: Counter[int] = Counter()
+    for path in paths:
+        try:
+            rates[soundfile.info(path).samplerate] += 1
+        except (soundfile.SoundFileError, OSError):
+            continue  # is named when its samples are read
+    if not rates:
+        return None
+    commonest = rates.most_common(1)[0][0]
+    return commonest if _LOWEST_RATE <= commonest < sample_rate else None
 
 
 def _measure(

@@ -243,7 +243,7 @@ def _verdict(label: str, is_above: bool) -> str:
 def _sound(one: Evaluation, data: MachineData, index: int) -> str:
     """The clip as the model hears it (one channel at its rate), FLAC of 16 bits."""
     rate = data.cache.settings.sample_rate
-    samples = read_clip(one.sources[index].path, rate, data.cache.channel)
+    samples = read_clip(one.sources[index].path, data.cache.settings, data.cache.channel)
     written = io.BytesIO()
     soundfile.write(written, samples, rate, format="FLAC", subtype="PCM_16")
     return data_uri("audio/flac", written.getvalue())

@@ -25,6 +25,7 @@ from edgeasd.runtime.features.segments import SegmentSettings
 from edgeasd.toolkit.data.clips import Clip
 from edgeasd.toolkit.data.machine import MachineData, MachineSplit
 from edgeasd.toolkit.data.offered import KnownAnomalies
+from edgeasd.toolkit.data.sound import profiles_of
 from edgeasd.toolkit.encoders.table import ENCODERS
 from edgeasd.toolkit.encoders.weights import Weights
 from edgeasd.toolkit.losses import METHODS
@@ -247,6 +248,7 @@ def run_facts(
         "amplitude": {**data.amplitude.model_dump(), "scope": _amplitude_scope(data)},
         **({} if weights is None else {"encoder": weights.provenance}),
         "segments": segments.model_dump(),
+        **profiles_of(data, split.normals),
         "versions": {"edgeasd": edgeasd.__version__, "torch": torch.__version__, "python": platform.python_version()},
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }

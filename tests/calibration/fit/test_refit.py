@@ -26,6 +26,7 @@ from edgeasd.runtime.scoring.clip import score_features
 from edgeasd.runtime.scoring.score import ScoreSettings
 from edgeasd.runtime.scoring.scorer import Scorer
 from edgeasd.runtime.scoring.threshold import Threshold
+from edgeasd.toolkit.models.front_ends import EFFICIENTAT, PANNS
 
 pytestmark = pytest.mark.core
 
@@ -211,6 +212,20 @@ def test_another_amplitude_is_a_shift_of_the_log_mel_frames(factor: float) -> No
     assert np.abs(moved - expected)[heard].max() < 5e-6
     silent = np.full((3, 128), -10, np.float32)
     np.testing.assert_array_equal(shifted_logmel(silent, before, after, features), silent)
+
+
+@pytest.mark.parametrize("features", [EFFICIENTAT, PANNS], ids=["efficientat", "panns"])
+@pytest.mark.parametrize("factor", [0.2, 3.0])
+def test_other_front_ends_shift_by_their_own_decade(features: FeatureSettings, factor: float) -> None:
+    before, after = Amplitude(std=0.02), Amplitude(std=0.02 * factor)
+    samples = sound(3, 2)
+    old, expected = logmel(samples, features, before), logmel(samples, features, after)
+    moved = shifted_logmel(old, before, after, features)
+    heard = np.minimum(old, expected) > features.lowest + 0.5 * features.decade
+    assert heard.mean() > 0.5
+    assert np.abs(moved - expected)[heard].max() / features.decade < 5e-6
+    silent = np.full((3, features.n_mels), features.lowest, np.float32)
+    np.testing.assert_allclose(shifted_logmel(silent, before, after, features), silent, rtol=1e-6)
 
 
 def test_a_new_amplitude_renews_references_and_marks_int8(with_int8: Path) -> None:

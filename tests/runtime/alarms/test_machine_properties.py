@@ -42,7 +42,7 @@ _SEEN = st.builds(
     st.just("see"),
     _SCORES,
     # Mostly plain scores: an alarm needs several of them in a row.
-    st.sampled_from([0] * 12 + [1, 2, 4, 4, 4, 4, 6, 8, 16, 18]),
+    st.sampled_from([0] * 12 + [1, 2, 4, 4, 4, 4, 6, 8, 16, 18, 32, 32, 40]),
     st.sampled_from([0.0] * 8 + [-3600.0, 3600.0, 1e6]),
     st.booleans(),
 )
@@ -59,7 +59,7 @@ _STEADY = st.builds(
     lambda score, count, flags: [Happening(1.0, "see", score, flags, 0.0, False)] * count,
     st.sampled_from([0.0, 0.7, 3.0, 3.0]),
     st.integers(1, 8),
-    st.sampled_from([0, 0, 0, 8]),
+    st.sampled_from([0, 0, 0, 0, 0, 8, 8, 32]),
 )
 _LONG_CLIPS = 6.0
 """Seconds that a clip score looks back on where its flag says so."""
@@ -104,7 +104,11 @@ class Plant:
             complete, sick, gap = not it.flags & 1, bool(it.flags & 2), bool(it.flags & 4)
             more_sound = _LONG_CLIPS if it.flags & 16 else 0.0
             said = self.machine.step(
-                AlarmInput(self.now, self.wall, it.value, complete, sick, gap, bool(it.flags & 8), more_sound)
+                AlarmInput(
+                    *(self.now, self.wall, it.value, complete, sick, gap, bool(it.flags & 8), more_sound),
+                    operating_state="off" if it.flags & 32 else "running",
+                    is_judged=not it.flags & 32,
+                )
             )
         else:
             more: dict[str, Any] = {"seconds": it.value} if it.kind == "snooze" else {}
@@ -169,6 +173,7 @@ class Watcher:
             assert self.event is None, "one open event"
             assert not self.frozen, "no alarm from sick input"
             assert not it.flags & 8, "none from suspect input"
+            assert not it.flags & 32, "none from a machine that is off"
             assert not self.maintenance
             assert now >= self.snoozed_until
             assert now - self.cleared_at >= policy.cooldown_seconds, "no flapping inside the cooldown"
@@ -177,6 +182,8 @@ class Watcher:
             assert sum(score > 1.0 for score in self.recent[-policy.n :]) >= policy.k
             self.event = t.event
             self._new(t)
+        if it.kind == "see" and it.flags & 32 and not self.maintenance:
+            assert t.state == t.previous or t.reason in ("cooldown_over", "gap", "operating_state"), "off ends no event"
         if t.state == "warning" and t.previous == "normal":
             assert not it.flags & 8, "no warning from suspect input"
         if t.previous in ("alarm", "acknowledged"):

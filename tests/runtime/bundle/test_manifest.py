@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edgeasd.runtime.bundle.manifest import LARGEST_MANIFEST, dump_manifest, parse_manifest
+from edgeasd.runtime.bundle.manifest import LARGEST_MANIFEST, dump_manifest, parse_manifest, schema_version_for
 from edgeasd.runtime.errors import BundleError
 from edgeasd.runtime.features.logmel import FeatureSettings
 from edgeasd.toolkit.models.front_ends import EFFICIENTAT, PANNS
@@ -96,16 +96,16 @@ def test_any_value_of_an_unknown_field_is_kept(raw: Json, value: object) -> None
 # Schema versions
 
 
-@pytest.mark.parametrize("version", [0, 2, 99, -1, "1", 1.5, None, True, [1], {"a": 1}])
+@pytest.mark.parametrize("version", [0, 3, 99, -1, "1", 1.5, None, True, [1], {"a": 1}])
 def test_an_unknown_schema_version_names_itself_and_its_reader(raw: Json, version: object) -> None:
     text = refusal(changed(raw, "schema_version", version))
-    assert f"schema_version {version!r}, this edgeasd reads 1" in text
+    assert f"schema_version {version!r}, this edgeasd reads 1 and 2" in text
     assert f"read it with edgeasd {raw['edgeasd_version']}, which wrote it, or newer" in text
 
 
 def test_a_newer_manifest_is_refused_for_its_version() -> None:
-    text = refusal(b'{"schema_version": 2, "edgeasd_version": "3.1.0", "everything": "else"}')
-    assert "schema_version 2" in text
+    text = refusal(b'{"schema_version": 3, "edgeasd_version": "3.1.0", "everything": "else"}')
+    assert "schema_version 3" in text
     assert "edgeasd 3.1.0" in text
 
 
@@ -117,8 +117,8 @@ def test_without_a_writer_the_version_is_still_named() -> None:
 @pytest.mark.parametrize("version", ["x\ny", "x" * 100_000, ["\x1b[2J"] * 1000])
 def test_a_hostile_version_is_still_one_short_line(raw: Json, version: object) -> None:
     refusal(changed(raw, "schema_version", version))
-    assert "this edgeasd reads 1" in refusal(
-        json.dumps({"schema_version": 2, "edgeasd_version": str(version)}).encode()
+    assert "this edgeasd reads 1 and 2" in refusal(
+        json.dumps({"schema_version": 3, "edgeasd_version": str(version)}).encode()
     )
 
 
@@ -138,6 +138,7 @@ def test_other_front_ends_are_kept_whole(raw: Json, front_end: FeatureSettings) 
     manifest = parse_manifest(data, "here")
     assert json.loads(dump_manifest(manifest)) == json.loads(data)
     assert manifest.features == front_end
+    assert (schema_version_for(front_end), schema_version_for(FeatureSettings(n_mels=64))) == (2, 1)
 
 
 # Bad fields

@@ -66,7 +66,7 @@ def test_the_kaldi_bank_is_kaldis(change: dict[str, float]) -> None:
     np.testing.assert_allclose(found, kaldi_bank(settings), rtol=0, atol=1e-7)
 
 
-def test_the_scales_of_htk_and_kaldi_are_one_but_for_rounded_factors() -> None:
+def test_the_scales_of_htk_and_kaldi_differ_by_rounding() -> None:
     hz = np.linspace(0, 24_000, 1001)
     np.testing.assert_allclose(hz_to_mel(hz, "htk"), hz_to_mel(hz, "kaldi"), rtol=1e-5)
     for scale in ("htk", "kaldi"):

@@ -301,3 +301,16 @@ def test_memory_does_not_grow_with_the_stream() -> None:
         tracemalloc.stop()
     assert after - before < 4096
     assert peak < first_peak + 16_384
+
+
+def test_samples_of_another_scale_are_refused_with_the_remedy(small_bundle: Path) -> None:
+    with Bundle(small_bundle) as bundle:
+        stream = Stream(bundle.open_scorer(engine="onnxruntime")[0])
+    loud = (3000 * np.sin(np.arange(16_000))).astype(np.int16)
+    with pytest.raises(InputError, match=r"int16 \(16000,\).*divide by 32768 and convert"):
+        stream.push(loud)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"up to 2999, expected \[-1, 1\); divide 16-bit samples by 32768"):
+        stream.push(loud.astype(np.float32))
+    assert stream.samples_seen == 0
+    stream.push((loud / 1000).astype(np.float32))  # a peak of +9.5 dB is sound
+    assert stream.samples_seen == 16_000

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from edgeasd.runtime.alarms import AlarmSettings, Command, Transition
@@ -539,3 +540,95 @@ def test_old_scores_are_deleted_between_updates(device: Device, monkeypatch: pyt
         device.score("a", 0.1 * second / 60)
     with EventStore.open(device.path, read_only=True) as store:
         assert store.history("valve", "old", "score") == []
+
+
+# Learning period
+
+
+LEARNING = AlarmSettings(hysteresis=0.0, k=1, n=1, recovery_seconds=0.0, burn_in_hours=1.0)
+
+
+def learn(device: Device, minutes: int, high: float | None = None) -> None:
+    """Two scores a minute, near 0.03."""
+    draw = np.random.default_rng(0)
+    assert device.recorder is not None
+    for _ in range(2 * minutes):
+        device.clock += 30.0
+        score = 0.03 + draw.gamma(4.0, 0.002) if high is None else high
+        device.recorder.update(StreamUpdate("a", device.clock, WALL + device.clock, score, is_complete=True))
+    device.settle()
+
+
+def where(device: Device) -> dict[str, Any]:
+    assert device.recorder is not None
+    return device.recorder.decide_threshold("a", "show")
+
+
+def test_nobody_is_paged_while_it_learns_and_a_person_accepts(device: Device) -> None:
+    recorder = device.start("a", settings=LEARNING)
+    learn(device, 30)
+    learn(device, 2, high=0.9)  # a fault
+    device.passes(61.0)
+    assert "0.5 of 1 h heard, no alarm is raised" in where(device)["line"]
+    device.stop()
+    recorder = device.start("a", settings=LEARNING)
+    learn(device, 40)
+    device.passes(61.0)
+    found = where(device)
+    assert device.reasons("a") == []
+    assert found["burn_in"]["phase"] == "proposed"
+    assert found["burn_in"]["proposal"]["left_out"] >= 2
+    assert found["threshold"] == found["shipped"] == pytest.approx(0.0402, abs=1e-4)
+    learnt = found["burn_in"]["proposal"]["threshold"]
+    assert found["shipped"] < learnt < 0.2
+    assert recorder.decide_threshold("a", "accept", "anna")["threshold"] == learnt
+    device.stop()
+    device.start("a", settings=LEARNING)
+    assert where(device)["threshold"] == learnt
+    assert "was accepted by anna" in where(device)["line"]
+    device.score("a", 0.06, 0.9)
+    assert device.reasons("a") == ["score"]
+    assert device.stored("a")[0]["threshold"] == learnt
+    assert recorder is not device.recorder
+    assert device.recorder is not None
+    assert device.recorder.decide_threshold("a", "decline")["threshold"] == found["shipped"]
+
+
+def test_a_setting_accepts_what_is_in_no_doubt(device: Device) -> None:
+    device.start("a", settings=LEARNING.model_copy(update={"burn_in_accept": True}))
+    learn(device, 62)
+    device.passes(61.0)
+    assert where(device)["burn_in"]["phase"] == "accepted"
+    assert where(device)["threshold"] == where(device)["burn_in"]["proposal"]["threshold"]
+
+
+def test_no_setting_accepts_what_is_in_doubt(device: Device) -> None:
+    device.start("a", settings=LEARNING.model_copy(update={"burn_in_accept": True}))
+    learn(device, 40)
+    learn(device, 25, high=0.9)
+    device.passes(61.0)
+    found = where(device)
+    assert found["burn_in"]["phase"] == "proposed"
+    assert "unlike the rest" in found["burn_in"]["proposal"]["doubt"]
+
+
+def test_a_learnt_threshold_is_of_its_bundle(device: Device, manifest: Manifest) -> None:
+    recorder = device.start("a", settings=LEARNING.model_copy(update={"burn_in_accept": True}))
+    learn(device, 62)
+    device.passes(61.0)
+    learnt = where(device)["threshold"]
+    score = manifest.score.model_copy(update={"d_max": 9.0})
+    other = manifest.model_copy(update={"score": score, "machine": Machine(type="valve", id="a")})
+    recorder.add_machine("a", other, LEARNING)
+    assert where(device)["threshold"] == manifest.threshold.clip != learnt  # type: ignore[union-attr]
+    assert where(device)["burn_in"]["phase"] == "learning"
+
+
+def test_decisions_without_a_proposal_are_refused(device: Device) -> None:
+    recorder = device.start("a")
+    with pytest.raises(InputError, match="no threshold is proposed; there is no learning period"):
+        recorder.decide_threshold("a", "accept")
+    with pytest.raises(InputError, match="no learning period is set; give burn_in_hours"):
+        recorder.decide_threshold("a", "restart")
+    with pytest.raises(InputError, match="use show, accept, decline or restart"):
+        recorder.decide_threshold("a", "maybe")

@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import soundfile
-import soxr
 
 from edgeasd.toolkit.demo.dataset import DatasetPlan, write_dataset
 from edgeasd.toolkit.evaluation.metrics import auc
@@ -24,12 +23,9 @@ PLAN = DatasetPlan(kinds=("valve",), ids=("00",), normals=16, anomalies=4, secon
 
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A lone machine, recorded at the rate of the encoder."""
+    """A lone machine, recorded at half the rate of the encoder."""
     root = tmp_path_factory.mktemp("lone") / "recordings"
     write_dataset(root, PLAN)
-    for path in root.rglob("*.flac"):
-        samples, rate = soundfile.read(path, dtype="float32")
-        soundfile.write(path, soxr.resample(samples, rate, 32_000), 32_000)
     return root
 
 
@@ -109,8 +105,7 @@ def test_training_goes_on_from_published_weights(
 ) -> None:
     root = tmp_path / "two"
     for id in ("00", "01"):
-        (root / "valve" / id).mkdir(parents=True)
-        (root / "valve" / id / "normal").symlink_to(recordings / "valve" / "00" / "normal")
+        shutil.copytree(recordings / "valve" / "00" / "normal", root / "valve" / id / "normal")
     tiny = ("--iterations", "3", "--set", "batch_normal=2", "--set", "batch_outlier=2", "--set", "segment_frames=128")
     options = ("--encoder", "mn04", "--weights", weights, "--trust-weights", "--loss", "bce+ddcsad", *tiny)
     done = edgeasd("train", "--data", root, "--machine", "valve", "--id", "00", *options, cwd=tmp_path)

@@ -419,3 +419,54 @@ def test_a_full_disk_stops_training_and_export_without_litter(
     assert not (small_disk / "bundle").exists()
     assert list((small_disk / "runs").rglob("step-*")) == []
     no_litter(small_disk)
+
+
+@pytest.mark.usefixtures("exported")
+def test_export_keeps_a_calibration_that_still_holds(home: Path, edgeasd: Edgeasd, tmp_path: Path) -> None:
+    workspace = tmp_path / "work"
+    shutil.copytree(home / "runs", workspace / "runs")
+    export = ("export", "--machine", "valve", "--id", "00", "--workspace", workspace)
+    assert edgeasd(*export, cwd=home).code == 0
+    bundle = workspace / "bundles" / "valve-id_00"
+    report = bundle.with_name("valve-id_00.calibration.html")
+    clips = home / "data" / "valve" / "00" / "normal"
+    limits = ("--min-rank-correlation", 0, "--max-score-change", 100, "--max-flipped", 1)
+    calibrated = edgeasd(
+        *("calibrate", "--machine", "valve", "--clips", clips, "--precision", "none", "--false-positive-rate", 0.2),
+        *("--workspace", workspace, "--force", *limits),
+        cwd=home,
+    )
+    assert calibrated.code == 0, calibrated.said
+    before = json.loads((bundle / "manifest.json").read_text())
+    again = edgeasd(*export, cwd=home)
+    assert again.code == 0, again.said
+    after = json.loads((bundle / "manifest.json").read_text())
+    assert after["threshold"] == before["threshold"]
+    assert after["provenance"]["calibration"] == before["provenance"]["calibration"]
+    assert "kept from its calibration: threshold" in again.said
+    assert f"threshold {before['threshold']['clip']:.4f}" in again.out
+    assert edgeasd("verify", bundle, cwd=home).code == 0
+    assert report.is_file()
+
+    given = edgeasd(*export, "--clips", clips, cwd=home)
+    assert "not kept from its calibration: constants and threshold: clips were given" in given.said
+    assert not report.exists()
+    assert report.with_name("valve-id_00.calibration.old.html").is_file()
+    assert json.loads((bundle / "manifest.json").read_text())["threshold"] != before["threshold"]
+
+
+@pytest.mark.usefixtures("exported")
+def test_export_of_other_weights_names_what_is_lost(home: Path, edgeasd: Edgeasd, tmp_path: Path) -> None:
+    workspace = tmp_path / "work"
+    shutil.copytree(home / "runs", workspace / "runs")
+    export = ("export", "--machine", "valve", "--id", "00", "--workspace", workspace)
+    assert edgeasd(*export, cwd=home).code == 0
+    manifest = workspace / "bundles" / "valve-id_00" / "manifest.json"
+    changed = json.loads(manifest.read_text())
+    changed["provenance"]["calibration"] = {"clips": 40}
+    encoder = changed["files"]["encoder.fp32.onnx"]
+    encoder["sha256"] = "0" * 64
+    manifest.write_text(json.dumps(changed))
+    said = edgeasd(*export, cwd=home).said
+    assert "not kept from its calibration: threshold: the weights are others than those it was found with" in said
+    assert edgeasd(*export, "--discard-calibration", cwd=home).said.count("kept") == 0
