@@ -48,14 +48,17 @@ def train(
     preset: Annotated[
         str | None,
         typer.Option(
-            help="quick (minutes on a CPU), paper (the published experiment), classify (one encoder for all IDs, each "
+            help="quick (minutes on a CPU), medium (an hour), paper (the published experiment), classify (one encoder for all IDs, each "
             "compared with its own stored normals), knn (no training: the machine's normals are stored and compared "
             "with), pretrained (the same through a pretrained encoder), pretrained-tuned or pretrained-classify (its "
             "training goes on). quick by default, knn for a machine without any other beside it."
         ),
     ] = None,
     backbone: Annotated[
-        str | None, typer.Option(help="resnet38, quick or, with knn, logmel-stats; the preset's by default.")
+        str | None,
+        typer.Option(
+            help="resnet38, quick, medium, a pretrained encoder or, with knn, logmel-stats; the preset's by default."
+        ),
     ] = None,
     loss: Annotated[
         str | None,

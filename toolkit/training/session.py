@@ -291,8 +291,14 @@ def claim_run(run: Run, *, resume: bool, overwrite: bool) -> None:
 
 def _decisive(facts: dict[str, Any]) -> dict[str, Any]:
     """The facts that a resumed run must share with the one that began."""
-    names = ("data_fingerprint", "preset", "seed", "channel", "update", "shared_encoder", "init_from")
-    return {**{name: facts.get(name) for name in names}, "encoder": facts.get("encoder", {}).get("sha256")}
+    # When another run began says nothing of it: one that was resumed began again.
+    first = {name: value for name, value in facts.get("init_from", {}).items() if name != "started"}
+    return {
+        **{name: facts.get(name) for name in ("data_fingerprint", "preset", "seed", "channel", "update")},
+        "encoder": facts.get("encoder", {}).get("sha256"),
+        "shared_encoder": facts.get("shared_encoder", {}).get("weights"),
+        "init_from": first,
+    }
 
 
 def _clear(folder: Path) -> None:
