@@ -31,12 +31,18 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Weights of the right names and shapes that have learnt nothing."""
+    """Weights of the right names and shapes that have learnt nothing but how large their activations are."""
     from edgeasd.toolkit.models.backbones import build_pretrained
 
     torch.manual_seed(0)
+    encoder = build_pretrained("mn04", classifier=True).train()
+    for norm in (module for module in encoder.modules() if isinstance(module, torch.nn.BatchNorm2d)):
+        norm.momentum = None  # the mean of all batches
+    with torch.no_grad():
+        for _ in range(3):
+            encoder(torch.randn(8, 1, 200, 128).cumsum(dim=2) / 10)
     path = tmp_path_factory.mktemp("weights") / "mn04.pt"
-    torch.save(build_pretrained("mn04", classifier=True).state_dict(), path)
+    torch.save(encoder.state_dict(), path)
     return path
 
 
