@@ -506,16 +506,19 @@ class StreamWorker:
         """Whether the input cannot be trusted now, or is not there; no alarm is raised meanwhile."""
         return self._health.is_unhealthy or (self.source.live and self._is_source_unfit)
 
+    def notices(self) -> tuple[str, ...]:
+        """What a person should know about the operating state and the sound, a line each."""
+        operation = self.operation
+        found = (operation.doubt(self.report.active) or operation.state.note, operation.gain)
+        return tuple(text for text in found if text is not None)
+
     def operation_status(self) -> dict[str, Any]:
-        """The fields of a status about the operating state and the sound."""
+        """The fields of a status about the operating state."""
         operation, present = self.operation, self.operation.state
-        found = (operation.doubt(self.report.active) or present.note, operation.gain)
-        fields: dict[str, Any] = {"notices": tuple(text for text in found if text is not None)}
         if not operation.is_active:
-            return fields
+            return {}
         phase = "starting" if present.is_starting else None
         return {
-            **fields,
             "operating_state": present.state,
             "operating_source": present.source,
             "operating_phase": phase,
