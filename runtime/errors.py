@@ -101,6 +101,17 @@ def printable(text: object, longest: int = 400) -> str:
     return line if len(line) <= longest else f"{line[: longest - 1]}…"
 
 
+def escaped(text: object) -> str:
+    """Text from outside, such as a file name, as it may be shown on a terminal: all of it, on one line.
+
+    Escape sequences, line feeds and marks that reverse the writing become `\\x1b`, `\\n`, `\\u202e`. Bytes of names
+    that are not UTF-8 (as `os.fsdecode` holds them) stay what they are.
+    """
+    return "".join(
+        c if c.isprintable() or 0xDC80 <= ord(c) <= 0xDCFF else c.encode("unicode_escape").decode() for c in str(text)
+    )
+
+
 def _fields(model: Any, location: list[Any]) -> list[str]:
     """Names that are known at `location` below `model`."""
     named = False

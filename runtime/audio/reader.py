@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
@@ -301,13 +302,15 @@ def read_audio(
     mix: bool = False,
     resample: bool = False,
     recorded_rate: int | None = None,
+    on_note: Callable[[str], object] | None = None,
 ) -> Samples:
     """Read a clip of at most an hour as float32 samples, shape (n,), n >= 1, nominally in [-1, 1).
 
     Channels are counted from 0; `mix` takes their mean. With `resample` another rate is converted
     by soxr (HQ), else it is refused. With `recorded_rate` (`FeatureSettings.recorded_rate`) every rate from that one up
     is converted, by way of it. Integer formats are divided by their full scale, as libsndfile
-    does; float files and resampled peaks may lie outside [-1, 1) and are left as they are.
+    does; float files and resampled peaks may lie outside [-1, 1) and are left as they are. `on_note` is called with
+    what a user should know of the file: a false name, a length that was never written.
 
     Raises InputError: missing, empty, cut-off or damaged file, a directory, not audio, no samples,
     wrong rate, several channels without a choice, channel out of range, a sample that is NaN, infinite or beyond
@@ -323,6 +326,8 @@ def read_audio(
                 f"{path}: {reader.seconds:.0f} s, a clip has at most {MAX_CLIP_SECONDS:.0f} s; "
                 f"use `edgeasd run --input {path}` for long recordings"
             )
+        for note in reader.notes if on_note is not None else ():
+            on_note(f"{path}: {note}")  # type: ignore[misc]
         blocks = []
         while (block := reader.read(DECODE_SAMPLES)) is not None:
             blocks.append(block)

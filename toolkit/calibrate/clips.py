@@ -15,6 +15,7 @@ from edgeasd.runtime.bundle.bundle import Bundle
 from edgeasd.runtime.errors import BundleError, InputError
 from edgeasd.runtime.features.logmel import Amplitude, FeatureSettings, Float32Array
 from edgeasd.runtime.features.segments import SegmentSettings
+from edgeasd.runtime.health.clip import describe_states, is_usable
 from edgeasd.toolkit.calibrate.request import Request
 from edgeasd.toolkit.data.cache import FeatureCache
 from edgeasd.toolkit.data.clips import BadFile, content_hashes, refuse_bad
@@ -114,6 +115,8 @@ def prepare_clip_set(
             features = cache.features(path, content, amplitude)
             _refuse_short(path, len(features), segments, cache.settings)
             _refuse_silent(path, features)
+            if not is_usable(states := cache.clip_states(path, content)):
+                raise InputError(f"{path}: {describe_states(states)}; record the machine running again")
             clips.append(CalibrationClip(path, _name(path, files.root), content, len(features)))
         except InputError as error:
             bad.append((path, str(error)))

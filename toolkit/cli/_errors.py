@@ -20,7 +20,7 @@ from typing import Any, NoReturn, TypeVar
 
 import typer
 
-from edgeasd.runtime.errors import EdgeasdError
+from edgeasd.runtime.errors import EdgeasdError, escaped
 
 INTERRUPTED, BROKEN_PIPE, TERMINATED, BAD_INPUT = 130, 141, 143, 2
 
@@ -40,7 +40,7 @@ _PLAIN_OS_ERRORS = {
 
 def print_error(message: str) -> None:
     """Print one line on standard error."""
-    sys.stderr.write(f"edgeasd: {' '.join(message.split())}\n")
+    sys.stderr.write(f"edgeasd: {escaped(' '.join(message.split()))}\n")
     sys.stderr.flush()
 
 
@@ -50,10 +50,11 @@ def handle_errors(command: _Command) -> _Command:
     @wraps(command)
     def run(*args: Any, **kwargs: Any) -> Any:
         try:
-            result = command(*args, **kwargs)
-            # A full disk or a closed pipe shows here, and not at interpreter exit.
-            sys.stdout.flush()
-            return result
+            try:
+                return command(*args, **kwargs)
+            finally:
+                # A full disk or a closed pipe shows here, and not at interpreter exit.
+                sys.stdout.flush()
         except EdgeasdError as error:
             _end(error.exit_code, str(error))
         except KeyboardInterrupt:
@@ -70,6 +71,8 @@ def handle_errors(command: _Command) -> _Command:
             if error.errno not in _PLAIN_OS_ERRORS:
                 raise
             place = f"{error.filename}: " if error.filename else ""
+            if error.filename is None:
+                _discard_standard_output()
             _end(BAD_INPUT, f"{place}{error.strerror}; make room or correct the path or its permissions")
 
     return run  # type: ignore[return-value]
@@ -113,7 +116,8 @@ def _terminate(*_: object) -> NoReturn:
 
 
 def prepare_streams() -> None:
-    """Make standard output and error exist and take any text."""
+    """Make standard output and error exist and take any text; what libraries print goes to standard error."""
+    _set_output_apart()
     # None if the starting process closed them, as some init scripts do.
     sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  as long as the process
     sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
@@ -121,6 +125,31 @@ def prepare_streams() -> None:
     for stream, errors in ((sys.stdout, "edgeasd"), (sys.stderr, "backslashreplace")):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=errors)
+
+
+def _set_output_apart() -> None:
+    """Give this program's output a descriptor of its own: libsndfile and ONNX Runtime print to descriptor 1.
+
+    A line of theirs between two lines of JSON would break whatever reads them.
+    """
+    output = sys.stdout
+    try:
+        if not isinstance(output, io.TextIOWrapper) or output.fileno() != 1:
+            return
+        output.flush()
+        own = os.dup(1)
+        os.dup2(2, 1)
+    except OSError:  # standard error or output is closed
+        return
+    is_unbuffered = output.write_through
+    raw = open(own, "wb", buffering=0 if is_unbuffered else -1, closefd=False)  # noqa: SIM115
+    sys.stdout = sys.__stdout__ = io.TextIOWrapper(  # type: ignore[misc]
+        raw,
+        encoding=output.encoding,
+        errors=output.errors,
+        line_buffering=output.line_buffering,
+        write_through=is_unbuffered,
+    )
 
 
 def _encode_rest(error: UnicodeError) -> tuple[bytes, int]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeasd.runtime.errors import CheckFailed, InputError, printable
+from edgeasd.runtime.errors import CheckFailed, InputError, escaped
 from edgeasd.toolkit.cli._errors import print_error
 from edgeasd.toolkit.cli._options import AsJson, KeepUnhealthy, Machine
 from edgeasd.toolkit.cli._output import print_table
@@ -98,7 +98,7 @@ def _print_import(totals: ImportTotals, settings: ImportSettings) -> None:
     if totals.lowest_dbfs is not None and totals.highest_dbfs is not None:
         levels = f", level {totals.lowest_dbfs:.1f} to {totals.highest_dbfs:.1f} dBFS"
     print(
-        f"{settings.folder}: {len(totals.taken)} clips taken ({totals.seconds:.0f} s), {totals.already} were there, "
+        f"{escaped(settings.folder)}: {len(totals.taken)} clips taken ({totals.seconds:.0f} s), {totals.already} were there, "
         f"from {totals.sources} recordings; {len(totals.left)} left, {len(totals.ignored)} ignored{levels}"
     )
     _print_list("left", [why if where in why else f"{where}: {why}" for where, why in totals.left])
@@ -131,7 +131,7 @@ def repair_(
             bad.append(str(error))
             continue
         what = "written anew" if result.is_changed else "was whole, left as it is"
-        print(f"{printable(result.path)}: {result.seconds:.1f} s, {what}", flush=True)
+        print(f"{escaped(result.path)}: {result.seconds:.1f} s, {what}", flush=True)
     for line in bad[1:]:
         print_error(line)
     if bad:
@@ -145,7 +145,7 @@ def print_scan(report: ScanReport) -> None:
         headings = ("machine", "id", "split", "domain", *counts, "rate Hz", "channels", "seconds", "layout")
         print_table(headings, rows, right=counts, fold=("rate Hz", "channels", "seconds", "layout"), indent=0)
     else:
-        print(f"{report.root}: no clips in a known layout")
+        print(f"{escaped(report.root)}: no clips in a known layout")
     clips = sum(count.clips for id_report in report.ids for count in id_report.counts)
     machines = {id_report.machine for id_report in report.ids}
     unhealthy = f"not to be trusted: {len(report.unhealthy)}, " if report.deep else ""
@@ -176,7 +176,7 @@ def _rows(report: IdReport) -> list[tuple[str, ...]]:
         by_label = {c.label: c.clips for c in report.counts if (c.split, c.domain) == (split, domain)}
         numbers = (str(by_label.get(label, 0)) for label in ("normal", "anomaly", "unknown"))
         sound = (_values(report.sample_rates), _values(report.channels), _lengths(report), report.layout)
-        rows.append((report.machine, report.id, split or "-", domain or "-", *numbers, *sound))
+        rows.append((escaped(report.machine), escaped(report.id), split or "-", domain or "-", *numbers, *sound))
     return rows
 
 
@@ -195,6 +195,6 @@ def _print_list(title: str, items: Sequence[str]) -> None:
     if items:
         print(f"\n{title}:")
         for item in items[:_SHOWN]:
-            print(f"  {printable(item, 1000)}")
+            print(f"  {escaped(item)}")
     if len(items) > _SHOWN:
         print(f"  and {len(items) - _SHOWN} more (--json lists them)")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgeasd.runtime.errors import InputError
+from edgeasd.runtime.errors import InputError, escaped
 from edgeasd.toolkit.cli._errors import print_error
 from edgeasd.toolkit.cli._options import (
     Accelerator,
@@ -80,7 +80,7 @@ def score(
         manifest = opened.manifest
         rate, need = manifest.features.sample_rate, manifest.features.sample_count(manifest.segments.frames)
 
-        def load(path: Path) -> Float32Array:
+        def load(path: Path, on_note: Callable[[str], object] | None = None) -> Float32Array:
             sound = read_audio(
                 path,
                 sample_rate=rate,
@@ -88,6 +88,7 @@ def score(
                 mix=mix,
                 resample=resample,
                 recorded_rate=manifest.features.recorded_rate,
+                on_note=on_note,
             )
             if sound.size < need and not tile:
                 raise InputError(_too_short(path, need - sound.size, need, rate))
@@ -109,7 +110,8 @@ def score(
         output = _Output(as_json or live)
         for path in paths:
             try:
-                sound = load(path)
+                sound = load(path, print_error)
+                states = _judge(path, sound, rate, skip_bad)
             except InputError as error:
                 print_error(f"left out: {error}")
                 continue
@@ -121,10 +123,24 @@ def score(
             above = None if manifest.threshold is None else bool(clip.score > manifest.threshold.clip)
             record = {"file": str(path), "score": clip.score, "segments": len(clip.starts)}
             record |= {"above_threshold": above, "tiled": clip.tiled}
+            if as_json:
+                record["health"] = list(states)
             if segments and as_json:
                 record["values"] = _values(clip)
             output.write(record)
         scorer.close()
+
+
+def _judge(path: Path, sound: Float32Array, rate: int, skip_bad: bool) -> tuple[str, ...]:
+    """Health states of a recording, named on standard error. InputError for one to skip: it holds no machine's sound."""
+    from edgeasd.runtime.health.clip import clip_states, describe_states, is_usable
+
+    states = clip_states(sound, rate)
+    if states and skip_bad and not is_usable(states):
+        raise InputError(f"{path}: {describe_states(states)}")
+    if states:
+        print_error(f"{path}: {describe_states(states)}; its score says little of the machine")
+    return states
 
 
 class _Output:
@@ -140,6 +156,8 @@ class _Output:
         else:
             if not self._begun:
                 self._csv.writerow(record)
+            if sys.stdout.isatty():  # programs get names as they are
+                record = {**record, "file": escaped(record["file"])}
             self._csv.writerow(
                 "" if v is None else str(v).lower() if isinstance(v, bool) else v for v in record.values()
             )

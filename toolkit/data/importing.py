@@ -401,7 +401,7 @@ def _run_ffmpeg(command: list[str], path: Path, decoded: Path, kind: str) -> str
 def _ffmpeg_reason(said: str, path: Path, kind: str) -> str:
     if "matches no streams" in said or "does not contain any stream" in said:
         return "holds no sound; leave it out"
-    if not kind and "Invalid data found when processing input" in said and "Duration" not in said:
+    if not kind and "Input #0" not in said:
         return "is no sound that libsndfile or ffmpeg can read; leave it out"
     lines = [printable(line.replace(f"file:{path}", path.name), 160) for line in said.splitlines() if line.strip()]
     faults = [

@@ -162,3 +162,20 @@ def test_real_clips_of_twelve_seconds_are_scored(
     found = [json.loads(line) for line in done.out.splitlines()]
     assert [one["segments"] for one in found] == [10, 10]
     assert all(np.isfinite(one["score"]) for one in found)
+
+
+def test_unhealthy_sound_is_named_and_may_be_skipped(tmp_path: Path, small_bundle: Path, edgeasd: Edgeasd) -> None:
+    sound = (0.02 * np.random.default_rng(0).standard_normal(10 * RATE)).astype(np.float32)
+    soundfile.write(tmp_path / "a.wav", sound, RATE)
+    soundfile.write(tmp_path / "b.wav", sound * np.float32(1e30), RATE, subtype="FLOAT")
+    soundfile.write(tmp_path / "c.wav", np.where(np.arange(sound.size) < 1600, sound, 0), RATE)
+    soundfile.write(tmp_path / "d.wav", sound[::-1], RATE, format="FLAC")
+    done = edgeasd("score", small_bundle, "--skip-bad", "--json", ".", cwd=tmp_path)
+    assert done.code == 0, done.said
+    assert [json.loads(line)["file"] for line in done.out.splitlines()] == ["a.wav", "d.wav"]
+    assert "b.wav: " in done.said
+    assert "left out: c.wav: digital_silence (exact zeros" in done.said
+    assert "d.wav: named .wav, is FLAC" in done.said
+    done = edgeasd("score", small_bundle, "--json", "c.wav", cwd=tmp_path)
+    assert json.loads(done.out)["health"] == ["digital_silence"]
+    assert "its score says little of the machine" in done.said

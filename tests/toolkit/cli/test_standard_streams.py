@@ -68,3 +68,19 @@ def test_records_are_appended_to_records_only(bundle_copy: Path, tmp_path: Path)
         assert shell(line, tmp_path, sound=sound, bundle=bundle_copy, records=records).returncode == 0
     kinds = [json.loads(line)["kind"] for line in records.read_text("utf-8").splitlines()]
     assert kinds.count("start") == 2
+
+
+def test_what_libraries_print_is_not_on_standard_output(tmp_path: Path) -> None:
+    code = (
+        "import ctypes, os, sys\n"
+        "from edgeasd.toolkit.cli._errors import prepare_streams\n"
+        "prepare_streams()\n"
+        "print('{\"ours\": 1}')\n"
+        "os.write(1, b'theirs\\n')\n"
+        "libc = ctypes.CDLL(None); libc.printf(b'theirs too\\n'); libc.fflush(None)\n"
+        "print('{\"ours\": 2}')\n"
+    )
+    (tmp_path / "program.py").write_text(code)
+    done = subprocess.run([sys.executable, tmp_path / "program.py"], capture_output=True, text=True, check=True)
+    assert done.stdout == '{"ours": 1}\n{"ours": 2}\n'
+    assert done.stderr == "theirs\ntheirs too\n"

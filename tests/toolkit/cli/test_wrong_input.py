@@ -489,3 +489,18 @@ def test_a_name_that_is_not_utf8_is_shown_as_its_bytes(place: Path, data: Path) 
     done = subprocess.run([sys.executable, "-m", "edgeasd", "data", "scan", str(data)], capture_output=True)
     assert done.returncode == 0, done.stderr
     assert all(name in done.stdout for name in names)
+
+
+def test_names_never_reach_a_terminal_raw(place: Path, data: Path, small_bundle: Path) -> None:
+    folder = data / "valve" / "00" / "normal"
+    whole = next(iter(sorted(folder.glob("*.wav")))).read_bytes()
+    for name in ("evil\x1b[31m\nb.wav", "evil\u202egap.wav"):
+        (folder / name).write_bytes(whole[:-2000])
+    for arguments in (["data", "scan", data], ["score", small_bundle, "--skip-bad", folder]):
+        done = subprocess.run(
+            [sys.executable, "-m", "edgeasd", *arguments], capture_output=True, text=True, check=False
+        )
+        said = done.stdout + done.stderr
+        assert not {"\x1b", "\u202e"} & set(said)
+        assert "evil\\x1b[31m" in said
+        assert "evil\\u202egap" in said

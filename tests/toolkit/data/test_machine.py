@@ -251,3 +251,52 @@ def test_a_car_of_the_real_set_stands_against_the_other_cars(shared_data: Path, 
     assert sources(split.outliers) == {("ToyCar", "C2")}
     assert len(split.normals) + len(split.holdout_normals) == 6
     assert len(split.test) == 4
+
+
+def spoil(path: Path, how: str) -> None:
+    """Make a clip silent, dead after a tenth, of another scale, or clipped; all differ from each other."""
+    sound = np.random.default_rng(len(how) * 100 + int(path.stem)).standard_normal(16_000 * 10).astype(np.float32)
+    sound *= np.float32(0.05)
+    if how == "digital_silence":
+        sound[1600:] = 0
+    elif how == "out_of_scale":
+        sound *= 32768
+    elif how == "clipping":
+        sound = np.clip(sound * 10, -1, 1)
+    soundfile.write(path, sound, 16_000, subtype="FLOAT")
+
+
+def test_unhealthy_normals_are_left_out_and_named(tmp_path: Path) -> None:
+    root = write_tree(tmp_path / "data", {("valve", "00"): (12, 2), ("valve", "02"): (6, 0)})
+    spoiled = {"0": "digital_silence", "3": "out_of_scale", "7": "clipping"}
+    for name, how in spoiled.items():
+        spoil(root / f"valve/00/normal/{name}.wav", how)
+    spoil(root / "valve/00/anomaly/1.wav", "digital_silence")
+    data = load(root, "valve")
+    left_out = {clip.path.stem: states for clip, states in data.unhealthy.left_out}
+    assert left_out == {name: (how,) for name, how in spoiled.items()}
+    split = data.splits["valve"]["00"]
+    everywhere = {clip.path for clip in (*split.train, *split.holdout, *split.test)}
+    assert len(everywhere) == 9 + 2  # an anomaly may well be silence
+    (line,) = data.unhealthy.describe()
+    assert line.startswith("3 normal clips left out of training for their sound (")
+    assert f"{root}/valve/00/normal/7.wav: clipping" in line
+    kept = load(root, "valve", keep_unhealthy=True)
+    assert [states for _, states in kept.unhealthy.left_out] == [("out_of_scale",)]
+
+
+def test_doubtful_normals_are_kept_where_they_are_the_rule(tmp_path: Path) -> None:
+    root = write_tree(tmp_path / "data", {("valve", "00"): (8, 0), ("valve", "02"): (4, 0)})
+    for name in range(5):
+        spoil(root / f"valve/00/normal/{name}.wav", "clipping")
+    data = load(root, "valve")
+    assert (len(data.unhealthy.left_out), len(data.unhealthy.kept)) == (0, 5)
+    assert "are kept, as many of their ID are so" in data.unhealthy.describe()[0]
+
+
+def test_id_with_no_fit_normal_is_refused_with_reasons(tmp_path: Path) -> None:
+    root = write_tree(tmp_path / "data", {("valve", "00"): (3, 0), ("valve", "02"): (4, 0)})
+    for name in range(3):
+        spoil(root / f"valve/00/normal/{name}.wav", "digital_silence")
+    with pytest.raises(InputError, match=r"none of its 3 normal clips is fit .*digital_silence 3.*--keep-unhealthy"):
+        load(root, "valve", id="00")
