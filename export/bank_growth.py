@@ -42,6 +42,8 @@ class NewClip:
     """(sections, D): the segments that a bank stores."""
     whole: Float32Array
     """(K, D): those of the clip rule."""
+    live: Float32Array
+    """(L, D): all of the live rule."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,8 @@ class Growth:
     """New clips in the banks."""
     held_out: int
     """New clips that constants and threshold were found with."""
-    scores: list[tuple[str, float, float]]
-    """Of each new clip: name, score before, score after."""
+    scores: list[tuple[str, float, float | None]]
+    """Of each new clip: name, score before, score after; None after for one that the bank holds, and so knows."""
     refused: dict[str, str]
     """Precisions that no longer reproduce the reference segments, with the reason; out of use until calibrated."""
 
@@ -65,7 +67,8 @@ class Growth:
     def threshold_no_longer_holds(self) -> str | None:
         """How a calibrated threshold was found that this growth replaced; None for one that growth finds itself."""
         old = self.before.threshold
-        return None if old is None or old.found_by.startswith("largest held-out") else old.found_by
+        ours = ("exponential tail of held-out", "largest held-out")
+        return None if old is None or old.found_by.startswith(ours) else old.found_by
 
 
 def read_stored_normals(bundle: Bundle) -> StoredNormals:
@@ -109,7 +112,7 @@ def grow_bundle(
         raise InputError(f"{path}: no new clips to add; name some")
     _refuse_copies(kept, new)
     step("fitting the banks")
-    grown, held_out = _with_new(kept, new)
+    grown, aside = _with_new(kept, new)
     banks, unseen = grown.fit()
     weight, bias = classifier_of(head_before)
     unscaled = Head(build_bank_head(weight, bias, banks, 0.0, 1.0).SerializeToString())
@@ -119,7 +122,12 @@ def grow_bundle(
     )
     threshold = _as_before(fit.threshold, old.threshold)
     scores = [
-        (clip.name, _clip_score(Head(head_before), old.score, clip), _clip_score(unscaled, score, clip)) for clip in new
+        (
+            clip.name,
+            _clip_score(Head(head_before), old.score, clip),
+            _clip_score(unscaled, score, clip) if clip.content in aside else None,
+        )
+        for clip in new
     ]
     with atomic_directory(path, replace=True) as folder:
         link_all(path, folder, ())
@@ -160,8 +168,8 @@ def grow_bundle(
         manifest,
         [bank["normals"] for bank in _banks(old.score)],
         [len(bank.points) for bank in banks],
-        len(new) - held_out,
-        held_out,
+        len(new) - len(aside),
+        len(aside),
         scores,
         refused,
     )
@@ -185,8 +193,8 @@ def _refuse_copies(kept: StoredNormals, new: Sequence[NewClip]) -> None:
             raise InputError(f"{clip.name}: its sound is that of a stored clip, under another file; leave it out")
 
 
-def _with_new(kept: StoredNormals, new: Sequence[NewClip]) -> tuple[StoredNormals, int]:
-    """With the new clips stored or, a share of them by content, held out; and the number of the latter."""
+def _with_new(kept: StoredNormals, new: Sequence[NewClip]) -> tuple[StoredNormals, set[str]]:
+    """With the new clips stored or, a share of them by content, held out; and the contents of the latter."""
     size = kept.stored.z.shape[1]
     ranked = sorted(new, key=lambda clip: hashlib.sha256(f"grow:{clip.content}".encode()).hexdigest())
     count = round(HELD_OUT_SHARE * len(ranked))
@@ -199,8 +207,9 @@ def _with_new(kept: StoredNormals, new: Sequence[NewClip]) -> tuple[StoredNormal
         kept,
         stored=kept.stored.with_more(embedded([clip.stored for clip in taken], taken)),
         held_out=kept.held_out.with_more(embedded([clip.whole for clip in aside], aside)),
+        live=np.concatenate([kept.live, *(clip.live for clip in aside)]),
     )
-    return grown.bounded(), count
+    return grown.bounded(), {clip.content for clip in aside}
 
 
 def _outputs(head: Head, clips: EmbeddedClips) -> list[SegmentOutputs]:
@@ -208,6 +217,11 @@ def _outputs(head: Head, clips: EmbeddedClips) -> list[SegmentOutputs]:
         return []
     found = head(clips.z)
     return [SegmentOutputs(*pair) for pair in zip(clips.by_clip(found["q"]), clips.by_clip(found["d"]), strict=True)]
+
+
+def _all_outputs(head: Head, z: Float32Array) -> SegmentOutputs:
+    found = head(z)
+    return SegmentOutputs(found["q"], found["d"])
 
 
 def _normals(grown: StoredNormals, head: Head, unseen: np.ndarray) -> list[SegmentOutputs]:
@@ -229,6 +243,9 @@ def _fit(old: Manifest, grown: StoredNormals, unseen: np.ndarray, head: Head) ->
         alpha=Alpha(old.score.alpha, old.score.alpha_source),
         normal_origin=origin,
         outlier_origin=origin,
+        live=_all_outputs(head, grown.live) if len(grown.live) else None,
+        features=old.features,
+        segments=old.segments,
     )
 
 

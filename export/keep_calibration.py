@@ -31,8 +31,8 @@ def keep_calibration(
 ) -> KeptCalibration:
     """Bring what `edgeasd calibrate` found for the bundle `old_path` into the new bundle in `folder`, if it holds.
 
-    It holds while encoder, head, features, amplitude and segments are those of the old bundle, by hash and by value.
-    Constants and threshold also need the same α, and that no clips were given to take them from; precisions that
+    It holds while encoder, features, amplitude and segments are those of the old bundle, by hash and by value. Constants
+    and threshold also need the same head and α, and that no clips were given to take them from; precisions that
     calibration made need no more. `precisions` are those that the export wrote itself. Raises nothing for an old
     bundle that cannot be read: then nothing is kept.
     """
@@ -54,6 +54,8 @@ def keep_calibration(
     constants = "clips were given to take them from" if has_given_clips else None
     if constants is None and (old.score.alpha, old.score.method) != (new.score.alpha, new.score.method):
         constants = f"α was {old.score.alpha:g} and is {new.score.alpha:g}"
+    if constants is None and old.files["head.onnx"].sha256 != new.files["head.onnx"].sha256:
+        constants = "the head is another than the one they were found with"
     if constants is None:
         stored = {name: value for name in _MEASURED if (value := getattr(old, name, None)) is not None}
         changes |= {"score": old.score, "threshold": old.threshold, "status": old.status, **stored}
@@ -91,8 +93,6 @@ def _difference(old: Manifest, new: Manifest) -> str | None:
     files = [manifest.files[manifest.precisions["fp32"].file].sha256 for manifest in (old, new)]
     if files[0] != files[1]:
         return "the weights are others than those it was found with"
-    if old.files["head.onnx"].sha256 != new.files["head.onnx"].sha256:
-        return "the head is another than the one it was found with"
     for name in ("features", "amplitude", "segments"):
         if getattr(old, name) != getattr(new, name):
             return f"the {name} {'is' if name == 'amplitude' else 'are'} not what it was found with"

@@ -34,6 +34,8 @@ NEIGHBOURS = 4
 """K of the local density. Of 1, 2, 4, 8 and 16 all did about the same; 4 is that of the source."""
 LARGEST_BANK = 1024
 """Stored normals of one bank. Half as many cost half a point of the harmonic mean, an eighth about one."""
+LARGEST_PRINCIPAL = 128
+"""Directions of a "principal" whitening."""
 _ROWS = 1024
 """Rows of a matrix of distances at a time: memory grows with N, not with its square."""
 FOLDS = 5
@@ -49,7 +51,8 @@ class BankPlan:
     """First and last + 1 of the values of the embedding."""
     map: str = "none"
     """"none"; "standardise": each value scaled to unit variance; "whiten": rotated and scaled to unit variance, the
-    covariance shrunk as Ledoit and Wolf (2004)."""
+    covariance shrunk as Ledoit and Wolf (2004); "principal": rotated and scaled to unit variance, the first directions
+    only, at most 128 and half as many as there are clips."""
     weight: float = 1.0
     """Of its vote."""
     level: tuple[int, int] | None = None
@@ -155,7 +158,7 @@ _Fitted = tuple[Float64Array, Float64Array | None, Float64Array, Float64Array]
 def _fit(values: Float64Array, clips: npt.NDArray[Any], plan: BankPlan, neighbours: int) -> _Fitted:
     """Shift, matrix, points and densities (N,) of the values (N, C) of normals."""
     shift = values.mean(axis=0)
-    matrix = _map(values - shift, plan)
+    matrix = _map(values - shift, plan, len(np.unique(clips)))
     points = _mapped(values - shift, matrix)
     density = _densities(points, clips, neighbours)
     if (copies := np.flatnonzero(density <= 1e-6 * max(float(np.abs(points).max()), 1e-30))).size:
@@ -242,14 +245,14 @@ def k_centres(points: npt.NDArray[Any], count: int) -> npt.NDArray[np.int64]:
     return np.sort(np.array(taken, np.int64))
 
 
-def _map(centred: Float64Array, plan: BankPlan) -> Float64Array | None:
-    """The map that `plan` names, (C, D′), (C,) or None, fitted on values (N, C) less their mean."""
+def _map(centred: Float64Array, plan: BankPlan, clips: int) -> Float64Array | None:
+    """The map that `plan` names, (C, D′), (C,) or None, fitted on values (N, C) less their mean of so many clips."""
     if plan.level is None:
-        return _MAPS[plan.map](centred)
+        return _MAPS[plan.map](centred, clips)
     first, last = (edge - plan.columns[0] for edge in plan.level)
     without = np.eye(centred.shape[1])
     without[first:last, first:last] -= 1.0 / (last - first)
-    inner = _MAPS[plan.map](centred @ without)
+    inner = _MAPS[plan.map](centred @ without, clips)
     if inner is None:
         return without
     return np.asarray(without * inner if inner.ndim == 1 else without @ inner)
@@ -294,10 +297,24 @@ def _whitening(centred: Float64Array) -> Float64Array:
     return np.asarray(rest * np.eye(size) + (axes * (scale(variances) - rest)) @ axes.T)
 
 
-_MAPS: dict[str, Callable[[Float64Array], Float64Array | None]] = {
-    "none": lambda _: None,
-    "standardise": _scaling,
-    "whiten": _whitening,
+def _principal(centred: Float64Array, clips: int) -> Float64Array:
+    """(C, D′): Σ^(-1/2) of the first D′ principal directions.
+
+    So few that each has been seen to vary: of as many directions as there are clips, the last would be those in which
+    no two happen to differ, and a whitening would make them the most important.
+    """
+    _, values, rows = np.linalg.svd(centred, full_matrices=False)
+    kept = min(LARGEST_PRINCIPAL, max(1, clips // 2), int((values > 1e-6 * values[0]).sum()))
+    if kept == 0:
+        raise CheckFailed("all normals have the same embedding; a bank of them says nothing")
+    return np.asarray(rows[:kept].T / (values[:kept] / np.sqrt(len(centred))))
+
+
+_MAPS: dict[str, Callable[[Float64Array, int], Float64Array | None]] = {
+    "none": lambda _values, _clips: None,
+    "standardise": lambda values, _clips: _scaling(values),
+    "whiten": lambda values, _clips: _whitening(values),
+    "principal": _principal,
 }
 
 

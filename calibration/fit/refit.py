@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from edgeasd.calibration.fit.bank import CLASSIFY, KNN
 from edgeasd.calibration.fit.deploy import SegmentOutputs
-from edgeasd.calibration.fit.distance import ANOMALY_CLIPS_NEEDED, fit_distance_range
+from edgeasd.calibration.fit.distance import ANOMALY_CLIPS_NEEDED, fit_distance_range, normal_range
 from edgeasd.runtime.bundle.bundle import MANIFEST, Bundle
 from edgeasd.runtime.bundle.manifest import Manifest, Precision, Tolerance, dump_manifest
 from edgeasd.runtime.bundle.reference_segments import check_reference_segments
@@ -39,8 +40,16 @@ def refit_constants(
 
     d_min is the smallest distance of the new normals. d_max is fitted again where outliers, or 8 known
     anomalies or more, are given; without, it stays as it is, since an outlier's distance does not depend
-    on this machine's normals. Raises InputError without normals, CheckFailed if d_max is not above d_min.
+    on this machine's normals; a method without outliers has both from the new normals. Raises InputError without normals, CheckFailed if d_max is not above d_min.
     """
+    if score.method in (KNN, CLASSIFY) and not outliers and len(anomalies) < ANOMALY_CLIPS_NEEDED:
+        scale = normal_range([c.d for c in normals])
+        sources = {
+            "d_min_source": scale.d_min_source.replace("held-out", GIVEN),
+            "d_max_source": scale.d_max_source.replace("held-out", GIVEN),
+        }
+        fitted = {"d_min": scale.d_min, "d_max": scale.d_max, "mode": "deploy", **sources}
+        return ScoreSettings.model_validate(score.model_dump() | fitted)
     from_factory = not outliers and len(anomalies) < ANOMALY_CLIPS_NEEDED
     # As an outlier it passes the check that the two lie apart.
     reference = [np.array([score.d_max])] if from_factory else [c.d for c in outliers]

@@ -25,6 +25,8 @@ NORMALS = "normals.npz"
 """Name of the file, in a run folder and in a bundle."""
 MOST_SEGMENTS = 4096
 """Of the normals that a bank is fitted on. Four banks full; more would make a bundle large and a fit slow."""
+MOST_LIVE = 4096
+"""Live segments of the held-out normals: most of an hour, from which the tail of the threshold is found."""
 MOST_OUTLIERS = 1024
 """Segments of outliers: d_max is a percentile of theirs, which as many settle."""
 _GROUPS = ("stored", "held_out", "outliers")
@@ -82,6 +84,8 @@ class StoredNormals:
     """Normals that no bank holds, by the clip rule: constants and threshold are found with them."""
     outliers: EmbeddedClips
     """Other machines, by the clip rule; none where none were at hand."""
+    live: Float32Array
+    """(L, D): the live segments of the held-out normals one after another; the threshold is found with them."""
 
     def fit(self) -> tuple[tuple[Bank, ...], Float64Array]:
         """As `fit_banks` of the stored normals. Raises InputError for too few clips, copies, values not finite."""
@@ -95,7 +99,7 @@ class StoredNormals:
             stored = stored.chosen(k_centres(scaled, MOST_SEGMENTS))
         if len(outliers.z) > MOST_OUTLIERS:
             outliers = outliers.chosen(np.linspace(0, len(outliers.z) - 1, MOST_OUTLIERS).round().astype(np.int64))
-        return replace(self, stored=stored, outliers=outliers)
+        return replace(self, stored=stored, outliers=outliers, live=self.live[-MOST_LIVE:])
 
     def to_bytes(self) -> bytes:
         """As npz without objects and without a date: the same normals give the same bytes."""
@@ -103,6 +107,7 @@ class StoredNormals:
         arrays: dict[str, npt.NDArray[Any]] = {
             "plans": np.array(plans),
             "settings": np.array([self.size, self.neighbours, self.sections]),
+            "live": self.live,
         }
         for name in _GROUPS:
             group: EmbeddedClips = getattr(self, name)
@@ -123,10 +128,13 @@ class StoredNormals:
             with np.load(io.BytesIO(data), allow_pickle=False) as file:
                 plans = tuple(_plan(str(text)) for text in file["plans"])
                 size, neighbours, sections = (int(value) for value in file["settings"])
-                groups = [_group(file, name) for name in _GROUPS]
+                stored, held_out, outliers = (_group(file, name) for name in _GROUPS)
+                live = file["live"]
+                if live.dtype != np.float32 or live.ndim != 2 or not np.isfinite(live).all():
+                    raise ValueError("live holds what no normals hold")
         except Exception as error:  # of numpy, zipfile or zlib: whatever a damaged file makes of them
             raise InputError(f"{place}: no stored normals ({type(error).__name__}: {error}); export again") from None
-        return cls(plans, size, neighbours, sections, *groups)
+        return cls(plans, size, neighbours, sections, stored, held_out, outliers, live)
 
 
 def _plan_text(plan: BankPlan) -> str:

@@ -122,7 +122,13 @@ def summary(stream: StreamStatus) -> str:
     """One line about a stream that has ended."""
     scored = f"{stream.segments} segments scored in {stream.seconds:.1f} s of sound"
     last = "" if stream.clip_score is None else f", last clip score {stream.clip_score:.3f}"
-    limit = "no threshold" if stream.threshold is None else f"threshold {stream.threshold:.3f}, {stream.events} alarms"
+    if stream.highest is not None:
+        last = f", highest clip score {stream.highest[0]:.3f} at {stream.highest[1]:.1f} s" + last
+    limit = (
+        "no threshold"
+        if stream.threshold is None
+        else f"threshold {stream.threshold:.3f}, {stream.events} alarm{'' if stream.events == 1 else 's'}"
+    )
     lost = losses(stream)
     return printable(f"{stream.machine} {stream.id}: {scored}{last}; {limit}; {lost}")
 

@@ -103,6 +103,11 @@ class MonitoredMachine:
         self.machine.levels = self.settings.levels(threshold)
 
     @property
+    def learnt(self) -> float | None:
+        """The threshold that was learnt and accepted, if it is in force where no mode has one of its own."""
+        return None if self.burn_in is None or self.settings.on is not None else self.burn_in.accepted
+
+    @property
     def is_learning(self) -> bool:
         """Whether the learning period lasts, in which no alarm is raised."""
         return self.burn_in is not None and self.burn_in.phase == "learning"

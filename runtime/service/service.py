@@ -405,6 +405,8 @@ class Service:
         """In the recorder's thread, after every update and command: lines of --jsonl, evidence, the log."""
         slot = self.supervisor.slots.get(machine.name)
         worker = None if slot is None else slot.worker
+        if worker is not None:
+            worker.learnt = machine.learnt
         for transition in transitions:
             is_new = transition.state == "alarm" and transition.previous not in _OPEN_STATES and not transition.test
             if worker is not None and is_new:

@@ -73,6 +73,8 @@ class StreamStatus:
     """How long the machine was in each state."""
     notices: tuple[str, ...] = ()
     """What a person should know, a line each: a stale tag, another gain than in the recordings."""
+    highest: tuple[float, float] | None = None
+    """The highest complete clip score, and the second of the sound in which it ends."""
     burn_in: str | None = None
     """Where a learning period or the threshold from it stands, in one line; None without one."""
 
@@ -120,7 +122,13 @@ def parse_status(value: Any) -> ServiceStatus:
     """What `ServiceStatus.to_json` made, as the command socket answers. Raises InputError for anything else."""
     try:
         streams = [
-            StreamStatus(**{**one, **{name: tuple(one[name]) for name in ("health", "notices")}})
+            StreamStatus(
+                **{
+                    **one,
+                    **{name: tuple(one[name]) for name in ("health", "notices")},
+                    "highest": _pair(one.get("highest")),
+                }
+            )
             for one in value["streams"]
         ]
         outputs = [OutputState.model_validate(one) for one in value["outputs"]]
@@ -129,6 +137,10 @@ def parse_status(value: Any) -> ServiceStatus:
         raise InputError(
             "status of the service: not as this edgeasd knows it; use the edgeasd that the service runs with"
         ) from None
+
+
+def _pair(value: Any) -> tuple[float, float] | None:
+    return None if value is None else (float(value[0]), float(value[1]))
 
 
 class Latencies:

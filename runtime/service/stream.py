@@ -114,6 +114,8 @@ class StreamWorker:
         self._levels = settings.alarm.levels(manifest.threshold)
         self._mode: str | None = None
         """The recorded mode whose threshold is in `_levels`."""
+        self.learnt: float | None = None
+        """The threshold of the alarm machine where it was learnt on the device."""
         self.stream: Stream | None = None
         self.evidence: EvidenceRecorder | None = None
         self.report: HealthReport = self._health.report()
@@ -135,6 +137,10 @@ class StreamWorker:
         self._updates: list[StreamUpdate] = []
         self._started_at = clock()
         self.latencies = Latencies()
+        self._is_paced = settings.live or settings.realtime
+        """A file that is read as fast as it is scored has no latency: its sound was never captured."""
+        self.highest: tuple[float, float] | None = None
+        """The highest complete clip score, and the second of the sound in which it ends."""
         self.level, self.history = -120.0, deque[float](maxlen=HISTORY)
         self.clip_score: float | None = None
         self.is_complete = False
@@ -202,7 +208,7 @@ class StreamWorker:
             "source": self.source.name,
             **self.engine,
             "bundle_status": manifest.status,
-            "threshold": None if self._levels is None else self._levels.on,
+            "threshold": self.threshold,
             "alpha": manifest.score.alpha,
             "d_mode": manifest.score.mode,
             "version": package_version(),
@@ -301,15 +307,19 @@ class StreamWorker:
             start, end = self._offset + score.start_sample, self._offset + score.end_sample
             self._take_verdicts(end, now)
             captured = self._captured(end, now)
-            self.latencies.add(now - captured)
+            if self._is_paced:
+                self.latencies.add(now - captured)
+            if score.complete and (self.highest is None or score.clip_score > self.highest[0]):
+                self.highest = (score.clip_score, end / self.rate)
             self.segments += 1
             self.clip_score, self.is_complete = score.clip_score, score.complete
             self.history.append(score.clip_score)
             update = self._update_at(end, captured)
             if self.evidence is not None:
                 self.evidence.score(end, update.wall, score.score, score.clip_score, score.complete)
-            threshold = None if self._levels is None else self._levels.on
-            body: dict[str, Any] = segment_body(score, offset=self._offset, sample_rate=self.rate, threshold=threshold)
+            body: dict[str, Any] = segment_body(
+                score, offset=self._offset, sample_rate=self.rate, threshold=self.threshold
+            )
             if update.operation is not None and update.operation.state is not None:
                 body |= {"operating_state": update.operation.state, "judged": update.operation.is_judged}
             self._starts.append(start)
@@ -339,6 +349,13 @@ class StreamWorker:
                 self._add(update, health=verdict.report, record=record)
             elif news:
                 self._add(update)
+
+    @property
+    def threshold(self) -> float | None:
+        """The threshold in force, for records and evidence."""
+        if self.learnt is not None and self._mode is None:
+            return self.learnt
+        return None if self._levels is None else self._levels.on
 
     def _use_mode(self, mode: str | None) -> None:
         """Thresholds and distances of the mode that the machine is in."""

@@ -507,6 +507,7 @@ def stream_status(slot: StreamSlot, monitored: MonitoredMachine | None, decimati
         overruns=0 if worker is None else worker.source.status.overruns,
         latency_seconds=None if worker is None else worker.latencies.percentiles(),
         events=0 if worker is None else worker.alarms,
+        highest=None if worker is None else worker.highest,
         burn_in=None if burn_in is None else burn_in.describe(None if levels is None else levels.on),
         **({} if worker is None else worker.operation_status()),
     )

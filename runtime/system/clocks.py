@@ -56,6 +56,11 @@ def utc_text(seconds: float) -> str:
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z"
 
 
+def local_text(seconds: float) -> str:
+    """Seconds since 1970 as local time with its offset from UTC: "2026-01-31 13:34:56 +0100"."""
+    return f"{datetime.fromtimestamp(seconds).astimezone():%Y-%m-%d %H:%M:%S %z}"
+
+
 class Backoff:
     """Doubles from `first` to `longest` seconds, each time drawn between half and all of it.
 

@@ -202,7 +202,7 @@ def accept_bundle(path: Path, request: AcceptRequest, part: PartOf) -> Acceptanc
             raise InputError(
                 f"{path}: has no threshold, so it raises no alarms; export it with --clips or calibrate it"
             )
-        sessions = find_sessions(request.normal)
+        sessions = find_sessions(request.normal, tuple(manifest.modes or {}))
         rate = manifest.features.sample_rate
         kinds = demo_faults(request.kinds, rate)
         if request.faults is not None:
@@ -210,7 +210,15 @@ def accept_bundle(path: Path, request: AcceptRequest, part: PartOf) -> Acceptanc
         scorer, _ = bundle.open_scorer(engine="onnxruntime")
         try:
             modes = tuple(
-                _mode_result(scorer, manifest, mode, [s for s in sessions if s.mode == mode], kinds, request, part)
+                _mode_result(
+                    scorer,
+                    _in_mode(manifest, mode),
+                    mode,
+                    [s for s in sessions if s.mode == mode],
+                    kinds,
+                    request,
+                    part,
+                )
                 for mode in dict.fromkeys(session.mode for session in sessions)
             )
         finally:
@@ -228,6 +236,12 @@ def accept_bundle(path: Path, request: AcceptRequest, part: PartOf) -> Acceptanc
         modes=modes,
         checks=tuple(judge(request.limits, modes)),
     )
+
+
+def _in_mode(manifest: Manifest, mode: str) -> Manifest:
+    """The manifest with the threshold of a recorded mode in place of its own, if the mode has one."""
+    threshold = None if not mode or manifest.modes is None else manifest.modes[mode].threshold
+    return manifest if threshold is None else manifest.model_copy(update={"threshold": threshold})
 
 
 def _delay(limits: Limits) -> float:

@@ -201,7 +201,7 @@ _ENDED = {
 
 
 def _print_events(events: Sequence[tuple[dict[str, Any], Evidence]]) -> None:
-    from edgeasd.runtime.system.clocks import utc_text
+    from edgeasd.runtime.system.clocks import local_text
     from edgeasd.toolkit.cli._output import print_table
 
     if not events:
@@ -210,10 +210,10 @@ def _print_events(events: Sequence[tuple[dict[str, Any], Evidence]]) -> None:
     rows = []
     for event, evidence in events:
         name = printable(f"{event['machine']} {event['id']}{' (test)' if event['test'] else ''}")
-        raised = utc_text(event["raised_at"])[:19].replace("T", " ")
+        raised = local_text(event["raised_at"])
         numbers = (_duration(event), _number(event["peak"]))
         rows.append((event["event"], name, event["state"], raised, *numbers, _clip_text(evidence)))
-    headings = ("EVENT", "MACHINE", "STATE", "RAISED (UTC)", "LASTED", "PEAK", "EVIDENCE")
+    headings = ("EVENT", "MACHINE", "STATE", "RAISED", "LASTED", "PEAK", "EVIDENCE")
     is_narrow = sys.stdout.isatty() and shutil.get_terminal_size().columns < _ALL_COLUMNS
     shown = 5 if is_narrow else len(headings)
     print_table(
@@ -246,14 +246,14 @@ def _clip_text(evidence: Evidence) -> str:
 
 
 def _print_event(event: dict[str, Any], messages: Sequence[dict[str, Any]], evidence: Evidence) -> None:
-    from edgeasd.runtime.system.clocks import utc_text
+    from edgeasd.runtime.system.clocks import local_text, utc_text
 
     test = " (a test)" if event["test"] else ""
     print(f"{event['event']}: {printable(event['machine'])} ID {printable(event['id'])}, {event['state']}{test}")
     for name in ("raised", "acknowledged", "cleared"):
         at = event[f"{name}_at"]
         reason = f" ({printable(event['cleared_by'])})" if name == "cleared" and at is not None else ""
-        print(f"  {name:<13} {'-' if at is None else utc_text(at)}{reason}")
+        print(f"  {name:<13} {'-' if at is None else f'{local_text(at)}, {utc_text(at)}'}{reason}")
     print(f"  {'peak':<13} {_number(event['peak'])}, threshold {_number(event['threshold'])}")
     _print_evidence(evidence)
     print("messages")

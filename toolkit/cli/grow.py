@@ -105,7 +105,7 @@ def _embed(scorer: Scorer, path: Path, sections: int, channel: int | None) -> Ne
 
     from edgeasd.calibration.fit.stored_normals import section_starts
     from edgeasd.export.bank_growth import NewClip
-    from edgeasd.runtime.features.segments import clip_starts, tile
+    from edgeasd.runtime.features.segments import clip_starts, live_starts, tile
     from edgeasd.runtime.health.clip import clip_states, describe_states
     from edgeasd.toolkit.data.cache import read_clip
     from edgeasd.toolkit.data.clips import content_hash
@@ -123,12 +123,13 @@ def _embed(scorer: Scorer, path: Path, sections: int, channel: int | None) -> Ne
         embed(section_starts(len(features), length, sections)),
         embed(clip_starts(len(features), scorer.segments)),
     )
+    live = embed(live_starts(len(features), scorer.segments))
     if not (np.isfinite(stored).all() and np.isfinite(whole).all()):
         raise CheckFailed(f"{path}: its embedding is not finite; check the bundle with `edgeasd verify`")
-    return NewClip(str(path), content_hash(path), stored, whole)
+    return NewClip(str(path), content_hash(path), stored, whole, live)
 
 
-def _above(found: Growth) -> list[tuple[str, float, float]]:
+def _above(found: Growth) -> list[tuple[str, float, float | None]]:
     """New clips that lay above the old threshold, furthest first."""
     old = found.before.threshold
     return [] if old is None else sorted((one for one in found.scores if one[1] > old.clip), key=lambda one: -one[1])
@@ -146,8 +147,9 @@ def _print(bundle: Path, found: Growth) -> None:
         was = "none" if old.threshold is None else f"{old.threshold.clip:.4f}"
         print(f"  threshold {was} → {new.threshold.clip:.4f} ({new.threshold.found_by}, {new.threshold.clips} clips)")
     before = sorted(one[1] for one in found.scores)
-    after = sorted(one[2] for one in found.scores)
-    print(f"  score of the new clips: median {_median(before):.4f} before, {_median(after):.4f} now")
+    after = sorted(one[2] for one in found.scores if one[2] is not None)
+    now = f"; of those held out {_median(after):.4f} now" if after else ""
+    print(f"  score of the new clips: median {_median(before):.4f} before{now}")
 
 
 def _median(values: list[float]) -> float:
@@ -167,8 +169,8 @@ def _warnings(found: Growth) -> list[str]:
         )
     if how := found.threshold_no_longer_holds:
         lines.append(
-            f"the threshold was calibrated ({how}) and no longer holds with another bank; the new one is the largest "
-            "held-out clip score, calibrate again for the old promise"
+            f"the threshold was calibrated ({how}) and no longer holds with another bank; the new one comes from "
+            "held-out normals, calibrate again for the old promise"
         )
     others = [name for name in found.after.precisions if name != "fp32"]
     kept = [name for name in others if name not in found.refused and not found.after.precisions[name].stale]

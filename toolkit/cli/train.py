@@ -48,14 +48,17 @@ def train(
     preset: Annotated[
         str | None,
         typer.Option(
-            help="quick (minutes on a CPU), paper (the published experiment), classify (one encoder for all IDs, each "
+            help="quick (minutes on a CPU), medium (an hour), paper (the published experiment), classify (one encoder for all IDs, each "
             "compared with its own stored normals), knn (no training: the machine's normals are stored and compared "
             "with), pretrained (the same through a pretrained encoder), pretrained-tuned or pretrained-classify (its "
             "training goes on). quick by default, knn for a machine without any other beside it."
         ),
     ] = None,
     backbone: Annotated[
-        str | None, typer.Option(help="resnet38, quick or, with knn, logmel-stats; the preset's by default.")
+        str | None,
+        typer.Option(
+            help="resnet38, quick, medium, a pretrained encoder or, with knn, logmel-stats; the preset's by default."
+        ),
     ] = None,
     loss: Annotated[
         str | None,
@@ -497,7 +500,7 @@ def load_data(
     from edgeasd.runtime.audio.reader import describe_rates, rate_steps
     from edgeasd.toolkit.data.machine import load_machine
     from edgeasd.toolkit.data.split import describe_copies
-    from edgeasd.toolkit.encoders.table import features_of
+    from edgeasd.toolkit.encoders.table import ENCODERS, features_of
     from edgeasd.toolkit.progress import progress
 
     loaded = load_machine(
@@ -508,6 +511,7 @@ def load_data(
         holdout_fraction=preset.holdout_fraction,
         test_fraction=preset.test_fraction,
         settings=features_of(preset.backbone) if settings is None else settings,
+        as_recorded=preset.backbone in ENCODERS,
         id=id,
         id_attribute=data.id_attribute,
         channel=data.channel,

@@ -179,6 +179,7 @@ def load_machine(
     id_attribute: str | None = None,
     settings: FeatureSettings | None = None,
     follow_recordings: bool = False,
+    as_recorded: bool = False,
     channel: int | None = None,
     ground_truth: Path | None = None,
     skip_bad: bool = False,
@@ -189,10 +190,12 @@ def load_machine(
     """Find, hash, check and split the clips of `machine` and of the types that lend it outliers.
 
     `channel`, counted from 0, is the one used of clips with several; `ground_truth` is a folder of
-    lists that label the machine's unlabelled test clips. Every file is decoded once (its amplitude
-    statistics are cached by content). With `follow_recordings`, clips of a lower rate than `settings` asks for are
-    resampled, and `.cache.settings` says so (see `recorded_rate_of`). Raises InputError that names files that cannot be
-    used, whose name or place does not fit included, unless `skip_bad`; those are then in `.bad`. Normals whose sound
+    lists that label the machine's unlabelled test clips. `as_recorded` leaves samples at the level they have, as
+    pretrained encoders take them, in place of the mean and deviation of each machine type. Every file is decoded once
+    (its amplitude statistics are cached by content). With `follow_recordings`, clips of a lower rate than `settings`
+    asks for are resampled, and `.cache.settings` says so (see `recorded_rate_of`). Raises InputError that names files
+    that cannot be used, whose name or place does not fit included, unless `skip_bad`; those are then in `.bad`. Normals
+    whose sound
     is not to be trusted are left out unless `keep_unhealthy`; see `.unhealthy`. Clips that only judge a model stay.
     """
     found, unfit = clips_and_unfit(root, id_attribute=id_attribute)
@@ -240,7 +243,8 @@ def load_machine(
     for kind in splits:
         normals = [(clip.path, hashes[clip.path]) for split in splits[kind].values() for clip in split.train]
         if normals:
-            amplitudes[kind] = cache.amplitude(normals)
+            measured = cache.amplitude(normals)  # refuses silence
+            amplitudes[kind] = Amplitude() if as_recorded else measured
     if machine not in amplitudes:
         raise InputError(f"{machine}: 0 normal training clips in {root}; record some with the machine running well")
     splits = {kind: split for kind, split in splits.items() if kind in amplitudes}

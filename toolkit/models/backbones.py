@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 
 import torch
@@ -90,29 +89,65 @@ class Quick(nn.Module):
         return torch.mean(self.top(self.stages(self.stem(self.norm(x)))), dim=(2, 3))
 
 
-_MOBILENET_PARTS = (
-    Part("spread", "spread"),
-    Part("block 5, whitened", "layer", 5, "whiten"),
-    Part("block 9", "layer", 9),
-    Part("top", "top", 16),
-)
-_PRETRAINED: dict[str, tuple[Callable[..., LayeredEncoder], tuple[Part, ...]]] = {
-    "mn04": (partial(MobileNet, width=0.4), _MOBILENET_PARTS),
-    "mn05": (partial(MobileNet, width=0.5), _MOBILENET_PARTS),
-    "mn10": (partial(MobileNet, width=1.0), _MOBILENET_PARTS),
-    "mn20": (partial(MobileNet, width=2.0), _MOBILENET_PARTS),
-    "panns-cnn10": (
-        partial(Panns, kind="Cnn10"),
-        (Part("spread", "spread"), Part("block 3", "channels", 2), Part("top", "top", 3)),
-    ),
-    "panns-cnn14": (
-        partial(Panns, kind="Cnn14"),
-        (Part("spread", "spread"), Part("block 3", "channels", 2), Part("top", "top", 5)),
-    ),
-    "panns-resnet38": (
-        partial(Panns, kind="ResNet38"),
-        (Part("spread", "spread"), Part("stage 3", "channels", 3), Part("top", "top", 5)),
-    ),
+class Medium(nn.Module):
+    """A plain ResNet-18 behind `quick`'s stem, for CPUs: stages of 32-64-128-256 channels, two blocks each; D = 256.
+
+    2.8 M parameters, 279 MMAC a segment of 256 x 128. Full convolutions: those that go channel by channel are slower
+    in INT8 than in float32 on CPUs.
+    """
+
+    default_embedding_size = 256
+
+    def __init__(self, n_mels: int = 128, *, zero_init_residual: bool = True, embedding_size: int = 0) -> None:
+        super().__init__()
+        self.embedding_size = embedding_size or self.default_embedding_size
+        self.norm = MelNorm(n_mels)
+        self.stem = nn.Sequential(conv(1, 32, 3, stride=2), nn.BatchNorm2d(32), nn.ReLU(inplace=True), nn.AvgPool2d(2))
+        widths = (32, 64, 128, self.embedding_size)
+        self.stages = nn.Sequential(
+            *(
+                stage(
+                    widths[max(0, i - 1)],
+                    widths[i],
+                    2,
+                    downsample=i > 0,
+                    dropout=0.1,
+                    zero_init_residual=zero_init_residual,
+                )
+                for i in range(4)
+            )
+        )
+        self.top = nn.Dropout(0.2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.mean(self.top(self.stages(self.stem(self.norm(x)))), dim=(2, 3))
+
+
+_PretrainedFactory = Callable[..., LayeredEncoder]
+
+
+def _voters(early: int, middle: int, top: int, kind: str = "layer") -> tuple[Part, ...]:
+    """What a frozen encoder hands out, each for a bank.
+
+    The spread of the sound itself is what machines that work in strokes are told by, the early layers hear the texture
+    of a steady sound, the top what it sounds like. Only the spread is compared as it is: see docs/how-to/encoders.md.
+    """
+    return (
+        Part("spread", "spread"),
+        Part(f"layer {early}", kind, early, "principal"),
+        Part(f"layer {middle}", kind, middle, "principal"),
+        Part("top", "top", top, "principal"),
+    )
+
+
+_PRETRAINED: dict[str, tuple[_PretrainedFactory, tuple[Part, ...]]] = {
+    "mn04": (partial(MobileNet, width=0.4), _voters(5, 9, 16)),
+    "mn05": (partial(MobileNet, width=0.5), _voters(5, 9, 16)),
+    "mn10": (partial(MobileNet, width=1.0), _voters(5, 9, 16)),
+    "mn20": (partial(MobileNet, width=2.0), _voters(5, 9, 16)),
+    "panns-cnn10": (partial(Panns, kind="Cnn10"), _voters(1, 2, 3, "channels")),
+    "panns-cnn14": (partial(Panns, kind="Cnn14"), _voters(2, 3, 5, "channels")),
+    "panns-resnet38": (partial(Panns, kind="ResNet38"), _voters(2, 3, 5, "channels")),
 }
 """Encoders whose weights come from a file (`toolkit/encoders/table.py`), and what they hand out frozen."""
 
@@ -126,12 +161,17 @@ def build_pretrained(
     return make(n_mels, parts=parts if frozen else (), classifier=classifier)
 
 
-def build_classified(name: str, n_mels: int) -> LayeredEncoder:
-    """A pretrained encoder, without its weights yet, that hands out what votes after its training by classification:
-    the layers of the frozen one, of which the early ones are as they came, and the direction of its top."""
+def build_classified(name: str, n_mels: int, tune_from: int) -> LayeredEncoder:
+    """A pretrained encoder, without its weights yet, that hands out what votes after its training by classification.
+
+    Half of the vote is what was learnt: the direction of its top, whitened, for the directions that tell classes apart
+    would drown all others. Half is what it hears without: the layers of the frozen encoder that come before `tune_from`,
+    which cost nothing, since the top is computed through them.
+    """
     make, parts = _PRETRAINED[name]
-    votes = tuple(replace(part, kind="direction") if part.kind == "top" else part for part in parts)
-    return make(n_mels, parts=votes)
+    heard = tuple(part for part in parts if part.layer is None or part.layer < tune_from)
+    top = Part("learnt", "direction", parts[-1].layer, "whiten", float(max(1, len(heard))))
+    return make(n_mels, parts=(*heard, top))
 
 
 def _pretrained_backbone(name: str) -> Callable[..., nn.Module]:
@@ -147,6 +187,7 @@ def _pretrained_backbone(name: str) -> Callable[..., nn.Module]:
 BACKBONES: dict[str, Callable[..., nn.Module]] = {
     "resnet38": ResNet38,
     "quick": Quick,
+    "medium": Medium,
     "logmel-stats": LogMelStats,
     **{name: _pretrained_backbone(name) for name in _PRETRAINED},
 }
@@ -211,10 +252,14 @@ def build_network(
     else:
         encoder = BACKBONES[backbone](n_mels, zero_init_residual=zero_init_residual, embedding_size=embedding_size)
     if weights is not None:
-        names = set(encoder.state_dict())
-        # A classifier of other sounds is of no use here.
-        encoder.load_state_dict({key: value for key, value in weights.items() if key in names})
+        load_pretrained(encoder, weights)
     return Network(encoder, int(encoder.embedding_size))  # type: ignore[arg-type]
+
+
+def load_pretrained(encoder: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Put the weights of a pretrained encoder into it; a classifier that they come with is left out."""
+    names = set(encoder.state_dict())
+    encoder.load_state_dict({key: value for key, value in weights.items() if key in names})
 
 
 def network_of(
@@ -233,7 +278,7 @@ def network_of(
         return network
     encoder: nn.Module = UnitLength(network.encoder)
     if preset.backbone in _PRETRAINED:
-        encoder = build_classified(preset.backbone, n_mels)
+        encoder = build_classified(preset.backbone, n_mels, preset.tune_from)
     return Network(encoder, int(encoder.embedding_size))  # type: ignore[arg-type]
 
 
@@ -254,8 +299,8 @@ def check_segment(backbone: str, frames: int, n_mels: int = 128) -> None:
 
 
 def count_parameters(module: nn.Module) -> int:
-    """Trainable parameters."""
-    return sum(p.numel() for p in module.parameters() if p.requires_grad)
+    """Parameters, frozen ones too."""
+    return sum(p.numel() for p in module.parameters())
 
 
 def count_macs(module: nn.Module, frames: int = 256, n_mels: int = 128) -> int:

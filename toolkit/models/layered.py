@@ -32,7 +32,9 @@ class Part:
     layer: int | None = None
     """Index of the layer; None for the input."""
     map: str = "none"
-    """What its bank does first: "none" or "whiten" (`BankPlan`)."""
+    """What its bank does first (`BankPlan`)."""
+    weight: float = 1.0
+    """Of its vote."""
 
 
 class LayeredEncoder(nn.Module):
@@ -59,7 +61,7 @@ class LayeredEncoder(nn.Module):
             return (BankPlan("embedding", (0, self.embedding_size), "none"),)
         plans, first = [], 0
         for part, size in zip(self.parts, self._sizes, strict=True):
-            plans.append(BankPlan(part.name, (first, first + size), part.map))
+            plans.append(BankPlan(part.name, (first, first + size), part.map, part.weight))
             first += size
         return tuple(plans)
 

@@ -37,13 +37,14 @@ class LogMelStats(nn.Module):
     def bank_plans(self) -> tuple[BankPlan, ...]:
         """The two banks that vote on these statistics.
 
-        Everything, whitened, is best where a machine sounds alike all the time; the spreads alone, as they are, where
-        it works in strokes, and a gain leaves them as they were. Neither is good on every kind of machine. The spreads
-        count twice: where they are good the other would drag them down, and where they are not it hardly suffers. From
-        the mean spectrum the level is taken out, since a microphone that was moved is no fault.
+        The mean spectrum, whitened, tells faults of a machine that sounds alike all the time; the spreads, as they are,
+        those of one that works in strokes, between which the mean is that of the surroundings. A gain changes neither:
+        from the mean the level is taken out, since a microphone that was moved is no fault. The spreads count twice:
+        where they are good the mean would drag them down, and where they are not the vote hardly suffers
+        (docs/results/real-sound.md has what was tried).
         """
         n_mels = self.embedding_size // 3
         return (
-            BankPlan("all, whitened", (0, self.embedding_size), "whiten", level=(0, n_mels)),
-            BankPlan("spread", (n_mels, self.embedding_size), "none", weight=2.0),
+            BankPlan("mean", (0, n_mels), "whiten", level=(0, n_mels)),
+            BankPlan("spread", (n_mels, self.embedding_size), weight=2.0),
         )

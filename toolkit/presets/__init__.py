@@ -15,11 +15,11 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-PRESETS = ("paper", "quick", "classify", "knn", "pretrained", "pretrained-tuned", "pretrained-classify")
+PRESETS = ("paper", "quick", "medium", "classify", "knn", "pretrained", "pretrained-tuned", "pretrained-classify")
 
 SCORINGS = ("centroid", "knn")
 _WITHOUT_WEIGHTS = ("logmel-stats",)
-_STARTS_AT_RANDOM = ("resnet38", "quick")
+_STARTS_AT_RANDOM = ("resnet38", "quick", "medium")
 """Encoders that know nothing before they are trained."""
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -48,7 +48,7 @@ class Preset(BaseModel):
     name: str
     """The preset that the values come from."""
     backbone: str
-    """What maps log-mel to an embedding: resnet38, quick, logmel-stats or a pretrained encoder."""
+    """What maps log-mel to an embedding: resnet38, quick, medium, logmel-stats or a pretrained encoder."""
     method: str
     """Loss and score: bce, dsad, ddcsad, bce+dsad or bce+ddcsad; or stored normals: classify (trained) or knn (not)."""
     iterations: Annotated[int, Field(ge=0, le=10_000_000)]
@@ -88,7 +88,7 @@ class Preset(BaseModel):
     zero_init_residual: bool = True
     """Start the second batch norm of each residual block at 0."""
     embedding_size: Annotated[int, Field(ge=0, le=65_536)] = 0
-    """D, the numbers in an embedding; 0 for the backbone's own (2048 for resnet38, 64 for quick)."""
+    """D, the numbers in an embedding; 0 for the backbone's own (2048 for resnet38, 64 for quick, 256 for medium)."""
     tune_from: Annotated[int, Field(ge=0, le=1000)] = 0
     """Pretrained encoders: the first layer that is trained; those before it stay as they came."""
     estimate_norms_first: bool = True

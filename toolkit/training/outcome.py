@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from edgeasd.calibration.fit.deploy import SegmentOutputs
 from edgeasd.calibration.fit.stored_normals import EmbeddedClips, StoredNormals, embedded_clips, section_starts
 from edgeasd.runtime.features.logmel import Float32Array
 from edgeasd.runtime.features.segments import clip_starts, tile
+from edgeasd.runtime.scoring.scorer import Scorer
 from edgeasd.toolkit.data.clips import Clip
 from edgeasd.toolkit.data.machine import MachineData, MachineSplit
 from edgeasd.toolkit.evaluation.evaluate import collect, collect_joined
@@ -102,20 +104,36 @@ def fit_banks_of(
         ),
         embed(split.holdout_normals, by_clip_rule, "held-out clips"),
         embed(away, by_clip_rule, "outlier clips"),
+        np.empty((0, network.embedding_size), np.float32),
     )
     banks, unseen = kept.fit()
     head = BankHead(network, banks)
+    live, live_outputs = _live(bank_scorer(network, banks, run, UNFITTED), data, split.holdout_normals)
     result = TrainingResult(
         normals=_outputs(head, kept.held_out) if held_out else _outputs(head, kept.stored, unseen),
         outliers=_outputs(head, kept.outliers),
         anomalies=_outputs(head, embed(anomalies, by_clip_rule, "known anomalies")),
         held_out=held_out,
         golden=pick_reference_segments(data, split.holdout_normals or split.normals, list(away), run.segments.frames),
-        live_normals=collect_joined(bank_scorer(network, banks, run, UNFITTED), data, split.holdout_normals)
-        if held_out
-        else None,
+        live_normals=live_outputs if held_out else None,
     )
+    if held_out and len(live):
+        kept = replace(kept, live=live)
     run.save_banks(banks, kept.bounded(), result)
+
+
+def _live(scorer: Scorer, data: MachineData, normals: Sequence[Clip]) -> tuple[Float32Array, SegmentOutputs]:
+    """Embeddings (L, D) of the live segments of clips joined one after another, and their outputs."""
+    found: list[Float32Array] = []
+    head = scorer.head
+
+    def keep(z: Float32Array) -> Mapping[str, Float32Array]:
+        found.append(z)
+        return head(z)
+
+    scorer.head = keep
+    outputs = collect_joined(scorer, data, normals)
+    return np.concatenate(found) if found else np.empty((0, 0), np.float32), outputs
 
 
 def _outputs(head: BankHead, clips: EmbeddedClips, d: np.ndarray | None = None) -> list[SegmentOutputs]:

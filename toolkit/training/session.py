@@ -20,6 +20,7 @@ from lightning_fabric import Fabric
 import edgeasd
 from edgeasd.calibration.fit.stored_normals import NORMALS
 from edgeasd.runtime.errors import CheckFailed, InputError
+from edgeasd.runtime.features.logmel import Amplitude
 from edgeasd.runtime.features.segments import SegmentSettings
 from edgeasd.toolkit.data.clips import Clip
 from edgeasd.toolkit.data.machine import MachineData, MachineSplit
@@ -244,13 +245,17 @@ def run_facts(
         "nominal_frames": nominal,
         "channel": data.cache.channel,
         "features": data.cache.settings.model_dump(),
-        "amplitude": {**data.amplitude.model_dump(), "scope": f"training normals of {data.machine}"},
+        "amplitude": {**data.amplitude.model_dump(), "scope": _amplitude_scope(data)},
         **({} if weights is None else {"encoder": weights.provenance}),
         "segments": segments.model_dump(),
         **profiles_of(data, split.normals),
         "versions": {"edgeasd": edgeasd.__version__, "torch": torch.__version__, "python": platform.python_version()},
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
+
+
+def _amplitude_scope(data: MachineData) -> str:
+    return "as recorded" if data.amplitude == Amplitude() else f"training normals of {data.machine}"
 
 
 def claim_run(run: Run, *, resume: bool, overwrite: bool) -> None:
@@ -286,8 +291,14 @@ def claim_run(run: Run, *, resume: bool, overwrite: bool) -> None:
 
 def _decisive(facts: dict[str, Any]) -> dict[str, Any]:
     """The facts that a resumed run must share with the one that began."""
-    names = ("data_fingerprint", "preset", "seed", "channel", "update", "shared_encoder", "init_from")
-    return {**{name: facts.get(name) for name in names}, "encoder": facts.get("encoder", {}).get("sha256")}
+    # When another run began says nothing of it: one that was resumed began again.
+    first = {name: value for name, value in facts.get("init_from", {}).items() if name != "started"}
+    return {
+        **{name: facts.get(name) for name in ("data_fingerprint", "preset", "seed", "channel", "update")},
+        "encoder": facts.get("encoder", {}).get("sha256"),
+        "shared_encoder": facts.get("shared_encoder", {}).get("weights"),
+        "init_from": first,
+    }
 
 
 def _clear(folder: Path) -> None:

@@ -16,6 +16,7 @@ from edgeasd.calibration.fit.bank import (
     fit_bank,
     fit_banks,
     k_centres,
+    map_to_bank,
     pairwise,
     read_banks,
     write_banks,
@@ -181,3 +182,14 @@ def test_a_value_that_is_not_finite_is_refused_with_its_clip() -> None:
     z[10, 2] = np.nan
     with pytest.raises(InputError, match="segment 10 of clip 3: its embedding is not finite"):
         fit_bank(z, clips, PLAIN)
+
+
+@pytest.mark.parametrize("clips", [6, 40, 400])
+def test_principal_directions_are_whitened_and_few(clips: int) -> None:
+    rng = np.random.default_rng(3)
+    z = rng.standard_normal((clips, 200)) * np.geomspace(10, 0.1, 200)
+    bank = fit_bank(z, np.arange(clips), BankPlan("p", (0, 200), "principal"), neighbours=2)
+    assert bank.matrix is not None
+    assert bank.matrix.shape == (200, min(128, clips // 2))
+    mapped = map_to_bank(bank, z)
+    np.testing.assert_allclose(mapped.T @ mapped / clips, np.eye(mapped.shape[1]), atol=1e-4)

@@ -302,3 +302,17 @@ def test_amplitude_failing_the_check_keeps_the_old_bundle(with_int8: Path, monke
         refit_amplitude(with_int8, Amplitude(mean=0.0, std=0.05), old.score, THRESHOLD)
     assert (hashes(with_int8), (with_int8 / "manifest.json").read_bytes()) == (files, manifest)
     assert [p.name for p in with_int8.parent.iterdir()] == [with_int8.name], "nothing is left behind"
+
+
+def test_a_method_without_outliers_has_its_scale_from_normals() -> None:
+    """d_max of such a bundle is a scale of normals: kept, it could lie below the new d_min."""
+    old = ScoreSettings(
+        method="knn", alpha=0.0, alpha_source="fixed", d_min=-1.0, d_max=2.0, d_min_source="a", d_max_source="b"
+    )
+    q = np.full(10, 0.5, np.float32)
+    normals = [SegmentOutputs(q, np.linspace(4.0 + i, 5.0 + i, 10, dtype=np.float32)) for i in range(3)]
+    new = refit_constants(old, normals)
+    assert new.d_min == 4.0
+    assert new.d_max == pytest.approx(4.0 + 2.0 * (np.percentile([n.d for n in normals], 99) - 4.0))
+    assert "given normal segments" in new.d_min_source
+    assert new.alpha == old.alpha

@@ -200,10 +200,12 @@ def test_status_comes_back_as_it_was_written() -> None:
 
 
 def test_the_summary_says_what_was_heard_and_lost() -> None:
-    text = summary(stream("a", segments=114, seconds=30.0, events=2, overruns=3))
+    text = summary(stream("a", segments=114, seconds=30.0, events=2, overruns=3, highest=(0.31, 21.04)))
     assert text == (
-        "valve 00: 114 segments scored in 30.0 s of sound, last clip score 0.100; threshold 0.200, 2 alarms; 3 overruns"
+        "valve 00: 114 segments scored in 30.0 s of sound, highest clip score 0.310 at 21.0 s, last clip score 0.100; "
+        "threshold 0.200, 2 alarms; 3 overruns"
     )
+    assert "highest" not in summary(stream("a", segments=1))
 
 
 def test_a_stream_without_threshold_or_score_has_a_line() -> None:

@@ -94,7 +94,7 @@ def test_every_field_of_a_preset_is_printed_with_its_meaning(tmp_path: Path, edg
     assert "ToyConveyor" in shown.out
     assert (
         edgeasd("preset", "list", "--json", cwd=tmp_path).out
-        == '["paper", "quick", "classify", "knn", "pretrained", "pretrained-tuned", "pretrained-classify"]\n'
+        == '["paper", "quick", "medium", "classify", "knn", "pretrained", "pretrained-tuned", "pretrained-classify"]\n'
     )
     unknown = edgeasd("preset", "show", "fast", cwd=tmp_path)
     assert (unknown.code, unknown.lines) == (2, ["edgeasd: --preset fast: unknown; use one of paper, quick, knn"])

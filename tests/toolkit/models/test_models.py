@@ -100,6 +100,13 @@ def test_dropout_is_a_tenth_in_blocks_and_a_fifth_around_them(backbone: str) -> 
     assert len(around) == (3 if backbone == "resnet38" else 1)
 
 
+def test_medium_is_a_resnet18_for_cpus() -> None:
+    medium = build_network("medium")
+    assert 200e6 < count_macs(medium.encoder) < 300e6
+    logit, z = medium.eval()(torch.randn(3, 1, 256, 128))
+    assert (logit.shape, z.shape) == ((3,), (3, 256))
+
+
 def test_dropout_acts_in_training_and_not_in_evaluation(quick: Network) -> None:
     x = torch.randn(4, 1, 64, 128)
     quick.eval()
