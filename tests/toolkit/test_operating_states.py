@@ -255,7 +255,11 @@ def live_a_week(listener: Listener, cycles: int, seed: int = 3) -> list[float]:
     """Off and on so many times, three speeds in each, the gain up by 6 dB and back; returns when the gain changed."""
     rng, gain, changes = np.random.default_rng(seed), 1.0, []
     for cycle in range(cycles):
-        off = np.zeros(MINUTE, np.float32) if cycle % 8 == 7 else hall(cycle % 5, 60.0, (10.0, 12.0, 15.0, 30.0)[cycle % 4])
+        off = (
+            np.zeros(MINUTE, np.float32)
+            if cycle % 8 == 7
+            else hall(cycle % 5, 60.0, (10.0, 12.0, 15.0, 30.0)[cycle % 4])
+        )
         listener.hear(off * np.float32(gain))
         if cycle in (cycles // 3, 2 * cycles // 3):
             gain = 10 ** (6 / 20) if gain == 1.0 else 1.0
