@@ -26,6 +26,7 @@ from edgeasd.calibration.drift.ranking import delong
 from edgeasd.calibration.fit.bank import bank_distances, fit_bank
 from edgeasd.calibration.fit.levels import clip_levels
 from edgeasd.calibration.fit.profile import ClipSound, clip_sound, sound_profile
+from edgeasd.calibration.fit.stored_normals import section_starts
 from edgeasd.runtime.audio.reader import read_audio
 from edgeasd.runtime.features.logmel import Float32Array, logmel
 from edgeasd.runtime.features.segments import SegmentSettings, clip_starts, tile
@@ -33,7 +34,6 @@ from edgeasd.runtime.states.sound import SoundProfile
 from edgeasd.toolkit.data.machine import load_machine
 from edgeasd.toolkit.evaluation.metrics import auc
 from edgeasd.toolkit.models.logmel_stats import LogMelStats
-from edgeasd.toolkit.training.bank import section_starts
 
 FRAMES, SECTIONS, STORED, RATE = 256, 10, 3, 16_000
 GAINS = (0.0, 6.0, -6.0)
