@@ -17,7 +17,7 @@ from edgeasd.calibration.fit.stored_normals import NORMALS, EmbeddedClips, Store
 from edgeasd.export.bundle_update import CALIBRATION, stored_record
 from edgeasd.export.head import build_bank_head, classifier_of, describe_banks
 from edgeasd.runtime.bundle.bundle import MANIFEST, Bundle, hash_file
-from edgeasd.runtime.bundle.manifest import FileEntry, Manifest, Precision, dump_manifest
+from edgeasd.runtime.bundle.manifest import FileEntry, Manifest, dump_manifest
 from edgeasd.runtime.errors import BundleError, CheckFailed, InputError
 from edgeasd.runtime.features.logmel import Float32Array
 from edgeasd.runtime.scoring.score import ScoreSettings
@@ -299,9 +299,6 @@ def _check(folder: Path, manifest: Manifest) -> dict[str, str]:
             except CheckFailed as error:
                 if name == "fp32":
                     raise
-                refused[name] = f"the bank grew, and its distances changed too much ({_figures(error, offer)})"
+                figures = str(error).partition(f"at {name}: ")[2].partition(";")[0] or str(error)
+                refused[name] = f"the bank grew, and its distances differ too much: {figures}"
     return refused
-
-
-def _figures(error: CheckFailed, offer: Precision) -> str:
-    return f"{str(error).partition(';')[0]}; {offer.file}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import ssl
 import stat
+import time
 from pathlib import Path
 
 from edgeasd.runtime.errors import InputError
@@ -32,6 +33,33 @@ def tls_context(ca_file: str | None, certificate_file: str | None, key_file: str
         named = place if place == ca_file else f"{place} and {key_file}"
         raise InputError(f"{named}: {error.strerror}; give PEM files that this service may read") from None
     return context
+
+
+_NOT_YET_VALID, _EXPIRED, _OTHER_NAME, _OTHER_ADDRESS, _OTHER_MAIL = 9, 10, 62, 64, 63
+"""OpenSSL's codes, X509_V_ERR_…"""
+_NO_AUTHORITY = (2, 18, 19, 20, 21, 27, 33)
+"""Issuer not found, self-signed (alone or in the chain), first certificate not verified, not trusted."""
+
+
+def certificate_problem(error: ssl.SSLCertVerificationError, ca_file: str | None) -> str:
+    """Why the certificate of a receiver is refused, with what cures it; `ca_file` is the authority that is set."""
+    code = error.verify_code
+    clock = f"the clock of this device says {time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC"
+    if code == _NOT_YET_VALID:
+        return f"its certificate is not valid yet, and {clock}; set the clock, or wait for the time server"
+    if code == _EXPIRED:
+        return f"its certificate has expired, and {clock}; renew it at the receiver, or set the clock"
+    if code in (_OTHER_NAME, _OTHER_ADDRESS, _OTHER_MAIL):
+        text = error.verify_message.rstrip(".")
+        return f"its certificate is for another name ({text}); write the name that it has into the URL"
+    if code in _NO_AUTHORITY and ca_file is None:
+        return f"its certificate is not trusted ({error.verify_message}); set ca_file"
+    if code in _NO_AUTHORITY:
+        return (
+            f"its certificate is not trusted ({error.verify_message}), and not signed by {ca_file}; name the file of "
+            "the authority that signed it"
+        )
+    return f"its certificate is refused ({error.verify_message}); renew it at the receiver"
 
 
 def read_secret(file: str | None, variable: str | None, name: str) -> bytes | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from functools import cache
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -20,12 +21,14 @@ from edgeasd.runtime.health.report import HealthReport
 from edgeasd.runtime.outputs.base import OutputState
 from edgeasd.runtime.scoring.score import Score
 from edgeasd.runtime.system.clocks import utc_text
+from edgeasd.runtime.trend.history import change_text
+from edgeasd.runtime.trend.watch import Change
 
 SCHEMA = 2
 LARGEST = 64 * 1024
 """Bytes of one message as JSON in UTF-8."""
 
-Kind = Literal["event", "score", "health", "status", "start", "stop"]
+Kind = Literal["event", "score", "health", "trend", "status", "start", "stop"]
 RecordKind = Literal["start", "segment", "event", "health", "gap", "source", "status", "stop"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 RECORD_KINDS: tuple[RecordKind, ...] = get_args(RecordKind)
@@ -39,7 +42,8 @@ _Number = float | None
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="allow", use_attribute_docstrings=True, populate_by_name=True)
+    # Built when the first message is checked: `run` without outputs checks none.
+    model_config = ConfigDict(extra="allow", populate_by_name=True, defer_build=True)
 
 
 _HEALTH_FIELDS = {"sick": "unhealthy", "sick_since_seconds": "unhealthy_since_seconds"}
@@ -216,6 +220,31 @@ class StatusBody(_Part):
     """The outputs of this device; only in messages of the service."""
 
 
+class TrendBody(_Part):
+    """A change of the normal sound of a machine over days or weeks. Nothing learns from it by itself."""
+
+    quantity: Literal["score", "level", "spread"]
+    """What changed: the mean of the scores, the level of the sound, or the standard deviation of the scores."""
+    shape: Literal["step", "slope"]
+    """From one day to the next, or slowly."""
+    mode: str
+    """The mode of the machine; empty if it has none."""
+    began: Time
+    """When it began, to about eight hours of sound."""
+    found: Time
+    """When there was enough sound to say so."""
+    ended: Time | None
+    """When it was again as before; null while it lasts."""
+    before: float
+    """A score, a level in dBFS, or a standard deviation, before it began."""
+    after: float
+    """The same afterwards."""
+    text: str
+    """The change in words."""
+    remedy: str
+    """What to do if the machine is known to be well."""
+
+
 class SegmentBody(_Part):
     """One scored segment. Positions are samples since the sound began."""
 
@@ -326,6 +355,15 @@ class HealthMessage(Message):
     body: HealthBody
 
 
+class TrendMessage(Message):
+    """The normal sound of a machine changed, or is again as before."""
+
+    kind: Literal["trend"]
+    machine: Name
+    id: Name
+    body: TrendBody
+
+
 class StatusMessage(Message):
     """What a stream or the service is doing: `start` first, `stop` last, `status` between."""
 
@@ -360,6 +398,7 @@ MODELS: dict[str, type[Message]] = {
     "event": EventMessage,
     "score": ScoreMessage,
     "health": HealthMessage,
+    "trend": TrendMessage,
     "status": StatusMessage,
     "segment": SegmentMessage,
     "gap": GapMessage,
@@ -367,9 +406,14 @@ MODELS: dict[str, type[Message]] = {
 }
 """By the name of their schema file; that of `status` is for `start` and `stop` too."""
 
-_ANY_OUTPUT: TypeAdapter[Any] = TypeAdapter(
-    Annotated[EventMessage | ScoreMessage | HealthMessage | StatusMessage, Field(discriminator="kind")]
-)
+
+@cache
+def _any_output() -> TypeAdapter[Any]:
+    return TypeAdapter(
+        Annotated[
+            EventMessage | ScoreMessage | HealthMessage | TrendMessage | StatusMessage, Field(discriminator="kind")
+        ]
+    )
 
 
 def make_message(
@@ -411,7 +455,7 @@ def encode(message: Mapping[str, Any]) -> str:
     text = to_json(message)
     try:
         size = len(text.encode())
-        checked = _ANY_OUTPUT.validate_json(text)
+        checked = _any_output().validate_json(text)
     except UnicodeEncodeError:
         raise InputError("message: holds half a surrogate pair, which is no text; give whole characters") from None
     except ValidationError as error:
@@ -468,6 +512,26 @@ def health_body(report: HealthReport, unhealthy: bool | None = None) -> dict[str
         "unhealthy_since_seconds": values["sick_since_seconds"],
         "level_dbfs": values["level_dbfs"],
         "states": values["states"],
+    }
+
+
+_REMEDIES = {
+    "score": "listen to it; if it is well, {refit} --refit-distance, or edgeasd grow BUNDLE CLIPS for a bank of normals",
+    "level": "look at gain and microphone; if it stays so, {refit} --refit-amplitude",
+    "spread": "listen to it; if it is well, {refit} --alarms-per-day 1",
+}
+_REFIT = "edgeasd calibrate --machine {machine} --id {id} --clips CLIPS"
+
+
+def trend_body(machine: str, id: str, mode: str, change: Change) -> dict[str, Any]:
+    """The body of a message about a change of the normal."""
+    refit = _REFIT.format(machine=machine, id=id)
+    return {
+        **{"quantity": change.quantity, "shape": change.shape, "mode": mode},
+        **{"began": utc_text(change.began), "found": utc_text(change.found)},
+        "ended": None if change.ended is None else utc_text(change.ended),
+        **{"before": change.before, "after": change.after},
+        **{"text": change_text(mode, change), "remedy": _REMEDIES[change.quantity].format(refit=refit)},
     }
 
 

@@ -20,7 +20,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from edgeasd.runtime.alarms.command import Command, parse_payload
 from edgeasd.runtime.errors import InputError, printable
 from edgeasd.runtime.outputs.base import DeliveryError, MessageRejected, OutputMessage
-from edgeasd.runtime.outputs.credentials import read_secret, tls_context
+from edgeasd.runtime.outputs.credentials import certificate_problem, read_secret, tls_context
 from edgeasd.runtime.outputs.home_assistant import discovery
 from edgeasd.runtime.outputs.messages import SCHEMA
 from edgeasd.runtime.outputs.settings import MqttSettings
@@ -34,7 +34,14 @@ _TAKEN_OVER = 0x8E
 """Reason code of a broker that disconnects a client because another one has its id."""
 _SHORT_SECONDS, _MANY_SHORT = 60.0, 3
 """So many connections in a row that are lost within so many seconds suggest another client with our id."""
-_LEAVES = {"event": "event", "score": "score", "health": "health", "status": "status", "start": "status"}
+_LEAVES = {
+    "event": "event",
+    "score": "score",
+    "health": "health",
+    "trend": "trend",
+    "status": "status",
+    "start": "status",
+}
 _STATE_FIELDS = ("state", "event", "at", "raised_at", "score", "threshold", "maintenance", "snoozed_seconds", "test")
 
 
@@ -160,8 +167,7 @@ class MqttConnection:
         try:
             self._client.connect(*settings.address, settings.keepalive_seconds)
         except ssl.SSLCertVerificationError as error:
-            reason = f"its certificate is not trusted ({error.verify_message}); set ca_file"
-            raise DeliveryError(f"{self.url}: {reason}") from None
+            raise DeliveryError(f"{self.url}: {certificate_problem(error, settings.ca_file)}") from None
         except (OSError, ValueError) as error:
             raise DeliveryError(f"{self.url}: {getattr(error, 'strerror', None) or error}") from None
         self._start_thread()

@@ -20,11 +20,11 @@ _Hours = Annotated[float, Field(gt=0, le=87_600.0, allow_inf_nan=False)]
 _Text = Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^[^\x00-\x1f\x7f]+$")]
 _Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")]
 _OUTPUT_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
-_EVERYTHING: tuple[Kind, ...] = ("event", "score", "health", "status", "start", "stop")
+_EVERYTHING: tuple[Kind, ...] = ("event", "score", "health", "trend", "status", "start", "stop")
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
 
 class _Delivering(_Strict):

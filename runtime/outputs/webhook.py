@@ -26,7 +26,7 @@ import httpx
 
 from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.outputs.base import DeliveryError, MessageRejected, OutputMessage
-from edgeasd.runtime.outputs.credentials import read_secret, tls_context
+from edgeasd.runtime.outputs.credentials import certificate_problem, read_secret, tls_context
 from edgeasd.runtime.outputs.settings import WebhookSettings
 
 REJECTED = frozenset({400, 413, 415, 422})
@@ -98,7 +98,7 @@ class WebhookOutput:
             raise
         except httpx.HTTPError as error:
             self.connected = False
-            raise DeliveryError(f"{self._place}: {_reason(error)}") from None
+            raise DeliveryError(f"{self._place}: {_reason(error, self._settings.ca_file)}") from None
 
     def close(self, seconds: float) -> None:
         """Does nothing: there is no connection between batches."""
@@ -192,11 +192,11 @@ def retry_seconds(value: str | None, now: float) -> float | None:
     return max(0.0, (until - datetime.fromtimestamp(now, timezone.utc)).total_seconds())
 
 
-def _reason(error: BaseException) -> str:
+def _reason(error: BaseException, ca_file: str | None) -> str:
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):
-            return f"its certificate is not trusted ({cause.verify_message}); set ca_file"
+            return certificate_problem(cause, ca_file)
         if isinstance(cause, TimeoutError | httpx.TimeoutException):
             return "no answer in time"
         if isinstance(cause, OSError) and cause.strerror:

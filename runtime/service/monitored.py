@@ -80,6 +80,9 @@ class MonitoredMachine:
         self.hours: deque[StateSpan] = deque(maxlen=_MOST_SCORES)
         """How long it was in which state, as far as that is not stored."""
         self._state_at: tuple[str, float] | None = None
+        self._scored_at: float | None = None
+        self.trends: tuple[str, ...] = ()
+        """Changes of its normal, in words."""
         self.has_unstored = False
         """Whether transitions left without having been stored."""
         self.is_unhealthy = False
@@ -143,7 +146,7 @@ class MonitoredMachine:
             )
         )
         if update.clip_score is not None:
-            self.scores.append(StoredScore(update.wall, update.clip_score, self.mark))
+            self.scores.append(self._stored_score(update, update.clip_score))
             self._summary_body = self._summary.add(
                 update.clip_score,
                 complete=update.is_complete,
@@ -152,6 +155,18 @@ class MonitoredMachine:
                 wall=update.wall,
             )
         return transitions
+
+    def _stored_score(self, update: StreamUpdate, score: float) -> StoredScore:
+        before, self._scored_at = self._scored_at, update.time
+        seconds = (
+            0.0 if before is None or not 0.0 < update.time - before <= _LONGEST_SPAN_SECONDS else update.time - before
+        )
+        is_heard = update.is_complete and not update.is_unhealthy and not update.is_suspect
+        is_normal = (
+            is_heard and self.operation.is_judged and self.machine.event is None and not self.machine.maintenance
+        )
+        mode = (self.operation.mode or "") if is_normal else None
+        return StoredScore(update.wall, score, self.mark, update.level_dbfs, mode, seconds)
 
     def command(self, command: Command) -> list[Transition]:
         """Obey a command now; returns what changed."""

@@ -22,12 +22,14 @@ from edgeasd.runtime.alarms import AlarmSettings, Command, Transition
 from edgeasd.runtime.alarms.burn_in import BurnIn, parse_burn_in, propose
 from edgeasd.runtime.bundle.manifest import Manifest
 from edgeasd.runtime.errors import EdgeasdError, InputError
-from edgeasd.runtime.outputs.messages import encode, health_body, make_message
+from edgeasd.runtime.outputs.messages import encode, health_body, make_message, trend_body
 from edgeasd.runtime.service.monitored import MonitoredMachine
+from edgeasd.runtime.service.trends import TrendMonitor
 from edgeasd.runtime.service.updates import StreamUpdate
 from edgeasd.runtime.storage import Database, DatabaseUnavailable, EventStore, Outbox, Retention
 from edgeasd.runtime.system.clocks import Clock, SettledClock
 from edgeasd.runtime.system.log_once import LogOnce
+from edgeasd.runtime.trend.history import change_text
 
 if TYPE_CHECKING:
     from edgeasd.runtime.outputs.manager import OutputManager
@@ -74,6 +76,7 @@ class EventRecorder:
         self.database = database or Database(None)
         self.outbox = outbox or Outbox(self.database)
         self.store = EventStore(self.database)
+        self._trends = TrendMonitor(self.store)
         self.machines: dict[str, MonitoredMachine] = {}
         """By the name of their stream."""
         self.beat = clock()
@@ -311,8 +314,23 @@ class EventRecorder:
             self._outbox_at = now
         if now - self._pruned_at >= _PRUNE_SECONDS:
             self._pruned_at, self._is_pruning = now, True
+        self._look_at_trends()
         if self._is_pruning:
             self._is_pruning = self.store.prune_some(self._settled(), self._retention)
+
+    def _look_at_trends(self) -> None:
+        """Whether the normal of a machine changed; one machine at a time, once an hour. Raises DatabaseUnavailable."""
+        if self.database.path is None or (looked := self._trends.look(self._settled())) is None:
+            return
+        key, news = looked
+        for machine in self.machines.values():
+            if machine.key == key:
+                machine.trends = self._trends.texts(*key)
+        for one in news:
+            text = change_text(one.mode, one.change)
+            level = logging.WARNING if one.is_new else logging.INFO
+            _log.log(level, "%s %s: %s%s", *key, "" if one.is_new else "as before again: ", text)
+            self._publish("trend", trend_body(*key, one.mode, one.change), *key)
 
     # Storing and publishing
 
@@ -442,6 +460,9 @@ class EventRecorder:
             self._restore(machine)
         self._continue_burn_in(machine)
         self.machines[name] = machine
+        with suppress(DatabaseUnavailable):  # then it is not watched until the next start
+            self._trends.add(*machine.key, manifest, machine.threshold, self._settled())
+            machine.trends = self._trends.texts(*machine.key)
         if present is None:
             self._show_state(machine)
 
@@ -561,6 +582,7 @@ class EventRecorder:
         if machine is not None:
             self._store_state(machine)
             self._departed[machine.key] = self.machines.pop(name)
+            self._trends.remove(*machine.key)
 
     def _clear_others(self, known: set[tuple[str, str]]) -> list[tuple[str, str]]:
         known |= {one.key for one in self.machines.values()}

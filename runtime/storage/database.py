@@ -79,6 +79,17 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE TABLE state_hours (machine INTEGER NOT NULL, at INTEGER NOT NULL, state TEXT NOT NULL, "
         "seconds REAL NOT NULL, PRIMARY KEY (machine, at, state)) WITHOUT ROWID",
     ),
+    (
+        _HISTORY.format(name="level_minutes"),
+        _HISTORY.format(name="level_hours"),
+        # Of sound that was judged, healthy and without an event: what the watch over the normal goes by.
+        "CREATE TABLE normal_hours (machine INTEGER NOT NULL, at INTEGER NOT NULL, mode TEXT NOT NULL, "
+        "seconds REAL NOT NULL, count INTEGER NOT NULL, total REAL NOT NULL, squares REAL NOT NULL, "
+        "levels INTEGER NOT NULL, level_total REAL NOT NULL, PRIMARY KEY (machine, at, mode)) WITHOUT ROWID",
+        "CREATE TABLE changes (machine INTEGER NOT NULL, mode TEXT NOT NULL, quantity TEXT NOT NULL, "
+        "began INTEGER NOT NULL, shape TEXT NOT NULL, found INTEGER NOT NULL, before REAL NOT NULL, "
+        "after REAL NOT NULL, ended INTEGER, PRIMARY KEY (machine, mode, quantity, began)) WITHOUT ROWID",
+    ),
 )
 VERSION = len(MIGRATIONS)
 

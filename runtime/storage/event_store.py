@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +23,12 @@ RESOLUTIONS = {"score": ("scores", 1), "minute": ("score_minutes", 60_000), "hou
 _MERGE = (
     "INSERT INTO {table} VALUES (?, ?, 1, ?, ?, ?) ON CONFLICT (machine, at) DO UPDATE SET count = count + 1, "
     "total = total + excluded.total, low = min(low, excluded.low), high = max(high, excluded.high)"
+)
+_MERGE_NORMAL = (
+    "INSERT INTO normal_hours VALUES (?, ?, ?, ?, 1, ?, ?, ?, ?) ON CONFLICT (machine, at, mode) DO UPDATE SET "
+    "seconds = seconds + excluded.seconds, count = count + 1, total = total + excluded.total, "
+    "squares = squares + excluded.squares, levels = levels + excluded.levels, "
+    "level_total = level_total + excluded.level_total"
 )
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _DAY = 86_400.0
@@ -49,6 +55,13 @@ class StoredScore:
     score: float
     state: str | None = None
     """The operating state, if the score was not judged because of it."""
+    level: float | None = None
+    """Level of the sound in dBFS."""
+    mode: str | None = None
+    """The mode of the machine ("" if it has none) if the score is one of its normal sound: judged, healthy, complete
+    and without an event."""
+    seconds: float = 0.0
+    """Since the score before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,23 +165,16 @@ class EventStore:
         seconds later. A score whose millisecond is taken is not counted again, at any resolution.
         """
         rows = [one if isinstance(one, StoredScore) else StoredScore(*one) for one in scores]
-        finite = [
-            (round(1000 * one.wall), float(one.score), one.state)
-            for one in rows
-            if math.isfinite(one.score) and math.isfinite(one.wall)
-        ]
+        finite = [one for one in rows if math.isfinite(one.score) and math.isfinite(one.wall)]
         new = 0
         with self.database.transaction(durable=False) as connection:
             key = _machine_key(connection, machine, id)
-            for at, score, state in finite:
-                values = (key, at, score, state)
+            for one in finite:
+                at = round(1000 * one.wall)
+                values = (key, at, float(one.score), one.state)
                 if connection.execute("INSERT OR IGNORE INTO scores VALUES (?, ?, ?, ?)", values).rowcount:
                     new += 1
-                    if state is not None:
-                        continue
-                    for table, width in (RESOLUTIONS["minute"], RESOLUTIONS["hour"]):
-                        merged = (key, at - at % width, score, score, score)
-                        connection.execute(_MERGE.format(table=table), merged)
+                    _summarise(connection, key, at, one)
         return new
 
     def add_hours(self, machine: str, id: str, spans: Iterable[StateSpan]) -> None:
@@ -184,6 +190,22 @@ class EventStore:
                     "DO UPDATE SET seconds = seconds + excluded.seconds",
                     values,
                 )
+
+    def put_change(self, machine: str, id: str, mode: str, change: Mapping[str, Any]) -> None:
+        """Store a change of the normal: quantity, shape, began, found, before, after, ended. One that began at the same
+        time is replaced."""
+        began, found, ended = (
+            None if change[name] is None else round(1000 * change[name]) for name in ("began", "found", "ended")
+        )
+        with self.database.transaction() as connection:
+            key = _machine_key(connection, machine, id)
+            row = (change["quantity"], began, change["shape"], found, change["before"], change["after"], ended)
+            connection.execute("INSERT OR REPLACE INTO changes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", (key, mode, *row))
+
+    def store_note(self, name: str, value: str) -> None:
+        """Store a text under a name, for `note`."""
+        with self.database.transaction(durable=False) as connection:
+            connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (f"note {name}", value))
 
     # Deleting
 
@@ -209,12 +231,14 @@ class EventStore:
     def _prune_batches(self, now: float, keep: Retention) -> Iterator[int]:
         machines = [key for (key,) in self.database.read("SELECT key FROM machines")]
         ages = {"scores": keep.scores, "score_minutes": keep.minutes, "score_hours": keep.hours}
-        ages["state_hours"] = keep.hours
+        ages |= {"level_minutes": keep.minutes, "level_hours": keep.hours}
+        ages |= {"state_hours": keep.hours, "normal_hours": keep.hours}
         for table, age in ages.items():
             # The primary key begins with the machine: a condition on the time alone would read the whole table.
             for machine in machines:
                 values = (machine, round(1000 * (now - age)))
-                primary = "machine, at, state" if table == "state_hours" else "machine, at"
+                more = {"state_hours": ", state", "normal_hours": ", mode"}
+                primary = f"machine, at{more.get(table, '')}"
                 yield from self._delete(table, primary, "machine = ? AND at < ?", values)
         oldest = round(1000 * (now - keep.events))
         newest = "event NOT IN (SELECT event FROM events ORDER BY raised_at DESC LIMIT ?)"
@@ -233,6 +257,43 @@ class EventStore:
             yield count
 
     # Reading
+
+    def machines(self) -> list[tuple[str, str]]:
+        """Type and ID of every machine of which anything was stored."""
+        return [
+            (str(row[0]), str(row[1])) for row in self.database.read("SELECT machine, id FROM machines ORDER BY 1, 2")
+        ]
+
+    def note(self, name: str) -> str | None:
+        """What `store_note` stored."""
+        rows = self.database.read("SELECT value FROM meta WHERE name = ?", (f"note {name}",))
+        return str(rows[0][0]) if rows else None
+
+    def changes(self, machine: str, id: str) -> list[tuple[str, dict[str, Any]]]:
+        """Mode and fields of the changes of the normal of a machine, in the order in which they were found."""
+        query = (
+            "SELECT mode, quantity, shape, began / 1000.0, found / 1000.0, before, after, ended / 1000.0 FROM changes "
+            "JOIN machines ON key = changes.machine WHERE machines.machine = ? AND id = ? ORDER BY found, quantity"
+        )
+        names = ("quantity", "shape", "began", "found", "before", "after", "ended")
+        rows = self.database.read(query, (machine, id))
+        return [(str(mode), dict(zip(names, row, strict=True))) for mode, *row in rows]
+
+    def normal_hours(self, machine: str, id: str, *, since: float, until: float) -> list[dict[str, Any]]:
+        """Hours of normal sound from `since` to before `until`, in order: mode, at, seconds, mean, std, level."""
+        query = (
+            "SELECT mode, at / 1000.0, seconds, count, total, squares, levels, level_total FROM normal_hours "
+            "JOIN machines ON key = normal_hours.machine WHERE machines.machine = ? AND id = ? AND at >= ? AND at < ? "
+            "ORDER BY at, mode"
+        )
+        found = []
+        values = (machine, id, round(1000 * since), round(1000 * until))
+        for mode, at, seconds, count, total, squares, levels, level_total in self.database.read(query, values):
+            mean = total / count
+            std = math.sqrt(max(0.0, squares / count - mean**2))
+            level = level_total / levels if levels else None
+            found.append({"mode": mode, "at": at, "seconds": seconds, "mean": mean, "std": std, "level": level})
+        return found
 
     def snapshot(self, machine: str, id: str) -> dict[str, Any] | None:
         """The state that was stored last of a machine, for `AlarmMachine.restore`; None if none was."""
@@ -332,6 +393,31 @@ class EventStore:
             ]
         return [dict(zip(("at", "count", "mean", "low", "high"), row, strict=True)) for row in rows]
 
+    def levels(
+        self, machine: str, id: str, resolution: str, *, since: float = 0.0, until: float = 1e11
+    ) -> list[dict[str, Any]]:
+        """Levels in dBFS from `since` to before `until` by `minute` or `hour`: at, count, mean, low, high."""
+        if resolution not in ("minute", "hour"):
+            raise InputError(f"resolution {resolution}: levels are kept by minute and hour")
+        table = f"level_{resolution}s"
+        query = (
+            f"SELECT at / 1000.0, count, total / count, low, high FROM {table} JOIN machines ON key = {table}.machine "
+            "WHERE machines.machine = ? AND id = ? AND at >= ? AND at < ? ORDER BY at"
+        )
+        rows = self.database.read(query, (machine, id, round(1000 * since), round(1000 * until)))
+        return [dict(zip(("at", "count", "mean", "low", "high"), row, strict=True)) for row in rows]
+
+    def states_by_hour(
+        self, machine: str, id: str, *, since: float = 0.0, until: float = 1e11
+    ) -> list[tuple[float, str, float]]:
+        """Hour, state and seconds in it, of the hours from `since` to before `until`, in order."""
+        query = (
+            "SELECT at / 1000.0, state, seconds FROM state_hours JOIN machines ON key = state_hours.machine "
+            "WHERE machines.machine = ? AND id = ? AND at >= ? AND at < ? ORDER BY at, state"
+        )
+        rows = self.database.read(query, (machine, id, round(1000 * since), round(1000 * until)))
+        return [(float(at), str(state), float(seconds)) for at, state, seconds in rows]
+
     def state_hours(self, machine: str, id: str, *, since: float = 0.0, until: float = 1e11) -> dict[str, float]:
         """Seconds that a machine was in each state, of the hours from `since` to before `until` (wall clock)."""
         query = (
@@ -359,6 +445,21 @@ def _machine_key(connection: sqlite3.Connection, machine: str, id: str) -> int:
     created = connection.execute("INSERT INTO machines (machine, id) VALUES (?, ?)", (machine, id)).lastrowid
     assert created is not None
     return created
+
+
+def _summarise(connection: sqlite3.Connection, key: int, at: int, one: StoredScore) -> None:
+    """Add a score to the minutes and hours that it belongs to."""
+    quantities = [("score", one.score)] if one.state is None else []
+    quantities += [] if one.level is None or not math.isfinite(one.level) else [("level", one.level)]
+    for name, value in quantities:
+        for span in ("minute", "hour"):
+            width = RESOLUTIONS[span][1]
+            merged = (key, at - at % width, value, value, value)
+            connection.execute(_MERGE.format(table=f"{name}_{span}s"), merged)
+    if one.mode is not None and one.state is None:
+        width, level = RESOLUTIONS["hour"][1], one.level
+        row = (key, at - at % width, one.mode, one.seconds, one.score, one.score**2)
+        connection.execute(_MERGE_NORMAL, (*row, int(level is not None), level or 0.0))
 
 
 def _update_event(connection: sqlite3.Connection, one: Transition, key: int) -> None:

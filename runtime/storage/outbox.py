@@ -22,7 +22,7 @@ from edgeasd.runtime.storage.database import Database, DatabaseUnavailable
 from edgeasd.runtime.storage.old_queues import merge_queues, read_queues, remove_queues
 
 _log = logging.getLogger(__name__)
-DROPPED_FIRST = ("score", "health", "status", "start", "stop", "event")
+DROPPED_FIRST = ("score", "health", "status", "start", "stop", "trend", "event")
 """The order in which kinds are deleted if there are too many messages; events go last."""
 RESERVED = 10_000_000
 """Numbers that are reserved on disk ahead of their use. After a kill the rest of a reservation is left out: those

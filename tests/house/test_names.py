@@ -145,7 +145,8 @@ def test_no_class_function_or_field_has_an_old_name() -> None:
 def public(tree: ast.Module) -> Iterator[ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef]:
     """Classes and functions of a module, and methods of its classes, whose names do not begin with an underscore.
 
-    Methods that a base class outside of edgeasd calls are left out: their meaning is fixed there.
+    Methods that a base class outside of edgeasd calls are left out, for their meaning is fixed there, and setters: a
+    property is described where it is read.
     """
     for node in tree.body:
         if isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and not node.name.startswith("_"):
@@ -157,6 +158,7 @@ def public(tree: ast.Module) -> Iterator[ast.ClassDef | ast.FunctionDef | ast.As
                     if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))
                     and n.name[0] != "_"
                     and n.name not in OVERRIDES
+                    and not any(isinstance(d, ast.Attribute) and d.attr == "setter" for d in n.decorator_list)
                 )
 
 

@@ -20,6 +20,7 @@ ROOMS = (
     "states",
     *("bundle", "alarms"),
     *("storage", "engine_build", "bench"),
+    "trend",
     *("evidence", "outputs", "doctor"),
     "sources",
     "config",

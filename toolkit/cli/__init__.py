@@ -27,6 +27,7 @@ from edgeasd.toolkit.cli import (
     export,
     finetune,
     grow,
+    history,
     preset,
     record,
     reproduce,
@@ -87,6 +88,7 @@ for _name, _command in (
     ("score", score.score),
     ("run", run.run),
     ("status", status.status),
+    ("history", history.history),
     ("devices", devices.devices),
     ("record", record.record),
 ):

@@ -35,7 +35,7 @@ Data = Annotated[
 ]
 
 
-def _data_folder(data: Path | None) -> Path:
+def data_folder(data: Path | None) -> Path:
     """The folder that was given, or that of the usual site file. Raises InputError if there is none."""
     from edgeasd.runtime.config import read_config, usual_config
 
@@ -98,7 +98,7 @@ def list_events(
     from edgeasd.runtime.evidence.lookup import EventReader
     from edgeasd.runtime.evidence.lookup import as_json as with_times
 
-    with EventReader(_data_folder(data)) as reader:
+    with EventReader(data_folder(data)) as reader:
         found = reader.events(_filter(machine, id, since, until, state), limit + 1)
         shown = [(event, reader.evidence(event["event"])) for event in found[:limit]]
     if as_json:
@@ -127,14 +127,14 @@ def show(
     from edgeasd.runtime.evidence.lookup import EventReader
     from edgeasd.toolkit.cli.events_export import record_of
 
-    with EventReader(_data_folder(data)) as reader:
+    with EventReader(data_folder(data)) as reader:
         found = reader.event(event)
         messages, evidence = reader.transitions(event), reader.evidence(event)
     if picture is not None:
         from edgeasd.runtime.evidence.spectrogram import draw_clip
         from edgeasd.runtime.system.files import write_bytes
 
-        write_bytes(picture, draw_clip(_data_folder(data) / "evidence" / event))
+        write_bytes(picture, draw_clip(data_folder(data) / "evidence" / event))
     if as_json:
         files = {name: str(path) for name, path in evidence.files.items()}
         print(json.dumps({**record_of(found, evidence), "files": files, "transitions": messages}, indent=2))
@@ -172,10 +172,10 @@ def export(
         raise InputError("events are named, and filters are given too; use one or the other")
     if not events and not any(value is not None for value in filters):
         raise InputError("no event is named and no filter given; name event IDs, or say --since, --machine, --state")
-    with EventReader(_data_folder(data)) as reader:
+    with EventReader(data_folder(data)) as reader:
         found = [reader.event(event) for event in dict.fromkeys(events)] if events else reader.events(_filter(*filters))
         if not found:
-            raise InputError(f"{_data_folder(data)}: no event fits; `edgeasd events list` shows what is there")
+            raise InputError(f"{data_folder(data)}: no event fits; `edgeasd events list` shows what is there")
         with progress("exporting events") as report:
             written = export_events(reader, found, output, report)
     if as_json:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import subprocess
 from pathlib import Path
 from typing import NamedTuple
@@ -37,3 +38,8 @@ def make_certificates(folder: Path) -> Certificates:
         openssl("x509", "-req", "-in", f"{name}.csr", *signed, "-out", f"{name}.pem")
     names = ("ca.pem", "server.pem", "server.key", "client.pem", "client.key")
     return Certificates(*(folder / name for name in names))
+
+
+def free_server() -> socket.socket:
+    """A listening socket on loopback."""
+    return socket.create_server(("127.0.0.1", 0))

@@ -284,7 +284,7 @@ def of_version_1(tmp_path: Path) -> Path:
 
 
 def test_file_of_version_1_is_migrated(of_version_1: Path) -> None:
-    assert VERSION == len(MIGRATIONS) == 3, "a new migration needs a test that migrates an older file"
+    assert VERSION == len(MIGRATIONS) == 4, "a new migration needs a test that migrates an older file"
     expected = [{"sequence": 1, "reason": "input_unhealthy", "suspended": True}]
     with EventStore.open(of_version_1, read_only=True) as store:
         assert store.transitions("valve", "00") == expected
@@ -293,6 +293,8 @@ def test_file_of_version_1_is_migrated(of_version_1: Path) -> None:
             assert store.transitions("valve", "00") == expected
             assert store.history("valve", "00", "score") == [{"at": WALL, "score": 0.5}]
             assert store.state_hours("valve", "00") == {}
+            assert store.levels("valve", "00", "hour") == []
+            assert store.changes("valve", "00") == []
             snapshot = store.snapshot("valve", "00")
             assert snapshot is not None
             assert snapshot["sequence"] == 1

@@ -1,0 +1,1 @@
+"""Whether the normal sound of a machine changed over days and weeks."""
