@@ -8,11 +8,14 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeasd.runtime.errors import InputError
+from edgeasd.runtime.record.clip_folder import label_folder
 from edgeasd.toolkit.data.clips import content_hash, content_hashes, select_clips
 from edgeasd.toolkit.data.dcase import parse_attributes
 from edgeasd.toolkit.data.layouts import find_clips
@@ -275,3 +278,15 @@ def test_the_real_toycar_set_is_read_in_full() -> None:
         ("test", "target", "anomaly"): 50,
     }
     assert {c.id for c in find_clips(root, id_attribute="section")} == {"00"}
+
+
+def test_names_are_one_however_unicode_is_composed(tmp_path: Path) -> None:
+    composed, apart = "M\u00fchle", "Mu\u0308hle"
+    folder = tmp_path / apart / apart / "normal"
+    folder.mkdir(parents=True)
+    soundfile.write(folder / "a.wav", np.zeros(16_000), 16_000)
+    (clip,) = find_clips(tmp_path, machine=composed)
+    assert (clip.machine, clip.id) == (composed, composed)
+    assert select_clips([clip], machine=apart, id=apart) == [clip]
+    assert label_folder(tmp_path, composed, composed, "normal") == folder
+    assert label_folder(tmp_path, composed, "01", "normal") == tmp_path / apart / "01" / "normal"
