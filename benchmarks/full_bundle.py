@@ -43,7 +43,14 @@ def full_bundle(path: Path | None = None) -> Path | None:
     return DEFAULT
 
 
-def _make(path: Path) -> None:
+def make_bundle(path: Path, backbone: str) -> None:
+    """Write a bundle of `backbone` with random weights to `path`, unless it is there."""
+    if not (path / "manifest.json").exists():
+        say(f"making a bundle of {backbone} with random weights (once)")
+        _make(path, backbone)
+
+
+def _make(path: Path, backbone: str = "resnet38") -> None:
     import torch
 
     from edgeasd.calibration.fit.deploy import DeployFit
@@ -54,7 +61,7 @@ def _make(path: Path) -> None:
     with Bundle(SMALL_BUNDLE) as small:
         segments, like = small.reference_segments().logmel, small.manifest
     torch.manual_seed(0)
-    network = build_network("resnet38")
+    network = build_network(backbone)
     _randomise_norms(network.encoder, torch.from_numpy(segments)[:, None])
     with torch.no_grad():
         z = network.encoder.eval()(torch.from_numpy(segments)[:, None])
@@ -73,7 +80,7 @@ def _make(path: Path) -> None:
     model = ExportInput(
         machine="benchmark",
         id="00",
-        backbone="resnet38",
+        backbone=backbone,
         parameters=count_parameters(network.encoder),
         macs_per_segment=count_macs(network.encoder),
         encoder=network.encoder,

@@ -83,11 +83,11 @@ class Served:
 
 
 @contextmanager
-def serve(site: Path) -> Iterator[Served]:
-    """`edgeasd run --config` until the end of the block, and then SIGTERM."""
+def serve(site: Path, program: list[str] | None = None) -> Iterator[Served]:
+    """`edgeasd run --config` until the end of the block, and then SIGTERM; `program` in place of `-m edgeasd`."""
     complaints = site.with_name("complaints.txt")
     with complaints.open("wb") as said:
-        command = [sys.executable, "-m", "edgeasd", "run", "--config", str(site)]
+        command = [sys.executable, *(program or ["-m", "edgeasd"]), "run", "--config", str(site)]
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=said)
     try:
         yield Served(process, site.parent / "data", complaints)

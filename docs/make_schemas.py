@@ -5,19 +5,63 @@ python docs/make_schemas.py
 
 from __future__ import annotations
 
+import ast
+import inspect
 import json
+import textwrap
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from edgeasd.runtime.config.load import schema_text
+from pydantic import BaseModel
+
+from edgeasd.runtime.config import settings
+from edgeasd.runtime.config.load import config_schema
+from edgeasd.runtime.outputs import base, messages
+from edgeasd.runtime.outputs import settings as output_settings
 from edgeasd.runtime.outputs.messages import MODELS, SCHEMA
 
+DESCRIBED = (base, output_settings, messages, settings)
+"""Modules whose models are described, in the order in which they use each other."""
 FOLDER = Path(__file__).parent / "schemas"
+
+
+def describe_models() -> None:
+    """Make the docstring beneath each field its description.
+
+    pydantic can do so itself when a model is made, but then reads its source at every start of the program.
+    """
+    found = [
+        value
+        for module in DESCRIBED
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, BaseModel) and value.__module__ == module.__name__
+    ]
+    texts = {model: _docstrings(model) for model in found}
+    for model in found:
+        for name, field in model.model_fields.items():
+            owner = next(one for one in model.__mro__ if name in vars(one).get("__annotations__", {}))
+            field.description = texts.get(owner, {}).get(name, field.description)
+    for model in found:
+        model.model_rebuild(force=True)
+
+
+def _docstrings(model: type[BaseModel]) -> dict[str, str]:
+    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(model))).body
+    assert isinstance(definition, ast.ClassDef)
+    return {
+        field.target.id: inspect.cleandoc(text.value.value)
+        for field, text in pairwise(definition.body)
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant) and isinstance(text.value.value, str)
+        if field.target.id in model.model_fields
+    }
 
 
 def schemas() -> dict[str, str]:
     """File name to content: the site file, and every kind of message."""
-    found = {"site.json": schema_text()}
+    describe_models()
+    found = {"site.json": json.dumps(config_schema(), indent=2, ensure_ascii=False) + "\n"}
     for name, model in MODELS.items():
         schema: dict[str, Any] = {
             "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -36,6 +36,8 @@ LARGEST_BANK = 1024
 """Stored normals of one bank. Half as many cost half a point of the harmonic mean, an eighth about one."""
 LARGEST_PRINCIPAL = 128
 """Directions of a "principal" whitening."""
+_FAINT = 0.01
+"""Of the deviation along the first: what varies less is left out, for whitening would raise its rounding with it."""
 _ROWS = 1024
 """Rows of a matrix of distances at a time: memory grows with N, not with its square."""
 FOLDS = 5
@@ -304,7 +306,7 @@ def _principal(centred: Float64Array, clips: int) -> Float64Array:
     no two happen to differ, and a whitening would make them the most important.
     """
     _, values, rows = np.linalg.svd(centred, full_matrices=False)
-    kept = min(LARGEST_PRINCIPAL, max(1, clips // 2), int((values > 1e-6 * values[0]).sum()))
+    kept = min(LARGEST_PRINCIPAL, max(1, clips // 2), int((values > _FAINT * values[0]).sum()))
     if kept == 0:
         raise CheckFailed("all normals have the same embedding; a bank of them says nothing")
     return np.asarray(rows[:kept].T / (values[:kept] / np.sqrt(len(centred))))

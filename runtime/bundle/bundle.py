@@ -18,7 +18,13 @@ from edgeasd.runtime.bundle.manifest import LARGEST_MANIFEST, Manifest, parse_ma
 from edgeasd.runtime.bundle.onnx_check import inspect_onnx
 from edgeasd.runtime.bundle.reference_segments import Deviation, ReferenceSegments, check_reference_segments
 from edgeasd.runtime.bundle.selection import select
-from edgeasd.runtime.engines import Engine, EngineWithFrontEnd, open_engine, open_engine_with_front_end
+from edgeasd.runtime.engines import (
+    Engine,
+    EnginePool,
+    EngineWithFrontEnd,
+    open_engine,
+    open_engine_with_front_end,
+)
 from edgeasd.runtime.errors import BundleError, InputError, printable
 from edgeasd.runtime.scoring.scorer import GraphFrontEndScorer, Head, HeadFunction, Scorer
 
@@ -186,11 +192,13 @@ class Bundle:
         max_batch: int = 10,
         head: str = "cpu",
         front_end: str = "cpu",
+        pool: EnginePool | None = None,
     ) -> tuple[Scorer, Deviation]:
         """Verify and load what scoring needs and run the reference segments; returns (scorer, their deviation).
 
         `engine` and `accelerator` as in `edgeasd.runtime.engines.select`; `head` is "cpu", or "tensorrt" for its own
-        engine; `front_end` is "cpu", or "graph" for a GraphFrontEndScorer, whose front end is verified too. Raises
+        engine; `front_end` is "cpu", or "graph" for a GraphFrontEndScorer, whose front end is verified too. With `pool`
+        an encoder that is loaded already is shared, but not one with a front end as a graph. Raises
         BundleError, InputError, DeviceError (NotBuilt if `edgeasd build` is needed first), and CheckFailed if
         reference segments or front end are not reproduced.
         """
@@ -200,7 +208,7 @@ class Bundle:
         asked = {"precision": chosen, "engine": engine, "accelerator": accelerator}
         with ExitStack() as opened:
             loaded, encoder, with_front_end = self._open_engine(
-                offer.file, front_end, {**asked, "threads": threads}, max_batch
+                offer.file, front_end, {**asked, "threads": threads}, max_batch, pool
             )
             opened.callback(loaded.close)
             head_function = self._open_head(head, loaded, max_batch)
@@ -216,13 +224,19 @@ class Bundle:
         return scorer, deviation
 
     def _open_engine(
-        self, file: str, front_end: str, asked: dict[str, Any], max_batch: int
+        self, file: str, front_end: str, asked: dict[str, Any], max_batch: int, pool: EnginePool | None
     ) -> tuple[Engine, Engine, EngineWithFrontEnd | None]:
         """(the engine to close, the encoder from log-mel, the engine with front end if that is a graph)."""
         files, graph = self.manifest.files, self.manifest.front_end
         asked = {**asked, "max_batch": max_batch, "onnx_sha256": files[file].sha256}
         if front_end == "cpu" or graph is None:
-            engine = open_engine(self.file(file), **asked)
+            path = self.file(file)
+            if pool is None:
+                engine = open_engine(path, **asked)
+            else:
+                # The hash is in it: two files with one hash are one encoder.
+                key = tuple(sorted((name, str(value)) for name, value in asked.items()))
+                engine = pool.open(key, lambda: open_engine(path, **asked))
             return engine, engine, None
         sha256 = files[graph.file].sha256
         both = open_engine_with_front_end(self.file(file), self.file(graph.file), front_end_sha256=sha256, **asked)

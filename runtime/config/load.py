@@ -6,7 +6,6 @@ folder. Links and `..` are resolved before a path is judged.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import stat
@@ -203,8 +202,3 @@ def config_schema() -> dict[str, Any]:
     schema = ServiceSettings.model_json_schema()
     title = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "edgeasd site.toml"}
     return {**title, **{key: value for key, value in schema.items() if key != "title"}}
-
-
-def schema_text() -> str:
-    """The schema as the file in the documentation holds it."""
-    return json.dumps(config_schema(), indent=2, ensure_ascii=False) + "\n"

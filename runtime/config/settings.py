@@ -34,7 +34,7 @@ _Output = Annotated[JsonlSettings | MqttSettings | WebhookSettings | PrometheusS
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
 
 class EngineSettings(_Strict):

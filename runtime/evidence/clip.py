@@ -118,10 +118,15 @@ def to_pcm(samples: Float32Array, bits: int) -> Pcm:
 
     Exact for sound that came with at most `bits` bits.
     """
-    full = float(1 << (bits - 1))
-    scaled = np.nan_to_num(np.rint(samples.astype(np.float64) * full), nan=0.0)
-    whole = np.clip(scaled, -full, full - 1)
-    return whole.astype(np.int16) if bits == 16 else (whole * 256).astype(np.int32)
+    # float32 holds every whole number of 24 bits, and a power of two changes the exponent alone.
+    full = np.float32(1 << (bits - 1))
+    whole = samples * full
+    np.rint(whole, out=whole)
+    np.minimum(whole, full - np.float32(1.0), out=whole)
+    np.maximum(whole, -full, out=whole)
+    if whole.size and np.isnan(whole.min()):
+        whole[np.isnan(whole)] = 0.0
+    return whole.astype(np.int16) if bits == 16 else whole.astype(np.int32) << 8
 
 
 class PcmRing:

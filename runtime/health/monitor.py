@@ -182,7 +182,10 @@ class HealthMonitor:
 
         Raises InputError, before anything is accepted, for another dtype or shape and for NaN or infinities.
         """
-        check_samples(samples, self._position + self._held % self._size, self.sample_rate)
+        return self.push_checked(check_samples(samples, self._position + self._held % self._size, self.sample_rate))
+
+    def push_checked(self, samples: Float32Array) -> list[HealthChange]:
+        """`push` without its check, for samples that `check_samples` has passed."""
         changes: list[HealthChange] = []
         done = 0
         while done < samples.size:

@@ -72,7 +72,7 @@ class Output(Protocol):
 class OutputState(BaseModel):
     """One output at one moment. Counts are since the start of the process."""
 
-    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     name: str
     type: str

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from functools import cache
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -41,7 +42,8 @@ _Number = float | None
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="allow", use_attribute_docstrings=True, populate_by_name=True)
+    # Built when the first message is checked: `run` without outputs checks none.
+    model_config = ConfigDict(extra="allow", populate_by_name=True, defer_build=True)
 
 
 _HEALTH_FIELDS = {"sick": "unhealthy", "sick_since_seconds": "unhealthy_since_seconds"}
@@ -404,9 +406,14 @@ MODELS: dict[str, type[Message]] = {
 }
 """By the name of their schema file; that of `status` is for `start` and `stop` too."""
 
-_ANY_OUTPUT: TypeAdapter[Any] = TypeAdapter(
-    Annotated[EventMessage | ScoreMessage | HealthMessage | TrendMessage | StatusMessage, Field(discriminator="kind")]
-)
+
+@cache
+def _any_output() -> TypeAdapter[Any]:
+    return TypeAdapter(
+        Annotated[
+            EventMessage | ScoreMessage | HealthMessage | TrendMessage | StatusMessage, Field(discriminator="kind")
+        ]
+    )
 
 
 def make_message(
@@ -448,7 +455,7 @@ def encode(message: Mapping[str, Any]) -> str:
     text = to_json(message)
     try:
         size = len(text.encode())
-        checked = _ANY_OUTPUT.validate_json(text)
+        checked = _any_output().validate_json(text)
     except UnicodeEncodeError:
         raise InputError("message: holds half a surrogate pair, which is no text; give whole characters") from None
     except ValidationError as error:

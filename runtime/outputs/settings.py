@@ -24,7 +24,7 @@ _EVERYTHING: tuple[Kind, ...] = ("event", "score", "health", "trend", "status", 
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
 
 class _Delivering(_Strict):

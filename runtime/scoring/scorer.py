@@ -92,8 +92,12 @@ class Scorer:
 
     def score_segments(self, segments: Float32Array) -> SegmentScores:
         """Log-mel segments (N, frames, n_mels) float32, N >= 1, to their scores."""
+        return self.score_embeddings(self.embed(segments))
+
+    def score_embeddings(self, z: Float32Array) -> SegmentScores:
+        """Embeddings (N, D) float32, N >= 1, to the scores of their segments."""
         head = self.head.score_outputs if isinstance(self.head, Head) else self.head
-        scores = SegmentScores.from_head(head(self.embed(segments)), self.score)
+        scores = SegmentScores.from_head(head(z), self.score)
         if not np.isfinite(scores.score).all():
             # NaN is above no threshold: passed on, it would silence the alarm for good.
             raise CheckFailed(
@@ -101,10 +105,14 @@ class Scorer:
             )
         return scores
 
-    def score_waiting(self, waiting: Sequence[Float32Array]) -> SegmentScores:
-        """Segments (frames, n_mels) from any streams, stacked into as few batches as the engine allows."""
+    def embed_waiting(self, waiting: Sequence[Float32Array]) -> Float32Array:
+        """Segments (frames, n_mels) from any streams to embeddings (N, D), in as few batches as the engine allows."""
         # The usual live case, one segment, needs no copy.
-        return self.score_segments(waiting[0][None] if len(waiting) == 1 else np.stack(waiting))
+        return self.embed(waiting[0][None] if len(waiting) == 1 else np.stack(waiting))
+
+    def score_waiting(self, waiting: Sequence[Float32Array]) -> SegmentScores:
+        """Segments as `embed_waiting` takes them, to their scores."""
+        return self.score_embeddings(self.embed_waiting(waiting))
 
     def close(self) -> None:
         """Free the engine and the head."""
@@ -138,7 +146,7 @@ class GraphFrontEndScorer(Scorer):
         """Normalised frames (T, n_fft) float32 of samples (n,) float32, as a view. Raises InputError."""
         return frame_samples(sound, self.features, self.amplitude)
 
-    def score_waiting(self, waiting: Sequence[Float32Array]) -> SegmentScores:
-        """Segments of normalised samples (n,) from any streams, in as few batches as the engine allows."""
+    def embed_waiting(self, waiting: Sequence[Float32Array]) -> Float32Array:
+        """Segments of normalised samples (n,) to embeddings (N, D), in as few batches as the engine allows."""
         samples = waiting[0][None] if len(waiting) == 1 else np.stack(waiting)
-        return self.score_segments(frames_of(samples, self.features))
+        return self.embed(frames_of(samples, self.features))

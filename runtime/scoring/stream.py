@@ -5,7 +5,7 @@
         for score in stream.push(block):
             ...
 
-Several streams that share a scorer are scored together: `accept` samples into each, then
+Several streams that share an encoder are scored together, each by its own head: `accept` samples into each, then
 `score_streams` runs everything that waits in common batches.
 """
 
@@ -15,7 +15,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from edgeasd.runtime.errors import InputError
+from edgeasd.runtime.engines.pool import engine_group
+from edgeasd.runtime.errors import EdgeasdError, InputError
 from edgeasd.runtime.features.logmel import Float32Array, check_samples
 from edgeasd.runtime.scoring.score import ClipMean, Score, SegmentScores, blend, relative_distance
 from edgeasd.runtime.scoring.scorer import Scorer
@@ -71,7 +72,7 @@ class Stream:
             )
         scores: list[Score] = []
         for start in range(0, samples.size, self._slice):
-            self._accept_checked(samples[start : start + self._slice])
+            self.accept_checked(samples[start : start + self._slice])
             scores += score_streams([self])[0]
         return scores
 
@@ -81,9 +82,10 @@ class Stream:
         A waiting segment holds 4 * frames * n_mels bytes until `score_streams` is called, four times that as samples.
         Raises InputError, and accepts nothing, for another dtype or shape and for NaN or infinities.
         """
-        return self._accept_checked(check_samples(samples, self.samples_seen, self.scorer.features.sample_rate))
+        return self.accept_checked(check_samples(samples, self.samples_seen, self.scorer.features.sample_rate))
 
-    def _accept_checked(self, samples: Float32Array) -> int:
+    def accept_checked(self, samples: Float32Array) -> int:
+        """`accept` without its check, for samples that `check_samples` has passed."""
         hop = self.scorer.segments.hop
         for first, segment in self._segments.push_checked(samples):
             if (first // hop) % self.keep_every:
@@ -140,17 +142,43 @@ class Stream:
 def score_streams(streams: Sequence[Stream]) -> list[list[Score]]:
     """Score everything that waits in `streams` in common batches; one list of scores per stream.
 
-    All streams must share one scorer (InputError otherwise).
+    All streams must share one encoder, and may have heads of their own. Raises InputError otherwise, and CheckFailed
+    for scores that are not numbers.
     """
-    if any(stream.scorer is not streams[0].scorer for stream in streams):
-        raise InputError("score_streams: the streams use different scorers; score them in one call per scorer")
-    batches = [stream.take_waiting() for stream in streams]
-    flat = [segment for waiting in batches for _, segment in waiting]
-    if not flat:
-        return [[] for _ in streams]
-    scores = streams[0].scorer.score_waiting(flat)
-    results, row = [], 0
-    for stream, waiting in zip(streams, batches, strict=True):
-        results.append([stream.finish(first, scores, row + i) for i, (first, _) in enumerate(waiting)])
-        row += len(waiting)
+    results, failures = score_shared(streams)
+    for error in failures.values():
+        raise error
     return results
+
+
+def score_shared(streams: Sequence[Stream]) -> tuple[list[list[Score]], dict[Scorer, EdgeasdError]]:
+    """As `score_streams`; a head that fails is named with its error, and its streams have no scores."""
+    if len({id(engine_group(stream.scorer.engine)) for stream in streams}) > 1:
+        raise InputError("score_streams: the streams use different encoders; score them in one call per encoder")
+    batches = [stream.take_waiting() for stream in streams]
+    results: list[list[Score]] = [[] for _ in streams]
+    failures: dict[Scorer, EdgeasdError] = {}
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for at, waiting in enumerate(batches):
+        if waiting:
+            groups.setdefault(waiting[0][1].shape, []).append(at)
+    for group in groups.values():
+        z = streams[group[0]].scorer.embed_waiting([segment for at in group for _, segment in batches[at]])
+        rows: dict[Scorer, list[tuple[int, int]]] = {}
+        row = 0
+        for at in group:
+            rows.setdefault(streams[at].scorer, []).append((at, row))
+            row += len(batches[at])
+        for scorer, owned in rows.items():
+            # Without a copy where all rows are of one head.
+            own = z if len(rows) == 1 else np.concatenate([z[row : row + len(batches[at])] for at, row in owned])
+            try:
+                scores = scorer.score_embeddings(own)
+            except EdgeasdError as error:
+                failures[scorer] = error
+                continue
+            taken = 0
+            for at, _ in owned:
+                results[at] = [streams[at].finish(first, scores, taken + i) for i, (first, _) in enumerate(batches[at])]
+                taken += len(batches[at])
+    return results, failures

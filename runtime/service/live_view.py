@@ -40,7 +40,7 @@ class LiveView:
         """`live` redraws in place; by default if `out` is a terminal."""
         if live is None:
             live = out.isatty() and os.environ.get("TERM") != "dumb"
-        self._out, self._due = out, 0.0
+        self._out, self._due, self._look_at = out, 0.0, 0.0
         self._shown: dict[str, tuple[Any, ...]] = {}
         self._live: Any = None
         if live:
@@ -59,8 +59,13 @@ class LiveView:
             )
             self._live.start()
 
+    def is_due(self, now: float) -> bool:
+        """Whether `update` has something to do. To look at every stream costs more than it seems: ask this first."""
+        return now >= self._look_at
+
     def update(self, status: ServiceStatus, now: float) -> None:
         """Show `status` if that is due; `now` is monotonic seconds."""
+        self._look_at = now + _REDRAW_SECONDS
         if self._live is not None:
             if now >= self._due:
                 self._due = now + _REDRAW_SECONDS

@@ -1,4 +1,4 @@
-"""One thread per engine: takes in the sound of its streams, and scores their segments in common batches."""
+"""One thread per loaded encoder: takes in the sound of its streams, and scores their segments in common batches."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+from edgeasd.runtime.engines import engine_group
 from edgeasd.runtime.errors import EdgeasdError, to_user_error
 from edgeasd.runtime.scoring.scorer import Scorer
-from edgeasd.runtime.scoring.stream import score_streams
+from edgeasd.runtime.scoring.stream import score_shared
 from edgeasd.runtime.service.jsonl_records import RecordWriter
 from edgeasd.runtime.service.load_shedding import LoadShedder
 from edgeasd.runtime.service.stream import StreamWorker
@@ -31,11 +32,16 @@ class UpdateReceiver(Protocol):
 
 
 class ScoringWorker:
-    """Scores the streams of one engine together."""
+    """Scores the streams of one encoder together, each by the head of its bundle."""
 
     def __init__(self, scorer: Scorer, recorder: UpdateReceiver, records: RecordWriter | None = None) -> None:
         """Streams that can wait do so while `records` is full."""
-        self.scorer, self._recorder, self._records = scorer, recorder, records
+        self.scorers = [scorer]
+        """Of all bundles with this encoder; freed with the thread. Add to it and remove from it at any time."""
+        self.failed: dict[Scorer, EdgeasdError] = {}
+        """Scorers whose head failed; their streams are not scored any more."""
+        self._recorder, self._records = recorder, records
+        self._max_batch = scorer.engine.max_batch
         self.streams: list[StreamWorker] = []
         """Change it only within `paused`."""
         self.wake = threading.Event()
@@ -65,8 +71,13 @@ class ScoringWorker:
             self._thread.join(seconds)
         ended = not self._thread.is_alive()
         if ended:
-            self.scorer.close()
+            for scorer in self.scorers:
+                scorer.close()
         return ended
+
+    def shares_encoder(self, scorer: Scorer) -> bool:
+        """Whether the segments of `scorer` can be scored in one batch with those scored here."""
+        return any(engine_group(one.engine) is engine_group(scorer.engine) for one in self.scorers[:1])
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -110,9 +121,9 @@ class ScoringWorker:
         """Take in what waits and score one batch. False if there was nothing to do."""
         began, worked = time.monotonic(), False
         streams = [stream for stream in self.streams if not stream.is_over]
-        share = max(1, self.scorer.engine.max_batch // max(1, len(streams)))
+        share = max(1, self._max_batch // max(1, len(streams)))
         for stream in streams:
-            if self._records is not None and self._records.is_full and not stream.settings.drops:
+            if self._records is not None and self._records.is_full and not stream.drops:
                 continue
             try:
                 worked = stream.take_in(share) or worked
@@ -120,9 +131,11 @@ class ScoringWorker:
                 stream.abandon()
                 stream.end("bad sound", error)
         active = [(stream, stream.stream) for stream in streams if stream.stream is not None and not stream.is_over]
-        for (stream, _), scores in zip(
-            active, score_streams([one for _, one in active]) if active else [], strict=True
-        ):
+        results, failures = score_shared([one for _, one in active]) if active else ([], {})
+        if failures:
+            self.failed |= failures
+            self.streams = [one for one in self.streams if one.stream is None or one.stream.scorer not in failures]
+        for (stream, _), scores in zip(active, results, strict=True):
             stream.finish(scores)
             if stream.has_ended and not self._stop.is_set():
                 stream.take_source_events()
@@ -135,7 +148,7 @@ class ScoringWorker:
 
     def _shed(self, streams: list[StreamWorker], busy: float) -> None:
         """Leave out segments of the streams that do not wait, if they fall behind."""
-        droppers = [stream for stream in streams if stream.settings.drops and not stream.is_over]
+        droppers = [stream for stream in streams if stream.drops and not stream.is_over]
         behind = max((stream.waiting_seconds for stream in droppers), default=0.0)
         changed = self._shedder.update(behind, busy, time.monotonic())
         for stream in droppers:

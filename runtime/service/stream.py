@@ -7,6 +7,7 @@ without losing sound: see `StreamWorker.replace_bundle`.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -54,8 +55,9 @@ def too_slow(decimation: int) -> str:
 
 def level_dbfs(samples: Float32Array) -> float:
     """RMS level of samples (n,) in dB relative to full scale, at least -120."""
-    power = float(np.mean(np.square(samples, dtype=np.float64))) if samples.size else 0.0
-    return 20.0 * float(np.log10(max(np.sqrt(power), _QUIET)))
+    wide = samples.astype(np.float64)
+    power = float(np.dot(wide, wide)) / wide.size if wide.size else 0.0
+    return 20.0 * math.log10(max(math.sqrt(power), _QUIET))
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +107,9 @@ class StreamWorker:
         """
         self.name, self.settings, self.manifest, self.source = name, settings, manifest, source
         self.rate, self.recorded_rate = manifest.features.sample_rate, manifest.features.recorded_rate
-        self.queue = SampleQueue(QUEUE_SECONDS * self.rate, "drop" if settings.drops else "block", wake)
+        self.drops = settings.drops
+        """Whether sound and segments are left out when scoring is late; otherwise the source waits."""
+        self.queue = SampleQueue(QUEUE_SECONDS * self.rate, "drop" if self.drops else "block", wake)
         self._capture = CaptureThread(source, self.queue, limit)
         self._clock = clock
         self._health = self._make_health(settings, manifest)
@@ -228,7 +232,9 @@ class StreamWorker:
         Raises InputError for sound that is not fit to be scored, from a source that is not live.
         """
         assert self.stream is not None
-        self.take_source_events()
+        # What happened to a source is known before the sound behind it, and while it is away.
+        if self.queue.held or self.source.status.state != SourceState.OPEN:
+            self.take_source_events()
         taken = 0
         while self.stream.waiting < segments and taken < _MOST_SECONDS * self.rate:
             chunk = self._pending or self.queue.take()
@@ -265,28 +271,31 @@ class StreamWorker:
         self._judge(chunk)
         factor = self.operation.factor
         # Health and level are those of the sound as it came.
-        self.stream.accept(chunk.samples if factor == 1.0 else chunk.samples * np.float32(factor))
+        if factor == 1.0:
+            self.stream.accept_checked(chunk.samples)
+        else:
+            self.stream.accept(chunk.samples * np.float32(factor))
 
     def _judge(self, chunk: AudioChunk) -> None:
         """Judge the health window by window, so that it does not depend on how the sound was cut."""
         size, done = round(WINDOW_SECONDS * self.rate), 0
         while done < chunk.samples.size:
             taken = min(chunk.samples.size - done, size - self._judged)
-            changes = self._health.push(chunk.samples[done : done + taken])
+            changes = self._health.push_checked(chunk.samples[done : done + taken])
             done += taken
             self._judged = (self._judged + taken) % size
             if self._judged == 0:
                 was_unhealthy, position = self._health.is_unhealthy, chunk.start_sample + done
                 operation, remark = self._operate(position)
                 is_unhealthy = self._health.is_unhealthy
-                report = self._health.report() if changes or is_unhealthy != was_unhealthy else None
+                self.report = self._health.report()
+                report = self.report if changes or is_unhealthy != was_unhealthy else None
                 self._verdicts.append(
                     _Verdict(
                         *(position, is_unhealthy, self._health.is_suspect, report),
                         *(operation, self._health.level_dbfs, remark),
                     )
                 )
-        self.report = self._health.report()
 
     def _operate(self, position: int) -> tuple[OperatingState | None, str | None]:
         """What the machine does at the end of a health window, and what is to be said of its sound."""
@@ -435,7 +444,7 @@ class StreamWorker:
     # Parts
 
     def _add(self, update: StreamUpdate, **more: Any) -> None:
-        self._updates.append(replace(update, may_drop=self.settings.drops, **more))
+        self._updates.append(replace(update, **more))
 
     def _update_at(self, position: int, captured: float) -> StreamUpdate:
         """An update about sample `position`, which was captured at `captured` (monotonic seconds).
@@ -455,6 +464,7 @@ class StreamWorker:
             operation=operation,
             level_dbfs=level,
             remark=remark,
+            may_drop=self.drops,
         )
 
     def _moment(self, position: int, captured: float) -> tuple[float, float]:

@@ -11,14 +11,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from edgeasd.runtime.alarms import AlarmSettings
 from edgeasd.runtime.bundle.bundle import Bundle
 from edgeasd.runtime.bundle.manifest import Manifest, dump_manifest
 from edgeasd.runtime.config.check import named_manifest
 from edgeasd.runtime.config.settings import EngineSettings, ServiceConfig, StreamSettings
+from edgeasd.runtime.engines import EnginePool
 from edgeasd.runtime.errors import DeviceError, EdgeasdError, to_user_error
 from edgeasd.runtime.evidence import EvidenceWriter
 from edgeasd.runtime.scoring.scorer import Scorer
-from edgeasd.runtime.service.jsonl_records import RecordWriter
+from edgeasd.runtime.service.jsonl_records import RecordWriter, to_records
 from edgeasd.runtime.service.monitored import MonitoredMachine
 from edgeasd.runtime.service.recorder import EventRecorder
 from edgeasd.runtime.service.scoring import ScoringWorker
@@ -37,7 +39,7 @@ _READ_SECONDS = 2.0
 """Streams begin to capture together, and wait so long for the manifests of the others."""
 _TICK_SECONDS = 1.0
 EngineKey = tuple[str, bytes, EngineSettings]
-"""Path of a bundle, its manifest, and how it is loaded. Streams that agree in it share an engine."""
+"""Path of a bundle, its manifest, and how it is loaded. Streams that agree in it share a scorer."""
 _Result = TypeVar("_Result")
 
 
@@ -125,7 +127,11 @@ class StreamSupervisor:
     """Set when a load has ended."""
 
     def __post_init__(self) -> None:
+        self.encoders = EnginePool()
+        """Loaded once each, for all bundles that have the same."""
+        self._scorers: dict[EngineKey, Scorer] = {}
         self._engines: dict[EngineKey, ScoringWorker] = {}
+        """What scores with each of the scorers: one for all bundles that have the same encoder."""
         self._loads: dict[EngineKey, Task[Scorer]] = {}
         self._sources = SharedSources()
         self._config: ServiceConfig | None = None
@@ -227,7 +233,7 @@ class StreamSupervisor:
                 busy = [one for one in self._loads.values() if one.seconds(now) < _PATIENCE_SECONDS]
                 if len(busy) < _MOST_LOADS:
                     path, engine = Path(slot.settings.bundle), slot.engine
-                    self._loads[key] = Task(lambda: _open_scorer(path, engine), self.wake.set)
+                    self._loads[key] = Task(lambda: _open_scorer(path, engine, self.encoders), self.wake.set)
                 return
             if not load.is_done:
                 if load.seconds(now) > self.load_seconds:
@@ -240,16 +246,37 @@ class StreamSupervisor:
                         self._fail(other, load.error, now)
                 return
             assert load.result is not None
-            self._engines[key] = ScoringWorker(load.result, self.recorder, self.records)
-            self._engines[key].start()
+            self._add_scorer(key, load.result)
         try:
             self._hand_over(slot, key, manifest)
         except Exception as error:
             self._fail(slot, to_user_error(error), now)
 
+    def _add_scorer(self, key: EngineKey, scorer: Scorer) -> None:
+        """Have it scored with those of the same encoder, in one thread and in common batches."""
+        self._scorers[key] = scorer
+        engine = next((one for one in self._engines.values() if one.error is None and one.shares_encoder(scorer)), None)
+        if engine is None:
+            engine = ScoringWorker(scorer, self.recorder, self.records)
+            engine.start()
+        else:
+            engine.scorers.append(scorer)
+        self._engines[key] = engine
+
+    def _drop_scorer(self, key: EngineKey, seconds: float) -> None:
+        """Free what nothing uses any more: a head, and its encoder with the last of the heads."""
+        engine, scorer = self._engines.pop(key), self._scorers.pop(key)
+        if engine not in self._engines.values():
+            engine.stop(seconds)
+        else:
+            with engine.paused():
+                engine.scorers.remove(scorer)
+                engine.failed.pop(scorer, None)
+            scorer.close()
+
     def _hand_over(self, slot: StreamSlot, key: EngineKey, manifest: Manifest) -> None:
         """From the old engine to the new one, between two segments of each; the sound waits meanwhile."""
-        worker, engine = slot.worker, self._engines[key]
+        worker = slot.worker
         assert worker is not None
         slot.is_settled, slot.error, slot.pause = True, None, None
         if slot.key == key and (worker.settings, worker.manifest) == (slot.settings, manifest):
@@ -265,7 +292,7 @@ class StreamSupervisor:
                 self._attach(slot, old)
             raise
         before = (worker.settings.evidence, worker.manifest.machine)
-        worker.replace_bundle(slot.settings, manifest, engine.scorer)
+        worker.replace_bundle(slot.settings, manifest, self._scorers[key])
         if self.evidence is not None and (
             worker.evidence is None or before != (slot.settings.evidence, manifest.machine)
         ):
@@ -349,20 +376,20 @@ class StreamSupervisor:
 
     def _drop_failed_engines(self, now: float) -> None:
         for key, engine in list(self._engines.items()):
-            if engine.error is None:
+            error = engine.error or engine.failed.get(self._scorers[key])
+            if error is None:
                 continue
-            del self._engines[key]
-            engine.stop(0.1)
+            self._drop_scorer(key, 0.1)
             for slot in self.slots.values():
                 if slot.key == key:
                     slot.key = None
-                    self._fail(slot, engine.error, now)
+                    self._fail(slot, error, now)
 
     def _drop_unused(self) -> None:
         used = {slot.key for slot in self.slots.values()}
         used |= {slot.wanted[0] for slot in self.slots.values() if slot.wanted is not None}
         for key in [key for key in self._engines if key not in used]:
-            self._engines.pop(key).stop(5.0)
+            self._drop_scorer(key, 5.0)
         for key in [key for key, load in self._loads.items() if key not in used and load.is_done]:
             load = self._loads.pop(key)
             if load.result is not None:
@@ -396,8 +423,9 @@ class StreamSupervisor:
     def stop(self, seconds: float, reason: str) -> bool:
         """Stop all captures and engines within `seconds`. False if one had to be left behind."""
         until = time.monotonic() + seconds
-        running = [slot.worker for slot in list(self.slots.values()) if slot.worker is not None]
-        engines = list(self._engines.values())
+        slots = list(self.slots.values())
+        running = [slot.worker for slot in slots if slot.worker is not None]
+        engines = list(dict.fromkeys(self._engines.values()))
         for engine in engines:
             engine.request_stop()
         closing = [threading.Thread(target=_abandon, args=(worker,), daemon=True) for worker in running]
@@ -407,15 +435,27 @@ class StreamSupervisor:
             # Closing a source may take a second; one that is not done by then goes on.
             thread.join(max(0.0, until - 0.2 - time.monotonic()))
         ended = [engine.stop(max(0.05, until - time.monotonic())) for engine in engines]
-        for worker in running:
-            if not worker.is_over:
-                worker.end(reason)
-            for update in worker.take_updates():
-                self.recorder.update(update)
+        for slot in slots:
+            if slot.worker is not None:
+                self._end(slot, slot.worker, reason)
         # A load deep in a library does not bear the end of the interpreter.
         loads: list[Task[Any]] = list(self._loads.values())
         loads += [slot.reading for slot in self.slots.values() if slot.reading is not None]
         return all(ended) and all(load.join(max(0.0, until - time.monotonic())) for load in loads)
+
+    def _end(self, slot: StreamSlot, worker: StreamWorker, reason: str) -> None:
+        """Report the end of a stream. One whose engine was refused has no machine, and a line of --jsonl all the same."""
+        if not worker.is_over:
+            worker.end(reason, slot.error if slot.key is None else None)
+        has_machine = slot.name in self.recorder.machines
+        for update in worker.take_updates():
+            if has_machine:
+                self.recorder.update(update)
+            elif self.records is not None and self._config is not None:
+                machine = MonitoredMachine(slot.name, _identity(worker.manifest), AlarmSettings())
+                site = None if self._config.path is None else self._config.name
+                for record in to_records(update, [], machine, site=site):
+                    self.records.put(record, may_drop=False)
 
     def end_clips(self) -> None:
         """End all evidence clips as they are."""
@@ -444,6 +484,12 @@ class StreamSupervisor:
             return None
         return next((slot.error for slot in slots), None)
 
+    @property
+    def is_failing(self) -> bool:
+        """Whether a stream could not be loaded, or ended with an error."""
+        slots = list(self.slots.values())
+        return bool(self.failures()) or any(slot.error is not None and slot.key is None for slot in slots)
+
     def failures(self) -> list[tuple[str, EdgeasdError]]:
         """Streams that ended with an error."""
         workers = [slot.worker for slot in list(self.slots.values()) if slot.worker is not None]
@@ -455,8 +501,8 @@ class StreamSupervisor:
         return None if None in known else {one for one in known if one is not None}
 
     def beats(self) -> list[float]:
-        """When each engine last moved."""
-        return [engine.beat for engine in list(self._engines.values()) if engine.error is None]
+        """When each encoder last moved."""
+        return [engine.beat for engine in dict.fromkeys(list(self._engines.values())) if engine.error is None]
 
     def statuses(self) -> list[StreamStatus]:
         """Every stream in the order of the configuration."""
@@ -464,7 +510,7 @@ class StreamSupervisor:
 
     def _status(self, slot: StreamSlot) -> StreamStatus:
         engine = None if slot.key is None else self._engines.get(slot.key)
-        decimation = engine.decimation if engine is not None and slot.settings.drops else 1
+        decimation = engine.decimation if engine is not None and slot.worker is not None and slot.worker.drops else 1
         return stream_status(slot, self.recorder.machines.get(slot.name), decimation)
 
 
@@ -540,9 +586,9 @@ def _read(settings: StreamSettings, engine: EngineSettings) -> tuple[EngineKey, 
         return (str(bundle.path), dump_manifest(manifest), engine), named_manifest(manifest, settings)
 
 
-def _open_scorer(path: Path, engine: EngineSettings) -> Scorer:
+def _open_scorer(path: Path, engine: EngineSettings, pool: EnginePool) -> Scorer:
     with Bundle(path) as bundle:
-        return bundle.open_scorer(**engine.model_dump())[0]
+        return bundle.open_scorer(**engine.model_dump(), pool=pool)[0]
 
 
 def _identity(manifest: Manifest) -> tuple[str, str]:

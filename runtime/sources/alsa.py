@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import replace
 
 import numpy as np
 
@@ -156,20 +155,21 @@ class AlsaSource(BaseSource):
         columns = self._setup.channels if every_channel else 1
         super().__init__(name, sample_rate, live=True, bits=bits, channels=columns)
         self._resampler: StreamResampler | None = None
-        self._has_gap = False
+        self._has_gap, self._seen_overruns = False, 0
 
     @property
     def status(self) -> SourceStatus:
         """As of `Source`. Overruns just before the device stopped are included."""
-        return replace(super().status, overruns=self._capture.overruns)
+        status, overruns = super().status, self._capture.overruns
+        return status if overruns == status.overruns else self._change_status(overruns=overruns)
 
     def read(self) -> AudioChunk | None:
         """The next samples; None after `close`."""
         self._enter_read()
         while data := self._capture.read():
-            if self._capture.overruns != self._overruns:
+            if self._capture.overruns != self._seen_overruns:
                 # The filter must not smear the sound before a loss into the sound after it.
-                self._overruns, self._has_gap, self._resampler = self._capture.overruns, True, None
+                self._seen_overruns, self._has_gap, self._resampler = self._capture.overruns, True, None
             frames = self._decoder.push(data)
             if self._setup.format == "FLOAT_LE" and not (np.abs(frames) <= MOST).all():
                 raise DeviceError(f"{self.name}: delivers samples that are no sound; pass another --alsa-format")
@@ -183,7 +183,8 @@ class AlsaSource(BaseSource):
         if not self._is_resampled:
             return samples
         if self._resampler is None:
-            self._resampler = StreamResampler(self._setup.rate, self.sample_rate, self._channels, self._recorded_rate)
+            channels = self._status.channels
+            self._resampler = StreamResampler(self._setup.rate, self.sample_rate, channels, self._recorded_rate)
         return self._resampler.push(samples)
 
     def close(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Protocol
 
@@ -149,11 +149,12 @@ class BaseSource:
 
     def __init__(self, name: str, sample_rate: int, *, live: bool, bits: int | None = None, channels: int = 1) -> None:
         self.name, self.sample_rate, self.live = name, sample_rate, live
-        self._bits, self._channels = bits, channels
         self._closed = threading.Event()
-        self._since = time.monotonic()
+        self._status_lock = threading.Lock()
+        # One object until something changes: a service asks for it hundreds of times a second.
+        self._status = SourceStatus(SourceState.OPEN, since=time.monotonic(), bits=bits, channels=channels)
         self._events: deque[SourceEvent] = deque(maxlen=1000)
-        self._position, self._overruns = 0, 0
+        self._position = 0
         self.rate_watch = RateWatch(sample_rate)
         """Fed with live sound only."""
         self._delivered_at, self._away = 0.0, 0.0
@@ -162,16 +163,10 @@ class BaseSource:
     @property
     def status(self) -> SourceStatus:
         """Open or closed, with the overruns so far."""
-        state = SourceState.CLOSED if self._closed.is_set() else SourceState.OPEN
-        return SourceStatus(
-            state,
-            since=self._since,
-            overruns=self._overruns,
-            bits=self._bits,
-            channels=self._channels,
-            rate_fault=self.rate_watch.fault,
-            is_rate_doubtful=self.rate_watch.is_doubtful,
-        )
+        status, watch = self._status, self.rate_watch
+        if status.rate_fault == watch.fault and status.is_rate_doubtful == watch.is_doubtful:
+            return status
+        return self._change_status(rate_fault=watch.fault, is_rate_doubtful=watch.is_doubtful)
 
     def take_events(self) -> list[SourceEvent]:
         """The events since the last call, oldest first."""
@@ -194,10 +189,15 @@ class BaseSource:
 
     def _mark_closed(self) -> None:
         if not self._closed.is_set():
-            self._since = time.monotonic()
             self._closed.set()
+            self._change_status(state=SourceState.CLOSED, since=time.monotonic())
+
+    def _change_status(self, **changes: object) -> SourceStatus:
+        with self._status_lock:
+            self._status = replace(self._status, **changes)  # type: ignore[arg-type]
+            return self._status
 
 
 def take_all(events: deque[SourceEvent]) -> list[SourceEvent]:
     """Empty `events`; safe beside a thread that appends."""
-    return [events.popleft() for _ in range(len(events))]
+    return [events.popleft() for _ in range(len(events))] if events else []

@@ -163,7 +163,8 @@ class CaptureClock:
             self._check_lateness(start - self._start, seconds)
             start = min(start, self._start + self.DRIFT * seconds)
         self._start = start
-        return replace(chunk, captured_at=start + chunk.start_sample / self._rate)
+        at = start + chunk.start_sample / self._rate
+        return AudioChunk(chunk.samples, chunk.start_sample, at, chunk.discontinuity)
 
     def _check_lateness(self, late: float, seconds: float) -> None:
         """A camera that drops packets silently would date all that follows further and further back."""

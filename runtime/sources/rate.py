@@ -53,6 +53,8 @@ class RateWatch:
         `away` is how long the reader was busy elsewhere since the last samples.
         """
         self._total, self._away = self._total + samples, self._away + away
+        if all(looks and now - looks[-1][0] < span for span, looks in zip(SPANS, self._looks, strict=True)):
+            return False  # nothing to look at yet: most chunks end here
         before, is_right = self.fault, False
         for span, looks in zip(SPANS, self._looks, strict=True):
             if looks and now - looks[-1][0] < span:

@@ -67,6 +67,8 @@ class ReconnectingSource:
         self._events: deque[SourceEvent] = deque(maxlen=1000)
         self._status = SourceStatus(SourceState.OPENING, since=clock(), channels=0)
         """Of all sources so far, without the one that is open."""
+        self._joined = (self._status, self._status, self._status)
+        """That, the status of the open source, and both together: made anew only if one of them has changed."""
         self._restart_reason = ""
         self._restarts = 0
         """A restart in the middle of an opening makes its result outdated."""
@@ -93,14 +95,17 @@ class ReconnectingSource:
             if inner is None:
                 return status
             own = inner.status
-            return replace(
-                status,
-                overruns=status.overruns + own.overruns,
-                bits=own.bits,
-                channels=own.channels,
-                rate_fault=own.rate_fault,
-                is_rate_doubtful=own.is_rate_doubtful,
-            )
+            if self._joined[0] is not status or self._joined[1] is not own:
+                joined = replace(
+                    status,
+                    overruns=status.overruns + own.overruns,
+                    bits=own.bits,
+                    channels=own.channels,
+                    rate_fault=own.rate_fault,
+                    is_rate_doubtful=own.is_rate_doubtful,
+                )
+                self._joined = status, own, joined
+            return self._joined[2]
 
     def take_events(self) -> list[SourceEvent]:
         """The events since the last call, oldest first."""
@@ -169,7 +174,7 @@ class ReconnectingSource:
             self._set_status(lost_samples=self._status.lost_samples + start - self._position)
         self._has_sound = True
         self._position = start + len(chunk.samples)
-        return replace(chunk, start_sample=start, discontinuity=discontinuity)
+        return AudioChunk(chunk.samples, start, chunk.captured_at, discontinuity)
 
     def _begin(self, chunk: AudioChunk, now: float, length: float) -> None:
         """The first sound since the source was opened."""

@@ -35,7 +35,7 @@ class ChannelSplitter:
 
     def __init__(self, source: Source, *, waits: bool | None = None) -> None:
         self.source = source
-        self._waits = not source.live if waits is None else waits
+        self.waits = not source.live if waits is None else waits
         self.changed = threading.Condition()
         self.is_ended = False
         self.error: Exception | None = None
@@ -72,7 +72,7 @@ class ChannelSplitter:
         error: Exception | None = None
         try:
             while not self._closed:
-                if self._waits and not self._has_room():
+                if self.waits and not self._has_room():
                     continue
                 chunk = self.source.read()
                 if chunk is None:
@@ -92,7 +92,7 @@ class ChannelSplitter:
             )
 
     def _distribute(self, chunk: AudioChunk) -> None:
-        limit = None if self._waits else HELD_SECONDS * self.source.sample_rate
+        limit = None if self.waits else HELD_SECONDS * self.source.sample_rate
         status = self.source.status
         with self.changed:
             for stream in self._streams:
@@ -141,6 +141,8 @@ class SplitChannel:
         self._found_channels: int | None = None
         """Channels of the source, if this one is not among them."""
         self._closed = False
+        self._made: tuple[SourceStatus, tuple[int | None, ...], SourceStatus] | None = None
+        """What the last status was made from, and that status: a service asks hundreds of times a second."""
 
     @property
     def name(self) -> str:
@@ -156,8 +158,16 @@ class SplitChannel:
 
         The state is "opening" while the source does not have this channel.
         """
+        source = self._source.status
+        counts = self._overruns, self._lost_samples, self._reconnects, self._found_channels, self._closed
+        made = self._made
+        if made is None or made[0] is not source or made[1] != counts:
+            made = self._made = source, counts, self._make_status(source)
+        return made[2]
+
+    def _make_status(self, source: SourceStatus) -> SourceStatus:
         status = replace(
-            self._source.status,
+            source,
             overruns=self._overruns,
             lost_samples=self._lost_samples,
             reconnects=self._reconnects,
@@ -186,11 +196,12 @@ class SplitChannel:
         self._found_channels = count if self.channel is not None and self.channel >= count else None
         if self._found_channels is not None:
             return
-        if self._first is None:
+        is_new = self._first is None
+        if is_new:
             self._first, self._offset = status, chunk.start_sample
-            chunk = replace(chunk, discontinuity=False)
-        samples = select_channel(chunk.samples, self.channel, self._mix)
-        self._chunks.append((replace(chunk, samples=samples, start_sample=chunk.start_sample - self._offset), status))
+        samples, start = select_channel(chunk.samples, self.channel, self._mix), chunk.start_sample - self._offset
+        discontinuity = chunk.discontinuity and not is_new
+        self._chunks.append((AudioChunk(samples, start, chunk.captured_at, discontinuity), status))
         self.waiting += len(samples)
         while limit is not None and self.waiting > limit and len(self._chunks) > 1:
             self.waiting -= len(self._chunks.popleft()[0].samples)
@@ -208,14 +219,15 @@ class SplitChannel:
                 return None
             chunk, status = self._chunks.popleft()
             self.waiting -= len(chunk.samples)
-            self._splitter.changed.notify_all()
+            if self._splitter.waits:
+                self._splitter.changed.notify_all()
         lost = chunk.start_sample - self._position
         self._position = chunk.end_sample
         self._lost_samples += lost
         assert self._first is not None
         self._overruns = status.overruns - self._first.overruns
         self._reconnects = status.reconnects - self._first.reconnects
-        return replace(chunk, discontinuity=True) if lost else chunk
+        return AudioChunk(chunk.samples, chunk.start_sample, chunk.captured_at, True) if lost else chunk
 
     def close(self) -> None:
         """Stop this stream and end a blocked `read`. The source is closed with the last stream."""

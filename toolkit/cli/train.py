@@ -91,6 +91,14 @@ def train(
         Path | None,
         typer.Option(help="Run folder whose encoder's weights training begins with, such as one of classify."),
     ] = None,
+    outliers: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR|self",
+            help="Other sound of the place as outliers beside those in the data, or self: made of the machine's own "
+            "normals (detuned, filtered, gated, modulated, hit, mixed).",
+        ),
+    ] = None,
     jobs: Annotated[
         int | None, typer.Option(min=1, help="IDs trained at the same time; one per GPU by default.")
     ] = None,
@@ -138,7 +146,9 @@ def train(
     weights = _read_weights(chosen, pretrained)
     start = None if init_from is None else _first_stage(init_from, chosen)
     fabric = open_fabric(training.accelerator, training.training_precision)
-    loaded = load_data(data, chosen, training.seed, id, follow_recordings=True)
+    if outliers not in (None, "self"):
+        outliers = str(Path(outliers).resolve())
+    loaded = load_data(data, chosen, training.seed, id, follow_recordings=True, outliers=outliers)
     ids = [plain_id(id)] if id is not None else loaded.ids
     if is_open and not loaded.split_for(ids[0]).outliers:
         chosen = load_preset("knn")
@@ -491,6 +501,7 @@ def load_data(
     *,
     settings: FeatureSettings | None = None,
     follow_recordings: bool = False,
+    outliers: str | None = None,
 ) -> MachineData:
     """Clips of a machine, split as `preset` says; names every file it leaves out, and copies of test clips.
 
@@ -519,6 +530,7 @@ def load_data(
         skip_bad=data.skip_bad,
         follow_recordings=follow_recordings,
         keep_unhealthy=data.keep_unhealthy,
+        outliers=outliers,
         stage=progress,
     )
     rate, recorded = loaded.cache.settings.sample_rate, loaded.cache.settings.recorded_rate
@@ -537,8 +549,14 @@ def load_run_data(run: Run, preset: Preset, data: DataOptions, id: str | None = 
     """Clips as the model of `run` was trained on them: its split, its amplitude and, unless named, its channel."""
     channel = run.channel if data.channel is None else data.channel
     own = replace(data, machine=run.machine, channel=channel)
-    loaded = load_data(own, preset, int(run.facts["seed"]), id, settings=run.features)
+    loaded = load_data(own, preset, int(run.facts["seed"]), id, settings=run.features, outliers=_outliers_of(run))
     return _with_amplitude_of(run, loaded)
+
+
+def _outliers_of(run: Run) -> str | None:
+    """--outliers of a training; None for a folder that is there no more, without which a model can be judged still."""
+    outliers = run.facts.get("outliers")
+    return outliers if outliers is None or outliers == "self" or Path(outliers).is_dir() else None
 
 
 def _with_amplitude_of(run: Run, loaded: MachineData) -> MachineData:
@@ -557,7 +575,15 @@ class RunLoader:
         run, preset = trained.run, trained.preset
         channel = run.channel if self._data.channel is None else self._data.channel
         front_end = run.features.fingerprint()
-        key = (run.machine, run.facts["seed"], preset.holdout_fraction, preset.test_fraction, channel, front_end)
+        key = (
+            run.machine,
+            run.facts["seed"],
+            preset.holdout_fraction,
+            preset.test_fraction,
+            channel,
+            front_end,
+            _outliers_of(run),
+        )
         if key not in self._loaded:
             self._loaded[key] = load_run_data(run, preset, self._data)
         return _with_amplitude_of(run, self._loaded[key])

@@ -20,6 +20,7 @@ from pathlib import Path, PurePath
 from typing import Protocol
 
 from edgeasd.runtime.errors import InputError
+from edgeasd.runtime.system.files import one_name
 from edgeasd.toolkit.data.clips import REPAIR, BadFile, Clip, Label, plain_id, refuse_bad
 from edgeasd.toolkit.data.dcase import SectionLayout
 from edgeasd.toolkit.data.tree import audio_files, visible_folders
@@ -64,7 +65,7 @@ class PlainLayout:
         if len(name.parts) != 3 or name.parts[1] not in _LABEL_FOLDERS:
             raise InputError(f"{path}: lies outside {self.form}; move it into a normal or anomaly folder")
         id_folder, label_folder, _ = name.parts
-        return Clip(path, folder.name, plain_id(id_folder), _LABEL_FOLDERS[label_folder])
+        return Clip(path, one_name(folder.name), plain_id(id_folder), _LABEL_FOLDERS[label_folder])
 
 
 class Layout(Protocol):
@@ -151,7 +152,7 @@ def machine_folders(root: Path, machine: str | None = None) -> list[MachineFolde
     found = _below(root, root, None)
     if machine is not None:
         present = ", ".join(dict.fromkeys(path.name for path, _, _ in found)) or "no folders at all"
-        found = [entry for entry in found if entry[0].name == machine]
+        found = [entry for entry in found if one_name(entry[0].name) == one_name(machine)]
         if not found:
             raise InputError(f"{root}: no machine {machine!r}; present: {present}")
     inspected = [known or _inspect(path, root, level) for path, level, known in found]

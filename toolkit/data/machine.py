@@ -15,10 +15,21 @@ from edgeasd.runtime.audio.reader import OutOfScale
 from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.features.logmel import Amplitude, FeatureSettings, Float32Array
 from edgeasd.runtime.health.clip import is_usable
+from edgeasd.runtime.system.files import one_name
 from edgeasd.toolkit.data.cache import FeatureCache
-from edgeasd.toolkit.data.clips import SKIP, BadFile, Clip, content_hashes, plain_id, refuse_bad, select_clips
+from edgeasd.toolkit.data.clips import (
+    SKIP,
+    BadFile,
+    Clip,
+    content_hash,
+    content_hashes,
+    plain_id,
+    refuse_bad,
+    select_clips,
+)
 from edgeasd.toolkit.data.ground_truth import label_clips, read_ground_truth
 from edgeasd.toolkit.data.layouts import clips_and_unfit
+from edgeasd.toolkit.data.outliers import OUTLIERS, SELF, given_outliers, own_outliers
 from edgeasd.toolkit.data.split import Copy, Split, copies_across, split_clips, without
 from edgeasd.toolkit.progress import ProgressCallback, no_progress
 
@@ -92,6 +103,8 @@ class MachineData:
     unhealthy: Unhealthy = field(default_factory=lambda: Unhealthy([], []))
     copies: list[Copy] = field(default_factory=list)
     """Training clips that are copies of test clips of the machine type, and so do not train."""
+    outliers: str | None = None
+    """The folder that lent outliers, or SELF; None for those in the data."""
 
     @property
     def ids(self) -> list[str]:
@@ -184,6 +197,7 @@ def load_machine(
     ground_truth: Path | None = None,
     skip_bad: bool = False,
     keep_unhealthy: bool = False,
+    outliers: str | None = None,
     bad_remedy: str = SKIP,
     stage: Stage = _no_stage,
 ) -> MachineData:
@@ -194,10 +208,10 @@ def load_machine(
     pretrained encoders take them, in place of the mean and deviation of each machine type. Every file is decoded once
     (its amplitude statistics are cached by content). With `follow_recordings`, clips of a lower rate than `settings`
     asks for are resampled, and `.cache.settings` says so (see `recorded_rate_of`). Raises InputError that names files
-    that cannot be used, whose name or place does not fit included, unless `skip_bad`; those are then in `.bad`. Normals
-    whose sound
-    is not to be trusted are left out unless `keep_unhealthy`; see `.unhealthy`. Clips that only judge a model stay.
+    that cannot be used, whose name or place does not fit included, unless `skip_bad`; those are then in `.bad`.
+    `outliers` is a folder with other sound, or SELF for what is made of the machine's normals. Normals whose sound is not to be trusted are left out unless `keep_unhealthy`; see `.unhealthy`. Clips that only judge a model stay.
     """
+    machine = one_name(machine)
     found, unfit = clips_and_unfit(root, id_attribute=id_attribute)
     if not skip_bad:
         refuse_bad(unfit, len(found) + len(unfit), bad_remedy)
@@ -211,6 +225,12 @@ def load_machine(
     if follow_recordings:
         recorded = recorded_rate_of([c.path for c in clips if c.path in hashes], features.sample_rate)
         features = FeatureSettings.model_validate({**features.model_dump(), "recorded_rate": recorded})
+    if outliers not in (None, SELF):
+        given = given_outliers(
+            Path(outliers), [clip for clip in clips if clip.machine == machine], features, cache_folder
+        )
+        hashes |= {clip.path: content_hash(clip.path) for clip in given}
+        clips = [*clips, *given]
     cache = FeatureCache(cache_folder, features, channel)
     with stage("reading clips") as report:
         bad = list(unreadable)
@@ -234,8 +254,11 @@ def load_machine(
             seed=seed,
             hashes=hashes,
             holdout_fraction=holdout_fraction,
-            test_fraction=test_fraction,
+            test_fraction=0.0 if kind == OUTLIERS else test_fraction,
         )
+    if outliers == SELF:
+        with stage("making outliers") as report:
+            splits[OUTLIERS] = own_outliers(splits[machine], hashes, features, channel, cache_folder, seed, report)
     copies = copies_across(clips, splits.get(machine, {}), hashes)
     judging = frozenset(hashes[path] for _, path in copies)
     splits = {kind: split if kind == machine else without(split, judging, hashes) for kind, split in splits.items()}
@@ -245,10 +268,12 @@ def load_machine(
         if normals:
             measured = cache.amplitude(normals)  # refuses silence
             amplitudes[kind] = Amplitude() if as_recorded else measured
+    if outliers == SELF and machine in amplitudes:
+        amplitudes[OUTLIERS] = amplitudes[machine]  # they are the machine's own sound
     if machine not in amplitudes:
         raise InputError(f"{machine}: 0 normal training clips in {root}; record some with the machine running well")
     splits = {kind: split for kind, split in splits.items() if kind in amplitudes}
-    return MachineData(Path(root), machine, splits, hashes, amplitudes, cache, unfit + bad, unhealthy, copies)
+    return MachineData(Path(root), machine, splits, hashes, amplitudes, cache, unfit + bad, unhealthy, copies, outliers)
 
 
 def _find_unhealthy(clips: list[Clip], states: Mapping[Path, tuple[str, ...]], found: Unhealthy) -> None:

@@ -240,6 +240,7 @@ def run_facts(
         "preset": preset.model_dump(),
         "seed": seed,
         "data_root": str(data.root.resolve()),
+        **({} if data.outliers is None else {"outliers": data.outliers}),
         "data_fingerprint": data.fingerprint(split),
         "clips": {name: len(clips) for name, clips in vars(split).items()},
         "nominal_frames": nominal,

@@ -23,7 +23,7 @@ from edgeasd.runtime.config import (
     error_of_file,
     parse_config,
 )
-from edgeasd.runtime.config.load import config_schema, schema_text
+from edgeasd.runtime.config.load import config_schema
 from edgeasd.runtime.errors import ALLOWED, DeviceError, InputError
 from edgeasd.runtime.outputs.settings import JsonlSettings
 from edgeasd.runtime.sources import SharedSources
@@ -150,10 +150,6 @@ def test_the_check_names_every_problem_and_writes_nothing(tmp_path: Path) -> Non
     assert len(report.problems) == 4
     assert str(report.fatal).startswith("streams.c: ")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_the_schema_in_the_documentation_is_that_of_the_models(repository: Path) -> None:
-    assert (repository / "docs" / "schemas" / "site.json").read_text("utf-8") == schema_text()
 
 
 # Anything at all

@@ -273,11 +273,11 @@ def test_nothing_waiting_runs_nothing(scorer: Scorer) -> None:
     assert engine.batches == []
 
 
-def test_streams_of_different_scorers_are_refused(scorer: Scorer) -> None:
+def test_streams_of_different_encoders_are_refused(scorer: Scorer) -> None:
     other, _ = counted(scorer)
     streams = [Stream(scorer), Stream(other)]
     streams[0].accept(machine(131_584))
-    with pytest.raises(InputError, match="different scorers"):
+    with pytest.raises(InputError, match="different encoders"):
         score_streams(streams)
     assert streams[0].waiting == 1, "a refused call takes nothing"
 

@@ -70,6 +70,7 @@ def test_streams_of_one_bundle_share_an_engine(site: Any, sound: Path, serve: Se
     service, records = serve()
     site.until(lambda: not service.poll())
     assert len(service.supervisor.beats()) == 2
+    service.stop("test")
     scores = [[one["clip_score"] for one in records.of("segment", id)] for id in "abc"]
     assert len(scores[0]) > 100
     assert scores[0] == pytest.approx(scores[1], rel=1e-6)
@@ -134,7 +135,7 @@ def test_all_streams_failing_at_the_start_end_the_service(site: Any, sound: Path
 def test_an_engine_that_fails_is_loaded_again(
     site: Any, play: str, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    score, failures, seen = Scorer.score_segments, [1], list[int]()
+    score, failures, seen = Scorer.embed, [1], list[int]()
 
     def fail_once(self: Scorer, segments: Any) -> Any:
         if failures and len(seen) > 20:
@@ -143,7 +144,7 @@ def test_an_engine_that_fails_is_loaded_again(
         seen.append(len(segments))
         return score(self, segments)
 
-    monkeypatch.setattr(Scorer, "score_segments", fail_once)
+    monkeypatch.setattr(Scorer, "embed", fail_once)
     site.write(play)
     service, records = serve(retry_seconds=0.2)
     site.until(lambda: state(service, "a").state == "degraded" or len(records.of("start")) == 2)
@@ -168,7 +169,7 @@ def test_slow_engine_skips_evenly_and_loses_no_sound(
     site: Any, sound: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Sound at ten times its speed beside an engine that takes 30 ms a segment: half as fast again as it can."""
-    score = Scorer.score_segments
+    score = Scorer.embed
 
     def slow(self: Scorer, segments: Any) -> Any:
         end = time.monotonic() + 0.03 * len(segments)
@@ -178,7 +179,7 @@ def test_slow_engine_skips_evenly_and_loses_no_sound(
 
     (site.folder / "fast.py").write_text(FAST, "utf-8")
     site.write(f"input_command = '{sys.executable} {site.folder / 'fast.py'} {sound}'")
-    monkeypatch.setattr(Scorer, "score_segments", slow)
+    monkeypatch.setattr(Scorer, "embed", slow)
     monkeypatch.setattr("edgeasd.runtime.sources.command.AHEAD_SECONDS", 1e9)
     # A second of sound is a tenth of one here: so long any thread may stand still on a busy machine.
     monkeypatch.setattr("edgeasd.runtime.service.load_shedding.LATE_SECONDS", 5.0)

@@ -69,7 +69,8 @@ class ScriptedSource(BaseSource):
     ) -> None:
         super().__init__("scripted", RATE, live=True, bits=16)
         self._clock, self._left, self._error, self._seconds = clock, chunks, error, seconds
-        self._overruns, self._lost = overruns, list(lost)
+        self._change_status(overruns=overruns)
+        self._lost = list(lost)
         self.closed = 0
 
     def read(self) -> AudioChunk | None:

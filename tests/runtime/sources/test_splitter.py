@@ -226,7 +226,7 @@ def test_stream_has_the_positions_and_gaps_of_its_source(runs: list[tuple[int, i
                 return None
             count, lost, overrun = self._runs.pop(0)
             self._position += lost
-            self._overruns += overrun
+            self._change_status(overruns=self.status.overruns + overrun)
             chunk = self._make_chunk(np.full((count, 2), self._position, np.float32), discontinuity=overrun or lost > 0)
             self.chunks.append(chunk)
             return chunk

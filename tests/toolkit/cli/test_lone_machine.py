@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 
 from edgeasd.toolkit.demo.dataset import DatasetPlan, write_dataset
 from edgeasd.toolkit.evaluation.metrics import auc
@@ -114,3 +115,70 @@ def test_statistics_have_no_weights_to_round(recordings: Path, edgeasd: Callable
     assert "pass --precision none" in refused.lines[-1]
     found = edgeasd("calibrate", "--machine", "valve", "--clips", clips, "--precision", "none", cwd=tmp_path)
     assert found.code == 0, found.said
+
+
+SHORT = ("--iterations", "3", "--set", "batch_normal=4", "--set", "batch_outlier=4")
+
+
+@pytest.mark.parametrize("source", ["self", "folder"])
+def test_a_lone_machine_trains_with_lent_outliers(
+    source: str, recordings: Path, edgeasd: Callable[..., Any], tmp_path: Path
+) -> None:
+    outliers = source
+    if source == "folder":
+        outliers = str(tmp_path / "hall")
+        (tmp_path / "hall" / "deep").mkdir(parents=True)
+        noise = np.random.default_rng(0).standard_normal((12, 44_100 * 9)).astype(np.float32)
+        for index, one in enumerate(noise):  # another rate, two channels, any name
+            soundfile.write(tmp_path / "hall" / "deep" / f"take {index}.wav", 0.05 * np.stack([one, one], 1), 44_100)
+    for name in ("a", "b"):
+        done = edgeasd(
+            *("train", "--data", recordings, "--machine", "valve", "--outliers", outliers, *SHORT),
+            *("--workspace", name, "--cache", tmp_path / f"cache-{name}"),
+            cwd=tmp_path,
+        )
+        assert done.code == 0, done.said
+        assert any("bce+ddcsad" in line for line in done.lines)
+    facts = [json.loads((tmp_path / name / "runs/valve/id_00/run.json").read_text()) for name in ("a", "b")]
+    assert facts[0]["data_fingerprint"] == facts[1]["data_fingerprint"]
+    assert facts[0]["clips"]["outliers"] > 0
+    assert facts[0]["clips"]["holdout_outliers"] > 0
+    judged = edgeasd(
+        *("evaluate", "--data", recordings, "--machine", "valve", "--workspace", "a", "--cache", tmp_path / "cache-a"),
+        cwd=tmp_path,
+    )
+    assert judged.code == 0, judged.said
+
+
+def test_outliers_that_hold_the_machine_are_refused(
+    recordings: Path, edgeasd: Callable[..., Any], tmp_path: Path
+) -> None:
+    own = next((recordings / "valve" / "00" / "normal").iterdir())
+    (tmp_path / "hall").mkdir()
+    shutil.copy(own, tmp_path / "hall" / "harmless.flac")
+    (tmp_path / "empty").mkdir()
+    for folder, line in (
+        ("hall", "harmless.flac is a clip of the machine itself"),
+        ("empty", "holds no WAV or FLAC"),
+        ("nowhere", "not a folder"),
+    ):
+        done = edgeasd(
+            "train", "--data", recordings, "--machine", "valve", "--outliers", tmp_path / folder, *SHORT, cwd=tmp_path
+        )
+        assert done.code == 2
+        assert line in done.lines[-1]
+        assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_an_odd_clip_is_as_loud_and_not_the_same(seed: int) -> None:
+    from edgeasd.toolkit.data.outliers import made_odd
+
+    sound = 0.05 * np.random.default_rng(99).standard_normal(3 * 16_000).astype(np.float32)
+    one, other = (made_odd(sound, 16_000, np.random.default_rng(seed)) for _ in range(2))
+    assert np.array_equal(one, other)
+    assert one.shape == sound.shape
+    assert one.dtype == np.float32
+    assert np.abs(one).max() < 1.0
+    assert np.sqrt(np.mean(one**2)) == pytest.approx(0.05, rel=0.02)
+    assert np.sqrt(np.mean((one - sound) ** 2)) > 0.005

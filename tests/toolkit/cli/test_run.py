@@ -195,6 +195,28 @@ def test_the_text_view_shows_scores_and_a_log_gets_the_records(sound: Path, smal
     assert "\x1b" not in done.stdout
 
 
+def test_a_refused_engine_is_one_line_and_one_stop_record(sound: Path, bundle_copy: Path, tmp_path: Path) -> None:
+    os.truncate(bundle_copy / "head.onnx", 100)
+    done = edgeasd("run", "--bundle", bundle_copy, "--input", sound, "--jsonl", "log.jsonl", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("edgeasd: ")
+    assert "head.onnx: 100 bytes" in line
+    (stop,) = records((tmp_path / "log.jsonl").read_text())
+    assert (stop["kind"], stop["machine"], stop["id"], stop["samples"]) == ("stop", "valve", "00", 0)
+    assert line == f"edgeasd: {stop['reason']}"
+
+
+def test_a_source_that_fails_leaves_only_its_error(sound: Path, small_bundle: Path, tmp_path: Path) -> None:
+    whole = tmp_path / "whole.flac"
+    soundfile.write(whole, soundfile.read(sound)[0], RATE, subtype="PCM_16")
+    cut = tmp_path / "cut.flac"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 3 // 4])
+    done = edgeasd("run", "--bundle", small_bundle, "--input", cut, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "cut.flac: cut off" in done.stderr.splitlines()[-1]
+
+
 def test_alarm_after_three_clip_scores_above_the_threshold(sound: Path, bundle_copy: Path) -> None:
     manifest = json.loads((bundle_copy / "manifest.json").read_text())
     manifest["threshold"]["clip"] = -1.0

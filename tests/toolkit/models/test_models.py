@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from edgeasd.runtime.errors import InputError
+from edgeasd.toolkit.encoders.table import ENCODERS
 from edgeasd.toolkit.models.backbones import (
     BACKBONES,
     WITHOUT_WEIGHTS,
@@ -17,7 +18,7 @@ from edgeasd.toolkit.models.backbones import (
 )
 from edgeasd.toolkit.models.blocks import ConvBlock, MelNorm, ResidualBlock, conv
 
-TRAINED = [name for name in BACKBONES if name not in WITHOUT_WEIGHTS]
+TRAINED = [name for name in BACKBONES if name not in (*WITHOUT_WEIGHTS, *ENCODERS)]
 
 
 @pytest.fixture(scope="module")
