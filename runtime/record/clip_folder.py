@@ -12,7 +12,7 @@ import soundfile
 
 from edgeasd.runtime.audio.reader import Samples
 from edgeasd.runtime.errors import CheckFailed, InputError
-from edgeasd.runtime.system.files import atomic_file
+from edgeasd.runtime.system.files import atomic_file, one_name
 from edgeasd.runtime.system.lock import try_lock
 
 LABELS = ("normal", "anomaly")
@@ -28,23 +28,32 @@ def check_folder_name(option: str, name: str) -> None:
         raise InputError(f"{option} {name!r}: letters, digits and . + - _ only, at most 64; it names a folder")
 
 
+def _named_alike(parent: Path, name: str) -> Path:
+    """The folder that is there with this name, however its Unicode is composed; else the name itself."""
+    if not name.isascii() and parent.is_dir():
+        for there in sorted(os.listdir(parent)):
+            if one_name(there) == name:
+                return parent / there
+    return parent / name
+
+
 def label_folder(root: Path, machine: str, machine_id: str, label: str) -> Path:
     """`<root>/<machine>/<id>/<label>/` with the names that are there already: `id_00` for 00, `abnormal` for anomaly.
 
     Raises InputError for names that are not folder names, an unknown label, and a machine in another layout.
     """
-    machine_id = machine_id.removeprefix("id_")
+    machine, machine_id = one_name(machine), one_name(machine_id).removeprefix("id_")
     check_folder_name("--machine", machine)
     check_folder_name("--id", machine_id)
     if label not in LABELS:
         raise InputError(f"--label {label}: unknown; use {' or '.join(LABELS)}")
-    folder = root / machine
+    folder = _named_alike(root, machine)
     for other in ("train", "test"):
         if (folder / other).is_dir():
             raise InputError(f"{folder}: holds {other}/ of another layout; name another --output")
-    named = folder / f"id_{machine_id}"
+    named = _named_alike(folder, f"id_{machine_id}")
     of_label = "abnormal" if label == "anomaly" and (named / "abnormal").is_dir() else label
-    return (named if named.is_dir() else folder / machine_id) / of_label
+    return (named if named.is_dir() else _named_alike(folder, machine_id)) / of_label
 
 
 def check_disk(folder: Path, more_bytes: int) -> None:
@@ -82,7 +91,7 @@ class ClipFolder:
                 f"--mode {mode}: small letters, digits and - only, and not off or running; it names a way of running"
             )
         self.path = label_folder(root, machine, machine_id, label)
-        self.machine, self.machine_id, self.label = machine, machine_id.removeprefix("id_"), label
+        self.machine, self.machine_id, self.label = one_name(machine), one_name(machine_id).removeprefix("id_"), label
         self.mode, self._stem = mode, "clip_" if mode is None else f"clip_{mode}_"
         self._rate, self._resume = sample_rate, resume
         self.clips, self.samples = 0, 0

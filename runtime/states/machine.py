@@ -18,8 +18,8 @@ START_SECONDS = 1.0
 GAIN_SECONDS = 5.0
 """Quiet sound that has had the shape of the recordings for so long is another gain, not a machine that is off: the 10 s
 behind it hold nothing of before."""
-MODE_SECONDS = 3.0
-"""The sound must be nearest to a mode for so long."""
+MODE_SECONDS = 2.0
+"""The sound must be nearest to a mode, and have its shape, for so long."""
 CHANGE_SECONDS = 12.0
 """After a change of mode no alarm is raised for so long: a clip score covers 10 s."""
 _FURTHEST = 1e12
@@ -209,6 +209,10 @@ class StateMachine:
     def _follow_sound(self, given: StateInput, now: float) -> None:
         """The mode that the sound has been nearest to for a while. Off sounds like none of them."""
         if not self.settings.sound or given.mode is None or self._is_off:
+            self._candidate = (None, now)
+            return
+        if self._mode is not None and given.fits is False:
+            # A fault may lie anywhere between the modes: it changes none, or each change would hold its alarm back.
             self._candidate = (None, now)
             return
         if given.mode != self._candidate[0]:

@@ -26,6 +26,8 @@ FLOOR_DB = -140.0
 """Bands of empty sound are this low, so that digital zeros stay finite."""
 SPREAD_DB = 1.0
 """Added to the spread of a band: 50 frames do not tell a level better."""
+FARTHEST = 10.0
+"""In units of the spread: a band counts as no farther away."""
 ALLOWED = 1.5
 """A spectrum has the shape of the recordings up to so many times the largest usual distance."""
 GAIN_SPAN, GAIN_FEWEST = 30, 25
@@ -74,7 +76,9 @@ class SoundProfile(BaseModel):
         spread = np.asarray(self.spread_db) + SPREAD_DB
         # The median of the bands: a fault that fills some of them is no gain.
         offset = float(np.median(change))
-        return offset, float(np.sqrt(np.mean(np.square((change - offset) / spread))))
+        # Bands that are cut off by a codec or a filter must not decide alone what the others are nearest to.
+        moved = np.clip((change - offset) / spread, -FARTHEST, FARTHEST)
+        return offset, float(np.sqrt(np.mean(np.square(moved))))
 
     def fits(self, distance: float) -> bool:
         """Whether a spectrum at this distance has the shape of the recordings."""

@@ -5,11 +5,17 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import unicodedata
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
+
+
+def one_name(name: str) -> str:
+    """A name in composed Unicode: macOS writes `ü` as two characters, other systems as one."""
+    return unicodedata.normalize("NFC", name)
 
 
 def fsync_directory(directory: Path) -> None:

@@ -131,10 +131,10 @@ def _calibrate(session: _Session, before: bytes) -> Calibration:
     if split is not None:
         maker = VariantMaker(session.bundle, scorer, threshold.threshold.clip, request, session.state, work)
         variants, range_segments = maker.make(normals, split, fp32_outputs, anomalies, fault_outputs)
-    scorer.close()
     sounds = _sounds(session, normals)
     level = _level(session, normals, sounds)
     modes = _modes(session, score, normals, fp32_outputs, outputs, sounds)
+    scorer.close()
     found = Calibration(
         bundle=session.bundle.path,
         manifest=manifest,

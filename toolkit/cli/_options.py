@@ -14,9 +14,15 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from edgeasd.runtime.errors import InputError
+from edgeasd.runtime.system.files import one_name
 
 if TYPE_CHECKING:
     from edgeasd.runtime.sources import SourceSettings
+
+
+def _one_name(name: str | None) -> str | None:
+    """Composed Unicode, as the data set is read: a name that is typed on a Mac is that of any other system."""
+    return None if name is None else one_name(name)
 
 
 def _check_alsa_backend(backend: str) -> str:
@@ -31,9 +37,15 @@ Workspace = Annotated[
     Path, typer.Option(help="Folder that holds runs/ and bundles/.", envvar="EDGEASD_WORKSPACE", show_default="here")
 ]
 Machine = Annotated[
-    str, typer.Option(help="Machine type, as its folder in the data root is called: valve, pump, ToyCar, …")
+    str,
+    typer.Option(
+        callback=_one_name,
+        help="Machine type, as its folder in the data root is called: valve, pump, ToyCar, …",
+    ),
 ]
-MachineId = Annotated[str | None, typer.Option("--id", help="One machine ID; all IDs of the machine without it.")]
+MachineId = Annotated[
+    str | None, typer.Option("--id", callback=_one_name, help="One machine ID; all IDs of the machine without it.")
+]
 Root = Annotated[Path, typer.Option("--data", help="Data root: the folder with one folder per machine type.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable result on standard output.")]
 SkipBad = Annotated[

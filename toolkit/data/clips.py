@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from edgeasd.runtime.errors import InputError
+from edgeasd.runtime.system.files import one_name
 
 Label = Literal["normal", "anomaly", "unknown"]
 SplitName = Literal["train", "test"]
@@ -107,7 +108,7 @@ def refuse_bad(bad: Sequence[BadFile], total: int, remedy: str = SKIP) -> None:
 
 def plain_id(name: str) -> str:
     """An ID without the `id_` that folders and file names may carry: `id_00` and `00` are both `00`."""
-    return name.removeprefix("id_")
+    return one_name(name).removeprefix("id_")
 
 
 def select_clips(clips: Sequence[Clip], *, machine: str, id: str | None = None) -> list[Clip]:
@@ -115,6 +116,7 @@ def select_clips(clips: Sequence[Clip], *, machine: str, id: str | None = None) 
 
     Raises InputError that lists what is present when there is no such machine or ID.
     """
+    machine = one_name(machine)
     of_machine = [clip for clip in clips if clip.machine == machine]
     if not of_machine:
         present = sorted({clip.machine for clip in clips})

@@ -19,6 +19,7 @@ from pathlib import Path, PurePath
 from typing import cast
 
 from edgeasd.runtime.errors import InputError
+from edgeasd.runtime.system.files import one_name
 from edgeasd.toolkit.data.clips import Clip, Domain, Label, SplitName
 
 _SPLIT_FOLDERS: dict[str, SplitName] = {
@@ -76,7 +77,7 @@ class SectionLayout:
         attributes = parse_attributes(fields["attributes"])
         return Clip(
             path=path,
-            machine=folder.name,
+            machine=one_name(folder.name),
             id=_clip_id(path, folder.name, str(fields["section"]), dict(attributes), id_attribute),
             label=cast(Label, fields["label"] or "unknown"),
             split=split,

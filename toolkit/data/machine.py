@@ -15,6 +15,7 @@ from edgeasd.runtime.audio.reader import OutOfScale
 from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.features.logmel import Amplitude, FeatureSettings, Float32Array
 from edgeasd.runtime.health.clip import is_usable
+from edgeasd.runtime.system.files import one_name
 from edgeasd.toolkit.data.cache import FeatureCache
 from edgeasd.toolkit.data.clips import (
     SKIP,
@@ -210,6 +211,7 @@ def load_machine(
     that cannot be used, whose name or place does not fit included, unless `skip_bad`; those are then in `.bad`.
     `outliers` is a folder with other sound, or SELF for what is made of the machine's normals. Normals whose sound is not to be trusted are left out unless `keep_unhealthy`; see `.unhealthy`. Clips that only judge a model stay.
     """
+    machine = one_name(machine)
     found, unfit = clips_and_unfit(root, id_attribute=id_attribute)
     if not skip_bad:
         refuse_bad(unfit, len(found) + len(unfit), bad_remedy)

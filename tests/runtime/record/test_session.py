@@ -254,3 +254,12 @@ def test_kill_9_leaves_complete_clips(tmp_path: Path) -> None:
         assert folder.clips >= 4
         assert folder.samples == folder.clips * 160_000
         assert all(soundfile.read(path)[0].size == 160_000 for path in folder.path.iterdir())
+
+
+def test_clip_of_a_source_with_another_rate_is_named(tmp_path: Path) -> None:
+    with folder_at(tmp_path) as folder:
+        recorder = ClipRecorder(folder, RATE, 16, 10 * RATE)
+        (clip,) = recorder.accept(AudioChunk(noise(RATE), 0), has_wrong_rate=True)
+        assert clip.complaints == ("wrong_rate",)
+        (clip,) = recorder.accept(AudioChunk(noise(RATE), RATE))
+        assert clip.complaints == ()

@@ -131,9 +131,19 @@ def test_the_sound_tells_the_mode_after_some_seconds() -> None:
     plant = Plant(("slow", "fast"))
     assert plant.sound(5.0, LOUD, mode="slow").state == "slow"
     states = plant.live(20.0, level_dbfs=LOUD, recent_dbfs=LOUD, mode="fast")
-    assert states[10].state == "slow"
+    assert states[5].state == "slow"
     assert (states[-1].state, states[-1].source, states[-1].mode) == ("fast", "sound", "fast")
     assert 11.0 < 0.2 * sum(state.is_starting for state in states) < 13.0, "no alarm while scores hold both"
+
+
+def test_a_fault_between_the_modes_changes_none() -> None:
+    plant = Plant(("slow", "fast"))
+    plant.sound(30.0, LOUD, mode="slow", fits=True)
+    for _ in range(20):
+        for mode in ("fast", "slow"):
+            state = plant.sound(5.0, LOUD, mode=mode, fits=False)
+            assert (state.state, state.is_judged) == ("slow", True)
+    assert plant.sound(5.0, LOUD, mode="fast", fits=True).state == "fast"
 
 
 def test_a_tag_names_the_mode_or_leaves_it_to_the_sound() -> None:

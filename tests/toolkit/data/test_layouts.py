@@ -8,11 +8,14 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeasd.runtime.errors import InputError
+from edgeasd.runtime.record.clip_folder import label_folder
 from edgeasd.toolkit.data.clips import content_hash, content_hashes, select_clips
 from edgeasd.toolkit.data.dcase import parse_attributes
 from edgeasd.toolkit.data.layouts import find_clips
@@ -275,3 +278,31 @@ def test_the_real_toycar_set_is_read_in_full() -> None:
         ("test", "target", "anomaly"): 50,
     }
     assert {c.id for c in find_clips(root, id_attribute="section")} == {"00"}
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("valve/normal/1.wav", "valve: the ID folder is missing above normal/; move it to .*valve/00/normal"),
+        (
+            "normal/1.wav",
+            "the folders of machine type and ID are missing above normal/; move it to .*MACHINE/00/normal",
+        ),
+        ("valve/00/1.wav", "valve/00: the folder normal/ is missing; move its clips to .*valve/00/normal"),
+    ],
+)
+def test_a_wrong_layout_is_named_by_what_is_missing(tmp_path: Path, file: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        find_clips(touch(tmp_path, file))
+
+
+def test_names_are_one_however_unicode_is_composed(tmp_path: Path) -> None:
+    composed, apart = "M\u00fchle", "Mu\u0308hle"
+    folder = tmp_path / apart / apart / "normal"
+    folder.mkdir(parents=True)
+    soundfile.write(folder / "a.wav", np.zeros(16_000), 16_000)
+    (clip,) = find_clips(tmp_path, machine=composed)
+    assert (clip.machine, clip.id) == (composed, composed)
+    assert select_clips([clip], machine=apart, id=apart) == [clip]
+    assert label_folder(tmp_path, composed, composed, "normal") == folder
+    assert label_folder(tmp_path, composed, "01", "normal") == tmp_path / apart / "01" / "normal"
