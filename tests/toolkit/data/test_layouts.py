@@ -280,7 +280,6 @@ def test_the_real_toycar_set_is_read_in_full() -> None:
     assert {c.id for c in find_clips(root, id_attribute="section")} == {"00"}
 
 
-<<<<<<< HEAD
 @pytest.mark.parametrize(
     ("file", "message"),
     [
@@ -295,7 +294,8 @@ def test_the_real_toycar_set_is_read_in_full() -> None:
 def test_a_wrong_layout_is_named_by_what_is_missing(tmp_path: Path, file: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         find_clips(touch(tmp_path, file))
-=======
+
+
 def test_names_are_one_however_unicode_is_composed(tmp_path: Path) -> None:
     composed, apart = "M\u00fchle", "Mu\u0308hle"
     folder = tmp_path / apart / apart / "normal"
@@ -306,4 +306,3 @@ def test_names_are_one_however_unicode_is_composed(tmp_path: Path) -> None:
     assert select_clips([clip], machine=apart, id=apart) == [clip]
     assert label_folder(tmp_path, composed, composed, "normal") == folder
     assert label_folder(tmp_path, composed, "01", "normal") == tmp_path / apart / "01" / "normal"
->>>>>>> integration
