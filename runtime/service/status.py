@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -162,9 +163,10 @@ class Latencies:
         return {name: round(ordered[min(len(ordered) - 1, int(p * len(ordered)))], 6) for name, p in ranks.items()}
 
 
+@cache
 def package_version() -> str:
-    """Version of edgeasd."""
+    """Version of edgeasd; read once. "unknown" where that fails: a message does without it."""
     try:
         return version("edgeasd")
-    except PackageNotFoundError:
+    except (PackageNotFoundError, OSError):
         return "unknown"

@@ -20,7 +20,7 @@ import pytest
 from edgeasd.runtime.alarms import AlarmMachine, AlarmSettings, Command
 from edgeasd.runtime.alarms.machine import AlarmInput
 from edgeasd.runtime.bundle.bundle import Bundle
-from edgeasd.runtime.config import read_config
+from edgeasd.runtime.config import check_config, read_config
 from edgeasd.runtime.errors import DeviceError, InputError
 from edgeasd.runtime.evidence import EvidenceRecorder, EvidenceWriter, KeepSettings, evidence_files
 from edgeasd.runtime.scoring.scorer import Scorer
@@ -440,6 +440,34 @@ def test_evidence_of_an_open_event_stays_however_old(site: Any, play: str, serve
     site.until(lambda: evidence.status().deleted)
     assert set(evidence_files(site.data, gone)) == {"facts.json"}
     assert "clip.flac" in evidence_files(site.data, kept)
+
+
+def test_a_camera_password_leaves_the_service_nowhere(
+    site: Any, serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    password = "hun/ter2@x"
+    camera = site.folder / "camera.sh"
+    camera.write_text('echo "401 for $1" >&2; exit 1')
+    site.write(f"input_command = 'sh {camera} rtsp://admin:{password}@camera/live'\n{LOG}")
+    report = check_config(read_config(site.file))
+    assert password not in json.dumps(report.to_json())
+    assert "rtsp://***@camera/live" in report.streams[0].source
+    with caplog.at_level(logging.DEBUG, "edgeasd"):
+        service, records = serve()
+        site.until(lambda: "401 for rtsp" in json.dumps(service.status().to_json()))
+        said = json.dumps(service.status().to_json())
+        service._publish_status()
+        service.stop("test")
+    assert "rtsp://***@camera/live" in said
+    told = (site.data / "log.jsonl").read_text()
+    assert "rtsp://***@camera/live" in told
+    for text in (said, told, json.dumps(list(records)), caplog.text, *kept(site.data)):
+        assert password not in text
+
+
+def kept(data: Path) -> list[str]:
+    """The content of all files of a data folder."""
+    return [path.read_bytes().decode("latin-1") for path in data.rglob("*") if path.is_file()]
 
 
 def test_a_start_with_a_clock_far_ahead_deletes_nothing(
