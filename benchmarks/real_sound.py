@@ -12,13 +12,14 @@ Systems:
                           it; of the log-mel of edgeasd, in dB
     logmel-stats          no training, no weights
     NAME                  a pretrained encoder, frozen (mn04, ...); needs --weights
+    NAME/BANK             one bank of the vote alone, by its name: "logmel-stats/spread"
     classify:BACKBONE     one encoder for all IDs that tells them apart, and a bank each; a pretrained one needs --weights
 
 What involves chance is run with every seed of --seeds. Scores of clips are kept in --results, one file for each system
 and seed: a second run goes on, and a changed setting begins anew. Shown are the AUC, with domains the official figures
 and their harmonic mean, the difference to --against with a paired bootstrap interval over clips (seeds averaged), and
-DeLong's test of the AUC. Without anomalies it counts false alarms on normals that were kept out. Nothing is chosen by
-test labels here.
+DeLong's test of the AUC. Where a layout has no test clips, --holdout keeps normals back: one half sets scale and
+threshold, the other is judged, and its false alarms are counted. Nothing is chosen by test labels here.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ import itertools
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,7 @@ from edgeasd.toolkit.training.classify import shared_encoder, train_encoder
 from edgeasd.toolkit.training.fabric import open_fabric
 
 RESAMPLES = 1000
+_AS_FILE = str.maketrans(":/ ,", "----")
 FRAMES_OF_BASELINE = 5
 DEFAULT = "mahalanobis,ae-mse,ae-mahalanobis,logmel-stats,classify:quick"
 
@@ -120,7 +122,7 @@ def one_system(name: str, seed: int, options: argparse.Namespace) -> dict[str, A
         "root": str(options.root.resolve()),
     }
     short = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
-    path = options.results / f"{options.machine}-{name.replace(':', '-')}-{seed}-{short}.json"
+    path = options.results / f"{options.machine}-{name.translate(_AS_FILE)}-{seed}-{short}.json"
     if path.is_file():
         return dict(json.loads(path.read_text("utf-8")))
     say(f"{name}, seed {seed}")
@@ -130,7 +132,8 @@ def one_system(name: str, seed: int, options: argparse.Namespace) -> dict[str, A
     fitted, fitted_cpu = time.monotonic() - began, time.process_time() - cpu
     clips: list[dict[str, Any]] = []
     for id in data.ids:
-        test = [clip for clip in data.split_for(id).test if clip.label != "unknown"]
+        split = data.split_for(id)
+        test = [clip for clip in split.test if clip.label != "unknown"] or split.holdout_normals[::2]
         judged = score(id, test)
         clips += [
             {
@@ -155,6 +158,7 @@ def settings_of(name: str, options: argparse.Namespace) -> tuple[Preset | None, 
     """The preset of a system, and the weights that it begins with."""
     if name.startswith(("ae-", "mahalanobis")):
         return None, None
+    name = name.partition("/")[0]
     kind, _, backbone = name.partition(":")
     if kind == "classify":
         preset = load_preset("pretrained-classify" if backbone in ENCODERS else "classify")
@@ -196,7 +200,7 @@ def make_system(
     """Train or fit a system; returns what scores the clips of an ID."""
     if preset is None:
         return baseline(name, seed, data, options.ae_epochs)
-    workspace = options.results / "runs" / f"{options.machine}-{name.replace(':', '-')}-{seed}"
+    workspace = options.results / "runs" / f"{options.machine}-{name.translate(_AS_FILE)}-{seed}"
     shared = None
     if preset.method == "classify":
         run = train_encoder(
@@ -220,13 +224,20 @@ def make_system(
 
     def score(id: str, clips: Sequence[Clip]) -> Judged:
         trained = load_trained_model(runs[id])
+        if alone := name.partition("/")[2]:
+            trained = replace(trained, banks=tuple(bank for bank in trained.banks if bank.name == alone))
+            if not trained.banks:
+                raise SystemExit(
+                    f"{name}: its banks are {', '.join(b.name for b in load_trained_model(runs[id]).banks)}"
+                )
         began = time.monotonic()
         outputs = collect(trained.scorer(UNFITTED), data, clips)
         seconds = time.monotonic() - began
         macs = count_macs(trained.network.encoder, runs[id].segments.frames, runs[id].features.n_mels)
         if not options.holdout:
             return Judged([float(np.mean(one.d)) for one in outputs], seconds, macs)
-        fit = trained.deploy()
+        kept = data.split_for(id).holdout_normals
+        fit = trained.deploy(collect(trained.scorer(UNFITTED), data, kept if data.split_for(id).test else kept[1::2]))
         threshold = None if fit.threshold is None else fit.threshold.clip
         return Judged(clip_scores(fit.score, outputs), seconds, macs, threshold)
 

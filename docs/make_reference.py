@@ -157,6 +157,8 @@ def _walk(command: Any, path: list[str]) -> Iterator[tuple[list[str], Any]]:
     if inner is None:
         yield path, command
         return
+    if path and command.invoke_without_command:  # a group that is a command too
+        yield path, command
     for name, part in inner.items():
         yield from _walk(part, [*path, name])
 

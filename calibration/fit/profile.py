@@ -16,8 +16,8 @@ from edgeasd.runtime.states.sound import SoundProfile, band_powers, spectrum_of
 
 LOWER, UPPER = 1.0, 99.0
 """Percentiles of levels, offsets and distances: one clip of a knock among a hundred must not widen what is normal."""
-FEWEST_SECONDS = 60.0
-"""With less sound there is no profile."""
+FEWEST_SECONDS = 59.0
+"""With less sound there is no profile: a minute, less what the frames of each clip leave out at its end."""
 LEAST_LIMIT = 1.0
 """Of the distance: a few clips that are alike say little about the next one."""
 SPAN_SECONDS = SPAN_WINDOWS * WINDOW_SECONDS

@@ -19,6 +19,7 @@ from edgeasd.runtime.service.jsonl_records import RecordWriter, to_records
 from edgeasd.runtime.service.monitored import MonitoredMachine
 from edgeasd.runtime.service.recorder import EventRecorder
 from edgeasd.runtime.service.status import ServiceStatus, package_version
+from edgeasd.runtime.service.stream import StreamWorker
 from edgeasd.runtime.service.supervisor import FIRST_PAUSE, LOAD_SECONDS, StreamSupervisor
 from edgeasd.runtime.service.updates import StreamUpdate
 from edgeasd.runtime.states.tag import parse_tag
@@ -74,6 +75,8 @@ class Service:
         self._outputs_at, self._status_at = 0.0, 0.0
         self._has_cleared_others, self._clear_log = False, LogOnce(log, "events of machines that have left")
         self._tag_log = LogOnce(log, "tags")
+        self._tags: dict[str, bytes] = {}
+        """What was last published on each topic of a tag."""
         self._shown: set[tuple[str, str]] = set()
         """Machine type and ID of everything that outputs may show."""
         self.is_loaded = False
@@ -239,18 +242,30 @@ class Service:
             log.warning("%s", error)
 
     def _tag_from_output(self, topic: str, payload: bytes) -> None:
-        """A tag of the plant: what a machine is doing."""
+        """A tag of the plant: what a machine is doing. Called from a thread of an output."""
+        self._tags[topic] = payload
         for slot in list(self.supervisor.slots.values()):
-            settings = slot.settings.states
-            if settings.tag_topic != topic or slot.worker is None:
+            if slot.settings.states.tag_topic == topic and slot.worker is not None:
+                self._set_tag(slot.name, slot.worker, topic, payload)
+
+    def _set_tag(self, name: str, worker: StreamWorker, topic: str, payload: bytes) -> None:
+        try:
+            state = parse_tag(payload, worker.settings.states, f"{name}: tag {topic}")
+        except InputError as error:
+            self._tag_log.error(str(error), "the state before it holds")
+            self._tags.pop(topic, None)
+            return
+        self._tag_log.recovered("the tag can be read again")
+        worker.operation.set_tag(state, topic)
+
+    def _give_tags(self) -> None:
+        """Tags that came before their stream was there: a broker sends what it retains at once."""
+        for slot in list(self.supervisor.slots.values()):
+            topic, worker = slot.settings.states.tag_topic, slot.worker
+            if topic is None or worker is None or worker.operation.tag is not None:
                 continue
-            try:
-                state = parse_tag(payload, settings, f"{slot.name}: tag {topic}")
-            except InputError as error:
-                self._tag_log.error(str(error), "the state before it holds")
-                continue
-            self._tag_log.recovered("the tag can be read again")
-            slot.worker.operation.set_tag(state, topic)
+            if (payload := self._tags.get(topic)) is not None:
+                self._set_tag(slot.name, worker, topic, payload)
 
     def _tag_topics(self) -> tuple[str, ...]:
         return tuple(sorted({one.states.tag_topic for one in self.config.streams.values() if one.states.tag_topic}))
@@ -267,6 +282,7 @@ class Service:
                     self._reload_requested.clear()
                     self._reload()
                 self.supervisor.step(now)
+                self._give_tags()
                 if self.supervisor.is_loaded:
                     if not self.is_loaded:
                         self._error = self.supervisor.fatal_error

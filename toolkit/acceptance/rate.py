@@ -15,7 +15,8 @@ HOURS_A_MONTH = 730.5
 CALL_OUT_SECONDS = 900.0
 """Alarms nearer than this to the one before are one call-out: somebody is on the way already."""
 CONFIDENCE = 0.95
-_BLOCK_EXPECTS = 5
+FEWEST_CALL_OUTS = 5
+"""With fewer nothing can be said of how they cluster."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,7 @@ def count_false_alarms(spans: Sequence[Span]) -> FalseAlarms:
     """Count call-outs and bound their rate: exact for a Poisson process (Garwood), widened for clustered ones.
 
     Alarms come in clusters: those within CALL_OUT_SECONDS of the one before are one call-out. If call-outs still
-    vary more from time to time than a Poisson process would (chi-square, 2.5 %), the interval is that of a count
-    smaller by that factor.
+    vary more from day to day than a Poisson process would, the interval is that of a count smaller by that factor.
     """
     hours = sum(span.hours for span in spans)
     at: list[float] = []
@@ -100,10 +100,22 @@ def share_interval(found: int, tried: int) -> tuple[float, float]:
 
 
 def _dispersion(at: Sequence[float], hours: float) -> float:
-    blocks = len(at) // _BLOCK_EXPECTS
-    if blocks < 4:
+    """The largest variance over mean of counts in equal blocks of a day, of two and of parts of the hours; at least 1.
+
+    Where chance does not explain it (chi-square, 10 %), the upper quartile of what it may be. Fewer than
+    FEWEST_CALL_OUTS tell nothing of it.
+    """
+    if len(at) < FEWEST_CALL_OUTS:
         return 1.0
-    places = np.minimum((np.asarray(at) / hours * blocks).astype(int), blocks - 1)
-    counts = np.bincount(places, minlength=blocks)
-    chi2 = float(((counts - counts.mean()) ** 2).sum() / counts.mean())
-    return chi2 / (blocks - 1) if chi2 > 2 * gamma_quantile(0.975, (blocks - 1) / 2) else 1.0
+    shares, largest = np.asarray(at) / hours, 1.0
+    for width in (24.0, 48.0, hours / 12, hours / 6, hours / 4):
+        blocks = int(hours // width)
+        if blocks < 4:
+            continue
+        counts = np.bincount(np.minimum((shares * blocks).astype(int), blocks - 1), minlength=blocks)
+        chi2, freedom = float(((counts - counts.mean()) ** 2).sum() / counts.mean()), blocks - 1
+        found = chi2 / freedom
+        if chi2 > 2 * gamma_quantile(0.9, freedom / 2):
+            found = chi2 / (2 * gamma_quantile(0.25, freedom / 2))
+        largest = max(largest, found)
+    return largest

@@ -12,11 +12,7 @@ from edgeasd.toolkit.cli._errors import interruptible, print_error
 from edgeasd.toolkit.cli._options import AsJson, TrustWeights
 from edgeasd.toolkit.cli._output import print_table
 
-app = typer.Typer(
-    help="Pretrained encoders: which are known, and their weights.",
-    invoke_without_command=True,
-    rich_markup_mode=None,
-)
+app = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
 
 
 @app.callback()

@@ -227,8 +227,32 @@ def _inspect(folder: Path, root: Path, level: str | None = None) -> MachineFolde
 
 def _nothing_recognised(root: Path, machine: str | None) -> InputError:
     forms = " or ".join(layout.form for layout in LAYOUTS)
+    if (missing := _missing_folder(root)) is not None:
+        return InputError(f"{missing}; expected {LAYOUTS[0].form}")
     if machine is None and _inspect(root, root).layout is not None:
         remedy = f"this looks like one machine's folder: pass its parent, {root.resolve().parent}"
     else:
         remedy = f"expected {forms}"
     return InputError(f"{root / machine if machine else root}: no clips in a known layout; {remedy}")
+
+
+def _missing_folder(root: Path) -> str | None:
+    """Which level of the folders is missing, with the move that adds it; None if the tree is not of that kind."""
+    labels = {"normal", "anomaly", "abnormal"}
+    names = [path.relative_to(root) for path in audio_files(root, root)]
+    for parts in (name.parts for name in names):
+        if len(parts) == 2 and parts[0] in labels:
+            return (
+                f"{root}: the folders of machine type and ID are missing above {parts[0]}/; "
+                f"move it to {root / 'MACHINE' / '00' / parts[0]}"
+            )
+        # A folder that is called as an ID has its machine's folder above it: the root is one machine's.
+        if len(parts) == 3 and parts[1] in labels and not parts[0].removeprefix("id_").isdecimal():
+            return (
+                f"{root / parts[0]}: the ID folder is missing above {parts[1]}/; "
+                f"move it to {root / parts[0] / '00' / parts[1]}"
+            )
+    if names and all(len(name.parts) == 3 and name.parts[1].isdecimal() for name in names):
+        place = root / names[0].parent
+        return f"{place}: the folder normal/ is missing; move its clips to {place / 'normal'}"
+    return None

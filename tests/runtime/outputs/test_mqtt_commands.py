@@ -191,3 +191,52 @@ def test_anything_is_obeyed_as_a_plain_command_or_does_nothing(tmp_path: Path, b
     assert counts["arrived"] < len(examples)
     assert min(counts["arrived"] - counts["of others"], counts["of others"]) > 2, counts
     assert counts["obeyed"] > 5, counts
+
+
+def test_a_tag_of_the_plant_sets_the_state_of_a_stream(
+    tmp_path: Path,
+    shared_broker: Broker,
+    site: str,
+    listener: Listener,
+    small_bundle: Path,
+    edgeasd: Callable[..., Any],
+) -> None:
+    import numpy as np
+    import soundfile
+
+    from edgeasd.runtime.config import read_config
+    from edgeasd.runtime.service.service import Service
+
+    noise = 0.05 * np.random.default_rng(0).standard_normal(16_000 * 20)
+    soundfile.write(tmp_path / "sound.wav", noise.astype(np.float32), 16_000)
+    topic = f"line1/{site}/pump"
+    # Retained: a state that was published before we came still holds.
+    listener.publish(topic, b'{"value": 0}', retain=True)
+    (tmp_path / "site.toml").write_text(
+        f'site = "{site}"\nstatus_seconds = 1.0\n[streams.pump]\nbundle = "{small_bundle}"\ninput = "sound.wav"\n'
+        f'realtime = true\nloop = true\n[streams.pump.states]\ntag_topic = "{topic}"\ntag_seconds = 600.0\n'
+        f'[outputs.plant]\ntype = "mqtt"\nurl = "mqtt://127.0.0.1:{shared_broker.port}"\n'
+    )
+    service = Service(read_config(tmp_path / "site.toml"))
+    service.start()
+    try:
+
+        def state() -> str | None:
+            service.poll()
+            return service.status().streams[0].operating_state
+
+        until(lambda: state() == "off", 30.0)
+        (stream,) = service.status().streams
+        assert (stream.operating_source, stream.alarm) == ("tag", "normal")
+        listener.publish(topic, b"warp 9")
+        listener.publish(topic, b"1")
+        until(lambda: state() == "running")
+        done = edgeasd("alarm", "state", "idle", "--config", tmp_path / "site.toml", cwd=tmp_path)
+        assert done.code == 0, done.said
+        until(lambda: state() == "idle")
+        until(lambda: [one for one in listener.messages("/event") if one["body"].get("operating_state") == "idle"])
+    finally:
+        service.stop("test")
+    refused = edgeasd("alarm", "state", "off", "--config", tmp_path / "site.toml", cwd=tmp_path)
+    assert refused.code == 2
+    assert "no service runs there" in refused.lines[0]

@@ -320,7 +320,8 @@ def test_a_bundle_without_a_threshold_gets_one_with_headroom(home: Path, workspa
     assert manifest["threshold"]["found_by"].startswith("exponential tail of given live scores: ")
     assert f"0 of the {CLIPS} given normal clips lie above it" in capsys.readouterr().out
     assert alarms_of(bundle_of(workspace), [valve(300 + seed) for seed in range(6)]) == 0
-    assert alarms_of(bundle_of(workspace), [valve(300), valve(301, "leak")]) == 1
+    leak = render("valve", "00", seconds=20, seed=7, fault="leak", fault_snr_db=0.0)
+    assert alarms_of(bundle_of(workspace), [valve(300), leak]) == 1
 
 
 def alarms_of(path: Path, clips: list[np.ndarray]) -> int:
@@ -339,7 +340,7 @@ def test_nothing_asked_for_is_the_level_only_and_then_nothing(home: Path, worksp
     assert {name for name in after if after[name] != before[name]} == {"manifest.json", "calibration.json"}
     old, new = (json.loads(found["manifest.json"]) for found in (before, after))
     assert "level" not in old
-    assert {name for name in new if new[name] != old.get(name)} == {"level", "provenance", "files"}
+    assert {name for name in new if new[name] != old.get(name)} == {"level", "sound", "provenance", "files"}
     assert capsys.readouterr().out.count("dBFS expected") == 1
     quick(home, workspace)
     assert contents(bundle_of(workspace)) == after

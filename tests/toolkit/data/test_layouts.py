@@ -280,6 +280,22 @@ def test_the_real_toycar_set_is_read_in_full() -> None:
     assert {c.id for c in find_clips(root, id_attribute="section")} == {"00"}
 
 
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("valve/normal/1.wav", "valve: the ID folder is missing above normal/; move it to .*valve/00/normal"),
+        (
+            "normal/1.wav",
+            "the folders of machine type and ID are missing above normal/; move it to .*MACHINE/00/normal",
+        ),
+        ("valve/00/1.wav", "valve/00: the folder normal/ is missing; move its clips to .*valve/00/normal"),
+    ],
+)
+def test_a_wrong_layout_is_named_by_what_is_missing(tmp_path: Path, file: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        find_clips(touch(tmp_path, file))
+
+
 def test_names_are_one_however_unicode_is_composed(tmp_path: Path) -> None:
     composed, apart = "M\u00fchle", "Mu\u0308hle"
     folder = tmp_path / apart / apart / "normal"
