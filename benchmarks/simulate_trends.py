@@ -96,16 +96,19 @@ def _moments(change: Change, quantity: str) -> list[float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--years", type=int, default=100, help="simulated years of each row")
+    parser.add_argument(
+        "--years", type=int, default=100, help="simulated years of each row without changes; a fifth of them with"
+    )
     years = parser.parse_args().years
     print(f"{years} years without a change: messages a year")
     for world in WORLDS:
         counts = np.array(false_messages(world, years))
         print(f"  {world.name:26} mean {counts.mean():.2f}, at most 1 in {(counts <= 1).mean():.0%} of the years")
-    print(f"{years} years with three changes each: days from the change to its message")
+    fewer = max(1, years // 5)
+    print(f"{fewer} years with three changes each: days from the change to its message")
     for quantity, size, least in (("score", 0.12, 0.045), ("level", 3.0, 1.5), ("spread", math.log(2), math.log(1.5))):
         for shape in ("step", "slope"):
-            found, missed, false = delays(quantity, shape, size, least, max(1, years // 5))
+            found, missed, false = delays(quantity, shape, size, least, fewer)
             late = np.percentile(found, (50, 95, 100)) if found else (math.nan,) * 3
             row = f"median {late[0]:.1f}, 95 % {late[1]:.1f}, longest {late[2]:.1f}, missed {missed}, false {false}"
             print(f"  {quantity:6} {shape:5} by {size:.2f}: {row}")

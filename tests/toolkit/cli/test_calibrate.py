@@ -340,7 +340,7 @@ def test_nothing_asked_for_is_the_level_only_and_then_nothing(home: Path, worksp
     assert {name for name in after if after[name] != before[name]} == {"manifest.json", "calibration.json"}
     old, new = (json.loads(found["manifest.json"]) for found in (before, after))
     assert "level" not in old
-    assert {name for name in new if new[name] != old.get(name)} == {"level", "provenance", "files"}
+    assert {name for name in new if new[name] != old.get(name)} == {"level", "sound", "provenance", "files"}
     assert capsys.readouterr().out.count("dBFS expected") == 1
     quick(home, workspace)
     assert contents(bundle_of(workspace)) == after
