@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import shutil
@@ -463,6 +464,31 @@ def test_a_camera_password_leaves_the_service_nowhere(
     assert "rtsp://***@camera/live" in told
     for text in (said, told, json.dumps(list(records)), caplog.text, *kept(site.data)):
         assert password not in text
+
+
+def test_what_is_done_beside_the_alarms_does_not_end_the_service(
+    site: Any, play: str, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No descriptor is left: a status, the metadata of the package, a page and a line of the log all fail."""
+
+    def refuse(*_: object, **__: object) -> Any:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    site.write(play + "[streams.a.alarm]\non = 1e6\noff = 1e5\n" + LOG, top="status_seconds = 1.0")
+    service, _ = serve()
+    site.until(lambda: service.is_loaded)
+    assert service.outputs is not None
+    monkeypatch.setattr("importlib.metadata.version", refuse)
+    monkeypatch.setattr("edgeasd.runtime.service.status.ServiceStatus.message_body", refuse)
+    monkeypatch.setattr(service.outputs, "observe", refuse)
+    monkeypatch.setattr("edgeasd.runtime.service.service.to_records", refuse)
+    service._status_at = 0.0
+    before = service.status().streams[0].segments
+    site.until(lambda: service.status().streams[0].segments > before + 5 and service._status_at > 0.0)
+    time.sleep(0.5)
+    assert service.poll()
+    assert service.is_healthy(time.monotonic())
+    assert service.command("a", {"command": "test"})
 
 
 def kept(data: Path) -> list[str]:

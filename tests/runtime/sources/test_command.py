@@ -307,7 +307,7 @@ def test_a_command_without_a_secret_is_shown_as_it_is(command: str) -> None:
     assert shown_command(command) == command
 
 
-def test_standard_error_does_not_tell_the_password_that_the_command_was_given() -> None:
+def test_standard_error_does_not_tell_the_password() -> None:
     code = f"import sys; sys.stderr.write('cannot log in as admin with {PASSWORD} at rtsp://admin:{PASSWORD}@c/'); sys.exit(1)"
     source = CommandSource(f"{python(code)} --password {PASSWORD}")
     with pytest.raises(DeviceError, match="cannot log in as admin") as caught:
