@@ -3,13 +3,13 @@
     python benchmarks/gain_and_modes.py ROOT [--machine ToyCar]
 
 ROOT is a data set of any layout that `edgeasd data scan` reads. One bank of normals (`logmel-stats`) for all normal
-training clips. Every test clip is scored as it is, 6 dB louder and 6 dB quieter; and again with its gain undone against
+training clips, and beside it the Mahalanobis distance of the mean spectrum, which hears a gain. Every test clip is scored as it is, 6 dB louder and 6 dB quieter; and again with its gain undone against
 the profile of the training normals, each clip by itself, which is more than a device does: it follows over half a minute.
 With the AUC stands its difference to that of the clips as they are, with the 95 % interval of DeLong's paired test.
 Nothing is chosen by test labels.
 
 For a machine whose file names say a voltage (`spd_31V` of ToyCar), the share of test normals
-whose nearest profile is that of their own group, as they are and with another gain.
+whose nearest profile, of those of their car, is that of their own voltage; as they are and with another gain.
 """
 
 from __future__ import annotations
@@ -32,13 +32,14 @@ from edgeasd.runtime.features.logmel import Float32Array, logmel
 from edgeasd.runtime.features.segments import SegmentSettings, clip_starts, tile
 from edgeasd.runtime.states.sound import SoundProfile
 from edgeasd.toolkit.data.machine import load_machine
+from edgeasd.toolkit.evaluation.baseline import MahalanobisBaseline
 from edgeasd.toolkit.evaluation.metrics import auc
 from edgeasd.toolkit.models.logmel_stats import LogMelStats
 
 FRAMES, SECTIONS, STORED, RATE = 256, 10, 3, 16_000
 GAINS = (0.0, 6.0, -6.0)
 """In dB."""
-GROUP = re.compile(r"_spd_(\d+V)_")
+GROUP = re.compile(r"_car_([A-Z]\d)_spd_(\d+V)_")
 
 
 def main() -> None:
@@ -88,35 +89,41 @@ def main() -> None:
 
     labels = np.array([clip.label == "anomaly" for clip in test])
     played = [read_audio(clip.path, sample_rate=RATE) for clip in test]
-    scores: dict[tuple[float, bool], np.ndarray] = {}
+    baseline = MahalanobisBaseline().fit([np.asarray(data.features(clip)) for clip in normals])
+    ways = {
+        "stored normals": score,
+        "Mahalanobis, mean spectrum": lambda sound: baseline.score(logmel(sound, data.cache.settings, amplitude)),
+    }
+    scores: dict[tuple[str, float, bool], np.ndarray] = {}
     for gain in GAINS:
         changed = [sound * np.float32(10 ** (gain / 20)) for sound in played]
-        scores[gain, False] = np.array([score(sound) for sound in changed])
         undone = [sound * np.float32(10 ** (-offset(sound) / 20)) for sound in changed]
-        scores[gain, True] = np.array([score(sound) for sound in undone])
+        for name, way in ways.items():
+            scores[name, gain, False] = np.array([way(sound) for sound in changed])
+            scores[name, gain, True] = np.array([way(sound) for sound in undone])
         say(f"  {gain:+g} dB")
-    rows = [row(name, values, scores[0.0, False], labels) for name, values in scores.items()]
+    rows = [row(name, values, scores[name[0], 0.0, False], labels) for name, values in sorted(scores.items())]
     found = modes(groups, test, played, labels, data.cache.settings, amplitude)
-    head = ("test clips", "AUC", "less AUC as they are", "normals above all training-like scores")
+    head = ("score", "test clips", "AUC", "less AUC as they are", "normals above 99 % of them as they are")
     text = f"{machine_line(machine())}\n\n{table(head, rows)}\n\n{table(('gain', 'normals', 'nearest group right'), found)}"
     report({"machine": machine(), "rows": rows, "modes": found}, text, as_json=arguments.json)
 
 
 def group_of(path: Path) -> str:
-    """The voltage in a file name; one group for all that say none."""
+    """Car and voltage in a file name; one group for all that say none."""
     match = GROUP.search(path.name)
-    return match[1] if match else "all"
+    return f"{match[1]} {match[2]}" if match else "all"
 
 
-def row(name: tuple[float, bool], values: np.ndarray, plain: np.ndarray, labels: np.ndarray) -> list[object]:
+def row(name: tuple[str, float, bool], values: np.ndarray, plain: np.ndarray, labels: np.ndarray) -> list[object]:
     """AUC, its paired difference, and the share of normals above the 99th percentile of the unchanged normals."""
-    gain, followed = name
+    way, gain, followed = name
     change = delong(values[~labels], values[labels], plain[~labels], plain[labels])
     low, high = change.interval
     above = float(np.mean(values[~labels] > np.percentile(plain[~labels], 99)))
     title = f"{gain:+g} dB{', gain undone' if followed else ''}"
     beside = f"{100 * change.difference:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
-    return [title, f"{100 * auc(values[~labels], values[labels]):.1f}", beside, f"{100 * above:.0f} %"]
+    return [way, title, f"{100 * auc(values[~labels], values[labels]):.1f}", beside, f"{100 * above:.0f} %"]
 
 
 def modes(
@@ -140,7 +147,8 @@ def modes(
                 continue
             frames = logmel(sound * np.float32(10 ** (gain / 20)), settings, amplitude)  # type: ignore[arg-type]
             spectrum = clip_sound(frames, np.zeros(1), settings, amplitude).spectra.mean(axis=0)  # type: ignore[arg-type]
-            nearest = min(profiles, key=lambda name: profiles[name].compare(spectrum)[1])
+            car = [name for name in profiles if name.split()[0] == own.split()[0]]
+            nearest = min(car, key=lambda name: profiles[name].compare(spectrum)[1])
             right, total = right + (nearest == own), total + 1
         rows.append([f"{gain:+g} dB", total, f"{100 * right / max(1, total):.0f} %"])
     return rows

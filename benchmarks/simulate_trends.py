@@ -96,7 +96,9 @@ def _moments(change: Change, quantity: str) -> list[float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--years", type=int, default=100, help="simulated years of each row without changes; a fifth of them with")
+    parser.add_argument(
+        "--years", type=int, default=100, help="simulated years of each row without changes; a fifth of them with"
+    )
     years = parser.parse_args().years
     print(f"{years} years without a change: messages a year")
     for world in WORLDS:

@@ -289,7 +289,7 @@ class AlarmMachine:
             return [self._close("score", now, wall, score=score)] if over else []
         due = s.held_since is not None and now - s.held_since >= max(self.settings.min_seconds, confirm)
         if due and raises and not is_learning and s.cleared_at is None and s.snoozed_until is None:
-            s.event = Event(id=self._new_id(wall), raised_wall=wall, peak=score)
+            s.event = Event(id=self._new_id(wall), raised_wall=wall, peak=score, raised_time=now)
             return [self._enter("score", wall, "alarm", score=score)]
         warns = sum(s.warning.above) >= levels.k
         self._warns_since = (now if self._warns_since is None else self._warns_since) if warns else None

@@ -33,6 +33,8 @@ class Event(BaseModel):
     id: Annotated[str, Field(pattern=PATTERN)]
     raised_wall: Annotated[float, Field(ge=0.0, le=LATEST_WALL)]
     peak: Annotated[float, Field(allow_inf_nan=False)]
+    raised_time: _Time | None = None
+    """When it was raised, by the clock that is passed in; None for one that an earlier edgeasd raised."""
 
 
 class ThresholdCounter(BaseModel):
@@ -79,11 +81,12 @@ class MachineState(BaseModel):
 
     @model_validator(mode="after")
     def _possible(self) -> MachineState:
-        instants = [self.cleared_at, self.held_since, self.unhealthy_at, self.snoozed_until]
+        raised = None if self.event is None else self.event.raised_time
+        instants = [self.cleared_at, self.held_since, self.unhealthy_at, raised, self.snoozed_until]
         if self.time is None and any(instant is not None for instant in instants):
             raise ValueError("there are instants, but no time")
         now = self.time or 0.0
-        if any(instant is not None and instant > now for instant in instants[:3]):
+        if any(instant is not None and instant > now for instant in instants[:4]):
             raise ValueError("an instant lies in the future")
         if self.snoozed_until is not None and self.snoozed_until > now + LONGEST_SNOOZE + 1:
             raise ValueError("snoozed for longer than is possible")
@@ -106,6 +109,8 @@ class MachineState(BaseModel):
         for name in ("time", "cleared_at", "held_since", "unhealthy_at", "snoozed_until"):
             if (instant := getattr(self, name)) is not None:
                 setattr(self, name, max(-_FURTHEST, instant + shift))
+        if self.event is not None and self.event.raised_time is not None:
+            self.event.raised_time = max(-_FURTHEST, self.event.raised_time + shift)
 
 
 def dump_state(state: MachineState) -> dict[str, Any]:

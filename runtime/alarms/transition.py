@@ -68,13 +68,16 @@ class Transition:
     """What the machine is doing, such as running or off; None where nothing tells it."""
     remark: str | None = None
     """What else is known about the sound, such as another gain."""
+    lasted_seconds: float | None = None
+    """How long the event has lasted so far, whatever was done to the wall clock meanwhile; without the time that the
+    device was off. None without an event, for tests, and for an event that an earlier edgeasd raised."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, the body of an event message; times as ISO 8601 in UTC. Without what nothing is known of."""
         value = asdict(self)
         wall, raised = value.pop("wall"), value.pop("raised_wall")
         times = {"at": utc_text(wall), "raised_at": None if raised is None else utc_text(raised)}
-        for name in ("operating_state", "remark"):
+        for name in ("operating_state", "remark", "lasted_seconds"):
             if value[name] is None:
                 del value[name]
         return {**value, **times}
@@ -127,4 +130,11 @@ def describe(
         note=note,
         operating_state=state.operating_state,
         remark=remark,
+        lasted_seconds=_lasted(state, event),
     )
+
+
+def _lasted(state: MachineState, event: Event | None) -> float | None:
+    if event is None or event.raised_time is None or state.time is None:
+        return None
+    return round(max(0.0, state.time - event.raised_time), 3)

@@ -119,6 +119,8 @@ class EventReader:
         sound = sound and all(
             row[name] is None or _number(row[name], -math.inf, math.inf) for name in ("peak", "threshold")
         )
+        lasted = row["lasted_seconds"]
+        sound = sound and (lasted is None or _number(lasted, 0.0, math.inf))
         if not sound:
             place = self.data / DATABASE
             raise InputError(f"{place}: event {printable(str(row['event']))} is damaged; restore a copy of the file")

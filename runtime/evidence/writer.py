@@ -57,16 +57,18 @@ class EvidenceWriter:
         *,
         open_events: Iterable[str] = (),
         wall: Callable[[], float] = time.time,
+        last_wall: float | None = None,
         sweep_seconds: float = _SWEEP_SECONDS,
     ) -> None:
         """Lock the folder `data`/evidence and start. Raises InputError if another process writes there.
 
-        The evidence of `open_events` is not deleted. `wall` is the wall clock, seconds since 1970.
+        The evidence of `open_events` is not deleted. `wall` is the wall clock, seconds since 1970, and `last_wall` what
+        it said before the start: a clock that is far ahead at a start deletes nothing yet.
         """
         self._archive = ClipArchive(data, keep or KeepSettings())
         self._archive.protected.update(open_events)
         self._wall, self._sweep_seconds = wall, sweep_seconds
-        self._settled = SettledClock(wall)
+        self._settled = SettledClock(wall, last=last_wall)
         self._jobs: queue.SimpleQueue[tuple[Recording | None, Callable[[], None]] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._waiting = 0

@@ -97,6 +97,9 @@ class EventBody(_Part):
     """What the machine is doing: running, off, idle or a mode. Left out where nothing tells it."""
     remark: str | None = None
     """What else is known about the sound, such as another gain than in the recordings."""
+    lasted_seconds: _Seconds | None = None
+    """How long the event has lasted so far, by a clock that nobody sets; without the time that the device was off. Left
+    out without an event and for tests."""
 
 
 class ScoreBody(_Part):

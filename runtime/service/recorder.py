@@ -92,7 +92,9 @@ class EventRecorder:
         self._queue: queue.Queue[StreamUpdate | _Message | _Job | None] = queue.Queue(_MOST_WAITING)
         self._problem: str | None = None
         self._disk_log, self._message_log = LogOnce(_log, "events"), LogOnce(_log, "messages")
-        self._settled = SettledClock(clock=clock, last=self.store.last_wall())
+        self.last_wall = self.store.last_wall()
+        """What the wall clock said before the start, as far as that is stored."""
+        self._settled = SettledClock(clock=clock, last=self.last_wall)
         now = clock()
         self._ticked = self._scores_at = self._states_at = self._outbox_at = self._pruned_at = now
         self._is_pruning = False
@@ -253,6 +255,7 @@ class EventRecorder:
             self._store_scores()
             with self._transaction():
                 self.store.store_states(one.machine.snapshot() for one in self._all_machines())
+                self.store.store_wall(self._settled())
         if not self.outbox.close():
             lost = f"{self.outbox.unstored} messages are not stored, and lost if they are not delivered by now"
             _log.error("%s; %s", self.database.problem, lost)

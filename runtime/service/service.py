@@ -100,7 +100,10 @@ class Service:
             self._configure_recorder()
             if config.has_data:
                 self._evidence = EvidenceWriter(
-                    config.data, config.settings.evidence, open_events=self.recorder.open_events()
+                    config.data,
+                    config.settings.evidence,
+                    open_events=self.recorder.open_events(),
+                    last_wall=self.recorder.last_wall,
                 )
             self.supervisor = StreamSupervisor(
                 self.recorder,

@@ -18,6 +18,9 @@ START_SECONDS = 1.0
 GAIN_SECONDS = 5.0
 """Quiet sound that has had the shape of the recordings for so long is another gain, not a machine that is off: the 10 s
 behind it hold nothing of before."""
+DEEP_DB = 5.0
+"""So far below the level of off, sound is off whatever its shape: a hall may sound like its machine, and nobody turns a
+gain that far unseen."""
 MODE_SECONDS = 2.0
 """The sound must be nearest to a mode, and have its shape, for so long."""
 CHANGE_SECONDS = 12.0
@@ -188,7 +191,8 @@ class StateMachine:
         if limit is None or recent is None:
             return False
         is_quiet = level is not None and level < limit
-        fits_quietly = is_quiet and bool(given.fits)
+        may_be_gain = bool(given.fits) and level is not None and level >= limit - DEEP_DB
+        fits_quietly = is_quiet and may_be_gain
         if not fits_quietly:
             self._quiet_fit_since = None
         elif self._quiet_fit_since is None:
@@ -202,7 +206,7 @@ class StateMachine:
             is_loud = self._loud_since is not None and now - self._loud_since >= START_SECONDS
             if is_loud or is_gain:
                 self._is_off, self._loud_since = False, None
-        elif is_quiet and not given.fits:
+        elif is_quiet and not may_be_gain:
             self._is_off, self._loud_since = True, None
         return recent < limit and not is_gain
 

@@ -179,8 +179,8 @@ class OperationMonitor:
             runs = present.is_judged or present.is_starting
             if present.state != before.state or not runs or present.is_stopping:
                 self._gain.reset()
-            elif (reference := self._reference(present)) is not None:
-                self._gain.add(spectrum, reference)
+            elif (reference := self._reference(present)) is not None and level is not None:
+                self._gain.add(spectrum, level, reference)
                 self._follow()
         return present
 

@@ -85,8 +85,8 @@ class SoundProfile(BaseModel):
         return distance <= ALLOWED * self.shape_limit
 
     def gain_limit(self, gain_db: float) -> float:
-        """The offset beyond which the gain has changed: `gain_db`, or more if the recordings themselves move as far."""
-        return max(gain_db, 0.5 * (self.offset_db[1] - self.offset_db[0]) + 1.0)
+        """The change of level beyond which the gain has changed: `gain_db`, or more if the recordings move as far."""
+        return max(gain_db, 0.5 * (self.level_dbfs[1] - self.level_dbfs[0]) + 1.0)
 
 
 class ModeProfile(BaseModel):
@@ -206,9 +206,11 @@ class GainWatch:
         """Begin anew, as after a start or a change of mode: what is named stays until it is measured again."""
         self._seen.clear()
 
-    def add(self, spectrum: Spectrum, sound: SoundProfile) -> None:
-        """Add the spectrum of one second of a machine that runs, with the recordings that it is compared with."""
-        offset, distance = sound.compare(spectrum)
+    def add(self, spectrum: Spectrum, level_dbfs: float, sound: SoundProfile) -> None:
+        """Add the spectrum and level, each of 10 s, of a machine that runs, with the recordings they are compared with."""
+        _, distance = sound.compare(spectrum)
+        # The level is steadier than the median of the bands, where those wander by themselves.
+        offset = level_dbfs - 0.5 * (sound.level_dbfs[0] + sound.level_dbfs[1])
         self._seen.append((offset, sound.fits(distance), spectrum - np.asarray(sound.mean_db)))
         if len(self._seen) < GAIN_FEWEST:
             return

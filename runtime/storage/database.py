@@ -90,6 +90,12 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "began INTEGER NOT NULL, shape TEXT NOT NULL, found INTEGER NOT NULL, before REAL NOT NULL, "
         "after REAL NOT NULL, ended INTEGER, PRIMARY KEY (machine, mode, quantity, began)) WITHOUT ROWID",
     ),
+    (
+        "ALTER TABLE events ADD COLUMN lasted REAL",
+        # When an event was stored, by the monotonic clock of that boot: its age does not go by a wall clock that was set.
+        "ALTER TABLE events ADD COLUMN stored_clock REAL",
+        "ALTER TABLE events ADD COLUMN stored_boot TEXT",
+    ),
 )
 VERSION = len(MIGRATIONS)
 

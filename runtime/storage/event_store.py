@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -356,19 +357,25 @@ class EventStore:
         open_only: bool = False,
         limit: int = 1000,
     ) -> list[dict[str, Any]]:
-        """Events raised from `since` to before `until` (wall clock in seconds), newest first; times in seconds."""
+        """Events raised from `since` to before `until` (wall clock in seconds), newest first; times in seconds.
+
+        Of an event of this boot the monotonic clock says how long ago it was: one that was raised before the wall clock
+        was set is found by the present time too. `lasted_seconds` is None for events of an earlier edgeasd.
+        """
         query = (
             "SELECT event, machines.machine, id, raised_at / 1000.0 AS raised_at, acknowledged_at / 1000.0 AS "
             "acknowledged_at, cleared_at / 1000.0 AS cleared_at, cleared_by, peak, threshold, test, first_sequence, "
-            "last_sequence FROM events JOIN machines ON key = events.machine WHERE (:machine IS NULL OR machines.machine = :machine) "
-            "AND (:id IS NULL OR id = :id) AND (:since IS NULL OR raised_at >= :since) AND (:until IS NULL OR raised_at < :until) "
+            "last_sequence, lasted FROM events JOIN machines ON key = events.machine WHERE (:machine IS NULL OR machines.machine = :machine) "
+            "AND (:id IS NULL OR id = :id) AND (:since IS NULL OR raised_at >= :since OR "
+            "(stored_boot = :boot AND :began + 1000 * stored_clock >= :since)) AND (:until IS NULL OR raised_at < :until) "
             "AND (NOT :open_only OR cleared_at IS NULL) ORDER BY events.raised_at DESC, event DESC LIMIT :limit"
         )
         start, end = (None if t is None else round(1000 * t) for t in (since, until))
         names = "event machine id raised_at acknowledged_at cleared_at cleared_by peak threshold test first_sequence"
-        columns = [*names.split(), "last_sequence"]
+        columns = [*names.split(), "last_sequence", "lasted_seconds"]
         values = {"machine": machine, "id": id, "since": start, "until": end, "open_only": open_only, "limit": limit}
-        rows = self.database.read(query, values)
+        boot, began = boot_id() or None, 1000 * (time.time() - time.monotonic())
+        rows = self.database.read(query, {**values, "boot": boot, "began": began})
         return [{**dict(zip(columns, row, strict=True)), "test": bool(row[9])} for row in rows]
 
     def history(
@@ -466,12 +473,14 @@ def _update_event(connection: sqlite3.Connection, one: Transition, key: int) -> 
     run, at = connection.execute, round(1000 * one.wall)
     raised = at if one.raised_wall is None else round(1000 * one.raised_wall)
     run(
-        "INSERT OR IGNORE INTO events VALUES (?, ?, ?, NULL, NULL, NULL, NULL, ?, ?, ?, ?)",
-        (one.event, key, raised, one.threshold, int(one.test), one.sequence, one.sequence),
+        "INSERT OR IGNORE INTO events (event, machine, raised_at, threshold, test, first_sequence, last_sequence, "
+        "stored_clock, stored_boot) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (one.event, key, raised, one.threshold, int(one.test), one.sequence, one.sequence, time.monotonic(), boot_id()),
     )
     query = "UPDATE events SET last_sequence = ?, peak = coalesce(?, peak) WHERE event = ?"
     run(query, (one.sequence, one.peak, one.event))
     if one.state == "acknowledged" and not one.test:
         run("UPDATE events SET acknowledged_at = coalesce(acknowledged_at, ?) WHERE event = ?", (at, one.event))
     if one.state not in ("alarm", "acknowledged") or one.reason == "test_over":
-        run("UPDATE events SET cleared_at = ?, cleared_by = ? WHERE event = ?", (at, one.reason, one.event))
+        query = "UPDATE events SET cleared_at = ?, cleared_by = ?, lasted = ? WHERE event = ?"
+        run(query, (at, one.reason, one.lasted_seconds, one.event))

@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -125,6 +127,25 @@ def test_the_list_is_newest_first_and_obeys_its_filters(data: Path, events: list
     assert listed("--state", "cleared", "--limit", 1) == [1]
     assert listed("--state", "alarm") == []
     assert "more than these 1" in fast("list", "--data", data, "--limit", 1).stderr
+
+
+@pytest.mark.parametrize("step", [300 * 86_400.0, -2 * 86_400.0])
+def test_length_and_age_of_an_event_outlast_a_set_clock(tmp_path: Path, step: float) -> None:
+    """The wall clock is set while an event is open, and the service is started anew."""
+    threshold = Threshold(clip=1.0, consecutive=1, found_by="t", clips=1)
+    began, wrong = time.monotonic(), time.time() - step
+    with EventStore.open(tmp_path / "events.db") as store:
+        alarms = AlarmMachine("valve", "00", AlarmSettings(clear_after=1), threshold)
+        store.append(alarms.step(AlarmInput(began, wrong, 2.0)), alarms.snapshot())
+        again = AlarmMachine("valve", "00", AlarmSettings(clear_after=1), threshold)
+        again.restore(store.snapshot("valve", "00"))
+        said = again.step(AlarmInput(began + 45.2, wrong + step + 45.2, 0.0))
+        assert [one.to_json()["lasted_seconds"] for one in said] == [45.2]
+        store.append(said, again.snapshot())
+    (row,) = fast("list", "--data", tmp_path, "--since", "1h", "--json").stdout.splitlines()
+    assert json.loads(row)["lasted_seconds"] == 45.2
+    assert " 45 s " in fast("list", "--data", tmp_path).stdout
+    assert re.search(r"lasted +45 s", fast("show", json.loads(row)["event"], "--data", tmp_path).stdout)
 
 
 def test_people_read_a_table_that_no_name_can_break(data: Path, events: list[str]) -> None:

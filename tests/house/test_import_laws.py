@@ -9,6 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import typer
+
+from edgeasd.toolkit.cli import app
 
 pytestmark = pytest.mark.core
 
@@ -119,6 +122,22 @@ def test_importing_cli_and_runtime_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_run_imports_no_other_command() -> None:
+    """A device starts `run` again and again, on a slow disk at worst."""
+    code = (
+        "import sys, typer; from edgeasd.toolkit.cli import app\n"
+        "typer.main.get_command(app).commands['run']\n"
+        "print(*sorted(m for m in sys.modules if m.startswith('edgeasd.toolkit.cli.')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [f"edgeasd.toolkit.cli.{name}" for name in ("_errors", "_options", "run")]
+
+
+def test_every_module_of_a_command_is_reachable(repository: Path) -> None:
+    modules = {path.stem for path in (repository / "toolkit" / "cli").glob("[a-z]*.py")}
+    assert set(typer.main.get_command(app).commands) == modules - {"events_export"}  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("floor", FLOORS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -343,3 +344,46 @@ def test_run_says_off_and_takes_a_level_and_shifts(
     ):
         done = edgeasd("run", "--input", wav, "--bundle", bundle, *options, cwd=tmp_path)
         assert (done.code, done.lines[0].startswith(f"edgeasd: {said}")) == (2, True), done.said
+
+
+# Recorded sound
+
+
+@pytest.mark.slow
+@pytest.mark.shared_data
+def test_a_recorded_slider_is_off_between_and_its_gain_is_named(
+    shared_data: Path, edgeasd: Callable[..., Any], tmp_path: Path
+) -> None:
+    clips = sorted((shared_data / "dcase2020_slider" / "slider" / "train").glob("*.flac"))
+    if len(clips) < 70:
+        pytest.skip(f"REAL SOUND ABSENT: {len(clips)} slider clips in {shared_data}")
+    folder = tmp_path / "data" / "slider" / "train"
+    folder.mkdir(parents=True)
+    for clip in clips[:60]:
+        shutil.copy(clip, folder / clip.name)
+    for arguments in (("train", "--data", tmp_path / "data"), ("export",)):
+        done = edgeasd(*arguments, "--machine", "slider", cwd=tmp_path)
+        assert done.code == 0, done.said
+    sound = np.concatenate([soundfile.read(clip, dtype="float32")[0] for clip in clips[60:72]])
+    level = float(np.sqrt(np.mean(np.square(sound), dtype=np.float64)))
+    noise = hall(1, 60.0, 0.0)
+    noise = noise * np.float32(level / np.sqrt(np.mean(np.square(noise), dtype=np.float64)))
+    for scorer, manifest in open_bundle(tmp_path / "bundles" / "slider-id_00"):
+        assert manifest.sound is not None
+        for gain_db in (0.0, 6.0, -6.0):
+            listener = Listener(scorer, manifest)
+            gain = np.float32(10 ** (gain_db / 20))
+            listener.hear(sound)
+            assert listener.state == "running"
+            assert listener.remarks == []
+            changed_at = listener.seconds
+            listener.hear(sound * gain)
+            assert listener.state == "running", gain_db
+            if gain_db:
+                assert listener.remarks[0][0] - changed_at <= 60.0
+            below = np.float32(10 ** (-15.0 / 20))
+            before = len(listener.alarms)
+            listener.hear(noise * below * gain)
+            assert listener.state == "off", gain_db
+            assert len(listener.alarms) == before
+            assert listener.unhealthy == []

@@ -1,49 +1,69 @@
-"""The command line. Each command is a module of its own and imports what is heavy when it runs."""
+"""The command line. Each command is a module of its own, imported when it is asked for; what is heavy when it runs."""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections import ChainMap
+from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib import import_module
 from typing import Annotated, Any, NoReturn
 
 import typer
+import typer.core
 
 import edgeasd
-from edgeasd.toolkit.cli import (
-    accept,
-    alarm,
-    alpha,
-    bench,
-    build,
-    calibrate,
-    compare,
-    data,
-    demo,
-    devices,
-    doctor,
-    encoders,
-    evaluate,
-    events,
-    export,
-    finetune,
-    grow,
-    history,
-    preset,
-    record,
-    reproduce,
-    run,
-    score,
-    seeds,
-    status,
-    threshold,
-    train,
-    triton,
-    verify,
-)
 from edgeasd.toolkit.cli._errors import handle_errors, handle_signals, prepare_streams, print_error
+
+_COMMANDS = (
+    *("demo", "train", "finetune", "alpha", "evaluate", "compare", "seeds", "reproduce", "export", "calibrate"),
+    *("grow", "accept", "triton", "verify", "build", "doctor", "bench", "score", "run", "status", "history"),
+    *("devices", "record"),
+)
+"""Each is a function in the module of its name, in the order of `edgeasd --help`."""
+_GROUPS = ("alarm", "data", "encoders", "events", "preset", "threshold")
+"""Each is the `app` of the module of its name."""
+
+
+@cache
+def _command(name: str) -> Any:
+    module = import_module(f"edgeasd.toolkit.cli.{name}")
+    alone = typer.Typer(rich_markup_mode=None)
+    if name in _GROUPS:
+        alone.add_typer(module.app, name=name)
+    else:
+        alone.command(name)(getattr(module, name))
+    return typer.main.get_group(alone).commands[name]
+
+
+class _Commands(Mapping[str, Any]):
+    """Commands by name. A device starts `run` often enough: it should not wait for the imports of all the others."""
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in (*_COMMANDS, *_GROUPS):
+            raise KeyError(name)
+        return _command(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter((*_COMMANDS, *_GROUPS))
+
+    def __len__(self) -> int:
+        return len(_COMMANDS) + len(_GROUPS)
+
+
+class _RootGroup(typer.core.TyperGroup):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.commands = ChainMap(self.commands, _Commands())  # type: ignore[arg-type]
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002  typer's name
+        return list(self.commands)
+
 
 app = typer.Typer(
     name="edgeasd",
+    cls=_RootGroup,
     help="Hear a valve, fan or pump, and say early that it no longer sounds normal.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -65,40 +85,6 @@ def _root(
     ] = False,
 ) -> None:
     """Options that come before the command."""
-
-
-for _name, _command in (
-    ("demo", demo.demo),
-    ("train", train.train),
-    ("finetune", finetune.finetune),
-    ("alpha", alpha.alpha),
-    ("evaluate", evaluate.evaluate),
-    ("compare", compare.compare),
-    ("seeds", seeds.seeds),
-    ("reproduce", reproduce.reproduce),
-    ("export", export.export),
-    ("calibrate", calibrate.calibrate),
-    ("grow", grow.grow),
-    ("accept", accept.accept),
-    ("triton", triton.triton),
-    ("verify", verify.verify),
-    ("build", build.build),
-    ("doctor", doctor.doctor),
-    ("bench", bench.bench),
-    ("score", score.score),
-    ("run", run.run),
-    ("status", status.status),
-    ("history", history.history),
-    ("devices", devices.devices),
-    ("record", record.record),
-):
-    app.command(_name)(_command)
-app.add_typer(alarm.app, name="alarm")
-app.add_typer(data.app, name="data")
-app.add_typer(encoders.app, name="encoders")
-app.add_typer(events.app, name="events")
-app.add_typer(preset.app, name="preset")
-app.add_typer(threshold.app, name="threshold")
 
 
 def main() -> None:

@@ -226,8 +226,11 @@ def _print_events(events: Sequence[tuple[dict[str, Any], Evidence]]) -> None:
 
 
 def _duration(event: dict[str, Any]) -> str:
-    """By the wall clock of the messages: negative if it was set back in between."""
-    return "-" if event["cleared_at"] is None else f"{event['cleared_at'] - event['raised_at']:.0f} s"
+    """Events of an earlier edgeasd have only the times of a wall clock, which may have been set in between."""
+    lasted = event["lasted_seconds"]
+    if lasted is None and event["cleared_at"] is not None and event["cleared_at"] >= event["raised_at"]:
+        lasted = event["cleared_at"] - event["raised_at"]
+    return "-" if lasted is None else f"{lasted:.0f} s"
 
 
 def _number(value: float | None) -> str:
@@ -254,6 +257,7 @@ def _print_event(event: dict[str, Any], messages: Sequence[dict[str, Any]], evid
         at = event[f"{name}_at"]
         reason = f" ({printable(event['cleared_by'])})" if name == "cleared" and at is not None else ""
         print(f"  {name:<13} {'-' if at is None else f'{local_text(at)}, {utc_text(at)}'}{reason}")
+    print(f"  {'lasted':<13} {_duration(event)}")
     print(f"  {'peak':<13} {_number(event['peak'])}, threshold {_number(event['threshold'])}")
     _print_evidence(evidence)
     print("messages")

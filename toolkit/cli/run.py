@@ -42,7 +42,6 @@ from edgeasd.toolkit.cli._options import (
     Workspace,
     find_bundle,
 )
-from edgeasd.toolkit.cli.build import build_missing
 
 if TYPE_CHECKING:
     from edgeasd.runtime.bundle.manifest import Manifest
@@ -172,6 +171,8 @@ def run(
     with Bundle(find_bundle(bundle, workspace)) as opened:
         path, manifest = opened.path, opened.manifest
         if build:
+            from edgeasd.toolkit.cli.build import build_missing
+
             # Before the source is opened: minutes of sound would not fit into any buffer.
             build_missing(opened, precision, engine, accelerator, head, front_end)
     tables = _tables(path, manifest, source, choice)

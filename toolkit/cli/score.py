@@ -27,7 +27,6 @@ from edgeasd.toolkit.cli._options import (
     SkipBad,
     Threads,
 )
-from edgeasd.toolkit.cli.build import build_missing
 
 if TYPE_CHECKING:
     from edgeasd.runtime.features.logmel import Float32Array
@@ -97,6 +96,8 @@ def score(
         if not skip_bad:
             _check_all(paths, load)
         if build:
+            from edgeasd.toolkit.cli.build import build_missing
+
             build_missing(opened, precision, engine, accelerator, head, front_end)
         scorer, _ = opened.open_scorer(
             precision=precision,

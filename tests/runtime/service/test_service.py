@@ -10,6 +10,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -439,6 +440,34 @@ def test_evidence_of_an_open_event_stays_however_old(site: Any, play: str, serve
     site.until(lambda: evidence.status().deleted)
     assert set(evidence_files(site.data, gone)) == {"facts.json"}
     assert "clip.flac" in evidence_files(site.data, kept)
+
+
+def test_a_start_with_a_clock_far_ahead_deletes_nothing(
+    site: Any, play: str, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock has a wrong year until the time server is reached."""
+    site.write(play)
+    site.file.write_text(site.file.read_text("utf-8") + "[evidence]\nmax_age_days = 60.0\nfewest = 0\n", "utf-8")
+    service, _ = serve()
+    site.until(lambda: service.is_loaded)
+    service.stop("test")
+    event = AlarmMachine("valve", "b", AlarmSettings(), None).command(Command(command="test"), 1.0, time.time())[0]
+    writer = EvidenceWriter(site.data, KeepSettings(max_age_days=60.0, min_free_megabytes=1.0))
+    recorder = EvidenceRecorder(writer, "valve", "b", 16_000)
+    recorder.sound(0, np.zeros(16_000, np.float32))
+    assert event.event is not None
+    recorder.open_event(event.event, event.wall, None)
+    recorder.close()
+    assert writer.close(10.0)
+    ahead = time.time() + 10 * 365 * 86_400
+    monkeypatch.setattr("edgeasd.runtime.service.service.EvidenceWriter", partial(EvidenceWriter, wall=lambda: ahead))
+    service, _ = serve()
+    site.until(lambda: service.is_loaded)
+    assert service.supervisor.evidence is not None
+    service.supervisor.evidence.keep(KeepSettings(max_age_days=30.0, fewest=0, min_free_megabytes=1.0))
+    service.stop("test")
+    assert service.supervisor.evidence.status().deleted == 0
+    assert "clip.flac" in evidence_files(site.data, event.event)
 
 
 # What a full disk costs, and what a restart cures

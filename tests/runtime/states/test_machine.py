@@ -80,13 +80,19 @@ def test_a_quiet_second_holds_alarms_back_before_it_is_off() -> None:
 def test_quiet_sound_with_the_shape_of_the_recordings_is_a_gain() -> None:
     plant = Plant()
     plant.sound(20.0, LOUD, fits=True)
-    states = [plant.sound(0.2, QUIET, fits=True) for _ in range(100)]
+    states = [plant.sound(0.2, -41.0, fits=True) for _ in range(100)]
     assert {state.state for state in states} == {"running"}
     assert states[10].is_stopping, "for some seconds it might be a stop"
     assert not states[-1].is_stopping
     # The gain is known then, and the machine is off that much lower.
     assert plant.sound(1.0, QUIET - 6, fits=False, gain_db=-15.0).state == "running"
     assert plant.sound(1.0, QUIET - 15, fits=False, gain_db=-15.0).state == "off"
+
+
+def test_far_below_it_is_off_whatever_its_shape() -> None:
+    plant = Plant()
+    plant.sound(20.0, LOUD, fits=True)
+    assert plant.sound(60.0, OFF_BELOW - 5.1, fits=True).state == "off"
 
 
 def test_the_schedule_comes_before_the_level() -> None:

@@ -264,6 +264,9 @@ def test_place_that_cannot_hold_a_file_is_refused(tmp_path: Path) -> None:
     assert odd.is_file()
 
 
+EVENT = "01KEZZCJ5C00000000000000ZZ"
+
+
 @pytest.fixture
 def of_version_1(tmp_path: Path) -> Path:
     """A file as edgeasd 0.1 wrote it."""
@@ -277,6 +280,7 @@ def of_version_1(tmp_path: Path) -> Path:
         f"INSERT INTO transitions VALUES (1, 1, NULL, 1800000000000, '{json.dumps(message)}')",
         f"INSERT INTO states VALUES (1, '{json.dumps(snapshot)}')",
         "INSERT INTO scores VALUES (1, 1800000000000, 0.5)",
+        f"INSERT INTO events VALUES ('{EVENT}', 1, 1800000000000, NULL, 1800000060000, 'score', 2.0, 1.0, 0, 1, 1)",
         f"PRAGMA application_id = {APPLICATION_ID}",
         "PRAGMA user_version = 1",
     )
@@ -284,7 +288,7 @@ def of_version_1(tmp_path: Path) -> Path:
 
 
 def test_file_of_version_1_is_migrated(of_version_1: Path) -> None:
-    assert VERSION == len(MIGRATIONS) == 4, "a new migration needs a test that migrates an older file"
+    assert VERSION == len(MIGRATIONS) == 5, "a new migration needs a test that migrates an older file"
     expected = [{"sequence": 1, "reason": "input_unhealthy", "suspended": True}]
     with EventStore.open(of_version_1, read_only=True) as store:
         assert store.transitions("valve", "00") == expected
@@ -295,6 +299,7 @@ def test_file_of_version_1_is_migrated(of_version_1: Path) -> None:
             assert store.state_hours("valve", "00") == {}
             assert store.levels("valve", "00", "hour") == []
             assert store.changes("valve", "00") == []
+            assert [(one["event"], one["lasted_seconds"]) for one in store.events()] == [(EVENT, None)]
             snapshot = store.snapshot("valve", "00")
             assert snapshot is not None
             assert snapshot["sequence"] == 1

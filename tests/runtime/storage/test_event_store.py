@@ -70,6 +70,7 @@ def test_stored_transitions_come_back_and_make_an_event(store: EventStore) -> No
             "test": False,
             "first_sequence": 1,
             "last_sequence": 3,
+            "lasted_seconds": 1.0,
         }
     ]
     assert store.event_transitions(str(said[0].event)) == [t.to_json() for t in said]
