@@ -389,19 +389,20 @@ def _outputs(title: str, about: str, types: Mapping[str, type[BaseModel]], names
 
 def messages_page() -> str:
     """docs/reference/messages.md."""
-    from edgeasd.runtime.outputs import messages
+    from edgeasd.runtime.outputs import message_models as models
+    from edgeasd.runtime.outputs.messages import SCHEMA
 
-    text = _MADE + _MESSAGES.lstrip("\n").format(version=messages.SCHEMA)
+    text = _MADE + _MESSAGES.lstrip("\n").format(version=SCHEMA)
     text += (
         "\n## Envelope\n\n"
         + "Every message has these fields, and `kind` and `body`.\n\n"
-        + _fields(messages.Message)
+        + _fields(models.Message)
         + _ENVELOPE
     )
     seen: set[type[BaseModel]] = set()
-    for name, model in messages.MODELS.items():
-        text += f"\n## {name}\n\n{inspect.getdoc(model)} JSON schema: [{name}-{messages.SCHEMA}.json]"
-        text += f"(../schemas/{name}-{messages.SCHEMA}.json)\n\n"
+    for name, model in models.MODELS.items():
+        text += f"\n## {name}\n\n{inspect.getdoc(model)} JSON schema: [{name}-{SCHEMA}.json]"
+        text += f"(../schemas/{name}-{SCHEMA}.json)\n\n"
         body = model.model_fields["body"].annotation
         assert isinstance(body, type)
         if body in seen:

@@ -17,11 +17,13 @@ from pydantic import BaseModel
 
 from edgeasd.runtime.config import settings
 from edgeasd.runtime.config.load import config_schema
-from edgeasd.runtime.outputs import base, messages
+from edgeasd.runtime.outputs import base, message_models
 from edgeasd.runtime.outputs import settings as output_settings
-from edgeasd.runtime.outputs.messages import MODELS, SCHEMA
+from edgeasd.runtime.outputs.message_models import MODELS
+from edgeasd.runtime.outputs.messages import SCHEMA
+from edgeasd.runtime.states import settings as state_settings
 
-DESCRIBED = (base, output_settings, messages, settings)
+DESCRIBED = (base, output_settings, message_models, state_settings, settings)
 """Modules whose models are described, in the order in which they use each other."""
 FOLDER = Path(__file__).parent / "schemas"
 

@@ -72,6 +72,7 @@ ALLOWED = {
     r"^[A-Za-z_][A-Za-z0-9_]{0,127}$": "the name of an environment variable: letters, digits and _, no digit first",
     r"^[^\x00-\x1f\x7f+#$/][^\x00-\x1f\x7f+#]{0,127}$": "levels such as plant/edgeasd, without + and #, at most 128",
     r"^(auto|cpu|cuda(:[0-9]{1,3})?)$": "auto, cpu, cuda, or cuda:1 for the second one",
+    r"^[^+#\x00-\x1f]+$": "a topic such as plant/pump/state, without + and #",
     r"^[^\x00-\x1f\x7f]+$": "text without control characters",
     r"^[^\x00-\x1f\x7f-\x9f]+$": "text without control characters",
 }

@@ -31,7 +31,7 @@ _LISTED = 20
 class Spell(BaseModel):
     """A time that was left out, in seconds since 1970, and its highest clip score."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     begun: float
     ended: float
@@ -41,7 +41,7 @@ class Spell(BaseModel):
 class Proposal(BaseModel):
     """A threshold from the learning period."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     threshold: Annotated[float, Field(allow_inf_nan=False)]
     interval95: tuple[float, float]
@@ -61,7 +61,7 @@ class Proposal(BaseModel):
 class BurnIn(BaseModel):
     """Where the learning period of one machine stands; stored whole."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     phase: Phase = "learning"
     scoring: str

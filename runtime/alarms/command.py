@@ -20,7 +20,7 @@ _Printable = r"^[^\x00-\x1f\x7f-\x9f]*$"
 class Command(BaseModel):
     """One command. `event` restricts acknowledge and clear to that event, so that a late one hits no other."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
     command: Kind
     event: Annotated[str, Field(pattern=PATTERN)] | None = None

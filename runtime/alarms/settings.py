@@ -40,7 +40,7 @@ class Levels:
 class AlarmSettings(BaseModel):
     """The policy of one machine. The defaults are the rule of its manifest and nothing else."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
     on: _Score | None = None
     """An alarm needs clip scores above this; the manifest's threshold by default."""

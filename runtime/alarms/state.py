@@ -28,7 +28,7 @@ _Name = Annotated[str, Field(min_length=1, max_length=64)]
 class Event(BaseModel):
     """The open event."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, defer_build=True)
 
     id: Annotated[str, Field(pattern=PATTERN)]
     raised_wall: Annotated[float, Field(ge=0.0, le=LATEST_WALL)]
@@ -40,7 +40,7 @@ class Event(BaseModel):
 class ThresholdCounter(BaseModel):
     """The last clip scores beside one pair of thresholds."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, defer_build=True)
 
     above: _Row = Field(default_factory=list)
     """Which of the last n lay above the upper threshold, oldest first."""
@@ -57,7 +57,7 @@ class ThresholdCounter(BaseModel):
 class MachineState(BaseModel):
     """Instants are readings of the clock that is passed in; all but `snoozed_until` lie in the past."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, defer_build=True)
 
     machine: _Name
     id: _Name

@@ -41,7 +41,7 @@ _Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(frozen=True, extra="allow", defer_build=True)
 
 
 class Machine(_Part):

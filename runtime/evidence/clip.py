@@ -42,7 +42,7 @@ _Word = Annotated[str, Field(max_length=500)]
 class Gap(BaseModel):
     """Lost sound. Silence of the same length takes its place."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     at_seconds: _Number
     """From the beginning of the clip."""
@@ -52,7 +52,7 @@ class Gap(BaseModel):
 class ClipMetadata(BaseModel):
     """What the evidence of one event is, and what became of it. Times are seconds since 1970 by the wall clock."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(frozen=True, extra="allow", defer_build=True)
 
     schema_: Annotated[Literal[1], Field(alias="schema")] = 1
     type: Literal["evidence"] = "evidence"

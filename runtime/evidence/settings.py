@@ -17,7 +17,7 @@ _Settings = TypeVar("_Settings", bound="_Strict")
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
     @classmethod
     def parse(cls: type[_Settings], value: Any, place: str) -> _Settings:

@@ -97,7 +97,7 @@ _BLOCK_FRAMES = 32
 class FeatureSettings(BaseModel):
     """How samples become log-mel frames; stored in the manifest."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(frozen=True, extra="allow", defer_build=True)
 
     sample_rate: Annotated[int, Field(ge=4_000, le=192_000)] = 16_000
     n_fft: Annotated[int, Field(ge=64, le=16_384)] = 1024
@@ -207,7 +207,7 @@ def window_of(settings: FeatureSettings) -> npt.NDArray[np.float64]:
 class Amplitude(BaseModel):
     """x <- (x - mean) / std: two scalars per machine type over its training normals."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(frozen=True, extra="allow", defer_build=True)
 
     mean: Annotated[float, Field(allow_inf_nan=False, ge=-1e6, le=1e6)] = 0.0
     std: Annotated[float, Field(allow_inf_nan=False, gt=1e-12, le=1e6)] = 1.0

@@ -21,7 +21,7 @@ from edgeasd.runtime.features.logmel import Amplitude, FeatureSettings, Float32A
 class SegmentSettings(BaseModel):
     """How frames become segments and segments a clip; stored in the manifest."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(frozen=True, extra="allow", defer_build=True)
 
     frames: Annotated[int, Field(ge=1, le=4096)] = 256
     """Length of a segment in frames."""

@@ -44,7 +44,7 @@ _Share = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 
 
 class _Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
 
 def _require(settings: Any, holds: bool, rule: str) -> Any:
@@ -63,7 +63,7 @@ class LevelRange(BaseModel):
     Stored in the manifest as `level` if measured where the machine runs.
     """
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(frozen=True, extra="allow", defer_build=True)
 
     low_dbfs: _Dbfs
     high_dbfs: _Dbfs

@@ -22,7 +22,7 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 class ScoreSettings(BaseModel):
     """The frozen numbers of equation 5 and their sources; stored in the manifest."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(frozen=True, extra="allow", defer_build=True)
 
     method: str = "bce+ddcsad"
     alpha: Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]

@@ -14,7 +14,7 @@ _Interval = tuple[_Finite | None, _Finite | None]
 class Promise(BaseModel):
     """How often normal sound is said to lie above a threshold, and how well that is known."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(frozen=True, extra="allow", defer_build=True)
 
     kind: Annotated[str, Field(pattern="^(alarms_per_day|false_positive_rate)$")]
     target: Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -37,7 +37,7 @@ class Promise(BaseModel):
 class ThresholdSource(BaseModel):
     """A recording a threshold was taken from: base name and sha256 of its file."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(frozen=True, extra="allow", defer_build=True)
 
     name: str
     sha256: str
@@ -46,7 +46,7 @@ class ThresholdSource(BaseModel):
 class Threshold(BaseModel):
     """A clip threshold, how it was found and from how many clips; stored in the manifest."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(frozen=True, extra="allow", defer_build=True)
 
     clip: Annotated[float, Field(allow_inf_nan=False)]
     """An alarm needs clip scores above this."""

@@ -23,7 +23,7 @@ _State = Annotated[str, Field(pattern=STATE_NAME)]
 class OperationSettings(BaseModel):
     """How the operating state is known: from a tag of the plant, else the schedule, else the level, else the sound."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
     level: bool = True
     """Whether the level tells that the machine is off."""

@@ -46,7 +46,7 @@ _Spread = Annotated[float, Field(ge=0.0, le=400.0, allow_inf_nan=False)]
 class SoundProfile(BaseModel):
     """What normal recordings sound like; stored in the manifest as `sound`, and for each mode."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(frozen=True, extra="allow", defer_build=True)
 
     mean_db: Annotated[tuple[_Decibels, ...], Field(min_length=1, max_length=4096)]
     """Mean spectrum of the clips, (n_mels,)."""
@@ -92,7 +92,7 @@ class SoundProfile(BaseModel):
 class ModeProfile(BaseModel):
     """One recorded mode: its sound, and what its scores are judged by; stored in the manifest under `modes`."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(frozen=True, extra="allow", defer_build=True)
 
     sound: SoundProfile
     threshold: Threshold | None = None

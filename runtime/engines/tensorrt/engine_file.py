@@ -57,7 +57,7 @@ _Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 class Sidecar(BaseModel):
     """`engines/encoder.<precision>.json`. Unknown fields are kept and ignored."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(frozen=True, extra="allow", defer_build=True)
 
     schema_version: int = SCHEMA_VERSION
     tensorrt: _Word

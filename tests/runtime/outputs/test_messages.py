@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.health.report import HealthReport, StateReport
 from edgeasd.runtime.outputs import ScoreSummary, encode, make_message
+from edgeasd.runtime.outputs.message_models import MODELS
 from edgeasd.runtime.outputs.messages import (
     KINDS,
-    MODELS,
     health_body,
     numbered,
     segment_body,

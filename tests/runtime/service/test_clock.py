@@ -34,15 +34,15 @@ def seconds(text: str) -> float:
 @pytest.mark.parametrize("step", [-86_400.0, 3_600.0])
 def test_wall_clock_step_moves_only_reported_times(step: float, site: Any, sound: Path, tmp_path: Path) -> None:
     (tmp_path / "stepped.py").write_text(STEPPED, "utf-8")
-    site.write(f'input = "{sound}"\nloop = true\n{ALWAYS}', top="status_seconds = 1.0")
+    site.write(f'input = "{sound}"\nloop = true\nrealtime = true\n{ALWAYS}', top="status_seconds = 1.0")
     command = [sys.executable, "stepped.py", str(tmp_path / "step"), str(step)]
     command += ["run", "--config", str(site.file), "--jsonl", str(site.records_file)]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     site.processes.append(process)
-    site.until(lambda: site.records("event") and len(site.records("segment")) > 50)
+    site.until(lambda: site.records("event") and len(site.records("segment")) > 10)
     (tmp_path / "step").touch()
     before = len(site.records("segment"))
-    site.until(lambda: len(site.records("segment")) > before + 50)
+    site.until(lambda: len(site.records("segment")) > before + 10)
     acknowledge = {"ask": "command", "stream": "a", "command": {"command": "acknowledge"}}
     (said,) = ask(site.data, acknowledge)
     state = ask(site.data, {"ask": "status"})

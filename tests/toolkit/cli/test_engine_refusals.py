@@ -214,7 +214,9 @@ def test_run_refuses_alike_and_scores_nothing(place: Place, case: str) -> None:
     prepare(place)
     found, out, said = place.say("run", *options)
     assert found == code, said
-    assert out == "", "no stream has begun"
+    (record,) = map(json.loads, out.splitlines())
+    assert (record["kind"], record["body"]["segments"]) == ("stop", 0), "nothing was scored"
+    assert begins in record["body"]["reason"]
     assert said.count("\n") == 1
     assert begins in said
     assert ends in said
