@@ -107,10 +107,10 @@ def test_silence_of_a_machine_that_is_off_is_said_once(opened: Opened, level: fl
     assert listener.state == "off"
     assert listener.alarms == []
     assert listener.unhealthy == []
-    (notice,) = listener.worker.operation_status()["notices"]
+    (notice,) = listener.worker.notices()
     assert "is the microphone alive?" in notice
     listener.hear(running("middle", 2))
-    assert listener.worker.operation_status()["notices"] == ()
+    assert listener.worker.notices() == ()
     assert listener.unhealthy == []
 
 
@@ -231,7 +231,7 @@ def test_a_tag_of_the_plant_comes_first(opened: Opened) -> None:
     listener.hear(running("middle", 3, 60.0, "bearing"))
     assert listener.state == "turbo"
     assert listener.alarms == []
-    assert listener.worker.operation_status()["notices"][0].startswith("mode turbo was never recorded")
+    assert listener.worker.notices()[0].startswith("mode turbo was never recorded")
 
 
 # A bundle of before
@@ -242,7 +242,7 @@ def test_a_bundle_without_profile_scores_and_alarms_as_before(small_bundle: Path
         listener = Listener(scorer, manifest)
         listener.hear(running("middle", 1))
         listener.hear(np.zeros(30 * RATE, np.float32))
-        assert listener.worker.operation_status() == {"notices": ()}
+        assert (listener.worker.operation_status(), listener.worker.notices()) == ({}, ())
         assert listener.state is None
         assert all("operating_state" not in one.to_json() for _, one in listener.transitions)
         assert HealthSettings().unhealthy == listener.worker.settings.health.unhealthy

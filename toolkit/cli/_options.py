@@ -55,6 +55,10 @@ KeepUnhealthy = Annotated[
     bool,
     typer.Option("--keep-unhealthy", help="Take normal clips too that are silent, stuck, clipped or full of holes."),
 ]
+Tile = Annotated[
+    bool,
+    typer.Option("--tile", help="Learn from clips too that are shorter than a segment, repeated until they fill one."),
+]
 IdAttribute = Annotated[
     str | None,
     typer.Option(help="File-name attribute that is the machine ID in DCASE layouts (car, …), or 'section'."),
@@ -231,6 +235,7 @@ class TrainingOptions:
     """How a training runs."""
 
     iterations: Annotated[int | None, typer.Option(min=1, help="Iterations; the preset's by default.")] = None
+    tile: Tile = False
     settings: Settings = field(default_factory=list)
     seed: Annotated[
         int, typer.Option(min=0, max=2**31 - 1, help="Decides splits, first weights, batches and chosen anomalies.")

@@ -140,6 +140,8 @@ def repair_(
 
 def print_scan(report: ScanReport) -> None:
     """One table row for each ID, split and domain, then what needs attention."""
+    from edgeasd.toolkit.data.scan import SEGMENT_SECONDS
+
     if rows := [row for id_report in report.ids for row in _rows(id_report)]:
         counts = ("normal", "anomaly", "unknown")
         headings = ("machine", "id", "split", "domain", *counts, "rate Hz", "channels", "seconds", "layout")
@@ -156,6 +158,10 @@ def print_scan(report: ScanReport) -> None:
     )
     _print_list("damaged", [reason for _, reason in report.damaged])
     _print_list("sound not to be trusted, left out of training", [f"{path}: {what}" for path, what in report.unhealthy])
+    _print_list(
+        f"shorter than a segment ({SEGMENT_SECONDS:.2f} s), left out of training unless --tile is given",
+        [f"{path}: {seconds:.2f} s" for path, seconds in report.short],
+    )
     _print_list("read, but note", [f"{path}: {note}" for path, note in report.notes])
     _print_list("same content", [" = ".join(group) for group in report.duplicates])
     _print_list("in no known layout, ignored", [f"{path}: {n} audio files" for path, n in report.unrecognised.items()])

@@ -148,7 +148,7 @@ def train(
     fabric = open_fabric(training.accelerator, training.training_precision)
     if outliers not in (None, "self"):
         outliers = str(Path(outliers).resolve())
-    loaded = load_data(data, chosen, training.seed, id, follow_recordings=True, outliers=outliers)
+    loaded = load_data(data, chosen, training.seed, id, follow_recordings=True, outliers=outliers, tile=training.tile)
     ids = [plain_id(id)] if id is not None else loaded.ids
     if is_open and not loaded.split_for(ids[0]).outliers:
         chosen = load_preset("knn")
@@ -388,7 +388,9 @@ def _banks_of(
         )
     run = load_run(encoder_run)
     preset, shared = shared_encoder(run)
-    loaded = with_features_of(run, load_data(data, preset, training.seed, id, settings=run.features))
+    loaded = with_features_of(
+        run, load_data(data, preset, training.seed, id, settings=run.features, tile=training.tile)
+    )
     ids = [plain_id(id)] if id is not None else _with_enough_normals(loaded, loaded.ids, preset)
     prepare_features(loaded, [clip for one in ids for clip in _training_clips(loaded, one, preset)])
     for one in ids:
@@ -502,6 +504,7 @@ def load_data(
     settings: FeatureSettings | None = None,
     follow_recordings: bool = False,
     outliers: str | None = None,
+    tile: bool = False,
 ) -> MachineData:
     """Clips of a machine, split as `preset` says; names every file it leaves out, and copies of test clips.
 
@@ -530,6 +533,7 @@ def load_data(
         skip_bad=data.skip_bad,
         follow_recordings=follow_recordings,
         keep_unhealthy=data.keep_unhealthy,
+        segment_frames=None if tile else preset.segment_frames,
         outliers=outliers,
         stage=progress,
     )
@@ -549,7 +553,8 @@ def load_run_data(run: Run, preset: Preset, data: DataOptions, id: str | None = 
     """Clips as the model of `run` was trained on them: its split, its amplitude and, unless named, its channel."""
     channel = run.channel if data.channel is None else data.channel
     own = replace(data, machine=run.machine, channel=channel)
-    loaded = load_data(own, preset, int(run.facts["seed"]), id, settings=run.features, outliers=_outliers_of(run))
+    seed, tile = int(run.facts["seed"]), "short_clips" not in run.facts
+    loaded = load_data(own, preset, seed, id, settings=run.features, outliers=_outliers_of(run), tile=tile)
     return _with_amplitude_of(run, loaded)
 
 
@@ -583,6 +588,7 @@ class RunLoader:
             channel,
             front_end,
             _outliers_of(run),
+            "short_clips" in run.facts,
         )
         if key not in self._loaded:
             self._loaded[key] = load_run_data(run, preset, self._data)

@@ -39,6 +39,7 @@ _DATA_SETS = (frozenset({"fan", "pump", "slider", "valve"}), frozenset({"ToyCar"
 _LOWEST_RATE = 1000
 """What claims less than this many Hz is not resampled, but refused."""
 
+SHORT = "shorter than a segment"
 _DOUBTFUL_SHARE = 0.2
 """If more of the normals of an ID are clipped, offset or full of holes, that is how the machine is heard."""
 _NAMED = 10
@@ -105,6 +106,8 @@ class MachineData:
     """Training clips that are copies of test clips of the machine type, and so do not train."""
     outliers: str | None = None
     """The folder that lent outliers, or SELF; None for those in the data."""
+    short: list[Clip] = field(default_factory=list)
+    """Clips that were left out of training because they do not fill a segment."""
 
     @property
     def ids(self) -> list[str]:
@@ -197,6 +200,7 @@ def load_machine(
     ground_truth: Path | None = None,
     skip_bad: bool = False,
     keep_unhealthy: bool = False,
+    segment_frames: int | None = None,
     outliers: str | None = None,
     bad_remedy: str = SKIP,
     stage: Stage = _no_stage,
@@ -209,7 +213,8 @@ def load_machine(
     (its amplitude statistics are cached by content). With `follow_recordings`, clips of a lower rate than `settings`
     asks for are resampled, and `.cache.settings` says so (see `recorded_rate_of`). Raises InputError that names files
     that cannot be used, whose name or place does not fit included, unless `skip_bad`; those are then in `.bad`.
-    `outliers` is a folder with other sound, or SELF for what is made of the machine's normals. Normals whose sound is not to be trusted are left out unless `keep_unhealthy`; see `.unhealthy`. Clips that only judge a model stay.
+    `outliers` is a folder with other sound, or SELF for what is made of the machine's normals. Normals whose sound is not to be trusted are left out unless `keep_unhealthy`; see `.unhealthy`. With `segment_frames`,
+    clips that do not fill so many frames are left out as well. Clips that only judge a model stay.
     """
     machine = one_name(machine)
     found, unfit = clips_and_unfit(root, id_attribute=id_attribute)
@@ -242,6 +247,12 @@ def load_machine(
     normals_before = clips
     clips = [clip for clip in clips if clip.path not in refused]
     unhealthy = Unhealthy([(clip, ("out_of_scale",)) for clip in of_other_scale], [])
+    short: list[Clip] = []
+    if segment_frames is not None:
+        short = _short_clips(clips, features, segment_frames)
+        unhealthy.left_out.extend((clip, (SHORT,)) for clip in short)
+        _refuse_none_left(normals_before, {clip.path for clip in short}, machine, id and plain_id(id), unhealthy)
+        clips = [clip for clip in clips if clip not in short]
     if not keep_unhealthy:
         _find_unhealthy(clips, {c.path: cache.clip_states(c.path, hashes[c.path]) for c in clips}, unhealthy)
         refused = {clip.path for clip, _ in unhealthy.left_out}
@@ -273,7 +284,22 @@ def load_machine(
     if machine not in amplitudes:
         raise InputError(f"{machine}: 0 normal training clips in {root}; record some with the machine running well")
     splits = {kind: split for kind, split in splits.items() if kind in amplitudes}
-    return MachineData(Path(root), machine, splits, hashes, amplitudes, cache, unfit + bad, unhealthy, copies, outliers)
+    return MachineData(
+        Path(root), machine, splits, hashes, amplitudes, cache, unfit + bad, unhealthy, copies, outliers, short
+    )
+
+
+def _short_clips(clips: list[Clip], features: FeatureSettings, segment_frames: int) -> list[Clip]:
+    """Clips for training that do not fill a segment."""
+    needed = features.sample_count(segment_frames) / features.sample_rate
+    found = []
+    for clip in clips:
+        if clip.split != "test":
+            sound = soundfile.info(clip.path)
+            # Whole samples of a resampled clip: one fewer is no shorter clip.
+            if sound.frames + 1 < needed * sound.samplerate:
+                found.append(clip)
+    return found
 
 
 def _find_unhealthy(clips: list[Clip], states: Mapping[Path, tuple[str, ...]], found: Unhealthy) -> None:
@@ -299,7 +325,7 @@ def _refuse_none_left(clips: list[Clip], refused: set[Path], machine: str, id: s
     if normals and all(clip.path in refused for clip in normals):
         raise InputError(
             f"{machine}{f' ID {id}' if id else ''}: none of its {len(normals)} normal clips is fit to be learned from: "
-            f"{'; '.join(found.describe())}; record them again, or pass --keep-unhealthy"
+            f"{'; '.join(found.describe())}; record them again, or pass --keep-unhealthy, or --tile for short ones"
         )
 
 

@@ -16,10 +16,14 @@ from typing import Any
 
 from edgeasd.runtime.audio.reader import AudioReader, read_audio
 from edgeasd.runtime.errors import InputError
+from edgeasd.runtime.features.logmel import FeatureSettings
 from edgeasd.runtime.health.clip import clip_states
 from edgeasd.toolkit.data.clips import BadFile, Clip, Progress, content_hash
 from edgeasd.toolkit.data.layouts import machine_folders
 from edgeasd.toolkit.data.tree import sound_beside_clips
+
+SEGMENT_SECONDS = FeatureSettings().sample_count(256) / FeatureSettings().sample_rate
+"""A segment of 256 frames, as all presets but those of pretrained encoders have it."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,8 @@ class ScanReport:
     """(path, health states) of clips whose sound is not to be trusted; known after a deep scan only."""
     notes: list[tuple[str, str]]
     """(path, note) of clips under a false name, or whose length was never written."""
+    short: list[tuple[str, float]]
+    """(path, seconds) of clips that do not fill a segment of the paper's settings; training leaves them out."""
     no_clips: dict[str, dict[str, int]]
     """Sound that is no clip as it lies: {folder: {suffix: files}}."""
     imports: list[str]
@@ -128,6 +134,7 @@ def scan(root: Path, *, deep: bool = False, progress: Progress | None = None) ->
         set_aside=set_aside,
         unhealthy=[(str(path), ", ".join(sound.states)) for path, sound in sounds.items() if sound.states],
         notes=[(str(path), "; ".join(sound.notes)) for path, sound in sounds.items() if sound.notes],
+        short=[(str(path), sound.seconds) for path, sound in sounds.items() if sound.seconds < SEGMENT_SECONDS],
         no_clips=no_clips,
         imports=[_import_command(Path(folder), root) for folder in dict.fromkeys((*no_clips, *unrecognised))],
     )

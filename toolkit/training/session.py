@@ -241,6 +241,8 @@ def run_facts(
         "seed": seed,
         "data_root": str(data.root.resolve()),
         **({} if data.outliers is None else {"outliers": data.outliers}),
+        # Named only where there are some, so that runs of before go on; they learned from short clips.
+        **({"short_clips": "left out"} if data.short else {}),
         "data_fingerprint": data.fingerprint(split),
         "clips": {name: len(clips) for name, clips in vars(split).items()},
         "nominal_frames": nominal,

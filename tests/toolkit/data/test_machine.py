@@ -300,3 +300,23 @@ def test_id_with_no_fit_normal_is_refused_with_reasons(tmp_path: Path) -> None:
         spoil(root / f"valve/00/normal/{name}.wav", "digital_silence")
     with pytest.raises(InputError, match=r"none of its 3 normal clips is fit .*digital_silence 3.*--keep-unhealthy"):
         load(root, "valve", id="00")
+
+
+def test_clips_shorter_than_a_segment_are_left_out_unless_tiled(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for index in range(12):
+        path = tmp_path / "data/valve/00/normal" / f"{index}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        seconds = 3 if index < 3 else 9
+        soundfile.write(path, (0.1 * random.normal(size=16_000 * seconds)).astype(np.float32), 16_000)
+    options = {"cache_folder": tmp_path / "cache", "seed": 0, "holdout_fraction": 0.15, "test_fraction": 0.0}
+    data = load_machine(tmp_path / "data", "valve", segment_frames=256, **options)
+    assert sorted(clip.path.stem for clip in data.short) == ["0", "1", "2"]
+    split = data.split_for("00")
+    assert len(split.normals) + len(split.holdout_normals) == 9
+    (line,) = data.unhealthy.describe()
+    assert line.startswith("3 normal clips left out of training for their sound (shorter than a segment 3): ")
+    tiled = load_machine(tmp_path / "data", "valve", **options).split_for("00")
+    assert len(tiled.normals) + len(tiled.holdout_normals) == 12
+    with pytest.raises(InputError, match="none of its 12 normal clips is fit.*--tile for short ones"):
+        load_machine(tmp_path / "data", "valve", segment_frames=1024, **options)
