@@ -7,16 +7,38 @@ The command line prints it as it stands; any other exception that reaches a user
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+HIDDEN = "***"
+"""Stands in place of a secret."""
+_SECRET_NAME = r"[\w.-]*(?:passwor[dt]|passwd|passphrase|pwd|token|secret|api[-_]?key|signature|credential|auth)[\w.-]*"
+_IN_URLS = (
+    # To the last @ of the word: a password may hold an @ or a / that should have been written as %40 or %2F.
+    (re.compile(r"([A-Za-z][A-Za-z0-9+.-]*:/{1,3})[^\s'\"<>]*@"), rf"\1{HIDDEN}@"),
+    (re.compile(rf"([?&;]{_SECRET_NAME}=)[^&\s'\"#]+", re.IGNORECASE), rf"\1{HIDDEN}"),
+)
+
+
+def redact(text: str, secrets: Iterable[str] = ()) -> str:
+    """`text` without user and password of URLs, without tokens in their queries, and without `secrets`."""
+    for pattern, shown in _IN_URLS:
+        text = pattern.sub(shown, text)
+    for secret in sorted(secrets, key=len, reverse=True):
+        text = text.replace(secret, HIDDEN)
+    return text
+
 
 class EdgeasdError(Exception):
-    """Base of every error that is shown to a user."""
+    """Base of every error that is shown to a user. Passwords in URLs are left out of its text."""
 
     exit_code = 2
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*(redact(one) if isinstance(one, str) else one for one in arguments))
 
 
 class InputError(EdgeasdError):

@@ -13,7 +13,7 @@ from edgeasd.runtime.bundle.manifest import Machine, Manifest
 from edgeasd.runtime.bundle.selection import select
 from edgeasd.runtime.config.load import ConfigError
 from edgeasd.runtime.config.settings import EngineSettings, ServiceConfig, StreamSettings
-from edgeasd.runtime.errors import EdgeasdError, InputError
+from edgeasd.runtime.errors import EdgeasdError, InputError, redact
 from edgeasd.runtime.features.logmel import FeatureSettings
 from edgeasd.runtime.health.settings import level_range
 from edgeasd.runtime.outputs import check_output
@@ -143,7 +143,7 @@ def _check_source(stream: StreamSettings, features: FeatureSettings) -> None:
 
 def _one_line(error: Exception) -> str:
     if isinstance(error, OSError):
-        return f"{error.filename}: {error.strerror}; correct the path or its permissions"
+        return redact(f"{error.filename}: {error.strerror}; correct the path or its permissions")
     return str(error)
 
 

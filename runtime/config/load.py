@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from edgeasd.runtime.config.settings import ServiceConfig, ServiceSettings, StreamSettings
 from edgeasd.runtime.errors import InputError, describe_validation_error, printable
 from edgeasd.runtime.outputs.settings import JsonlSettings, PrometheusSettings, parse_outputs
+from edgeasd.runtime.system.children import hide_variables
 
 RESERVED = ("events.db", "edgeasd.sock", "service.lock", "boot_id", "queues", "evidence")
 """What the service itself keeps in the data folder."""
@@ -164,6 +165,7 @@ def read_config(path: Path | None) -> ServiceConfig:
 def parse_config(data: bytes, path: Path) -> ServiceConfig:
     """The site that the TOML in `data` describes; relative paths are taken from the folder of `path`.
 
+    Variables of the environment that it names as secrets are kept from processes that are started from now on.
     Raises InputError with one line.
     """
     if len(data) > LARGEST:
@@ -179,6 +181,8 @@ def parse_config(data: bytes, path: Path) -> ServiceConfig:
         raise InputError(f"{path}: {describe_validation_error(error, ServiceSettings)}") from None
     except RecursionError:
         raise InputError(f"{path}: nested too deeply; see docs/how-to/service.md for its tables") from None
+    given = [(output, name) for output in settings.outputs.values() for name in type(output).model_fields]
+    hide_variables(value for output, name in given if name.endswith("_env") and (value := getattr(output, name)))
     return resolve_paths(settings, path)
 
 

@@ -9,7 +9,6 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from http.server import ThreadingHTTPServer
-from importlib.metadata import PackageNotFoundError, version
 from socketserver import TCPServer
 from typing import Any
 
@@ -19,6 +18,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from edgeasd.runtime.errors import DeviceError
 from edgeasd.runtime.outputs.base import OutputState
 from edgeasd.runtime.outputs.settings import PrometheusSettings, split_address
+from edgeasd.runtime.system.version import package_version
 
 PATH = "/metrics"
 SECONDS = 5.0
@@ -250,12 +250,8 @@ class _PageServer:
 
 
 def _build_info(site: str) -> Metric:
-    try:
-        running = version("edgeasd")
-    except PackageNotFoundError:
-        running = "unknown"
     family = GaugeMetricFamily("edgeasd_build_info", "Always 1; the version and the site.", labels=("version", "site"))
-    family.add_metric((running, site), 1.0)
+    family.add_metric((package_version(), site), 1.0)
     return family
 
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from edgeasd.runtime.alarms import AlarmSettings, Command, Transition
 from edgeasd.runtime.alarms.burn_in import BurnIn, parse_burn_in, propose
 from edgeasd.runtime.bundle.manifest import Manifest
-from edgeasd.runtime.errors import EdgeasdError, InputError
+from edgeasd.runtime.errors import EdgeasdError, InputError, to_user_error
 from edgeasd.runtime.outputs.messages import encode, health_body, make_message, trend_body
 from edgeasd.runtime.service.monitored import MonitoredMachine
 from edgeasd.runtime.service.trends import TrendMonitor
@@ -92,6 +92,7 @@ class EventRecorder:
         self._queue: queue.Queue[StreamUpdate | _Message | _Job | None] = queue.Queue(_MOST_WAITING)
         self._problem: str | None = None
         self._disk_log, self._message_log = LogOnce(_log, "events"), LogOnce(_log, "messages")
+        self._beside_log = LogOnce(_log, "beside the events")
         self.last_wall = self.store.last_wall()
         """What the wall clock said before the start, as far as that is stored."""
         self._settled = SettledClock(clock=clock, last=self.last_wall)
@@ -367,7 +368,8 @@ class EventRecorder:
             for message, _ in messages:
                 self._observe(message)
         if self._on_update is not None and (transitions or update is not None):
-            self._on_update(update, machine, transitions)
+            with self._beside_log.beside("the log, records or evidence of an update"):
+                self._on_update(update, machine, transitions)
         return transitions
 
     def _record_in_memory(
@@ -398,8 +400,8 @@ class EventRecorder:
         try:
             message = make_message(kind, body, site=self._site, machine=machine, id=id, wall=wall, event=event)
             text = encode(message)
-        except EdgeasdError as error:
-            self._message_log.error(str(error))
+        except Exception as error:  # an event is not lost for a message that is none
+            self._message_log.error(str(to_user_error(error)))
             return
         if self._unstored:
             # The events before it are stored first.
@@ -410,7 +412,8 @@ class EventRecorder:
 
     def _observe(self, message: dict[str, Any]) -> None:
         if self._outputs is not None:
-            self._outputs.observe(message)
+            with self._beside_log.beside("the page of metrics"):
+                self._outputs.observe(message)
 
     def _store_scores(self) -> None:
         waiting = [machine for machine in self._all_machines() if machine.scores or machine.hours]

@@ -18,7 +18,7 @@ from edgeasd.runtime.service.control import ControlSocket
 from edgeasd.runtime.service.jsonl_records import RecordWriter, to_records
 from edgeasd.runtime.service.monitored import MonitoredMachine
 from edgeasd.runtime.service.recorder import EventRecorder
-from edgeasd.runtime.service.status import ServiceStatus, package_version
+from edgeasd.runtime.service.status import ServiceStatus
 from edgeasd.runtime.service.stream import StreamWorker
 from edgeasd.runtime.service.supervisor import FIRST_PAUSE, LOAD_SECONDS, StreamSupervisor
 from edgeasd.runtime.service.updates import StreamUpdate
@@ -26,6 +26,7 @@ from edgeasd.runtime.states.tag import parse_tag
 from edgeasd.runtime.storage import Database, Outbox, Retention
 from edgeasd.runtime.system.lock import folder_lock
 from edgeasd.runtime.system.log_once import LogOnce
+from edgeasd.runtime.system.version import package_version
 
 log = logging.getLogger(__name__)
 STOP_SECONDS = 1.7
@@ -55,6 +56,7 @@ class Service:
     ) -> None:
         """`records` takes the lines of --jsonl. For the times see `StreamSupervisor` and HANG_SECONDS."""
         self.config, self._records = config, records
+        package_version()  # while there are descriptors for it: every later call has it from memory
         self._retry_seconds, self._load_seconds, self._hang_seconds = retry_seconds, load_seconds, hang_seconds
         self._resources = ExitStack()
         self._started_at = time.monotonic()
@@ -74,7 +76,7 @@ class Service:
         self._outputs_problem: str | None = None
         self._outputs_at, self._status_at = 0.0, 0.0
         self._has_cleared_others, self._clear_log = False, LogOnce(log, "events of machines that have left")
-        self._tag_log = LogOnce(log, "tags")
+        self._tag_log, self._status_log = LogOnce(log, "tags"), LogOnce(log, "status")
         self._tags: dict[str, bytes] = {}
         """What was last published on each topic of a tag."""
         self._shown: set[tuple[str, str]] = set()
@@ -295,7 +297,8 @@ class Service:
                     self._retry_outputs()
                 if now >= self._status_at:
                     self._status_at = now + self.config.settings.status_seconds
-                    self._publish_status()
+                    with self._status_log.beside("the status message"):
+                        self._publish_status()
                 self.supervisor.wake.wait(_POLL_SECONDS)
                 self.supervisor.wake.clear()
         except BaseException as error:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.outputs.base import OutputState
+from edgeasd.runtime.system.version import package_version
 
 STATES = ("starting", "running", "degraded", "failed", "stopped")
 _MESSAGE_FIELDS = (
@@ -160,11 +160,3 @@ class Latencies:
             return None
         ranks = {"p50": 0.50, "p95": 0.95, "p99": 0.99}
         return {name: round(ordered[min(len(ordered) - 1, int(p * len(ordered)))], 6) for name, p in ranks.items()}
-
-
-def package_version() -> str:
-    """Version of edgeasd."""
-    try:
-        return version("edgeasd")
-    except PackageNotFoundError:
-        return "unknown"

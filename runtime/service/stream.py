@@ -30,12 +30,14 @@ from edgeasd.runtime.scoring.scorer import Scorer
 from edgeasd.runtime.scoring.stream import Stream, score_streams
 from edgeasd.runtime.service.jsonl_records import Record, engine_info, to_records
 from edgeasd.runtime.service.monitored import MonitoredMachine
-from edgeasd.runtime.service.status import Latencies, package_version
+from edgeasd.runtime.service.status import Latencies
 from edgeasd.runtime.service.updates import StreamUpdate
 from edgeasd.runtime.sources import AudioChunk, Source, SourceEvent, SourceEventKind, SourceState, SourceStatus
 from edgeasd.runtime.sources.capture import CaptureThread, SampleQueue
+from edgeasd.runtime.sources.command import shown_command
 from edgeasd.runtime.states import OperatingState, OperationMonitor
 from edgeasd.runtime.system.clocks import Clock, wall_time
+from edgeasd.runtime.system.version import package_version
 
 END_OF_SOUND = "end of sound"
 QUEUE_SECONDS = 60
@@ -502,7 +504,11 @@ class StreamWorker:
     def _too_short(self) -> InputError:
         need = self.manifest.features.sample_count(self.manifest.segments.frames)
         missing = need - self._expected
-        given = self.settings.input or self.settings.input_command or "source"
+        given = (
+            self.settings.input
+            or (self.settings.input_command and shown_command(self.settings.input_command))
+            or "source"
+        )
         name = "standard input" if given == "-" else given
         return InputError(
             f"{name}: ended after {self._expected} samples; the first score takes {need}, "

@@ -6,7 +6,6 @@ A child process, because a driver that hangs or a plugin that crashes must not t
 from __future__ import annotations
 
 import fcntl
-import os
 import re
 import shutil
 import subprocess
@@ -22,6 +21,7 @@ from typing import IO, NamedTuple
 
 from edgeasd.runtime.errors import DeviceError
 from edgeasd.runtime.sources.pipe import DescriptorReader
+from edgeasd.runtime.system.children import child_environment
 
 PERIOD = 512  # frames: 32 ms at 16 kHz
 PERIODS = 16  # half a second in the driver before sound is lost
@@ -170,7 +170,7 @@ class ArecordCapture:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C is for edgeasd alone
-            env={**os.environ, "LC_ALL": "C"},
+            env=child_environment(LC_ALL="C"),
         )
         self._end = weakref.finalize(self, _end_child, self._process)
         assert self._process.stdout is not None

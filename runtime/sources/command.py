@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -13,9 +14,10 @@ from collections import deque
 from contextlib import suppress
 from typing import IO
 
-from edgeasd.runtime.errors import DeviceError, InputError
+from edgeasd.runtime.errors import HIDDEN, DeviceError, InputError, redact
 from edgeasd.runtime.sources.base import AudioChunk, SourceEvent, SourceStatus
 from edgeasd.runtime.sources.pipe import PcmSource
+from edgeasd.runtime.system.children import child_environment
 
 START_SECONDS, STALL_SECONDS = 30.0, 10.0
 """How long a live command may take to its first sound, and deliver nothing later on."""
@@ -32,16 +34,57 @@ def split_command(command: str) -> list[str]:
     try:
         words = shlex.split(command)
     except ValueError as error:
-        raise InputError(f"--input-command {command!r}: {error}; close the quote") from None
+        raise InputError(f"--input-command {shown_command(command)!r}: {error}; close the quote") from None
     if not words or "\0" in command:
         raise InputError(f"--input-command {command!r}: is no command; give a program and its arguments")
     return words
 
 
+_NAME = r"[\w.-]*(?:passwor[dt]|passwd|passphrase|pwd|token|secret|key|credentials?|authorization|auth)"
+_OPTION = re.compile(rf"--?{_NAME}", re.IGNORECASE)
+_USER = re.compile(r"-u|--?[\w-]*user", re.IGNORECASE)
+_HEADER = re.compile(r"(?:proxy-)?authorization:\s*(?:\w+\s+)?(\S+)|\bbearer\s+(\S+)|cookie:\s*(\S.*)", re.IGNORECASE)
+_ASSIGNED = re.compile(rf"{_NAME}\s*[=:]\s*([^\s&'\"]+)", re.IGNORECASE)
+_WITH_USER = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://([^\s'\"<>]*)@")
+_SHORTEST_SECRET = 3
+"""Shorter ones would be found in any text; what is left of them in standard error says little."""
+
+
+def secrets_of(words: list[str]) -> list[str]:
+    """What is secret in a command: passwords in URLs, values of options such as --password and TOKEN=, headers."""
+    found: list[str] = []
+    for before, word in zip(["", *words], words, strict=False):
+        if _OPTION.fullmatch(before) and not word.startswith("-"):
+            found.append(word)
+        elif _USER.fullmatch(before) and ":" in word:
+            found += [word, word.partition(":")[2]]
+        if " " in word:  # a command in a command, as of sh -c; without its quotes if they do not match
+            found += secrets_of(_split_loosely(word))
+        for pattern in (_HEADER, _ASSIGNED):
+            found += [group for match in pattern.finditer(word) for group in match.groups() if group]
+        found += [part for match in _WITH_USER.finditer(word) for part in (match[1], match[1].partition(":")[2])]
+    return [one for one in dict.fromkeys(found) if len(one) >= _SHORTEST_SECRET]
+
+
+def _split_loosely(text: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError:
+        return text.replace("'", " ").replace('"', " ").split()
+
+
+def shown_command(command: str) -> str:
+    """A command as it may be shown: as it is, or without its secrets and then without its quotes."""
+    words = _split_loosely(command)
+    hidden = redact(" ".join(words), secrets_of(words))
+    return hidden if HIDDEN in hidden else command
+
+
 class _StderrTail:
     """The last lines that a command wrote to standard error."""
 
-    def __init__(self, stream: IO[bytes]) -> None:
+    def __init__(self, stream: IO[bytes], secrets: list[str]) -> None:
+        self._secrets = secrets
         self._lines: deque[str] = deque(maxlen=_LAST_LINES)
         self._stream = stream
         self.thread = threading.Thread(target=self._follow, name="edgeasd-command", daemon=True)
@@ -53,7 +96,7 @@ class _StderrTail:
                 # Progress lines of ffmpeg end in a carriage return; only the last one says anything.
                 text = raw.decode(errors="replace").strip().rpartition("\r")[2]
                 if printable := "".join(c if c.isprintable() else " " for c in text).strip():
-                    self._lines.append(printable)
+                    self._lines.append(redact(printable, self._secrets))
 
     def __str__(self) -> str:
         return " / ".join(self._lines) or "nothing on standard error"
@@ -163,6 +206,7 @@ class CommandSource:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 start_new_session=True,
+                env=child_environment(),
             )
         except OSError as error:
             raise InputError(
@@ -174,7 +218,7 @@ class CommandSource:
         assert self._process.stdout is not None
         assert self._process.stderr is not None
         try:
-            self._stderr = _StderrTail(self._process.stderr)
+            self._stderr = _StderrTail(self._process.stderr, secrets_of(words))
             self._pcm = PcmSource(
                 self._process.stdout,
                 sample_rate,

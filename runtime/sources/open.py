@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Literal
 
 from edgeasd.runtime.audio.reader import require_channel
-from edgeasd.runtime.errors import InputError
+from edgeasd.runtime.errors import InputError, redact
 from edgeasd.runtime.sources.alsa import AlsaSource, TooFewChannels
 from edgeasd.runtime.sources.base import Source
-from edgeasd.runtime.sources.command import CommandSource, RealtimeLimit, split_command
+from edgeasd.runtime.sources.command import CommandSource, RealtimeLimit, shown_command, split_command
 from edgeasd.runtime.sources.files import FileSource, PlaylistSource, list_folder
 from edgeasd.runtime.sources.pipe import PcmSource
 from edgeasd.runtime.sources.reconnecting import ReconnectingSource
@@ -69,8 +69,8 @@ class SourceSettings:
 
     @property
     def label(self) -> str:
-        """The source as it is asked for, in few words."""
-        what = self.device or self.input or f"command {self.input_command}"
+        """The source as it is asked for, in few words and without passwords."""
+        what = self.device or redact(self.input or f"command {shown_command(self.input_command or '')}")
         return what if self.channel is None else f"{what}, channel {self.channel}"
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from edgeasd.runtime.sources.base import Source
+from edgeasd.runtime.sources.command import shown_command
 from edgeasd.runtime.sources.open import (
     ChannelChoice,
     SourceSettings,
@@ -108,7 +109,7 @@ class _SharedSource:
     def __init__(
         self, settings: SourceSettings, sample_rate: int, choices: list[ChannelChoice], waits_for_first_open: bool
     ) -> None:
-        self._what = settings.device or f"command {settings.input_command}"
+        self._what = settings.device or f"command {shown_command(settings.input_command or '')}"
         self._is_device, self._choices = settings.device is not None, choices
         self._asked_channels = 0
         self._opened: Source | None = None

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 PAUSE_SECONDS = 60.0
 """Between two errors: errors that take turns must not fill a log."""
@@ -32,6 +33,18 @@ class LogOnce:
         self._logged.append(text)
         self._logged_at = now
         self._logger.warning("%s: %s", self._subject, f"{text}; {consequence}" if consequence else text)
+
+    @contextmanager
+    def beside(self, what: str) -> Iterator[None]:
+        """For what is done beside the work, such as a status or a picture: whatever it raises is logged, and the work
+        goes on. It may be a descriptor, memory or the disk that is not there just now.
+        """
+        try:
+            yield
+        except Exception as error:
+            self.error(
+                f"{what} failed ({type(error).__name__}: {' '.join(str(error).split())[:200]})", "all else goes on"
+            )
 
     def recovered(self, text: str = "") -> None:
         """Log `text` if an error was logged before. Without a text, only forget the errors."""

@@ -7,7 +7,7 @@ import os
 import sys
 from contextlib import suppress
 
-from edgeasd.runtime.errors import escaped
+from edgeasd.runtime.errors import escaped, redact
 
 LEVELS = ("debug", "info", "warning", "error")
 _PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
@@ -19,9 +19,10 @@ class _Handler(logging.Handler):
         self._journal = journal
 
     def emit(self, record: logging.LogRecord) -> None:
-        text = escaped(" ".join(record.getMessage().split()))
+        text = " ".join(record.getMessage().split())
         if record.exc_info:
-            text += escaped(f" ({record.exc_info[1]!r})")
+            text += f" ({record.exc_info[1]!r})"
+        text = escaped(redact(text))
         prefix = f"<{_PRIORITIES.get(record.levelno, 5)}>" if self._journal else ""
         # A log on a full disk, or one that is closed, must not end the service.
         with suppress(OSError, ValueError):

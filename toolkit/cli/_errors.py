@@ -20,7 +20,7 @@ from typing import Any, NoReturn, TypeVar
 
 import typer
 
-from edgeasd.runtime.errors import EdgeasdError, escaped
+from edgeasd.runtime.errors import EdgeasdError, escaped, redact
 
 INTERRUPTED, BROKEN_PIPE, TERMINATED, BAD_INPUT = 130, 141, 143, 2
 
@@ -40,7 +40,7 @@ _PLAIN_OS_ERRORS = {
 
 def print_error(message: str) -> None:
     """Print one line on standard error."""
-    sys.stderr.write(f"edgeasd: {escaped(' '.join(message.split()))}\n")
+    sys.stderr.write(f"edgeasd: {escaped(redact(' '.join(message.split())))}\n")
     sys.stderr.flush()
 
 

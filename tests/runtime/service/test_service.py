@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import shutil
@@ -20,7 +21,7 @@ import pytest
 from edgeasd.runtime.alarms import AlarmMachine, AlarmSettings, Command
 from edgeasd.runtime.alarms.machine import AlarmInput
 from edgeasd.runtime.bundle.bundle import Bundle
-from edgeasd.runtime.config import read_config
+from edgeasd.runtime.config import check_config, read_config
 from edgeasd.runtime.errors import DeviceError, InputError
 from edgeasd.runtime.evidence import EvidenceRecorder, EvidenceWriter, KeepSettings, evidence_files
 from edgeasd.runtime.scoring.scorer import Scorer
@@ -440,6 +441,59 @@ def test_evidence_of_an_open_event_stays_however_old(site: Any, play: str, serve
     site.until(lambda: evidence.status().deleted)
     assert set(evidence_files(site.data, gone)) == {"facts.json"}
     assert "clip.flac" in evidence_files(site.data, kept)
+
+
+def test_a_camera_password_leaves_the_service_nowhere(
+    site: Any, serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    password = "hun/ter2@x"
+    camera = site.folder / "camera.sh"
+    camera.write_text('echo "401 for $1" >&2; exit 1')
+    site.write(f"input_command = 'sh {camera} rtsp://admin:{password}@camera/live'\n{LOG}")
+    report = check_config(read_config(site.file))
+    assert password not in json.dumps(report.to_json())
+    assert "rtsp://***@camera/live" in report.streams[0].source
+    with caplog.at_level(logging.DEBUG, "edgeasd"):
+        service, records = serve()
+        site.until(lambda: "401 for rtsp" in json.dumps(service.status().to_json()))
+        said = json.dumps(service.status().to_json())
+        service._publish_status()
+        service.stop("test")
+    assert "rtsp://***@camera/live" in said
+    told = (site.data / "log.jsonl").read_text()
+    assert "rtsp://***@camera/live" in told
+    for text in (said, told, json.dumps(list(records)), caplog.text, *kept(site.data)):
+        assert password not in text
+
+
+def test_what_is_done_beside_the_alarms_does_not_end_the_service(
+    site: Any, play: str, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No descriptor is left: a status, the metadata of the package, a page and a line of the log all fail."""
+
+    def refuse(*_: object, **__: object) -> Any:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    site.write(play + "[streams.a.alarm]\non = 1e6\noff = 1e5\n" + LOG, top="status_seconds = 1.0")
+    service, _ = serve()
+    site.until(lambda: service.is_loaded)
+    assert service.outputs is not None
+    monkeypatch.setattr("importlib.metadata.version", refuse)
+    monkeypatch.setattr("edgeasd.runtime.service.status.ServiceStatus.message_body", refuse)
+    monkeypatch.setattr(service.outputs, "observe", refuse)
+    monkeypatch.setattr("edgeasd.runtime.service.service.to_records", refuse)
+    service._status_at = 0.0
+    before = service.status().streams[0].segments
+    site.until(lambda: service.status().streams[0].segments > before + 5 and service._status_at > 0.0)
+    time.sleep(0.5)
+    assert service.poll()
+    assert service.is_healthy(time.monotonic())
+    assert service.command("a", {"command": "test"})
+
+
+def kept(data: Path) -> list[str]:
+    """The content of all files of a data folder."""
+    return [path.read_bytes().decode("latin-1") for path in data.rglob("*") if path.is_file()]
 
 
 def test_a_start_with_a_clock_far_ahead_deletes_nothing(

@@ -13,8 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgeasd.runtime.config import read_config
 from edgeasd.runtime.errors import DeviceError, InputError
 from edgeasd.runtime.sources import CommandSource, Source, SourceSettings, kill_commands, open_source
+from edgeasd.runtime.sources.command import shown_command
 
 pytestmark = [pytest.mark.core, pytest.mark.timeout(60)]
 
@@ -271,3 +273,61 @@ def test_close_gives_up_on_a_command_that_cannot_be_ended(monkeypatch: pytest.Mo
         source.close()
     assert alive(source.pid)
     os.kill(source.pid, signal.SIGKILL)
+
+
+PASSWORD = "hun/ter2@x"
+HOLDS_A_SECRET = [
+    f"ffmpeg -i rtsp://admin:{PASSWORD}@10.0.0.7:554/live -f s16le -",
+    f"ffmpeg -i 'http://camera/audio?channel=1&token={PASSWORD}' -f s16le -",
+    f"curl --user admin:{PASSWORD} http://camera/audio",
+    f"curl -u admin:{PASSWORD} http://camera/audio",
+    f"client --password {PASSWORD} --channel 3",
+    f"client --api-key={PASSWORD}",
+    f"env CAMERA_TOKEN={PASSWORD} client",
+    f"ffmpeg -headers 'Authorization: Bearer {PASSWORD}' -i https://camera/ -f s16le -",
+    f'sh -c "ffmpeg -i rtsp://admin:{PASSWORD}@camera/ -f wav - | sox - -t raw -"',
+    f"ffmpeg -i rtsp://camera/user=admin_password={PASSWORD}_channel=1_stream=0 -f s16le -",
+    f"ffmpeg -i 'rtsp://admin:{PASSWORD}@camera/",
+]
+
+
+@pytest.mark.parametrize("command", HOLDS_A_SECRET)
+def test_a_password_in_a_command_is_not_shown(command: str) -> None:
+    settings = SourceSettings(input_command=command)
+    assert PASSWORD not in settings.label
+    assert "***" in settings.label
+    assert settings.label.split()[1] == command.split()[0]
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["arecord -u -f S16_LE 'a b'", "ffmpeg -i rtsp://camera/1 -pass 1 -", "cat pipe@home", "sh -c 'python -u x.py'"],
+)
+def test_a_command_without_a_secret_is_shown_as_it_is(command: str) -> None:
+    assert shown_command(command) == command
+
+
+def test_standard_error_does_not_tell_the_password() -> None:
+    code = f"import sys; sys.stderr.write('cannot log in as admin with {PASSWORD} at rtsp://admin:{PASSWORD}@c/'); sys.exit(1)"
+    source = CommandSource(f"{python(code)} --password {PASSWORD}")
+    with pytest.raises(DeviceError, match="cannot log in as admin") as caught:
+        drain(source)
+    assert PASSWORD not in str(caught.value)
+
+
+def test_a_command_does_not_see_the_secrets_of_the_service(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    site = tmp_path / "site.toml"
+    site.write_text(
+        'site = "s"\ndata = "data"\n[streams.a]\nbundle = "b"\ninput = "x.wav"\n[outputs.m]\ntype = "mqtt"\n'
+        'url = "mqtts://broker"\nusername = "u"\npassword_env = "TEST_BROKER_PASSWORD"\n'
+    )
+    monkeypatch.setenv("TEST_BROKER_PASSWORD", "s3cret")
+    monkeypatch.setenv("TEST_OTHER", "seen")
+    read_config(site)
+    source = CommandSource(python("import os, sys; sys.stderr.write(str(dict(os.environ))); sys.exit(1)"))
+    with pytest.raises(DeviceError) as caught:
+        drain(source)
+    code = "import os, sys; sys.exit(5 if 'TEST_BROKER_PASSWORD' in os.environ else 4 if 'TEST_OTHER' in os.environ else 3)"
+    with pytest.raises(DeviceError, match="exit code 4"):
+        drain(CommandSource(python(code)))
+    assert "s3cret" not in str(caught.value)
