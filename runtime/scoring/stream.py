@@ -33,12 +33,12 @@ class Stream:
         self._segments = scorer.make_segmenter()
         self._mean = ClipMean(scorer.segments.sections)
         self._waiting: list[tuple[int, Float32Array]] = []
-        self.keep_every = 1
+        self.decimation = 1
         """Only every so many-th segment is scored, on a device that cannot keep up; 1: all of them."""
         self.distances: tuple[float, float] | None = None
         """d_min and d_max of the present mode of the machine; None: those of the scorer."""
         self.skipped = 0
-        """Segments left out by `keep_every`, since the stream was made."""
+        """Segments left out by `decimation`, since the stream was made."""
         # As many samples as complete about one batch, so that a long push takes bounded memory.
         self._slice = max(1, scorer.engine.max_batch * scorer.segments.hop * scorer.features.hop_length)
 
@@ -88,7 +88,7 @@ class Stream:
         """`accept` without its check, for samples that `check_samples` has passed."""
         hop = self.scorer.segments.hop
         for first, segment in self._segments.push_checked(samples):
-            if (first // hop) % self.keep_every:
+            if (first // hop) % self.decimation:
                 self.skipped += 1
             else:
                 self._waiting.append((first, segment.copy()))

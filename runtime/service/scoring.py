@@ -153,7 +153,7 @@ class ScoringWorker:
         changed = self._shedder.update(behind, busy, time.monotonic())
         for stream in droppers:
             if stream.stream is not None:
-                stream.stream.keep_every = self.decimation
+                stream.stream.decimation = self.decimation
         if changed and droppers:
             scored = "every segment" if self.decimation == 1 else f"one of {self.decimation} segments"
             names = ", ".join(stream.name for stream in droppers)

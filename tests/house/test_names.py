@@ -67,6 +67,7 @@ OLD_NAMES = {
     "place_everything": "resolve_paths",
     "sick|_sick|sick_since_seconds": "unhealthy",
     "frozen": "suspended",
+    "keep_every": "decimation",
     "looks_back|_looks_back": "window_seconds",
     "settle_seconds": "recovery_seconds",
     "gap_clears": "clear_on_gap",

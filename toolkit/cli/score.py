@@ -14,18 +14,14 @@ import typer
 from edgeasd.runtime.errors import InputError, escaped
 from edgeasd.toolkit.cli._errors import print_error
 from edgeasd.toolkit.cli._options import (
-    Accelerator,
     AsJson,
     Build,
     Channel,
-    Engine,
-    FrontEndPlace,
-    HeadPlace,
+    EngineOptions,
     Mix,
-    PrecisionChoice,
     Resample,
     SkipBad,
-    Threads,
+    expand_options,
 )
 
 if TYPE_CHECKING:
@@ -35,6 +31,7 @@ if TYPE_CHECKING:
 _SUFFIXES = (".wav", ".flac")
 
 
+@expand_options
 def score(
     bundle: Annotated[Path, typer.Argument(help="Bundle folder or zip.")],
     files: Annotated[list[Path], typer.Argument(help="WAV or FLAC files, or folders of them.")],
@@ -46,13 +43,9 @@ def score(
     ] = False,
     anchored: Annotated[bool, typer.Option("--anchored", help="Let the last segment end with the clip.")] = False,
     segments: Annotated[bool, typer.Option("--segments", help="Add every segment's values (with --json).")] = False,
-    precision: PrecisionChoice = None,
-    engine: Engine = "auto",
-    accelerator: Accelerator = "auto",
-    head: HeadPlace = "cpu",
-    front_end: FrontEndPlace = "cpu",
+    *,
+    compute: EngineOptions,
     build: Build = False,
-    threads: Threads = None,
     channel: Channel = None,
     mix: Mix = False,
     resample: Resample = False,
@@ -98,15 +91,10 @@ def score(
         if build:
             from edgeasd.toolkit.cli.build import build_missing
 
-            build_missing(opened, precision, engine, accelerator, head, front_end)
-        scorer, _ = opened.open_scorer(
-            precision=precision,
-            engine=engine,
-            accelerator=accelerator,
-            threads=threads,
-            head=head,
-            front_end=front_end,
-        )
+            build_missing(
+                opened, compute.precision, compute.engine, compute.accelerator, compute.head, compute.front_end
+            )
+        scorer, _ = opened.open_scorer(**vars(compute))
         print("edgeasd: {precision} on {engine}".format(**engine_info(scorer)), file=sys.stderr)
         output = _Output(as_json or live)
         for path in paths:

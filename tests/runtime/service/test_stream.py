@@ -274,12 +274,12 @@ def test_replacing_the_bundle_loses_no_sound(opened: Opened) -> None:
 # Unhealthy input
 
 
-def live_updates(opened: Opened, sound: np.ndarray, keep_every: int = 1) -> list[StreamUpdate]:
+def live_updates(opened: Opened, sound: np.ndarray, decimation: int = 1) -> list[StreamUpdate]:
     """What a stream of the service reports of `sound`, as it would come live; times begin at 1000."""
     clock = [1000.0]
     worker = make_worker(opened, FakeSource(live=True), SERVICE, clock=lambda: clock[0])
     assert worker.stream is not None
-    worker.stream.keep_every = keep_every
+    worker.stream.decimation = decimation
     found: list[StreamUpdate] = []
     for at in range(0, len(sound), 512):
         clock[0] = 1000.0 + (at + 512) / RATE
@@ -322,14 +322,14 @@ def test_no_alarm_comes_from_sound_before_it_is_known_unhealthy(
     assert raised(opened[1], found, SERVICE) == []
 
 
-@pytest.mark.parametrize("keep_every", [1, 8])
-def test_no_score_is_used_that_holds_unhealthy_sound(opened: Opened, keep_every: int) -> None:
+@pytest.mark.parametrize("decimation", [1, 8])
+def test_no_score_is_used_that_holds_unhealthy_sound(opened: Opened, decimation: int) -> None:
     """Zeros from 20 to 25 s. A policy without a time to recover, and on which every score is an alarm."""
     sound = sixteen_bits(render("valve", "00", seconds=60.0, seed=3))
     sound[20 * RATE : 25 * RATE] = 0.0
-    found = live_updates(opened, sound, keep_every)
+    found = live_updates(opened, sound, decimation)
     windows = {round(one.window_seconds, 6) for one in found if one.is_complete and one.window_seconds is not None}
-    assert windows == {round(clip_seconds(opened[1]) + 9 * HOP / RATE * (keep_every - 1), 6)}
+    assert windows == {round(clip_seconds(opened[1]) + 9 * HOP / RATE * (decimation - 1), 6)}
     policy = AlarmSettings(on=-1e6, k=1, recovery_seconds=0.0)
     late = found[next(number for number, one in enumerate(found) if one.is_unhealthy) :]
     (first,) = raised(opened[1], late, policy)
