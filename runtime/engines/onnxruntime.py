@@ -108,6 +108,9 @@ def make_session(
         raise InputError(
             f"{place}: ONNX Runtime {ort.__version__} cannot load it ({reason}); export it again"
         ) from None
+    if not session.get_inputs() or not session.get_outputs():
+        place = "model" if isinstance(model, bytes) else model.name
+        raise InputError(f"{place}: a graph without inputs or outputs, so no model of a bundle; export it again")
     if session.get_providers()[0] != wanted:
         raise DeviceError(
             f"--accelerator {accelerator}: ONNX Runtime lists {wanted} but loaded {session.get_providers()[0]}; "

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shlex
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -100,7 +102,10 @@ def read_sidecar(path: Path) -> Sidecar:
     """Read a sidecar. Raises BundleError, one line, if it is missing, damaged or of an unknown schema."""
     place = f"{path.parent.name}/{path.name}"
     try:
-        with open(path, "rb") as handle:
+        # Without O_NONBLOCK a pipe in its place would block.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as handle:
+            if not stat.S_ISREG(os.fstat(handle.fileno()).st_mode):
+                raise BundleError(f"{place}: not a plain file; {_REMEDY}")
             data = handle.read(LARGEST_SIDECAR + 1)
     except FileNotFoundError:
         raise BundleError(f"{place}: missing; {_REMEDY}") from None
@@ -247,6 +252,11 @@ def read_built(
     if found:
         raise NotBuilt(f"{place}: built for something else: {'; '.join(found)}", line)
     try:
+        found_file = path.lstat()
+        if not stat.S_ISREG(found_file.st_mode):
+            raise NotBuilt(f"{place}: not a plain file", line)
+        if found_file.st_size != sidecar.engine_size:
+            raise NotBuilt(f"{place}: {found_file.st_size} bytes, its sidecar says {sidecar.engine_size}", line)
         plan = path.read_bytes()
     except OSError as error:
         raise NotBuilt(f"{place}: cannot be read ({error.strerror})", line) from None

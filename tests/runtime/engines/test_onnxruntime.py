@@ -150,3 +150,14 @@ def test_a_model_cut_off_is_one_line(encoder: Path) -> None:
     with pytest.raises(InputError) as error:
         OnnxRuntimeEngine(encoder.read_bytes()[:-1000])
     assert "export it again" in one_line(error)
+
+
+def test_a_graph_without_inputs_is_one_line() -> None:
+    onnx = pytest.importorskip("onnx")
+    value = onnx.helper.make_tensor("v", onnx.TensorProto.FLOAT, [1], [1.0])
+    node = onnx.helper.make_node("Constant", [], ["y"], value=value)
+    output = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])
+    graph = onnx.helper.make_graph([node], "g", [], [output])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 19)], ir_version=9)
+    with pytest.raises(InputError, match="without inputs"):
+        OnnxRuntimeEngine(model.SerializeToString())

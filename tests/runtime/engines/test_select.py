@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -267,3 +268,12 @@ def test_the_line_to_type_survives_a_shell(tmp_path: Path) -> None:
     with pytest.raises(NotBuilt) as error:
         read_built(odd, "int8", ORIN, onnx_sha256=SHA)
     assert f"edgeasd build '{odd}' --precision int8" in str(error.value)
+
+
+@pytest.mark.timeout(20)
+def test_a_pipe_in_place_of_a_sidecar_is_refused(tmp_path: Path) -> None:
+    from edgeasd.runtime.engines.tensorrt.engine_file import read_sidecar
+
+    os.mkfifo(tmp_path / "encoder.json")
+    with pytest.raises(BundleError, match="not a plain file"):
+        read_sidecar(tmp_path / "encoder.json")
