@@ -248,7 +248,7 @@ def _check(folder: Path, reference: ReferenceSegments) -> dict[str, Deviation]:
 def _check_precision(bundle: Bundle, precision: str, reference: ReferenceSegments) -> Deviation:
     manifest = bundle.manifest
     # Not Bundle.open_scorer: its golden check would come first, with wider limits and another remedy.
-    engine = open_engine(bundle.file(manifest.precisions[precision].file), precision=precision, engine="onnxruntime")
+    engine = open_engine(bundle.model(manifest.precisions[precision].file), precision=precision, engine="onnxruntime")
     head = Head(bundle.file("head.onnx"))
     scorer = Scorer(engine, head, manifest.features, manifest.amplitude, manifest.segments, manifest.score)
     found = reference_deviation(scorer, reference)

@@ -142,7 +142,7 @@ def check_reference(bundle: Bundle, new: Manifest) -> None:
     if "fp32" not in new.precisions:
         raise InputError(f"{bundle.path}: has no fp32 encoder to check a re-fit with; export it with fp32")
     offer = new.precisions["fp32"]
-    engine = open_engine(bundle.file(offer.file), precision="fp32", engine="onnxruntime")
+    engine = open_engine(bundle.model(offer.file), precision="fp32", engine="onnxruntime")
     scorer = Scorer(
         engine, Head(bundle.file("head.onnx")), new.features, bundle.manifest.amplitude, new.segments, new.score
     )

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import lzma
+import os
 import shutil
+import stat
 import tempfile
 import zipfile
 import zlib
@@ -16,7 +19,12 @@ from typing import Any
 from edgeasd.runtime.bundle.front_end_check import check_front_end
 from edgeasd.runtime.bundle.manifest import LARGEST_MANIFEST, Manifest, parse_manifest
 from edgeasd.runtime.bundle.onnx_check import inspect_onnx
-from edgeasd.runtime.bundle.reference_segments import Deviation, ReferenceSegments, check_reference_segments
+from edgeasd.runtime.bundle.reference_segments import (
+    Deviation,
+    ReferenceSegments,
+    check_reference_segments,
+    largest_size,
+)
 from edgeasd.runtime.bundle.selection import select
 from edgeasd.runtime.engines import (
     Engine,
@@ -80,13 +88,21 @@ class Bundle:
 
     def _read_manifest_file(self) -> bytes:
         try:
-            with open(self.path / MANIFEST, "rb") as handle:
+            # Without O_NONBLOCK a pipe in its place would block, and a link may lead to a device without an end.
+            flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+            with open(os.open(self.path / MANIFEST, flags), "rb") as handle:
+                if not stat.S_ISREG(os.fstat(handle.fileno()).st_mode):
+                    raise BundleError(f"{self.path / MANIFEST}: not a plain file; copy the bundle again, whole")
                 return handle.read(LARGEST_MANIFEST + 1)
         except FileNotFoundError:
             raise BundleError(
                 f"{self.path}: has no {MANIFEST}, so not a bundle; name a folder made by export"
             ) from None
         except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise BundleError(
+                    f"{self.path / MANIFEST}: a symbolic link; copy the bundle again, with the file itself"
+                ) from None
             raise BundleError(f"{self.path / MANIFEST}: {error.strerror}; check its permissions") from None
 
     def _open_zip(self) -> bytes:
@@ -165,6 +181,15 @@ class Bundle:
             ) from None
         return target
 
+    def model(self, name: str) -> Path:
+        """As `file`, for a file that an engine is to load: an inspected ONNX file and nothing else.
+
+        ONNX Runtime would take a file of another name for one of its own format, which nothing here inspects.
+        """
+        if not name.endswith(".onnx"):
+            raise BundleError(f"{self.path.name}/{name}: a model that is not named .onnx; export the bundle again")
+        return self.file(name)
+
     def verify_files(self, progress: Callable[[str], None] | None = None) -> None:
         """Verify every listed file. Raises BundleError that names all that do not fit."""
         problems = []
@@ -180,7 +205,9 @@ class Bundle:
 
     def reference_segments(self) -> ReferenceSegments:
         """The stored reference segments. Raises BundleError."""
-        return ReferenceSegments.from_bytes(self.file("golden.npz").read_bytes(), f"{self.path.name}/golden.npz")
+        largest = largest_size(self.manifest.segments.frames, self.manifest.features.n_mels)
+        data = self.file("golden.npz").read_bytes()
+        return ReferenceSegments.from_bytes(data, f"{self.path.name}/golden.npz", largest)
 
     def open_scorer(
         self,
@@ -230,7 +257,7 @@ class Bundle:
         files, graph = self.manifest.files, self.manifest.front_end
         asked = {**asked, "max_batch": max_batch, "onnx_sha256": files[file].sha256}
         if front_end == "cpu" or graph is None:
-            path = self.file(file)
+            path = self.model(file)
             if pool is None:
                 engine = open_engine(path, **asked)
             else:
@@ -239,11 +266,11 @@ class Bundle:
                 engine = pool.open(key, lambda: open_engine(path, **asked))
             return engine, engine, None
         sha256 = files[graph.file].sha256
-        both = open_engine_with_front_end(self.file(file), self.file(graph.file), front_end_sha256=sha256, **asked)
+        both = open_engine_with_front_end(self.model(file), self.model(graph.file), front_end_sha256=sha256, **asked)
         return both, both.encoder, both
 
     def _open_head(self, head: str, encoder: Engine, max_batch: int) -> HeadFunction:
-        model = self.file("head.onnx")
+        model = self.model("head.onnx")
         if head == "cpu":
             return Head(model)
         from edgeasd.runtime.engines.tensorrt.engine import open_built_head

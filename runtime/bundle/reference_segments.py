@@ -14,6 +14,18 @@ from edgeasd.runtime.features.logmel import Float32Array
 from edgeasd.runtime.scoring.score import ScoreSettings, SegmentScores
 from edgeasd.runtime.scoring.scorer import Scorer
 
+MOST = 256
+"""Reference segments of a bundle; export writes a few."""
+LARGEST = 256 << 20
+"""Bytes of the arrays where no manifest says less."""
+_OUTPUTS_BYTES = 64 << 10
+"""Outputs of one segment: more than the largest embedding."""
+
+
+def largest_size(frames: int, mels: int) -> int:
+    """Bytes that the reference segments of a manifest can take at most."""
+    return min(LARGEST, MOST * (4 * frames * mels + _OUTPUTS_BYTES))
+
 
 @dataclass(frozen=True, slots=True)
 class ReferenceSegments:
@@ -37,11 +49,18 @@ class ReferenceSegments:
         return buffer.getvalue()
 
     @classmethod
-    def from_bytes(cls, data: bytes, place: str) -> ReferenceSegments:
-        """Read and check shapes; raises BundleError."""
+    def from_bytes(cls, data: bytes, place: str, largest: int = LARGEST) -> ReferenceSegments:
+        """Read and check shapes; raises BundleError, also if it would unpack to more than `largest` bytes."""
         try:
+            with zipfile.ZipFile(io.BytesIO(data)) as archive:
+                # What a member says of its size is all that is ever read of it.
+                size = sum(member.file_size for member in archive.infolist())
+            if size > largest:
+                raise BundleError(f"{place}: unpacks to {size} bytes, at most {largest} fit its manifest")
             with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
                 reference = cls(**{name: np.asarray(arrays[name], np.float32) for name in cls.__slots__})
+        except BundleError:
+            raise
         except Exception as error:
             # Damaged npz makes numpy, zipfile, zlib and tokenize raise; they share no base class.
             raise BundleError(f"{place}: cannot be read ({printable(error, 200)}); export the bundle again") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -374,3 +375,49 @@ def test_an_unknown_or_wrong_compression_is_one_line(zipped: Path, method: int) 
     zipped.write_bytes(data)
     with Bundle(zipped) as bundle:
         assert "cannot be unpacked" in refusal(lambda: bundle.file("head.onnx"))
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("kind", ["pipe", "device", "link"])
+def test_a_manifest_is_a_plain_file(bundle_copy: Path, tmp_path: Path, kind: str) -> None:
+    manifest = bundle_copy / "manifest.json"
+    whole = manifest.rename(tmp_path / "manifest.json")
+    if kind == "pipe":
+        os.mkfifo(manifest)
+    else:
+        manifest.symlink_to("/dev/zero" if kind == "device" else whole)
+    assert "manifest.json: " in refusal(lambda: Bundle(bundle_copy))
+
+
+def listed(bundle: Path, name: str, data: bytes) -> None:
+    """Put a file into a bundle, with its right size and hash in the manifest."""
+    (bundle / name).write_bytes(data)
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest["files"][name] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_reference_segments_that_unpack_to_gigabytes_are_refused(bundle_copy: Path) -> None:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("logmel.npy", "w") as member:
+        for _ in range(300):
+            member.write(bytes(1 << 20))
+    listed(bundle_copy, "golden.npz", packed.getvalue())
+    with Bundle(bundle_copy) as bundle:
+        assert "unpacks to 314572800 bytes" in refusal(bundle.reference_segments)
+
+
+def test_only_an_inspected_onnx_file_is_loaded(bundle_copy: Path) -> None:
+    """ONNX Runtime takes .ort for its own format; the hash of it is right."""
+    manifest = json.loads((bundle_copy / "manifest.json").read_text())
+    encoder = manifest["precisions"]["fp32"]["file"]
+    listed(bundle_copy, "encoder.ort", (bundle_copy / encoder).read_bytes())
+    manifest = json.loads((bundle_copy / "manifest.json").read_text())
+    manifest["precisions"]["fp32"]["file"] = "encoder.ort"
+    (bundle_copy / "manifest.json").write_text(json.dumps(manifest))
+
+    def load() -> None:
+        with Bundle(bundle_copy) as bundle:
+            bundle.open_scorer(precision="fp32", engine="onnxruntime", accelerator="cpu")[0].close()
+
+    assert "encoder.ort" in refusal(load)
