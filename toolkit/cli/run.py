@@ -22,24 +22,20 @@ import typer
 from edgeasd.runtime.errors import EdgeasdError, InputError
 from edgeasd.toolkit.cli._errors import BAD_INPUT, INTERRUPTED, print_error
 from edgeasd.toolkit.cli._options import (
-    Accelerator,
     AlsaBackend,
     AlsaFormat,
     Build,
     Channel,
-    Engine,
-    FrontEndPlace,
-    HeadPlace,
+    EngineOptions,
     InputCommand,
     Mix,
     NoReopen,
     Once,
     PcmChannels,
     PcmFormat,
-    PrecisionChoice,
     ResampleLive,
-    Threads,
     Workspace,
+    expand_options,
     find_bundle,
 )
 
@@ -59,6 +55,7 @@ _HEADER = """\
 """
 
 
+@expand_options
 def run(
     context: typer.Context,
     device: Annotated[
@@ -103,13 +100,9 @@ def run(
     channel: Channel = None,
     mix: Mix = False,
     resample: ResampleLive = False,
-    precision: PrecisionChoice = None,
-    engine: Engine = "auto",
-    accelerator: Accelerator = "auto",
-    head: HeadPlace = "cpu",
-    front_end: FrontEndPlace = "cpu",
+    *,
+    compute: EngineOptions,
     build: Build = False,
-    threads: Threads = None,
     alsa_backend: AlsaBackend = "auto",
     alsa_format: AlsaFormat = "auto",
     config: Annotated[
@@ -159,8 +152,6 @@ def run(
     source |= {"pace": pace, "format": pcm_format, "channels": pcm_channels}
     source |= {"alsa_backend": alsa_backend, "alsa_format": alsa_format}
     source["states"] = _states(off_below, schedule)
-    choice = {"precision": precision, "engine": engine, "accelerator": accelerator, "threads": threads}
-    choice |= {"head": head, "front_end": front_end}
     is_service = mqtt is not None or metrics is not None
     if is_service:
         _refuse_beside_outputs(duration, no_reopen, input)
@@ -174,8 +165,10 @@ def run(
             from edgeasd.toolkit.cli.build import build_missing
 
             # Before the source is opened: minutes of sound would not fit into any buffer.
-            build_missing(opened, precision, engine, accelerator, head, front_end)
-    tables = _tables(path, manifest, source, choice)
+            build_missing(
+                opened, compute.precision, compute.engine, compute.accelerator, compute.head, compute.front_end
+            )
+    tables = _tables(path, manifest, source, vars(compute))
     if is_service:
         (stream,) = tables["streams"].values()
         if "input" in stream:
