@@ -30,10 +30,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-# A suite started in the background by a shell has SIGINT ignored, and every process it starts inherits that: tests of
-# Ctrl-C would wait for an interrupt that cannot come.
-if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A suite started in the background by a shell has SIGINT ignored, one started by nohup SIGHUP, and every process it
+# starts inherits that: tests of Ctrl-C and of a closed terminal would wait for a signal that cannot come.
+for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(_number) == signal.SIG_IGN:
+        signal.signal(_number, _handler)
 
 # How long an example takes says how busy the machine is, not whether it is right.
 hypothesis.settings.register_profile("edgeasd", deadline=None)

@@ -45,6 +45,10 @@ def reference(samples: np.ndarray, features: FeatureSettings, amplitude: Amplitu
     return np.asarray(np.log10(np.maximum(1e-10, mel)).T)
 
 
+FFT_ROUNDING = 1e-13
+"""Of a magnitude, for sound of this amplitude."""
+
+
 def reference_of_any(samples: np.ndarray, features: FeatureSettings, amplitude: Amplitude) -> np.ndarray:
     """What librosa's parts give in float64 for settings that its own log-mel has no names for."""
     x = (samples.astype(np.float64) - amplitude.mean) / amplitude.std
@@ -181,7 +185,11 @@ def test_every_choice_is_librosas(choice: dict[str, Any], shape: dict[str, Any])
         expected = reference_of_any(samples, features, AMPLITUDE)
         found = logmel(samples, features, AMPLITUDE)
         assert found.shape == expected.shape
-        assert np.abs(found - expected).max() <= 1e-5 * max(1.0, features.scale), name
+        base = np.e if features.logarithm == "ln" else 10.0
+        mel = base ** (expected / features.scale - features.offset)
+        # Where an offset leaves a band empty the rounding of the FFT stands beside the floor.
+        rounding = features.scale * FFT_ROUNDING / mel
+        assert (np.abs(found - expected) <= 1e-5 * max(1.0, features.scale) + rounding).all(), name
 
 
 @pytest.mark.shared_data

@@ -342,9 +342,9 @@ def test_home_assistant_gets_each_entity_once(tmp_path: Path, broker: Broker, an
         until(lambda: listener.messages("/event"))
     listener.close()
     configs = {topic: json.loads(payload) for topic, payload, _ in listener.got if topic.startswith("homeassistant/")}
-    assert len(configs) == len([topic for topic, _, _ in listener.got if topic.startswith("homeassistant/")]) == 6
+    assert len(configs) == len([topic for topic, _, _ in listener.got if topic.startswith("homeassistant/")]) == 7
     published = {topic for topic, _, _ in listener.got}
-    assert len({config["unique_id"] for config in configs.values()}) == 6
+    assert len({config["unique_id"] for config in configs.values()}) == 7
     for topic, config in configs.items():
         prefix, component, node, entity, last = topic.split("/")
         assert (prefix, last) == ("homeassistant", "config")
@@ -366,5 +366,5 @@ def test_announcement_that_was_cut_is_completed(
         proxy.tear(None)
         until(lambda: station.state().delivered == 1)
         listener = Listener(broker.port, "homeassistant/#")
-        until(lambda: len({topic for topic, _, _ in listener.got}) == 5)
+        until(lambda: len({topic for topic, _, _ in listener.got}) == 6)
         listener.close()

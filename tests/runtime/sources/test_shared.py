@@ -38,7 +38,7 @@ class FakeCard(BaseSource):
     def read(self) -> AudioChunk | None:
         if self._closed.wait(0.01):
             return None
-        return self._make_chunk(np.tile(np.arange(self._channels, dtype=np.float32), (160, 1)))
+        return self._make_chunk(np.tile(np.arange(self.status.channels, dtype=np.float32), (160, 1)))
 
     def close(self) -> None:
         self._mark_closed()

@@ -161,7 +161,7 @@ def test_a_tampered_bank_is_one_line(bundle: Path, sounds: Path, edgeasd: Callab
 
 
 @pytest.mark.parametrize("part", ["fitting the banks", "writing the bundle", "checking the bundle"])
-def test_a_kill_leaves_the_old_bundle(bundle: Path, sounds: Path, tmp_path: Path, part: str) -> None:
+def test_a_kill_leaves_a_whole_bundle(bundle: Path, sounds: Path, tmp_path: Path, part: str) -> None:
     before = {path.name: hash_file(path) for path in bundle.iterdir()}
     command = [sys.executable, "-m", "edgeasd", "grow", str(bundle), str(sounds / "new")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -173,6 +173,9 @@ def test_a_kill_leaves_the_old_bundle(bundle: Path, sounds: Path, tmp_path: Path
         time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    assert {path.name: hash_file(path) for path in bundle.iterdir()} == before
+    after = {path.name: hash_file(path) for path in bundle.iterdir()}
+    # The check may be over before the kill comes; then the new bundle is there, whole.
+    is_new = part == "checking the bundle" and all(after[name] != before[name] for name in ("head.onnx", "normals.npz"))
+    assert after == before or is_new
     with Bundle(bundle) as opened:
         opened.verify_files()

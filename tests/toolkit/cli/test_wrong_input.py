@@ -358,9 +358,21 @@ def test_train_names_every_bad_file(place: Path, data: Path, refused: Refused) -
 
 def test_train_needs_normals_and_outliers(place: Path, data: Path, refused: Refused) -> None:
     write_tree(data, {("valve", "04", "anomaly"): 2})
-    refused(place, 2, "valve ID 04: 0 normal training clips", "valve/04/normal/", command=train(data, "--id", "04"))
+    refused(
+        place,
+        2,
+        "valve ID 04: 0 normal training clips",
+        "valve/04/normal/",
+        command=train(data, "--tile", "--id", "04"),
+    )
     alone = write_tree(place / "alone", {("valve", "00", "normal"): 3})
-    refused(place, 2, "valve ID 00: 0 outlier clips", "at least one more machine", command=train(alone, "--id", "00"))
+    refused(
+        place,
+        2,
+        "valve ID 00: 0 outlier clips",
+        "at least one more machine",
+        command=train(alone, "--tile", "--id", "00"),
+    )
 
 
 @pytest.mark.parametrize(

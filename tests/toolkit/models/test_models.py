@@ -80,7 +80,7 @@ def test_residual_branches_start_switched_off(backbone: str) -> None:
     for zero, expected in ((True, 0.0), (False, 1.0)):
         network = build_network(backbone, zero_init_residual=zero)
         blocks = [m for m in network.modules() if isinstance(m, ResidualBlock)]
-        assert len(blocks) == (16 if backbone == "resnet38" else 4)
+        assert len(blocks) == {"resnet38": 16, "quick": 4, "medium": 8}[backbone]
         assert all(bool((block.bn2.weight == expected).all()) for block in blocks)
         assert all(bool((block.bn1.weight == 1.0).all()) for block in blocks)
 
