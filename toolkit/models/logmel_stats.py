@@ -35,16 +35,17 @@ class LogMelStats(nn.Module):
         return torch.cat([mean, spread, abruptness], dim=1)
 
     def bank_plans(self) -> tuple[BankPlan, ...]:
-        """The two banks that vote on these statistics.
+        """The three banks that vote on these statistics.
 
-        The mean spectrum, whitened, tells faults of a machine that sounds alike all the time; the spreads, as they are,
-        those of one that works in strokes, between which the mean is that of the surroundings. A gain changes neither:
-        from the mean the level is taken out, since a microphone that was moved is no fault. The spreads count twice:
-        where they are good the mean would drag them down, and where they are not the vote hardly suffers
-        (docs/results/real-sound.md has what was tried).
+        The mean spectrum, whitened, tells small faults in bands that are steady among the normals. The same as it is
+        tells broad ones, such as a hiss, which whitening takes for one direction of many; it hears a change of level
+        too, which the runtime names beside an alarm. The spreads, as they are, tell faults of a machine that works in
+        strokes, between which the mean is that of the surroundings. They count as much as both others together: where
+        they are good the mean would drag them down (docs/results/real-sound.md has what was tried).
         """
         n_mels = self.embedding_size // 3
         return (
-            BankPlan("mean", (0, n_mels), "whiten", level=(0, n_mels)),
+            BankPlan("mean, whitened", (0, n_mels), "whiten"),
+            BankPlan("mean", (0, n_mels)),
             BankPlan("spread", (n_mels, self.embedding_size), weight=2.0),
         )

@@ -38,7 +38,7 @@ def test_a_lone_machine_goes_all_the_way(recordings: Path, edgeasd: Callable[...
     manifest = json.loads((bundle / "manifest.json").read_text())
     assert manifest["network"]["backbone"] == "logmel-stats"
     assert manifest["score"]["alpha"] == 0.0
-    assert [bank["normals"] for bank in manifest["score"]["banks"]] == [48, 48]  # 16 clips, 3 segments of each
+    assert [bank["normals"] for bank in manifest["score"]["banks"]] == [48, 48, 48]  # 16 clips, 3 segments of each
     scored = edgeasd("score", bundle, recordings / "valve" / "00", "--json", cwd=tmp_path)
     assert scored.code == 0, scored.said
     rows = [json.loads(line) for line in scored.out.splitlines()]
