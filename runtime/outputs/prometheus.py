@@ -189,8 +189,9 @@ class _HttpServer(ThreadingHTTPServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         if len(self._visitors) >= MOST_VISITORS:
-            with suppress(OSError):
-                next(iter(self._visitors.values())).shutdown(socket.SHUT_RDWR)
+            # Forgotten at once: its thread may take a while to end, and the next visitor must put out another.
+            with suppress(OSError, StopIteration, KeyError):
+                self._visitors.pop(next(iter(self._visitors))).shutdown(socket.SHUT_RDWR)
         self._visitors[id(request)] = request
         super().process_request(request, client_address)
 
