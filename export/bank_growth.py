@@ -12,7 +12,7 @@ import numpy as np
 from edgeasd.calibration.fit.amplitude import link_all
 from edgeasd.calibration.fit.bank import bank_distances
 from edgeasd.calibration.fit.deploy import HELD_OUT, TRAINING, Alpha, DeployFit, SegmentOutputs, clip_scores, fit_deploy
-from edgeasd.calibration.fit.refit import changed, open_folder, rescaled
+from edgeasd.calibration.fit.refit import changed, constants, open_folder
 from edgeasd.calibration.fit.stored_normals import NORMALS, EmbeddedClips, StoredNormals, embedded_clips
 from edgeasd.export.bundle_update import CALIBRATION, stored_record
 from edgeasd.export.head import build_bank_head, classifier_of, describe_banks
@@ -141,12 +141,7 @@ def grow_bundle(
         write_json(folder / CALIBRATION, {**record, **found})
         manifest = changed(
             old,
-            {
-                "score": score,
-                "threshold": threshold,
-                "status": "calibrated" if threshold is not None else "uncalibrated",
-                "precisions": {name: rescaled(offer, old.score, score) for name, offer in old.precisions.items()},
-            },
+            constants(old, score, threshold),
             f"bank grown by {len(new)} normal clips",
         )
         manifest = _write_manifest(folder, manifest)

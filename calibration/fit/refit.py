@@ -82,12 +82,7 @@ def refit_score(path: Path, score: ScoreSettings, threshold: Threshold | None, *
         old = bundle.manifest
         new = changed(
             old,
-            {
-                "score": score,
-                "threshold": threshold,
-                "status": "calibrated" if threshold is not None else "uncalibrated",
-                "precisions": {name: rescaled(offer, old.score, score) for name, offer in old.precisions.items()},
-            },
+            constants(old, score, threshold),
             "d_min, d_max and threshold" if score != old.score else "threshold",
             dated=dated,
         )
@@ -101,6 +96,16 @@ def open_folder(path: Path) -> Bundle:
     if path.is_file():
         raise InputError(f"{path}: is a zip, and its manifest cannot be replaced alone; unpack it into a folder first")
     return Bundle(path)
+
+
+def constants(old: Manifest, score: ScoreSettings, threshold: Threshold | None) -> dict[str, Any]:
+    """The fields of a manifest that new constants or a new threshold change."""
+    return {
+        "score": score,
+        "threshold": threshold,
+        "status": "calibrated" if threshold is not None else "uncalibrated",
+        "precisions": {name: rescaled(offer, old.score, score) for name, offer in old.precisions.items()},
+    }
 
 
 def changed(old: Manifest, changes: dict[str, Any], what: str, *, dated: bool = True) -> Manifest:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from edgeasd.runtime.errors import InputError
@@ -174,16 +176,15 @@ def local_text(at: float) -> str:
     return datetime.fromtimestamp(at).astimezone().isoformat(" ", "seconds")
 
 
-def csv_lines(history: History) -> Iterable[str]:
+def csv_text(history: History) -> str:
     """The rows as CSV with a heading; what is not known is empty."""
-    yield "at,local,count,mean,low,high,level_dbfs,state"
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("at", "local", "count", "mean", "low", "high", "level_dbfs", "state"))
     for row in history.rows:
         numbers = ["" if math.isnan(value) else f"{value:.9g}" for value in (row.mean, row.low, row.high, row.level)]
-        yield ",".join((f"{row.at:.3f}", local_text(row.at), str(row.count), *numbers, _csv_text(row.state or "")))
-
-
-def _csv_text(text: str) -> str:
-    return f'"{text.replace(chr(34), 2 * chr(34))}"' if set(text) & set(',"\n\r') else text
+        writer.writerow((f"{row.at:.3f}", local_text(row.at), row.count, *numbers, row.state or ""))
+    return text.getvalue()
 
 
 def change_text(mode: str, change: Change) -> str:
@@ -203,15 +204,13 @@ def change_text(mode: str, change: Change) -> str:
 
 def gaps(rows: Sequence[HistoryRow], every: str) -> list[list[HistoryRow]]:
     """Rows with scores, cut where time is missing between them."""
-    width = EVERY[every] or 60.0
+    # The day on which the clocks are set back has 25 hours.
+    longest = 1.5 * (EVERY[every] or EVERY["minute"])
     pieces: list[list[HistoryRow]] = []
     for row in rows:
         if math.isnan(row.mean):
             continue
-        if (
-            not pieces
-            or row.at - pieces[-1][-1].at > 1.5 * width + timedelta(hours=1.5 if every == "day" else 0).seconds
-        ):
+        if not pieces or row.at - pieces[-1][-1].at > longest:
             pieces.append([])
         pieces[-1].append(row)
     return pieces

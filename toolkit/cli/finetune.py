@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,7 @@ import typer
 from edgeasd.runtime.errors import InputError
 from edgeasd.toolkit.cli._errors import print_error
 from edgeasd.toolkit.cli._options import RunDataOptions, TrainingOptions, expand_options
-from edgeasd.toolkit.cli.train import load_run_data, prepare_features, stoppable_training
+from edgeasd.toolkit.cli.train import load_run_data, prepare_features, run_training
 
 
 @expand_options
@@ -55,22 +56,5 @@ def finetune(
         f"updating {machine} ID {base.id} with {len(known.used)} of {len(known.candidates)} known anomalies: "
         f"{preset.iterations} iterations on {fabric.device}"
     )
-    with stoppable_training(f"update of {machine} ID {base.id}", f"{machine} {base.id}", preset.iterations) as (
-        should_stop,
-        report,
-    ):
-        run = finetune_one(
-            loaded,
-            base,
-            known,
-            preset,
-            training.seed,
-            folder,
-            fabric,
-            resume=training.resume,
-            overwrite=training.overwrite,
-            compile_network=training.compile_network,
-            report=report,
-            should_stop=should_stop,
-        )
-    print(f"{run.folder}")
+    train = partial(finetune_one, loaded, base, known, preset, training.seed, folder, fabric)
+    run_training(train, training, f"update of {machine} ID {base.id}", f"{machine} {base.id}", preset.iterations)

@@ -52,7 +52,7 @@ def history(
     """
     import time
 
-    from edgeasd.runtime.trend.history import csv_lines, read_history
+    from edgeasd.runtime.trend.history import csv_text, read_history
     from edgeasd.toolkit.cli._options import parse_time
 
     now = time.time()
@@ -66,7 +66,7 @@ def history(
 
         write_bytes(plot, draw_history(found, plot.suffix.removeprefix(".").lower()))
     if csv is not None:
-        text = "\n".join(csv_lines(found)) + "\n"
+        text = csv_text(found)
         if str(csv) == "-":
             print(text, end="")
         else:

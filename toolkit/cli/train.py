@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -252,28 +253,11 @@ def _train_id(
         f"training {loaded.machine} ID {id}: {preset.backbone}, {preset.method}, {preset.iterations} iterations "
         f"on {fabric.device} at {fabric._precision.precision}; {_counts(loaded, id)}{_changes(preset)}"
     )
-    with stoppable_training(f"training of {loaded.machine} ID {id}", f"{loaded.machine} {id}", preset.iterations) as (
-        should_stop,
-        report,
-    ):
-        run = train_one(
-            loaded,
-            id,
-            preset,
-            training.seed,
-            folder,
-            fabric,
-            resume=training.resume,
-            overwrite=training.overwrite,
-            compile_network=training.compile_network,
-            weights=weights,
-            start=start,
-            report=report,
-            should_stop=should_stop,
-        )
-    print(f"{run.folder}")
-    if should_stop():
-        # Asked for after the last iteration: this run is whole, and the next ID must not begin.
+    work = f"training of {loaded.machine} ID {id}"
+    train = partial(train_one, loaded, id, preset, training.seed, folder, fabric, weights=weights, start=start)
+    _, is_stopped = run_training(train, training, work, f"{loaded.machine} {id}", preset.iterations)
+    if is_stopped:
+        # This run is whole, and the next ID must not begin.
         raise KeyboardInterrupt
 
 
@@ -314,24 +298,10 @@ def _train_encoder(
         f"{fabric._precision.precision}{_changes(preset)}"
     )
     folder = encoder_folder(workspace, loaded.machine)
-    label = f"training of the encoder for {loaded.machine}"
-    with stoppable_training(label, f"{loaded.machine} encoder", preset.iterations) as (should_stop, report):
-        run = train_encoder(
-            loaded,
-            preset,
-            training.seed,
-            folder,
-            fabric,
-            resume=training.resume,
-            overwrite=training.overwrite,
-            compile_network=training.compile_network,
-            weights=weights,
-            start=start,
-            report=report,
-            should_stop=should_stop,
-        )
-    print(f"{run.folder}")
-    if should_stop():
+    train = partial(train_encoder, loaded, preset, training.seed, folder, fabric, weights=weights, start=start)
+    work = f"training of the encoder for {loaded.machine}"
+    run, is_stopped = run_training(train, training, work, f"{loaded.machine} encoder", preset.iterations)
+    if is_stopped:
         raise KeyboardInterrupt
     _, shared = shared_encoder(run)
     for one in ids:
@@ -436,8 +406,27 @@ def _fit_banks(
     print(f"{run.folder}")
 
 
+def run_training(
+    train: Callable[..., Run], training: TrainingOptions, work: str, label: str, iterations: int
+) -> tuple[Run, bool]:
+    """Train and print the folder of the run; returns it, and whether a stop was asked for after the last iteration.
+
+    Ctrl-C before it ends the command with one line that says how to go on.
+    """
+    with _stoppable(work, label, iterations) as (should_stop, report):
+        run = train(
+            resume=training.resume,
+            overwrite=training.overwrite,
+            compile_network=training.compile_network,
+            report=report,
+            should_stop=should_stop,
+        )
+    print(f"{run.folder}")
+    return run, should_stop()
+
+
 @contextmanager
-def stoppable_training(work: str, label: str, iterations: int) -> Iterator[tuple[Callable[[], bool], ProgressCallback]]:
+def _stoppable(work: str, label: str, iterations: int) -> Iterator[tuple[Callable[[], bool], ProgressCallback]]:
     """Yield (should_stop, report). After Ctrl-C one line says how to go on, with exit code 130."""
     from edgeasd.toolkit.progress import progress
     from edgeasd.toolkit.training.session import stop_requests

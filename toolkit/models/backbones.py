@@ -56,26 +56,28 @@ class ResNet38(nn.Module):
         return torch.mean(self.top(self.stages(self.stem(self.norm(x)))), dim=(2, 3))
 
 
-class Quick(nn.Module):
-    """The same shape in small, for CPUs and tests: stem stride 2, stages of 8-16-32-64 channels, D = 64.
+class _ReducedResNet(nn.Module):
+    """ResNet38's shape in small: a stem of stride 2 and four stages; the width of the last is the embedding's."""
 
-    One residual block a stage; under 20 MMAC a segment of 256 x 128.
-    """
-
-    default_embedding_size = 64
+    widths: tuple[int, int, int]
+    """Channels of the first three stages."""
+    blocks: int
+    """Residual blocks in each stage."""
+    default_embedding_size: int
 
     def __init__(self, n_mels: int = 128, *, zero_init_residual: bool = True, embedding_size: int = 0) -> None:
         super().__init__()
         self.embedding_size = embedding_size or self.default_embedding_size
+        widths = (*self.widths, self.embedding_size)
         self.norm = MelNorm(n_mels)
-        self.stem = nn.Sequential(conv(1, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(inplace=True), nn.AvgPool2d(2))
-        widths = (8, 16, 32, self.embedding_size)
+        stem = (conv(1, widths[0], 3, stride=2), nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True), nn.AvgPool2d(2))
+        self.stem = nn.Sequential(*stem)
         self.stages = nn.Sequential(
             *(
                 stage(
                     widths[max(0, i - 1)],
                     widths[i],
-                    1,
+                    self.blocks,
                     downsample=i > 0,
                     dropout=0.1,
                     zero_init_residual=zero_init_residual,
@@ -89,38 +91,23 @@ class Quick(nn.Module):
         return torch.mean(self.top(self.stages(self.stem(self.norm(x)))), dim=(2, 3))
 
 
-class Medium(nn.Module):
+class Quick(_ReducedResNet):
+    """For CPUs and tests: stages of 8-16-32-64 channels, one residual block each, D = 64.
+
+    Under 20 MMAC a segment of 256 x 128.
+    """
+
+    widths, blocks, default_embedding_size = (8, 16, 32), 1, 64
+
+
+class Medium(_ReducedResNet):
     """A plain ResNet-18 behind `quick`'s stem, for CPUs: stages of 32-64-128-256 channels, two blocks each; D = 256.
 
     2.8 M parameters, 279 MMAC a segment of 256 x 128. Full convolutions: those that go channel by channel are slower
     in INT8 than in float32 on CPUs.
     """
 
-    default_embedding_size = 256
-
-    def __init__(self, n_mels: int = 128, *, zero_init_residual: bool = True, embedding_size: int = 0) -> None:
-        super().__init__()
-        self.embedding_size = embedding_size or self.default_embedding_size
-        self.norm = MelNorm(n_mels)
-        self.stem = nn.Sequential(conv(1, 32, 3, stride=2), nn.BatchNorm2d(32), nn.ReLU(inplace=True), nn.AvgPool2d(2))
-        widths = (32, 64, 128, self.embedding_size)
-        self.stages = nn.Sequential(
-            *(
-                stage(
-                    widths[max(0, i - 1)],
-                    widths[i],
-                    2,
-                    downsample=i > 0,
-                    dropout=0.1,
-                    zero_init_residual=zero_init_residual,
-                )
-                for i in range(4)
-            )
-        )
-        self.top = nn.Dropout(0.2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.mean(self.top(self.stages(self.stem(self.norm(x)))), dim=(2, 3))
+    widths, blocks, default_embedding_size = (32, 64, 128), 2, 256
 
 
 _PretrainedFactory = Callable[..., LayeredEncoder]

@@ -11,7 +11,7 @@ import pytest
 
 from edgeasd.runtime.errors import InputError
 from edgeasd.runtime.storage import EventStore, StateSpan, StoredScore
-from edgeasd.runtime.trend.history import History, csv_lines, read_history
+from edgeasd.runtime.trend.history import History, csv_text, read_history
 from edgeasd.runtime.trend.picture import draw_history
 
 BEGIN = 1_800_000_000.0
@@ -63,7 +63,7 @@ def test_state_seconds_are_those_stored(store: EventStore) -> None:
 
 def test_csv_has_a_row_for_each_and_quotes_names(store: EventStore) -> None:
     store.add_hours("valve", "id_00", [StateSpan(BEGIN + 10, 'a "fast", mode', 9e4)])
-    lines = list(csv_lines(_history(store, "hour")))
+    lines = csv_text(_history(store, "hour")).splitlines()
     assert lines[0].startswith("at,local,count")
     assert len(lines) == 3
     assert lines[1].endswith('"a ""fast"", mode"')
